@@ -1,0 +1,81 @@
+"""The one error tree; every class carries the exit code that the command line returns.
+
+    MoeDiffError           70  a fault of our own
+    ├── ConfigError        78  a configuration or bundle that cannot be used
+    │   └── BundleError    78  weights truncated, altered, or of another shape
+    ├── DataError          65  the input is not usable as it is
+    │   └── GeometryError  65  shapes, affines or grids that do not fit
+    ├── InputMissing       66  a named file is not there or cannot be read
+    ├── CannotCreate       73  an output exists already, or its folder is closed to us
+    ├── OutputFailed       74  writing failed part-way; nothing partial is left
+    └── TryAgain           75  memory ran out, or another run holds the output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class MoeDiffError(Exception):
+    """Base of all errors raised on purpose; the message says found, expected, remedy."""
+
+    exit_code = 70
+
+
+class ConfigError(MoeDiffError):
+    """A setting or file of settings that cannot be used."""
+
+    exit_code = 78
+
+
+class BundleError(ConfigError):
+    """A model bundle that is incomplete, altered or of another shape."""
+
+
+class DataError(MoeDiffError):
+    """Input data that cannot be processed as they are."""
+
+    exit_code = 65
+
+
+class GeometryError(DataError):
+    """Shapes, affines or grids that do not fit."""
+
+
+class InputMissing(MoeDiffError):
+    """A named input does not exist or cannot be read."""
+
+    exit_code = 66
+
+
+class CannotCreate(MoeDiffError):
+    """The output exists already, or its folder does not let us write."""
+
+    exit_code = 73
+
+
+class OutputFailed(MoeDiffError):
+    """Writing failed part-way; the partial file was removed."""
+
+    exit_code = 74
+
+
+class TryAgain(MoeDiffError):
+    """A temporary want: memory, or a lock held by another run."""
+
+    exit_code = 75
+
+
+class MoeDiffWarning(UserWarning):
+    """Something was fixed or looks doubtful; the sidecar records the same words."""
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Put the file's name in front of any of our errors raised inside."""
+    try:
+        yield
+    except MoeDiffError as error:
+        raise type(error)(f"{path}: {error}") from error
