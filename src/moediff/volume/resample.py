@@ -117,10 +117,15 @@ def axis_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
 
 
 @lru_cache(maxsize=512)
+def band_matrix(n_in: int, positions: Positions, kept: float) -> Tensor:
+    """Weights [O, I] that drop frequencies above the Nyquist of `kept` samples and read the rest at `positions`."""
+    return torch.from_numpy(_kept_band(n_in, kept, np.asarray(positions))).float()
+
+
 def truncation_matrix(n_in: int, n_out: int) -> Tensor:
     """k-space truncation from n_in to n_out samples over the same field of view, weights [O, I]."""
-    at = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
-    return torch.from_numpy(_kept_band(n_in, float(n_out), at)).float()
+    step = n_in / n_out
+    return band_matrix(n_in, sample_positions(n_out, step, (step - 1) / 2), float(n_out))
 
 
 @lru_cache(maxsize=512)

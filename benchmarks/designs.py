@@ -1,0 +1,194 @@
+"""Compare shapes of the denoiser's trunk: same data, same training time, validation PSNR gain on held-out persons.
+
+    python benchmarks/designs.py --data ../shared/data --minutes 4 --seed 0 [--only unet,conv]
+
+The losing designs live here, not in the package. Every design keeps the encoder, gate, experts and losses.
+Axes: B batch, xyz cells, C channels, R rows, E experts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moediff.config import rng_for
+from moediff.diffusion.process import ProcessConfig
+from moediff.model.blocks import Conv3, Modulation, ResBlock, from_lattice, to_lattice
+from moediff.model.denoiser import SEEN, TABLE_FEATURES, Condition, Denoiser, DenoiserConfig, TrunkConfig, make_condition
+from moediff.simulate.recipe import NAMED
+from moediff.training.dataset import PatchSource, ScanSource, load_heads
+from moediff.training.losses import LossConfig
+from moediff.training.step import batch_loss
+from moediff.volume.prepare import PrepareSettings
+
+TRAIN = ("M2208_T2w", "cstar_stroke_FLAIR", "cstar_stroke_T1", "forrest_T1w", "mrgd_T1c", "pysynthsr_FLAIR")
+HELD_OUT = ("niimath_T1w", "cstar_stroke_T2")  # training side; val/ is for the final judgement
+
+
+class Routed(nn.Module):
+    """Pointwise layers of which each cell uses the one of its first expert."""
+
+    def __init__(self, width: int, expand: int, experts: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.ModuleList(nn.Linear(width, expand * width) for _ in range(experts))
+        self.down = nn.ModuleList(nn.Linear(expand * width, width) for _ in range(experts))
+
+    def forward(self, h_BxyzC: Tensor, weight_BxyzE: Tensor) -> Tensor:
+        rows, weight = self.norm(h_BxyzC).flatten(0, 3), weight_BxyzE.flatten(0, 3)
+        best, first = weight.max(-1)
+        out = torch.zeros_like(rows)
+        for index, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            for part in ((first == index).nonzero()[:, 0],):
+                mixed = down(F.relu(up(rows.index_select(0, part))))
+                out = out.index_add(0, part, mixed * best.index_select(0, part)[:, None])
+        return h_BxyzC + out.view_as(h_BxyzC)
+
+
+class Mixer(nn.Module):
+    """A trunk of spatial mixers followed by routed pointwise layers."""
+
+    def __init__(self, width: int, depth: int, spatial: str) -> None:
+        super().__init__()
+        self.enter = Conv3(8 * SEEN, width)
+        self.token = nn.Linear(64, width)
+        self.modulate = nn.ModuleList(Modulation(64, TABLE_FEATURES, width) for _ in range(depth))
+        make = {"depthwise": lambda: nn.Conv3d(width, width, 5, padding=2, groups=width), "window": lambda: Window(width)}
+        self.spatial = nn.ModuleList(make[spatial]() for _ in range(depth))
+        self.routed = nn.ModuleList(Routed(width, 4, 4) for _ in range(depth))
+
+    def forward(self, cell: Tensor, vector: Tensor, condition: Condition) -> Tensor:
+        token = self.token(condition.token_BxyzD).permute(0, 4, 1, 2, 3)
+        h = self.enter(cell) + F.interpolate(token, scale_factor=2.0).permute(0, 2, 3, 4, 1)
+        for index, (modulate, spatial, routed) in enumerate(zip(self.modulate, self.spatial, self.routed, strict=True)):
+            u = modulate(h, vector, condition.tables)
+            if isinstance(spatial, Window):
+                h = h + spatial(u, shift=2 * (index % 2))
+            else:
+                h = h + spatial(u.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+            h = routed(h, condition.weight_BxyzE)
+        return h
+
+
+class Window(nn.Module):
+    """Multi-head attention in 4x4x4 windows of cells, every second layer shifted by half a window."""
+
+    def __init__(self, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.place = nn.Parameter(torch.zeros(heads, 64, 64))
+
+    def forward(self, h: Tensor, shift: int) -> Tensor:
+        moved = h.roll((shift,) * 3, (1, 2, 3))
+        windows = to_lattice(self.qkv(moved), 4)
+        q, k, v = windows.reshape(-1, 64, 3, self.heads, self.out.in_features // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.place).transpose(1, 2).reshape(*windows.shape[:4], -1)
+        return self.out(from_lattice(mixed, 4)).roll((-shift,) * 3, (1, 2, 3))
+
+
+class Flat(nn.Module):
+    """Full 3x3x3 convolutions on cells only."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.enter, self.token = Conv3(8 * SEEN, width), nn.Linear(64, width)
+        self.blocks = nn.ModuleList(ResBlock(width, 64, TABLE_FEATURES) for _ in range(depth))
+
+    def forward(self, cell: Tensor, vector: Tensor, condition: Condition) -> Tensor:
+        token = self.token(condition.token_BxyzD).permute(0, 4, 1, 2, 3)
+        h = self.enter(cell) + F.interpolate(token, scale_factor=2.0).permute(0, 2, 3, 4, 1)
+        for block in self.blocks:
+            h = block(h, vector, condition.tables)
+        return h
+
+
+def config(width: int, deep: int = 96, **counts: int) -> DenoiserConfig:
+    return DenoiserConfig(trunk=TrunkConfig(width=width, deep_width=deep, **counts))
+
+
+DESIGNS = {
+    "unet": lambda: Denoiser(config(48)),
+    "unet-light": lambda: Denoiser(config(32, 96)),
+    "unet-deep": lambda: Denoiser(config(32, 96, blocks_deep=4)),
+    "conv": lambda: Denoiser(config(48), Flat(48, 3)),
+    "depthwise": lambda: Denoiser(config(48), Mixer(48, 6, "depthwise")),
+    "window": lambda: Denoiser(config(48), Mixer(48, 6, "window")),
+}
+
+
+def sources(names: tuple[str, ...]) -> list[ScanSource]:
+    spacing = {"forrest_T1w": (0.7, 0.85, 1.0)}
+    return [ScanSource(path=f"train/{n}.nii.gz", spacing_mm=spacing.get(n, ())) for n in names]
+
+
+def gains(denoiser: Denoiser, batches: dict[str, list]) -> dict[str, float]:
+    """Mean PSNR gain over the interpolated input, per recipe."""
+    result = {}
+    for name, items in batches.items():
+        values = []
+        for batch in items:
+            condition = make_condition(denoiser, batch.base_BXYZ, batch.positions, batch.noise_B)
+            x = torch.zeros_like(batch.base_BXYZ)
+            sigma = torch.full((len(x),), 20.0 * denoiser.config.sigma_data)
+            residual = batch.truth_BXYZ - batch.base_BXYZ
+            left = (residual - denoiser(x, sigma, condition)).square().mean((1, 2, 3))
+            values += (10 * torch.log10(residual.square().mean((1, 2, 3)) / left)).tolist()
+        result[name] = sum(values) / len(values)
+    return result
+
+
+def train(name: str, data: PatchSource, seconds: float, seed: int, rate: float) -> tuple[Denoiser, int]:
+    torch.manual_seed(seed)
+    denoiser = DESIGNS[name]()
+    mean = torch.optim.swa_utils.AveragedModel(denoiser, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.95))
+    optimiser = torch.optim.AdamW(denoiser.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    used, step, rng = 0.0, 0, rng_for(seed, "train")
+    while used < seconds:
+        batch = data.batch(step, 4)  # drawing is the same for all designs and not counted
+        start = time.perf_counter()
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, used / seconds)))
+        loss, _ = batch_loss(denoiser, batch, ProcessConfig(), LossConfig(), rng)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        optimiser.step()
+        mean.update_parameters(denoiser)
+        used, step = used + time.perf_counter() - start, step + 1
+    return mean.module, step  # type: ignore[return-value]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default=",".join(DESIGNS))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = PatchSource(heads=load_heads(sources(TRAIN), args.data, args.seed), patch=32, seed=args.seed, settings=PrepareSettings())
+    held = load_heads(sources(HELD_OUT), args.data, 0)
+    checks = {}
+    for recipe in ("thick5", "low1.5", "iso2"):
+        source = PatchSource(heads=held, patch=48, seed=1, settings=PrepareSettings(), augment=None, recipe=NAMED[recipe])
+        checks[recipe] = [source.batch(i, 4) for i in range(6)]
+    for name in args.only.split(","):
+        denoiser, steps = train(name, data, 60 * args.minutes, args.seed, args.rate)
+        denoiser.eval()
+        with torch.no_grad():
+            row = gains(denoiser, checks)
+        row |= {"steps": steps, "parameters": sum(p.numel() for p in denoiser.parameters()), "seed": args.seed}
+        print(json.dumps({"design": name} | row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

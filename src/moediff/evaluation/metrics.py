@@ -1,0 +1,226 @@
+"""How close an enhanced scan is to the truth, judged on volumes in their original units.
+
+Conventions, the same everywhere in the project:
+    mask   the head of the *truth* (`head_mask`), so a prediction cannot choose where it is judged;
+    L      `data_range`: 99.9th percentile of the truth inside the mask, not its maximum, which one bright vessel sets;
+    PSNR   10 log10(L^2 / MSE), MSE over the mask; infinite where nothing differs;
+    SSIM   Wang et al. 2004 in three dimensions: 11-tap Gaussian window of sigma 1.5 voxels, K1 = 0.01, K2 = 0.03,
+           population covariances, computed on the whole volume (mirrored at its faces), then averaged over the mask;
+    NRMSE  root of the mask's summed squared error over the truth's summed square.
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moediff.errors import DataError, GeometryError
+from moediff.volume.resample import apply_axes
+
+RANGE_QUANTILE = 0.999
+HEAD_FRACTION = 0.05  # of the robust maximum; air lies below
+CLOSING_VOX = 2
+WINDOW_SIGMA_VOX = 1.5
+WINDOW_REACH_VOX = 5  # 11 taps
+K1, K2 = 0.01, 0.03
+SLAB_VOX = 32  # SSIM runs slab by slab along X, which bounds its memory
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One prediction against its truth.
+
+    Args:
+        psnr: dB, higher is better, may be infinite.
+        ssim: -1..1, higher is better.
+        nrmse: 0.., lower is better.
+    """
+
+    psnr: float
+    ssim: float
+    nrmse: float
+
+
+def _check(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> None:
+    shapes = {tuple(t.shape) for t in (pred_XYZ, truth_XYZ, mask_XYZ)}
+    if len(shapes) != 1 or pred_XYZ.ndim != 3:
+        found = ", ".join(str(tuple(t.shape)) for t in (pred_XYZ, truth_XYZ, mask_XYZ))
+        raise GeometryError(f"expected prediction, truth and mask of one 3-D shape, got {found}; resample first")
+    for name, data in (("prediction", pred_XYZ), ("truth", truth_XYZ)):
+        if not math.isfinite(float(data.sum(dtype=torch.float64))):  # one pass; counted only when it matters
+            bad = data.numel() - int(torch.isfinite(data).sum())
+            raise DataError(f"the {name} has {bad} voxels that are NaN or infinite; metrics need finite values")
+    if mask_XYZ.dtype != torch.bool or not bool(mask_XYZ.any()):
+        raise DataError(f"expected a boolean mask with at least one voxel, got {mask_XYZ.dtype}")
+
+
+def _check_range(data_range: float) -> None:
+    if not (math.isfinite(data_range) and data_range > 0):
+        raise DataError(f"data_range={data_range} must be positive; the truth is empty where it is judged")
+
+
+def _quantile(values: Tensor, q: float) -> float:
+    """The smallest value with a fraction q at or below it; of any number of values (torch.quantile stops at 2^24)."""
+    return float(values.flatten().float().kthvalue(max(1, math.ceil(q * values.numel()))).values)
+
+
+def data_range(truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
+    """99.9th percentile of the truth inside the mask, the L of PSNR and SSIM.
+
+    Raises:
+        DataError: the mask is empty or nothing inside it is positive.
+    """
+    _check(truth_XYZ, truth_XYZ, mask_XYZ)
+    top = _quantile(truth_XYZ[mask_XYZ], RANGE_QUANTILE)
+    _check_range(top)
+    return top
+
+
+def _dilated(mask_XYZ: Tensor, reach: int) -> Tensor:
+    """Grown by a box of 2 reach + 1 voxels per side, one axis at a time; beyond the faces is nothing."""
+    for axis in range(3):
+        grown, n = mask_XYZ.clone(), mask_XYZ.shape[axis]
+        for step in range(1, min(reach, n - 1) + 1):
+            grown.narrow(axis, step, n - step).logical_or_(mask_XYZ.narrow(axis, 0, n - step))
+            grown.narrow(axis, 0, n - step).logical_or_(mask_XYZ.narrow(axis, step, n - step))
+        mask_XYZ = grown
+    return mask_XYZ
+
+
+def _closed(mask_XYZ: Tensor, reach: int) -> Tensor:
+    """Morphological closing with a box; the volume's faces erode nothing."""
+    return ~_dilated(~_dilated(mask_XYZ, reach), reach)
+
+
+def _spread(reached: Tensor, free: Tensor) -> None:
+    """Grow `reached` through `free` along the first axis, there and back, in place."""
+    last = reached.shape[0] - 1
+    for i in range(1, last + 1):
+        reached[i] |= reached[i - 1] & free[i]
+    for i in range(last - 1, -1, -1):
+        reached[i] |= reached[i + 1] & free[i]
+
+
+def _filled(mask_XYZ: Tensor) -> Tensor:
+    """The mask with its holes: everything that faces of background voxels do not join to the volume's border.
+
+    Whole slices are swept at once, so a head needs a handful of rounds rather than one per voxel of depth.
+    """
+    free = ~mask_XYZ
+    reached = torch.zeros_like(free)
+    for axis in range(3):
+        for end in (0, -1):
+            reached.select(axis, end).copy_(free.select(axis, end))
+    before = -1
+    while (now := int(reached.sum())) != before:
+        before = now
+        for axis in range(3):
+            _spread(reached.movedim(axis, 0), free.movedim(axis, 0))
+    return ~reached
+
+
+def head_mask(truth_XYZ: Tensor) -> Tensor:
+    """True where the head is: above 5 % of the 99.9th percentile, closed by two voxels, holes filled.
+
+    Raises:
+        GeometryError: not three axes.
+        DataError: NaN, or no positive intensities.
+    """
+    everywhere = torch.ones_like(truth_XYZ, dtype=torch.bool)
+    _check(truth_XYZ, truth_XYZ, everywhere)
+    top = _quantile(truth_XYZ, RANGE_QUANTILE)
+    _check_range(top)
+    return _filled(_closed(truth_XYZ > HEAD_FRACTION * top, CLOSING_VOX))
+
+
+def psnr(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> float:
+    """Peak signal-to-noise ratio over the mask, dB; `inf` where nothing differs.
+
+    Raises:
+        GeometryError: shapes differ.
+        DataError: NaN, an empty mask, or a range that is not positive.
+    """
+    _check(pred_XYZ, truth_XYZ, mask_XYZ)
+    _check_range(data_range)
+    mse = float((pred_XYZ[mask_XYZ] - truth_XYZ[mask_XYZ]).double().square().mean())
+    return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
+
+
+def nrmse(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
+    """Root of squared error over squared truth, both summed over the mask.
+
+    Raises:
+        GeometryError: shapes differ.
+        DataError: NaN, an empty mask, or a truth that is zero all over it.
+    """
+    _check(pred_XYZ, truth_XYZ, mask_XYZ)
+    truth = truth_XYZ[mask_XYZ].double()
+    energy = float(truth.square().sum())
+    _check_range(energy)
+    return math.sqrt(float((pred_XYZ[mask_XYZ].double() - truth).square().sum()) / energy)
+
+
+def _window(n: int, device: torch.device) -> Tensor:
+    """The Gaussian window as a matrix [n, n]; taps outside mirror with the edge sample repeated (2 1 0 | 0 1 2)."""
+    gap = torch.arange(-WINDOW_REACH_VOX, WINDOW_REACH_VOX + 1)
+    weight = torch.exp(-0.5 * (gap.double() / WINDOW_SIGMA_VOX) ** 2)
+    taps = (torch.arange(n)[:, None] + gap) % (2 * n)
+    taps = torch.where(taps < n, taps, 2 * n - 1 - taps)
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    return matrix.scatter_add_(1, taps, (weight / weight.sum()).expand(n, -1)).float().to(device)
+
+
+def _ssim_map(x: Tensor, y: Tensor, windows: list[Tensor]) -> Tensor:
+    """Wang 2004, eq. 13, for intensities in units of L."""
+    c1, c2 = K1**2, K2**2
+    mean_x, mean_y = apply_axes(x, windows), apply_axes(y, windows)
+    product = mean_x * mean_y
+    squares = mean_x.square() + mean_y.square()
+    variances = apply_axes(x.square() + y.square(), windows) - squares
+    covariance = apply_axes(x * y, windows) - product
+    return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+
+
+def ssim(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> float:
+    """Mean structural similarity over the mask, with a true 3-D window.
+
+    Raises:
+        GeometryError: shapes differ.
+        DataError: NaN, an empty mask, or a range that is not positive.
+    """
+    _check(pred_XYZ, truth_XYZ, mask_XYZ)
+    _check_range(data_range)
+    whole = [_window(n, pred_XYZ.device) for n in pred_XYZ.shape]
+    total, n = 0.0, pred_XYZ.shape[0]
+    for start in range(0, n, SLAB_VOX):
+        stop = min(n, start + SLAB_VOX)
+        inside = mask_XYZ[start:stop]
+        if not bool(inside.any()):
+            continue
+        low, high = max(0, start - WINDOW_REACH_VOX), min(n, stop + WINDOW_REACH_VOX)
+        windows = [whole[0][start:stop, low:high], whole[1], whole[2]]
+        x, y = (t[low:high].float() / data_range for t in (pred_XYZ, truth_XYZ))
+        total += float(_ssim_map(x, y, windows)[inside].double().sum())
+    return total / int(mask_XYZ.sum())
+
+
+def score(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor | None = None) -> Scores:
+    """PSNR, SSIM and NRMSE of a prediction inside the truth's head (or a mask of your own).
+
+    Raises:
+        GeometryError: shapes differ.
+        DataError: NaN, an empty mask, or an empty truth.
+    """
+    mask_XYZ = head_mask(truth_XYZ) if mask_XYZ is None else mask_XYZ
+    _check(pred_XYZ, truth_XYZ, mask_XYZ)
+    top = data_range(truth_XYZ, mask_XYZ)
+    return Scores(
+        psnr=psnr(pred_XYZ, truth_XYZ, mask_XYZ, top),
+        ssim=ssim(pred_XYZ, truth_XYZ, mask_XYZ, top),
+        nrmse=nrmse(pred_XYZ, truth_XYZ, mask_XYZ),
+    )

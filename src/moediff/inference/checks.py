@@ -1,0 +1,41 @@
+"""Is this a brain scan at all? Cheap signs of input that the model has never seen.
+
+Each sign is a sentence for the sidecar and the terminal; none stops the run.
+"""
+
+from __future__ import annotations
+
+from moediff.volume.intensity import BRAIN_LEVEL, quantile
+from moediff.volume.prepare import Prepared, ratio_of
+
+HEAD_ML = (500.0, 9000.0)  # a stripped infant brain .. an adult head with neck, mask included
+SPREAD = (0.08, 1.5)  # interquartile range of tissue over the brain's median
+MAX_NOISE = 0.12  # of the brain's median x 2; training went to about this
+RATIO = (0.9, 7.0)
+
+
+def doubts(prepared: Prepared) -> list[str]:
+    """Warnings about a prepared scan: size, contrast, noise, intensities, spacing ratio."""
+    found = []
+    voxel_ml = 1e-3
+    for size in prepared.grid.spacing_mm:
+        voxel_ml *= size
+    inside = prepared.mask_XYZ
+    volume_ml = float(inside.sum()) * voxel_ml
+    if not HEAD_ML[0] <= volume_ml <= HEAD_ML[1]:
+        found.append(f"the foreground fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}: not a whole brain, or wrong voxel sizes")
+    tissue = prepared.base_XYZ[inside]
+    tissue = tissue[tissue > 0.1]
+    spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_LEVEL if tissue.numel() else 0.0
+    if not SPREAD[0] <= spread <= SPREAD[1]:
+        found.append(f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: the model was not trained on this")
+    if prepared.noise > MAX_NOISE:
+        found.append(f"noise of {prepared.noise / BRAIN_LEVEL:.0%} of brain intensity is above what the model was trained on")
+    if float(prepared.source.data_XYZ.min()) * prepared.scaling.scale + prepared.scaling.offset < -100:
+        found.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
+    ratios = [ratio_of(p) for p in prepared.positions]
+    if max(ratios) > RATIO[1] or min(ratios) < RATIO[0]:
+        found.append(f"spacing ratios {[round(r, 2) for r in ratios]} leave the trained range {RATIO[0]}..{RATIO[1]}")
+    if max(prepared.positions[0][-1], prepared.source.shape[0]) < 8:
+        found.append("fewer than 8 voxels along an axis")
+    return found

@@ -1,0 +1,80 @@
+"""Data consistency: does the result, acquired again, give back what was measured?
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moediff.volume.geometry import axis_positions
+from moediff.volume.intensity import quantile
+from moediff.volume.prepare import Prepared, ratio_of
+from moediff.volume.resample import apply_axes, axis_matrix, band_matrix, profile_matrix
+
+THICK = 1.8  # beside finer axes, an axis coarser than this many target voxels is taken for thick slices
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """The assumed linear acquisition: one matrix per axis from the target grid to the measured one.
+
+    Thick slices (one or two axes much coarser than the finest): Gaussian profile as wide as the slice distance.
+    Otherwise k-space truncation.
+    """
+
+    matrices: tuple[Tensor | None, Tensor | None, Tensor | None]
+    names: tuple[str, str, str]
+
+    def apply(self, data_XYZ: Tensor) -> Tensor:
+        """Target grid -> measured grid."""
+        return apply_axes(data_XYZ, self.matrices)
+
+
+def assumed_acquisition(prepared: Prepared) -> Acquisition:
+    """Guess from the spacing ratios how the scan was acquired."""
+    back = axis_positions(prepared.grid, prepared.source.grid)
+    assert back is not None  # prepare only accepts parallel grids
+    ratios = [ratio_of(p) for p in prepared.positions]
+    matrices: list[Tensor | None] = []
+    names = []
+    for ratio, at, n in zip(ratios, back, prepared.grid.shape, strict=True):
+        if ratio > THICK and ratio > 1.5 * min(ratios):
+            matrices.append(profile_matrix(n, at, "gaussian", ratio))
+            names.append("gaussian slice profile")
+        elif ratio > 1.001:
+            matrices.append(band_matrix(n, at, n / ratio))
+            names.append("k-space truncation")
+        else:
+            matrices.append(axis_matrix(n, at, "spline5"))
+            names.append("none")
+    return Acquisition((matrices[0], matrices[1], matrices[2]), (names[0], names[1], names[2]))
+
+
+def discrepancy(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> Tensor:
+    """Measured minus re-acquired, on the measured grid, scaled."""
+    return prepared.source.data_XYZ - acquisition.apply(data_XYZ)
+
+
+def correct(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> Tensor:
+    """One back-projection of what the measurement contradicts beyond its noise (Irani & Peleg 1991)."""
+    gap = discrepancy(data_XYZ, prepared, acquisition)
+    beyond = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
+    axes = [axis_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
+    return data_XYZ + apply_axes(beyond, axes) * prepared.mask_XYZ
+
+
+def summary(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> dict[str, object]:
+    """RMS discrepancy over the scan's intensity range (99th percentile), for the sidecar."""
+    gap = discrepancy(data_XYZ, prepared, acquisition)
+    top = max(quantile(prepared.source.data_XYZ, 0.999), 1e-6)
+    tissue = prepared.source.data_XYZ > 0.05 * top
+    rms = float(gap[tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
+    return {
+        "rms_over_range": round(rms / top, 5),
+        "noise_over_range": round(prepared.noise / top, 5),
+        "assumed": list(acquisition.names),
+    }

@@ -1,0 +1,341 @@
+"""The one inference loop: CLI, validation, benchmark and report all call `Enhancer`.
+
+Axes: B batch (1), X Y Z voxels, E experts, S samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moediff.config import RESEARCH_ONLY, rng_for
+from moediff.diffusion.process import schedule
+from moediff.diffusion.sampler import sample
+from moediff.errors import ConfigError, DataError, TryAgain
+from moediff.inference.checks import doubts
+from moediff.inference.consistency import assumed_acquisition, correct, summary
+from moediff.inference.tiles import Frame, denoise_tiled, frame
+from moediff.model.bundle import Bundle, load_bundle
+from moediff.model.experts import NAMES
+from moediff.volume.geometry import axis_positions, canonicalise, default_spacing, resample, with_spacing
+from moediff.volume.io import Loaded, from_nibabel, load
+from moediff.volume.prepare import Prepared, canonical_grid, prepare
+from moediff.volume.volume import Grid, Volume
+
+Progress = Callable[[float, str], None]
+Source = Path | str | Volume | Any  # Any: a nibabel image
+MODES = ("faithful", "detail")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MAX_OUTPUT_VOXELS = 600_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhanceOptions:
+    """What a user may choose.
+
+    Args:
+        voxel_size: target voxel size in mm, one or three numbers in the input's axis order; None picks 1 mm isotropic
+            where any axis is coarser than 1.2 mm, else half the voxel size.
+        like: a grid to land on exactly; excludes voxel_size.
+        mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
+        steps: network evaluations of a sample, 2..64.
+        samples: how many samples the uncertainty is taken from; 1 means none.
+        seed: of the samples.
+        consistency: correct what the measurement contradicts beyond its noise.
+        sparse: run only the experts that the gate asks for.
+        memory_mb: bound on the activations of a tile.
+
+    Raises:
+        ConfigError: a value is out of range or two exclude each other.
+    """
+
+    voxel_size: tuple[float, ...] | None = None
+    like: Grid | None = None
+    mode: str = "faithful"
+    steps: int = 6
+    samples: int = 1
+    seed: int = 0
+    consistency: bool = True
+    sparse: bool = True
+    memory_mb: int = 1600
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
+        if self.voxel_size is not None and self.like is not None:
+            raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
+        if self.voxel_size is not None and (len(self.voxel_size) not in (1, 3) or min(self.voxel_size) < 0.2):
+            raise ConfigError(f"voxel size {self.voxel_size}: give one or three numbers of at least 0.2 mm")
+        if not 2 <= self.steps <= 64 or not 1 <= self.samples <= 64 or self.memory_mb < 64:
+            raise ConfigError("steps must lie in 2..64, samples in 1..64, memory_mb be at least 64")
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """A result on the target grid, in the input's axis order and intensities.
+
+    Args:
+        volume: the enhanced scan.
+        interpolated: the input interpolated to the same grid.
+        gate_XYZE: weight of each expert per voxel; zero outside the head.
+        mask_XYZ: where the network worked.
+        uncertainty: voxel-wise standard deviation over samples, or None.
+        expert_names: names of the experts, in the order of E.
+        source: the input as read.
+        record: what the sidecar says.
+    """
+
+    volume: Volume
+    interpolated: Volume
+    gate_XYZE: Tensor
+    mask_XYZ: Tensor
+    uncertainty: Volume | None
+    expert_names: tuple[str, ...]
+    source: Loaded
+    record: dict[str, Any]
+
+
+class Enhancer:
+    """A loaded model, ready for any number of scans.
+
+    Args:
+        bundle: a loaded bundle or a folder; None takes the embedded weights.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "float32", or "bfloat16" where the device is fast at it.
+        threads: CPU threads; None leaves torch's choice.
+
+    Raises:
+        BundleError: the bundle is incomplete or altered.
+        ConfigError: device or dtype is unknown or absent.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | Path | str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None:
+            if threads < 1:
+                raise ConfigError(f"threads={threads} must be at least 1")
+            torch.set_num_threads(threads)
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r} is unknown; choose from {', '.join(DTYPES)}")
+        self.device, self.dtype = _device(device), DTYPES[dtype]
+        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, self.device)
+
+    def __call__(
+        self, source: Source, options: EnhanceOptions | None = None, progress: Progress | None = None
+    ) -> Enhanced:
+        """Enhance one scan.
+
+        Args:
+            source: a path, a nibabel image or a `Volume`.
+            options: what to do; defaults suit most scans.
+            progress: called with the share done (0..1) and a word.
+
+        Raises:
+            DataError, GeometryError, InputMissing: the scan cannot be used; the message says why.
+            TryAgain: memory ran out even with small tiles.
+        """
+        options, report = options or EnhanceOptions(), progress or (lambda share, word: None)
+        start = time.perf_counter()
+        loaded = read_source(source)
+        goal = target_grid(loaded.volume.grid, options)
+        if passes_through(loaded.volume.grid, goal):
+            return self._passed(loaded, goal, options)
+        report(0.02, "preparing")
+        near = aligned_grid(loaded.volume.grid, goal)
+        prepared = prepare(loaded.volume, near, self.bundle.config.prepare)
+        ready = time.perf_counter()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            head = frame(self.bundle.denoiser, prepared, sparse=options.sparse)
+            scans = self._results(prepared, head, options, report)
+        report(0.95, "finishing")
+        timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
+        return self._finish(loaded, goal, prepared, head, scans, options, timings)
+
+    def _results(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> tuple[Tensor, Tensor | None]:
+        """The scaled result and, with several samples, their standard deviation, on the target grid."""
+        faithful = options.mode == "faithful"
+        count = options.samples if options.samples > 1 or not faithful else 0
+        evaluations, done = faithful + count * options.steps, 0
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            nonlocal done
+            report(0.1 + 0.85 * done / evaluations, "denoising")
+            done += 1
+            return self._denoise(x, sigma, head, options)
+
+        mean = self._posterior_mean(head, denoise) if faithful else None
+        total = square = torch.zeros(())
+        for index in range(count):
+            drawn = self._sample(head, denoise, options, index)
+            total, square = total + drawn, square + drawn.square()
+        spread = None
+        if count > 1:
+            spread_BXYZ = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
+            spread = head.place(spread_BXYZ, torch.zeros_like(prepared.base_XYZ))
+        residual = mean if mean is not None else total / count
+        result = head.place(head.condition.base_BXYZ + residual, prepared.base_XYZ)
+        low = float(prepared.source.data_XYZ.min())
+        result = result.clamp_min(min(low, 0.0))
+        if options.consistency:
+            result = correct(result, prepared, assumed_acquisition(prepared))
+        return result, spread
+
+    def _posterior_mean(self, head: Frame, denoise: Callable[[Tensor, float], Tensor]) -> Tensor:
+        config = self.bundle.config
+        return denoise(torch.zeros_like(head.condition.base_BXYZ), config.process.sigma_max * config.denoiser.sigma_data)
+
+    def _sample(self, head: Frame, denoise: Callable[[Tensor, float], Tensor], options: EnhanceOptions, index: int) -> Tensor:
+        config = self.bundle.config
+        sigmas = schedule(options.steps, config.denoiser.sigma_data, config.process)
+        noise = torch.randn(head.shape, generator=rng_for(options.seed, "sample", index))[None].to(self.device)
+        return sample(denoise, noise * sigmas[0], sigmas)
+
+    def _denoise(self, x: Tensor, sigma: float, head: Frame, options: EnhanceOptions) -> Tensor:
+        """D(x, sigma); tiles halve when memory runs out."""
+        limit = self.bundle.config.process.sigma_max * self.bundle.config.denoiser.sigma_data * 0.999
+        x = torch.zeros_like(x) if sigma >= limit else x  # trained on the mean of the noise there
+        budget = options.memory_mb * 2**20
+        while True:
+            try:
+                return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget).float()
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                if budget < 2**26:
+                    raise TryAgain("memory ran out even with small tiles; close other programs or use a larger machine") from error
+                budget //= 2
+
+    def _finish(  # noqa: PLR0913
+        self, loaded: Loaded, goal: Grid, prepared: Prepared, head: Frame,
+        scans: tuple[Tensor, Tensor | None], options: EnhanceOptions, timings: dict[str, float],
+    ) -> Enhanced:  # fmt: skip
+        result, spread = scans
+        if not bool(torch.isfinite(result).all()):
+            raise DataError("the result is not finite; the input's intensities are out of any usable range")
+        volume = land(prepared.undo(result), goal)
+        uncertainty = None
+        if spread is not None:
+            plain = prepared.undo_axes(Volume(spread * prepared.scaling.scale, prepared.grid.affine))
+            uncertainty = land(plain, goal)
+        weights = head.weights_XYZE(prepared.grid.shape)
+        gates = [land(prepared.undo_axes(Volume(w, prepared.grid.affine)), goal, "linear").data_XYZ for w in weights.unbind(-1)]
+        mask = land(prepared.undo_axes(Volume(prepared.mask_XYZ.float(), prepared.grid.affine)), goal, "linear")
+        record = self._record(loaded, goal, options) | {"timings": timings}
+        record["data_consistency"] = summary(result, prepared, assumed_acquisition(prepared))
+        record["warnings"] = [*loaded.warnings, *doubts(prepared)]
+        return Enhanced(
+            volume, land(prepared.undo(prepared.base_XYZ), goal), torch.stack(gates, -1), mask.data_XYZ > 0.5,
+            uncertainty, self._names(), loaded, record,
+        )  # fmt: skip
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(NAMES[view] for view in self.bundle.config.denoiser.experts.views)
+
+    def _record(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> dict[str, Any]:
+        from moediff import __version__
+
+        return {
+            "software": f"moediff-sr {__version__}",
+            "notice": RESEARCH_ONLY,
+            "bundle_sha256": self.bundle.sha256,
+            "bundle_name": str(self.bundle.provenance.get("name", "unnamed")),
+            "mode": options.mode,
+            "steps": options.steps if options.mode == "detail" or options.samples > 1 else 1,
+            "samples": options.samples,
+            "seed": options.seed,
+            "consistency": options.consistency,
+            "input_shape": list(loaded.volume.shape),
+            "input_spacing_mm": [round(s, 5) for s in loaded.volume.spacing_mm],
+            "output_shape": list(goal.shape),
+            "output_spacing_mm": [round(s, 5) for s in goal.spacing_mm],
+            "device": str(self.device),
+        }
+
+    def _passed(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> Enhanced:
+        """Nothing to sharpen: the input on the target grid, with a warning."""
+        volume = resample(loaded.volume, goal)
+        record = self._record(loaded, goal, options)
+        record["warnings"] = [
+            *loaded.warnings,
+            "the scan is already as fine as the target grid; it was passed through, ask for smaller voxels to enhance it",
+        ]
+        empty = torch.zeros(*goal.shape, len(self._names()))
+        return Enhanced(volume, volume, empty, empty[..., 0] > 0, None, self._names(), loaded, record)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ConfigError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    return torch.device(name)
+
+
+def read_source(source: Source) -> Loaded:
+    """Any accepted input as a loaded scan."""
+    if isinstance(source, Loaded):
+        return source
+    if isinstance(source, Volume):
+        return Loaded(source, None, (1, 1), ())
+    if isinstance(source, Path | str):
+        return load(source)
+    return from_nibabel(source)
+
+
+def target_grid(source: Grid, options: EnhanceOptions) -> Grid:
+    """Where the result shall lie, in the input's axis order.
+
+    Raises:
+        DataError: the grid would be too large.
+    """
+    if options.like is not None:
+        goal = options.like
+    else:
+        size: Sequence[float] = options.voxel_size or default_spacing(source.spacing_mm)
+        goal = with_spacing(source, tuple(size) * 3 if len(size) == 1 else size)
+    voxels = goal.shape[0] * goal.shape[1] * goal.shape[2]
+    if voxels > MAX_OUTPUT_VOXELS:
+        raise DataError(f"the target grid {goal.shape} has {voxels / 1e6:.0f} M voxels; ask for larger voxels")
+    return goal
+
+
+def passes_through(source: Grid, goal: Grid) -> bool:
+    """True when no target axis is finer than the source along any direction."""
+    finest_goal, finest = sorted(canonical_grid(goal).spacing_mm), sorted(canonical_grid(source).spacing_mm)
+    return all(g > 0.98 * s for g, s in zip(finest_goal, finest, strict=True))
+
+
+def aligned_grid(source: Grid, goal: Grid) -> Grid:
+    """The goal itself when its axes are parallel to the scan's, else the scan's box with the goal's voxel size."""
+    canonical = canonicalise(Volume(torch.empty(1).expand(source.shape), source.affine))[0].grid
+    if axis_positions(canonical, canonical_grid(goal)) is not None:
+        return goal
+    finest = min(goal.spacing_mm)
+    return with_spacing(source, [min(finest, s) for s in source.spacing_mm])
+
+
+def land(volume: Volume, goal: Grid, kernel: str = "cubic") -> Volume:
+    """Bring a result in the scan's axis order onto the goal's grid; exact where they are the same voxels."""
+    same = volume.shape == goal.shape and torch.allclose(volume.affine, goal.affine, atol=1e-4)
+    if same:
+        return replace(volume, affine=goal.affine)
+    ours, _ = canonicalise(volume)
+    theirs = canonical_grid(goal)
+    _, undo = canonicalise(Volume(torch.empty(1).expand(goal.shape), goal.affine))
+    same = ours.shape == theirs.shape and torch.allclose(ours.affine, theirs.affine, atol=1e-3)
+    return replace(undo(ours if same else resample(ours, theirs, kernel)), affine=goal.affine)

@@ -1,0 +1,144 @@
+"""The network over a whole head: once-per-scan context, then tiles whose halo makes them equal to one pass.
+
+Axes: B batch (1), X Y Z voxels of the head's box (multiples of 16), xyz cells or tokens, E experts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.model.denoiser import Condition, Denoiser, make_condition
+from moediff.model.encoder import COARSE, FINE
+from moediff.volume.prepare import Prepared, network_order
+
+Box = tuple[slice, slice, slice]
+BYTES_PER_VOXEL = 130  # measured peak of one tile's forward pass (48 channels on cells), fp32
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The head's box inside the target grid, padded to multiples of 16.
+
+    Args:
+        box: where the box lies in the target grid (before padding), axes in the grid's order.
+        order: the grid's axes in the network's order (coarsest last); everything below is in that order.
+        shape: its padded shape.
+        condition: what the denoiser knows, on that shape.
+        inside_BXYZ: foreground.
+    """
+
+    box: Box
+    order: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    condition: Condition
+    inside_BXYZ: Tensor
+
+    def _back(self, data_XYZ: Tensor) -> Tensor:
+        """Network order, padded -> grid order, cropped to the box."""
+        back = [self.order.index(axis) for axis in range(3)]
+        x, y, z = (s.stop - s.start for s in self.box)
+        return data_XYZ.permute(*back, *range(3, data_XYZ.ndim))[:x, :y, :z]
+
+    def place(self, data_BXYZ: Tensor, into_XYZ: Tensor) -> Tensor:
+        """Put box voxels back into a target-grid volume; foreground only."""
+        inside = self._back(self.inside_BXYZ[0]).cpu()
+        out = into_XYZ.clone()
+        out[self.box] = torch.where(inside, self._back(data_BXYZ[0]).to(out), out[self.box])
+        return out
+
+    def weights_XYZE(self, shape: Sequence[int]) -> Tensor:
+        """Gate weights per voxel of the target grid; zero outside the foreground."""
+        cells = self.condition.weight_BxyzE[0].float().cpu()
+        for axis in range(3):
+            cells = cells.repeat_interleave(2, dim=axis)
+        out = torch.zeros(*shape, cells.shape[-1])
+        out[self.box] = self._back(cells * self.inside_BXYZ[0, ..., None].cpu())
+        return out
+
+
+def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Frame:
+    """Crop to the head and read it with the encoder and the gate; background cells get no expert."""
+    device = next(denoiser.parameters()).device
+    where = prepared.mask_XYZ.nonzero()
+    low, high = where.amin(0).tolist(), (where.amax(0) + 1).tolist()
+    box = slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+    order = network_order(prepared.positions)
+    pad = [(low[a] - high[a]) % COARSE for a in order]
+    around = (0, pad[2], 0, pad[1], 0, pad[0])
+    base = F.pad(prepared.base_XYZ[box].permute(order)[None], around).to(device)
+    inside = F.pad(prepared.mask_XYZ[box].permute(order)[None], around).to(device)
+    at = [_extended(prepared.positions[a][low[a] : high[a]], more).to(device)[None] for a, more in zip(order, pad, strict=True)]
+    noise = torch.tensor([prepared.noise], device=device, dtype=base.dtype)
+    condition = make_condition(denoiser, base, (at[0], at[1], at[2]), noise, sparse=sparse)
+    cells = F.max_pool3d(inside[:, None].float(), 2)[:, 0, ..., None]
+    condition = replace(condition, weight_BxyzE=condition.weight_BxyzE * cells)
+    x, y, z = base.shape[1:]
+    return Frame(box, (order[0], order[1], order[2]), (x, y, z), condition, inside)
+
+
+def _extended(positions: Sequence[float], more: int) -> Tensor:
+    at = torch.tensor(positions, dtype=torch.float64)
+    step = at[1] - at[0] if len(at) > 1 else torch.tensor(1.0, dtype=torch.float64)
+    return torch.cat([at, at[-1] + step * torch.arange(1, more + 1)]).float()
+
+
+def tile_sides(shape: Sequence[int], halo: int, budget_bytes: int) -> tuple[int, int, int]:
+    """Sides of the largest tiles that fit the budget: halve the longest side until they do; multiples of 16."""
+    sides = list(shape)
+    while True:
+        voxels = 1
+        for side, whole in zip(sides, shape, strict=True):
+            voxels *= min(side + 2 * halo, whole)
+        longest = max(range(3), key=lambda axis: sides[axis])
+        if voxels * BYTES_PER_VOXEL <= budget_bytes or sides[longest] <= COARSE:
+            return sides[0], sides[1], sides[2]
+        sides[longest] = -(-sides[longest] // (2 * COARSE)) * COARSE
+
+
+def tiles(shape: Sequence[int], sides: Sequence[int], halo: int) -> Iterator[tuple[Box, Box, Box]]:
+    """For every tile: what to read (with halo), what to keep of that, and where the kept part goes."""
+    starts = [range(0, n, side) for n, side in zip(shape, sides, strict=True)]
+    for corner in itertools.product(*starts):
+        read, keep, put = [], [], []
+        for start, side, whole in zip(corner, sides, shape, strict=True):
+            stop = min(start + side, whole)
+            first, last = max(start - halo, 0), min(stop + halo, whole)
+            read.append(slice(first, last))
+            keep.append(slice(start - first, stop - first))
+            put.append(slice(start, stop))
+        yield (read[0], read[1], read[2]), (keep[0], keep[1], keep[2]), (put[0], put[1], put[2])
+
+
+def cut(condition: Condition, box: Box) -> Condition:
+    """The condition of one tile; box sides are multiples of 16."""
+    cells = tuple(slice(s.start // 2, s.stop // 2) for s in box)
+    tokens = tuple(slice(s.start // FINE, s.stop // FINE) for s in box)
+    x, y, z = (t[:, c] for t, c in zip(condition.tables, cells, strict=True))
+    return replace(
+        condition,
+        base_BXYZ=condition.base_BXYZ[(slice(None), *box)],
+        tables=(x, y, z),
+        token_BxyzD=condition.token_BxyzD[(slice(None), *tokens)],
+        weight_BxyzE=condition.weight_BxyzE[(slice(None), *cells)],
+    )
+
+
+@torch.no_grad()
+def denoise_tiled(denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: int) -> Tensor:
+    """D(x, sigma) over the head's box; tiles without foreground keep a zero residual."""
+    halo = -(-denoiser.config.trunk.reach_voxels // COARSE) * COARSE
+    out = torch.zeros_like(x_BXYZ)
+    sigma_B = torch.full((1,), sigma, device=x_BXYZ.device, dtype=x_BXYZ.dtype)
+    every = slice(None)
+    for read, keep, put in tiles(head.shape, tile_sides(head.shape, halo, budget_bytes), halo):
+        if not bool(head.inside_BXYZ[(every, *put)].any()):
+            continue
+        result = denoiser(x_BXYZ[(every, *read)], sigma_B, cut(head.condition, read))
+        out[(every, *put)] = result[(every, *keep)]
+    return out

@@ -1,0 +1,121 @@
+"""Layers shared by the encoder, the trunk and the experts.
+
+A cell is a cube of 2x2x2 voxels. Cell tensors keep channels last, so that pointwise layers are plain matrix products
+and 3x3x3 convolutions see the memory order that CPUs and tensor cores like best.
+
+Axes: B batch, X Y Z voxels, xyz lattice of cells or tokens, C channels, R rows (gathered cells).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def to_lattice(x_BXYZC: Tensor, factor: int = 2) -> Tensor:
+    """Fold cubes of factor^3 sites into channels: [B, X/f, Y/f, Z/f, f^3 C]."""
+    b, x, y, z, c = x_BXYZC.shape
+    f = factor
+    cubes = x_BXYZC.reshape(b, x // f, f, y // f, f, z // f, f, c).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return cubes.reshape(b, x // f, y // f, z // f, f**3 * c)
+
+
+def from_lattice(h_BxyzC: Tensor, factor: int = 2) -> Tensor:
+    """Undo `to_lattice`: [B, f x, f y, f z, C / f^3]."""
+    b, x, y, z, c = h_BxyzC.shape
+    f = factor
+    cubes = h_BxyzC.reshape(b, x, y, z, f, f, f, c // f**3).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    return cubes.reshape(b, x * f, y * f, z * f, c // f**3)
+
+
+def local_mean(h_BxyzC: Tensor, step: int) -> Tensor:
+    """Mean over the 3x3x3 sites that lie `step` apart around each site; sites outside the lattice count as zero.
+
+    Written as shifted sums: pooling layers are many times slower on channels-last lattices.
+    """
+    for axis in (1, 2, 3):
+        length = h_BxyzC.shape[axis]
+        total = h_BxyzC.clone()
+        if length > step:
+            total.narrow(axis, 0, length - step).add_(h_BxyzC.narrow(axis, step, length - step))
+            total.narrow(axis, step, length - step).add_(h_BxyzC.narrow(axis, 0, length - step))
+        h_BxyzC = total
+    return h_BxyzC / 27
+
+
+class Conv3(nn.Conv3d):
+    """A 3x3x3 convolution with zero padding on channels-last lattices."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, gain: float = 1.0) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+        nn.init.normal_(self.weight, std=gain * (2 / (27 * channels_in)) ** 0.5)  # He et al. 2015
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+    def forward(self, h_BxyzC: Tensor) -> Tensor:
+        """[B, x, y, z, C_in] -> [B, x, y, z, C_out]."""
+        weight = self.weight.contiguous(memory_format=torch.channels_last_3d)
+        return F.conv3d(h_BxyzC.permute(0, 4, 1, 2, 3), weight, self.bias, padding=1).permute(0, 2, 3, 4, 1)
+
+
+class Modulation(nn.Module):
+    """Scale and shift from what is known about the acquisition.
+
+    A per-scan vector (noise, spacing ratios, diffusion sigma) and, along each axis, a table over lattice sites that
+    says where they fall between the measured samples. The tables add up, so a site's modulation costs a broadcast.
+    """
+
+    def __init__(self, vector: int, table: int, channels: int) -> None:
+        super().__init__()
+        self.from_vector = nn.Linear(vector, 2 * channels)
+        self.from_axis = nn.ModuleList(nn.Linear(table, 2 * channels, bias=False) for _ in range(3))
+        for layer in (self.from_vector, *self.from_axis):
+            nn.init.normal_(layer.weight, std=0.1)  # type: ignore[arg-type]
+        nn.init.zeros_(self.from_vector.bias)
+
+    def forward(self, h_BxyzC: Tensor, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """h (1 + scale) + shift."""
+        along_x, along_y, along_z = (layer(table) for layer, table in zip(self.from_axis, tables, strict=True))
+        plane_Bx1z2C = along_x[:, :, None, None] + self.from_vector(vector_BV)[:, None, None, None]
+        scale_x, shift_x = plane_Bx1z2C.chunk(2, -1)
+        scale_yz, shift_yz = (along_y[:, None, :, None] + along_z[:, None, None, :]).chunk(2, -1)
+        return h_BxyzC * (1 + scale_x + scale_yz) + (shift_x + shift_yz)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3x3 convolutions around a modulation, added to the input."""
+
+    def __init__(self, channels: int, vector: int, table: int) -> None:
+        super().__init__()
+        self.first = Conv3(channels, channels)
+        self.modulate = Modulation(vector, table, channels)
+        self.second = Conv3(channels, channels, gain=0.3)
+
+    def forward(self, h_BxyzC: Tensor, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Same shape in and out."""
+        u = self.modulate(self.first(F.relu(h_BxyzC)), vector_BV, tables)
+        return h_BxyzC + self.second(F.relu(u))
+
+
+class Attention(nn.Module):
+    """Pre-norm multi-head self-attention with a feed-forward layer, over sequences.
+
+    `bias_HST` is added to the scores (for example a distance penalty, Press et al. 2022).
+    """
+
+    def __init__(self, width: int, heads: int, *, expand: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_in, self.norm_mid = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, expand * width), nn.Linear(expand * width, width)
+        for layer in (self.out, self.down):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, t_NTD: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[N, T, D] -> [N, T, D]."""
+        q, k, v = self.qkv(self.norm_in(t_NTD)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(-2)
+        t_NTD = t_NTD + self.out(mixed)
+        return t_NTD + self.down(F.silu(self.up(self.norm_mid(t_NTD))))

@@ -1,0 +1,161 @@
+"""A trained model on disk: safetensors weights, a JSON with settings and provenance, checksums. Never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moediff.config import parse_as
+from moediff.diffusion.process import ProcessConfig
+from moediff.errors import BundleError, ConfigError, naming
+from moediff.model.denoiser import Denoiser, DenoiserConfig
+from moediff.volume.prepare import PrepareSettings
+
+SCHEMA = 1
+WEIGHTS, MANIFEST = "model.safetensors", "bundle.json"
+MAX_BYTES = 2**31  # no bundle of ours comes near; larger ones are refused before reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleConfig:
+    """Everything that the weights depend on."""
+
+    prepare: PrepareSettings = field(default_factory=PrepareSettings)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded model.
+
+    Args:
+        config: its settings.
+        denoiser: the network with its weights, in evaluation mode.
+        provenance: training data with licences, recipe, metrics, as written by the trainer.
+        sha256: of the weights file; names the model in every sidecar.
+    """
+
+    config: BundleConfig
+    denoiser: Denoiser
+    provenance: Mapping[str, Any]
+    sha256: str
+
+
+def embedded_path() -> Path:
+    """Where the bundle that comes with the package lies."""
+    return Path(str(files("moediff"))) / "bundles" / "default"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The JSON part of a bundle, checked for shape.
+
+    Raises:
+        BundleError: missing, not JSON, or of a schema we do not know.
+    """
+    if not (path / MANIFEST).is_file():
+        raise BundleError(f"no model bundle here: expected a folder with {MANIFEST} and {WEIGHTS}")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST} is not JSON ({error}); copy the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise BundleError(f"expected a bundle of schema {SCHEMA}; this one needs another version of moediff")
+    if set(manifest) != {"schema", "config", "provenance", "sha256"}:
+        raise BundleError(f"{MANIFEST} has the keys {sorted(manifest)}; expected config, provenance, schema, sha256")
+    return manifest
+
+
+def load_bundle(path: Path | str | None = None, device: str | torch.device = "cpu") -> Bundle:
+    """Read and verify a bundle; None loads the embedded one.
+
+    Raises:
+        BundleError: incomplete, altered, of another shape, or with weights that are not finite.
+    """
+    folder = embedded_path() if path is None else Path(path)
+    with naming(folder):
+        manifest = read_manifest(folder)
+        weights = _verified_weights(folder, manifest["sha256"])
+        try:
+            config = parse_as(BundleConfig, manifest["config"])
+        except ConfigError as error:
+            raise BundleError(f"{MANIFEST}: {error}") from error
+        denoiser = Denoiser(config.denoiser)
+        _fill(denoiser, weights)
+        return Bundle(config, denoiser.to(device).eval(), manifest["provenance"], manifest["sha256"])
+
+
+def _verified_weights(folder: Path, expected: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise BundleError(f"{WEIGHTS} is missing; copy the bundle again")
+    if file.stat().st_size > MAX_BYTES:
+        raise BundleError(f"{WEIGHTS} has {file.stat().st_size} bytes; at most {MAX_BYTES} are read")
+    if sha256_of(file) != expected:
+        raise BundleError(f"{WEIGHTS} does not have the checksum in {MANIFEST}; it was altered or cut, copy it again")
+    try:
+        return load_file(file)
+    except (SafetensorError, ValueError) as error:
+        raise BundleError(f"{WEIGHTS} is not a safetensors file ({error}); pickled weights are never loaded") from error
+
+
+def _fill(denoiser: Denoiser, weights: Mapping[str, Tensor]) -> None:
+    own = denoiser.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    if missing or extra:
+        raise BundleError(f"weights do not fit the config: missing {missing[:2]}, unexpected {extra[:2]}")
+    for name, tensor in weights.items():
+        if tensor.shape != own[name].shape:
+            raise BundleError(f"{name} has shape {tuple(tensor.shape)}; expected {tuple(own[name].shape)}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"{name} holds NaN or infinite weights; use another bundle")
+    denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def save_bundle(
+    folder: Path, config: BundleConfig, weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
+) -> None:
+    """Write a bundle beside its place and move it in, so that a half-written one is never found.
+
+    Raises:
+        BundleError: weights are not finite.
+    """
+    from safetensors.torch import save_file
+
+    if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
+        raise BundleError("refusing to save NaN or infinite weights")
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({name: w.detach().float().cpu().contiguous() for name, w in weights.items()}, fresh / WEIGHTS)
+    manifest = {
+        "schema": SCHEMA,
+        "config": asdict(config),
+        "provenance": dict(provenance),
+        "sha256": sha256_of(fresh / WEIGHTS),
+    }
+    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

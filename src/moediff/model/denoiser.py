@@ -1,0 +1,216 @@
+"""The denoiser D(x, sigma, condition): preconditioning, shared trunk, experts, gate-weighted sum.
+
+Axes: B batch, X Y Z voxels (multiples of 16), xyz cells or tokens, C channels, D token width, E experts, G vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moediff.errors import ConfigError
+from moediff.model.blocks import Conv3, ResBlock, from_lattice, local_mean, to_lattice
+from moediff.model.encoder import Encoder, EncoderConfig
+from moediff.model.experts import Experts, ExpertsConfig
+from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
+
+Tables = tuple[Tensor, Tensor, Tensor]
+SEEN = 3  # what each voxel brings: noisy residual, interpolated scan, its fine structure
+TABLE_FEATURES = 6  # per voxel of a site: cosine and sine of its place between samples; log ratio; ratio is one
+VECTOR_FEATURES = 6  # log sigma, log noise, noise over sigma_data, three log ratios
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkConfig:
+    """The shared convolutional trunk: residual blocks on cells and on tokens (2x2x2 cells)."""
+
+    width: int = 48
+    deep_width: int = 96
+    blocks_before: int = 1
+    blocks_deep: int = 2
+    blocks_after: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.deep_width) < 8:
+            raise ConfigError(f"trunk widths {self.width}, {self.deep_width} must be at least 8")
+
+    @property
+    def reach_voxels(self) -> int:
+        """How far an output voxel looks, in voxels; the halo that makes tiles equal to the whole."""
+        fine = 1 + 2 * (self.blocks_before + self.blocks_after) + 3  # convolutions on cells, experts' views
+        return 2 * fine + 4 * 2 * self.blocks_deep + 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """Everything that shapes the network.
+
+    Args:
+        sigma_data: standard deviation of the residual, scaled intensities (EDM's sigma_data).
+        vector: width of the modulation vector.
+    """
+
+    sigma_data: float = 0.05
+    vector: int = 64
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+
+    def __post_init__(self) -> None:
+        if len(self.experts.views) != self.gate.experts:
+            raise ConfigError(f"gate.experts={self.gate.experts} but {len(self.experts.views)} experts.views are named")
+        if not self.sigma_data > 0:
+            raise ConfigError(f"sigma_data={self.sigma_data} must be positive")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser knows besides x and sigma; fixed over diffusion steps.
+
+    Args:
+        base_BXYZ: interpolated scan, scaled.
+        tables: per axis [B, n, 6] on cells: where the voxels of a cell fall between the measured samples.
+        acquisition_BG: log noise, noise over sigma_data, three log ratios.
+        token_BxyzD: fine tokens from the encoder.
+        weight_BxyzE: gate weights on cells.
+    """
+
+    base_BXYZ: Tensor
+    tables: Tables
+    acquisition_BG: Tensor
+    token_BxyzD: Tensor
+    weight_BxyzE: Tensor
+
+
+def position_tables(positions_Bn: Tensor, ratio_B: Tensor) -> Tensor:
+    """[B, n] source positions of an axis's voxels -> cell table [B, n/2, 6]."""
+    angle = 2 * torch.pi * positions_Bn.unflatten(1, (-1, 2))
+    on = (ratio_B > 1.001).to(angle.dtype)[:, None]
+    log_ratio = ratio_B.log()[:, None].expand(-1, angle.shape[1])
+    wave = torch.cat([angle.cos(), angle.sin()], -1) * on[..., None]
+    return torch.cat([wave, log_ratio[..., None], on[..., None].expand(-1, angle.shape[1], -1)], -1)
+
+
+def deep_table(table_BnF: Tensor) -> Tensor:
+    """Cell table -> token table [B, n/2, 12]: the two cells of a token side by side."""
+    return table_BnF.unflatten(1, (-1, 2)).flatten(2)
+
+
+class Trunk(nn.Module):
+    """Convolutions on cells and, half as fine, on tokens, where the encoder's tokens join."""
+
+    def __init__(self, config: TrunkConfig, vector: int, token_width: int) -> None:
+        super().__init__()
+        c, d = config.width, config.deep_width
+        self.enter = Conv3(8 * SEEN, c)
+        self.before = nn.ModuleList(ResBlock(c, vector, TABLE_FEATURES) for _ in range(config.blocks_before))
+        self.down = nn.Linear(8 * c, d)
+        self.token = nn.Linear(token_width, d)
+        self.deep = nn.ModuleList(ResBlock(d, vector, 2 * TABLE_FEATURES) for _ in range(config.blocks_deep))
+        self.up = nn.Linear(d, 8 * c)
+        self.after = nn.ModuleList(ResBlock(c, vector, TABLE_FEATURES) for _ in range(config.blocks_after))
+
+    def forward(self, cell_BxyzC: Tensor, vector_BG: Tensor, condition: Condition) -> Tensor:
+        """Input cells -> features [B, x, y, z, C]."""
+        h = self.enter(cell_BxyzC)
+        for block in self.before:
+            h = block(h, vector_BG, condition.tables)
+        tables = tuple(deep_table(t) for t in condition.tables)
+        deep = self.down(to_lattice(h)) + self.token(condition.token_BxyzD)
+        for block in self.deep:
+            deep = block(deep, vector_BG, tables)
+        h = h + from_lattice(self.up(F.relu(deep)))
+        for block in self.after:
+            h = block(h, vector_BG, condition.tables)
+        return h
+
+
+class Denoiser(nn.Module):
+    """K complete denoisers behind one gate; `forward` is the only way the weights are used."""
+
+    def __init__(self, config: DenoiserConfig, trunk: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.gate = Gate(config.gate, config.encoder.width)
+        self.vector = nn.Sequential(nn.Linear(VECTOR_FEATURES, config.vector), nn.SiLU(), nn.Linear(config.vector, config.vector), nn.SiLU())  # fmt: skip
+        self.trunk = trunk or Trunk(config.trunk, config.vector, config.encoder.width)
+        self.experts = Experts(config.experts, config.trunk.width, config.vector)
+
+    def gate_logits(self, base_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the scan once: fine tokens [B, x, y, z, D] and gate logits [B, x, y, z, E]."""
+        token_BxyzD = self.encoder(base_BXYZ)
+        return token_BxyzD, self.gate(token_BxyzD)
+
+    def forward(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
+        """Posterior mean of the residual given x = residual + sigma noise; [B, X, Y, Z]."""
+        feature, vector = self.features(x_BXYZ, sigma_B, condition)
+        return self.precondition(x_BXYZ, sigma_B, self.experts.blend(feature, vector, condition.weight_BxyzE))
+
+    def with_experts(
+        self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition, probed: int
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, and each expert alone on the first `probed` examples [E, probed, X, Y, Z], from one trunk pass."""
+        feature, vector = self.features(x_BXYZ, sigma_B, condition)
+        blended = self.precondition(x_BXYZ, sigma_B, self.experts.blend(feature, vector, condition.weight_BxyzE))
+        raw, x, sigma = self.experts.dense(feature[:probed], vector[:probed]), x_BXYZ[:probed], sigma_B[:probed]
+        return blended, torch.stack([self.precondition(x, sigma, raw[..., e, :]) for e in range(raw.shape[-2])])
+
+    def every_expert(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
+        """Each expert alone over the whole volume: [E, B, X, Y, Z]."""
+        feature, vector = self.features(x_BXYZ, sigma_B, condition)
+        raw = self.experts.dense(feature, vector)
+        return torch.stack([self.precondition(x_BXYZ, sigma_B, raw[..., e, :]) for e in range(raw.shape[-2])])
+
+    def features(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Trunk features [B, x, y, z, C] and the modulation vector [B, G]."""
+        data = self.config.sigma_data
+        # The Wiener estimate of the residual, in units of sigma_data, instead of Karras' c_in x: it fades as sigma
+        # grows, so at sigma_max the network is not shaken by pure noise and one evaluation is deterministic.
+        wiener = data / (sigma_B**2 + data**2)
+        base = condition.base_BXYZ
+        # Fine structure on its own, in the residual's unit: the network need not learn to cancel the mean first.
+        detail = (base - local_mean(base[..., None], 1)[..., 0]) / data
+        seen = torch.stack([x_BXYZ * wiener[:, None, None, None], base, detail], -1)
+        level = (sigma_B / data).log()[:, None] / 4  # c_noise; Karras 2022, Table 1
+        vector_BG = self.vector(torch.cat([level, condition.acquisition_BG], -1))
+        return self.trunk(to_lattice(seen), vector_BG, condition), vector_BG
+
+    def precondition(self, x_BXYZ: Tensor, sigma_B: Tensor, raw_BxyzV: Tensor) -> Tensor:
+        """c_skip x + c_out F; Karras 2022, Table 1."""
+        data = self.config.sigma_data
+        total = sigma_B**2 + data**2
+        skip, out = (data**2 / total)[:, None, None, None], (sigma_B * data * total**-0.5)[:, None, None, None]
+        return skip * x_BXYZ + out * from_lattice(raw_BxyzV)[..., 0]
+
+
+def make_condition(
+    denoiser: Denoiser, base_BXYZ: Tensor, positions: Tables, noise_B: Tensor, *, sparse: bool = True
+) -> Condition:
+    """Everything that is computed once per scan.
+
+    Args:
+        base_BXYZ: interpolated scan, scaled; sides multiples of 16.
+        positions: per axis [B, n], where voxels lie in source voxels.
+        noise_B: estimated noise sigma, scaled.
+        sparse: keep only the experts that the gate's top_k and threshold allow.
+    """
+    token, logit = denoiser.gate_logits(base_BXYZ)
+    return condition_from(denoiser.config, base_BXYZ, positions, noise_B, token, logit, sparse=sparse)
+
+
+def condition_from(  # noqa: PLR0913
+    config: DenoiserConfig, base_BXYZ: Tensor, positions: Tables, noise_B: Tensor, token: Tensor, logit: Tensor,
+    *, sparse: bool,
+) -> Condition:  # fmt: skip
+    """`make_condition` for tokens and gate logits that were computed before, on the same lattice."""
+    ratios = [1 / (p[:, 1] - p[:, 0]).clamp_min(1e-3) for p in positions]
+    x, y, z = (position_tables(p, r) for p, r in zip(positions, ratios, strict=True))
+    acquisition = [(noise_B + 1e-4).log() / 4 + 1, noise_B / config.sigma_data, *(r.log() for r in ratios)]
+    weight = cell_weights(logit)
+    weight = sparsify(weight, config.gate.top_k, config.gate.threshold) if sparse else weight
+    return Condition(base_BXYZ, (x, y, z), torch.stack(acquisition, -1), token, weight)

@@ -1,0 +1,81 @@
+"""Multi-scale patch transformer: reads the scan once and says, every 4 voxels, what is there.
+
+Patches of 16, 8 and 4 voxels are embedded linearly. One coarse patch with its 8 middle and 64 fine patches is a
+family; attention inside a family passes information between the scales, attention between coarse patches carries
+global structure, and a second family layer hands it back to the fine tokens.
+
+Axes: B batch, X Y Z voxels, xyz coarse lattice, N families, T tokens of a family (1 + 8 + 64), D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moediff.errors import ConfigError
+from moediff.model.blocks import Attention, from_lattice, to_lattice
+
+COARSE, MIDDLE, FINE = 16, 8, 4  # voxels; volumes must be multiples of COARSE
+CHUNK_FAMILIES = 1024  # families processed at a time at inference, which bounds memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Width of tokens and number of attention heads."""
+
+    width: int = 64
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"encoder.width={self.width} must be a multiple of encoder.heads={self.heads}")
+
+
+class Encoder(nn.Module):
+    """Scan -> fine tokens."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        d = config.width
+        self.embed_coarse = nn.Linear((COARSE // 2) ** 3, d)
+        self.embed_middle = nn.Linear(MIDDLE**3, d)
+        self.embed_fine = nn.Linear(FINE**3, d)
+        self.place = nn.Parameter(0.02 * torch.randn(73, d))
+        self.inward = Attention(d, config.heads)
+        self.across = Attention(d, config.heads)
+        self.outward = Attention(d, config.heads)
+        self.register_buffer("slope_H", 2.0 ** -torch.arange(config.heads).float(), persistent=False)
+
+    def forward(self, base_BXYZ: Tensor) -> Tensor:
+        """[B, X, Y, Z] scaled scan -> fine tokens [B, X/4, Y/4, Z/4, D]; sides are multiples of 16."""
+        family_BxyzTD = self._embed(base_BXYZ)
+        lattice = family_BxyzTD.shape[:4]
+        family_NTD = self._within(self.inward, family_BxyzTD.flatten(0, 3))
+        coarse_BSD = family_NTD[:, 0].reshape(lattice[0], -1, family_NTD.shape[-1])
+        coarse_BSD = self.across(coarse_BSD, self._distance_bias(lattice[1:]))
+        family_NTD = torch.cat([coarse_BSD.reshape(-1, 1, family_NTD.shape[-1]), family_NTD[:, 1:]], 1)
+        family_NTD = self._within(self.outward, family_NTD)
+        return from_lattice(family_NTD[:, 9:].reshape(*lattice, -1), FINE)
+
+    def _embed(self, base_BXYZ: Tensor) -> Tensor:
+        pooled = F.avg_pool3d(base_BXYZ[:, None], 2)[:, 0]
+        coarse = self.embed_coarse(to_lattice(pooled[..., None], COARSE // 2))[..., None, :]
+        middle = to_lattice(self.embed_middle(to_lattice(base_BXYZ[..., None], MIDDLE)), COARSE // MIDDLE)
+        fine = to_lattice(self.embed_fine(to_lattice(base_BXYZ[..., None], FINE)), COARSE // FINE)
+        d = coarse.shape[-1]
+        tokens = [coarse, middle.unflatten(-1, (-1, d)), fine.unflatten(-1, (-1, d))]
+        return torch.cat(tokens, -2) + self.place
+
+    def _within(self, layer: Attention, family_NTD: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return layer(family_NTD)
+        return torch.cat([layer(part) for part in family_NTD.split(CHUNK_FAMILIES)])
+
+    def _distance_bias(self, lattice: tuple[int, ...]) -> Tensor:
+        """Scores fall with distance, one slope a head, so that training on patches carries over to whole heads."""
+        axes = [torch.arange(n, device=self.slope_H.device, dtype=torch.float32) for n in lattice]
+        where_S3 = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        return -self.slope_H[:, None, None] * torch.cdist(where_S3, where_S3)

@@ -1,0 +1,154 @@
+"""The experts: each turns the shared features into a complete denoised result, each in its own way.
+
+An expert owns a view of the features (its inductive bias) and pointwise layers; pointwise layers run on gathered rows,
+so a cell costs only the experts that it needs, and sparse execution equals masked dense execution to rounding.
+
+Axes: B batch, xyz cells, C channels, E experts, R rows (cells), V voxels of a cell (8), G modulation vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moediff.errors import ConfigError
+from moediff.model.blocks import from_lattice, local_mean, to_lattice
+
+WINDOW = 4  # cells; the reach of the junction expert's attention
+CHUNK_ROWS = 8192  # rows of one matrix product: activations stay in cache
+VOXELS = 8
+
+
+class Smooth(nn.Module):
+    """Mean over 7x7x7 cells, the middle ones counting more: a large, smooth receptive field for deep white matter."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, h_BxyzC: Tensor) -> Tensor:
+        """Same shape in and out."""
+        return local_mean(local_mean(h_BxyzC, 1), 2)
+
+
+class Detail(nn.Module):
+    """Features minus their local mean, gated by their own strength: high-frequency attention for cortex."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(channels, channels)
+
+    def forward(self, h_BxyzC: Tensor) -> Tensor:
+        """Same shape in and out."""
+        high = h_BxyzC - local_mean(h_BxyzC, 1)
+        return high * torch.sigmoid(self.score(high.abs()))
+
+
+class WindowAttention(nn.Module):
+    """Attention among the 64 cells of a 4x4x4 window: non-local context for the grey-white junction."""
+
+    def __init__(self, channels: int, width: int = 16) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(channels, 3 * width)
+        self.out = nn.Linear(width, channels)
+
+    def forward(self, h_BxyzC: Tensor) -> Tensor:
+        """Same shape in and out; lattice sides are multiples of 4."""
+        windows = to_lattice(self.qkv(h_BxyzC), WINDOW)
+        lattice = windows.shape[:4]
+        q, k, v = windows.reshape(-1, 1, WINDOW**3, 3, self.out.in_features).unbind(-2)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(from_lattice(mixed.reshape(*lattice, -1), WINDOW))
+
+
+class Plain(nn.Module):
+    """The features as they are, for everything else."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, h_BxyzC: Tensor) -> Tensor:
+        """Same shape in and out."""
+        return h_BxyzC
+
+
+VIEWS = {"smooth": Smooth, "detail": Detail, "window": WindowAttention, "plain": Plain}
+NAMES = {"smooth": "deep white matter", "detail": "cortex", "window": "junction", "plain": "rest"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """Which experts there are (a view each) and the width of their pointwise layers."""
+
+    views: tuple[str, ...] = ("smooth", "detail", "window", "plain")
+    width: int = 96
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        unknown = [view for view in self.views if view not in VIEWS]
+        if unknown or not self.views:
+            raise ConfigError(f"experts.views={list(self.views)}: choose from {', '.join(VIEWS)}")
+
+
+class Expert(nn.Module):
+    """One denoiser's own part: its view, pointwise residual layers, and a head that writes a cell's 8 voxels."""
+
+    def __init__(self, view: str, config: ExpertsConfig, channels: int, vector: int) -> None:
+        super().__init__()
+        self.view = VIEWS[view](channels)
+        self.enter = nn.Linear(channels, config.width)
+        self.enter_view = nn.Linear(channels, config.width, bias=False)
+        self.modulate = nn.Linear(vector, config.width)
+        self.layers = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.layers))
+        self.head = nn.Linear(config.width, VOXELS)
+        nn.init.normal_(self.head.weight, std=0.1 * config.width**-0.5)
+        nn.init.zeros_(self.head.bias)
+        for layer in (self.enter, self.enter_view, *self.layers):
+            nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)  # type: ignore[arg-type, operator]
+
+    def rows(self, feature_RC: Tensor, view_RC: Tensor, shift_RW: Tensor) -> Tensor:
+        """Pointwise part on gathered cells: [R, C], [R, C] -> [R, 8]."""
+        u = self.enter(feature_RC) + self.enter_view(view_RC) + shift_RW
+        for layer in self.layers:
+            u = u + F.relu(layer(F.relu(u)))
+        return self.head(F.relu(u))
+
+
+class Experts(nn.Module):
+    """All experts, run on the cells that ask for them."""
+
+    def __init__(self, config: ExpertsConfig, channels: int, vector: int) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(Expert(view, config, channels, vector) for view in config.views)
+
+    def dense(self, h_BxyzC: Tensor, vector_BG: Tensor) -> Tensor:
+        """Every expert everywhere: [B, x, y, z, E, 8]."""
+        results = []
+        for expert in self.each:
+            shift = expert.modulate(vector_BG)[:, None, None, None]  # type: ignore[operator]
+            results.append(expert.rows(h_BxyzC, expert.view(h_BxyzC), shift))  # type: ignore[operator]
+        return torch.stack(results, -2)
+
+    def blend(self, h_BxyzC: Tensor, vector_BG: Tensor, weight_BxyzE: Tensor) -> Tensor:
+        """Gate-weighted sum [B, x, y, z, 8]; an expert runs only on cells where its weight is not zero."""
+        batch, *lattice = h_BxyzC.shape[:4]
+        owner_R = torch.arange(batch, device=h_BxyzC.device).repeat_interleave(lattice[0] * lattice[1] * lattice[2])
+        feature_RC, weight_RE = h_BxyzC.flatten(0, 3), weight_BxyzE.flatten(0, 3)
+        total_RV = feature_RC.new_zeros(feature_RC.shape[0], VOXELS)
+        for index, expert in enumerate(self.each):
+            chosen = weight_RE[:, index].nonzero()[:, 0]
+            if not len(chosen):
+                continue
+            view_RC = expert.view(h_BxyzC).flatten(0, 3)  # type: ignore[operator]
+            shift_BW = expert.modulate(vector_BG)  # type: ignore[operator]
+            # Chunks keep activations in cache; with gradients each chunk would cost a full-size zero tensor.
+            for part in (chosen,) if torch.is_grad_enabled() else chosen.split(CHUNK_ROWS):
+                shift = shift_BW.index_select(0, owner_R.index_select(0, part))
+                rows = feature_RC.index_select(0, part), view_RC.index_select(0, part), shift
+                result = expert.rows(*rows) * weight_RE[:, index].index_select(0, part)[:, None]  # type: ignore[operator]
+                total_RV = total_RV.index_add(0, part, result)
+        return total_RV.reshape(batch, *lattice, VOXELS)

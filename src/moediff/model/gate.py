@@ -1,0 +1,67 @@
+"""The gate: which expert works where, decided once per scan from its fine tokens.
+
+Axes: B batch, xyz lattice (tokens, then cells), D width, E experts, M = E probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moediff.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """How tokens choose experts.
+
+    Args:
+        experts: number of experts, 1..16.
+        top_k: experts a cell may use at inference, 1..experts.
+        threshold: weights below this are dropped before the rest are renormalised, 0..0.5.
+    """
+
+    experts: int = 4
+    top_k: int = 2
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.experts <= 16:
+            raise ConfigError(f"gate.top_k={self.top_k} must lie in 1..gate.experts={self.experts}, at most 16")
+        if not 0 <= self.threshold <= 0.5:
+            raise ConfigError(f"gate.threshold={self.threshold} must lie in 0..0.5")
+
+
+class Gate(nn.Module):
+    """Cosine score between tokens and one query per expert, with a learned temperature."""
+
+    def __init__(self, config: GateConfig, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.key = nn.Linear(width, width)
+        self.query_ED = nn.Parameter(torch.randn(config.experts, width))
+        self.log_scale = nn.Parameter(torch.tensor(5.0).log())
+
+    def forward(self, token_BxyzD: Tensor) -> Tensor:
+        """Logits [B, x, y, z, E] on the token lattice, bounded by the temperature (at most 30)."""
+        key = F.normalize(self.key(self.norm(token_BxyzD)), dim=-1)
+        return (key @ F.normalize(self.query_ED, dim=-1).T) * self.log_scale.exp().clamp(1.0, 30.0)
+
+
+def cell_weights(logit_BxyzE: Tensor) -> Tensor:
+    """Token logits -> smooth weights on the cell lattice (two cells per token side); they sum to one."""
+    fine = F.interpolate(logit_BxyzE.permute(0, 4, 1, 2, 3), scale_factor=2.0, mode="trilinear", align_corners=False)
+    return fine.permute(0, 2, 3, 4, 1).softmax(-1)
+
+
+def sparsify(weight_E: Tensor, top_k: int, threshold: float) -> Tensor:
+    """Keep the top_k weights that reach the threshold (always the largest) and renormalise; [..., E] -> [..., E]."""
+    if top_k >= weight_E.shape[-1] and threshold == 0:
+        return weight_E
+    kept, index = weight_E.topk(top_k, dim=-1)
+    rank = torch.arange(top_k, device=weight_E.device)
+    kept = torch.where((kept >= threshold) | (rank == 0), kept, torch.zeros_like(kept))
+    return torch.zeros_like(weight_E).scatter(-1, index, kept / kept.sum(-1, keepdim=True))

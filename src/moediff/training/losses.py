@@ -1,0 +1,93 @@
+"""What training minimises; every term is bounded or weighted by a bounded number.
+
+Axes: B batch, X Y Z voxels, xyz tokens (4 voxels), E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.model.encoder import FINE
+
+AGREEMENT_FLOOR = 0.05  # of the mean token error: the MAD temperature never falls below this
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the terms.
+
+    Args:
+        expert: each expert's own error, weighted by its region.
+        region: cross-entropy of the gate against label-map regions (anatomical prior).
+        agreement: cross-entropy of the gate against the MAD-tempered agreement target.
+        balance: pull of the mean load towards uniform.
+        relative_floor: residual standard deviation under which a patch's error stops being up-weighted.
+    """
+
+    expert: float = 0.2
+    region: float = 0.05
+    agreement: float = 0.02
+    balance: float = 0.01
+    relative_floor: float = 0.015
+
+
+def relative_weight(truth_BXYZ: Tensor, base_BXYZ: Tensor, floor: float) -> Tensor:
+    """1 / (interpolation's mean squared error + floor^2) per patch [B]: gains count in dB, whatever the contrast."""
+    return 1 / ((truth_BXYZ - base_BXYZ).square().mean((1, 2, 3)) + floor**2)
+
+
+def to_tokens(value_BXYZ: Tensor) -> Tensor:
+    """Mean over token cubes: [B, X, Y, Z] -> [B, X/4, Y/4, Z/4]."""
+    return F.avg_pool3d(value_BXYZ[:, None].float(), FINE)[:, 0]
+
+
+def region_target(region_BXYZ: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """Share of each region in every token [B, x, y, z, E], and how much of the token is labelled [B, x, y, z]."""
+    shares = torch.stack([to_tokens(region_BXYZ == index) for index in range(experts)], -1)
+    known = shares.sum(-1)
+    return shares / known.clamp_min(1e-6)[..., None], known
+
+
+def agreement_target(error_BxyzE: Tensor) -> Tensor:
+    """Softmax of each expert's agreement with the truth, tempered by the spread of errors; detached.
+
+    The temperature is 1.4826 x the median absolute deviation over tokens and experts, floored.
+    """
+    error = error_BxyzE.detach()
+    gap = error - error.mean(-1, keepdim=True)
+    spread = 1.4826 * (gap - gap.median()).abs().median()
+    floor = AGREEMENT_FLOOR * error.mean() + 1e-12
+    return (-gap / torch.maximum(spread, floor)).softmax(-1)
+
+
+def gate_losses(logit_BxyzE: Tensor, error_BxyzE: Tensor | None, region_BXYZ: Tensor) -> dict[str, Tensor]:
+    """Anatomical prior, agreement and balance, each at most about log E per token."""
+    experts = logit_BxyzE.shape[-1]
+    log_gate = logit_BxyzE.log_softmax(-1)
+    target, known = region_target(region_BXYZ, experts)
+    prior = -(target * log_gate).sum(-1)
+    load = log_gate.exp().mean((0, 1, 2, 3))
+    terms = {
+        "region": (prior * known).sum() / known.sum().clamp_min(1.0),
+        "balance": (load * (load * experts + 1e-8).log()).sum(),
+    }
+    if error_BxyzE is not None:
+        terms["agreement"] = -(agreement_target(error_BxyzE) * log_gate).sum(-1).mean()
+    return terms
+
+
+def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor) -> Tensor:
+    """Each expert's error where it is at home: the labelled region where known, the (detached) gate elsewhere."""
+    target, known = region_target(region_BXYZ, error_BxyzE.shape[-1])
+    home = torch.where(known[..., None] > 0.5, target, logit_BxyzE.detach().softmax(-1))
+    return (home * error_BxyzE).sum(-1).mean()
+
+
+def combine(weights: LossConfig, aggregate: Tensor, expert: Tensor | None, gate: dict[str, Tensor]) -> Tensor:
+    """The weighted sum."""
+    total = aggregate + sum(getattr(weights, name) * value for name, value in gate.items())
+    return total if expert is None else total + weights.expert * expert

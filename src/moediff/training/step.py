@@ -1,0 +1,60 @@
+"""One training step's loss: the same D(x, sigma, condition) that the sampler uses.
+
+Axes: B batch, X Y Z voxels, xyz tokens, E experts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moediff.diffusion.process import ProcessConfig, draw_sigma, loss_weight
+from moediff.model.denoiser import Denoiser, condition_from
+from moediff.training.dataset import Batch
+from moediff.training.losses import (
+    LossConfig,
+    combine,
+    expert_loss,
+    gate_losses,
+    relative_weight,
+    to_tokens,
+)
+
+PROBED = 1  # examples of a batch on which every expert runs, for the agreement target and the experts' own loss
+
+
+def batch_loss(
+    denoiser: Denoiser, batch: Batch, process: ProcessConfig, weights: LossConfig, rng: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss to minimise and its parts.
+
+    Returns:
+        loss: scalar with gradient; parts: detached values by name ("aggregate" is error over interpolation's error at
+        sigma_max, so 1 means no gain).
+    """
+    token, logit = denoiser.gate_logits(batch.base_BXYZ)
+    condition = condition_from(denoiser.config, batch.base_BXYZ, batch.positions, batch.noise_B, token, logit, sparse=True)
+    data = denoiser.config.sigma_data
+    sigma_B = draw_sigma(len(batch.noise_B), data, process, rng).to(batch.base_BXYZ.device)
+    residual = batch.truth_BXYZ - batch.base_BXYZ
+    noise = torch.randn(residual.shape, generator=rng).to(residual.device)
+    # At sigma_max a sample starts from the mean of the noise, so that is what the network sees there.
+    at_max = sigma_B >= process.sigma_max * data * 0.999
+    x = torch.where(at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise)
+    weight_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, weights.relative_floor)
+    weight_B = weight_B * loss_weight(sigma_B, data) * data**2
+    probed = min(PROBED, len(sigma_B)) if denoiser.config.gate.experts > 1 else 0
+    predicted, each = denoiser.with_experts(x, sigma_B, condition, probed)
+    error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
+    own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
+    if probed:
+        error_E = (each - residual[:probed]).square() * weight_B[:probed, None, None, None]
+        error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)
+        region = batch.region_BXYZ[:probed]
+        gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, region)["agreement"]}
+        own = expert_loss(error_BxyzE, logit[:probed], region)
+    loss = combine(weights, error_B.mean(), own, gate)
+    parts = {name: float(value.detach()) for name, value in gate.items()}
+    parts["aggregate"] = float(error_B[at_max].mean().detach()) if bool(at_max.any()) else float("nan")
+    return loss, parts | {"loss": float(loss.detach())}
+

@@ -1,0 +1,295 @@
+"""Training: draw patches, minimise the loss, average the weights, save, validate through the saved bundle.
+
+Randomness is keyed by (seed, step), so a resumed run repeats an uninterrupted one exactly.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moediff.config import parse_as, rng_for
+from moediff.errors import ConfigError, InputMissing, MoeDiffError
+from moediff.model.bundle import BundleConfig, save_bundle
+from moediff.model.denoiser import Denoiser
+from moediff.simulate.recipe import RecipeRanges
+from moediff.training.dataset import AugmentConfig, PatchSource, ScanSource, load_heads
+from moediff.training.losses import LossConfig
+from moediff.training.optimiser import Muon
+from moediff.training.step import batch_loss
+from moediff.training.validate import Validation, validate
+
+MAX_BAD_STEPS = 20  # steps in a row with a loss that is not finite before training gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; a TOML file holds these.
+
+    Args:
+        out: folder for checkpoints, logs and the bundle.
+        data: folder that scan paths are relative to.
+        scans: what to learn from.
+        validation: scans and recipes to judge by; none skips validation.
+        steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
+        minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
+        batch, patch: examples a step and their side in voxels.
+        rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
+        ema: decay of the weight average that is saved.
+        save_every: steps between checkpoints (and validation).
+        provenance: who and what, copied into the bundle.
+    """
+
+    out: str
+    data: str = "."
+    scans: tuple[ScanSource, ...] = ()
+    validation: Validation = field(default_factory=Validation)
+    model: BundleConfig = field(default_factory=BundleConfig)
+    recipes: RecipeRanges = field(default_factory=RecipeRanges)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 1000
+    minutes: float | None = None
+    batch: int = 4
+    patch: int = 48
+    rate: float = 5e-3
+    warmup: int = 100
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.998
+    save_every: int = 500
+    seed: int = 0
+    device: str = "auto"
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema={self.ema} must lie in 0..1")
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a TOML training configuration; relative `out` and `data` are taken from the file's folder.
+
+    Raises:
+        InputMissing: no such file.
+        ConfigError: not TOML, or unknown or impossible settings.
+    """
+    import tomllib
+
+    if not path.is_file():
+        raise InputMissing(f"{path}: no such training configuration")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from error
+    for key in ("out", "data"):
+        values[key] = str(path.parent / values.get(key, "."))
+    try:
+        return parse_as(TrainConfig, values)
+    except MoeDiffError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+@dataclass
+class State:
+    """What a checkpoint holds: live weights, their average, the optimiser, how far we are."""
+
+    denoiser: Denoiser
+    average: Denoiser
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Runs one configuration; `run` may be called again with resume=True after any interruption."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        from accelerate import Accelerator
+
+        self.config = config
+        self.out = Path(config.out)
+        on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
+        torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
+        denoiser, average = Denoiser(config.model.denoiser), Denoiser(config.model.denoiser)
+        average.load_state_dict(denoiser.state_dict())
+        optimiser = Muon(denoiser.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+        live, optimiser = self.accelerator.prepare(denoiser, optimiser)
+        self.state = State(live, average.to(self.accelerator.device), optimiser)
+
+    def run(self, *, resume: bool = False, progress: bool = True) -> Path:
+        """Train to the end; returns the bundle's folder.
+
+        Raises:
+            ConfigError: the folder already holds a run and resume is False.
+            MoeDiffError: the loss stays not finite.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        if (self.out / "checkpoint").exists():
+            if not resume:
+                raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
+            self._restore()
+        config = self.config
+        heads = load_heads(config.scans, Path(config.data), config.seed)
+        source = PatchSource(
+            heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare,
+            ranges=config.recipes, augment=config.augment,
+        )  # fmt: skip
+        with Log(self.out, quiet=not progress) as log:
+            self._loop(source, log)
+        return self.out / "bundle"
+
+    def _loop(self, source: PatchSource, log: Log) -> None:
+        state, config, bad = self.state, self.config, 0
+        while self.progress() < 1:
+            start = time.perf_counter()
+            parts = self.step(source)
+            bad = 0 if math.isfinite(parts["loss"]) else bad + 1
+            if bad >= MAX_BAD_STEPS:
+                raise MoeDiffError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
+            state.step += 1
+            state.seconds += time.perf_counter() - start
+            log.step(state.step, self.progress(), parts, state.seconds)
+            if state.step % config.save_every == 0 or self.progress() >= 1:
+                self._save()
+                log.validation(state.step, validate(self.out / "bundle", config.validation, Path(config.data)))
+
+    def progress(self) -> float:
+        """Share of the run that is done, 0..1."""
+        share = self.state.step / self.config.steps
+        if self.config.minutes:
+            share = max(share, self.state.seconds / (60 * self.config.minutes))
+        return min(share, 1.0)
+
+    def step(self, source: PatchSource) -> dict[str, float]:
+        """One optimiser step; a loss or gradient that is not finite changes nothing."""
+        state, config = self.state, self.config
+        rate = config.rate * min(1.0, (state.step + 1) / max(config.warmup, 1))
+        rate *= 0.5 * (1 + math.cos(math.pi * self.progress()))
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        batch = source.batch(state.step, config.batch).to(self.accelerator.device)
+        rng = rng_for(config.seed, "step", state.step)
+        with self.accelerator.autocast():
+            loss, parts = batch_loss(state.denoiser, batch, config.model.process, config.loss, rng)
+        state.optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(state.denoiser.parameters(), config.clip)
+        if math.isfinite(parts["loss"]) and bool(torch.isfinite(norm)):
+            state.optimiser.step()
+            self._average()
+        else:
+            parts["loss"] = math.nan
+        return parts
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
+        pairs = zip(self.state.average.parameters(), self.state.denoiser.parameters(), strict=True)
+        for mean, live in pairs:
+            mean.lerp_(live, 1 - decay)
+
+    def _save(self) -> None:
+        """Bundle first, then the checkpoint that continues from it; each is moved in whole."""
+        provenance = {**self.config.provenance, "steps": self.state.step, "hours": round(self.state.seconds / 3600, 2),
+                      "training": json.loads(json.dumps(asdict(self.config)))}  # fmt: skip
+        provenance["training"] |= {"out": "", "data": ""}  # no folder of ours travels with the weights
+        save_bundle(self.out / "bundle", self.config.model, self.state.average.state_dict(), provenance)
+        save_checkpoint(self.out / "checkpoint", self.state)
+
+    def _restore(self) -> None:
+        load_checkpoint(self.out / "checkpoint", self.state)
+
+
+def _named_moments(state: State) -> dict[str, Tensor]:
+    names = {parameter: name for name, parameter in state.denoiser.named_parameters()}
+    moments = {}
+    for parameter, values in state.optimiser.state.items():
+        for key, value in values.items():
+            moments[f"adam.{key}.{names[parameter]}"] = torch.as_tensor(value).float()
+    return moments
+
+
+def save_checkpoint(folder: Path, state: State) -> None:
+    """Everything that the next step depends on, as one safetensors file, moved in whole."""
+    from safetensors.torch import save_file
+
+    tensors = {f"live.{k}": v for k, v in state.denoiser.state_dict().items()}
+    tensors |= {f"mean.{k}": v for k, v in state.average.state_dict().items()} | _named_moments(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".state.{os.getpid()}"
+    metadata = {"step": str(state.step), "seconds": repr(state.seconds)}
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, metadata=metadata)
+    fresh.replace(folder / "state.safetensors")
+
+
+def load_checkpoint(folder: Path, state: State) -> None:
+    """Put a checkpoint back into a freshly built state."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "state.safetensors", framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
+    state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
+    for name, parameter in state.denoiser.named_parameters():
+        for key in ("momentum", "step", "exp_avg", "exp_avg_sq"):
+            if (value := tensors.get(f"adam.{key}.{name}")) is not None:
+                state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+    state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
+
+
+class Log:
+    """CSV, TensorBoard and a progress line."""
+
+    def __init__(self, out: Path, *, quiet: bool) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out, self.board = out, SummaryWriter(str(out / "tensorboard"))
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+        self.bar = Progress(*columns, disable=quiet)
+        self.task = self.bar.add_task("training", total=1.0)
+
+    def __enter__(self) -> Log:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        self.board.close()
+
+    def step(self, step: int, progress: float, parts: Mapping[str, float], seconds: float) -> None:
+        """Record one step's losses."""
+        self._row("losses.csv", {"step": step, "seconds": round(seconds, 2)} | {k: round(v, 5) for k, v in parts.items()})
+        for name, value in parts.items():
+            self.board.add_scalar(f"loss/{name}", value, step)
+        self.bar.update(self.task, completed=progress, description=f"step {step} loss {parts['loss']:.3f}")
+
+    def validation(self, step: int, gains: Mapping[str, float]) -> None:
+        """Record PSNR gains over interpolation by scan and recipe."""
+        for name, value in gains.items():
+            self._row("validation.csv", {"step": step, "case": name, "gain_db": round(value, 3)})
+            self.board.add_scalar(f"gain_db/{name}", value, step)
+
+    def _row(self, name: str, values: Mapping[str, Any]) -> None:
+        path = self.out / name
+        known = sorted(values) if name == "losses.csv" else list(values)
+        with path.open("a", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, known)
+            if handle.tell() == 0:
+                writer.writeheader()
+            writer.writerow(dict(values))

@@ -1,0 +1,155 @@
+"""Files appear whole or not at all: written beside their place, synced, verified, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from moediff.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, naming
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
+
+
+def shown(path: Path | str) -> str:
+    """A path for one line of text: line breaks, control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def check_free(path: Path | str, *, overwrite: bool) -> None:
+    """Can this output be created? Ask before any long work.
+
+    Raises:
+        CannotCreate: it exists (and `overwrite` is False), or its folder is missing or closed to us.
+        OutputFailed: the disk is full already.
+    """
+    with naming(shown(path)):
+        require_free(Path(path), overwrite=overwrite)
+
+
+def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write UTF-8 text in one step; for JSON sidecars.
+
+    Raises:
+        CannotCreate: see `check_free`.
+        OutputFailed: the disk is full or failed; nothing partial is left.
+    """
+
+    def fill(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    with naming(shown(path)):
+        write_whole(Path(path), fill, overwrite=overwrite)
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """`check_free` without the file's name in its errors."""
+    _refuse_existing(path, overwrite=overwrite)
+    with _temporary(path):
+        pass
+
+
+def write_whole(
+    path: Path,
+    fill: Callable[[BinaryIO], None],
+    *,
+    overwrite: bool,
+    verify: Callable[[Path], None] | None = None,
+) -> None:
+    """Let `fill` write a hidden file beside `path`, sync it, let `verify` reopen it, then give it its name.
+
+    Raises:
+        CannotCreate: see `check_free`; also when another process took the name meanwhile.
+        OutputFailed: writing or reading back failed; the hidden file was removed.
+    """
+    _refuse_existing(path, overwrite=overwrite)
+    with _temporary(path) as (file, temporary):
+        try:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            if verify is not None:
+                verify(temporary)
+            _commit(temporary, path, overwrite=overwrite)
+        except DataError as error:
+            raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
+        except OSError as error:
+            raise _write_failure(error) from error
+
+
+def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+    try:
+        if path.is_dir():
+            raise CannotCreate("a folder has this name: give the name of a file")
+        if os.path.lexists(path) and not overwrite:
+            raise CannotCreate("the file exists already: choose another name or allow overwriting")
+        if not path.parent.is_dir():
+            raise CannotCreate(f"the folder {shown(path.parent)} does not exist: create it first")
+    except (OSError, ValueError) as error:
+        raise CannotCreate(f"this name cannot be used ({error})") from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new hidden file in the folder of `path`; gone afterwards, whatever happened."""
+    temporary = path.parent / f".moediff-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _write_failure(error) from error
+        raise CannotCreate(f"the folder does not let us write ({error.strerror}): choose another one") from error
+    try:
+        with suppress_close_error(os.fdopen(handle, "wb")) as file:
+            yield file, temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def suppress_close_error(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Close at the end; a failure then says nothing new, because success closes the file itself beforehand."""
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
+
+
+def _write_failure(error: OSError) -> MoeDiffError:
+    remedy = "free some space or choose another disk" if error.errno in FULL else "check the disk and retry"
+    return OutputFailed(f"writing failed ({error.strerror or error}), nothing was left behind: {remedy}")
+
+
+def _commit(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Rename; without `overwrite` the name must still be free, whoever else is writing."""
+    if overwrite:
+        os.replace(temporary, path)
+    else:
+        _claim(temporary, path)
+    with suppress(OSError):  # some file systems cannot sync a folder; the file itself is synced
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    try:
+        try:
+            os.link(temporary, path)  # unlike a rename, fails where the name is taken
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # FAT and some network shares know no links
+            os.replace(temporary, path)
+    except FileExistsError as error:
+        raise CannotCreate("another process created this file meanwhile: choose another name") from error

@@ -1,0 +1,129 @@
+"""The one way in: a scan becomes what the network reads, with everything needed to go back.
+
+canonical orientation -> foreground -> brain-based scaling -> target grid. Training, enhancement and evaluation call
+`prepare`; its settings live in the model bundle.
+
+Axes: X Y Z voxels of the target grid, RAS+.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moediff.errors import GeometryError
+from moediff.volume.geometry import axis_positions, canonicalise
+from moediff.volume.intensity import Scaling, brain_scaling, foreground, noise_sigma
+from moediff.volume.resample import Positions, apply_axes, axis_matrix
+from moediff.volume.volume import Grid, Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """How scans are prepared; stored in the bundle because the weights depend on it.
+
+    Args:
+        kernel: interpolation to the target grid, the starting point that the network corrects.
+        clip: scaled intensities above this are cut in the network's input only (the brain's median is 0.5).
+    """
+
+    kernel: str = "spline5"
+    clip: float = 6.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan on the target grid, ready for the network.
+
+    Args:
+        source: the scan on its own grid, canonical, scaled.
+        grid: the target grid, canonical; its axes are parallel to the source's.
+        base_XYZ: the source interpolated to the target grid, scaled.
+        mask_XYZ: True where the head is; the network works only there.
+        positions: per axis, where target voxels lie in source voxels.
+        scaling: how intensities were mapped; `scaling.undo` goes back.
+        noise: estimated noise sigma of the source, scaled.
+        undo_axes: from canonical axes back to the source's.
+    """
+
+    source: Volume
+    grid: Grid
+    base_XYZ: Tensor
+    mask_XYZ: Tensor
+    positions: tuple[Positions, Positions, Positions]
+    scaling: Scaling
+    noise: float
+    undo_axes: Callable[[Volume], Volume]
+
+    def undo(self, data_XYZ: Tensor) -> Volume:
+        """Scaled voxels on the target grid -> a volume in the source's intensities and axis order."""
+        return self.undo_axes(Volume(self.scaling.undo(data_XYZ), self.grid.affine))
+
+
+def ratio_of(positions: Positions) -> float:
+    """Input voxel size over target voxel size along one axis."""
+    return 1.0 / (positions[1] - positions[0]) if len(positions) > 1 else 1.0
+
+
+def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int]:
+    """Axes by falling resolution of the input, the coarsest last: the network meets every slice direction the same way."""
+    return sorted(range(3), key=lambda axis: round(ratio_of(positions[axis]), 3))
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """A grid's own axes permuted and flipped to run nearest to R, A, S."""
+    stand_in = Volume(torch.empty(1).expand(grid.shape), grid.affine)
+    return canonicalise(stand_in)[0].grid
+
+
+def prepare(
+    volume: Volume,
+    target: Grid,
+    settings: PrepareSettings,
+    *,
+    scaling: Scaling | None = None,
+    mask: bool = True,
+) -> Prepared:
+    """Bring a scan to the target grid.
+
+    Args:
+        volume: the scan, any orientation, raw intensities.
+        target: where to go; its axes must be parallel to the scan's, in any order and direction.
+        settings: from the bundle.
+        scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
+        mask: False takes the whole volume as foreground.
+
+    Raises:
+        GeometryError: the target's axes are not parallel to the scan's.
+        DataError: no head, or no intensities to scale by.
+    """
+    source, undo_axes = canonicalise(volume)
+    goal = canonical_grid(target)
+    positions = axis_positions(source.grid, goal)
+    if positions is None:
+        raise GeometryError("the target grid is oblique to the scan; resample the result instead")
+    source = source.with_data(source.data_XYZ.float())
+    inside = foreground(source.data_XYZ, source.spacing_mm) if mask else torch.ones(source.shape, dtype=torch.bool)
+    scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
+    source = source.with_data(scaling.apply(source.data_XYZ))
+    axes = [axis_matrix(n, p, settings.kernel) for n, p in zip(source.shape, positions, strict=True)]
+    return Prepared(
+        source=source,
+        grid=goal,
+        base_XYZ=apply_axes(source.data_XYZ, axes),
+        mask_XYZ=_nearest(inside, positions),
+        positions=positions,
+        scaling=scaling,
+        noise=noise_sigma(source.data_XYZ, inside),
+        undo_axes=undo_axes,
+    )
+
+
+def _nearest(mask_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
+    for axis, at in enumerate(positions):
+        index = torch.tensor(at).round().long().clamp(0, mask_XYZ.shape[axis] - 1)
+        mask_XYZ = mask_XYZ.index_select(axis, index)
+    return mask_XYZ

@@ -1,0 +1,101 @@
+"""Fixtures for all tests: two threads, a phantom head, nilearn's MNI152 scan, the shared scans where present."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import settings
+from torch import Tensor
+
+from moediff.config import rng_for
+from moediff.volume.volume import Volume
+
+MAX_THREADS = 2
+MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+settings.register_profile("moediff", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("moediff")
+torch.set_num_threads(min(MAX_THREADS, torch.get_num_threads()))
+
+PhantomMaker = Callable[..., Volume]
+
+
+def smooth_noise(shape: Sequence[int], rng: torch.Generator, cells: int = 8) -> Tensor:
+    """A smooth random field in about -1..1, from a lattice of `cells` values per axis."""
+    coarse = torch.rand((1, 1, cells, cells, cells), generator=rng) * 2 - 1
+    return F.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)[0, 0]
+
+
+def phantom_head(
+    shape: tuple[int, int, int] = (48, 56, 44),
+    spacing_mm: Sequence[float] = (4.0, 4.0, 4.0),
+    *,
+    affine: Tensor | None = None,
+    seed: int = 0,
+) -> Volume:
+    """Scalp, skull, fluid, folded grey and white matter and ventricles as nested ellipsoids; 0..1000, air 0.
+
+    Without an affine the volume is RAS+ with its centre at the origin.
+    """
+    rng = rng_for(seed, "phantom")
+    lines = [torch.linspace(-1, 1, n) for n in shape]
+    x, y, z = torch.meshgrid(*lines, indexing="ij")
+    radius = torch.sqrt((x / 0.85) ** 2 + (y / 0.95) ** 2 + (z / 0.9) ** 2)
+    folds = 0.06 * torch.sin(14 * torch.atan2(y, x)) * torch.cos(9 * z) + 0.03 * smooth_noise(shape, rng)
+    data = torch.zeros(shape)
+    for outer, level in ((1.0, 700.0), (0.92, 60.0), (0.85, 200.0)):  # scalp, skull, fluid
+        data[radius < outer] = level
+    data[radius + 0.4 * folds < 0.8] = 450.0  # grey matter
+    data[radius + folds < 0.68] = 750.0  # white matter
+    ventricles = ((x.abs() - 0.14) / 0.09) ** 2 + (y / 0.3) ** 2 + (z / 0.16) ** 2
+    data[ventricles < 1] = 200.0
+    data = data * (1 + 0.05 * smooth_noise(shape, rng, cells=6)) * (1 + 0.05 * smooth_noise(shape, rng, cells=14))
+    if affine is None:
+        spacing = torch.tensor([float(s) for s in spacing_mm], dtype=torch.float64)
+        affine = torch.diag(torch.cat([spacing, torch.ones(1, dtype=torch.float64)]))
+        affine[:3, 3] = -spacing * (torch.tensor(shape, dtype=torch.float64) - 1) / 2
+    return Volume(data, affine)
+
+
+@pytest.fixture(scope="session")
+def make_phantom() -> PhantomMaker:
+    """`make_phantom(shape, spacing_mm, affine=None, seed=0)` -> Volume."""
+    return phantom_head
+
+
+@pytest.fixture
+def phantom() -> Volume:
+    """A small phantom head of 4 mm voxels."""
+    return phantom_head()
+
+
+@pytest.fixture(scope="session")
+def mni_path() -> Path:
+    """The MNI152 T1w average, 1 mm, brain only, that nilearn carries; no network."""
+    path = Path(str(files("nilearn").joinpath(MNI152)))
+    if not path.is_file():
+        pytest.fail(f"nilearn no longer carries {MNI152}; pin the version in constraints.txt")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mni_scan(mni_path: Path) -> Volume:
+    """The MNI152 average as a Volume of 197x233x189 voxels; do not change it in place."""
+    image = nib.Nifti1Image.from_filename(mni_path)
+    return Volume(torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32)), torch.from_numpy(image.affine))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real scans beside the checkout; tests that need it are skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real scans are not here: no folder {Path(*SHARED_DATA.parts[-2:])} beside the checkout")
+    return SHARED_DATA
