@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from moediff.config import rng_for
 from moediff.diffusion.process import ProcessConfig
 from moediff.model.blocks import Conv3, Modulation, ResBlock, from_lattice, to_lattice
-from moediff.model.denoiser import SEEN, TABLE_FEATURES, Condition, Denoiser, DenoiserConfig, TrunkConfig, make_condition
+from moediff.model.denoiser import (
+    SEEN,
+    TABLE_FEATURES,
+    Condition,
+    Denoiser,
+    DenoiserConfig,
+    TrunkConfig,
+    make_condition,
+)
 from moediff.simulate.recipe import NAMED
 from moediff.training.dataset import PatchSource, ScanSource, load_heads
 from moediff.training.losses import LossConfig
@@ -60,7 +68,10 @@ class Mixer(nn.Module):
         self.enter = Conv3(8 * SEEN, width)
         self.token = nn.Linear(64, width)
         self.modulate = nn.ModuleList(Modulation(64, TABLE_FEATURES, width) for _ in range(depth))
-        make = {"depthwise": lambda: nn.Conv3d(width, width, 5, padding=2, groups=width), "window": lambda: Window(width)}
+        make = {
+            "depthwise": lambda: nn.Conv3d(width, width, 5, padding=2, groups=width),
+            "window": lambda: Window(width),
+        }
         self.spatial = nn.ModuleList(make[spatial]() for _ in range(depth))
         self.routed = nn.ModuleList(Routed(width, 4, 4) for _ in range(depth))
 
@@ -89,7 +100,11 @@ class Window(nn.Module):
         moved = h.roll((shift,) * 3, (1, 2, 3))
         windows = to_lattice(self.qkv(moved), 4)
         q, k, v = windows.reshape(-1, 64, 3, self.heads, self.out.in_features // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.place).transpose(1, 2).reshape(*windows.shape[:4], -1)
+        mixed = (
+            F.scaled_dot_product_attention(q, k, v, attn_mask=self.place)
+            .transpose(1, 2)
+            .reshape(*windows.shape[:4], -1)
+        )
         return self.out(from_lattice(mixed, 4)).roll((-shift,) * 3, (1, 2, 3))
 
 
@@ -175,11 +190,15 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(DESIGNS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    data = PatchSource(heads=load_heads(sources(TRAIN), args.data, args.seed), patch=32, seed=args.seed, settings=PrepareSettings())
+    data = PatchSource(
+        heads=load_heads(sources(TRAIN), args.data, args.seed), patch=32, seed=args.seed, settings=PrepareSettings()
+    )
     held = load_heads(sources(HELD_OUT), args.data, 0)
     checks = {}
     for recipe in ("thick5", "low1.5", "iso2"):
-        source = PatchSource(heads=held, patch=48, seed=1, settings=PrepareSettings(), augment=None, recipe=NAMED[recipe])
+        source = PatchSource(
+            heads=held, patch=48, seed=1, settings=PrepareSettings(), augment=None, recipe=NAMED[recipe]
+        )
         checks[recipe] = [source.batch(i, 4) for i in range(6)]
     for name in args.only.split(","):
         denoiser, steps = train(name, data, 60 * args.minutes, args.seed, args.rate)

@@ -1,3 +1,74 @@
-"""MoEDiff-SR: mixture-of-experts-guided diffusion super-resolution of brain MRI. Research use only."""
+"""MoEDiff-SR: mixture-of-experts-guided diffusion super-resolution of brain MRI. Research use only.
+
+    import moediff
+    result = moediff.enhance("scan.nii.gz", "scan_desc-sr.nii.gz")
+
+`Enhancer`, `EnhanceOptions` and `Volume` are loaded on first use, so importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from moediff.inference.engine import Enhancer, Source
+    from moediff.inference.options import Enhanced, EnhanceOptions
+    from moediff.volume.volume import Volume
+
+_HOMES = {
+    "Enhancer": "moediff.inference.engine",
+    "EnhanceOptions": "moediff.inference.options",
+    "Enhanced": "moediff.inference.options",
+    "Volume": "moediff.volume.volume",
+}
+__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moediff' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def enhance(
+    source: Source,
+    target: Path | str | None = None,
+    *,
+    bundle: Path | str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    **options: Any,
+) -> Enhanced:
+    """Enhance one scan in one call; `Enhancer` is the reusable object behind it.
+
+    Args:
+        source: path, nibabel image or `Volume`.
+        target: where to write the result and its sidecar; None writes nothing.
+        bundle: model folder; None takes the embedded weights.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        overwrite: replace an existing target.
+        options: as in `EnhanceOptions`, e.g. voxel_size=(1.0,), mode="detail".
+
+    Raises:
+        MoeDiffError: see `moediff.errors`; each class says what kind of fault it was.
+    """
+    from moediff.errors import ConfigError
+    from moediff.inference.engine import Enhancer
+    from moediff.inference.options import EnhanceOptions
+    from moediff.inference.outputs import OutputPaths, check_outputs, write
+
+    try:
+        chosen = EnhanceOptions(**options)
+    except TypeError as error:
+        raise ConfigError(f"{error}; see moediff.EnhanceOptions") from error
+    paths = None if target is None else OutputPaths(scan=Path(target))
+    if paths is not None:
+        check_outputs(paths, Path(source) if isinstance(source, Path | str) else Path(), overwrite=overwrite)
+    result = Enhancer(bundle, device=device)(source, chosen)
+    if paths is not None:
+        write(result, paths, overwrite=overwrite)
+    return result

@@ -23,14 +23,22 @@ def doubts(prepared: Prepared) -> list[str]:
     inside = prepared.mask_XYZ
     volume_ml = float(inside.sum()) * voxel_ml
     if not HEAD_ML[0] <= volume_ml <= HEAD_ML[1]:
-        found.append(f"the foreground fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}: not a whole brain, or wrong voxel sizes")
+        found.append(
+            f"the foreground fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}: "
+            "not a whole brain, or wrong voxel sizes"
+        )
     tissue = prepared.base_XYZ[inside]
     tissue = tissue[tissue > 0.1]
     spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_LEVEL if tissue.numel() else 0.0
     if not SPREAD[0] <= spread <= SPREAD[1]:
-        found.append(f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: the model was not trained on this")
+        found.append(
+            f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: "
+            "the model was not trained on this"
+        )
     if prepared.noise > MAX_NOISE:
-        found.append(f"noise of {prepared.noise / BRAIN_LEVEL:.0%} of brain intensity is above what the model was trained on")
+        found.append(
+            f"noise of {prepared.noise / BRAIN_LEVEL:.0%} of brain intensity is above what the model was trained on"
+        )
     if float(prepared.source.data_XYZ.min()) * prepared.scaling.scale + prepared.scaling.offset < -100:
         found.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
     ratios = [ratio_of(p) for p in prepared.positions]

@@ -6,8 +6,7 @@ Axes: B batch (1), X Y Z voxels, E experts, S samples.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,85 +19,19 @@ from moediff.diffusion.sampler import sample
 from moediff.errors import ConfigError, DataError, TryAgain
 from moediff.inference.checks import doubts
 from moediff.inference.consistency import assumed_acquisition, correct, summary
+from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
+from moediff.inference.options import Enhanced, EnhanceOptions
 from moediff.inference.tiles import Frame, denoise_tiled, frame
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.model.experts import NAMES
-from moediff.volume.geometry import axis_positions, canonicalise, default_spacing, resample, with_spacing
+from moediff.volume.geometry import resample
 from moediff.volume.io import Loaded, from_nibabel, load
-from moediff.volume.prepare import Prepared, canonical_grid, prepare
+from moediff.volume.prepare import Prepared, prepare
 from moediff.volume.volume import Grid, Volume
 
 Progress = Callable[[float, str], None]
 Source = Path | str | Volume | Any  # Any: a nibabel image
-MODES = ("faithful", "detail")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MAX_OUTPUT_VOXELS = 600_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnhanceOptions:
-    """What a user may choose.
-
-    Args:
-        voxel_size: target voxel size in mm, one or three numbers in the input's axis order; None picks 1 mm isotropic
-            where any axis is coarser than 1.2 mm, else half the voxel size.
-        like: a grid to land on exactly; excludes voxel_size.
-        mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
-        steps: network evaluations of a sample, 2..64.
-        samples: how many samples the uncertainty is taken from; 1 means none.
-        seed: of the samples.
-        consistency: correct what the measurement contradicts beyond its noise.
-        sparse: run only the experts that the gate asks for.
-        memory_mb: bound on the activations of a tile.
-
-    Raises:
-        ConfigError: a value is out of range or two exclude each other.
-    """
-
-    voxel_size: tuple[float, ...] | None = None
-    like: Grid | None = None
-    mode: str = "faithful"
-    steps: int = 6
-    samples: int = 1
-    seed: int = 0
-    consistency: bool = True
-    sparse: bool = True
-    memory_mb: int = 1600
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
-        if self.voxel_size is not None and self.like is not None:
-            raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
-        if self.voxel_size is not None and (len(self.voxel_size) not in (1, 3) or min(self.voxel_size) < 0.2):
-            raise ConfigError(f"voxel size {self.voxel_size}: give one or three numbers of at least 0.2 mm")
-        if not 2 <= self.steps <= 64 or not 1 <= self.samples <= 64 or self.memory_mb < 64:
-            raise ConfigError("steps must lie in 2..64, samples in 1..64, memory_mb be at least 64")
-
-
-@dataclass(frozen=True)
-class Enhanced:
-    """A result on the target grid, in the input's axis order and intensities.
-
-    Args:
-        volume: the enhanced scan.
-        interpolated: the input interpolated to the same grid.
-        gate_XYZE: weight of each expert per voxel; zero outside the head.
-        mask_XYZ: where the network worked.
-        uncertainty: voxel-wise standard deviation over samples, or None.
-        expert_names: names of the experts, in the order of E.
-        source: the input as read.
-        record: what the sidecar says.
-    """
-
-    volume: Volume
-    interpolated: Volume
-    gate_XYZE: Tensor
-    mask_XYZ: Tensor
-    uncertainty: Volume | None
-    expert_names: tuple[str, ...]
-    source: Loaded
-    record: dict[str, Any]
 
 
 class Enhancer:
@@ -163,7 +96,9 @@ class Enhancer:
         timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
         return self._finish(loaded, goal, prepared, head, scans, options, timings)
 
-    def _results(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> tuple[Tensor, Tensor | None]:
+    def _results(
+        self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress
+    ) -> tuple[Tensor, Tensor | None]:
         """The scaled result and, with several samples, their standard deviation, on the target grid."""
         faithful = options.mode == "faithful"
         count = options.samples if options.samples > 1 or not faithful else 0
@@ -194,9 +129,13 @@ class Enhancer:
 
     def _posterior_mean(self, head: Frame, denoise: Callable[[Tensor, float], Tensor]) -> Tensor:
         config = self.bundle.config
-        return denoise(torch.zeros_like(head.condition.base_BXYZ), config.process.sigma_max * config.denoiser.sigma_data)
+        return denoise(
+            torch.zeros_like(head.condition.base_BXYZ), config.process.sigma_max * config.denoiser.sigma_data
+        )
 
-    def _sample(self, head: Frame, denoise: Callable[[Tensor, float], Tensor], options: EnhanceOptions, index: int) -> Tensor:
+    def _sample(
+        self, head: Frame, denoise: Callable[[Tensor, float], Tensor], options: EnhanceOptions, index: int
+    ) -> Tensor:
         config = self.bundle.config
         sigmas = schedule(options.steps, config.denoiser.sigma_data, config.process)
         noise = torch.randn(head.shape, generator=rng_for(options.seed, "sample", index))[None].to(self.device)
@@ -212,7 +151,9 @@ class Enhancer:
                 return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget).float()
             except (torch.OutOfMemoryError, MemoryError) as error:
                 if budget < 2**26:
-                    raise TryAgain("memory ran out even with small tiles; close other programs or use a larger machine") from error
+                    raise TryAgain(
+                        "memory ran out even with small tiles; close other programs or use a larger machine"
+                    ) from error
                 budget //= 2
 
     def _finish(  # noqa: PLR0913
@@ -228,11 +169,17 @@ class Enhancer:
             plain = prepared.undo_axes(Volume(spread * prepared.scaling.scale, prepared.grid.affine))
             uncertainty = land(plain, goal)
         weights = head.weights_XYZE(prepared.grid.shape)
-        gates = [land(prepared.undo_axes(Volume(w, prepared.grid.affine)), goal, "linear").data_XYZ for w in weights.unbind(-1)]
+        gates = [
+            land(prepared.undo_axes(Volume(w, prepared.grid.affine)), goal, "linear").data_XYZ
+            for w in weights.unbind(-1)
+        ]
         mask = land(prepared.undo_axes(Volume(prepared.mask_XYZ.float(), prepared.grid.affine)), goal, "linear")
-        record = self._record(loaded, goal, options) | {"timings": timings}
-        record["data_consistency"] = summary(result, prepared, assumed_acquisition(prepared))
-        record["warnings"] = [*loaded.warnings, *doubts(prepared)]
+        record = self._record(loaded, goal, options)
+        record |= {
+            "timings": timings,
+            "data_consistency": summary(result, prepared, assumed_acquisition(prepared)),
+            "warnings": [*loaded.warnings, *doubts(prepared)],
+        }
         return Enhanced(
             volume, land(prepared.undo(prepared.base_XYZ), goal), torch.stack(gates, -1), mask.data_XYZ > 0.5,
             uncertainty, self._names(), loaded, record,
@@ -267,7 +214,7 @@ class Enhancer:
         record = self._record(loaded, goal, options)
         record["warnings"] = [
             *loaded.warnings,
-            "the scan is already as fine as the target grid; it was passed through, ask for smaller voxels to enhance it",
+            "the scan is already as fine as the target grid and was passed through; ask for smaller voxels",
         ]
         empty = torch.zeros(*goal.shape, len(self._names()))
         return Enhanced(volume, volume, empty, empty[..., 0] > 0, None, self._names(), loaded, record)
@@ -295,47 +242,3 @@ def read_source(source: Source) -> Loaded:
     if isinstance(source, Path | str):
         return load(source)
     return from_nibabel(source)
-
-
-def target_grid(source: Grid, options: EnhanceOptions) -> Grid:
-    """Where the result shall lie, in the input's axis order.
-
-    Raises:
-        DataError: the grid would be too large.
-    """
-    if options.like is not None:
-        goal = options.like
-    else:
-        size: Sequence[float] = options.voxel_size or default_spacing(source.spacing_mm)
-        goal = with_spacing(source, tuple(size) * 3 if len(size) == 1 else size)
-    voxels = goal.shape[0] * goal.shape[1] * goal.shape[2]
-    if voxels > MAX_OUTPUT_VOXELS:
-        raise DataError(f"the target grid {goal.shape} has {voxels / 1e6:.0f} M voxels; ask for larger voxels")
-    return goal
-
-
-def passes_through(source: Grid, goal: Grid) -> bool:
-    """True when no target axis is finer than the source along any direction."""
-    finest_goal, finest = sorted(canonical_grid(goal).spacing_mm), sorted(canonical_grid(source).spacing_mm)
-    return all(g > 0.98 * s for g, s in zip(finest_goal, finest, strict=True))
-
-
-def aligned_grid(source: Grid, goal: Grid) -> Grid:
-    """The goal itself when its axes are parallel to the scan's, else the scan's box with the goal's voxel size."""
-    canonical = canonicalise(Volume(torch.empty(1).expand(source.shape), source.affine))[0].grid
-    if axis_positions(canonical, canonical_grid(goal)) is not None:
-        return goal
-    finest = min(goal.spacing_mm)
-    return with_spacing(source, [min(finest, s) for s in source.spacing_mm])
-
-
-def land(volume: Volume, goal: Grid, kernel: str = "cubic") -> Volume:
-    """Bring a result in the scan's axis order onto the goal's grid; exact where they are the same voxels."""
-    same = volume.shape == goal.shape and torch.allclose(volume.affine, goal.affine, atol=1e-4)
-    if same:
-        return replace(volume, affine=goal.affine)
-    ours, _ = canonicalise(volume)
-    theirs = canonical_grid(goal)
-    _, undo = canonicalise(Volume(torch.empty(1).expand(goal.shape), goal.affine))
-    same = ours.shape == theirs.shape and torch.allclose(ours.affine, theirs.affine, atol=1e-3)
-    return replace(undo(ours if same else resample(ours, theirs, kernel)), affine=goal.affine)

@@ -73,7 +73,10 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
     around = (0, pad[2], 0, pad[1], 0, pad[0])
     base = F.pad(prepared.base_XYZ[box].permute(order)[None], around).to(device)
     inside = F.pad(prepared.mask_XYZ[box].permute(order)[None], around).to(device)
-    at = [_extended(prepared.positions[a][low[a] : high[a]], more).to(device)[None] for a, more in zip(order, pad, strict=True)]
+    at = [
+        _extended(prepared.positions[a][low[a] : high[a]], more).to(device)[None]
+        for a, more in zip(order, pad, strict=True)
+    ]
     noise = torch.tensor([prepared.noise], device=device, dtype=base.dtype)
     condition = make_condition(denoiser, base, (at[0], at[1], at[2]), noise, sparse=sparse)
     cells = F.max_pool3d(inside[:, None].float(), 2)[:, 0, ..., None]

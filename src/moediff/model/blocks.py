@@ -70,7 +70,7 @@ class Modulation(nn.Module):
         self.from_vector = nn.Linear(vector, 2 * channels)
         self.from_axis = nn.ModuleList(nn.Linear(table, 2 * channels, bias=False) for _ in range(3))
         for layer in (self.from_vector, *self.from_axis):
-            nn.init.normal_(layer.weight, std=0.1)  # type: ignore[arg-type]
+            nn.init.normal_(layer.weight, std=0.1)
         nn.init.zeros_(self.from_vector.bias)
 
     def forward(self, h_BxyzC: Tensor, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:

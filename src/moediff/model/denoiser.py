@@ -137,7 +137,9 @@ class Denoiser(nn.Module):
         self.config = config
         self.encoder = Encoder(config.encoder)
         self.gate = Gate(config.gate, config.encoder.width)
-        self.vector = nn.Sequential(nn.Linear(VECTOR_FEATURES, config.vector), nn.SiLU(), nn.Linear(config.vector, config.vector), nn.SiLU())  # fmt: skip
+        self.vector = nn.Sequential(
+            nn.Linear(VECTOR_FEATURES, config.vector), nn.SiLU(), nn.Linear(config.vector, config.vector), nn.SiLU()
+        )
         self.trunk = trunk or Trunk(config.trunk, config.vector, config.encoder.width)
         self.experts = Experts(config.experts, config.trunk.width, config.vector)
 
@@ -151,9 +153,7 @@ class Denoiser(nn.Module):
         feature, vector = self.features(x_BXYZ, sigma_B, condition)
         return self.precondition(x_BXYZ, sigma_B, self.experts.blend(feature, vector, condition.weight_BxyzE))
 
-    def with_experts(
-        self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition, probed: int
-    ) -> tuple[Tensor, Tensor]:
+    def with_experts(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition, probed: int) -> tuple[Tensor, Tensor]:
         """`forward`, and each expert alone on the first `probed` examples [E, probed, X, Y, Z], from one trunk pass."""
         feature, vector = self.features(x_BXYZ, sigma_B, condition)
         blended = self.precondition(x_BXYZ, sigma_B, self.experts.blend(feature, vector, condition.weight_BxyzE))

@@ -37,6 +37,8 @@ class EncoderConfig:
 class Encoder(nn.Module):
     """Scan -> fine tokens."""
 
+    slope_H: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         d = config.width

@@ -108,7 +108,7 @@ class Expert(nn.Module):
         nn.init.normal_(self.head.weight, std=0.1 * config.width**-0.5)
         nn.init.zeros_(self.head.bias)
         for layer in (self.enter, self.enter_view, *self.layers):
-            nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)  # type: ignore[arg-type, operator]
+            nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)
 
     def rows(self, feature_RC: Tensor, view_RC: Tensor, shift_RW: Tensor) -> Tensor:
         """Pointwise part on gathered cells: [R, C], [R, C] -> [R, 8]."""

@@ -258,7 +258,7 @@ def comparison_figure(
     if not panels or missing:
         raise ConfigError(f"no panel called {missing}; panels are {list(panels)}")
     volumes = _aligned(panels)
-    reference = next(reversed(volumes.values()))
+    reference = list(volumes.values())[-1]
     window = (quantile(reference.data_XYZ, WINDOW[0]), quantile(reference.data_XYZ, WINDOW[1]))
     if not window[1] > window[0]:
         raise DataError(f"the last panel has no contrast (window {window[0]}..{window[1]}); expected a scan")
@@ -270,7 +270,7 @@ def comparison_figure(
     if error_of:
         layers.append(_error_layer(volumes, error_of, window))
     if expert_map_XYZE is not None:
-        place = next(reversed(panels.values()))
+        place = next(reversed(list(panels.values())))
         layers.append(_expert_layer(expert_map_XYZE, place, reference, window))
     _save(_draw(layers, view, expert_names), Path(path))
     return Path(path)

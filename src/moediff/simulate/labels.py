@@ -23,7 +23,22 @@ WHITE, CORTEX = (2, 41), (3, 42)
 VENTRICLES_CSF = (4, 5, 14, 15, 24, 43, 44)
 DEEP_GREY = (8, 10, 11, 12, 13, 17, 18, 26, 28, 47, 49, 50, 51, 52, 53, 54, 58, 60)
 CEREBELLAR_WHITE = (7, 46, 16)
-LEFT_OF_RIGHT = {41: 2, 42: 3, 43: 4, 44: 5, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18, 58: 26, 60: 28}
+LEFT_OF_RIGHT = {
+    41: 2,
+    42: 3,
+    43: 4,
+    44: 5,
+    46: 7,
+    47: 8,
+    49: 10,
+    50: 11,
+    51: 12,
+    52: 13,
+    53: 17,
+    54: 18,
+    58: 26,
+    60: 28,
+}
 BRAIN = (*WHITE, *CORTEX, *VENTRICLES_CSF, *DEEP_GREY, *CEREBELLAR_WHITE)
 DEEP_MM, JUNCTION_GREY_MM = 3.0, 1.0
 CONTRASTS = {  # white, grey, CSF relative to the brain's median
@@ -49,7 +64,9 @@ def within(mask_XYZ: Tensor, reach_mm: float, spacing_mm: Sequence[float]) -> Te
             if left < -1e-9:
                 continue
             k = int((max(left, 0.0) ** 0.5) / spacing_mm[2] + 1e-6)
-            row = padded[steps[0] + i : steps[0] + i + x, steps[1] + j : steps[1] + j + y, steps[2] - k : steps[2] + k + z]
+            row = padded[
+                steps[0] + i : steps[0] + i + x, steps[1] + j : steps[1] + j + y, steps[2] - k : steps[2] + k + z
+            ]
             for shift in range(2 * k + 1):
                 found |= row[..., shift : shift + z]
     return found

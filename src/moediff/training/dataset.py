@@ -171,7 +171,9 @@ def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head
 
 def _head(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
     where = inside_XYZ.nonzero()
-    return Head(data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight)
+    return Head(
+        data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight
+    )
 
 
 def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
@@ -243,7 +245,9 @@ class PatchSource:
         start = [min(max(c + d - side // 2, 0), max(n - side, 0)) for c, d, n in zip(centre, shift, shape, strict=True)]
         box = tuple(slice(a, a + side) for a in start)
         data = head.data_XYZ[box].float()
-        region = torch.full(data.shape, NO_REGION, dtype=torch.uint8) if head.region_XYZ is None else head.region_XYZ[box]
+        region = (
+            torch.full(data.shape, NO_REGION, dtype=torch.uint8) if head.region_XYZ is None else head.region_XYZ[box]
+        )
         short = [side - n for n in data.shape]
         pad = (0, short[2], 0, short[1], 0, short[0])
         data, region = F.pad(data, pad), F.pad(region, pad, value=NO_REGION)

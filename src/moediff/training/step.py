@@ -33,16 +33,21 @@ def batch_loss(
         sigma_max, so 1 means no gain).
     """
     token, logit = denoiser.gate_logits(batch.base_BXYZ)
-    condition = condition_from(denoiser.config, batch.base_BXYZ, batch.positions, batch.noise_B, token, logit, sparse=True)
+    condition = condition_from(
+        denoiser.config, batch.base_BXYZ, batch.positions, batch.noise_B, token, logit, sparse=True
+    )
     data = denoiser.config.sigma_data
     sigma_B = draw_sigma(len(batch.noise_B), data, process, rng).to(batch.base_BXYZ.device)
     residual = batch.truth_BXYZ - batch.base_BXYZ
     noise = torch.randn(residual.shape, generator=rng).to(residual.device)
     # At sigma_max a sample starts from the mean of the noise, so that is what the network sees there.
     at_max = sigma_B >= process.sigma_max * data * 0.999
-    x = torch.where(at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise)
-    weight_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, weights.relative_floor)
-    weight_B = weight_B * loss_weight(sigma_B, data) * data**2
+    x = torch.where(
+        at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise
+    )
+    relative_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, weights.relative_floor)
+    # Below sigma_max the target is mostly noise, whatever the patch's contrast: there no patch counts above average.
+    weight_B = torch.where(at_max, relative_B, relative_B.clamp_max(data**-2)) * loss_weight(sigma_B, data) * data**2
     probed = min(PROBED, len(sigma_B)) if denoiser.config.gate.experts > 1 else 0
     predicted, each = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
@@ -57,4 +62,3 @@ def batch_loss(
     parts = {name: float(value.detach()) for name, value in gate.items()}
     parts["aggregate"] = float(error_B[at_max].mean().detach()) if bool(at_max.any()) else float("nan")
     return loss, parts | {"loss": float(loss.detach())}
-

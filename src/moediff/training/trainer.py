@@ -5,25 +5,22 @@ Randomness is keyed by (seed, step), so a resumed run repeats an uninterrupted o
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from moediff.config import parse_as, rng_for
 from moediff.errors import ConfigError, InputMissing, MoeDiffError
 from moediff.model.bundle import BundleConfig, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.simulate.recipe import RecipeRanges
+from moediff.training.checkpoint import State, load_checkpoint, save_checkpoint
 from moediff.training.dataset import AugmentConfig, PatchSource, ScanSource, load_heads
+from moediff.training.log import Log
 from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
 from moediff.training.step import batch_loss
@@ -101,17 +98,6 @@ def load_config(path: Path) -> TrainConfig:
         return parse_as(TrainConfig, values)
     except MoeDiffError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-@dataclass
-class State:
-    """What a checkpoint holds: live weights, their average, the optimiser, how far we are."""
-
-    denoiser: Denoiser
-    average: Denoiser
-    optimiser: torch.optim.Optimizer
-    step: int = 0
-    seconds: float = 0.0
 
 
 class Trainer:
@@ -213,83 +199,3 @@ class Trainer:
 
     def _restore(self) -> None:
         load_checkpoint(self.out / "checkpoint", self.state)
-
-
-def _named_moments(state: State) -> dict[str, Tensor]:
-    names = {parameter: name for name, parameter in state.denoiser.named_parameters()}
-    moments = {}
-    for parameter, values in state.optimiser.state.items():
-        for key, value in values.items():
-            moments[f"adam.{key}.{names[parameter]}"] = torch.as_tensor(value).float()
-    return moments
-
-
-def save_checkpoint(folder: Path, state: State) -> None:
-    """Everything that the next step depends on, as one safetensors file, moved in whole."""
-    from safetensors.torch import save_file
-
-    tensors = {f"live.{k}": v for k, v in state.denoiser.state_dict().items()}
-    tensors |= {f"mean.{k}": v for k, v in state.average.state_dict().items()} | _named_moments(state)
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".state.{os.getpid()}"
-    metadata = {"step": str(state.step), "seconds": repr(state.seconds)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, metadata=metadata)
-    fresh.replace(folder / "state.safetensors")
-
-
-def load_checkpoint(folder: Path, state: State) -> None:
-    """Put a checkpoint back into a freshly built state."""
-    from safetensors import safe_open
-
-    with safe_open(folder / "state.safetensors", framework="pt") as file:
-        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
-    state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
-    for name, parameter in state.denoiser.named_parameters():
-        for key in ("momentum", "step", "exp_avg", "exp_avg_sq"):
-            if (value := tensors.get(f"adam.{key}.{name}")) is not None:
-                state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-    state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
-
-
-class Log:
-    """CSV, TensorBoard and a progress line."""
-
-    def __init__(self, out: Path, *, quiet: bool) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.out, self.board = out, SummaryWriter(str(out / "tensorboard"))
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-        self.bar = Progress(*columns, disable=quiet)
-        self.task = self.bar.add_task("training", total=1.0)
-
-    def __enter__(self) -> Log:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-        self.board.close()
-
-    def step(self, step: int, progress: float, parts: Mapping[str, float], seconds: float) -> None:
-        """Record one step's losses."""
-        self._row("losses.csv", {"step": step, "seconds": round(seconds, 2)} | {k: round(v, 5) for k, v in parts.items()})
-        for name, value in parts.items():
-            self.board.add_scalar(f"loss/{name}", value, step)
-        self.bar.update(self.task, completed=progress, description=f"step {step} loss {parts['loss']:.3f}")
-
-    def validation(self, step: int, gains: Mapping[str, float]) -> None:
-        """Record PSNR gains over interpolation by scan and recipe."""
-        for name, value in gains.items():
-            self._row("validation.csv", {"step": step, "case": name, "gain_db": round(value, 3)})
-            self.board.add_scalar(f"gain_db/{name}", value, step)
-
-    def _row(self, name: str, values: Mapping[str, Any]) -> None:
-        path = self.out / name
-        known = sorted(values) if name == "losses.csv" else list(values)
-        with path.open("a", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, known)
-            if handle.tell() == 0:
-                writer.writeheader()
-            writer.writerow(dict(values))

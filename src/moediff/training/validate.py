@@ -7,7 +7,8 @@ from pathlib import Path
 
 from moediff.config import rng_for
 from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.inference.engine import EnhanceOptions, Enhancer
+from moediff.inference.engine import Enhancer
+from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
 from moediff.volume.geometry import canonicalise

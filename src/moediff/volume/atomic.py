@@ -87,12 +87,15 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
     try:
         if path.is_dir():
             raise CannotCreate("a folder has this name: give the name of a file")
-        if os.path.lexists(path) and not overwrite:
-            raise CannotCreate("the file exists already: choose another name or allow overwriting")
         if not path.parent.is_dir():
             raise CannotCreate(f"the folder {shown(path.parent)} does not exist: create it first")
-    except (OSError, ValueError) as error:
-        raise CannotCreate(f"this name cannot be used ({error})") from error
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # too long, or with a null byte
+        raise CannotCreate(f"no file can have this name ({getattr(error, 'strerror', None) or error})") from error
+    if not overwrite:
+        raise CannotCreate("the file exists already: choose another name or allow overwriting")
 
 
 @contextmanager
@@ -106,7 +109,7 @@ def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
             raise _write_failure(error) from error
         raise CannotCreate(f"the folder does not let us write ({error.strerror}): choose another one") from error
     try:
-        with suppress_close_error(os.fdopen(handle, "wb")) as file:
+        with _closing(os.fdopen(handle, "wb")) as file:
             yield file, temporary
     finally:
         with suppress(OSError):
@@ -114,7 +117,7 @@ def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 @contextmanager
-def suppress_close_error(file: BinaryIO) -> Iterator[BinaryIO]:
+def _closing(file: BinaryIO) -> Iterator[BinaryIO]:
     """Close at the end; a failure then says nothing new, because success closes the file itself beforehand."""
     try:
         yield file

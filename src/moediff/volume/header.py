@@ -111,13 +111,13 @@ def _layout(start: bytes) -> tuple[np.dtype[np.void], bool]:
         if start.lstrip().startswith(signature):
             raise DataError(f"expected a NIfTI scan, found {what}")
     for layout in (nifti1.header_dtype, nifti2.header_dtype):
-        for order in "<>":
-            ordered = layout.newbyteorder(order)
-            if int.from_bytes(start[:4], "little" if order == "<" else "big") == layout.itemsize:
+        for ordered in (layout, layout.newbyteorder()):
+            if start[:4] == np.array(layout.itemsize, ordered["sizeof_hdr"]).tobytes():
                 return ordered, layout is nifti2.header_dtype
     raise DataError("expected a NIfTI header (first field 348 or 540), found something else: is this a NIfTI file?")
 
 
+@np.errstate(invalid="ignore")  # damaged fields may hold signalling NaN
 def parse_header(raw: bytes, notes: list[str]) -> Header:
     """Check the header's own fields; the affine is chosen later, by `placement`.
 

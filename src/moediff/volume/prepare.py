@@ -69,7 +69,7 @@ def ratio_of(positions: Positions) -> float:
 
 
 def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int]:
-    """Axes by falling resolution of the input, the coarsest last: the network meets every slice direction the same way."""
+    """Axes from fine to coarse input, so that the network meets every slice direction the same way."""
     return sorted(range(3), key=lambda axis: round(ratio_of(positions[axis]), 3))
 
 

@@ -155,8 +155,12 @@ def apply_axes(data: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
 
     The axes that shrink most go first, which keeps the intermediate volumes small.
     """
-    order = sorted(range(3), key=lambda a: 1.0 if matrices[a] is None else matrices[a].shape[0] / matrices[a].shape[1])
-    for axis in order:
+
+    def growth(axis: int) -> float:
+        matrix = matrices[axis]
+        return 1.0 if matrix is None else matrix.shape[0] / matrix.shape[1]
+
+    for axis in sorted(range(3), key=growth):
         matrix = matrices[axis]
         if matrix is None:
             continue

@@ -1,0 +1,83 @@
+"""What a user may choose, and what comes back.
+
+Axes: X Y Z voxels, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from moediff.errors import ConfigError
+from moediff.volume.io import Loaded
+from moediff.volume.volume import Grid, Volume
+
+MODES = ("faithful", "detail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhanceOptions:
+    """What a user may choose.
+
+    Args:
+        voxel_size: target voxel size in mm, one or three numbers in the input's axis order; None picks 1 mm isotropic
+            where any axis is coarser than 1.2 mm, else half the voxel size.
+        like: a grid to land on exactly; excludes voxel_size.
+        mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
+        steps: network evaluations of a sample, 2..64.
+        samples: how many samples the uncertainty is taken from; 1 means none.
+        seed: of the samples.
+        consistency: correct what the measurement contradicts beyond its noise.
+        sparse: run only the experts that the gate asks for.
+        memory_mb: bound on the activations of a tile.
+
+    Raises:
+        ConfigError: a value is out of range or two exclude each other.
+    """
+
+    voxel_size: tuple[float, ...] | None = None
+    like: Grid | None = None
+    mode: str = "faithful"
+    steps: int = 6
+    samples: int = 1
+    seed: int = 0
+    consistency: bool = True
+    sparse: bool = True
+    memory_mb: int = 1600
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
+        if self.voxel_size is not None and self.like is not None:
+            raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
+        if self.voxel_size is not None and (len(self.voxel_size) not in (1, 3) or min(self.voxel_size) < 0.2):
+            raise ConfigError(f"voxel size {self.voxel_size}: give one or three numbers of at least 0.2 mm")
+        if not 2 <= self.steps <= 64 or not 1 <= self.samples <= 64 or self.memory_mb < 64:
+            raise ConfigError("steps must lie in 2..64, samples in 1..64, memory_mb be at least 64")
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """A result on the target grid, in the input's axis order and intensities.
+
+    Args:
+        volume: the enhanced scan.
+        interpolated: the input interpolated to the same grid.
+        gate_XYZE: weight of each expert per voxel; zero outside the head.
+        mask_XYZ: where the network worked.
+        uncertainty: voxel-wise standard deviation over samples, or None.
+        expert_names: names of the experts, in the order of E.
+        source: the input as read.
+        record: what the sidecar says.
+    """
+
+    volume: Volume
+    interpolated: Volume
+    gate_XYZE: Tensor
+    mask_XYZ: Tensor
+    uncertainty: Volume | None
+    expert_names: tuple[str, ...]
+    source: Loaded
+    record: dict[str, Any]

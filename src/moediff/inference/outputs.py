@@ -1,0 +1,84 @@
+"""Writing a result: the scan, the optional maps, and last the sidecar that says it is complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moediff.errors import CannotCreate
+from moediff.inference.options import Enhanced
+from moediff.volume.io import check_free, save, save_maps, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputPaths:
+    """Where things go; None leaves a map out."""
+
+    scan: Path
+    uncertainty: Path | None = None
+    experts: Path | None = None
+    mask: Path | None = None
+
+    @property
+    def sidecar(self) -> Path:
+        """The JSON beside the scan."""
+        return self.scan.with_name(stem_of(self.scan) + ".json")
+
+    def every(self) -> Iterable[Path]:
+        """All files that will be written, the sidecar last."""
+        maps = (self.uncertainty, self.experts, self.mask)
+        return [self.scan, *(path for path in maps if path is not None), self.sidecar]
+
+
+def stem_of(path: Path) -> str:
+    """File name without .nii or .nii.gz."""
+    name = path.name
+    for suffix in (".nii.gz", ".nii"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return path.stem
+
+
+def default_output(source: Path) -> Path:
+    """`<stem>_desc-sr_<suffix>.nii.gz` beside the input; names without a BIDS suffix get `_desc-sr` at the end."""
+    stem = stem_of(source)
+    entities, _, suffix = stem.rpartition("_")
+    name = f"{entities}_desc-sr_{suffix}" if entities else f"{stem}_desc-sr"
+    return source.with_name(f"{name}.nii.gz")
+
+
+def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool) -> None:
+    """Refuse before any work what could not be written after it.
+
+    Raises:
+        CannotCreate: a file exists, a folder is closed, two outputs share a name, or the input would be replaced.
+    """
+    every = [path.resolve() for path in paths.every()]
+    if len(set(every)) < len(every):
+        raise CannotCreate("two outputs have the same name; give each its own")
+    if source.resolve() in every:
+        raise CannotCreate(f"{source}: the output would replace the input; choose another name with -o")
+    for path in paths.every():
+        check_free(path, overwrite=overwrite)
+
+
+def write(result: Enhanced, paths: OutputPaths, *, overwrite: bool = False) -> None:
+    """Write everything; the sidecar comes last, so its presence means the result is complete.
+
+    Raises:
+        CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
+    """
+    codes, affine = result.source.codes, result.volume.affine
+    if overwrite:
+        paths.sidecar.unlink(missing_ok=True)
+    save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
+    if paths.uncertainty is not None and result.uncertainty is not None:
+        save(result.uncertainty, paths.uncertainty, codes=codes, overwrite=overwrite)
+    if paths.experts is not None:
+        save_maps(result.gate_XYZE, affine, paths.experts, codes=codes, overwrite=overwrite)
+    if paths.mask is not None:
+        save(result.volume.with_data(result.mask_XYZ.float()), paths.mask, codes=codes, overwrite=overwrite)
+    record = dict(result.record) | {"experts": list(result.expert_names)}
+    write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)

@@ -1,0 +1,59 @@
+"""What a run needs to go on exactly where it stopped, as one safetensors file; never a pickle."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moediff.model.denoiser import Denoiser
+
+
+@dataclass
+class State:
+    """What a checkpoint holds: live weights, their average, the optimiser, how far we are."""
+
+    denoiser: Denoiser
+    average: Denoiser
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+
+def _named_moments(state: State) -> dict[str, Tensor]:
+    moments = {}
+    for name, parameter in state.denoiser.named_parameters():
+        for key, value in state.optimiser.state.get(parameter, {}).items():
+            moments[f"adam.{key}.{name}"] = torch.as_tensor(value).float()
+    return moments
+
+
+def save_checkpoint(folder: Path, state: State) -> None:
+    """Everything that the next step depends on, as one safetensors file, moved in whole."""
+    from safetensors.torch import save_file
+
+    tensors = {f"live.{k}": v for k, v in state.denoiser.state_dict().items()}
+    tensors |= {f"mean.{k}": v for k, v in state.average.state_dict().items()} | _named_moments(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".state.{os.getpid()}"
+    metadata = {"step": str(state.step), "seconds": repr(state.seconds)}
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, metadata=metadata)
+    fresh.replace(folder / "state.safetensors")
+
+
+def load_checkpoint(folder: Path, state: State) -> None:
+    """Put a checkpoint back into a freshly built state."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "state.safetensors", framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
+    state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
+    for name, parameter in state.denoiser.named_parameters():
+        for key in ("momentum", "step", "exp_avg", "exp_avg_sq"):
+            if (value := tensors.get(f"adam.{key}.{name}")) is not None:
+                state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+    state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])

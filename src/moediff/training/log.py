@@ -1,0 +1,53 @@
+"""Training's log: CSV for machines, TensorBoard for curves, a progress line for people."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Log:
+    """CSV, TensorBoard and a progress line."""
+
+    def __init__(self, out: Path, *, quiet: bool) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out, self.board = out, SummaryWriter(str(out / "tensorboard"))
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+        self.bar = Progress(*columns, disable=quiet)
+        self.task = self.bar.add_task("training", total=1.0)
+
+    def __enter__(self) -> Log:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        self.board.close()
+
+    def step(self, step: int, progress: float, parts: Mapping[str, float], seconds: float) -> None:
+        """Record one step's losses."""
+        self._row(
+            "losses.csv", {"step": step, "seconds": round(seconds, 2)} | {k: round(v, 5) for k, v in parts.items()}
+        )
+        for name, value in parts.items():
+            self.board.add_scalar(f"loss/{name}", value, step)
+        self.bar.update(self.task, completed=progress, description=f"step {step} loss {parts['loss']:.3f}")
+
+    def validation(self, step: int, gains: Mapping[str, float]) -> None:
+        """Record PSNR gains over interpolation by scan and recipe."""
+        for name, value in gains.items():
+            self._row("validation.csv", {"step": step, "case": name, "gain_db": round(value, 3)})
+            self.board.add_scalar(f"gain_db/{name}", value, step)
+
+    def _row(self, name: str, values: Mapping[str, Any]) -> None:
+        path = self.out / name
+        known = sorted(values) if name == "losses.csv" else list(values)
+        with path.open("a", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, known)
+            if handle.tell() == 0:
+                writer.writeheader()
+            writer.writerow(dict(values))

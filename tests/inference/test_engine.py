@@ -1,0 +1,146 @@
+"""The inference loop: geometry, determinism, tiles, doubts."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.config import rng_for
+from moediff.errors import ConfigError, DataError
+from moediff.inference.engine import Enhancer
+from moediff.inference.grids import land, passes_through
+from moediff.inference.options import EnhanceOptions
+from moediff.model.bundle import Bundle, BundleConfig
+from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
+from moediff.model.encoder import EncoderConfig
+from moediff.model.experts import ExpertsConfig
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import Recipe, thick_slices
+from moediff.volume.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def enhancer() -> Enhancer:
+    """A small untrained model whose weights are large enough to matter."""
+    torch.manual_seed(3)
+    small = DenoiserConfig(vector=16, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+                           encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=16))  # fmt: skip
+    config = BundleConfig(denoiser=small)
+    return Enhancer(Bundle(config, Denoiser(small).eval(), {}, "0" * 64))
+
+
+@pytest.fixture(scope="module")
+def low(make_phantom) -> Volume:
+    truth = make_phantom((60, 64, 60), (3.0, 3.0, 3.0))
+    return degrade(truth, thick_slices(4, 0.01, "thick4"), rng_for(0))
+
+
+def turned(volume: Volume, order: tuple[int, int, int], flips: tuple[int, ...]) -> Volume:
+    """The same scan stored with other axes."""
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    matrix[3, 3] = 1
+    for new, old in enumerate(order):
+        matrix[old, new] = -1 if new in flips else 1
+        matrix[old, 3] = volume.shape[old] - 1 if new in flips else 0
+    return Volume(volume.data_XYZ.permute(order).flip(flips), volume.affine @ matrix)
+
+
+def test_default_grid_keeps_the_field_of_view(enhancer, low):
+    result = enhancer(low, EnhanceOptions(voxel_size=(3.0,)))
+    assert result.volume.spacing_mm == pytest.approx((3, 3, 3))
+    assert result.volume.shape == (60, 64, 60)
+    assert bool(torch.isfinite(result.volume.data_XYZ).all())
+
+
+def test_storage_order_does_not_change_the_result(enhancer, low):
+    plain = enhancer(low, EnhanceOptions(voxel_size=(3.0,))).volume
+    other = enhancer(turned(low, (2, 0, 1), (0, 2)), EnhanceOptions(voxel_size=(3.0,))).volume
+    assert_close(land(other, plain.grid).data_XYZ, plain.data_XYZ, atol=1e-2, rtol=1e-4)
+
+
+def test_tiles_do_not_show(enhancer, low):
+    whole = enhancer(low, EnhanceOptions(voxel_size=(3.0,))).volume.data_XYZ
+    tiled = enhancer(low, EnhanceOptions(voxel_size=(3.0,), memory_mb=64)).volume.data_XYZ
+    assert_close(tiled, whole, atol=1e-2, rtol=1e-4)
+
+
+def test_same_seed_same_sample_and_other_seed_another(enhancer, low):
+    first, again, other = (
+        enhancer(low, EnhanceOptions(voxel_size=(3.0,), mode="detail", steps=3, seed=seed)).volume.data_XYZ
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert float((first - other).abs().max()) > 0
+
+
+def test_samples_give_uncertainty_only_inside(enhancer, low):
+    result = enhancer(low, EnhanceOptions(voxel_size=(3.0,), samples=3, steps=2))
+    assert result.uncertainty is not None
+    assert float(result.uncertainty.data_XYZ[result.mask_XYZ].mean()) > 0
+    assert float(result.uncertainty.data_XYZ[~result.mask_XYZ].abs().max()) == 0
+
+
+def test_intensity_factor_passes_through(enhancer, low):
+    plain = enhancer(low, EnhanceOptions(voxel_size=(3.0,))).volume.data_XYZ
+    scaled = enhancer(low.with_data(low.data_XYZ * 1000), EnhanceOptions(voxel_size=(3.0,))).volume.data_XYZ
+    assert_close(scaled / 1000, plain, atol=1e-2, rtol=1e-4)
+
+
+def test_oblique_reference_grid_is_met_exactly(enhancer, low, make_phantom):
+    angle = math.radians(20)
+    affine = low.affine.clone()
+    turn = torch.tensor(
+        [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]], dtype=torch.float64
+    )
+    affine[:3, :3] = turn * 3.0
+    goal = make_phantom((50, 50, 50), affine=affine).grid
+    result = enhancer(low, EnhanceOptions(like=goal))
+    assert result.volume.shape == (50, 50, 50)
+    assert_close(result.volume.affine, affine)
+
+
+def test_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
+    result = enhancer(low, EnhanceOptions(voxel_size=(12.0,)))
+    assert "already as fine" in result.record["warnings"][-1]
+    assert passes_through(low.grid, low.grid)
+
+
+def test_a_ball_of_noise_is_doubted(enhancer):
+    noise = Volume(
+        torch.rand(40, 40, 40, generator=rng_for(0)), torch.diag(torch.tensor([2.0, 2, 4, 1], dtype=torch.float64))
+    )
+    assert enhancer(noise, EnhanceOptions(voxel_size=(2.0,))).record["warnings"]
+
+
+def test_an_empty_scan_is_refused(enhancer):
+    with pytest.raises(DataError):
+        enhancer(Volume(torch.zeros(40, 40, 40), torch.eye(4)))
+
+
+def test_consistency_brings_the_result_closer_to_the_measurement(enhancer, low):
+    gaps = [
+        enhancer(low, EnhanceOptions(voxel_size=(3.0,), consistency=flag)).record["data_consistency"]["rms_over_range"]
+        for flag in (False, True)
+    ]
+    assert gaps[1] < gaps[0]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mode": "pretty"}, {"steps": 1}, {"samples": 0}, {"voxel_size": (0.01,)}, {"voxel_size": (1.0, 1.0)}]
+)
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        EnhanceOptions(**wrong)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
+def test_unknown_devices_are_refused(device):
+    with pytest.raises(ConfigError):
+        Enhancer(device=device)
+
+
+def test_recipe_none_changes_nothing_geometric(enhancer, make_phantom):
+    truth = make_phantom((48, 48, 48), (4.0, 4.0, 4.0))
+    same = degrade(truth, Recipe(), rng_for(0))
+    assert torch.equal(same.affine, truth.affine)
