@@ -59,8 +59,15 @@ def run(shape: tuple[int, int, int], folder: Path, threads: int) -> dict[str, ob
     seconds = time.perf_counter() - start
     record = json.loads(target.with_name(target.name.removesuffix(".nii.gz") + ".json").read_text())
     voxels = shape[0] * shape[1] * shape[2]
-    return {"shape": shape, "exit": status, "seconds": round(seconds, 2), "peak_mib": round(usage.ru_maxrss / 1024),
-            "network_s": record["timings"]["network_s"], "network_us_per_voxel": round(1e6 * record["timings"]["network_s"] / voxels, 3)}  # fmt: skip
+    network_s = record["timings"]["network_s"]
+    return {
+        "shape": shape,
+        "exit": status,
+        "seconds": round(seconds, 2),
+        "peak_mib": round(usage.ru_maxrss / 1024),
+        "network_s": network_s,
+        "network_us_per_voxel": round(1e6 * network_s / voxels, 3),
+    }
 
 
 def main() -> None:

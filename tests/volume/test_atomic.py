@@ -138,6 +138,20 @@ def test_a_name_taken_while_writing_is_left_to_the_other(links, tmp_path, monkey
     assert (tmp_path / "free.json").read_text(encoding="utf-8") == TEXT and len(names(tmp_path)) == 2
 
 
+def test_row45_a_rename_that_fails_without_hard_links_gives_the_name_up(tmp_path, monkeypatch):
+    def fail(code: int):
+        def call(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return call
+
+    monkeypatch.setattr(os, "link", fail(errno.EPERM))
+    monkeypatch.setattr(os, "replace", fail(errno.ENOSPC))
+    with pytest.raises(OutputFailed, match="free some space"):
+        write_text(TEXT, tmp_path / "side.json")
+    assert names(tmp_path) == []
+
+
 def test_row44_a_link_as_output_is_replaced_not_followed(tmp_path):
     (tmp_path / "precious").write_text("old")
     for target in ("precious", "nowhere"):

@@ -153,6 +153,15 @@ def _claim(temporary: Path, path: Path) -> None:
             if error.errno not in NO_LINKS:
                 raise
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # FAT and some network shares know no links
-            os.replace(temporary, path)
+            _rename_or_free(temporary, path)
     except FileExistsError as error:
         raise CannotCreate("another process created this file meanwhile: choose another name") from error
+
+
+def _rename_or_free(temporary: Path, path: Path) -> None:
+    """Rename over the empty file that holds our name; give the name up where that fails."""
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

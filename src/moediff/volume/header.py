@@ -6,7 +6,9 @@ NIfTI-1 and NIfTI-2 single files, either byte order.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from nibabel import nifti1, nifti2
@@ -18,6 +20,7 @@ MAX_BYTES = 2**31  # of voxel data in the file, and of one volume as float32
 MIN_VOXELS = 8  # along each axis; the network works on neighbourhoods
 MAX_OFFSET = 2**26  # extensions may take 64 MiB
 EXTENDER_BYTES = 4
+MM = 2  # xyzt_units
 FIRST_BYTES = nifti1.header_dtype.itemsize + EXTENDER_BYTES  # the least that any header takes
 SLOPE_RANGE = (1e-15, 1e15)  # int32 voxels times slope then stay well inside float32, squared too
 
@@ -130,19 +133,34 @@ def parse_header(raw: bytes, notes: list[str]) -> Header:
     field = np.frombuffer(raw, layout, count=1)[0]
     _check_magic(field, second)
     slope, inter = _check_scaling(float(field["scl_slope"]), float(field["scl_inter"]), notes)
-    numbers = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
     return Header(
         shape=_check_dim([int(n) for n in field["dim"]]),
         dtype=_check_datatype(int(field["datatype"]), int(field["bitpix"]), layout["sizeof_hdr"].byteorder, notes),
         offset=_check_offset(float(field["vox_offset"]), len(raw)),
         slope=slope,
         inter=inter,
-        pixdim=tuple(float(p) for p in field["pixdim"][:4]),
-        codes=(int(field["qform_code"]), int(field["sform_code"])),
-        quaternion=tuple(float(field[name]) for name in numbers),
-        srow=np.stack([field[name] for name in ("srow_x", "srow_y", "srow_z")]).astype(np.float64),
-        unit=int(field["xyzt_units"]) & 7,
+        **_placing(field),
     )
+
+
+@np.errstate(invalid="ignore")
+def memory_header(field: Any, shape: Sequence[int]) -> Header:
+    """A NIfTI header that nibabel holds: it applies the scaling itself, and an unknown unit means mm there."""
+    placing = _placing(field)
+    placing["unit"] = placing["unit"] or MM
+    return Header(tuple(shape), np.dtype(np.float32), 0, 1.0, 0.0, **placing)
+
+
+def _placing(field: Any) -> dict[str, Any]:
+    """The fields that say where voxels lie, under the names they have in `Header`."""
+    numbers = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+    return {
+        "pixdim": tuple(float(p) for p in field["pixdim"][:4]),
+        "codes": (int(field["qform_code"]), int(field["sform_code"])),
+        "quaternion": tuple(float(field[name]) for name in numbers),
+        "srow": np.stack([field[name] for name in ("srow_x", "srow_y", "srow_z")]).astype(np.float64),
+        "unit": int(field["xyzt_units"]) & 7,
+    }
 
 
 def _check_magic(field: np.void, second: bool) -> None:
@@ -223,19 +241,21 @@ def pick_volume(shape: tuple[int, ...], index: int | None, notes: list[str]) -> 
         DataError: not 3-D, several volumes and none chosen, no such volume, or too few voxels or too many.
     """
     if len(shape) < 3:
-        raise DataError(f"expected a 3-D scan, got {len(shape)}-D, shape {shape}")
+        raise DataError(f"expected a 3-D scan, got {len(shape)}-D, shape {shape}: give the whole scan")
     if len(shape) > 4 and max(shape[4:]) > 1:
         raise DataError(f"expected a 3-D scan, got {len(shape)}-D, shape {shape}: extract one volume first")
     count = shape[3] if len(shape) > 3 else 1
     if count > 1 and index is None:
         raise DataError(f"expected one volume, found {count}: choose one with --volume 0 to --volume {count - 1}")
     if index is not None and not 0 <= index < count:
-        raise DataError(f"there is no volume {index}: found {count}, numbered from 0")
+        raise DataError(f"there is no volume {index}: found {count}, numbered from 0; choose one of them")
     if len(shape) > 3 and count == 1:
         notes.append(f"shape {shape} was read as {shape[:3]}")
     x, y, z = shape[:3]
     if min(x, y, z) < MIN_VOXELS:
-        raise DataError(f"expected at least {MIN_VOXELS} voxels along each axis, found {x} x {y} x {z}")
+        raise DataError(
+            f"expected at least {MIN_VOXELS} voxels along each axis, found {x} x {y} x {z}: give the whole scan"
+        )
     if 4 * x * y * z > MAX_BYTES:
         raise DataError(f"{x} x {y} x {z} voxels need more than {MAX_BYTES >> 20} MiB: crop or downsample the scan")
     return (x, y, z), index or 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from nibabel import Nifti1Header
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from moediff.errors import DataError, GeometryError, InputMissing, naming
@@ -29,6 +31,7 @@ from moediff.volume.header import (
     Header,
     check_extensions,
     header_bytes,
+    memory_header,
     pick_volume,
     read_header,
 )
@@ -40,7 +43,6 @@ __all__ = ["Loaded", "check_free", "from_nibabel", "load", "save", "save_maps", 
 
 DEFLATE_RATIO = 1032  # deflate cannot pack more than this many bytes into one
 SURPLUS_BYTES = 1 << 24  # unpacked bytes after the voxels that are ignored rather than called a gzip bomb
-MM = 2  # xyzt_units
 
 
 @dataclass(frozen=True)
@@ -83,23 +85,23 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
 
 
 def from_nibabel(image: Any) -> Loaded:
-    """Take a nibabel SpatialImage under the same rules for values, shape and size.
+    """Take a nibabel SpatialImage under the same rules; voxels still in a .nii or .nii.gz file are checked there.
 
     Raises:
+        InputMissing: the file behind the image is gone.
         DataError, GeometryError: the image is no scan we can enhance.
     """
     notes: list[str] = []
-    kind = np.dtype(image.dataobj.dtype)
+    if not isinstance(image, SpatialImage):
+        raise DataError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")
+    dataobj: Any = image.dataobj  # nibabel's own annotation lacks the dtype that every array and proxy has
+    kind = np.dtype(dataobj.dtype)
     if kind.kind not in "iuf" or image.get_data_dtype().kind not in "iuf":
         raise DataError(f"expected real voxels, got {kind} (colour, complex or boolean): give one real-valued scan")
     shape, _ = pick_volume(image.shape, None, notes)
     affine, codes = _memory_affine(image, notes)
     check_plausible(affine, shape, notes)
-    try:
-        values = np.asarray(image.dataobj).reshape(shape)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"the image's voxels cannot be read ({error}): copy or download it again") from error
-    data_XYZ = check_values(decode(values.T, 1.0, 0.0), notes)
+    data_XYZ = check_values(_image_voxels(image, shape, notes), notes)
     return Loaded(Volume(data_XYZ, torch.from_numpy(affine)), None, source_codes(codes, notes), tuple(notes))
 
 
@@ -152,7 +154,9 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise InputMissing(f"the file cannot be read ({error.strerror or error}): check its permissions") from error
+        raise InputMissing(
+            f"the file cannot be read ({error.strerror or error}): check name and permissions"
+        ) from error
 
 
 def _is_gzip(path: Path) -> bool:
@@ -208,15 +212,39 @@ def _check_surplus(surplus: int, notes: list[str]) -> None:
         notes.append(f"{surplus} bytes after the voxels were ignored")
 
 
+def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> Tensor:
+    path = _file_behind(image)
+    if path is None:
+        try:
+            return decode(np.asarray(image.dataobj).reshape(shape).T, 1.0, 0.0)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise DataError(f"the image's voxels cannot be read ({error}): {CURE}") from error
+    found: list[str] = []
+    with naming(shown(path)), _reading(path) as file:
+        header, data_XYZ = _read(file, _is_gzip(path), None, found)
+        if tuple(data_XYZ.shape) != shape:
+            raise DataError(f"the image has shape {image.shape}, its file now {header.shape}: open the file again")
+    notes += [note for note in found if note not in notes]
+    return data_XYZ
+
+
+def _file_behind(image: Any) -> Path | None:
+    """The NIfTI file that still holds this image's voxels; nibabel would read it without looking at checksums."""
+    name = getattr(image.dataobj, "file_like", None)  # an array has none, a proxy may have an open stream instead
+    if not isinstance(name, str | os.PathLike) or nifti_out.gzip_wanted(Path(name)) is None:
+        return None
+    return Path(name)
+
+
 def _memory_affine(image: Any, notes: list[str]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Affine in mm and codes of an image in memory; its unknown unit is mm, as nibabel defines it."""
-    codes, unit = (1, 1), MM
-    if isinstance(image.header, Nifti1Header):  # the base of Nifti2Header and of pairs too
-        codes = int(image.header["qform_code"]), int(image.header["sform_code"])
-        unit = int(image.header["xyzt_units"]) & 7 or MM
-    if image.affine is None or not any(codes):
-        affine = unplaced_affine(image.shape, image.header.get_zooms()[:3], notes)
-    else:
-        affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= unit_scale(unit, notes)
-    return affine, codes
+    """Affine in mm and codes of an image in memory."""
+    if not isinstance(image.header, Nifti1Header):  # the base of Nifti2Header and of pairs too
+        if image.affine is None:
+            return unplaced_affine(image.shape, image.header.get_zooms()[:3], notes), (0, 0)
+        return np.array(image.affine, dtype=np.float64), (1, 1)
+    header = memory_header(image.header.structarr, image.shape)
+    if image.affine is None or np.allclose(image.affine, image.header.get_best_affine(), equal_nan=True):
+        return place(header, None, notes), header.codes
+    affine = np.array(image.affine, dtype=np.float64)  # set since; nibabel would write it like this
+    affine[:3] *= unit_scale(header.unit, notes)
+    return affine, (0, 2)

@@ -15,11 +15,11 @@ import nibabel as nib
 import numpy as np
 from torch import Tensor
 
-from moediff.errors import CannotCreate, DataError, MoeDiffWarning
+from moediff.errors import CannotCreate, ConfigError, DataError, MoeDiffWarning
 from moediff.volume.atomic import write_whole
 from moediff.volume.gzip_check import GZIP_MODE, Stream, gunzip, plain
 from moediff.volume.header import FIRST_BYTES, read_header
-from moediff.volume.placement import corner_gap, place
+from moediff.volume.placement import CODES, corner_gap, place
 
 DESCRIPTION = "MoEDiff-SR research use only"
 GZIP_LEVEL = 1  # float32 noise: level 6 gains 4 % and takes 16 % longer
@@ -59,6 +59,8 @@ def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], o
 
 
 def _known_codes(codes: tuple[int, int]) -> tuple[int, int]:
+    if not all(code in CODES for code in codes):
+        raise ConfigError(f"codes {codes} are not in the standard: give qform_code and sform_code within 0..5")
     if any(codes):
         return codes
     warnings.warn("the source had no orientation; the result carries sform_code 1", MoeDiffWarning, stacklevel=4)

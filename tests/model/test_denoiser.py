@@ -1,0 +1,87 @@
+"""Preconditioning, gradients, the encoder's scales, and which settings are refused."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.errors import ConfigError
+from moediff.model.denoiser import DenoiserConfig, make_condition, position_tables
+from moediff.model.encoder import EncoderConfig
+from moediff.model.gate import GateConfig
+
+
+def condition_of(denoiser, base, sparse=True):
+    step = torch.arange(base.shape[1])[None].float() / 2
+    positions = tuple(step[:, :n] if n <= base.shape[1] else torch.arange(n)[None] / 2 for n in base.shape[1:])
+    positions = tuple(p.expand(len(base), -1) for p in positions)
+    return make_condition(denoiser, base, positions, torch.full((len(base),), 0.01), sparse=sparse)
+
+
+def test_without_noise_the_input_is_the_answer(small):
+    base, x = torch.rand(1, 32, 32, 16), torch.randn(1, 32, 32, 16)
+    with torch.no_grad():
+        assert_close(small(x, torch.tensor([1e-6]), condition_of(small, base)), x, atol=1e-4, rtol=1e-4)
+
+
+def test_at_large_sigma_the_noise_hardly_matters(small):
+    base, sigma = torch.rand(1, 32, 32, 16), torch.tensor([50.0])
+    with torch.no_grad():
+        condition = condition_of(small, base)
+        calm = small(torch.zeros_like(base), sigma, condition)
+        noisy = small(sigma * torch.randn_like(base), sigma, condition)
+    assert float((calm - noisy).abs().mean()) < 0.05 * small.config.sigma_data
+
+
+def test_every_parameter_learns(small):
+    base = torch.rand(2, 32, 32, 32)
+    blended, each = small.with_experts(torch.randn_like(base), torch.tensor([0.05, 0.1]), condition_of(small, base, sparse=False), 1)
+    assert each.shape == (4, 1, 32, 32, 32)
+    (blended.square().mean() + each.square().mean()).backward()
+    still = [name for name, p in small.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0]
+    assert not still
+
+
+@torch.no_grad()
+def test_aggregate_is_the_weighted_sum_of_the_experts(small):
+    base = torch.rand(1, 32, 32, 32)
+    condition = condition_of(small, base)
+    x, sigma = torch.randn_like(base), torch.tensor([0.2])
+    voxel = condition.weight_BxyzE
+    for axis in (1, 2, 3):
+        voxel = voxel.repeat_interleave(2, axis)
+    each = small.every_expert(x, sigma, condition)
+    assert_close(small(x, sigma, condition), (each * voxel.permute(4, 0, 1, 2, 3)).sum(0), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_scales_exchange_information(small):
+    base = torch.rand(1, 48, 32, 32)
+    tokens = small.encoder(base)
+    assert tokens.shape == (1, 12, 8, 8, 16)
+    far = base.clone()
+    far[0, 40:48] += 1.0
+    moved = (small.encoder(far) - tokens).abs().amax(-1)
+    assert float(moved[0, 0, 0, 0]) > 1e-6  # two coarse patches away
+
+
+def test_position_tables_know_where_samples_lie():
+    table = position_tables(torch.tensor([[0.0, 0.25, 0.5, 0.75]]), torch.tensor([4.0]))
+    assert table.shape == (1, 2, 6)
+    assert_close(table[0, 0, :2], torch.tensor([1.0, 0.0]), atol=1e-6, rtol=0)  # cosines of 0 and a quarter turn
+    flat = position_tables(torch.tensor([[0.0, 1.0]]), torch.tensor([1.0]))
+    assert float(flat.abs().max()) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DenoiserConfig(gate=GateConfig(experts=3)),
+        lambda: DenoiserConfig(sigma_data=0),
+        lambda: GateConfig(top_k=5),
+        lambda: GateConfig(threshold=0.9),
+        lambda: EncoderConfig(width=10, heads=4),
+    ],
+)
+def test_impossible_settings_are_refused(make):
+    with pytest.raises(ConfigError):
+        make()

@@ -1,0 +1,91 @@
+"""Sparse execution equals masked dense execution; one-hot weights run one expert alone."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.errors import ConfigError
+from moediff.model.blocks import from_lattice, local_mean, to_lattice
+from moediff.model.experts import CHUNK_ROWS, Experts, ExpertsConfig
+from moediff.model.gate import cell_weights, sparsify
+
+
+@pytest.fixture
+def parts():
+    torch.manual_seed(0)
+    experts = Experts(ExpertsConfig(width=16), channels=8, vector=4)
+    h, vector = torch.randn(2, 24, 24, 16, 8), torch.randn(2, 4)
+    assert h[..., 0].numel() > CHUNK_ROWS  # more than one chunk
+    return experts, h, vector, torch.randn(2, 24, 24, 16, 4).softmax(-1)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+@torch.no_grad()
+def test_sparse_equals_masked_dense(parts, top_k):
+    experts, h, vector, weight = parts
+    weight = sparsify(weight, top_k, 0.1 if top_k < 4 else 0.0)
+    weight[:, :5] = 0  # background
+    expected = (experts.dense(h, vector) * weight[..., None]).sum(-2)
+    assert_close(experts.blend(h, vector, weight), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_training_path_equals_inference_path(parts):
+    experts, h, vector, weight = parts
+    with torch.no_grad():
+        chunked = experts.blend(h, vector, weight)
+    assert_close(experts.blend(h, vector, weight), chunked, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_each_expert_runs_alone_and_differs(parts):
+    experts, h, vector, weight = parts
+    dense = experts.dense(h, vector)
+    for index in range(4):
+        only = torch.zeros_like(weight)
+        only[..., index] = 1
+        assert_close(experts.blend(h, vector, only), dense[..., index, :], atol=1e-5, rtol=1e-4)
+    assert float((dense[..., 0, :] - dense[..., 1, :]).abs().mean()) > 1e-3
+
+
+def test_unused_expert_is_not_run(parts):
+    experts, h, vector, weight = parts
+    experts.each[2].rows = None  # type: ignore[assignment]  # would fail if called
+    weight = weight.clone()
+    weight[..., 2] = 0
+    assert bool(torch.isfinite(experts.blend(h, vector, weight)).all())
+
+
+def test_unknown_view_is_refused():
+    with pytest.raises(ConfigError, match="choose from"):
+        ExpertsConfig(views=("magic",))
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_lattice_round_trip(factor):
+    x = torch.randn(2, 8, 4, 12, 3)
+    assert torch.equal(from_lattice(to_lattice(x, factor), factor), x)
+
+
+def test_to_lattice_keeps_neighbours_together():
+    x = torch.arange(64.0).reshape(1, 4, 4, 4, 1)
+    assert sorted(to_lattice(x)[0, 0, 0, 0].tolist()) == [0, 1, 4, 5, 16, 17, 20, 21]
+
+
+def test_local_mean_of_a_constant_is_constant_inside():
+    mean = local_mean(torch.full((1, 7, 7, 7, 2), 3.0), 2)
+    assert mean[0, 3, 3, 3, 0] == pytest.approx(3.0)
+    assert mean[0, 0, 0, 0, 0] == pytest.approx(3.0 * 8 / 27)
+
+
+def test_sparsify_keeps_the_largest_and_sums_to_one():
+    weight = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.26, 0.25, 0.25, 0.24], [0.95, 0.03, 0.01, 0.01]])
+    two = sparsify(weight, 2, 0.1)
+    assert_close(two[0], torch.tensor([0.625, 0.375, 0.0, 0.0]))
+    assert_close(two.sum(-1), torch.ones(3))
+    assert_close(two[2], torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+
+def test_cell_weights_sum_to_one():
+    weight = cell_weights(torch.randn(1, 4, 4, 4, 3) * 5)
+    assert weight.shape == (1, 8, 8, 8, 3)
+    assert_close(weight.sum(-1), torch.ones(1, 8, 8, 8))
