@@ -1,14 +1,14 @@
 """The one error tree; every class carries the exit code that the command line returns.
 
-    MoeDiffError           70  a fault of our own
-    ├── ConfigError        78  a configuration or bundle that cannot be used
-    │   └── BundleError    78  weights truncated, altered, or of another shape
-    ├── DataError          65  the input is not usable as it is
-    │   └── GeometryError  65  shapes, affines or grids that do not fit
-    ├── InputMissing       66  a named file is not there or cannot be read
-    ├── CannotCreate       73  an output exists already, or its folder is closed to us
-    ├── OutputFailed       74  writing failed part-way; nothing partial is left
-    └── TryAgain           75  memory ran out, or another run holds the output
+MoeDiffError           70  a fault of our own
+├── ConfigError        78  a configuration or bundle that cannot be used
+│   └── BundleError    78  weights truncated, altered, or of another shape
+├── DataError          65  the input is not usable as it is
+│   └── GeometryError  65  shapes, affines or grids that do not fit
+├── InputMissing       66  a named file is not there or cannot be read
+├── CannotCreate       73  an output exists already, or its folder is closed to us
+├── OutputFailed       74  writing failed part-way; nothing partial is left
+└── TryAgain           75  memory ran out, or another run holds the output
 """
 
 from __future__ import annotations

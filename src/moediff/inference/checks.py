@@ -6,7 +6,8 @@ Each sign is a sentence for the sidecar and the terminal; none stops the run.
 from __future__ import annotations
 
 from moediff.volume.intensity import BRAIN_LEVEL, quantile
-from moediff.volume.prepare import Prepared, ratio_of
+from moediff.volume.prepare import Prepared
+from moediff.volume.wiener import ratio_of
 
 HEAD_ML = (500.0, 9000.0)  # a stripped infant brain .. an adult head with neck, mask included
 SPREAD = (0.08, 1.5)  # interquartile range of tissue over the brain's median

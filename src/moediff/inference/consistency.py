@@ -12,10 +12,11 @@ from torch import Tensor
 
 from moediff.volume.geometry import axis_positions
 from moediff.volume.intensity import quantile
-from moediff.volume.prepare import Prepared, ratio_of
+from moediff.volume.prepare import Prepared
 from moediff.volume.resample import apply_axes, axis_matrix, band_matrix, profile_matrix
+from moediff.volume.wiener import assumed_profiles, ratio_of
 
-THICK = 1.8  # beside finer axes, an axis coarser than this many target voxels is taken for thick slices
+NAMES = {"gaussian": "gaussian slice profile", "band": "k-space truncation", "none": "none"}
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,17 @@ def assumed_acquisition(prepared: Prepared) -> Acquisition:
     """Guess from the spacing ratios how the scan was acquired."""
     back = axis_positions(prepared.grid, prepared.source.grid)
     assert back is not None  # prepare only accepts parallel grids
-    ratios = [ratio_of(p) for p in prepared.positions]
-    matrices: list[Tensor | None] = []
-    names = []
-    for ratio, at, n in zip(ratios, back, prepared.grid.shape, strict=True):
-        if ratio > THICK and ratio > 1.5 * min(ratios):
-            matrices.append(profile_matrix(n, at, "gaussian", ratio))
-            names.append("gaussian slice profile")
-        elif ratio > 1.001:
-            matrices.append(band_matrix(n, at, n / ratio))
-            names.append("k-space truncation")
+    profiles = assumed_profiles(prepared.positions)
+    matrices = []
+    for profile, p, at, n in zip(profiles, prepared.positions, back, prepared.grid.shape, strict=True):
+        if profile == "gaussian":
+            matrices.append(profile_matrix(n, at, "gaussian", ratio_of(p)))
+        elif profile == "band":
+            matrices.append(band_matrix(n, at, n / ratio_of(p)))
         else:
             matrices.append(axis_matrix(n, at, "spline5"))
-            names.append("none")
-    return Acquisition((matrices[0], matrices[1], matrices[2]), (names[0], names[1], names[2]))
+    x, y, z = (NAMES[profile] for profile in profiles)
+    return Acquisition((matrices[0], matrices[1], matrices[2]), (x, y, z))
 
 
 def discrepancy(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> Tensor:

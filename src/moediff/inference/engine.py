@@ -181,7 +181,7 @@ class Enhancer:
             "warnings": [*loaded.warnings, *doubts(prepared)],
         }
         return Enhanced(
-            volume, land(prepared.undo(prepared.base_XYZ), goal), torch.stack(gates, -1), mask.data_XYZ > 0.5,
+            volume, resample(loaded.volume, goal, "cubic"), torch.stack(gates, -1), mask.data_XYZ > 0.5,
             uncertainty, self._names(), loaded, record,
         )  # fmt: skip
 

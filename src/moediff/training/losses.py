@@ -25,6 +25,7 @@ class LossConfig:
         region: cross-entropy of the gate against label-map regions (anatomical prior).
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
+        relative_power: how far a patch's error counts relative to its own interpolation error (1) or absolutely (0).
         relative_floor: residual standard deviation under which a patch's error stops being up-weighted.
     """
 
@@ -32,12 +33,17 @@ class LossConfig:
     region: float = 0.05
     agreement: float = 0.02
     balance: float = 0.01
+    relative_power: float = 0.5
     relative_floor: float = 0.015
 
 
-def relative_weight(truth_BXYZ: Tensor, base_BXYZ: Tensor, floor: float) -> Tensor:
-    """1 / (interpolation's mean squared error + floor^2) per patch [B]: gains count in dB, whatever the contrast."""
-    return 1 / ((truth_BXYZ - base_BXYZ).square().mean((1, 2, 3)) + floor**2)
+def relative_weight(truth_BXYZ: Tensor, base_BXYZ: Tensor, sigma_data: float, weights: LossConfig) -> Tensor:
+    """Weight of every patch [B]: sigma_data^-2 for a patch of average error, more where interpolation does well.
+
+    A power of 1 makes gains count in dB whatever the contrast; 0 is the plain squared error.
+    """
+    error_B = (truth_BXYZ - base_BXYZ).square().mean((1, 2, 3)) + weights.relative_floor**2
+    return (error_B / sigma_data**2) ** -weights.relative_power / sigma_data**2
 
 
 def to_tokens(value_BXYZ: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def batch_loss(
     x = torch.where(
         at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise
     )
-    relative_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, weights.relative_floor)
+    relative_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, data, weights)
     # Below sigma_max the target is mostly noise, whatever the patch's contrast: there no patch counts above average.
     weight_B = torch.where(at_max, relative_B, relative_B.clamp_max(data**-2)) * loss_weight(sigma_B, data) * data**2
     probed = min(PROBED, len(sigma_B)) if denoiser.config.gate.experts > 1 else 0

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from moediff.config import parse_as, rng_for
 from moediff.errors import ConfigError, InputMissing, MoeDiffError
-from moediff.model.bundle import BundleConfig, save_bundle
+from moediff.model.branch import begin_from
+from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.simulate.recipe import RecipeRanges
+from moediff.training.ahead import Ahead
 from moediff.training.checkpoint import State, load_checkpoint, save_checkpoint
-from moediff.training.dataset import AugmentConfig, PatchSource, ScanSource, load_heads
+from moediff.training.dataset import AugmentConfig, Batch, PatchSource, ScanSource, load_heads
 from moediff.training.log import Log
 from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
@@ -41,6 +45,7 @@ class TrainConfig:
         steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
         minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
         batch, patch: examples a step and their side in voxels.
+        start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
         ema: decay of the weight average that is saved.
         save_every: steps between checkpoints (and validation).
@@ -57,6 +62,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     steps: int = 1000
     minutes: float | None = None
+    start: str | None = None
     batch: int = 4
     patch: int = 48
     rate: float = 5e-3
@@ -78,12 +84,22 @@ class TrainConfig:
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a TOML training configuration; relative `out` and `data` are taken from the file's folder.
+    """Read a TOML training configuration.
+
+    Relative `out`, `data` and `start` are taken from the file's folder; `like` names another configuration whose
+    settings hold unless this one says otherwise.
 
     Raises:
         InputMissing: no such file.
         ConfigError: not TOML, or unknown or impossible settings.
     """
+    try:
+        return parse_as(TrainConfig, _read_settings(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
     import tomllib
 
     if not path.is_file():
@@ -91,13 +107,19 @@ def load_config(path: Path) -> TrainConfig:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML ({error})") from error
-    for key in ("out", "data"):
-        values[key] = str(path.parent / values.get(key, "."))
-    try:
-        return parse_as(TrainConfig, values)
-    except MoeDiffError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"not TOML ({error})") from error
+    for key in ("out", "data", "start"):
+        if key in values:
+            values[key] = str(path.parent / values[key])
+    if like := values.pop("like", None):
+        values = _over(_read_settings(path.parent / like), values)
+    return {"out": str(path.parent), "data": str(path.parent), **values}
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the settings of `above` put over it, tables merged."""
+    both = {key: _over(below[key], above[key]) for key in above if isinstance(below.get(key), dict)}
+    return {**below, **above, **both}
 
 
 class Trainer:
@@ -112,6 +134,8 @@ class Trainer:
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
         denoiser, average = Denoiser(config.model.denoiser), Denoiser(config.model.denoiser)
+        if config.start:
+            begin_from(denoiser, load_bundle(config.start).denoiser)
         average.load_state_dict(denoiser.state_dict())
         optimiser = Muon(denoiser.parameters(), lr=config.rate, weight_decay=config.weight_decay)
         live, optimiser = self.accelerator.prepare(denoiser, optimiser)
@@ -135,15 +159,16 @@ class Trainer:
             heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare,
             ranges=config.recipes, augment=config.augment,
         )  # fmt: skip
-        with Log(self.out, quiet=not progress) as log:
-            self._loop(source, log)
+        workers = 0 if self.accelerator.device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
+        with Log(self.out, quiet=not progress) as log, Ahead(source, config.batch, workers) as ahead:
+            self._loop(ahead, log)
         return self.out / "bundle"
 
-    def _loop(self, source: PatchSource, log: Log) -> None:
+    def _loop(self, source: Ahead, log: Log) -> None:
         state, config, bad = self.state, self.config, 0
         while self.progress() < 1:
             start = time.perf_counter()
-            parts = self.step(source)
+            parts = self.step(source.batch(state.step))
             bad = 0 if math.isfinite(parts["loss"]) else bad + 1
             if bad >= MAX_BAD_STEPS:
                 raise MoeDiffError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
@@ -161,14 +186,14 @@ class Trainer:
             share = max(share, self.state.seconds / (60 * self.config.minutes))
         return min(share, 1.0)
 
-    def step(self, source: PatchSource) -> dict[str, float]:
+    def step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; a loss or gradient that is not finite changes nothing."""
         state, config = self.state, self.config
         rate = config.rate * min(1.0, (state.step + 1) / max(config.warmup, 1))
         rate *= 0.5 * (1 + math.cos(math.pi * self.progress()))
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        batch = source.batch(state.step, config.batch).to(self.accelerator.device)
+        batch = batch.to(self.accelerator.device)
         rng = rng_for(config.seed, "step", state.step)
         with self.accelerator.autocast():
             loss, parts = batch_loss(state.denoiser, batch, config.model.process, config.loss, rng)
@@ -193,7 +218,7 @@ class Trainer:
         """Bundle first, then the checkpoint that continues from it; each is moved in whole."""
         provenance = {**self.config.provenance, "steps": self.state.step, "hours": round(self.state.seconds / 3600, 2),
                       "training": json.loads(json.dumps(asdict(self.config)))}  # fmt: skip
-        provenance["training"] |= {"out": "", "data": ""}  # no folder of ours travels with the weights
+        provenance["training"] |= {"out": "", "data": "", "start": ""}  # no folder of ours travels with the weights
         save_bundle(self.out / "bundle", self.config.model, self.state.average.state_dict(), provenance)
         save_checkpoint(self.out / "checkpoint", self.state)
 

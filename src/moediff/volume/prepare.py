@@ -19,6 +19,7 @@ from moediff.volume.geometry import axis_positions, canonicalise
 from moediff.volume.intensity import Scaling, brain_scaling, foreground, noise_sigma
 from moediff.volume.resample import Positions, apply_axes, axis_matrix
 from moediff.volume.volume import Grid, Volume
+from moediff.volume.wiener import ratio_of, wiener
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,11 @@ class PrepareSettings:
     """How scans are prepared; stored in the bundle because the weights depend on it.
 
     Args:
-        kernel: interpolation to the target grid, the starting point that the network corrects.
+        kernel: the starting point that the network corrects: "wiener", or an interpolation kernel.
         clip: scaled intensities above this are cut in the network's input only (the brain's median is 0.5).
     """
 
-    kernel: str = "spline5"
+    kernel: str = "wiener"
     clip: float = 6.0
 
 
@@ -61,11 +62,6 @@ class Prepared:
     def undo(self, data_XYZ: Tensor) -> Volume:
         """Scaled voxels on the target grid -> a volume in the source's intensities and axis order."""
         return self.undo_axes(Volume(self.scaling.undo(data_XYZ), self.grid.affine))
-
-
-def ratio_of(positions: Positions) -> float:
-    """Input voxel size over target voxel size along one axis."""
-    return 1.0 / (positions[1] - positions[0]) if len(positions) > 1 else 1.0
 
 
 def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int]:
@@ -109,17 +105,23 @@ def prepare(
     inside = foreground(source.data_XYZ, source.spacing_mm) if mask else torch.ones(source.shape, dtype=torch.bool)
     scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
     source = source.with_data(scaling.apply(source.data_XYZ))
-    axes = [axis_matrix(n, p, settings.kernel) for n, p in zip(source.shape, positions, strict=True)]
+    noise = noise_sigma(source.data_XYZ, inside)
     return Prepared(
         source=source,
         grid=goal,
-        base_XYZ=apply_axes(source.data_XYZ, axes),
+        base_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel),
         mask_XYZ=_nearest(inside, positions),
         positions=positions,
         scaling=scaling,
-        noise=noise_sigma(source.data_XYZ, inside),
+        noise=noise,
         undo_axes=undo_axes,
     )
+
+
+def _upsample(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float, kernel: str) -> Tensor:
+    if kernel == "wiener":
+        return wiener(data_XYZ, positions, noise)
+    return apply_axes(data_XYZ, [axis_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
 
 
 def _nearest(mask_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
