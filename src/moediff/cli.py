@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moediff.inference.options import EnhanceOptions
 
 NOTICE = "Research use only; not for diagnostic use."
-ALLOCATOR = {"M_MMAP_THRESHOLD": -3, "M_TRIM_THRESHOLD": -1}  # mallopt parameters of glibc
+ALLOCATOR = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}  # mallopt parameters of glibc, and values
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,8 +169,8 @@ def keep_memory() -> None:
 
     try:
         libc = ctypes.CDLL("libc.so.6")
-        for number in ALLOCATOR.values():
-            libc.mallopt(number, 2**31 - 1)
+        for number, value in ALLOCATOR.values():
+            libc.mallopt(number, value)
     except (OSError, AttributeError):
         return  # another C library: slower, not wrong
 

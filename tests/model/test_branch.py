@@ -19,7 +19,7 @@ def result_of(denoiser: Denoiser) -> torch.Tensor:
     rng = torch.Generator().manual_seed(1)
     base = torch.rand(1, 32, 32, 32, generator=rng)
     positions = tuple(torch.linspace(0, 31 / ratio, 32)[None] for ratio in (1, 1, 5))
-    condition = make_condition(denoiser, base, positions, torch.tensor([0.02]))
+    condition = make_condition(denoiser, (base, torch.stack([base, base], 1)), positions, torch.tensor([0.02]))
     with torch.no_grad():
         return denoiser(torch.randn(base.shape, generator=rng), torch.tensor([0.1]), condition)
 

@@ -45,6 +45,6 @@ def doubts(prepared: Prepared) -> list[str]:
     ratios = [ratio_of(p) for p in prepared.positions]
     if max(ratios) > RATIO[1] or min(ratios) < RATIO[0]:
         found.append(f"spacing ratios {[round(r, 2) for r in ratios]} leave the trained range {RATIO[0]}..{RATIO[1]}")
-    if max(prepared.positions[0][-1], prepared.source.shape[0]) < 8:
+    if min(prepared.source.shape) < 8:
         found.append("fewer than 8 voxels along an axis")
     return found

@@ -5,6 +5,7 @@ Axes: X Y Z voxels, E experts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,8 @@ class EnhanceOptions:
             raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
         if self.voxel_size is not None and self.like is not None:
             raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
-        if self.voxel_size is not None and (len(self.voxel_size) not in (1, 3) or min(self.voxel_size) < 0.2):
+        sizes = self.voxel_size
+        if sizes is not None and (len(sizes) not in (1, 3) or not all(0.2 <= s < math.inf for s in sizes)):
             raise ConfigError(f"voxel size {self.voxel_size}: give one or three numbers of at least 0.2 mm")
         if not 2 <= self.steps <= 64 or not 1 <= self.samples <= 64 or self.memory_mb < 64:
             raise ConfigError("steps must lie in 2..64, samples in 1..64, memory_mb be at least 64")

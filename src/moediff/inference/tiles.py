@@ -72,13 +72,15 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
     pad = [(low[a] - high[a]) % COARSE for a in order]
     around = (0, pad[2], 0, pad[1], 0, pad[0])
     base = F.pad(prepared.base_XYZ[box].permute(order)[None], around).to(device)
+    slices = prepared.slices_NXYZ[(slice(None), *box)].permute(0, *(axis + 1 for axis in order))
+    slices = F.pad(slices[None], around).to(device)
     inside = F.pad(prepared.mask_XYZ[box].permute(order)[None], around).to(device)
     at = [
         _extended(prepared.positions[a][low[a] : high[a]], more).to(device)[None]
         for a, more in zip(order, pad, strict=True)
     ]
     noise = torch.tensor([prepared.noise], device=device, dtype=base.dtype)
-    condition = make_condition(denoiser, base, (at[0], at[1], at[2]), noise, sparse=sparse)
+    condition = make_condition(denoiser, (base, slices), (at[0], at[1], at[2]), noise, sparse=sparse)
     cells = F.max_pool3d(inside[:, None].float(), 2)[:, 0, ..., None]
     condition = replace(condition, weight_BxyzE=condition.weight_BxyzE * cells)
     x, y, z = base.shape[1:]
@@ -126,6 +128,7 @@ def cut(condition: Condition, box: Box) -> Condition:
     return replace(
         condition,
         base_BXYZ=condition.base_BXYZ[(slice(None), *box)],
+        slices_BNXYZ=condition.slices_BNXYZ[(slice(None), slice(None), *box)],
         tables=(x, y, z),
         token_BxyzD=condition.token_BxyzD[(slice(None), *tokens)],
         weight_BxyzE=condition.weight_BxyzE[(slice(None), *cells)],

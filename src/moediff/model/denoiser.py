@@ -18,7 +18,7 @@ from moediff.model.experts import Experts, ExpertsConfig
 from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
 
 Tables = tuple[Tensor, Tensor, Tensor]
-SEEN = 3  # what each voxel brings: noisy residual, interpolated scan, its fine structure
+SEEN = 5  # what each voxel brings: noisy residual, interpolated scan, its fine structure, the slices before and after
 TABLE_FEATURES = 6  # per voxel of a site: cosine and sine of its place between samples; log ratio; ratio is one
 VECTOR_FEATURES = 6  # log sigma, log noise, noise over sigma_data, three log ratios
 
@@ -73,6 +73,7 @@ class Condition:
 
     Args:
         base_BXYZ: interpolated scan, scaled.
+        slices_BNXYZ: measured samples before and after each voxel along the last axis, scaled; N = 2.
         tables: per axis [B, n, 6] on cells: where the voxels of a cell fall between the measured samples.
         acquisition_BG: log noise, noise over sigma_data, three log ratios.
         token_BxyzD: fine tokens from the encoder.
@@ -80,6 +81,7 @@ class Condition:
     """
 
     base_BXYZ: Tensor
+    slices_BNXYZ: Tensor
     tables: Tables
     acquisition_BG: Tensor
     token_BxyzD: Tensor
@@ -175,7 +177,8 @@ class Denoiser(nn.Module):
         base = condition.base_BXYZ
         # Fine structure on its own, in the residual's unit: the network need not learn to cancel the mean first.
         detail = (base - local_mean(base[..., None], 1)[..., 0]) / data
-        seen = torch.stack([x_BXYZ * wiener[:, None, None, None], base, detail], -1)
+        before, after = ((condition.slices_BNXYZ[:, side] - base) / data for side in (0, 1))
+        seen = torch.stack([x_BXYZ * wiener[:, None, None, None], base, detail, before, after], -1)
         level = (sigma_B / data).log()[:, None] / 4  # c_noise; Karras 2022, Table 1
         vector_BG = self.vector(torch.cat([level, condition.acquisition_BG], -1))
         return self.trunk(to_lattice(seen), vector_BG, condition), vector_BG
@@ -189,22 +192,23 @@ class Denoiser(nn.Module):
 
 
 def make_condition(
-    denoiser: Denoiser, base_BXYZ: Tensor, positions: Tables, noise_B: Tensor, *, sparse: bool = True
+    denoiser: Denoiser, scan: tuple[Tensor, Tensor], positions: Tables, noise_B: Tensor, *, sparse: bool = True
 ) -> Condition:
     """Everything that is computed once per scan.
 
     Args:
-        base_BXYZ: interpolated scan, scaled; sides multiples of 16.
+        scan: interpolated scan [B, X, Y, Z], sides multiples of 16, and the measured slices around every voxel along
+            the last axis [B, 2, X, Y, Z]; scaled.
         positions: per axis [B, n], where voxels lie in source voxels.
         noise_B: estimated noise sigma, scaled.
         sparse: keep only the experts that the gate's top_k and threshold allow.
     """
-    token, logit = denoiser.gate_logits(base_BXYZ)
-    return condition_from(denoiser.config, base_BXYZ, positions, noise_B, token, logit, sparse=sparse)
+    token, logit = denoiser.gate_logits(scan[0])
+    return condition_from(denoiser.config, scan, positions, noise_B, token, logit, sparse=sparse)
 
 
 def condition_from(  # noqa: PLR0913
-    config: DenoiserConfig, base_BXYZ: Tensor, positions: Tables, noise_B: Tensor, token: Tensor, logit: Tensor,
+    config: DenoiserConfig, scan: tuple[Tensor, Tensor], positions: Tables, noise_B: Tensor, token: Tensor, logit: Tensor,
     *, sparse: bool,
 ) -> Condition:  # fmt: skip
     """`make_condition` for tokens and gate logits that were computed before, on the same lattice."""
@@ -213,4 +217,4 @@ def condition_from(  # noqa: PLR0913
     acquisition = [(noise_B + 1e-4).log() / 4 + 1, noise_B / config.sigma_data, *(r.log() for r in ratios)]
     weight = cell_weights(logit)
     weight = sparsify(weight, config.gate.top_k, config.gate.threshold) if sparse else weight
-    return Condition(base_BXYZ, (x, y, z), torch.stack(acquisition, -1), token, weight)
+    return Condition(*scan, (x, y, z), torch.stack(acquisition, -1), token, weight)

@@ -76,9 +76,9 @@ class Recipe:
         """
         try:
             values = json.loads(text)
-            axes = tuple(AxisRecipe(**axis) for axis in values.pop("axes"))
-            return Recipe(axes=(axes[0], axes[1], axes[2]), **values)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            x, y, z = (AxisRecipe(**axis) for axis in values.pop("axes"))
+            return Recipe(axes=(x, y, z), **values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"not a recipe: {error}; write one with Recipe.to_json()") from error
 
     @staticmethod
@@ -123,6 +123,7 @@ class RecipeRanges:
         truncation: range of k-space truncation factors.
         thickness: range of profile width over slice distance.
         noise: range of the Rician noise fraction, drawn log-uniformly.
+        slice_noise: the same for thick slices, which gather more signal.
     """
 
     thick: float = 0.45
@@ -133,6 +134,7 @@ class RecipeRanges:
     truncation: tuple[float, float] = (1.2, 2.2)
     thickness: tuple[float, float] = (0.8, 1.1)
     noise: tuple[float, float] = (0.004, 0.06)
+    slice_noise: tuple[float, float] = (0.004, 0.02)
 
 
 def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Recipe:
@@ -145,12 +147,14 @@ def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Rec
     def integer(below: int) -> int:
         return int(torch.randint(below, (), generator=rng))
 
-    shares = torch.tensor([ranges.thick, ranges.truncated, ranges.mixed, ranges.native])
+    shares = torch.tensor([ranges.thick, ranges.truncated, ranges.mixed, ranges.native], dtype=torch.float32)
     kind = int(torch.multinomial(shares, 1, generator=rng))
-    low, high = ranges.noise
+    low, high = ranges.slice_noise if kind in (0, 2) else ranges.noise
     noise = low * (high / low) ** uniform(0, 1)
     truncation = AxisRecipe(method="truncate", factor=uniform(*ranges.truncation))
-    factor = float(round(uniform(*ranges.slice_factor))) if uniform(0, 1) < 0.5 else uniform(*ranges.slice_factor)
+    thinnest, thickest = ranges.slice_factor
+    factor = float(round(uniform(thinnest, thickest))) if uniform(0, 1) < 0.5 else uniform(thinnest, thickest)
+    factor = min(max(factor, thinnest), thickest)  # rounding must not leave the range
     profile = "gaussian" if uniform(0, 1) < 0.75 else "box"
     slices = AxisRecipe(method=profile, factor=factor, thickness=uniform(*ranges.thickness))
     across = integer(3)

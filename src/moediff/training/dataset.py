@@ -86,6 +86,7 @@ class Example:
 
     truth_XYZ: Tensor
     base_XYZ: Tensor
+    slices_NXYZ: Tensor
     positions: tuple[Tensor, Tensor, Tensor]
     noise: float
     region_XYZ: Tensor
@@ -97,6 +98,7 @@ class Batch:
 
     truth_BXYZ: Tensor
     base_BXYZ: Tensor
+    slices_BNXYZ: Tensor
     positions: tuple[Tensor, Tensor, Tensor]
     noise_B: Tensor
     region_BXYZ: Tensor
@@ -108,6 +110,7 @@ class Batch:
         return Batch(
             torch.stack([e.truth_XYZ for e in examples]),
             torch.stack([e.base_XYZ for e in examples]),
+            torch.stack([e.slices_NXYZ for e in examples]),
             (x, y, z),
             torch.tensor([e.noise for e in examples]),
             torch.stack([e.region_XYZ for e in examples]),
@@ -116,9 +119,9 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         x, y, z = (p.to(device) for p in self.positions)
-        moved = (t.to(device) for t in (self.truth_BXYZ, self.base_BXYZ, self.noise_B, self.region_BXYZ))
-        truth, base, noise, region = moved
-        return Batch(truth, base, (x, y, z), noise, region)
+        own = (self.truth_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ)
+        truth, base, slices, noise, region = (t.to(device) for t in own)
+        return Batch(truth, base, slices, (x, y, z), noise, region)
 
 
 def load_heads(sources: Sequence[ScanSource], root: Path, seed: int) -> list[Head]:
@@ -235,7 +238,8 @@ class PatchSource:
         order = network_order(ready.positions)
         x, y, z = (torch.tensor(ready.positions[axis], dtype=torch.float32) for axis in order)
         volumes = [v.permute(order) for v in (truth[box], ready.base_XYZ, region[box])]
-        return Example(volumes[0], volumes[1], (x, y, z), ready.noise, volumes[2])
+        slices = ready.slices_NXYZ.permute(0, *(axis + 1 for axis in order))
+        return Example(volumes[0], volumes[1], slices, (x, y, z), ready.noise, volumes[2])
 
     def _cut(self, head: Head, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         side = self.patch + 2 * MARGIN

@@ -33,7 +33,7 @@ class LossConfig:
     region: float = 0.05
     agreement: float = 0.02
     balance: float = 0.01
-    relative_power: float = 0.5
+    relative_power: float = 0.75
     relative_floor: float = 0.015
 
 

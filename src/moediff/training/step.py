@@ -34,7 +34,7 @@ def batch_loss(
     """
     token, logit = denoiser.gate_logits(batch.base_BXYZ)
     condition = condition_from(
-        denoiser.config, batch.base_BXYZ, batch.positions, batch.noise_B, token, logit, sparse=True
+        denoiser.config, (batch.base_BXYZ, batch.slices_BNXYZ), batch.positions, batch.noise_B, token, logit, sparse=True
     )
     data = denoiser.config.sigma_data
     sigma_B = draw_sigma(len(batch.noise_B), data, process, rng).to(batch.base_BXYZ.device)

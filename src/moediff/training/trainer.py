@@ -106,12 +106,15 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise InputMissing(f"{path}: no such training configuration")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or bytes that are not UTF-8
         raise ConfigError(f"not TOML ({error})") from error
     for key in ("out", "data", "start"):
-        if key in values:
+        if isinstance(values.get(key), str):  # anything else is refused by its type later
             values[key] = str(path.parent / values[key])
-    if like := values.pop("like", None):
+    like = values.pop("like", "")
+    if not isinstance(like, str):
+        raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
+    if like:
         values = _over(_read_settings(path.parent / like), values)
     return {"out": str(path.parent), "data": str(path.parent), **values}
 

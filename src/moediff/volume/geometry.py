@@ -76,7 +76,7 @@ def with_spacing(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
 
 def default_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
     """1 mm isotropic where any axis is coarser than 1.2 mm, else half the voxel size; axes already finer are kept."""
-    if max(spacing_mm) > COARSE_MM:
+    if max(spacing_mm) > COARSE_MM + 1e-4:  # a file's float32 affine holds 1.2 as 1.20000005
         x, y, z = (min(s, ISOTROPIC_MM) for s in spacing_mm)
     else:
         x, y, z = (s / 2 for s in spacing_mm)
@@ -120,7 +120,7 @@ def _read_oblique(volume: Volume, target: Grid) -> Volume:
     slabs = []
     for x in range(target.shape[0]):  # one slab at a time keeps the coordinate field small
         index = torch.stack([torch.full_like(y, x), y, z, torch.ones_like(y)], -1) @ between[:3].T
-        unit = (2 * index + 1) / size - 1  # align_corners=False: -1 and 1 are the outer voxel faces
+        unit = ((2 * index + 1) / size - 1).to(source)  # align_corners=False: -1 and 1 are the outer voxel faces
         slabs.append(F.grid_sample(source, unit.flip(-1)[None, None], padding_mode="border", align_corners=False)[0, 0])
     return Volume(torch.cat(slabs), target.affine)
 

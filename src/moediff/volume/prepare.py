@@ -43,6 +43,7 @@ class Prepared:
         source: the scan on its own grid, canonical, scaled.
         grid: the target grid, canonical; its axes are parallel to the source's.
         base_XYZ: the source interpolated to the target grid, scaled.
+        slices_NXYZ: the measured samples before and after each voxel along the coarsest axis, scaled; N = 2.
         mask_XYZ: True where the head is; the network works only there.
         positions: per axis, where target voxels lie in source voxels.
         scaling: how intensities were mapped; `scaling.undo` goes back.
@@ -53,6 +54,7 @@ class Prepared:
     source: Volume
     grid: Grid
     base_XYZ: Tensor
+    slices_NXYZ: Tensor
     mask_XYZ: Tensor
     positions: tuple[Positions, Positions, Positions]
     scaling: Scaling
@@ -110,6 +112,7 @@ def prepare(
         source=source,
         grid=goal,
         base_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel),
+        slices_NXYZ=_neighbours(source.data_XYZ, positions),
         mask_XYZ=_nearest(inside, positions),
         positions=positions,
         scaling=scaling,
@@ -122,6 +125,24 @@ def _upsample(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions
     if kernel == "wiener":
         return wiener(data_XYZ, positions, noise)
     return apply_axes(data_XYZ, [axis_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
+
+
+def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
+    """The measured samples on either side of every target voxel along the coarsest axis; other axes interpolated.
+
+    They hand the network both slices that a voxel lies between, however far apart these are.
+    """
+    coarsest = network_order(positions)[-1]
+    matrices = [axis_matrix(n, p, "cubic") for n, p in zip(data_XYZ.shape, positions, strict=True)]
+    kept = [None if axis == coarsest or _same(data_XYZ.shape[axis], positions[axis]) else matrices[axis] for axis in range(3)]
+    plane = apply_axes(data_XYZ, kept)
+    before = torch.tensor(positions[coarsest]).add(1e-4).floor().long()
+    top = data_XYZ.shape[coarsest] - 1
+    return torch.stack([plane.index_select(coarsest, (before + side).clamp(0, top)) for side in (0, 1)])
+
+
+def _same(n: int, positions: Positions) -> bool:
+    return len(positions) == n and abs(positions[0]) < 1e-6 and abs(positions[-1] - (n - 1)) < 1e-6
 
 
 def _nearest(mask_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:

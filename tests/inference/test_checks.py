@@ -1,0 +1,90 @@
+"""Doubts: a phantom head raises none; each fault raises its own sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moediff.config import rng_for
+from moediff.inference.checks import HEAD_ML, doubts
+from moediff.volume.geometry import with_spacing
+from moediff.volume.intensity import Scaling
+from moediff.volume.prepare import Prepared, PrepareSettings, prepare
+from moediff.volume.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def head(make_phantom) -> Volume:
+    return make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
+
+
+def prepared_at(scan: Volume, spacing, **known) -> Prepared:
+    return prepare(scan, with_spacing(scan.grid, spacing), PrepareSettings(), **known)
+
+
+def test_a_head_raises_no_doubt(head):
+    assert doubts(prepared_at(head, (4, 4, 4))) == []
+
+
+def rescaled(volume: Volume, factor: float) -> Volume:
+    affine = volume.affine.clone()
+    affine[:3] *= factor
+    return Volume(volume.data_XYZ, affine)
+
+
+@pytest.mark.parametrize("factor", [0.3, 2.5])
+def test_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
+    prepared = prepared_at(rescaled(head, factor), (4 * factor,) * 3)
+    volume_ml = float(prepared.mask_XYZ.sum()) * (4 * factor) ** 3 / 1000
+    found = [d for d in doubts(prepared) if "mL" in d]
+    assert found and f"fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}" in found[0]
+
+
+def test_a_flat_head_has_no_tissue_contrast(head):
+    flat = head.with_data((head.data_XYZ > 0).float() * 500)
+    assert any(
+        d.startswith("tissue contrast 0.0") and "outside 0.08..1.5" in d for d in doubts(prepared_at(flat, (4, 4, 4)))
+    )
+
+
+def test_noise_is_doubted_from_the_trained_level_on(head):
+    prepared = prepared_at(head, (4, 4, 4))
+    assert doubts(replace(prepared, noise=0.119)) == []
+    assert doubts(replace(prepared, noise=0.15)) == [
+        "noise of 30% of brain intensity is above what the model was trained on"
+    ]
+
+
+def test_measured_noise_reaches_the_doubts(head):
+    for sigma, doubted in ((30.0, False), (250.0, True)):  # the brain's median is about 500
+        channel = sigma * torch.randn(2, *head.shape, generator=rng_for(0))
+        noisy = head.with_data(torch.hypot(head.data_XYZ + channel[0], channel[1]))
+        found = doubts(prepared_at(noisy, (4, 4, 4)))
+        assert any(d.startswith("noise of") for d in found) is doubted
+
+
+@pytest.mark.parametrize(("lowest", "doubted"), [(-90.0, False), (-1000.0, True)])
+def test_hounsfield_numbers_are_recognised(lowest, doubted, head):
+    data = head.data_XYZ.clone()
+    data[:3, :3, :3] = lowest
+    known = Scaling(0.0, 1100.0)  # in raw intensities, whatever the scaling
+    found = doubts(prepared_at(head.with_data(data), (4, 4, 4), scaling=known))
+    assert any("computed tomography" in d for d in found) is doubted
+
+
+@pytest.mark.parametrize(("spacing", "doubted"), [((4, 4, 1.2), False), ((4, 4, 1.0), True), ((5, 4, 4), True)])
+def test_spacing_ratios_beyond_training_are_doubted(spacing, doubted, head):
+    found = [d for d in doubts(prepared_at(head, spacing)) if "spacing ratios" in d]
+    assert bool(found) is doubted
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_fewer_than_8_voxels_along_any_axis_are_doubted(axis, make_phantom):
+    for count, doubted in ((7, True), (8, False)):
+        shape, spacing = [40, 40, 40], [5.0, 5.0, 5.0]
+        shape[axis], spacing[axis] = count, 200.0 / count
+        scan = make_phantom(tuple(shape), spacing)
+        found = doubts(prepared_at(scan, (5.0, 5.0, 5.0)))
+        assert ("fewer than 8 voxels along an axis" in found) is doubted

@@ -1,0 +1,103 @@
+"""Data consistency: a scan whose acquisition is known is met again, and contradictions shrink."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.config import rng_for
+from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, summary
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import AxisRecipe, Recipe, thick_slices
+from moediff.volume.intensity import quantile
+from moediff.volume.prepare import Prepared, PrepareSettings, prepare
+from moediff.volume.volume import Volume
+
+SHAPE, SPACING = (48, 56, 44), (4.0, 4.0, 4.0)
+TRUNCATE, NONE, THICK = (AxisRecipe(method="truncate", factor=2), AxisRecipe(),
+                         AxisRecipe(method="gaussian", factor=4))  # fmt: skip
+RECIPES = {
+    "thick_z": (thick_slices(4, 0, "z"), ["none", "none", "gaussian slice profile"]),
+    "thick_x": (thick_slices(3, 0, "x", axis=0), ["gaussian slice profile", "none", "none"]),
+    "truncated": (Recipe(axes=(TRUNCATE, TRUNCATE, TRUNCATE)), ["k-space truncation"] * 3),
+    "mixed": (Recipe(axes=(NONE, TRUNCATE, THICK)), ["none", "gaussian slice profile", "gaussian slice profile"]),
+}
+
+
+def prepared_from(truth: Volume, recipe: Recipe, kernel: str = "cubic") -> tuple[Prepared, torch.Tensor]:
+    """The degraded scan brought back to the truth's grid, and the truth in the same scale."""
+    low = degrade(truth, recipe, rng_for(0))
+    prepared = prepare(low, truth.grid, PrepareSettings(kernel=kernel))
+    return prepared, prepared.scaling.apply(truth.data_XYZ)
+
+
+@pytest.fixture(scope="module")
+def truth(make_phantom) -> Volume:
+    return make_phantom(SHAPE, SPACING)
+
+
+@pytest.mark.parametrize(("recipe", "names"), RECIPES.values(), ids=RECIPES.keys())
+def test_the_acquisition_is_recognised_by_its_spacing(recipe, names, truth):
+    prepared, _ = prepared_from(truth, recipe)
+    assert list(assumed_acquisition(prepared).names) == names
+
+
+@pytest.mark.parametrize("name", ["thick_z", "thick_x", "truncated"])
+def test_the_truth_acquired_again_is_the_measurement(name, truth):
+    recipe = RECIPES[name][0]
+    if name == "truncated":  # magnitude: a truncated head would ring below zero
+        truth = truth.with_data(truth.data_XYZ + 500)
+    low = degrade(truth, recipe, rng_for(0))
+    prepared = prepare(low, truth.grid, PrepareSettings(kernel="cubic"))
+    gap = discrepancy(prepared.scaling.apply(truth.data_XYZ), prepared, assumed_acquisition(prepared))
+    assert gap.shape == low.shape
+    assert float(gap.abs().max()) < 1e-4
+
+
+def test_a_constant_offset_is_the_discrepancy_itself(truth):
+    prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
+    acquisition = assumed_acquisition(prepared)
+    gap = discrepancy(sharp + 0.25, prepared, acquisition)
+    assert_close(gap, torch.full_like(gap, -0.25), atol=1e-4, rtol=0)
+    top = quantile(prepared.source.data_XYZ, 0.999)
+    assert summary(sharp + 0.25, prepared, acquisition) == {
+        "rms_over_range": pytest.approx(0.25 / top, abs=1e-4),
+        "noise_over_range": pytest.approx(prepared.noise / top, abs=1e-5),
+        "assumed": ["none", "none", "gaussian slice profile"],
+    }
+    assert summary(sharp, prepared, acquisition)["rms_over_range"] < 1e-4
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_correction_brings_a_wrong_result_nearer_to_the_measurement(name, truth):
+    prepared, sharp = prepared_from(truth, RECIPES[name][0])
+    prepared = replace(prepared, noise=0.0)
+    acquisition = assumed_acquisition(prepared)
+    x = torch.linspace(0, 3, SHAPE[0])[:, None, None].sin() * torch.linspace(0, 2, SHAPE[2]).cos()
+    wrong = sharp + 0.2 * x * prepared.mask_XYZ
+    before, after = (discrepancy(d, prepared, acquisition)[8:-8, 8:-8].square().mean().sqrt()
+                     if name == "thick_z" else discrepancy(d, prepared, acquisition).square().mean().sqrt()
+                     for d in (wrong, correct(wrong, prepared, acquisition)))  # fmt: skip
+    assert float(after) < 0.5 * float(before)
+
+
+def test_what_noise_may_explain_is_left_alone(truth):
+    prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
+    acquisition = assumed_acquisition(prepared)
+    wrong = sharp + 0.1
+    loose, tight = (correct(wrong, replace(prepared, noise=noise), acquisition) for noise in (0.051, 0.04))
+    assert torch.equal(loose, wrong)  # 0.1 < 2 x 0.051
+    middle = prepared.mask_XYZ & (sharp > 0)
+    middle[:, :, :8] = middle[:, :, -8:] = False
+    assert_close((wrong - tight)[middle], torch.full_like(wrong[middle], 0.1 - 0.08), atol=2e-4, rtol=0)
+
+
+def test_air_is_never_corrected(truth):
+    prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
+    prepared = replace(prepared, noise=0.0)
+    wrong = sharp + 0.3
+    changed = correct(wrong, prepared, assumed_acquisition(prepared)) != wrong
+    assert bool(changed[prepared.mask_XYZ].any()) and not bool(changed[~prepared.mask_XYZ].any())

@@ -1,0 +1,66 @@
+"""What a user may choose: defaults, limits, and exclusions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moediff.errors import ConfigError
+from moediff.inference.options import MODES, EnhanceOptions
+from moediff.volume.volume import Grid
+
+GRID = Grid((4, 4, 4), torch.eye(4))
+
+
+def test_defaults_are_the_faithful_single_result():
+    options = EnhanceOptions()
+    assert (options.mode, options.samples, options.consistency, options.voxel_size, options.like) == (
+        "faithful", 1, True, None, None,
+    )  # fmt: skip
+    assert options.mode in MODES
+
+
+ALLOWED = [
+    {"voxel_size": (1.0,)}, {"voxel_size": (0.2, 1.0, 12.0)}, {"like": GRID}, {"mode": "detail"},
+    {"steps": 2}, {"steps": 64}, {"samples": 1}, {"samples": 64}, {"memory_mb": 64},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ALLOWED, ids=str)
+def test_values_on_the_limits_are_taken_as_given(given):
+    options = EnhanceOptions(**given)
+    for name, value in given.items():
+        assert getattr(options, name) is value
+
+
+REFUSED = {
+    "mode": ({"mode": "pretty"}, "mode 'pretty' is unknown; choose from faithful, detail"),
+    "both": ({"voxel_size": (1.0,), "like": GRID}, "exclude each other"),
+    "two_numbers": ({"voxel_size": (1.0, 1.0)}, "one or three numbers"),
+    "no_number": ({"voxel_size": ()}, "one or three numbers"),
+    "too_fine": ({"voxel_size": (1.0, 1.0, 0.19)}, "at least 0.2 mm"),
+    "negative": ({"voxel_size": (-1.0,)}, "at least 0.2 mm"),
+    "one_step": ({"steps": 1}, "steps must lie in 2..64"),
+    "many_steps": ({"steps": 65}, "steps must lie in 2..64"),
+    "no_sample": ({"samples": 0}, "samples in 1..64"),
+    "many_samples": ({"samples": 65}, "samples in 1..64"),
+    "no_memory": ({"memory_mb": 63}, "memory_mb be at least 64"),
+}
+
+
+@pytest.mark.parametrize(("given", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_impossible_values_are_refused_with_the_remedy(given, words):
+    with pytest.raises(ConfigError) as caught:
+        EnhanceOptions(**given)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(float("nan"),), (1.0, float("nan"), 1.0), (float("inf"),)], ids=str)
+def test_voxel_sizes_that_are_no_numbers_are_refused(size):
+    with pytest.raises(ConfigError):
+        EnhanceOptions(voxel_size=size)
+
+
+def test_options_are_keywords_only():
+    with pytest.raises(TypeError):
+        EnhanceOptions((1.0,))  # type: ignore[misc]

@@ -1,0 +1,155 @@
+"""Names of outputs, what is refused before any work, and that the sidecar comes last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from moediff.errors import CannotCreate
+from moediff.inference import outputs
+from moediff.inference.options import Enhanced
+from moediff.inference.outputs import OutputPaths, check_outputs, default_output, stem_of, write
+from moediff.volume.io import Loaded
+
+STEMS = {
+    "scan.nii.gz": "scan",
+    "scan.nii": "scan",
+    "SCAN.NII.GZ": "SCAN",
+    "sub-01_T1w.nii.gz": "sub-01_T1w",
+    "a.b.c.nii": "a.b.c",
+    "scan.img": "scan",
+    "scan": "scan",
+    "v1.5": "v1",
+}
+
+
+@pytest.mark.parametrize(("name", "stem"), STEMS.items())
+def test_stem_of_table(name, stem):
+    assert stem_of(Path("folder.nii") / name) == stem
+
+
+DEFAULTS = {
+    "sub-01_T1w.nii.gz": "sub-01_desc-sr_T1w.nii.gz",
+    "sub-01_ses-2_acq-thick_FLAIR.nii": "sub-01_ses-2_acq-thick_desc-sr_FLAIR.nii.gz",
+    "scan.nii.gz": "scan_desc-sr.nii.gz",
+    "brain.v2.nii": "brain.v2_desc-sr.nii.gz",
+    "SCAN.NII.GZ": "SCAN_desc-sr.nii.gz",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), DEFAULTS.items())
+def test_default_output_lies_beside_the_input(name, expected):
+    assert default_output(Path("data") / name) == Path("data") / expected
+
+
+def test_the_sidecar_is_named_after_the_scan_and_comes_last():
+    paths = OutputPaths(scan=Path("a/b_T1w.nii.gz"), mask=Path("m.nii"), experts=Path("e.nii"))
+    assert paths.sidecar == Path("a/b_T1w.json")
+    assert list(paths.every()) == [paths.scan, paths.experts, paths.mask, paths.sidecar]
+
+
+def test_free_names_are_accepted_and_nothing_is_created(tmp_path):
+    paths = OutputPaths(scan=tmp_path / "out.nii.gz", mask=tmp_path / "mask.nii.gz")
+    check_outputs(paths, tmp_path / "in.nii.gz", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("taken", ["out.nii.gz", "out.json", "mask.nii.gz", "spread.nii.gz", "experts.nii.gz"])
+def test_an_existing_file_is_refused_unless_overwriting(taken, tmp_path):
+    (tmp_path / taken).write_text("precious")
+    paths = OutputPaths(scan=tmp_path / "out.nii.gz", mask=tmp_path / "mask.nii.gz",
+                        uncertainty=tmp_path / "spread.nii.gz", experts=tmp_path / "experts.nii.gz")  # fmt: skip
+    with pytest.raises(CannotCreate, match=rf"{taken}: the file exists already"):
+        check_outputs(paths, tmp_path / "in.nii.gz", overwrite=False)
+    check_outputs(paths, tmp_path / "in.nii.gz", overwrite=True)
+    assert (tmp_path / taken).read_text() == "precious"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_input_is_never_replaced(overwrite, tmp_path):
+    source = tmp_path / "in.nii.gz"
+    source.write_text("precious")
+    (tmp_path / "link.nii.gz").symlink_to(source)
+    (tmp_path / "sub").mkdir()
+    for name in ("in.nii.gz", "link.nii.gz", "sub/../in.nii.gz"):
+        with pytest.raises(CannotCreate, match="would replace the input"):
+            check_outputs(OutputPaths(scan=tmp_path / name), source, overwrite=overwrite)
+    with pytest.raises(CannotCreate, match="would replace the input"):
+        check_outputs(OutputPaths(scan=tmp_path / "out.nii", mask=source), source, overwrite=overwrite)
+
+
+def test_two_outputs_need_two_names(tmp_path):
+    paths = OutputPaths(scan=tmp_path / "out.nii.gz", mask=tmp_path / "." / "out.nii.gz")
+    with pytest.raises(CannotCreate, match="two outputs have the same name"):
+        check_outputs(paths, tmp_path / "in.nii.gz", overwrite=True)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(CannotCreate, match="does not exist: create it first"):
+        check_outputs(OutputPaths(scan=tmp_path / "new" / "out.nii"), tmp_path / "in.nii", overwrite=False)
+
+
+@pytest.fixture
+def result(make_phantom) -> Enhanced:
+    volume = make_phantom((10, 12, 8))
+    gate = torch.rand(10, 12, 8, 2, generator=torch.Generator().manual_seed(0))
+    mask = volume.data_XYZ > 0
+    return Enhanced(
+        volume, volume, gate, mask, volume.with_data(volume.data_XYZ / 10), ("smooth", "sharp"),
+        Loaded(volume, None, (0, 2), ()), {"mode": "faithful", "warnings": []},
+    )  # fmt: skip
+
+
+def all_paths(folder: Path) -> OutputPaths:
+    return OutputPaths(scan=folder / "out.nii.gz", uncertainty=folder / "spread.nii", experts=folder / "experts.nii",
+                       mask=folder / "mask.nii")  # fmt: skip
+
+
+def test_everything_is_written_as_it_was(result, tmp_path):
+    paths = all_paths(tmp_path)
+    write(result, paths)
+    expected = {
+        paths.scan: result.volume.data_XYZ, paths.uncertainty: result.volume.data_XYZ / 10,
+        paths.experts: result.gate_XYZE, paths.mask: result.mask_XYZ.float(),
+    }  # fmt: skip
+    for path, data in expected.items():
+        image = nib.Nifti1Image.from_filename(path)
+        np.testing.assert_array_equal(np.asarray(image.dataobj, dtype=np.float32), data.numpy())
+        np.testing.assert_allclose(image.affine, result.volume.affine.numpy(), atol=1e-4)
+        assert int(image.header["sform_code"]) == 2
+    record = json.loads(paths.sidecar.read_text(encoding="utf-8"))
+    assert record == {"mode": "faithful", "warnings": [], "experts": ["smooth", "sharp"]}
+    assert sorted(tmp_path.iterdir()) == sorted(paths.every())
+
+
+def test_only_what_was_asked_for_is_written(result, tmp_path):
+    write(result, OutputPaths(scan=tmp_path / "out.nii.gz"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nii.gz"]
+
+
+def test_without_a_sidecar_the_result_is_not_complete(result, tmp_path, monkeypatch):
+    """An interrupted overwrite leaves no old sidecar beside a new scan."""
+    paths = all_paths(tmp_path)
+    write(result, paths)
+
+    def broken(*args, **kwargs):
+        raise CannotCreate("the disk went away")
+
+    monkeypatch.setattr(outputs, "save_maps", broken)
+    with pytest.raises(CannotCreate, match="went away"):
+        write(result, paths, overwrite=True)
+    assert paths.scan.exists() and not paths.sidecar.exists()
+
+
+def test_writing_twice_needs_overwrite(result, tmp_path):
+    paths = OutputPaths(scan=tmp_path / "out.nii.gz")
+    write(result, paths)
+    with pytest.raises(CannotCreate, match="exists already"):
+        write(result, paths)
+    write(result, paths, overwrite=True)
+    assert paths.sidecar.exists()

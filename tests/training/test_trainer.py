@@ -1,0 +1,286 @@
+"""Configurations that build on each other, the schedule, and steps that must change nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from moediff.config import rng_for
+from moediff.diffusion.process import ProcessConfig
+from moediff.errors import ConfigError, InputMissing, MoeDiffError
+from moediff.model.bundle import BundleConfig
+from moediff.model.denoiser import DenoiserConfig, TrunkConfig
+from moediff.model.encoder import EncoderConfig
+from moediff.model.experts import ExpertsConfig
+from moediff.simulate.recipe import NAMED
+from moediff.training.dataset import Batch, Head, PatchSource, ScanSource
+from moediff.training.trainer import MAX_BAD_STEPS, TrainConfig, Trainer, load_config
+
+BASE = """
+out = "../runs/base"
+data = "scans"
+steps = 70
+rate = 1e-3
+[model.denoiser]
+vector = 16
+[model.denoiser.trunk]
+width = 8
+deep_width = 16
+[provenance]
+name = "base"
+licence = "CC0"
+[[scans]]
+path = "one.nii.gz"
+[[scans]]
+path = "two.nii.gz"
+"""
+TINY = BundleConfig(
+    denoiser=DenoiserConfig(
+        vector=8,
+        trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+        encoder=EncoderConfig(width=16, heads=2),
+        experts=ExpertsConfig(width=8),
+    )
+)
+
+
+def written(folder: Path, **files: str) -> Path:
+    """Write configurations by name; returns the path of the last one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    return folder / f"{list(files)[-1]}.toml"
+
+
+def test_settings_are_read_and_the_rest_takes_its_defaults(tmp_path):
+    config = load_config(written(tmp_path / "configs", base=BASE))
+    assert (config.steps, config.rate, config.batch) == (70, 1e-3, TrainConfig(out="").batch)
+    assert config.model.denoiser.trunk == TrunkConfig(width=8, deep_width=16)
+    assert config.scans == (ScanSource(path="one.nii.gz"), ScanSource(path="two.nii.gz"))
+    assert config.provenance == {"name": "base", "licence": "CC0"}
+
+
+def test_relative_folders_are_taken_from_the_file(tmp_path):
+    config = load_config(written(tmp_path / "configs", base=BASE))
+    assert Path(config.out).resolve() == (tmp_path / "runs" / "base").resolve()
+    assert Path(config.data) == tmp_path / "configs" / "scans"
+    assert config.start is None
+    bare = load_config(written(tmp_path / "bare", bare="steps = 3"))
+    assert (Path(bare.out), Path(bare.data)) == (tmp_path / "bare", tmp_path / "bare")
+
+
+def test_absolute_folders_stay(tmp_path):
+    place = (tmp_path / "elsewhere").as_posix()
+    config = load_config(written(tmp_path / "configs", one=f'out = "{place}"\nstart = "{place}/bundle"'))
+    assert (Path(config.out), Path(config.start or "")) == (Path(place), Path(place) / "bundle")
+
+
+LIKE = """
+like = "{like}"
+out = "mine"
+start = "bundle"
+rate = 2e-3
+[model.denoiser.trunk]
+width = 32
+[model.denoiser.experts]
+width = 16
+[provenance]
+name = "like"
+"""
+
+
+def test_like_puts_tables_over_each_other(tmp_path):
+    config = load_config(written(tmp_path / "configs", base=BASE, like=LIKE.format(like="base.toml")))
+    assert (config.steps, config.rate) == (70, 2e-3)
+    assert config.model.denoiser.trunk == TrunkConfig(width=32, deep_width=16)  # one key here, the other below
+    assert config.model.denoiser.vector == 16 and config.model.denoiser.experts == ExpertsConfig(width=16)
+    assert config.provenance == {"name": "like", "licence": "CC0"}
+    assert [scan.path for scan in config.scans] == ["one.nii.gz", "two.nii.gz"]
+
+
+def test_like_keeps_each_files_folders(tmp_path):
+    written(tmp_path / "below", base=BASE)
+    config = load_config(written(tmp_path / "above", like=LIKE.format(like="../below/base.toml")))
+    assert Path(config.out) == tmp_path / "above" / "mine" and Path(config.start or "") == tmp_path / "above" / "bundle"
+    assert Path(config.data).resolve() == (tmp_path / "below" / "scans").resolve()
+
+
+def test_lists_are_replaced_not_joined(tmp_path):
+    other = 'like = "base.toml"\n[[scans]]\npath = "three.nii.gz"'
+    config = load_config(written(tmp_path, base=BASE, other=other))
+    assert [scan.path for scan in config.scans] == ["three.nii.gz"]
+
+
+def test_like_may_be_stacked(tmp_path):
+    files = {"base": BASE, "middle": 'like = "base.toml"\nsteps = 5', "top": 'like = "middle.toml"\nbatch = 9'}
+    config = load_config(written(tmp_path, **files))
+    assert (config.steps, config.batch, config.rate) == (5, 9, 1e-3)
+
+
+def test_the_configurations_of_the_project_can_be_read():
+    folder = Path(__file__).resolve().parents[2] / "configs"
+    uniform, default = (load_config(folder / f"{name}.toml") for name in ("uniform", "default"))
+    assert default.scans == uniform.scans and default.data == uniform.data
+    assert default.model.denoiser.gate.experts == 4 and uniform.model.denoiser.gate.experts == 1
+    assert Path(default.start or "").resolve() == (Path(uniform.out) / "bundle").resolve()
+
+
+REFUSED = {
+    "unknown setting": ("stepz = 3", "unknown setting 'stepz'"),
+    "unknown in a table": ("[model.denoiser.trunk]\nwidht = 3", "unknown setting 'model.denoiser.trunk.widht'"),
+    "unknown in a list": ('[[scans]]\npath = "a"\nweigth = 3', "unknown setting 'scans.weigth'"),
+    "wrong type": ('steps = "many"', "steps: "),
+    "no word for a folder": ("out = 3", "out: "),
+    "no word for like": ("like = 3", "like: "),
+    "no steps": ("steps = 0", "steps=0 must be at least 1"),
+    "no batch": ("batch = 0", "batch=0 must be at least 1"),
+    "ema of one": ("ema = 1.0", "ema=1.0 must lie in"),
+    "not TOML": ("steps = = 3", "not TOML"),
+    "impossible in a part": ("[model.denoiser.trunk]\nwidth = 4", "trunk widths 4"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_configuration_is_refused_with_its_name(text, words, tmp_path):
+    path = written(tmp_path, bad=text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: ") and words in str(caught.value)
+
+
+def test_a_file_of_other_letters_is_not_toml(tmp_path):
+    (tmp_path / "bad.toml").write_bytes(b'out = "\xff\xfe"')
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputMissing, match="none.toml: no such training configuration"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(InputMissing, match="none.toml"):
+        load_config(written(tmp_path, like='like = "none.toml"'))
+
+
+def batch_of(value: float) -> Batch:
+    """One patch whose truth is off the base by this much."""
+    data = torch.rand(52, 52, 52, generator=rng_for(0))
+    head = Head(data.half(), torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
+    source = PatchSource(heads=[head], patch=32, seed=0, settings=TINY.prepare, recipe=NAMED["thick3"])
+    batch = source.batch(0, 1)
+    noise = torch.randn(batch.base_BXYZ.shape, generator=rng_for(1))
+    return replace(batch, truth_BXYZ=batch.base_BXYZ + value * noise)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        out=str(tmp_path / "run"), model=TINY, steps=40, warmup=4, rate=0.1, batch=1, patch=32, device="cpu"
+    )  # fmt: skip
+
+
+def weights(trainer: Trainer) -> list[Tensor]:
+    """Live and averaged weights."""
+    parts = (trainer.state.denoiser, trainer.state.average)
+    return [value.clone() for part in parts for value in part.state_dict().values()]
+
+
+def equal(one: list[Tensor], two: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_progress_follows_steps(config):
+    trainer = Trainer(config)
+    shares = []
+    for trainer.state.step in (0, 10, 40, 50):
+        trainer.state.seconds = 1e6  # without a budget the clock does not matter
+        shares.append(trainer.progress())
+    assert shares == [0, 0.25, 1, 1]
+
+
+def test_progress_follows_the_clock_where_that_is_further(config):
+    trainer = Trainer(replace(config, minutes=2.0))
+    for step, seconds, share in ((0, 0.0, 0), (10, 0.0, 0.25), (10, 60.0, 0.5), (30, 60.0, 0.75), (10, 150.0, 1)):
+        trainer.state.step, trainer.state.seconds = step, seconds
+        assert trainer.progress() == share
+
+
+def test_the_rate_rises_then_falls_along_half_a_cosine(config):
+    trainer = Trainer(config)
+    for step, rate in (
+        (0, 0.1 / 4), (1, 0.05 * 0.5 * (1 + math.cos(math.pi / 40))), (20, 0.05), (30, 0.05 * (1 - math.sqrt(0.5))),
+    ):  # fmt: skip
+        trainer.state.step = step
+        trainer.step(batch_of(0.05))
+        assert trainer.state.optimiser.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+def test_a_step_is_keyed_by_its_number(config):
+    results, noisy = [], replace(TINY, process=ProcessConfig(share_at_max=0.0))  # there is no noise at sigma_max
+    for step in (0, 0, 1):
+        trainer = Trainer(replace(config, model=noisy, warmup=0, steps=10**9))  # the same rate at every step
+        trainer.state.step = step
+        trainer.step(batch_of(0.05))
+        results.append(weights(trainer)[: len(trainer.state.denoiser.state_dict())])
+    assert equal(results[0], results[1]) and not equal(results[0], results[2])
+
+
+def test_a_step_moves_the_average_part_of_the_way(config):
+    trainer = Trainer(config)
+    before = {name: value.clone() for name, value in trainer.state.average.named_parameters()}
+    parts = trainer.step(batch_of(0.05))
+    assert math.isfinite(parts["loss"])
+    live = dict(trainer.state.denoiser.named_parameters())
+    assert any(not torch.equal(live[name], value) for name, value in before.items())
+    for name, mean in trainer.state.average.named_parameters():  # at first the decay is 1 / 10
+        torch.testing.assert_close(mean, before[name].lerp(live[name], 0.9))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(config, value):
+    trainer = Trainer(config)
+    trainer.step(batch_of(0.05))  # so that the optimiser has moments to spoil
+    trainer.state.step = 1
+    before = weights(trainer)
+    moments = [value.clone() for state in trainer.state.optimiser.state.values() for value in state.values()]
+    assert math.isnan(trainer.step(batch_of(value))["loss"])
+    assert equal(weights(trainer), before)
+    assert equal(
+        [value for state in trainer.state.optimiser.state.values() for value in state.values()], moments
+    )  # fmt: skip
+    assert math.isfinite(trainer.step(batch_of(0.05))["loss"]) and not equal(weights(trainer), before)
+
+
+class Repeating:
+    """Hands out one batch for ever, and counts."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.given, self.asked = batch, 0
+
+    def batch(self, step: int) -> Batch:
+        self.asked += 1
+        return self.given
+
+
+class Silent:
+    """A log that keeps nothing."""
+
+    def step(self, *_: object) -> None: ...
+
+
+def test_training_gives_up_on_a_loss_that_stays_not_finite(config):
+    source, trainer = Repeating(batch_of(0.05)), Trainer(replace(config, steps=1000))
+    trainer.step = lambda batch: {"loss": 1.0 if source.asked == 3 else math.nan}  # type: ignore[method-assign]
+    with pytest.raises(MoeDiffError, match=f"not finite for {MAX_BAD_STEPS} steps; lower `rate`"):
+        trainer._loop(source, Silent())  # type: ignore[arg-type]
+    assert source.asked == 3 + MAX_BAD_STEPS  # one good step in between starts the count again
+
+
+def test_a_folder_with_a_run_is_not_overwritten(config):
+    (Path(config.out) / "checkpoint").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds a run already; add --resume"):
+        Trainer(config).run(progress=False)

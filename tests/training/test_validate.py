@@ -1,0 +1,75 @@
+"""Validation through a saved bundle: one gain per scan and recipe, and their means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from moediff.errors import InputMissing
+from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
+from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
+from moediff.model.encoder import EncoderConfig
+from moediff.model.experts import ExpertsConfig
+from moediff.training.validate import Validation, validate
+from moediff.volume.io import save
+from moediff.volume.prepare import PrepareSettings
+
+SILENT = BundleConfig(  # an untrained network adds nothing, so the result is the cubic interpolation it starts from
+    prepare=PrepareSettings(kernel="cubic"),
+    denoiser=DenoiserConfig(
+        vector=8,
+        trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+        encoder=EncoderConfig(width=16, heads=2),
+        experts=ExpertsConfig(width=8),
+    ),
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_bundle(tmp_path / "bundle", SILENT, Denoiser(SILENT.denoiser).state_dict(), {})
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_phantom) -> Path:
+    for seed in (0, 1):
+        save(make_phantom((40, 48, 36), (4.0, 4.0, 4.0), seed=seed), tmp_path / f"{seed}.nii.gz")
+    return tmp_path
+
+
+def test_without_scans_nothing_is_loaded(tmp_path):
+    assert validate(tmp_path / "no bundle here", Validation(), tmp_path) == {}
+
+
+def test_a_gain_for_every_case_and_their_mean(bundle, data):
+    gains = validate(bundle, Validation(scans=("0.nii.gz", "1.nii.gz"), recipes=("thick3", "iso2")), data)
+    assert set(gains) == {
+        f"{case}/{recipe}" for case in ("0.nii.gz", "1.nii.gz", "mean") for recipe in ("thick3", "iso2")
+    }
+    for recipe in ("thick3", "iso2"):
+        one, two, mean = (gains[f"{case}/{recipe}"] for case in ("0.nii.gz", "1.nii.gz", "mean"))
+        assert one != two and mean == pytest.approx((one + two) / 2)
+        assert abs(one) < 0.3 and abs(two) < 0.3  # no network: only the correction towards the measurement is left
+
+
+def test_a_network_that_adds_nonsense_loses(bundle, data):
+    denoiser = load_bundle(bundle).denoiser
+    torch.manual_seed(1)
+    weights = {name: value + 0.1 * torch.randn(value.shape) for name, value in denoiser.state_dict().items()}
+    save_bundle(bundle, SILENT, weights, {})
+    gains = validate(bundle, Validation(scans=("0.nii.gz",), recipes=("iso2",)), data)
+    assert gains["mean/iso2"] == gains["0.nii.gz/iso2"] < -0.5
+
+
+def test_the_same_validation_twice_is_the_same(bundle, data):
+    validation = Validation(scans=("0.nii.gz",), recipes=("thick3",))
+    assert validate(bundle, validation, data) == validate(bundle, validation, data)
+
+
+def test_a_missing_scan_is_named(bundle, data):
+    with pytest.raises(InputMissing, match=r"none\.nii\.gz"):
+        validate(bundle, Validation(scans=("none.nii.gz",)), data)

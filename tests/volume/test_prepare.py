@@ -1,0 +1,150 @@
+"""The one way in: what goes in comes back, whatever the storage order."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.errors import DataError, GeometryError
+from moediff.volume.geometry import axis_positions, canonicalise, resample, with_spacing
+from moediff.volume.intensity import Scaling, brain_scaling, foreground
+from moediff.volume.prepare import PrepareSettings, canonical_grid, network_order, prepare
+from moediff.volume.resample import KERNELS
+from moediff.volume.volume import Grid, Volume
+from moediff.volume.wiener import wiener
+
+CUBIC = PrepareSettings(kernel="cubic")
+
+
+def stored(volume: Volume, order: tuple[int, int, int], flips: tuple[int, ...]) -> Volume:
+    """The same scan with its axes in another order and direction."""
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    matrix[3, 3] = 1
+    for new, old in enumerate(order):
+        matrix[old, new] = -1 if new in flips else 1
+        matrix[old, 3] = volume.shape[old] - 1 if new in flips else 0
+    return Volume(volume.data_XYZ.permute(order).flip(flips), volume.affine @ matrix)
+
+
+@pytest.fixture
+def thick(make_phantom) -> Volume:
+    return make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
+
+
+@pytest.mark.parametrize(("order", "flips"), [((0, 1, 2), ()), ((2, 0, 1), (0, 2)), ((1, 0, 2), (0, 1, 2))])
+def test_on_its_own_grid_a_scan_comes_back(order, flips, thick):
+    scan = stored(thick, order, flips)
+    prepared = prepare(scan, scan.grid, CUBIC)
+    back = prepared.undo(prepared.base_XYZ)
+    assert_close(back.data_XYZ, scan.data_XYZ, atol=0.01, rtol=1e-5)
+    assert_close(back.affine, scan.affine)
+
+
+def test_storage_order_does_not_change_what_the_network_reads(thick):
+    plain = prepare(thick, with_spacing(thick.grid, (4, 4, 4)), CUBIC)
+    other = stored(thick, (2, 0, 1), (0, 2))
+    same = prepare(other, with_spacing(other.grid, (4, 4, 4)), CUBIC)
+    assert_close(same.base_XYZ, plain.base_XYZ, atol=1e-5, rtol=0)
+    assert_close(same.grid.affine, plain.grid.affine)
+    assert torch.equal(same.mask_XYZ, plain.mask_XYZ)
+    assert same.noise == pytest.approx(plain.noise)
+    undone = same.undo(same.base_XYZ)
+    assert undone.shape == (44, 48, 56)
+    assert_close(undone.affine, with_spacing(other.grid, (4, 4, 4)).affine)
+
+
+def test_the_target_may_be_stored_differently_from_the_scan(thick):
+    fine = with_spacing(thick.grid, (4, 4, 4))
+    turned = stored(Volume(torch.zeros(fine.shape), fine.affine), (1, 2, 0), (1,)).grid
+    assert_close(prepare(thick, turned, CUBIC).base_XYZ, prepare(thick, fine, CUBIC).base_XYZ)
+    assert_close(canonical_grid(turned).affine, fine.affine)
+
+
+def test_fields_agree_with_the_steps_they_come_from(thick):
+    goal = with_spacing(thick.grid, (4, 4, 4))
+    prepared = prepare(thick, goal, CUBIC)
+    inside = foreground(thick.data_XYZ, thick.spacing_mm)
+    assert prepared.scaling == brain_scaling(thick.data_XYZ, inside, thick.spacing_mm)
+    assert_close(prepared.source.data_XYZ, thick.data_XYZ / prepared.scaling.scale)
+    assert prepared.positions == axis_positions(thick.grid, goal)
+    assert torch.equal(prepared.mask_XYZ, inside.repeat_interleave(2, dim=2))
+
+
+def test_intensity_factors_leave_the_scaled_scan_alone(thick):
+    goal = with_spacing(thick.grid, (4, 4, 4))
+    plain, bright = (prepare(thick.with_data(thick.data_XYZ * f), goal, PrepareSettings()) for f in (1, 50))
+    assert_close(bright.base_XYZ, plain.base_XYZ, atol=1e-4, rtol=0)
+    assert_close(bright.undo(bright.base_XYZ).data_XYZ, 50 * plain.undo(plain.base_XYZ).data_XYZ, atol=1, rtol=1e-4)
+
+
+def test_a_known_scaling_and_no_mask_are_taken_as_given(thick):
+    prepared = prepare(thick, thick.grid, CUBIC, scaling=Scaling(100.0, 200.0), mask=False)
+    assert bool(prepared.mask_XYZ.all()) and prepared.mask_XYZ.shape == thick.shape
+    assert_close(prepared.base_XYZ, (thick.data_XYZ - 100) / 200, atol=1e-4, rtol=0)
+    assert prepared.scaling == Scaling(100.0, 200.0)
+
+
+def test_integer_voxels_are_read_as_numbers(thick):
+    whole = thick.data_XYZ.round()
+    scaling = Scaling(0.0, 7.0)
+    found = prepare(thick.with_data(whole.short()), thick.grid, CUBIC, scaling=scaling, mask=False).base_XYZ
+    assert_close(found, whole / 7, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_settings_choose_the_kernel(kernel, thick):
+    goal = with_spacing(thick.grid, (4, 4, 4))
+    prepared = prepare(thick, goal, PrepareSettings(kernel=kernel), scaling=Scaling(), mask=False)
+    assert_close(prepared.base_XYZ, resample(thick, goal, kernel).data_XYZ, atol=0.01, rtol=1e-5)
+
+
+def test_the_default_kernel_is_wiener_with_the_measured_noise(thick):
+    goal = with_spacing(thick.grid, (4, 4, 4))
+    prepared = prepare(thick, goal, PrepareSettings())
+    assert_close(prepared.base_XYZ, wiener(prepared.source.data_XYZ, prepared.positions, prepared.noise))
+    assert float((prepared.base_XYZ - prepare(thick, goal, CUBIC).base_XYZ).abs().max()) > 0.01
+
+
+def test_unknown_kernels_are_refused(thick):
+    with pytest.raises(GeometryError, match="no interpolation called 'magic'"):
+        prepare(thick, thick.grid, PrepareSettings(kernel="magic"))
+
+
+def test_an_oblique_target_is_refused(thick):
+    c, s = math.cos(0.1), math.sin(0.1)
+    turn = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)
+    affine = thick.affine.clone()
+    affine[:3, :3] = turn @ affine[:3, :3]
+    with pytest.raises(GeometryError, match="oblique to the scan"):
+        prepare(thick, Grid(thick.shape, affine), CUBIC)
+
+
+def test_air_is_refused():
+    with pytest.raises(DataError, match="no head found"):
+        prepare(Volume(torch.zeros(20, 20, 20), torch.eye(4)), Grid((20, 20, 20), torch.eye(4)), CUBIC)
+
+
+ORDERS = {
+    (1.0, 1.0, 5.0): [0, 1, 2],
+    (5.0, 1.0, 1.0): [1, 2, 0],
+    (1.0, 5.0, 1.0): [0, 2, 1],
+    (3.0, 2.0, 1.0): [2, 1, 0],
+    (1.0, 1.0, 1.0): [0, 1, 2],
+    (1.0001, 1.0, 1.0): [0, 1, 2],
+}
+
+
+@pytest.mark.parametrize(("spacing", "expected"), ORDERS.items())
+def test_the_network_meets_axes_from_fine_to_coarse(spacing, expected):
+    source = Grid((8, 8, 8), torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)))
+    assert network_order(axis_positions(source, with_spacing(source, (1, 1, 1)))) == expected
+
+
+def test_canonical_grid_equals_that_of_a_canonical_volume(thick):
+    turned = stored(thick, (2, 1, 0), (1,))
+    expected = canonicalise(turned)[0].grid
+    assert canonical_grid(turned.grid).shape == expected.shape == thick.shape
+    assert torch.equal(canonical_grid(turned.grid).affine, expected.affine)
