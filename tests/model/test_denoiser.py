@@ -14,7 +14,8 @@ def condition_of(denoiser, base, sparse=True):
     step = torch.arange(base.shape[1])[None].float() / 2
     positions = tuple(step[:, :n] if n <= base.shape[1] else torch.arange(n)[None] / 2 for n in base.shape[1:])
     positions = tuple(p.expand(len(base), -1) for p in positions)
-    return make_condition(denoiser, (base, torch.stack([base, base], 1)), positions, torch.full((len(base),), 0.01), sparse=sparse)
+    scan = base, torch.stack([base, base], 1)
+    return make_condition(denoiser, scan, positions, torch.full((len(base),), 0.01), sparse=sparse)
 
 
 def test_without_noise_the_input_is_the_answer(small):

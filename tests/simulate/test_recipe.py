@@ -26,6 +26,14 @@ def low_and_high(low: float, high: float) -> st.SearchStrategy[tuple[float, floa
     return st.tuples(st.floats(low, high), st.floats(low, high)).map(lambda pair: (min(pair), max(pair)))
 
 
+def kind(recipe: Recipe) -> str:
+    """Which of the four kinds a drawn recipe is."""
+    methods = {axis.method for axis in recipe.axes} - {"none"}
+    if not methods:
+        return "native"
+    return "truncated" if methods == {"truncate"} else "mixed" if "truncate" in methods else "thick"
+
+
 @given(RECIPE)
 def test_json_gives_the_record_back(recipe):
     assert Recipe.from_json(recipe.to_json()) == recipe
@@ -109,29 +117,25 @@ def test_other_generators_draw_other_records():
 
 
 @given(
-    st.integers(0, 10_000), low_and_high(1, 12), low_and_high(1, 4), low_and_high(0.3, 2), low_and_high(0.001, 0.5)
+    st.integers(0, 10_000),
+    st.fixed_dictionaries({
+        "slice_factor": low_and_high(1, 12), "truncation": low_and_high(1, 4), "thickness": low_and_high(0.3, 2),
+        "noise": low_and_high(0.001, 0.5), "slice_noise": low_and_high(0.001, 0.5),
+    }),
 )  # fmt: skip
-def test_draws_lie_inside_their_ranges(seed, slice_factor, truncation, thickness, noise):
-    ranges = RecipeRanges(slice_factor=slice_factor, truncation=truncation, thickness=thickness, noise=noise)
+def test_draws_lie_inside_their_ranges(seed, limits):
+    ranges = RecipeRanges(**limits)
     recipe = draw_recipe(rng_for(seed), ranges)
 
-    def inside(value: float, limits: tuple[float, float]) -> bool:
-        return limits[0] * (1 - 1e-9) <= value <= limits[1] * (1 + 1e-9)
+    def inside(value: float, ends: tuple[float, float]) -> bool:
+        return ends[0] * (1 - 1e-9) <= value <= ends[1] * (1 + 1e-9)
 
-    assert inside(recipe.noise, noise)
+    assert inside(recipe.noise, ranges.slice_noise if kind(recipe) in ("thick", "mixed") else ranges.noise)
     for axis in recipe.axes:
         if axis.method == "truncate":
-            assert inside(axis.factor, truncation)
+            assert inside(axis.factor, ranges.truncation)
         elif axis.method != "none":
-            assert inside(axis.factor, slice_factor) and inside(axis.thickness, thickness)
-
-
-def kind(recipe: Recipe) -> str:
-    """Which of the four kinds a drawn recipe is."""
-    methods = {axis.method for axis in recipe.axes} - {"none"}
-    if not methods:
-        return "native"
-    return "truncated" if methods == {"truncate"} else "mixed" if "truncate" in methods else "thick"
+            assert inside(axis.factor, ranges.slice_factor) and inside(axis.thickness, ranges.thickness)
 
 
 @pytest.mark.parametrize("only", ["thick", "truncated", "mixed", "native"])

@@ -78,7 +78,7 @@ def test_the_next_steps_are_bitwise_the_same(saved):
 
 def test_without_the_moments_the_next_step_would_differ(saved):
     """So the test above does see the optimiser's part of the checkpoint, for both of its rules."""
-    state, folder = saved
+    _, folder = saved
     for wanted in (True, False):
         other = fresh(1)
         load_checkpoint(folder, other)

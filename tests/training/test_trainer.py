@@ -160,9 +160,9 @@ def test_a_file_of_other_letters_is_not_toml(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputMissing, match="none.toml: no such training configuration"):
+    with pytest.raises(InputMissing, match=r"none\.toml: no such training configuration"):
         load_config(tmp_path / "none.toml")
-    with pytest.raises(InputMissing, match="none.toml"):
+    with pytest.raises(InputMissing, match=r"none\.toml"):
         load_config(written(tmp_path, like='like = "none.toml"'))
 
 

@@ -208,8 +208,8 @@ def make_condition(
 
 
 def condition_from(  # noqa: PLR0913
-    config: DenoiserConfig, scan: tuple[Tensor, Tensor], positions: Tables, noise_B: Tensor, token: Tensor, logit: Tensor,
-    *, sparse: bool,
+    config: DenoiserConfig, scan: tuple[Tensor, Tensor], positions: Tables, noise_B: Tensor,
+    token: Tensor, logit: Tensor, *, sparse: bool,
 ) -> Condition:  # fmt: skip
     """`make_condition` for tokens and gate logits that were computed before, on the same lattice."""
     ratios = [1 / (p[:, 1] - p[:, 0]).clamp_min(1e-3) for p in positions]

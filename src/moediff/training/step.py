@@ -33,9 +33,8 @@ def batch_loss(
         sigma_max, so 1 means no gain).
     """
     token, logit = denoiser.gate_logits(batch.base_BXYZ)
-    condition = condition_from(
-        denoiser.config, (batch.base_BXYZ, batch.slices_BNXYZ), batch.positions, batch.noise_B, token, logit, sparse=True
-    )
+    scan = batch.base_BXYZ, batch.slices_BNXYZ
+    condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, logit, sparse=True)
     data = denoiser.config.sigma_data
     sigma_B = draw_sigma(len(batch.noise_B), data, process, rng).to(batch.base_BXYZ.device)
     residual = batch.truth_BXYZ - batch.base_BXYZ

@@ -133,9 +133,12 @@ def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positio
     They hand the network both slices that a voxel lies between, however far apart these are.
     """
     coarsest = network_order(positions)[-1]
-    matrices = [axis_matrix(n, p, "cubic") for n, p in zip(data_XYZ.shape, positions, strict=True)]
-    kept = [None if axis == coarsest or _same(data_XYZ.shape[axis], positions[axis]) else matrices[axis] for axis in range(3)]
-    plane = apply_axes(data_XYZ, kept)
+
+    def across(axis: int) -> Tensor | None:
+        n, p = data_XYZ.shape[axis], positions[axis]
+        return None if axis == coarsest or _same(n, p) else axis_matrix(n, p, "cubic")
+
+    plane = apply_axes(data_XYZ, [across(axis) for axis in range(3)])
     before = torch.tensor(positions[coarsest]).add(1e-4).floor().long()
     top = data_XYZ.shape[coarsest] - 1
     return torch.stack([plane.index_select(coarsest, (before + side).clamp(0, top)) for side in (0, 1)])
