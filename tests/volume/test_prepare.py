@@ -148,3 +148,18 @@ def test_canonical_grid_equals_that_of_a_canonical_volume(thick):
     expected = canonicalise(turned)[0].grid
     assert canonical_grid(turned.grid).shape == expected.shape == thick.shape
     assert torch.equal(canonical_grid(turned.grid).affine, expected.affine)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_voxel_brings_the_two_slices_it_lies_between(axis):
+    shape = [32, 32, 32]
+    shape[axis] = 8
+    number = torch.arange(8.0).reshape([-1 if a == axis else 1 for a in range(3)])
+    spacing = torch.ones(4, dtype=torch.float64)
+    spacing[axis] = 4
+    scan = Volume((1 + number).expand(shape).clone(), torch.diag(spacing))
+    prepared = prepare(scan, with_spacing(scan.grid, (1, 1, 1)), PrepareSettings(), scaling=Scaling(), mask=False)
+    before, after = prepared.slices_NXYZ.movedim(axis + 1, 1)[:, :, 5, 5]
+    # Fine voxel i lies at (i - 1.5) / 4 slices: 0.125 and 0.375 past a slice, or as much short of the next one.
+    assert before.tolist() == [1, 1, *(1.0 + i for i in range(7) for _ in range(4)), 8, 8]
+    assert after.tolist() == [1, 1, *(2.0 + i for i in range(7) for _ in range(4)), 8, 8]
