@@ -51,8 +51,24 @@ def evaluate(enhancer: Enhancer, path: Path, recipe: str, consistency: bool) -> 
     return row
 
 
+def table(rows: list[dict[str, object]]) -> str:
+    """Markdown: a line per scan; in each cell the gains in PSNR (dB) and SSIM."""
+    recipes, scans = (list(dict.fromkeys(str(row[key]) for row in rows)) for key in ("recipe", "scan"))
+    cells = {(row["scan"], row["recipe"]): f"{row['gain_db']:+.2f} / {row['ssim_gain']:+.3f}" for row in rows}
+    lines = [f"| scan | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
+    for scan in scans:
+        note = " (behaviour only)" if scan in BEHAVIOUR_ONLY else ""
+        lines.append(f"| {scan}{note} | {' | '.join(cells.get((scan, recipe), '-') for recipe in recipes)} |")
+    for name, key in (("mean dB", "gain_db"), ("mean SSIM", "ssim_gain")):
+        kept = {r: [float(str(row[key])) for row in rows if row["recipe"] == r and row["scan"] not in BEHAVIOUR_ONLY]
+                for r in recipes}  # fmt: skip
+        means = (f"{sum(values) / len(values):+.3f}" if values else "-" for values in kept.values())
+        lines.append(f"| **{name}** | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print a line per case, then means."""
+    """Print a line per case, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--bundle", type=Path)
@@ -67,8 +83,7 @@ def main() -> None:
         for scan in args.scans:
             rows.append(evaluate(enhancer, args.data / "val" / f"{scan}.nii.gz", recipe, not args.no_consistency))
             print(rows[-1], flush=True)
-        kept = [row for row in rows if row["recipe"] == recipe and row["scan"] not in BEHAVIOUR_ONLY]
-        print(recipe, "mean gain", round(sum(float(str(r["gain_db"])) for r in kept) / len(kept), 3), "dB", flush=True)
+    print(table(rows))
     if args.json:
         about = {
             "bundle": enhancer.bundle.sha256,

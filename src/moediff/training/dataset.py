@@ -39,6 +39,7 @@ class ScanSource:
         weight: how often it is drawn, relative to the others.
         labels: the file is a label map; scans are synthesised from it.
         copies: synthetic scans made of one label map.
+        licence, source: terms and origin of the data, copied into the bundle.
     """
 
     path: str
@@ -46,6 +47,8 @@ class ScanSource:
     weight: float = 1.0
     labels: bool = False
     copies: int = 1
+    licence: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

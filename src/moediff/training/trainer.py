@@ -133,16 +133,23 @@ class Trainer:
 
         self.config = config
         self.out = Path(config.out)
+        self.origin: dict[str, Any] = {}
         on_cpu = config.device == "cpu" or not torch.cuda.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
         denoiser, average = Denoiser(config.model.denoiser), Denoiser(config.model.denoiser)
         if config.start:
-            begin_from(denoiser, load_bundle(config.start).denoiser)
+            begin_from(denoiser, self._start(config.start))
         average.load_state_dict(denoiser.state_dict())
         optimiser = Muon(denoiser.parameters(), lr=config.rate, weight_decay=config.weight_decay)
         live, optimiser = self.accelerator.prepare(denoiser, optimiser)
         self.state = State(live, average.to(self.accelerator.device), optimiser)
+
+    def _start(self, path: str) -> Denoiser:
+        bundle = load_bundle(path)
+        told = {key: bundle.provenance[key] for key in ("name", "steps", "hours") if key in bundle.provenance}
+        self.origin = {"started_from": {**told, "sha256": bundle.sha256}}
+        return bundle.denoiser
 
     def run(self, *, resume: bool = False, progress: bool = True) -> Path:
         """Train to the end; returns the bundle's folder.
@@ -219,9 +226,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Bundle first, then the checkpoint that continues from it; each is moved in whole."""
-        provenance = {**self.config.provenance, "steps": self.state.step, "hours": round(self.state.seconds / 3600, 2),
-                      "training": json.loads(json.dumps(asdict(self.config)))}  # fmt: skip
-        provenance["training"] |= {"out": "", "data": "", "start": ""}  # no folder of ours travels with the weights
+        done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2)}
+        training = json.loads(json.dumps(asdict(self.config)))
+        training |= {"out": "", "data": "", "start": ""}  # no folder of ours travels with the weights
+        provenance = {**self.config.provenance, **self.origin, **done, "training": training}
         save_bundle(self.out / "bundle", self.config.model, self.state.average.state_dict(), provenance)
         save_checkpoint(self.out / "checkpoint", self.state)
 
