@@ -95,7 +95,7 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
     except (OSError, ValueError) as error:  # too long, or with a null byte
         raise CannotCreate(f"no file can have this name ({getattr(error, 'strerror', None) or error})") from error
     if not overwrite:
-        raise CannotCreate("the file exists already: choose another name or allow overwriting")
+        raise CannotCreate("the file exists already: choose another name or allow overwriting (--overwrite)")
 
 
 @contextmanager
