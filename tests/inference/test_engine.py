@@ -51,6 +51,7 @@ def test_default_grid_keeps_the_field_of_view(enhancer, low):
     assert result.volume.spacing_mm == pytest.approx((3, 3, 3))
     assert result.volume.shape == (60, 64, 60)
     assert bool(torch.isfinite(result.volume.data_XYZ).all())
+    assert not result.gate_XYZE.requires_grad and not result.volume.data_XYZ.requires_grad
 
 
 def test_storage_order_does_not_change_the_result(enhancer, low):

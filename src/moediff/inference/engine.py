@@ -65,6 +65,7 @@ class Enhancer:
         self.device, self.dtype = _device(device), DTYPES[dtype]
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, self.device)
 
+    @torch.no_grad()
     def __call__(
         self, source: Source, options: EnhanceOptions | None = None, progress: Progress | None = None
     ) -> Enhanced:
