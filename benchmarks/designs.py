@@ -34,7 +34,7 @@ from moediff.simulate.recipe import NAMED
 from moediff.training.dataset import PatchSource, ScanSource, load_heads
 from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
-from moediff.training.step import batch_loss
+from moediff.training.step import Draws, batch_loss
 from moediff.volume.prepare import PrepareSettings
 
 TRAIN = ("M2208_T2w", "cstar_stroke_FLAIR", "cstar_stroke_T1", "forrest_T1w", "mrgd_T1c", "pysynthsr_FLAIR")
@@ -171,7 +171,7 @@ def train(name: str, data: PatchSource, seconds: float, seed: int, rate: float) 
         start = time.perf_counter()
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, used / seconds)))
-        loss, _ = batch_loss(denoiser, batch, ProcessConfig(), LossConfig(), rng)
+        loss, _ = batch_loss(denoiser, batch, Draws(ProcessConfig(), rng), LossConfig())
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from moediff import __version__
 from moediff.errors import CannotCreate, MoeDiffError
+from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
     from moediff.inference.options import EnhanceOptions
 
 NOTICE = "Research use only; not for diagnostic use."
-ALLOCATOR = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}  # mallopt parameters of glibc, and values
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a model from a TOML configuration")
     train.add_argument("config", type=Path, help="see configs/ in the repository")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    train.add_argument("--processes", type=int, default=0, help="share batches among N (default: all GPUs or cores)")
     train.add_argument("-q", "--quiet", action="store_true", help="no progress")
     train.set_defaults(call=train_command)
     bundle = commands.add_parser("bundle", help="look at a model bundle").add_subparsers(
@@ -143,11 +144,12 @@ def _say(record: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
 
 def train_command(args: argparse.Namespace) -> int:
     """Train, and say where the bundle lies."""
-    from moediff.training.trainer import Trainer, load_config
+    from moediff.training.trainer import load_config, train
 
     keep_memory()
     config = load_config(args.config)
-    print(Trainer(config).run(resume=args.resume, progress=not args.quiet and sys.stderr.isatty()))
+    progress = not args.quiet and sys.stderr.isatty()
+    print(train(config, processes=args.processes, resume=args.resume, progress=progress))
     return 0
 
 
@@ -161,18 +163,6 @@ def bundle_info(args: argparse.Namespace) -> int:
     with naming(folder):
         print(json.dumps(read_manifest(folder) | {"bytes": (folder / WEIGHTS).stat().st_size}, indent=2))
     return 0
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed blocks: giving big tensors back to the system after every layer doubles the run time."""
-    import ctypes
-
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        for number, value in ALLOCATOR.values():
-            libc.mallopt(number, value)
-    except (OSError, AttributeError):
-        return  # another C library: slower, not wrong
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import Conv3, ResBlock, from_lattice, local_mean, to_lattice
+from moediff.model.blocks import ResBlock, from_lattice, local_mean, to_lattice
 from moediff.model.encoder import Encoder, EncoderConfig
 from moediff.model.experts import Experts, ExpertsConfig
 from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
@@ -27,11 +27,11 @@ VECTOR_FEATURES = 6  # log sigma, log noise, noise over sigma_data, three log ra
 class TrunkConfig:
     """The shared convolutional trunk: residual blocks on cells and on tokens (2x2x2 cells)."""
 
-    width: int = 48
+    width: int = 32
     deep_width: int = 96
-    blocks_before: int = 1
-    blocks_deep: int = 2
-    blocks_after: int = 1
+    blocks_before: int = 2
+    blocks_deep: int = 4
+    blocks_after: int = 2
 
     def __post_init__(self) -> None:
         if min(self.width, self.deep_width) < 8:
@@ -40,8 +40,8 @@ class TrunkConfig:
     @property
     def reach_voxels(self) -> int:
         """How far an output voxel looks, in voxels; the halo that makes tiles equal to the whole."""
-        fine = 1 + 2 * (self.blocks_before + self.blocks_after) + 3  # convolutions on cells, experts' views
-        return 2 * fine + 4 * 2 * self.blocks_deep + 4
+        fine = self.blocks_before + self.blocks_after + 3  # blocks on cells, experts' views
+        return 2 * fine + 4 * self.blocks_deep + 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,10 @@ class Trunk(nn.Module):
     def __init__(self, config: TrunkConfig, vector: int, token_width: int) -> None:
         super().__init__()
         c, d = config.width, config.deep_width
-        self.enter = Conv3(8 * SEEN, c)
+        self.enter = nn.Linear(8 * SEEN, c)
+        # Of the input's scale, unlike a convolution over 27 cells: what a cell brings itself reaches the end unmixed.
+        nn.init.normal_(self.enter.weight, std=(2 / self.enter.in_features) ** 0.5)
+        nn.init.zeros_(self.enter.bias)
         self.before = nn.ModuleList(ResBlock(c, vector, TABLE_FEATURES) for _ in range(config.blocks_before))
         self.down = nn.Linear(8 * c, d)
         self.token = nn.Linear(token_width, d)

@@ -207,6 +207,7 @@ class PatchSource:
         ranges: of the recipes drawn.
         augment: None leaves the truth as it is.
         recipe: one recipe for all examples instead of drawn ones.
+        rank, of: which share of every batch this process takes.
     """
 
     heads: Sequence[Head]
@@ -216,14 +217,17 @@ class PatchSource:
     ranges: RecipeRanges = field(default_factory=RecipeRanges)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     recipe: Recipe | None = None
+    rank: int = 0
+    of: int = 1
 
     def __post_init__(self) -> None:
         if self.patch % 16 or self.patch < 32:
             raise ConfigError(f"patch={self.patch} must be a multiple of 16, at least 32")
 
     def batch(self, step: int, size: int) -> Batch:
-        """The examples of one training step."""
-        return Batch.of([self.example(step * size + i) for i in range(size)])
+        """This process's share of the examples of one training step."""
+        share = size // self.of
+        return Batch.of([self.example(step * size + self.rank * share + i) for i in range(share)])
 
     def example(self, number: int) -> Example:
         """Cut, augment, degrade, prepare, and cut the margin off."""

@@ -5,6 +5,8 @@ Axes: B batch, X Y Z voxels, xyz tokens, E experts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -20,12 +22,28 @@ from moediff.training.losses import (
     to_tokens,
 )
 
-PROBED = 1  # examples of a batch on which every expert runs, for the agreement target and the experts' own loss
+PROBED = (
+    1  # examples of a process's batch on which every expert runs, for the agreement target and the experts' own loss
+)
 
 
-def batch_loss(
-    denoiser: Denoiser, batch: Batch, process: ProcessConfig, weights: LossConfig, rng: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
+@dataclass(frozen=True)
+class Draws:
+    """Noise levels and noise of one step; a process takes its share of what is drawn for the whole batch."""
+
+    process: ProcessConfig
+    rng: torch.Generator
+    rank: int = 0
+    of: int = 1
+
+    def __call__(self, shape: tuple[int, ...], sigma_data: float) -> tuple[Tensor, Tensor]:
+        """Sigma [B] and unit noise [B, X, Y, Z] for a share of this shape."""
+        mine = slice(self.rank * shape[0], (self.rank + 1) * shape[0])
+        sigma_B = draw_sigma(shape[0] * self.of, sigma_data, self.process, self.rng)
+        return sigma_B[mine], torch.randn(shape[0] * self.of, *shape[1:], generator=self.rng)[mine]
+
+
+def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConfig) -> tuple[Tensor, dict[str, float]]:
     """The loss to minimise and its parts.
 
     Returns:
@@ -36,11 +54,10 @@ def batch_loss(
     scan = batch.base_BXYZ, batch.slices_BNXYZ
     condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, logit, sparse=True)
     data = denoiser.config.sigma_data
-    sigma_B = draw_sigma(len(batch.noise_B), data, process, rng).to(batch.base_BXYZ.device)
     residual = batch.truth_BXYZ - batch.base_BXYZ
-    noise = torch.randn(residual.shape, generator=rng).to(residual.device)
+    sigma_B, noise = (drawn.to(residual.device) for drawn in draws(tuple(residual.shape), data))
     # At sigma_max a sample starts from the mean of the noise, so that is what the network sees there.
-    at_max = sigma_B >= process.sigma_max * data * 0.999
+    at_max = sigma_B >= draws.process.sigma_max * data * 0.999
     x = torch.where(
         at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise
     )

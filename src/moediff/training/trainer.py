@@ -9,7 +9,9 @@ import json
 import math
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from moediff.training.dataset import AugmentConfig, Batch, PatchSource, ScanSour
 from moediff.training.log import Log
 from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
-from moediff.training.step import batch_loss
+from moediff.training.step import Draws, batch_loss
+from moediff.training.team import agreed, average_gradients, run_together
 from moediff.training.validate import Validation, validate
 
 MAX_BAD_STEPS = 20  # steps in a row with a loss that is not finite before training gives up
@@ -125,6 +128,31 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return {**below, **above, **both}
 
 
+def train(config: TrainConfig, *, processes: int = 0, resume: bool = False, progress: bool = True) -> Path:
+    """Train to the end; returns the bundle's folder.
+
+    Args:
+        processes: that share every batch; 0 chooses as many as there are GPUs, or CPU cores where there is no GPU, as
+            far as `batch` can be shared out.
+
+    Raises:
+        ConfigError: the folder already holds a run and resume is False, or the batch cannot be shared out.
+        MoeDiffError: the loss stays not finite.
+    """
+    run_together(partial(_train_here, config, resume, progress), processes or _processes_for(config))
+    return Path(config.out) / "bundle"
+
+
+def _train_here(config: TrainConfig, resume: bool, progress: bool) -> None:
+    Trainer(config).run(resume=resume, progress=progress)
+
+
+def _processes_for(config: TrainConfig) -> int:
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    most = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
+    return max(n for n in range(1, max(most, 1) + 1) if config.batch % n == 0)
+
+
 class Trainer:
     """Runs one configuration; `run` may be called again with resume=True after any interruption."""
 
@@ -142,8 +170,11 @@ class Trainer:
             begin_from(denoiser, self._start(config.start))
         average.load_state_dict(denoiser.state_dict())
         optimiser = Muon(denoiser.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-        live, optimiser = self.accelerator.prepare(denoiser, optimiser)
-        self.state = State(live, average.to(self.accelerator.device), optimiser)
+        device = self.accelerator.device
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        if config.batch % self.processes:
+            raise ConfigError(f"batch={config.batch} must be a multiple of the {self.processes} processes")
+        self.state = State(denoiser.to(device), average.to(device), optimiser)
 
     def _start(self, path: str) -> Denoiser:
         bundle = load_bundle(path)
@@ -167,14 +198,16 @@ class Trainer:
         heads = load_heads(config.scans, Path(config.data), config.seed)
         source = PatchSource(
             heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare,
-            ranges=config.recipes, augment=config.augment,
+            ranges=config.recipes, augment=config.augment, rank=self.rank, of=self.processes,
         )  # fmt: skip
         workers = 0 if self.accelerator.device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
-        with Log(self.out, quiet=not progress) as log, Ahead(source, config.batch, workers) as ahead:
-            self._loop(ahead, log)
+        log = Log(self.out, quiet=not progress) if self.rank == 0 else nullcontext()
+        with log as told, Ahead(source, config.batch, workers) as ahead:
+            self._loop(ahead, told)
         return self.out / "bundle"
 
-    def _loop(self, source: Ahead, log: Log) -> None:
+    def _loop(self, source: Ahead, log: Log | None) -> None:
+        """Steps to the end; only the process that has the log saves and validates."""
         state, config, bad = self.state, self.config, 0
         while self.progress() < 1:
             start = time.perf_counter()
@@ -183,7 +216,9 @@ class Trainer:
             if bad >= MAX_BAD_STEPS:
                 raise MoeDiffError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
             state.step += 1
-            state.seconds += time.perf_counter() - start
+            state.seconds += agreed(time.perf_counter() - start)
+            if log is None:
+                continue
             log.step(state.step, self.progress(), parts, state.seconds)
             if state.step % config.save_every == 0 or self.progress() >= 1:
                 self._save()
@@ -206,10 +241,13 @@ class Trainer:
         batch = batch.to(self.accelerator.device)
         rng = rng_for(config.seed, "step", state.step)
         with self.accelerator.autocast():
-            loss, parts = batch_loss(state.denoiser, batch, config.model.process, config.loss, rng)
+            draws = Draws(config.model.process, rng, self.rank, self.processes)
+            loss, parts = batch_loss(state.denoiser, batch, draws, config.loss)
         state.optimiser.zero_grad()
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(state.denoiser.parameters(), config.clip)
+        loss.backward()
+        average_gradients(state.denoiser.parameters())
+        parts["loss"] = agreed(parts["loss"])
+        norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.clip)
         if math.isfinite(parts["loss"]) and bool(torch.isfinite(norm)):
             state.optimiser.step()
             self._average()

@@ -1,0 +1,82 @@
+"""Several processes training one network: each takes its share of every batch, gradients are averaged.
+
+Two processes of one thread are faster than one of two: drawing patches and the optimiser do not thread well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
+
+from moediff.errors import MoeDiffError
+from moediff.memory import keep_memory
+
+
+def run_together(work: Callable[[], None], processes: int) -> None:
+    """Run `work` in that many processes of this machine, which find each other through accelerate.
+
+    Args:
+        work: picklable; called in every process.
+        processes: at least 1; 1 runs it here.
+
+    Raises:
+        MoeDiffError: as `work` raised it in the first process that failed; the others are stopped.
+    """
+    if processes == 1:
+        work()
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    failures = get_context("spawn").SimpleQueue()
+    try:
+        spawn(_member, args=(work, processes, port, failures), nprocs=processes)
+    except (ProcessExitedException, ProcessRaisedException):
+        if failures.empty():
+            raise
+        raise failures.get() from None
+
+
+def _member(
+    rank: int, work: Callable[[], None], processes: int, port: int, failures: SimpleQueue[MoeDiffError]
+) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ.update({key: str(value) for key, value in place.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    keep_memory()
+    try:
+        work()
+    except MoeDiffError as error:
+        failures.put(error)
+        raise SystemExit(error.exit_code) from error
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean of every gradient over the processes; one message for all. A parameter without a gradient counts as zero."""
+    if not torch.distributed.is_initialized():
+        return
+    owners = [p for p in parameters if p.requires_grad]
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
+    flat: Tensor = torch.cat([part.flatten() for part in parts])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for parameter, mean in zip(owners, flat.split([p.numel() for p in owners]), strict=True):
+        parameter.grad = mean.view_as(parameter)
+
+
+def agreed(value: float) -> float:
+    """Mean of a number over the processes, so that all of them decide alike."""
+    if not torch.distributed.is_initialized():
+        return value
+    mean = torch.tensor(value, dtype=torch.float64)
+    torch.distributed.all_reduce(mean)
+    return float(mean) / torch.distributed.get_world_size()

@@ -1,0 +1,54 @@
+"""Lattices, convolutions on them, and how far a trunk looks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moediff.model.blocks import FULL, LINE, PLANE, Conv, from_lattice, local_mean, to_lattice
+from moediff.model.denoiser import Condition, Trunk, TrunkConfig
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_lattice_is_undone(factor):
+    x = torch.rand(2, 8, 16, 8, 3)
+    folded = to_lattice(x, factor)
+    assert folded.shape == (2, 8 // factor, 16 // factor, 8 // factor, 3 * factor**3)
+    assert torch.equal(from_lattice(folded, factor), x)
+
+
+@pytest.mark.parametrize(("kernel", "reached"), [(FULL, (1, 1, 1)), (PLANE, (1, 1, 0)), (LINE, (0, 0, 1))])
+def test_a_convolution_spreads_along_its_kernel_only(kernel, reached):
+    layer, h = Conv(2, 3, kernel), torch.zeros(1, 5, 5, 5, 2)
+    h[0, 2, 2, 2] = 1
+    with torch.no_grad():
+        touched = (layer(h) - layer(torch.zeros_like(h))).abs().amax(-1)[0] > 0
+    expected = torch.zeros(5, 5, 5, dtype=torch.bool)
+    expected[tuple(slice(2 - r, 3 + r) for r in reached)] = True
+    assert torch.equal(touched, expected)
+
+
+def test_local_mean_counts_the_outside_as_zero():
+    ones = torch.ones(1, 4, 4, 4, 1)
+    mean = local_mean(ones, 1)
+    assert float(mean[0, 1, 1, 1, 0]) == pytest.approx(1) and float(mean[0, 0, 0, 0, 0]) == pytest.approx(8 / 27)
+
+
+def test_a_trunk_looks_no_further_than_it_says():
+    config = TrunkConfig(width=8, deep_width=8, blocks_before=1, blocks_deep=2, blocks_after=1)
+    torch.manual_seed(0)
+    trunk, side = Trunk(config, 4, 4), 48  # cells
+    tables = tuple(torch.zeros(1, side, 6) for _ in range(3))
+    nothing = torch.zeros(1, 1, 1, 1)
+    condition = Condition(nothing, nothing, tables, nothing, torch.zeros(1, *(side // 2,) * 3, 4), nothing)
+    cells = torch.rand(1, side, side, side, 40)
+    moved = cells.clone()
+    moved[0, 24, 24, 24] += 1
+    with torch.no_grad():
+        vector = torch.zeros(1, 4)
+        touched = (trunk(moved, vector, condition) - trunk(cells, vector, condition)).abs().amax(-1)[0] > 1e-7
+    reach = 2 * int((touched.nonzero() - 24).abs().amax())
+    assert reach <= config.reach_voxels <= reach + 16  # experts look three cells further
+    assert replace(config, blocks_deep=3).reach_voxels == config.reach_voxels + 4

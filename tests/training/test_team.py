@@ -1,0 +1,70 @@
+"""Several processes train as one: the same examples, the same average gradient, the same errors."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from moediff.config import rng_for
+from moediff.diffusion.process import ProcessConfig
+from moediff.errors import DataError
+from moediff.training.step import Draws
+from moediff.training.team import agreed, average_gradients, run_together
+
+
+def note_gradients(folder: Path) -> None:
+    """Each process brings another gradient (the second none for the bias) and writes what it is left with."""
+    rank = int(os.environ.get("RANK", 0))
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
+    layer = nn.Linear(2, 3)
+    layer.weight.grad = torch.full_like(layer.weight, 1.0 + 2 * rank)
+    layer.bias.grad = torch.full_like(layer.bias, 4.0) if rank == 0 else None
+    average_gradients(layer.parameters())
+    torch.save((layer.weight.grad, layer.bias.grad, agreed(float(rank))), folder / f"{rank}.pt")
+
+
+def test_gradients_and_numbers_are_averaged(tmp_path):
+    run_together(partial(note_gradients, tmp_path), 2)
+    for rank in (0, 1):
+        weight, bias, number = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(weight, torch.full((3, 2), 2.0)) and torch.equal(bias, torch.full((3,), 2.0))
+        assert number == 0.5
+
+
+def test_alone_nothing_changes(tmp_path):
+    run_together(partial(note_gradients, tmp_path), 1)
+    weight, bias, number = torch.load(tmp_path / "0.pt")
+    assert torch.equal(weight, torch.ones(3, 2)) and torch.equal(bias, torch.full((3,), 4.0)) and number == 0
+
+
+def refuse() -> None:
+    raise DataError("no scan here; expected one")
+
+
+def stumble() -> None:
+    raise ZeroDivisionError("a fault of ours")
+
+
+def test_our_errors_come_through_as_they_are():
+    with pytest.raises(DataError, match="no scan here; expected one"):
+        run_together(refuse, 2)
+
+
+def test_faults_come_through_with_their_trace():
+    with pytest.raises(Exception, match="a fault of ours"):
+        run_together(stumble, 2)
+
+
+def test_shares_of_what_is_drawn_make_up_the_whole():
+    process, shape = ProcessConfig(share_at_max=0.5), (4, 3, 3, 3)
+    sigma, noise = Draws(process, rng_for(1))((8, 3, 3, 3), 0.05)
+    for rank in (0, 1):
+        mine = Draws(process, rng_for(1), rank, 2)(shape, 0.05)
+        assert torch.equal(mine[0], sigma[4 * rank : 4 * rank + 4])
+        assert torch.equal(mine[1], noise[4 * rank : 4 * rank + 4])
