@@ -31,7 +31,8 @@ from moediff.model.denoiser import (
     make_condition,
 )
 from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import PatchSource, ScanSource, load_heads
+from moediff.training.dataset import PatchSource
+from moediff.training.heads import ScanSource, load_heads
 from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
 from moediff.training.step import Draws, batch_loss

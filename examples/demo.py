@@ -17,13 +17,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from moediff.cli import NOTICE, keep_memory
+from moediff import RESEARCH_ONLY
 from moediff.config import rng_for
 from moediff.errors import MoeDiffError
 from moediff.evaluation.metrics import Scores, head_mask, score
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import Enhanced, EnhanceOptions
 from moediff.inference.outputs import stem_of
+from moediff.memory import keep_memory
 from moediff.report.figure import comparison_figure
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import AxisRecipe, Recipe, thick_slices
@@ -98,7 +99,7 @@ def main() -> int:
     except MoeDiffError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"files are in {OUT}/. {NOTICE}")
+    print(f"files are in {OUT}/. {RESEARCH_ONLY}")
     return 0
 
 

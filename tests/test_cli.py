@@ -179,7 +179,7 @@ def test_an_interruption_ends_with_130(scan, monkeypatch, capsys):
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moediff.cli.enhance_command", stop)
+    monkeypatch.setattr("moediff.commands.enhance.enhance_command", stop)
     assert main(["enhance", str(scan)]) == 130
     assert "nothing partial" in capsys.readouterr().err
 
@@ -188,7 +188,7 @@ def test_a_fault_of_ours_is_told_in_one_line(scan, monkeypatch, capsys):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("halo")
 
-    monkeypatch.setattr("moediff.cli.enhance_command", broken)
+    monkeypatch.setattr("moediff.commands.enhance.enhance_command", broken)
     assert main(["enhance", str(scan)]) == 70
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ZeroDivisionError):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+RESEARCH_ONLY = "Research use only; not for diagnostic use."
 
 if TYPE_CHECKING:
     from moediff.inference.engine import Enhancer, Source

@@ -3,177 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from moediff import __version__
+from moediff import RESEARCH_ONLY, __version__
+from moediff.commands import bundle, enhance, train
 from moediff.errors import CannotCreate, MoeDiffError
-from moediff.memory import keep_memory
-
-if TYPE_CHECKING:
-    from moediff.inference.options import EnhanceOptions
-
-NOTICE = "Research use only; not for diagnostic use."
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command and option."""
-    parser = argparse.ArgumentParser(prog="moediff", description=f"Super-resolution of brain MRI. {NOTICE}")
+    parser = argparse.ArgumentParser(prog="moediff", description=f"Super-resolution of brain MRI. {RESEARCH_ONLY}")
     parser.add_argument("--version", action="version", version=f"moediff-sr {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_enhance(
-        commands.add_parser("enhance", help="super-resolve one scan", description=f"Super-resolve one scan. {NOTICE}")
-    )
-    train = commands.add_parser("train", help="train a model from a TOML configuration")
-    train.add_argument("config", type=Path, help="see configs/ in the repository")
-    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    train.add_argument("--processes", type=int, default=0, help="share batches among N (default: all GPUs or cores)")
-    train.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    train.set_defaults(call=train_command)
-    bundle = commands.add_parser("bundle", help="look at a model bundle").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    info = bundle.add_parser("info", help="print config, provenance and checksum")
-    info.add_argument("path", type=Path, nargs="?", help="bundle folder (default: the embedded one)")
-    info.set_defaults(call=bundle_info)
+    for command in (enhance, train, bundle):
+        command.add(commands)
     return parser
-
-
-def _add_enhance(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("source", type=Path, metavar="INPUT", help="NIfTI scan (.nii, .nii.gz)")
-    add("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)")
-    add(
-        "--voxel-size",
-        type=float,
-        nargs="+",
-        metavar="MM",
-        help="one or three numbers (default: 1 mm, or half the voxel)",
-    )
-    add("--like", type=Path, metavar="REF", help="land exactly on this scan's grid")
-    add("--mode", default="faithful", choices=("faithful", "detail"), help="posterior mean, or a few-step sample")
-    add("--steps", type=int, default=6, help="network evaluations of a sample (default 6)")
-    add("--samples", type=int, default=1, help="samples for the uncertainty (default 1: none)")
-    add(
-        "--uncertainty",
-        type=Path,
-        metavar="PATH",
-        help="write the voxel-wise standard deviation (needs --samples 2 or more)",
-    )
-    add("--experts", type=Path, metavar="PATH", help="write the 4-D map of gate weights")
-    add("--mask", type=Path, metavar="PATH", help="write where the network worked")
-    add("--bundle", type=Path, help="model folder (default: the embedded weights)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"))
-    add("--threads", type=int, help="CPU threads")
-    add("--seed", type=int, default=0)
-    add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")
-    add("--no-consistency", action="store_true", help="do not correct what the measurement contradicts")
-    add("--trust", choices=("sform", "qform"), help="which form to believe when they contradict each other")
-    add("--volume", type=int, metavar="N", help="which volume of a 4-D file, counted from 0")
-    add("--overwrite", action="store_true", help="replace existing outputs")
-    add("--dry-run", action="store_true", help="say what would be done and stop")
-    add("--json", action="store_true", help="print the sidecar's content to standard output")
-    add("-q", "--quiet", action="store_true", help="no progress and no summary")
-    add("-v", "--verbose", action="store_true", help="print timings and settings")
-    parser.set_defaults(call=enhance_command)
-
-
-def enhance_command(args: argparse.Namespace) -> int:
-    """Enhance one scan and write it."""
-    from moediff.inference.grids import target_grid
-    from moediff.inference.outputs import OutputPaths, check_outputs, default_output, write
-    from moediff.volume.io import load
-
-    keep_memory()
-    paths = OutputPaths(scan=args.output or default_output(args.source), uncertainty=args.uncertainty,
-                        experts=args.experts, mask=args.mask)  # fmt: skip
-    options = _options(args)
-    loaded = load(args.source, trust=args.trust, index=args.volume)
-    check_outputs(paths, args.source, overwrite=args.overwrite)
-    if args.dry_run:
-        goal = target_grid(loaded.volume.grid, options)
-        plan = {"input": list(loaded.volume.shape), "output": list(goal.shape),
-                "output_spacing_mm": [round(s, 4) for s in goal.spacing_mm],
-                "files": [str(path) for path in paths.every()], "warnings": list(loaded.warnings)}  # fmt: skip
-        print(json.dumps(plan, indent=2))
-        return 0
-    from moediff.inference.engine import Enhancer
-
-    enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
-    with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
-        result = enhancer(loaded, options, report)
-        write(result, paths, overwrite=args.overwrite)
-        report(1.0, "done")
-    _say(result.record, paths.scan, args)
-    return 0
-
-
-def _options(args: argparse.Namespace) -> EnhanceOptions:
-    from moediff.errors import ConfigError
-    from moediff.inference.options import EnhanceOptions
-    from moediff.volume.io import load
-
-    if args.uncertainty is not None and args.samples < 2:
-        raise ConfigError("--uncertainty needs --samples 2 or more")
-    return EnhanceOptions(
-        voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
-        like=load(args.like).volume.grid if args.like else None,
-        mode=args.mode, steps=args.steps, samples=args.samples, seed=args.seed,
-        consistency=not args.no_consistency, memory_mb=args.mem_mb,
-    )  # fmt: skip
-
-
-def _say(record: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
-    if args.json:
-        print(json.dumps(record, indent=2))
-    if not args.quiet:
-        for warning in record["warnings"]:
-            print(f"moediff: warning: {warning}", file=sys.stderr)
-        if not args.json:
-            print(f"{path}\n{NOTICE}")
-    if args.verbose:
-        print(json.dumps({key: record[key] for key in record if key != "warnings"}, indent=2), file=sys.stderr)
-
-
-def train_command(args: argparse.Namespace) -> int:
-    """Train, and say where the bundle lies."""
-    from moediff.training.trainer import load_config, train
-
-    keep_memory()
-    config = load_config(args.config)
-    progress = not args.quiet and sys.stderr.isatty()
-    print(train(config, processes=args.processes, resume=args.resume, progress=progress))
-    return 0
-
-
-def bundle_info(args: argparse.Namespace) -> int:
-    """Print a bundle's manifest after verifying its weights."""
-    from moediff.errors import naming
-    from moediff.model.bundle import WEIGHTS, embedded_path, load_bundle, read_manifest
-
-    folder = args.path or embedded_path()
-    load_bundle(folder)
-    with naming(folder):
-        print(json.dumps(read_manifest(folder) | {"bytes": (folder / WEIGHTS).stat().st_size}, indent=2))
-    return 0
-
-
-@contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """A bar with time left on standard error."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda share, word: bar.update(task, completed=share, description=word)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

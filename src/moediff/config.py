@@ -11,7 +11,6 @@ import torch
 
 from moediff.errors import ConfigError
 
-RESEARCH_ONLY = "Research use only; not for diagnostic use."
 T = TypeVar("T")
 
 

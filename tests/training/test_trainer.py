@@ -13,13 +13,14 @@ from torch import Tensor
 from moediff.config import rng_for
 from moediff.diffusion.process import ProcessConfig
 from moediff.errors import ConfigError, InputMissing, MoeDiffError
-from moediff.model.bundle import BundleConfig
+from moediff.model.bundle import BundleConfig, load_bundle
 from moediff.model.denoiser import DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import Batch, Head, PatchSource, ScanSource
-from moediff.training.trainer import MAX_BAD_STEPS, TrainConfig, Trainer, load_config
+from moediff.training.dataset import Batch, PatchSource
+from moediff.training.heads import Head, ScanSource
+from moediff.training.trainer import MAX_BAD_STEPS, TrainConfig, Trainer, load_config, train
 
 BASE = """
 out = "../runs/base"
@@ -120,6 +121,12 @@ def test_like_may_be_stacked(tmp_path):
     files = {"base": BASE, "middle": 'like = "base.toml"\nsteps = 5', "top": 'like = "middle.toml"\nbatch = 9'}
     config = load_config(written(tmp_path, **files))
     assert (config.steps, config.batch, config.rate) == (5, 9, 1e-3)
+
+
+def test_a_configuration_that_builds_on_itself_is_refused(tmp_path):
+    path = written(tmp_path, one='like = "two.toml"', two='like = "one.toml"')
+    with pytest.raises(ConfigError, match=r"one\.toml builds on itself; remove one `like`"):
+        load_config(path.with_name("one.toml"))
 
 
 def test_the_configurations_of_the_project_can_be_read():
@@ -284,3 +291,19 @@ def test_a_folder_with_a_run_is_not_overwritten(config):
     (Path(config.out) / "checkpoint").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds a run already; add --resume"):
         Trainer(config).run(progress=False)
+
+
+def test_the_bundle_names_what_it_began_from(config, tmp_path):
+    first = Trainer(replace(config, provenance={"name": "parent"}))
+    first._save()
+    parent = load_bundle(tmp_path / "run" / "bundle")
+    child = Trainer(replace(config, out=str(tmp_path / "child"), start=str(tmp_path / "run" / "bundle")))
+    assert equal(weights(child), weights(first))
+    child._save()
+    told = load_bundle(tmp_path / "child" / "bundle").provenance["started_from"]
+    assert told == {"name": "parent", "steps": 0, "hours": 0.0, "sha256": parent.sha256}
+
+
+def test_a_batch_must_be_shared_out_evenly(config):
+    with pytest.raises(ConfigError, match="batch=3 must be a multiple of the 2 processes"):
+        train(replace(config, batch=3), processes=2, progress=False)

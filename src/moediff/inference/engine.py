@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.config import RESEARCH_ONLY, rng_for
+from moediff import RESEARCH_ONLY
+from moediff.config import rng_for
 from moediff.diffusion.process import schedule
 from moediff.diffusion.sampler import sample
 from moediff.errors import ConfigError, DataError, TryAgain

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.config import RESEARCH_ONLY
+from moediff import RESEARCH_ONLY
 from moediff.errors import CannotCreate, ConfigError, DataError, GeometryError
 from moediff.volume.geometry import axis_positions, canonicalise, resample
 from moediff.volume.intensity import quantile

@@ -5,82 +5,27 @@ Axes: X Y Z voxels, B batch, n voxels of an axis.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError, DataError
-from moediff.simulate.degrade import bias_field, degrade, reference_intensity
-from moediff.simulate.labels import BACKGROUND, region_map, synthesise
+from moediff.errors import ConfigError
+from moediff.simulate.degrade import degrade
+from moediff.simulate.labels import BACKGROUND
 from moediff.simulate.recipe import Recipe, RecipeRanges, draw_recipe
-from moediff.volume.geometry import canonicalise, crop, resample, with_spacing
-from moediff.volume.intensity import Scaling, brain_scaling, foreground
-from moediff.volume.io import load
+from moediff.training.augment import AugmentConfig, augmented
+from moediff.training.heads import Head
+from moediff.volume.geometry import crop
+from moediff.volume.intensity import Scaling
 from moediff.volume.prepare import PrepareSettings, network_order, prepare
 from moediff.volume.volume import Grid, Volume
 
 NO_REGION = BACKGROUND
 MARGIN = 10  # voxels degraded around a patch and cut off again: edges of the cut never reach the network
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanSource:
-    """One training scan.
-
-    Args:
-        path: the file.
-        spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
-        weight: how often it is drawn, relative to the others.
-        labels: the file is a label map; scans are synthesised from it.
-        copies: synthetic scans made of one label map.
-        licence, source: terms and origin of the data, copied into the bundle.
-    """
-
-    path: str
-    spacing_mm: tuple[float, ...] = ()
-    weight: float = 1.0
-    labels: bool = False
-    copies: int = 1
-    licence: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Ranges of what is done to the truth together with its input.
-
-    Args:
-        amplitude: intensity factor range, log-uniform.
-        gamma: contrast exponent range.
-        bias: largest peak of a smooth log-gain.
-        blur_vox: largest Gaussian sigma; high-resolution scans differ in their own sharpness.
-        blur_share: share of patches that are blurred.
-        sharpen_share: share of patches that get an unsharp mask.
-    """
-
-    amplitude: tuple[float, float] = (0.6, 1.6)
-    gamma: tuple[float, float] = (0.8, 1.25)
-    bias: float = 0.3
-    blur_vox: float = 0.6
-    blur_share: float = 0.35
-    sharpen_share: float = 0.15
-
-
-@dataclass(frozen=True)
-class Head:
-    """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known."""
-
-    data_XYZ: Tensor
-    inside_N3: Tensor
-    reference: float
-    region_XYZ: Tensor | None
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -127,74 +72,6 @@ class Batch:
         return Batch(truth, base, slices, (x, y, z), noise, region)
 
 
-def load_heads(sources: Sequence[ScanSource], root: Path, seed: int) -> list[Head]:
-    """Read, prepare and resample every source; label maps become synthetic scans.
-
-    Raises:
-        ConfigError: no sources.
-    """
-    if not sources:
-        raise ConfigError("no training scans are listed; name at least one under [[scans]]")
-    heads: list[Head] = []
-    for source in sources:
-        volume, _ = canonicalise(load(root / source.path).volume)
-        heads += _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
-    return heads
-
-
-def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
-    mask = foreground(volume.data_XYZ, volume.spacing_mm)
-    scaled = volume.with_data(brain_scaling(volume.data_XYZ, mask, volume.spacing_mm).apply(volume.data_XYZ))
-    sizes = source.spacing_mm or (0.0,)
-    heads = []
-    for size in sizes:
-        at = scaled if size == 0 else _shrink(scaled, size)
-        inside = foreground(at.data_XYZ, at.spacing_mm)
-        heads.append(_head(at.data_XYZ, inside, None, source.weight / len(sizes)))
-    return heads
-
-
-def _shrink(volume: Volume, size_mm: float) -> Volume:
-    """To coarser isotropic voxels, blurred first so that nothing aliases."""
-    data = volume.data_XYZ
-    for axis, spacing in enumerate(volume.spacing_mm):
-        data = blur_axis(data, axis, 0.42 * math.sqrt(max((size_mm / spacing) ** 2 - 1, 0.0)))
-    return resample(volume.with_data(data), with_spacing(volume.grid, (size_mm,) * 3), "cubic")
-
-
-def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head]:
-    labels = volume.data_XYZ.round().to(torch.int32)
-    where = (labels > 0).nonzero()
-    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
-    labels = F.pad(labels[box], (8,) * 6)
-    region = region_map(labels, volume.spacing_mm)
-    heads = []
-    for copy in range(source.copies):
-        scan = synthesise(labels, rng_for(seed, source.path, copy))
-        heads.append(_head(scan, region != BACKGROUND, region, source.weight / source.copies))
-    return heads
-
-
-def _head(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
-    where = inside_XYZ.nonzero()
-    return Head(
-        data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight
-    )
-
-
-def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
-    """Gaussian blur of one axis of a 3-D tensor, edges repeated."""
-    if sigma_vox < 0.05:
-        return data
-    reach = max(1, math.ceil(3 * sigma_vox))
-    tap = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma_vox) ** 2)
-    kernel_shape, pad = [1, 1, 1, 1, 1], [0] * 6
-    kernel_shape[2 + axis] = -1
-    pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach
-    padded = F.pad(data[None, None], pad, mode="replicate")
-    return F.conv3d(padded, (tap / tap.sum()).reshape(kernel_shape))[0, 0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class PatchSource:
     """Draws examples; example number i depends on the seed and i alone.
@@ -234,7 +111,7 @@ class PatchSource:
         rng = rng_for(self.seed, "patch", number)
         head = self.heads[int(torch.multinomial(torch.tensor([h.weight for h in self.heads]), 1, generator=rng))]
         data, region = self._cut(head, rng)
-        truth, gain = _augment(data, self.augment, rng) if self.augment else (data, 1.0)
+        truth, gain = augmented(data, self.augment, rng) if self.augment else (data, 1.0)
         scan = Volume(truth, torch.eye(4, dtype=torch.float64))
         recipe = self.recipe or draw_recipe(rng, self.ranges)
         low = degrade(scan, recipe, rng, reference=head.reference * gain)
@@ -270,27 +147,3 @@ class PatchSource:
 def _box_grid(grid: Grid, start: Sequence[int], side: int) -> Grid:
     stand_in = Volume(torch.empty(1).expand(grid.shape), grid.affine)
     return crop(stand_in, start, (side,) * 3).grid
-
-
-def _augment(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> tuple[Tensor, float]:
-    """Amplitude, contrast, bias field and sharpness of the truth; returns it with the gain given to intensities."""
-
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=rng))
-
-    low, high = config.amplitude
-    gain = low * (high / low) ** uniform(0, 1)
-    gamma = uniform(*config.gamma)
-    data = data_XYZ.clamp_min(0)
-    data = gain * data if abs(gamma - 1) < 0.02 else gain * 0.5 * (data / 0.5) ** gamma
-    x, y, z = data.shape
-    data = data * bias_field((x, y, z), uniform(0, config.bias), rng)
-    kind, strength = uniform(0, 1), uniform(0.2, 1)
-    if kind < config.blur_share + config.sharpen_share:
-        soft = data
-        for axis in range(3):
-            soft = blur_axis(soft, axis, config.blur_vox * strength)
-        data = soft if kind < config.blur_share else (data + 0.6 * strength * (data - soft)).clamp_min(0)
-    if not bool(torch.isfinite(data).all()):
-        raise DataError("a training patch is not finite; check the scans named in the configuration")
-    return data, gain

@@ -24,8 +24,10 @@ from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.simulate.recipe import RecipeRanges
 from moediff.training.ahead import Ahead
+from moediff.training.augment import AugmentConfig
 from moediff.training.checkpoint import State, load_checkpoint, save_checkpoint
-from moediff.training.dataset import AugmentConfig, Batch, PatchSource, ScanSource, load_heads
+from moediff.training.dataset import Batch, PatchSource
+from moediff.training.heads import ScanSource, load_heads
 from moediff.training.log import Log
 from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
@@ -102,9 +104,11 @@ def load_config(path: Path) -> TrainConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     import tomllib
 
+    if path.resolve() in above:
+        raise ConfigError(f"like: {path} builds on itself; remove one `like`")
     if not path.is_file():
         raise InputMissing(f"{path}: no such training configuration")
     try:
@@ -118,7 +122,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(like, str):
         raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
     if like:
-        values = _over(_read_settings(path.parent / like), values)
+        values = _over(_read_settings(path.parent / like, (*above, path.resolve())), values)
     return {"out": str(path.parent), "data": str(path.parent), **values}
 
 

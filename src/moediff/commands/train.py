@@ -1,0 +1,34 @@
+"""`moediff train`: train a model from a TOML configuration."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moediff.memory import keep_memory
+
+if TYPE_CHECKING:
+    from moediff.commands import Commands
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    train = commands.add_parser("train", help="train a model from a TOML configuration")
+    train.add_argument("config", type=Path, help="see configs/ in the repository")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    train.add_argument("--processes", type=int, default=0, help="share batches among N (default: all GPUs or cores)")
+    train.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    train.set_defaults(call=train_command)
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """Train, and say where the bundle lies."""
+    from moediff.training.trainer import load_config, train
+
+    keep_memory()
+    config = load_config(args.config)
+    progress = not args.quiet and sys.stderr.isatty()
+    print(train(config, processes=args.processes, resume=args.resume, progress=progress))
+    return 0

@@ -1,0 +1,74 @@
+"""What is done to the truth together with its input: no two training patches look alike.
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.errors import DataError
+from moediff.simulate.degrade import bias_field
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Ranges of what is done to the truth together with its input.
+
+    Args:
+        amplitude: intensity factor range, log-uniform.
+        gamma: contrast exponent range.
+        bias: largest peak of a smooth log-gain.
+        blur_vox: largest Gaussian sigma; high-resolution scans differ in their own sharpness.
+        blur_share: share of patches that are blurred.
+        sharpen_share: share of patches that get an unsharp mask.
+    """
+
+    amplitude: tuple[float, float] = (0.6, 1.6)
+    gamma: tuple[float, float] = (0.8, 1.25)
+    bias: float = 0.3
+    blur_vox: float = 0.6
+    blur_share: float = 0.35
+    sharpen_share: float = 0.15
+
+
+def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
+    """Gaussian blur of one axis of a 3-D tensor, edges repeated."""
+    if sigma_vox < 0.05:
+        return data
+    reach = max(1, math.ceil(3 * sigma_vox))
+    tap = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma_vox) ** 2)
+    kernel_shape, pad = [1, 1, 1, 1, 1], [0] * 6
+    kernel_shape[2 + axis] = -1
+    pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach
+    padded = F.pad(data[None, None], pad, mode="replicate")
+    return F.conv3d(padded, (tap / tap.sum()).reshape(kernel_shape))[0, 0]
+
+
+def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> tuple[Tensor, float]:
+    """Amplitude, contrast, bias field and sharpness of the truth; returns it with the gain given to intensities."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=rng))
+
+    low, high = config.amplitude
+    gain = low * (high / low) ** uniform(0, 1)
+    gamma = uniform(*config.gamma)
+    data = data_XYZ.clamp_min(0)
+    data = gain * data if abs(gamma - 1) < 0.02 else gain * 0.5 * (data / 0.5) ** gamma
+    x, y, z = data.shape
+    data = data * bias_field((x, y, z), uniform(0, config.bias), rng)
+    kind, strength = uniform(0, 1), uniform(0.2, 1)
+    if kind < config.blur_share + config.sharpen_share:
+        soft = data
+        for axis in range(3):
+            soft = blur_axis(soft, axis, config.blur_vox * strength)
+        data = soft if kind < config.blur_share else (data + 0.6 * strength * (data - soft)).clamp_min(0)
+    if not bool(torch.isfinite(data).all()):
+        raise DataError("a training patch is not finite; check the scans named in the configuration")
+    return data, gain

@@ -1,0 +1,119 @@
+"""What training cuts patches from: sharp scans and synthetic ones, read and scaled once.
+
+Axes: X Y Z voxels, N voxels of the foreground.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.config import rng_for
+from moediff.errors import ConfigError
+from moediff.simulate.degrade import reference_intensity
+from moediff.simulate.labels import BACKGROUND, region_map, synthesise
+from moediff.training.augment import blur_axis
+from moediff.volume.geometry import canonicalise, resample, with_spacing
+from moediff.volume.intensity import brain_scaling, foreground
+from moediff.volume.io import load
+from moediff.volume.volume import Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSource:
+    """One training scan.
+
+    Args:
+        path: the file.
+        spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
+        weight: how often it is drawn, relative to the others.
+        labels: the file is a label map; scans are synthesised from it.
+        copies: synthetic scans made of one label map.
+        licence, source: terms and origin of the data, copied into the bundle.
+    """
+
+    path: str
+    spacing_mm: tuple[float, ...] = ()
+    weight: float = 1.0
+    labels: bool = False
+    copies: int = 1
+    licence: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known."""
+
+    data_XYZ: Tensor
+    inside_N3: Tensor
+    reference: float
+    region_XYZ: Tensor | None
+    weight: float
+
+
+def load_heads(sources: Sequence[ScanSource], root: Path, seed: int) -> list[Head]:
+    """Read, prepare and resample every source; label maps become synthetic scans.
+
+    Raises:
+        ConfigError: no sources, or a voxel size asked for that is finer than the scan.
+    """
+    if not sources:
+        raise ConfigError("no training scans are listed; name at least one under [[scans]]")
+    heads: list[Head] = []
+    for source in sources:
+        volume, _ = canonicalise(load(root / source.path).volume)
+        heads += _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
+    return heads
+
+
+def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
+    mask = foreground(volume.data_XYZ, volume.spacing_mm)
+    scaled = volume.with_data(brain_scaling(volume.data_XYZ, mask, volume.spacing_mm).apply(volume.data_XYZ))
+    sizes = source.spacing_mm or (0.0,)
+    finest = min(volume.spacing_mm)
+    if any(0 < size < 0.98 * finest for size in sizes):
+        raise ConfigError(
+            f"{source.path}: spacing_mm={list(sizes)} asks for finer voxels than the scan's {finest:.3g} mm; "
+            "name sizes from there up"
+        )
+    heads = []
+    for size in sizes:
+        at = scaled if size == 0 else _shrink(scaled, size)
+        inside = foreground(at.data_XYZ, at.spacing_mm)
+        heads.append(_head(at.data_XYZ, inside, None, source.weight / len(sizes)))
+    return heads
+
+
+def _shrink(volume: Volume, size_mm: float) -> Volume:
+    """To coarser isotropic voxels, blurred first so that nothing aliases."""
+    data = volume.data_XYZ
+    for axis, spacing in enumerate(volume.spacing_mm):
+        data = blur_axis(data, axis, 0.42 * math.sqrt(max((size_mm / spacing) ** 2 - 1, 0.0)))
+    return resample(volume.with_data(data), with_spacing(volume.grid, (size_mm,) * 3), "cubic")
+
+
+def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head]:
+    labels = volume.data_XYZ.round().to(torch.int32)
+    where = (labels > 0).nonzero()
+    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
+    labels = F.pad(labels[box], (8,) * 6)
+    region = region_map(labels, volume.spacing_mm)
+    heads = []
+    for copy in range(source.copies):
+        scan = synthesise(labels, rng_for(seed, source.path, copy))
+        heads.append(_head(scan, region != BACKGROUND, region, source.weight / source.copies))
+    return heads
+
+
+def _head(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
+    where = inside_XYZ.nonzero()
+    return Head(
+        data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight
+    )
