@@ -56,6 +56,9 @@ def _member(
     keep_memory()
     try:
         work()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # nobody hangs up while another still listens
+            torch.distributed.destroy_process_group()
     except MoeDiffError as error:
         failures.put(error)
         raise SystemExit(error.exit_code) from error
