@@ -47,6 +47,11 @@ def local_mean(h_BxyzC: Tensor, step: int) -> Tensor:
     return h_BxyzC / 27
 
 
+def unit_size(h_BxyzC: Tensor) -> Tensor:
+    """Every site's channels divided by their root mean square."""
+    return F.rms_norm(h_BxyzC, h_BxyzC.shape[-1:], eps=1e-4)
+
+
 class Conv(nn.Conv3d):
     """A convolution with zero padding on channels-last lattices; `kernel` is odd along every axis."""
 
@@ -92,17 +97,30 @@ class ResBlock(nn.Module):
 
     The last axis is the coarsest one. Two thin kernels cost a quarter of two 3x3x3 ones; more of them in the same time
     learn more (docs/decisions.md). `kernels` are for comparisons.
+
+    A `normed` block looks at its input with every site's channels brought to unit size (Zhang & Sennrich 2019). In a
+    stack without it the modulation's factors multiply up, until ReLU is silent everywhere behind some block.
     """
 
-    def __init__(self, channels: int, vector: int, table: int, kernels: tuple[Kernel, Kernel] = (PLANE, LINE)) -> None:
+    def __init__(
+        self,
+        channels: int,
+        vector: int,
+        table: int,
+        kernels: tuple[Kernel, Kernel] = (PLANE, LINE),
+        *,
+        normed: bool = False,
+    ) -> None:
         super().__init__()
+        self.normed = normed
         self.first = Conv(channels, channels, kernels[0])
         self.modulate = Modulation(vector, table, channels)
         self.second = Conv(channels, channels, kernels[1], gain=0.3)
 
     def forward(self, h_BxyzC: Tensor, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Same shape in and out."""
-        u = self.modulate(self.first(F.relu(h_BxyzC)), vector_BV, tables)
+        u = unit_size(h_BxyzC) if self.normed else h_BxyzC
+        u = self.modulate(self.first(F.relu(u)), vector_BV, tables)
         return h_BxyzC + self.second(F.relu(u))
 
 

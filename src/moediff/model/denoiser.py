@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import ResBlock, from_lattice, local_mean, to_lattice
+from moediff.model.blocks import ResBlock, from_lattice, local_mean, to_lattice, unit_size
 from moediff.model.encoder import Encoder, EncoderConfig
 from moediff.model.experts import Experts, ExpertsConfig
 from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
@@ -115,7 +115,9 @@ class Trunk(nn.Module):
         self.before = nn.ModuleList(ResBlock(c, vector, TABLE_FEATURES) for _ in range(config.blocks_before))
         self.down = nn.Linear(8 * c, d)
         self.token = nn.Linear(token_width, d)
-        self.deep = nn.ModuleList(ResBlock(d, vector, 2 * TABLE_FEATURES) for _ in range(config.blocks_deep))
+        self.deep = nn.ModuleList(
+            ResBlock(d, vector, 2 * TABLE_FEATURES, normed=True) for _ in range(config.blocks_deep)
+        )
         self.up = nn.Linear(d, 8 * c)
         self.after = nn.ModuleList(ResBlock(c, vector, TABLE_FEATURES) for _ in range(config.blocks_after))
 
@@ -128,7 +130,7 @@ class Trunk(nn.Module):
         deep = self.down(to_lattice(h)) + self.token(condition.token_BxyzD)
         for block in self.deep:
             deep = block(deep, vector_BG, tables)
-        h = h + from_lattice(self.up(F.relu(deep)))
+        h = h + from_lattice(self.up(F.relu(unit_size(deep))))
         for block in self.after:
             h = block(h, vector_BG, condition.tables)
         return h

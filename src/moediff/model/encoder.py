@@ -49,6 +49,7 @@ class Encoder(nn.Module):
         self.inward = Attention(d, config.heads)
         self.across = Attention(d, config.heads)
         self.outward = Attention(d, config.heads)
+        self.norm = nn.LayerNorm(d)
         self.register_buffer("slope_H", 2.0 ** -torch.arange(config.heads).float(), persistent=False)
 
     def forward(self, base_BXYZ: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class Encoder(nn.Module):
         coarse_BSD = self.across(coarse_BSD, self._distance_bias(lattice[1:]))
         family_NTD = torch.cat([coarse_BSD.reshape(-1, 1, family_NTD.shape[-1]), family_NTD[:, 1:]], 1)
         family_NTD = self._within(self.outward, family_NTD)
-        return from_lattice(family_NTD[:, 9:].reshape(*lattice, -1), FINE)
+        return self.norm(from_lattice(family_NTD[:, 9:].reshape(*lattice, -1), FINE))
 
     def _embed(self, base_BXYZ: Tensor) -> Tensor:
         pooled = F.avg_pool3d(base_BXYZ[:, None], 2)[:, 0]

@@ -40,14 +40,13 @@ class Gate(nn.Module):
 
     def __init__(self, config: GateConfig, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
         self.key = nn.Linear(width, width)
         self.query_ED = nn.Parameter(torch.randn(config.experts, width))
         self.log_scale = nn.Parameter(torch.tensor(5.0).log())
 
     def forward(self, token_BxyzD: Tensor) -> Tensor:
         """Logits [B, x, y, z, E] on the token lattice, bounded by the temperature (at most 30)."""
-        key = F.normalize(self.key(self.norm(token_BxyzD)), dim=-1)
+        key = F.normalize(self.key(token_BxyzD), dim=-1)
         return (key @ F.normalize(self.query_ED, dim=-1).T) * self.log_scale.exp().clamp(1.0, 30.0)
 
 
