@@ -1,4 +1,4 @@
-"""Compare shapes of the denoiser's trunk: same data, same training time (CPU), validation PSNR gain on held-out persons.
+"""Compare trunks of the denoiser: same data, same CPU time of training, PSNR gain on held-out persons.
 
     python benchmarks/designs.py --data ../shared/data --minutes 4 --seed 0 [--only thin,flat]
 
@@ -145,13 +145,22 @@ def full(width: int, *, mixed_entry: bool) -> Trunk:
     return trunk
 
 
-def design(width: int, trunk: nn.Module | None = None) -> Denoiser:
-    return Denoiser(DenoiserConfig(trunk=TrunkConfig(width=width)), trunk)
+def design(width: int, trunk: nn.Module | None = None, deep: int = 96) -> Denoiser:
+    return Denoiser(DenoiserConfig(trunk=TrunkConfig(width=width, deep_width=deep)), trunk)
+
+
+def unnormed(width: int) -> Trunk:
+    """The package's trunk without the normalisation in its deep blocks."""
+    trunk = Trunk(TrunkConfig(width=width), 64, 64)
+    for block in trunk.deep:
+        block.normed = False  # type: ignore[assignment]
+    return trunk
 
 
 DESIGNS = {
     "thin": lambda: design(32),
-    "thin-48": lambda: design(48),
+    "thin-64": lambda: design(64, deep=128),
+    "unnormed": lambda: design(32, unnormed(32)),
     "full": lambda: design(32, full(32, mixed_entry=False)),
     "full-entry": lambda: design(32, full(32, mixed_entry=True)),
     "flat": lambda: design(32, Flat(32, 4)),

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from moediff.cli import keep_memory
 from moediff.config import rng_for
 from moediff.evaluation.metrics import head_mask, score
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
+from moediff.memory import keep_memory
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
 from moediff.volume.geometry import canonicalise, resample

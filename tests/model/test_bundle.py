@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from moediff.errors import BundleError
 from moediff.model.bundle import MANIFEST, WEIGHTS, BundleConfig, load_bundle, save_bundle, sha256_of
+from moediff.model.denoiser import make_condition
 
 
 @pytest.fixture
@@ -93,3 +95,29 @@ def test_the_embedded_bundle_loads_and_is_small():
     bundle = load_bundle()
     assert bundle.provenance["name"] == "default"
     assert sum(p.numel() for p in bundle.denoiser.parameters()) * 4 < 12 * 2**20
+
+
+@torch.no_grad()
+def test_every_part_of_the_embedded_network_matters():
+    """A part that training has silenced costs time and brings nothing: without it the result must change."""
+    denoiser = load_bundle().denoiser
+    torch.manual_seed(0)
+    base = F.avg_pool3d(torch.rand(1, 1, 70, 70, 70), 7, stride=1)[0, :, :64, :64, :64]
+    positions = tuple(torch.arange(64)[None] / ratio for ratio in (1.0, 1.0, 4.0))
+    slices = torch.stack([base.roll(1, 3), base.roll(-1, 3)], 1)
+
+    def result():
+        condition = make_condition(denoiser, (base, slices), positions, torch.tensor([0.02]), sparse=False)
+        return denoiser(torch.zeros_like(base), torch.tensor([1.0]), condition)
+
+    whole = result()
+    size = float(whole.square().mean().sqrt())
+    trunk = denoiser.trunk
+    parts = [block.second for block in (*trunk.before, *trunk.deep, *trunk.after)]
+    parts += [trunk.up, trunk.token, *(expert.head for expert in denoiser.experts.each)]
+    for part in parts:
+        kept = part.weight.clone()
+        part.weight.zero_()
+        changed = float((result() - whole).square().mean().sqrt())
+        part.weight.copy_(kept)
+        assert changed > 1e-3 * size, part

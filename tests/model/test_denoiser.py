@@ -66,6 +66,21 @@ def test_the_scales_exchange_information(small):
     assert float(moved[0, 0, 0, 0]) > 1e-6  # two coarse patches away
 
 
+@torch.no_grad()
+def test_the_deep_half_stays_alive_whatever_the_modulation(small):
+    """Factors that multiply up from block to block once silenced every ReLU behind them."""
+    base = torch.rand(1, 32, 32, 32)
+    condition = condition_of(small, base)
+    for block in small.trunk.deep:
+        block.modulate.from_vector.weight.mul_(1e4)
+    seen = []
+    small.trunk.up.register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
+    small(torch.randn_like(base), torch.tensor([0.1]), condition)
+    into, out = seen[0]
+    assert float(into.max()) < 10  # unit size per site, before the last ReLU
+    assert float(out.flatten(0, -2).std(0).min()) > 1e-3  # differs from place to place in every channel
+
+
 def test_position_tables_know_where_samples_lie():
     table = position_tables(torch.tensor([[0.0, 0.25, 0.5, 0.75]]), torch.tensor([4.0]))
     assert table.shape == (1, 2, 6)
