@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -206,3 +207,21 @@ def test_bundle_info_tells_and_notices_alterations(bundle, tmp_path, capsys):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     assert main(["bundle", "info", str(copy)]) == 78
     assert "checksum" in capsys.readouterr().err
+
+
+def test_a_bare_environment_is_enough(bundle, scan, tmp_path):
+    """No HOME, no terminal, C locale, a clock that was wrong, no network, a name that is not ASCII."""
+    named = scan.rename(tmp_path / "köpf 1_T2w.nii.gz")
+    os.utime(named, (4e9, 4e9))  # the year 2096
+    code = (
+        "import socket, sys\n"
+        "def refuse(*_): raise OSError('no network')\n"
+        "socket.socket.connect = refuse\n"
+        "from moediff.cli import main\n"
+        f"sys.exit(main(['enhance', {str(named)!r}, '--bundle', {str(bundle)!r}, '--voxel-size', '4']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+                          stdin=subprocess.DEVNULL, capture_output=True, cwd="/")  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert {"köpf 1_desc-sr_T2w.nii.gz", "köpf 1_desc-sr_T2w.json"} <= names(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name the terminal cannot show is no reason to fail
     args = build_parser().parse_args(argv)
     try:
         return int(args.call(args))
