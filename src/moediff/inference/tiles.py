@@ -18,7 +18,8 @@ from moediff.model.encoder import COARSE, FINE
 from moediff.volume.prepare import Prepared, network_order
 
 Box = tuple[slice, slice, slice]
-BYTES_PER_VOXEL = 130  # measured peak of one tile's forward pass (48 channels on cells), fp32
+BYTES_PER_CHANNEL = 6  # measured peak of a tile's forward pass a voxel and trunk channel (32 and 64 of them), fp32
+ALIGN = 8  # voxels; tiles begin where tokens and the experts' windows do
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,15 @@ def _extended(positions: Sequence[float], more: int) -> Tensor:
     return torch.cat([at, at[-1] + step * torch.arange(1, more + 1)]).float()
 
 
-def tile_sides(shape: Sequence[int], halo: int, budget_bytes: int) -> tuple[int, int, int]:
-    """Sides of the largest tiles that fit the budget: halve the longest side until they do; multiples of 16."""
+def tile_sides(shape: Sequence[int], halo: int, most_voxels: float) -> tuple[int, int, int]:
+    """Sides of the largest tiles of which no more is read: halve the longest side until it fits; multiples of 16."""
     sides = list(shape)
     while True:
         voxels = 1
         for side, whole in zip(sides, shape, strict=True):
             voxels *= min(side + 2 * halo, whole)
         longest = max(range(3), key=lambda axis: sides[axis])
-        if voxels * BYTES_PER_VOXEL <= budget_bytes or sides[longest] <= COARSE:
+        if voxels <= most_voxels or sides[longest] <= COARSE:
             return sides[0], sides[1], sides[2]
         sides[longest] = -(-sides[longest] // (2 * COARSE)) * COARSE
 
@@ -121,7 +122,7 @@ def tiles(shape: Sequence[int], sides: Sequence[int], halo: int) -> Iterator[tup
 
 
 def cut(condition: Condition, box: Box) -> Condition:
-    """The condition of one tile; box sides are multiples of 16."""
+    """The condition of one tile; its corners are multiples of 8."""
     cells = tuple(slice(s.start // 2, s.stop // 2) for s in box)
     tokens = tuple(slice(s.start // FINE, s.stop // FINE) for s in box)
     x, y, z = (t[:, c] for t, c in zip(condition.tables, cells, strict=True))
@@ -138,11 +139,13 @@ def cut(condition: Condition, box: Box) -> Condition:
 @torch.no_grad()
 def denoise_tiled(denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: int) -> Tensor:
     """D(x, sigma) over the head's box; tiles without foreground keep a zero residual."""
-    halo = -(-denoiser.config.trunk.reach_voxels // COARSE) * COARSE
+    trunk = denoiser.config.trunk
+    halo = -(-trunk.reach_voxels // ALIGN) * ALIGN
+    sides = tile_sides(head.shape, halo, budget_bytes / (BYTES_PER_CHANNEL * trunk.width))
     out = torch.zeros_like(x_BXYZ)
     sigma_B = torch.full((1,), sigma, device=x_BXYZ.device, dtype=x_BXYZ.dtype)
     every = slice(None)
-    for read, keep, put in tiles(head.shape, tile_sides(head.shape, halo, budget_bytes), halo):
+    for read, keep, put in tiles(head.shape, sides, halo):
         if not bool(head.inside_BXYZ[(every, *put)].any()):
             continue
         result = denoiser(x_BXYZ[(every, *read)], sigma_B, cut(head.condition, read))

@@ -89,7 +89,7 @@ class Modulation(nn.Module):
         plane_Bx1z2C = along_x[:, :, None, None] + self.from_vector(vector_BV)[:, None, None, None]
         scale_x, shift_x = plane_Bx1z2C.chunk(2, -1)
         scale_yz, shift_yz = (along_y[:, None, :, None] + along_z[:, None, None, :]).chunk(2, -1)
-        return h_BxyzC * (1 + scale_x + scale_yz) + (shift_x + shift_yz)
+        return torch.addcmul(shift_x + shift_yz, h_BxyzC, 1 + scale_x + scale_yz)
 
 
 class ResBlock(nn.Module):
@@ -121,7 +121,7 @@ class ResBlock(nn.Module):
         """Same shape in and out."""
         u = unit_size(h_BxyzC) if self.normed else h_BxyzC
         u = self.modulate(self.first(F.relu(u)), vector_BV, tables)
-        return h_BxyzC + self.second(F.relu(u))
+        return self.second(F.relu_(u)).add_(h_BxyzC)
 
 
 class Attention(nn.Module):
