@@ -145,7 +145,7 @@ def test_inputs_that_are_not_there(tmp_path):
     os.mkfifo(tmp_path / "pipe.nii")
     expected = {
         "none.nii": "no such file",
-        "folder": "folder, name one",
+        "folder": "no DICOM images here",
         "folder/x/none.nii": "no such file",
         "pipe.nii": "not an ordinary file",
         "nul\0.nii": "no such file",
