@@ -13,17 +13,17 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 SHAPE = (12, 10, 9)
 SPACING_MM = (6.0, 7.0, 8.0)
 PERSONAL = {
-    "PatientName": "Doe^Jane",
+    "PatientName": "Quimby^Jane",
     "PatientID": "HOSP-4711",
     "PatientBirthDate": "19601231",
     "StudyDate": "20210405",
     "InstitutionName": "Clinic of Nowhere",
-    "StudyDescription": "Doe brain",
+    "StudyDescription": "Quimby brain",
     "SeriesDescription": "t1 of Jane",
     "ReferringPhysicianName": "Roe^Richard",
     "StationName": "SCANNER77",
 }
-SECRETS = ("doe", "jane", "4711", "19601231", "20210405", "nowhere", "richard", "scanner77")
+SECRETS = ("quimby", "jane", "4711", "19601231", "20210405", "nowhere", "richard", "scanner77")
 OBLIQUE = np.array([[0.8, 0.6, 0.0], [-0.48, 0.64, 0.6]])  # LPS along a row, then along a column
 
 
@@ -100,7 +100,7 @@ def _group(one: Dataset) -> Dataset:
     return group
 
 
-def write(folder: Path, made: list[Dataset], prefix: str = "Doe_Jane_") -> Path:
+def write(folder: Path, made: list[Dataset], prefix: str = "Quimby_Jane_") -> Path:
     """Write files whose names are shuffled and personal too."""
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(1).permutation(len(made))

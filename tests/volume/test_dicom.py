@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pydicom", reason="pydicom is not installed")
+from dicom_maker import OBLIQUE, enhanced, known_affine, known_voxels, slices, write
 from pydicom.uid import RLELossless
 
 from moediff.errors import ConfigError, DataError, InputMissing
@@ -21,9 +22,6 @@ from moediff.volume import dicom_files
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode puts no test folder on the path
-from dicom_maker import OBLIQUE, enhanced, known_affine, known_voxels, slices, write
 
 DIRECTIONS = {
     "axial": np.array([[1.0, 0, 0], [0, 1, 0]]),
@@ -35,7 +33,7 @@ DIRECTIONS = {
 
 
 def assert_known(volume: Volume, directions: np.ndarray = OBLIQUE, slope: float = 1, inter: float = 0) -> None:
-    np.testing.assert_array_equal(volume.data_XYZ.numpy(), known_voxels() * slope + inter)
+    np.testing.assert_array_equal(volume.data_XYZ.numpy(), known_voxels().astype(float) * slope + inter)
     np.testing.assert_allclose(volume.affine.numpy(), known_affine(directions), atol=1e-5)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pydicom", reason="pydicom is not installed")
+from dicom_maker import SECRETS, known_voxels, slices, write
 from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML
 
@@ -18,9 +18,6 @@ from moediff.cli import main
 from moediff.errors import DataError
 from moediff.volume.dicom_series import list_series
 from moediff.volume.io import load
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode puts no test folder on the path
-from dicom_maker import SECRETS, known_voxels, slices, write
 
 
 def changed(index: int, **tags: object) -> list:

@@ -50,15 +50,15 @@ def open_export(path: Path) -> Iterator[list[DicomFile]]:
         DataError: the archive is damaged, encrypted or too large.
     """
     try:
+        if not path.exists():
+            raise InputMissing("there is no such folder or file: check the name")
         if path.is_dir():
             yield _folder_files(path)
         elif path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
                 yield _zip_files(archive)
-        elif path.is_file():
-            yield [_disk_file(path)]
         else:
-            raise InputMissing("there is no such folder or file: check the name")
+            yield [_disk_file(path)]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError):
         raise DataError(f"the zip archive cannot be read (damaged, or an unknown compression): {ZIP_CURE}") from None
     except OSError as error:  # its text would name the file
