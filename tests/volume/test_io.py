@@ -164,7 +164,7 @@ def test_an_input_closed_to_us(nifti):
         load(path)
 
 
-@pytest.mark.parametrize("name", ["scan.mgz", "scan.hdr", "scan.img", "scan.hdr", "scan.gz", "scan", "nii"])
+@pytest.mark.parametrize("name", ["scan.mgz", "scan.hdr", "scan.img", "scan.txt", "scan.gz", "scan", "nii"])
 def test_other_kinds_of_file_are_refused(name, nifti, tmp_path):
     path = nifti(name=name)
     with pytest.raises(DataError, match=r"supported are \.nii and \.nii\.gz"):
