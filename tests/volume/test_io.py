@@ -145,7 +145,7 @@ def test_inputs_that_are_not_there(tmp_path):
     os.mkfifo(tmp_path / "pipe.nii")
     expected = {
         "none.nii": "no such file",
-        "folder": "folder, name one",
+        "folder": "no DICOM images here",
         "folder/x/none.nii": "no such file",
         "pipe.nii": "not an ordinary file",
         "nul\0.nii": "no such file",
@@ -164,7 +164,7 @@ def test_an_input_closed_to_us(nifti):
         load(path)
 
 
-@pytest.mark.parametrize("name", ["scan.mgz", "scan.hdr", "scan.img", "scan.dcm", "scan.gz", "scan", "nii"])
+@pytest.mark.parametrize("name", ["scan.mgz", "scan.hdr", "scan.img", "scan.txt", "scan.gz", "scan", "nii"])
 def test_other_kinds_of_file_are_refused(name, nifti, tmp_path):
     path = nifti(name=name)
     with pytest.raises(DataError, match=r"supported are \.nii and \.nii\.gz"):

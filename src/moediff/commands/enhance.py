@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, metavar="INPUT", help="NIfTI scan (.nii, .nii.gz)")
+    add("source", type=Path, metavar="INPUT", help="NIfTI scan (.nii, .nii.gz), or folder or zip of DICOM files")
     add("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)")
     add(
         "--voxel-size",
@@ -58,6 +58,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-consistency", action="store_true", help="do not correct what the measurement contradicts")
     add("--trust", choices=("sform", "qform"), help="which form to believe when they contradict each other")
     add("--volume", type=int, metavar="N", help="which volume of a 4-D file, counted from 0")
+    add("--series", metavar="N", help="which DICOM series, by number or UID (see `moediff dicom list`)")
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--dry-run", action="store_true", help="say what would be done and stop")
     add("--json", action="store_true", help="print the sidecar's content to standard output")
@@ -72,10 +73,10 @@ def enhance_command(args: argparse.Namespace) -> int:
     from moediff.volume.io import load
 
     keep_memory()
-    paths = OutputPaths(scan=args.output or default_output(args.source), uncertainty=args.uncertainty,
-                        experts=args.experts, mask=args.mask)  # fmt: skip
     options = _options(args)
-    loaded = load(args.source, trust=args.trust, index=args.volume)
+    loaded = load(args.source, trust=args.trust, index=args.volume, series=args.series)
+    paths = OutputPaths(scan=args.output or default_output(args.source, loaded.stem), uncertainty=args.uncertainty,
+                        experts=args.experts, mask=args.mask)  # fmt: skip
     check_outputs(paths, args.source, overwrite=args.overwrite)
     if args.dry_run:
         goal = target_grid(loaded.volume.grid, options)

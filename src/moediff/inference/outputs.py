@@ -41,11 +41,16 @@ def stem_of(path: Path) -> str:
     return path.stem
 
 
-def default_output(source: Path) -> Path:
-    """`<stem>_desc-sr_<suffix>.nii.gz` beside the input; names without a BIDS suffix get `_desc-sr` at the end."""
-    stem = stem_of(source)
-    entities, _, suffix = stem.rpartition("_")
-    name = f"{entities}_desc-sr_{suffix}" if entities else f"{stem}_desc-sr"
+def default_output(source: Path, stem: str | None = None) -> Path:
+    """`<stem>_desc-sr_<suffix>.nii.gz` beside the input; names without a BIDS suffix get `_desc-sr` at the end.
+
+    Args:
+        stem: replaces the input's own, which may be a patient's name (DICOM).
+    """
+    if source.name in ("", ".."):  # a folder named by dots has no place beside it until resolved
+        source = source.resolve()
+    entities, _, suffix = (stem or stem_of(source)).rpartition("_")
+    name = f"{entities}_desc-sr_{suffix}" if entities else f"{suffix}_desc-sr"
     return source.with_name(f"{name}.nii.gz")
 
 

@@ -1,4 +1,4 @@
-"""NIfTI in and out: every byte checked on the way in, every file whole on the way out.
+"""Scans in, NIfTI out: every byte checked on the way in, every file whole on the way out.
 
 Axes: X Y Z voxels in storage order, E maps of one scan. Files store X fastest, so arrays appear reversed there.
 """
@@ -11,7 +11,6 @@ import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +20,11 @@ from nibabel import Nifti1Header
 from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
-from moediff.errors import DataError, GeometryError, InputMissing, naming
+from moediff.errors import ConfigError, DataError, GeometryError, InputMissing, naming
 from moediff.volume import nifti_out
 from moediff.volume.atomic import check_free, shown, write_text
+from moediff.volume.dicom import load_series
+from moediff.volume.dicom_files import is_export
 from moediff.volume.gzip_check import CURE, GZIP_MAGIC, Stream, gunzip, plain
 from moediff.volume.header import (
     FIRST_BYTES,
@@ -35,6 +36,7 @@ from moediff.volume.header import (
     pick_volume,
     read_header,
 )
+from moediff.volume.loaded import Loaded
 from moediff.volume.placement import check_plausible, place, source_codes, unit_scale, unplaced_affine
 from moediff.volume.values import check_values, decode
 from moediff.volume.volume import Volume
@@ -45,36 +47,27 @@ DEFLATE_RATIO = 1032  # deflate cannot pack more than this many bytes into one
 SURPLUS_BYTES = 1 << 24  # unpacked bytes after the voxels that are ignored rather than called a gzip bomb
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A scan and what the file said about itself.
+def load(path: Path | str, *, trust: str | None = None, index: int | None = None, series: str | None = None) -> Loaded:
+    """Read one scan from .nii or .nii.gz, or one series from a folder or zip of DICOM files.
 
     Args:
-        volume: float32 voxels on the chosen affine.
-        path: the file, None for an image in memory.
-        codes: (qform_code, sform_code) of the source, to be written back.
-        warnings: what was fixed or looks doubtful; the sidecar records the same words.
-    """
-
-    volume: Volume
-    path: Path | None
-    codes: tuple[int, int]
-    warnings: tuple[str, ...]
-
-
-def load(path: Path | str, *, trust: str | None = None, index: int | None = None) -> Loaded:
-    """Read one scan from .nii or .nii.gz.
-
-    Args:
-        trust: "sform" or "qform" where the two contradict each other.
-        index: which volume of a 4-D file, from 0.
+        trust: "sform" or "qform" where the two contradict each other; NIfTI only.
+        index: which volume of a 4-D file, from 0; NIfTI only.
+        series: which DICOM series, by number or UID; None takes the only usable one.
 
     Raises:
         InputMissing: there is no such file, or it cannot be read.
         DataError, GeometryError: the file is damaged, or is no scan we can enhance.
+        ConfigError: a choice that this kind of file does not have, or pydicom is not installed.
     """
     path = Path(path)
     with naming(shown(path)):
+        if is_export(path):
+            if (trust, index) != (None, None):
+                raise ConfigError("a form to trust and a volume are choices for NIfTI files; leave them out for DICOM")
+            return load_series(path, series)
+        if series is not None:
+            raise ConfigError("a series is a choice for a folder or zip of DICOM files; leave it out for NIfTI")
         notes: list[str] = []
         with _reading(path) as file:
             header, data_XYZ = _read(file, _is_gzip(path), index, notes)

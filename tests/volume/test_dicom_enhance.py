@@ -1,0 +1,67 @@
+"""From a DICOM export to an enhanced NIfTI scan, with nothing personal in anything that comes out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pydicom", reason="pydicom is not installed")
+from dicom_maker import SECRETS, known_affine, slices, write
+
+from moediff.cli import main
+from moediff.inference.outputs import default_output
+from moediff.model.bundle import BundleConfig, save_bundle
+from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
+from moediff.model.encoder import EncoderConfig
+from moediff.model.experts import ExpertsConfig
+from moediff.volume.io import load
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """A small untrained bundle."""
+    torch.manual_seed(3)
+    small = DenoiserConfig(vector=16, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+                           encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=16))  # fmt: skip
+    folder = tmp_path_factory.mktemp("model") / "bundle"
+    save_bundle(folder, BundleConfig(denoiser=small), Denoiser(small).state_dict(), {"name": "small"})
+    return folder
+
+
+def test_a_series_is_enhanced_and_nothing_personal_comes_out(tmp_path, bundle, capsys):
+    folder = write(tmp_path / "export", slices())
+    assert main(["enhance", str(folder), "--bundle", str(bundle), "--voxel-size", "6", "-v"]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"export", "series-5_desc-sr_MR.nii.gz", "series-5_desc-sr_MR.json"}
+    written = gzip.decompress((tmp_path / "series-5_desc-sr_MR.nii.gz").read_bytes())
+    said = "".join(capsys.readouterr()).encode()
+    everything = (written + (tmp_path / "series-5_desc-sr_MR.json").read_bytes() + said).lower()
+    assert [secret for secret in SECRETS if secret.encode() in everything] == []
+    ours = load(tmp_path / "series-5_desc-sr_MR.nii.gz").volume
+    directions = ours.affine[:3, :3].numpy() / 6
+    np.testing.assert_allclose(directions, known_affine()[:3, :3] / (6, 7, 8), atol=1e-5)
+
+
+def test_the_series_and_the_name_can_be_chosen(tmp_path, capsys):
+    folder = write(tmp_path / "export", slices(), "a")
+    write(folder, slices(series="1.2.3.7", number=7), "b")
+    assert main(["enhance", str(folder), "--dry-run"]) == 65
+    assert "choose one with --series from 5: MR 2D GR" in capsys.readouterr().err
+    assert main(["enhance", str(folder), "--series", "7", "--dry-run", "-o", str(tmp_path / "out.nii.gz")]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["input"] == [12, 10, 9] and plan["files"][0].endswith("out.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["export", "Quimby.zip", "study.v2"])
+def test_the_default_name_never_repeats_the_export(name):
+    assert default_output(Path("data") / name, "series-5_MR") == Path("data/series-5_desc-sr_MR.nii.gz")
+
+
+def test_a_folder_named_by_dots_gets_its_output_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "export").mkdir()
+    monkeypatch.chdir(tmp_path / "export")
+    assert default_output(Path("."), "series-5_MR").resolve() == tmp_path / "series-5_desc-sr_MR.nii.gz"
