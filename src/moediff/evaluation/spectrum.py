@@ -82,7 +82,8 @@ def radial_spectral_distance(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tens
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     weight, shells = taper(mask_XYZ), max(MIN_SHELLS, min(truth_XYZ.shape) // 2)
-    index = (_radius(truth_XYZ.shape) * shells).long().clamp_max(shells).flatten()  # the last bin: beyond Nyquist
+    index = (_radius(truth_XYZ.shape) * shells).long().clamp_max(shells).flatten()
+    index[0] = shells  # the mean is no detail; it joins what lies beyond Nyquist in the bin that is dropped
     pred_K, truth_K = (_shells(_power(t, weight), index, shells) for t in (pred_XYZ, truth_XYZ))
     used = torch.bincount(index, minlength=shells + 1)[:shells] > 0
     floor = 1e-12 * float(truth_K.max())
