@@ -21,7 +21,7 @@ SAME_VOX = 0.02  # corners this close, in voxels, are one grid: room for a heade
 RESAMPLED_BY = "cubic"
 MOST_UNCOVERED = 0.5  # of the mask; beyond it the scans show different parts
 LEAST_CORRELATION = 0.7  # inside the head; below it these are hardly two pictures of one head
-FLIP_MARGIN = 0.01
+MIRRORED = -0.3  # correlation of asymmetries; unrelated scans lie near 0
 MIRRORS = ("left to right", "front to back", "top to bottom")
 
 
@@ -120,28 +120,39 @@ def correlation(x: Tensor, y: Tensor) -> float:
     return float((a * b).sum()) / scale if scale > 0 else 0.0
 
 
+def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -> float:
+    """Correlation of what mirroring an axis changes in two volumes: 1 alike, -1 where one of them is mirrored.
+
+    Heads are nearly symmetric, so plain correlations hardly tell a mirrored head; their asymmetries do.
+    """
+    both = mask_XYZ & mask_XYZ.flip(axis)
+    if not bool(both.any()):
+        return 0.0
+    return correlation(*((t - t.flip(axis))[both] for t in (x_XYZ, y_XYZ)))
+
+
 def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list[str]]:
     """Correlation inside the mask, and warnings: a mirrored prediction, or scans that have little in common.
 
     Raises:
         DataError: prediction or reference is constant inside the mask.
     """
-    truth_V = ref.data_XYZ[mask_XYZ]
-    for what, values in (("prediction", pred_XYZ[mask_XYZ]), ("reference", truth_V)):
+    pred_V, truth_V = pred_XYZ[mask_XYZ], ref.data_XYZ[mask_XYZ]
+    for what, values in (("prediction", pred_V), ("reference", truth_V)):
         if float(values.min()) == float(values.max()):
             raise DataError(f"the {what} is constant where it is judged; expected a scan with contrast")
-    direct = correlation(pred_XYZ[mask_XYZ], truth_V)
+    alike = correlation(pred_V, truth_V)
     notes = []
     for axis, words in zip(ras_axes(ref.affine)[0], MIRRORS, strict=True):
-        mirrored = correlation(pred_XYZ.flip(axis)[mask_XYZ], truth_V)
-        if mirrored > direct + FLIP_MARGIN:
+        match = asymmetry_match(pred_XYZ, ref.data_XYZ, mask_XYZ, axis)
+        if match < MIRRORED:
             notes.append(
-                f"the prediction matches the reference better when mirrored {words} (correlation {mirrored:.3f} "
-                f"instead of {direct:.3f}): is one of them flipped?"
+                f"the prediction looks mirrored {words}: its asymmetries are opposite to the reference's "
+                f"(correlation {match:.2f}); is one of them flipped?"
             )
-    if direct < LEAST_CORRELATION:
+    if alike < LEAST_CORRELATION:
         notes.append(
-            f"the correlation inside the mask is {direct:.3f}, expected at least {LEAST_CORRELATION}: "
+            f"the correlation inside the mask is {alike:.2f}, expected at least {LEAST_CORRELATION}: "
             "different heads, contrasts, or scans that are not aligned?"
         )
-    return direct, notes
+    return alike, notes

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from moediff.errors import ConfigError, InputMissing, naming
+from moediff.volume.atomic import shown
 
 METHODS = ("none", "gaussian", "box", "truncate")
 
@@ -69,13 +70,14 @@ class Recipe:
 
     @staticmethod
     def from_json(text: str) -> Recipe:
-        """Read `to_json` text.
+        """Read `to_json` text, or the sidecar of `moediff degrade` that holds it.
 
         Raises:
             ConfigError: not JSON, or unknown or impossible values.
         """
         try:
             values = json.loads(text)
+            values = values.get("recipe", values)
             x, y, z = (AxisRecipe(**axis) for axis in values.pop("axes"))
             return Recipe(axes=(x, y, z), **values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -89,7 +91,7 @@ class Recipe:
             InputMissing: there is no such file, or it cannot be read.
             ConfigError: it holds no recipe.
         """
-        with naming(path):
+        with naming(shown(path)):
             try:
                 text = path.read_text(encoding="utf-8")
             except OSError as error:
