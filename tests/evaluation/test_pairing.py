@@ -87,7 +87,7 @@ def test_correlation_of_known_values():
 
 @pytest.mark.parametrize(("axis", "words"), [(0, "left to right"), (1, "front to back"), (2, "top to bottom")])
 def test_a_flipped_prediction_is_named(head, blurred, everywhere, axis, words):
-    _, notes = doubts(blurred.flip(axis), head, everywhere)
+    _, notes = doubts((head.data_XYZ + blurred).flip(axis), head, everywhere)
     assert any(f"mirrored {words}" in note for note in notes)
 
 
