@@ -14,12 +14,14 @@ Axes: X Y Z voxels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moediff.errors import DataError, GeometryError
+from moediff.evaluation.windows import slabs
 from moediff.volume.resample import apply_axes
 
 RANGE_QUANTILE = 0.999
@@ -28,7 +30,6 @@ CLOSING_VOX = 2
 WINDOW_SIGMA_VOX = 1.5
 WINDOW_REACH_VOX = 5  # 11 taps
 K1, K2 = 0.01, 0.03
-SLAB_VOX = 32  # SSIM runs slab by slab along X, which bounds its memory
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ class Scores:
     nrmse: float
 
 
-def _check(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> None:
+def check_pair(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> None:
+    """Refuse what no metric can judge.
+
+    Raises:
+        GeometryError: the three shapes differ or are not 3-D.
+        DataError: NaN, or an empty mask.
+    """
     shapes = {tuple(t.shape) for t in (pred_XYZ, truth_XYZ, mask_XYZ)}
     if len(shapes) != 1 or pred_XYZ.ndim != 3:
         found = ", ".join(str(tuple(t.shape)) for t in (pred_XYZ, truth_XYZ, mask_XYZ))
@@ -59,7 +66,8 @@ def _check(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> None:
         raise DataError(f"expected a boolean mask with at least one voxel, got {mask_XYZ.dtype}")
 
 
-def _check_range(data_range: float) -> None:
+def check_range(data_range: float) -> None:
+    """Refuse a range or an energy that is not a positive number."""
     if not (math.isfinite(data_range) and data_range > 0):
         raise DataError(f"data_range={data_range} must be positive; the truth is empty where it is judged")
 
@@ -75,9 +83,9 @@ def data_range(truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
     Raises:
         DataError: the mask is empty or nothing inside it is positive.
     """
-    _check(truth_XYZ, truth_XYZ, mask_XYZ)
+    check_pair(truth_XYZ, truth_XYZ, mask_XYZ)
     top = _quantile(truth_XYZ[mask_XYZ], RANGE_QUANTILE)
-    _check_range(top)
+    check_range(top)
     return top
 
 
@@ -132,9 +140,9 @@ def head_mask(truth_XYZ: Tensor) -> Tensor:
         DataError: NaN, or no positive intensities.
     """
     everywhere = torch.ones_like(truth_XYZ, dtype=torch.bool)
-    _check(truth_XYZ, truth_XYZ, everywhere)
+    check_pair(truth_XYZ, truth_XYZ, everywhere)
     top = _quantile(truth_XYZ, RANGE_QUANTILE)
-    _check_range(top)
+    check_range(top)
     return _filled(_closed(truth_XYZ > HEAD_FRACTION * top, CLOSING_VOX))
 
 
@@ -145,8 +153,8 @@ def psnr(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: floa
         GeometryError: shapes differ.
         DataError: NaN, an empty mask, or a range that is not positive.
     """
-    _check(pred_XYZ, truth_XYZ, mask_XYZ)
-    _check_range(data_range)
+    check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
+    check_range(data_range)
     mse = float((pred_XYZ[mask_XYZ] - truth_XYZ[mask_XYZ]).double().square().mean())
     return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
 
@@ -158,24 +166,14 @@ def nrmse(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
         GeometryError: shapes differ.
         DataError: NaN, an empty mask, or a truth that is zero all over it.
     """
-    _check(pred_XYZ, truth_XYZ, mask_XYZ)
+    check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     truth = truth_XYZ[mask_XYZ].double()
     energy = float(truth.square().sum())
-    _check_range(energy)
+    check_range(energy)
     return math.sqrt(float((pred_XYZ[mask_XYZ].double() - truth).square().sum()) / energy)
 
 
-def _window(n: int, device: torch.device) -> Tensor:
-    """The Gaussian window as a matrix [n, n]; taps outside mirror with the edge sample repeated (2 1 0 | 0 1 2)."""
-    gap = torch.arange(-WINDOW_REACH_VOX, WINDOW_REACH_VOX + 1)
-    weight = torch.exp(-0.5 * (gap.double() / WINDOW_SIGMA_VOX) ** 2)
-    taps = (torch.arange(n)[:, None] + gap) % (2 * n)
-    taps = torch.where(taps < n, taps, 2 * n - 1 - taps)
-    matrix = torch.zeros(n, n, dtype=torch.float64)
-    return matrix.scatter_add_(1, taps, (weight / weight.sum()).expand(n, -1)).float().to(device)
-
-
-def _ssim_map(x: Tensor, y: Tensor, windows: list[Tensor]) -> Tensor:
+def _ssim_map(x: Tensor, y: Tensor, windows: Sequence[Tensor]) -> Tensor:
     """Wang 2004, eq. 13, for intensities in units of L."""
     c1, c2 = K1**2, K2**2
     mean_x, mean_y = apply_axes(x, windows), apply_axes(y, windows)
@@ -193,19 +191,12 @@ def ssim(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: floa
         GeometryError: shapes differ.
         DataError: NaN, an empty mask, or a range that is not positive.
     """
-    _check(pred_XYZ, truth_XYZ, mask_XYZ)
-    _check_range(data_range)
-    whole = [_window(n, pred_XYZ.device) for n in pred_XYZ.shape]
-    total, n = 0.0, pred_XYZ.shape[0]
-    for start in range(0, n, SLAB_VOX):
-        stop = min(n, start + SLAB_VOX)
-        inside = mask_XYZ[start:stop]
-        if not bool(inside.any()):
-            continue
-        low, high = max(0, start - WINDOW_REACH_VOX), min(n, stop + WINDOW_REACH_VOX)
-        windows = [whole[0][start:stop, low:high], whole[1], whole[2]]
-        x, y = (t[low:high].float() / data_range for t in (pred_XYZ, truth_XYZ))
-        total += float(_ssim_map(x, y, windows)[inside].double().sum())
+    check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
+    check_range(data_range)
+    total = 0.0
+    for slab in slabs(mask_XYZ, WINDOW_SIGMA_VOX, WINDOW_REACH_VOX):
+        x, y = (t[slab.outer].float() / data_range for t in (pred_XYZ, truth_XYZ))
+        total += float(_ssim_map(x, y, slab.windows)[mask_XYZ[slab.inner]].double().sum())
     return total / int(mask_XYZ.sum())
 
 
@@ -217,7 +208,7 @@ def score(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor | None = None) -
         DataError: NaN, an empty mask, or an empty truth.
     """
     mask_XYZ = head_mask(truth_XYZ) if mask_XYZ is None else mask_XYZ
-    _check(pred_XYZ, truth_XYZ, mask_XYZ)
+    check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     top = data_range(truth_XYZ, mask_XYZ)
     return Scores(
         psnr=psnr(pred_XYZ, truth_XYZ, mask_XYZ, top),

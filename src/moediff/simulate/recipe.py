@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from moediff.errors import ConfigError
+from moediff.errors import ConfigError, InputMissing, naming
+from moediff.volume.atomic import shown
 
 METHODS = ("none", "gaussian", "box", "truncate")
 
@@ -69,13 +70,14 @@ class Recipe:
 
     @staticmethod
     def from_json(text: str) -> Recipe:
-        """Read `to_json` text.
+        """Read `to_json` text, or the sidecar of `moediff degrade` that holds it.
 
         Raises:
             ConfigError: not JSON, or unknown or impossible values.
         """
         try:
             values = json.loads(text)
+            values = values.get("recipe", values)
             x, y, z = (AxisRecipe(**axis) for axis in values.pop("axes"))
             return Recipe(axes=(x, y, z), **values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -83,8 +85,20 @@ class Recipe:
 
     @staticmethod
     def load(path: Path) -> Recipe:
-        """Read a recipe file."""
-        return Recipe.from_json(path.read_text())
+        """Read a recipe file.
+
+        Raises:
+            InputMissing: there is no such file, or it cannot be read.
+            ConfigError: it holds no recipe.
+        """
+        with naming(shown(path)):
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise InputMissing(f"the recipe cannot be read ({error.strerror}): check the name") from error
+            except UnicodeDecodeError as error:
+                raise ConfigError("not a recipe: expected JSON text") from error
+            return Recipe.from_json(text)
 
 
 def _same(method: str, factor: float) -> tuple[AxisRecipe, AxisRecipe, AxisRecipe]:
@@ -99,6 +113,7 @@ def thick_slices(factor: float, noise: float, name: str, axis: int = 2) -> Recip
     return Recipe(axes=(axes[0], axes[1], axes[2]), noise=noise, name=name)
 
 
+# Frozen: published numbers name these recipes. Never change one, add another; axes are voxel axes as stored.
 NAMED = {
     "thick3": thick_slices(3, 0.01, "thick3"),
     "thick5": thick_slices(5, 0.01, "thick5"),
@@ -109,6 +124,11 @@ NAMED = {
         axes=(AxisRecipe(method="truncate", factor=1.25), AxisRecipe(method="truncate", factor=1.25),
               AxisRecipe(method="gaussian", factor=4)),
         noise=0.02, name="mixed",
+    ),
+    "low-field": Recipe(axes=_same("truncate", 1.5), noise=0.05, bias=0.3, gamma=0.8, name="low-field"),
+    "inplane2": Recipe(
+        axes=(AxisRecipe(method="truncate", factor=2), AxisRecipe(method="truncate", factor=2), AxisRecipe()),
+        noise=0.01, name="inplane2",
     ),
 }  # fmt: skip
 

@@ -1,0 +1,138 @@
+"""Many pairs: reading their list, judging one after the other, and writing what came out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moediff.errors import DataError, InputMissing, MoeDiffError, naming
+from moediff.evaluation.evaluate import EvaluateOptions, evaluate
+from moediff.volume.atomic import shown
+from moediff.volume.io import load
+
+REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Files of one comparison; `input` is the low-resolution scan, both `input` and `mask` may be absent."""
+
+    pred: Path
+    ref: Path
+    input: Path | None = None
+    mask: Path | None = None
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Pairs from a CSV file with columns pred, ref and perhaps input, mask; paths count from the CSV's folder.
+
+    Raises:
+        InputMissing: there is no such file.
+        DataError: a column is missing or unknown, a cell is empty, or there are no rows.
+    """
+    with naming(shown(path)):
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        except OSError as error:
+            raise InputMissing(f"the list of pairs cannot be read ({error.strerror}): check the name") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"not a CSV file ({error}); expected columns pred,ref[,input,mask]") from error
+        if not rows:
+            raise DataError("no pairs; expected a line pred,ref[,input,mask] and one line per pair")
+        return [_pair(row, number, path.parent) for number, row in enumerate(rows, start=2)]
+
+
+def _pair(row: dict[str, str | None], line: int, folder: Path) -> Pair:
+    unknown = [str(key) for key in row if key not in REQUIRED + OPTIONAL]
+    empty = [key for key in REQUIRED if not row.get(key)]
+    if unknown or empty:
+        found = f"unknown column {unknown[0]!r}" if unknown else f"no value for {empty[0]!r}"
+        raise DataError(f"line {line}: {found}; expected columns pred,ref[,input,mask]")
+    return Pair(**{key: folder / value for key, value in row.items() if value})
+
+
+def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
+    """Load one pair and evaluate it; the record gets the files' names and their warnings.
+
+    Raises:
+        MoeDiffError: see `load` and `evaluate`.
+    """
+    files = {key: path for key, path in vars(pair).items() if path is not None}
+    loaded = {key: load(path) for key, path in files.items() if key != "mask"}
+    mask = None if pair.mask is None else _load_mask(pair.mask)
+    measured = loaded["input"].volume if "input" in loaded else None
+    record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, mask=mask, measured=measured)
+    said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
+    names = {key: path.name for key, path in files.items()}
+    return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}
+
+
+def _load_mask(path: Path) -> Any:
+    try:
+        return load(path).volume
+    except DataError as error:
+        if "all voxels have the value" not in str(error):
+            raise
+        raise DataError(f"{error} A mask needs voxels inside (1) and outside (0).") from error
+
+
+def judge_all(
+    pairs: Sequence[Pair], options: EvaluateOptions, tell: Callable[[str], None] = lambda line: None
+) -> list[dict[str, Any]]:
+    """Records of all pairs in order; one that cannot be judged has an "error" instead of metrics."""
+    records = []
+    for number, pair in enumerate(pairs, start=1):
+        names = {key: path.name for key, path in vars(pair).items() if path is not None}
+        try:
+            records.append(judge(pair, options))
+        except MoeDiffError as error:
+            records.append({"files": names, "error": str(error), "exit_code": error.exit_code})
+        tell(f"{number}/{len(pairs)} {shown(pair.pred.name)}: {records[-1].get('error', 'judged')}")
+    return records
+
+
+def plain(value: Any) -> Any:
+    """JSON knows no infinity and no NaN: such numbers become words, others keep six significant digits."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return value
+
+
+def as_json(records: Any) -> str:
+    """Records as JSON text."""
+    return json.dumps(plain(records), indent=2, allow_nan=False) + "\n"
+
+
+def row_of(record: dict[str, Any]) -> dict[str, Any]:
+    """One flat row: file names, metrics, what was fitted, warnings, error."""
+    fit, remeasured = record.get("fit") or {}, record.get("consistency") or {}
+    return plain(
+        {key: record["files"].get(key, "") for key in REQUIRED + OPTIONAL}
+        | record.get("metrics", {})
+        | {f"consistency_{key}": remeasured[key] for key in ("rms_over_range", "noise_over_range") if remeasured}
+        | {key: fit[key] for key in ("gain", "offset") if fit}
+        | {key: record[key] for key in ("correlation", "data_range", "resampled") if record.get(key) is not None}
+        | {"warnings": "; ".join(record.get("warnings", [])), "error": record.get("error", "")}
+    )
+
+
+def as_csv(records: Iterable[dict[str, Any]]) -> str:
+    """Records as CSV text; cells that a record lacks stay empty."""
+    rows = [row_of(record) for record in records]
+    last = ("warnings", "error")
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in last]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns, *last], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

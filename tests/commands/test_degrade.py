@@ -1,0 +1,123 @@
+"""`moediff degrade`: a recipe by name or file, the scan and its sidecar."""
+
+import hashlib
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from torch.testing import assert_close
+
+from moediff.cli import main
+from moediff.config import rng_for
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import NAMED, AxisRecipe, Recipe
+from moediff.volume.io import load, save
+
+FROZEN = {
+    "thick3": "999cd1b5ba9b",
+    "thick5": "a58f5528579f",
+    "low1.5": "75f7f5a65a11",
+    "iso1.5": "bbd7ce3f8e80",
+    "iso2": "a542e217ec08",
+    "mixed": "9a8b48752c28",
+    "low-field": "46b0ac08d1fe",
+    "inplane2": "471e68a57c69",
+}
+
+
+@pytest.fixture
+def scan(tmp_path, make_phantom):
+    """A phantom head of 4 mm voxels on disk."""
+    save(make_phantom((36, 40, 30)), tmp_path / "head_T1w.nii.gz", codes=(1, 4))
+    return tmp_path / "head_T1w.nii.gz"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "low.nii.gz"
+
+
+def run(scan, out, recipe, *options):
+    return main(["degrade", str(scan), "--recipe", str(recipe), "-o", str(out), *options])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_recipes_are_frozen(name):
+    assert hashlib.sha256(NAMED[name].to_json().encode()).hexdigest()[:12] == FROZEN[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("thick3", (36, 40, 10)), ("inplane2", (18, 20, 30)), ("low-field", (24, 27, 20))]
+)
+def test_a_named_recipe_gives_the_simulators_scan(scan, out, name, shape, capsys):
+    assert run(scan, out, name, "--seed", "4") == 0
+    assert str(out) in capsys.readouterr().out
+    expected = degrade(load(scan).volume, NAMED[name], rng_for(4, scan.name, name))
+    written = load(out)
+    assert written.volume.shape == shape and written.codes == (1, 4)
+    assert_close(written.volume.data_XYZ, expected.data_XYZ, atol=1e-3, rtol=1e-6)
+    assert_close(written.volume.affine, expected.affine, atol=1e-4, rtol=0)
+
+
+def test_the_sidecar_is_enough_to_do_it_again(scan, out, tmp_path):
+    assert run(scan, out, "low-field", "--seed", "9", "-q") == 0
+    record = json.loads((tmp_path / "low.json").read_text())
+    assert record["seed"] == 9 and record["output_shape"] == [24, 27, 20]
+    assert Recipe.from_json(json.dumps(record["recipe"])) == NAMED["low-field"]
+    again = tmp_path / "again.nii.gz"
+    assert run(scan, again, tmp_path / "low.json", "--seed", "9", "-q") == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_the_seed_changes_the_noise_alone(scan, tmp_path):
+    one, other = tmp_path / "1.nii.gz", tmp_path / "2.nii.gz"
+    assert run(scan, one, "thick3", "-q") == run(scan, other, "thick3", "--seed", "1", "-q") == 0
+    gap = nib.load(one).get_fdata() - nib.load(other).get_fdata()
+    assert 0 < np.abs(gap).max() < 100
+
+
+def test_a_recipe_of_ones_own(scan, out, tmp_path):
+    own = tmp_path / "own.json"
+    own.write_text(Recipe(axes=(AxisRecipe(), AxisRecipe(method="box", factor=4), AxisRecipe()), name="own").to_json())
+    assert run(scan, out, own, "-q") == 0
+    assert load(out).volume.shape == (36, 10, 30)
+
+
+WRONG = {
+    "unknown name": ("thick9", None, 78, "choose from thick3, thick5, low1.5"),
+    "no file": ("gone.json", None, 66, "cannot be read"),
+    "no JSON": ("bad.json", "{", 78, "not a recipe"),
+    "no record": ("bad.json", "[1]", 78, "not a recipe"),
+    "no such noise": ("bad.json", '{"axes": [{}, {}, {}], "noise": 7}', 78, "noise=7"),
+}
+
+
+@pytest.mark.parametrize(("recipe", "text", "code", "words"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_recipes_end_with_one_sentence(recipe, text, code, words, request):
+    scan, out, capsys = (request.getfixturevalue(name) for name in ("scan", "out", "capsys"))
+    file = scan.with_name(recipe)
+    if text is not None:
+        file.write_text(text)
+    assert run(scan, out, file if recipe.endswith(".json") else recipe) == code
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not out.exists()
+
+
+def test_a_missing_scan_ends_with_66(tmp_path, out):
+    assert run(tmp_path / "none.nii.gz", out, "thick3") == 66
+
+
+@pytest.mark.parametrize("taken", ["low.nii.gz", "low.json"])
+def test_nothing_is_overwritten_unless_asked(scan, out, tmp_path, taken, capsys):
+    (tmp_path / taken).write_text("mine")
+    assert run(scan, out, "thick3") == 73
+    assert (tmp_path / taken).read_text() == "mine" and "--overwrite" in capsys.readouterr().err
+    assert run(scan, out, "thick3", "--overwrite", "-q") == 0
+    assert load(out).volume.shape == (36, 40, 10)
+
+
+def test_the_input_is_never_replaced(scan):
+    before = scan.read_bytes()
+    assert run(scan, scan, "thick3", "--overwrite") == 73
+    assert scan.read_bytes() == before
