@@ -95,16 +95,29 @@ def _extended(positions: Sequence[float], more: int) -> Tensor:
 
 
 def tile_sides(shape: Sequence[int], halo: int, most_voxels: float) -> tuple[int, int, int]:
-    """Sides of the largest tiles of which no more is read: halve the longest side until it fits; multiples of 16."""
-    sides = list(shape)
-    while True:
-        voxels = 1
+    """Sides, multiples of 16, of the tiles that read least in all while none reads more than `most_voxels`.
+
+    Tiles of 16 voxels where nothing fits.
+    """
+    best, least = (COARSE, COARSE, COARSE), float("inf")
+    for sides in itertools.product(*(_even_sides(n) for n in shape)):
+        largest, total = 1, 1
         for side, whole in zip(sides, shape, strict=True):
-            voxels *= min(side + 2 * halo, whole)
-        longest = max(range(3), key=lambda axis: sides[axis])
-        if voxels <= most_voxels or sides[longest] <= COARSE:
-            return sides[0], sides[1], sides[2]
-        sides[longest] = -(-sides[longest] // (2 * COARSE)) * COARSE
+            reads = _reads(side, whole, halo)
+            largest, total = largest * max(reads), total * sum(reads)
+        if largest <= most_voxels and total < least:
+            best, least = (sides[0], sides[1], sides[2]), total
+    return best
+
+
+def _even_sides(whole: int) -> list[int]:
+    """Sides that cut an axis into 1, 2, 3 ... nearly equal parts."""
+    return list(dict.fromkeys(-(-whole // (parts * COARSE)) * COARSE for parts in range(1, whole // COARSE + 1)))
+
+
+def _reads(side: int, whole: int, halo: int) -> list[int]:
+    """How much of an axis each of its tiles reads."""
+    return [min(start + side + halo, whole) - max(start - halo, 0) for start in range(0, whole, side)]
 
 
 def tiles(shape: Sequence[int], sides: Sequence[int], halo: int) -> Iterator[tuple[Box, Box, Box]]:
