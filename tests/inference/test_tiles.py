@@ -35,7 +35,7 @@ def reach(denoiser) -> int:
     return -(-denoiser.config.trunk.reach_voxels // ALIGN) * ALIGN
 
 
-def budget_for(denoiser, shape, sides) -> int:
+def budget_for(denoiser, shape, sides) -> float:
     """Bytes that tiles of these sides take."""
     return voxels_read(shape, sides, reach(denoiser)) * BYTES_PER_CHANNEL * denoiser.config.trunk.width
 

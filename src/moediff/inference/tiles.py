@@ -18,7 +18,7 @@ from moediff.model.encoder import COARSE, FINE
 from moediff.volume.prepare import Prepared, network_order
 
 Box = tuple[slice, slice, slice]
-BYTES_PER_CHANNEL = 6  # measured peak of a tile's forward pass a voxel and trunk channel (32 and 64 of them), fp32
+BYTES_PER_CHANNEL = 4.7  # measured peak of a tile's forward pass a voxel and trunk channel (64 of them), fp32
 ALIGN = 8  # voxels; tiles begin where tokens and the experts' windows do
 
 
@@ -150,7 +150,7 @@ def cut(condition: Condition, box: Box) -> Condition:
 
 
 @torch.no_grad()
-def denoise_tiled(denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: int) -> Tensor:
+def denoise_tiled(denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: float) -> Tensor:
     """D(x, sigma) over the head's box; tiles without foreground keep a zero residual."""
     trunk = denoiser.config.trunk
     halo = -(-trunk.reach_voxels // ALIGN) * ALIGN

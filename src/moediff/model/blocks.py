@@ -119,8 +119,8 @@ class ResBlock(nn.Module):
 
     def forward(self, h_BxyzC: Tensor, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Same shape in and out."""
-        u = unit_size(h_BxyzC) if self.normed else h_BxyzC
-        u = self.modulate(self.first(F.relu(u)), vector_BV, tables)
+        u = self.first(F.relu(unit_size(h_BxyzC) if self.normed else h_BxyzC))
+        u = self.modulate(u, vector_BV, tables)
         return self.second(F.relu_(u)).add_(h_BxyzC)
 
 

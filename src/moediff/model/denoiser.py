@@ -130,7 +130,7 @@ class Trunk(nn.Module):
         deep = self.down(to_lattice(h)) + self.token(condition.token_BxyzD)
         for block in self.deep:
             deep = block(deep, vector_BG, tables)
-        h = h + from_lattice(self.up(F.relu(unit_size(deep))))
+        h = from_lattice(self.up(F.relu(unit_size(deep)))).add_(h)
         for block in self.after:
             h = block(h, vector_BG, condition.tables)
         return h
@@ -183,10 +183,11 @@ class Denoiser(nn.Module):
         # Fine structure on its own, in the residual's unit: the network need not learn to cancel the mean first.
         detail = (base - local_mean(base[..., None], 1)[..., 0]) / data
         before, after = ((condition.slices_BNXYZ[:, side] - base) / data for side in (0, 1))
-        seen = torch.stack([x_BXYZ * wiener[:, None, None, None], base, detail, before, after], -1)
+        seen = to_lattice(torch.stack([x_BXYZ * wiener[:, None, None, None], base, detail, before, after], -1))
+        del detail, before, after  # a tile's peak memory lies in the trunk
         level = (sigma_B / data).log()[:, None] / 4  # c_noise; Karras 2022, Table 1
         vector_BG = self.vector(torch.cat([level, condition.acquisition_BG], -1))
-        return self.trunk(to_lattice(seen), vector_BG, condition), vector_BG
+        return self.trunk(seen, vector_BG, condition), vector_BG
 
     def precondition(self, x_BXYZ: Tensor, sigma_B: Tensor, raw_BxyzV: Tensor) -> Tensor:
         """c_skip x + c_out F; Karras 2022, Table 1."""
