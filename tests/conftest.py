@@ -15,6 +15,11 @@ from hypothesis import settings
 from torch import Tensor
 
 from moediff.config import rng_for
+from moediff.inference.engine import Enhancer
+from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
+from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
+from moediff.model.encoder import EncoderConfig
+from moediff.model.experts import ExpertsConfig
 from moediff.volume.volume import Volume
 
 MAX_THREADS = 2
@@ -26,6 +31,7 @@ settings.load_profile("moediff")
 torch.set_num_threads(min(MAX_THREADS, torch.get_num_threads()))
 
 PhantomMaker = Callable[..., Volume]
+DenoiserMaker = Callable[..., Denoiser]
 
 
 def smooth_noise(shape: Sequence[int], rng: torch.Generator, cells: int = 8) -> Tensor:
@@ -75,6 +81,45 @@ def make_phantom() -> PhantomMaker:
 def phantom() -> Volume:
     """A small phantom head of 4 mm voxels."""
     return phantom_head()
+
+
+def small_denoiser(seed: int = 3, *, awake: bool = False) -> Denoiser:
+    """A small untrained denoiser; `awake` makes every zero-initialised layer matter."""
+    torch.manual_seed(seed)
+    made = Denoiser(
+        DenoiserConfig(
+            vector=16,
+            trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+            encoder=EncoderConfig(width=16, heads=2),
+            experts=ExpertsConfig(width=16),
+        )
+    ).eval()
+    if awake:
+        with torch.no_grad():
+            for parameter in made.parameters():
+                if float(parameter.abs().max()) == 0:
+                    parameter.normal_(std=0.1)
+    return made
+
+
+@pytest.fixture(scope="session")
+def make_denoiser() -> DenoiserMaker:
+    """`make_denoiser(seed=3, awake=False)` -> Denoiser."""
+    return small_denoiser
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small untrained bundle; do not change it."""
+    small, folder = small_denoiser(), tmp_path_factory.mktemp("model") / "bundle"
+    save_bundle(folder, BundleConfig(denoiser=small.config), small.state_dict(), {"name": "small"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def enhancer(bundle: Path) -> Enhancer:
+    """A small untrained model; its residual is small but not zero."""
+    return Enhancer(load_bundle(bundle))
 
 
 @pytest.fixture(scope="session")

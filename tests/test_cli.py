@@ -15,24 +15,9 @@ import torch
 
 from moediff.cli import main
 from moediff.config import rng_for
-from moediff.model.bundle import BundleConfig, save_bundle
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
 from moediff.volume.io import load, save
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    """A small untrained bundle."""
-    torch.manual_seed(3)
-    small = DenoiserConfig(vector=16, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
-                           encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=16))  # fmt: skip
-    folder = tmp_path_factory.mktemp("model") / "bundle"
-    save_bundle(folder, BundleConfig(denoiser=small), Denoiser(small).state_dict(), {"name": "small"})
-    return folder
 
 
 @pytest.fixture

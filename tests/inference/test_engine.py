@@ -11,23 +11,9 @@ from moediff.errors import ConfigError, DataError
 from moediff.inference.engine import Enhancer
 from moediff.inference.grids import land, passes_through
 from moediff.inference.options import EnhanceOptions
-from moediff.model.bundle import Bundle, BundleConfig
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, thick_slices
 from moediff.volume.volume import Volume
-
-
-@pytest.fixture(scope="module")
-def enhancer() -> Enhancer:
-    """A small untrained model whose weights are large enough to matter."""
-    torch.manual_seed(3)
-    small = DenoiserConfig(vector=16, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
-                           encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=16))  # fmt: skip
-    config = BundleConfig(denoiser=small)
-    return Enhancer(Bundle(config, Denoiser(small).eval(), {}, "0" * 64))
 
 
 @pytest.fixture(scope="module")

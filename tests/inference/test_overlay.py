@@ -15,27 +15,13 @@ from scipy.spatial.transform import Rotation
 from skimage.registration import phase_cross_correlation
 
 from moediff.config import rng_for
-from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.model.bundle import Bundle, BundleConfig
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
 from moediff.volume.volume import Volume
 
 SHAPE = (56, 60, 48)
 LIMIT_VOX = 0.1
-
-
-@pytest.fixture(scope="module")
-def enhancer() -> Enhancer:
-    """A small untrained model; its residual is small but not zero."""
-    torch.manual_seed(3)
-    small = DenoiserConfig(vector=16, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
-                           encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=16))  # fmt: skip
-    return Enhancer(Bundle(BundleConfig(denoiser=small), Denoiser(small).eval(), {}, "0" * 64))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,7 @@ from torch.testing import assert_close
 
 from moediff.config import rng_for
 from moediff.inference.tiles import ALIGN, BYTES_PER_CHANNEL, Frame, cut, denoise_tiled, frame, tile_sides, tiles
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
+from moediff.model.denoiser import Denoiser
 from moediff.volume.geometry import with_spacing
 from moediff.volume.prepare import Prepared, PrepareSettings, prepare
 
@@ -85,17 +83,9 @@ def test_tiles_put_every_voxel_once_and_read_around_it(blocks, side_blocks, halo
 
 
 @pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
+def denoiser(make_denoiser) -> Denoiser:
     """Untrained, with every zero-initialised layer made to matter."""
-    torch.manual_seed(5)
-    config = DenoiserConfig(vector=16, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
-                            encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=16))  # fmt: skip
-    made = Denoiser(config).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if float(parameter.abs().max()) == 0:
-                parameter.normal_(std=0.1)
-    return made
+    return make_denoiser(seed=5, awake=True)
 
 
 @pytest.fixture(scope="module")

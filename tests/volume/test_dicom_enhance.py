@@ -8,29 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("pydicom", reason="pydicom is not installed")
 from dicom_maker import SECRETS, known_affine, slices, write
 
 from moediff.cli import main
 from moediff.inference.outputs import default_output
-from moediff.model.bundle import BundleConfig, save_bundle
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
 from moediff.volume.io import load
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    """A small untrained bundle."""
-    torch.manual_seed(3)
-    small = DenoiserConfig(vector=16, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
-                           encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=16))  # fmt: skip
-    folder = tmp_path_factory.mktemp("model") / "bundle"
-    save_bundle(folder, BundleConfig(denoiser=small), Denoiser(small).state_dict(), {"name": "small"})
-    return folder
 
 
 def test_a_series_is_enhanced_and_nothing_personal_comes_out(tmp_path, bundle, capsys):
