@@ -44,6 +44,14 @@ def test_gate_terms_are_bounded():
         assert all(math.isfinite(float(term)) for term in terms.values())
 
 
+def test_a_rare_region_counts_as_much_as_a_common_one():
+    region = torch.full((1, 40, 4, 4), 3, dtype=torch.uint8)
+    region[:, :4] = 0
+    logit = torch.tensor([0.1, 0.1, 0.1, 0.7]).log().expand(1, 10, 1, 1, 4)
+    expected = (-math.log(0.1) - math.log(0.7)) / 2
+    assert float(gate_losses(logit, None, region)["region"]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_balance_is_zero_when_uniform():
     region = torch.full((1, 8, 8, 8), 255, dtype=torch.uint8)
     assert float(gate_losses(torch.zeros(1, 2, 2, 2, 4), None, region)["balance"]) == pytest.approx(0, abs=1e-6)

@@ -15,6 +15,8 @@ from moediff.model.encoder import FINE
 
 AGREEMENT_FLOOR = 0.05  # of the mean token error: the MAD temperature never falls below this
 
+LEAST_SHARE = 0.05  # of a batch's labelled tokens: a region is not counted as rarer than this
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -70,6 +72,13 @@ def agreement_target(error_BxyzE: Tensor) -> Tensor:
     return (-gap / torch.maximum(spread, floor)).softmax(-1)
 
 
+def region_weights(target_BxyzE: Tensor, known_Bxyz: Tensor) -> Tensor:
+    """Weight of each region [E], so that a rare one counts as much as "the rest"; at most 1 / LEAST_SHARE."""
+    labelled = target_BxyzE * known_Bxyz[..., None]
+    share = labelled.sum((0, 1, 2, 3)) / known_Bxyz.sum().clamp_min(1.0)
+    return 1.0 / share.clamp_min(LEAST_SHARE)
+
+
 def gate_losses(logit_BxyzE: Tensor, error_BxyzE: Tensor | None, region_BXYZ: Tensor) -> dict[str, Tensor]:
     """Anatomical prior, agreement and balance, each at most about log E per token."""
     experts = logit_BxyzE.shape[-1]
@@ -77,8 +86,9 @@ def gate_losses(logit_BxyzE: Tensor, error_BxyzE: Tensor | None, region_BXYZ: Te
     target, known = region_target(region_BXYZ, experts)
     prior = -(target * log_gate).sum(-1)
     load = log_gate.exp().mean((0, 1, 2, 3))
+    weight = known * (target * region_weights(target, known)).sum(-1)
     terms = {
-        "region": (prior * known).sum() / known.sum().clamp_min(1.0),
+        "region": (prior * weight).sum() / weight.sum().clamp_min(1.0),
         "balance": (load * (load * experts + 1e-8).log()).sum(),
     }
     if error_BxyzE is not None:
