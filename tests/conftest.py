@@ -83,6 +83,22 @@ def phantom() -> Volume:
     return phantom_head()
 
 
+def stored_as(volume: Volume, order: tuple[int, int, int], flips: tuple[int, ...]) -> Volume:
+    """The same scan with its axes in another order and direction."""
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    matrix[3, 3] = 1
+    for new, old in enumerate(order):
+        matrix[old, new] = -1 if new in flips else 1
+        matrix[old, 3] = volume.shape[old] - 1 if new in flips else 0
+    return Volume(volume.data_XYZ.permute(order).flip(flips), volume.affine @ matrix)
+
+
+@pytest.fixture(scope="session")
+def stored() -> Callable[..., Volume]:
+    """`stored(volume, order, flips)` -> the same scan with its axes in another order and direction."""
+    return stored_as
+
+
 def small_denoiser(seed: int = 3, *, awake: bool = False) -> Denoiser:
     """A small untrained denoiser; `awake` makes every zero-initialised layer matter."""
     torch.manual_seed(seed)

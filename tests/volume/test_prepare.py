@@ -19,23 +19,13 @@ from moediff.volume.wiener import wiener
 CUBIC = PrepareSettings(kernel="cubic")
 
 
-def stored(volume: Volume, order: tuple[int, int, int], flips: tuple[int, ...]) -> Volume:
-    """The same scan with its axes in another order and direction."""
-    matrix = torch.zeros(4, 4, dtype=torch.float64)
-    matrix[3, 3] = 1
-    for new, old in enumerate(order):
-        matrix[old, new] = -1 if new in flips else 1
-        matrix[old, 3] = volume.shape[old] - 1 if new in flips else 0
-    return Volume(volume.data_XYZ.permute(order).flip(flips), volume.affine @ matrix)
-
-
 @pytest.fixture
 def thick(make_phantom) -> Volume:
     return make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
 
 
 @pytest.mark.parametrize(("order", "flips"), [((0, 1, 2), ()), ((2, 0, 1), (0, 2)), ((1, 0, 2), (0, 1, 2))])
-def test_on_its_own_grid_a_scan_comes_back(order, flips, thick):
+def test_on_its_own_grid_a_scan_comes_back(order, flips, thick, stored):
     scan = stored(thick, order, flips)
     prepared = prepare(scan, scan.grid, CUBIC)
     back = prepared.undo(prepared.base_XYZ)
@@ -43,7 +33,7 @@ def test_on_its_own_grid_a_scan_comes_back(order, flips, thick):
     assert_close(back.affine, scan.affine)
 
 
-def test_storage_order_does_not_change_what_the_network_reads(thick):
+def test_storage_order_does_not_change_what_the_network_reads(thick, stored):
     plain = prepare(thick, with_spacing(thick.grid, (4, 4, 4)), CUBIC)
     other = stored(thick, (2, 0, 1), (0, 2))
     same = prepare(other, with_spacing(other.grid, (4, 4, 4)), CUBIC)
@@ -56,7 +46,7 @@ def test_storage_order_does_not_change_what_the_network_reads(thick):
     assert_close(undone.affine, with_spacing(other.grid, (4, 4, 4)).affine)
 
 
-def test_the_target_may_be_stored_differently_from_the_scan(thick):
+def test_the_target_may_be_stored_differently_from_the_scan(thick, stored):
     fine = with_spacing(thick.grid, (4, 4, 4))
     turned = stored(Volume(torch.zeros(fine.shape), fine.affine), (1, 2, 0), (1,)).grid
     assert_close(prepare(thick, turned, CUBIC).base_XYZ, prepare(thick, fine, CUBIC).base_XYZ)
@@ -143,7 +133,7 @@ def test_the_network_meets_axes_from_fine_to_coarse(spacing, expected):
     assert network_order(axis_positions(source, with_spacing(source, (1, 1, 1)))) == expected
 
 
-def test_canonical_grid_equals_that_of_a_canonical_volume(thick):
+def test_canonical_grid_equals_that_of_a_canonical_volume(thick, stored):
     turned = stored(thick, (2, 1, 0), (1,))
     expected = canonicalise(turned)[0].grid
     assert canonical_grid(turned.grid).shape == expected.shape == thick.shape
