@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
+from collections.abc import Callable
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -59,6 +63,47 @@ def test_our_errors_come_through_as_they_are():
 def test_faults_come_through_with_their_trace():
     with pytest.raises(Exception, match="a fault of ours"):
         run_together(stumble, 2)
+
+
+def wait_forever(folder: Path) -> None:
+    (folder / f"{os.getpid()}").touch()
+    while True:
+        time.sleep(0.05)
+
+
+def running(process: int) -> bool:
+    """Not a zombie, not gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return true()
+
+
+def together_until_killed(folder: Path) -> None:
+    """As a shell's background job: SIGINT is ignored, here and in what is started from here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run_together(partial(wait_forever, folder), 2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="only Linux tells children of a parent's death")
+def test_nobody_trains_on_when_the_parent_is_killed(tmp_path):
+    parent = get_context("spawn").Process(target=together_until_killed, args=(tmp_path,))
+    parent.start()
+    assert until(lambda: len(list(tmp_path.iterdir())) == 2)
+    members = [int(path.name) for path in tmp_path.iterdir()]
+    assert all(running(member) for member in members)
+    parent.kill()
+    gone = until(lambda: not any(running(member) for member in members), 20)
+    for member in filter(running, members):
+        os.kill(member, signal.SIGKILL)
+    assert gone
 
 
 def test_shares_of_what_is_drawn_make_up_the_whole():

@@ -6,6 +6,7 @@ Two processes of one thread are faster than one of two: drawing patches and the 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterable
 from multiprocessing import get_context
@@ -54,6 +55,8 @@ def _member(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
     keep_memory()
+    # torch sends SIGINT when the parent dies; started in a shell's background, a process would ignore it and train on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         work()
         if torch.distributed.is_initialized():
