@@ -181,6 +181,15 @@ def test_a_fault_of_ours_is_told_in_one_line(scan, monkeypatch, capsys):
         main(["--debug", "enhance", str(scan)])
 
 
+def test_row48_no_memory_anywhere_ends_with_75(scan, monkeypatch, capsys):
+    def large(*_: object) -> None:
+        torch.empty(10**15)
+
+    monkeypatch.setattr("moediff.commands.enhance.enhance_command", large)
+    assert main(["enhance", str(scan)]) == 75
+    assert "memory ran out" in capsys.readouterr().err
+
+
 def test_bundle_info_tells_and_notices_alterations(bundle, tmp_path, capsys):
     assert main(["bundle", "info", str(bundle)]) == 0
     assert json.loads(capsys.readouterr().out)["provenance"] == {"name": "small"}

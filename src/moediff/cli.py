@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from moediff import RESEARCH_ONLY, __version__
 from moediff.commands import bundle, degrade, dicom, enhance, evaluate, train
-from moediff.errors import CannotCreate, MoeDiffError
+from moediff.errors import CannotCreate, MoeDiffError, TryAgain
+from moediff.memory import ran_out
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,14 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("moediff: interrupted; nothing partial was left", file=sys.stderr)
         return 130
-    except MemoryError:
-        print("moediff: memory ran out; lower --mem-mb or close other programs", file=sys.stderr)
-        return 75
     except BrokenPipeError:
         return CannotCreate.exit_code
     except Exception as error:
         if args.debug:
             raise
+        if ran_out(error):
+            print("moediff: memory ran out; lower --mem-mb or close other programs", file=sys.stderr)
+            return TryAgain.exit_code
         print(
             f"moediff: internal fault ({type(error).__name__}: {error}); please report it with --debug", file=sys.stderr
         )

@@ -7,10 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError, DataError
+from moediff.errors import ConfigError, DataError, TryAgain
 from moediff.inference.engine import Enhancer
 from moediff.inference.grids import land, passes_through
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.tiles import denoise_tiled
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, thick_slices
 from moediff.volume.volume import Volume
@@ -40,6 +41,47 @@ def test_tiles_do_not_show(enhancer, low):
     whole = enhancer(low, EnhanceOptions(voxel_size=(3.0,))).volume.data_XYZ
     tiled = enhancer(low, EnhanceOptions(voxel_size=(3.0,), memory_mb=64)).volume.data_XYZ
     assert_close(tiled, whole, atol=1e-2, rtol=1e-4)
+
+
+NO_MEMORY = {
+    "host": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    "accelerator": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", NO_MEMORY.values(), ids=NO_MEMORY.keys())
+def test_row48_tiles_shrink_until_they_fit(error, enhancer, low, monkeypatch):
+    options, budgets = EnhanceOptions(voxel_size=(3.0,), memory_mb=512), []
+    plain = enhancer(low, options).volume.data_XYZ
+
+    def scarce(denoiser, x, sigma, head, budget):
+        budgets.append(budget >> 20)
+        if budget > 200 * 2**20:
+            raise error
+        return denoise_tiled(denoiser, x, sigma, head, budget)
+
+    monkeypatch.setattr("moediff.inference.engine.denoise_tiled", scarce)
+    assert_close(enhancer(low, options).volume.data_XYZ, plain, atol=1e-2, rtol=1e-4)
+    assert budgets == [512, 256, 128]
+
+
+def test_row48_without_room_for_the_smallest_tile_the_user_may_try_again(enhancer, low, monkeypatch):
+    def never(*args):
+        torch.empty(10**15)
+
+    monkeypatch.setattr("moediff.inference.engine.denoise_tiled", never)
+    with pytest.raises(TryAgain, match="memory ran out even with small tiles"):
+        enhancer(low, EnhanceOptions(voxel_size=(3.0,)))
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_memory(enhancer, low, monkeypatch):
+    def wrong(*args):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("moediff.inference.engine.denoise_tiled", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        enhancer(low, EnhanceOptions(voxel_size=(3.0,)))
 
 
 def test_same_seed_same_sample_and_other_seed_another(enhancer, low):

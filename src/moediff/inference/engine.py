@@ -23,6 +23,7 @@ from moediff.inference.consistency import assumed_acquisition, correct, summary
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
 from moediff.inference.options import Enhanced, EnhanceOptions
 from moediff.inference.tiles import Frame, denoise_tiled, frame
+from moediff.memory import ran_out
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.model.experts import NAMES
 from moediff.volume.geometry import resample
@@ -151,7 +152,9 @@ class Enhancer:
         while True:
             try:
                 return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget).float()
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
                 if budget < 2**26:
                     raise TryAgain(
                         "memory ran out even with small tiles; close other programs or use a larger machine"
