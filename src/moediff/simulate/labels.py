@@ -1,4 +1,4 @@
-"""Label maps to regions and to synthetic scans of any contrast.
+"""Label maps to synthetic scans of any contrast.
 
 After SynthSeg (Billot et al. 2023) and SynthSR (Iglesias et al. 2021): every label draws its own intensity and
 texture, so there are endless scans of one anatomy and the region of every voxel is known.
@@ -17,8 +17,6 @@ from torch import Tensor
 
 from moediff.simulate.degrade import bias_field
 
-REGIONS = ("deep white matter", "cortex", "junction", "rest")
-BACKGROUND = 255
 WHITE, CORTEX = (2, 41), (3, 42)
 VENTRICLES_CSF = (4, 5, 14, 15, 24, 43, 44)
 DEEP_GREY = (8, 10, 11, 12, 13, 17, 18, 26, 28, 47, 49, 50, 51, 52, 53, 54, 58, 60)
@@ -40,7 +38,6 @@ LEFT_OF_RIGHT = {
     60: 28,
 }
 BRAIN = (*WHITE, *CORTEX, *VENTRICLES_CSF, *DEEP_GREY, *CEREBELLAR_WHITE)
-DEEP_MM, JUNCTION_GREY_MM = 3.0, 1.0
 CONTRASTS = {  # white, grey, CSF relative to the brain's median
     "T1w": (1.15, 0.8, 0.25),
     "T2w": (0.75, 1.05, 2.2),
@@ -48,44 +45,8 @@ CONTRASTS = {  # white, grey, CSF relative to the brain's median
 }
 
 
-def _is(labels_XYZ: Tensor, numbers: Sequence[int]) -> Tensor:
+def labelled(labels_XYZ: Tensor, numbers: Sequence[int]) -> Tensor:
     return torch.isin(labels_XYZ, torch.tensor(numbers, dtype=labels_XYZ.dtype))
-
-
-def within(mask_XYZ: Tensor, reach_mm: float, spacing_mm: Sequence[float]) -> Tensor:
-    """Voxels whose centre is at most reach_mm (Euclidean) from a voxel of the mask."""
-    found = torch.zeros_like(mask_XYZ)
-    steps = [int(reach_mm / s + 1e-6) for s in spacing_mm]
-    padded = F.pad(mask_XYZ, (steps[2],) * 2 + (steps[1],) * 2 + (steps[0],) * 2)
-    x, y, z = mask_XYZ.shape
-    for i in range(-steps[0], steps[0] + 1):
-        for j in range(-steps[1], steps[1] + 1):
-            left = reach_mm**2 - (i * spacing_mm[0]) ** 2 - (j * spacing_mm[1]) ** 2
-            if left < -1e-9:
-                continue
-            k = int((max(left, 0.0) ** 0.5) / spacing_mm[2] + 1e-6)
-            row = padded[
-                steps[0] + i : steps[0] + i + x, steps[1] + j : steps[1] + j + y, steps[2] - k : steps[2] + k + z
-            ]
-            for shift in range(2 * k + 1):
-                found |= row[..., shift : shift + z]
-    return found
-
-
-def region_map(labels_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """Region of every voxel: an index into REGIONS, or BACKGROUND where there is no label; uint8.
-
-    Deep white matter lies more than 3 mm from cortical grey; the junction is the white matter nearer than that and the
-    cortical grey within 1 mm of white matter; cortex is the other cortical grey; everything else labelled is the rest.
-    """
-    white, grey = _is(labels_XYZ, WHITE), _is(labels_XYZ, CORTEX)
-    region = torch.full(labels_XYZ.shape, BACKGROUND, dtype=torch.uint8)
-    region[labels_XYZ > 0] = 3
-    region[white] = 0
-    region[grey] = 1
-    region[white & within(grey, DEEP_MM, spacing_mm)] = 2
-    region[grey & within(white, JUNCTION_GREY_MM, spacing_mm)] = 2
-    return region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +95,7 @@ def synthesise(labels_XYZ: Tensor, rng: torch.Generator, settings: SynthesisSett
     data = soften(data, uniform(0.35, 0.7))
     x, y, z = data.shape
     data = data * bias_field((x, y, z), uniform(0, 0.25), rng)
-    brain = data[_is(labels_XYZ, (*WHITE, *CORTEX, *DEEP_GREY))]
+    brain = data[labelled(labels_XYZ, (*WHITE, *CORTEX, *DEEP_GREY))]
     return data * (0.5 / max(float(brain.median()), 1e-3)) if brain.numel() else data
 
 
@@ -177,7 +138,7 @@ def soften(data_XYZ: Tensor, sigma_vox: float) -> Tensor:
 
 def _lesions(data_XYZ: Tensor, labels_XYZ: Tensor, most: int, rng: torch.Generator) -> Tensor:
     """Small ellipsoids (radius 1-5 voxels) in white matter, brighter or darker than around them."""
-    where = _is(labels_XYZ, WHITE).nonzero()
+    where = labelled(labels_XYZ, WHITE).nonzero()
     if not len(where):
         return data_XYZ
     for _ in range(int(torch.randint(most + 1, (), generator=rng))):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError
+from moediff.evaluation.regions import BACKGROUND
 from moediff.simulate.degrade import degrade
-from moediff.simulate.labels import BACKGROUND
 from moediff.simulate.recipe import Recipe, RecipeRanges, draw_recipe
 from moediff.training.augment import AugmentConfig, augmented
 from moediff.training.heads import Head

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError
+from moediff.evaluation.regions import BACKGROUND, region_map
 from moediff.simulate.degrade import reference_intensity
-from moediff.simulate.labels import BACKGROUND, region_map, synthesise
+from moediff.simulate.labels import synthesise
 from moediff.training.augment import blur_axis
 from moediff.volume.geometry import canonicalise, resample, with_spacing
 from moediff.volume.intensity import brain_scaling, foreground
