@@ -28,10 +28,12 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--pred", type=Path, help="prediction, NIfTI (needs --ref)")
-    which.add_argument("--pairs", type=Path, metavar="CSV", help="columns pred,ref[,input,mask]; paths from its folder")
+    which.add_argument("--pairs", type=Path, metavar="CSV", help="columns pred,ref[,input,mask,labels]")
     add("--ref", type=Path, help="reference (truth), NIfTI")
     add("--input", type=Path, metavar="LR", help="low-resolution input: adds data consistency")
     add("--mask", type=Path, help="judge where this is above 0.5 (default: the reference's head)")
+    add("--labels", type=Path, help="label map on the reference's grid: judge every label too")
+    add("--regions", action="store_true", help="judge by region too (deep white matter, cortex, junction, rest)")
     add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
     add("--resample", action="store_true", help="allow predictions on another grid than their reference")
     add("--no-fit", action="store_true", help="leave intensities: no gain and offset")
@@ -46,17 +48,20 @@ def evaluate_command(args: argparse.Namespace) -> int:
     """Judge one pair or a list, print and write the results."""
     if args.pred and not args.ref:
         args.usage_error("--pred needs --ref")
-    if args.pairs and (args.ref or args.input or args.mask):
-        args.usage_error("--pairs names every file itself: leave --ref, --input and --mask out")
+    if args.pairs and (args.ref or args.input or args.mask or args.labels):
+        args.usage_error("--pairs names every file itself: leave --ref, --input, --mask and --labels out")
+    if args.labels and args.regions:
+        args.usage_error("--labels and --regions both say by which parts to judge: choose one")
     from moediff.evaluation.tables import Pair, judge, read_pairs
 
     keep_memory()
     options = _options(args)
     pairs = read_pairs(args.pairs) if args.pairs else None
-    _check_outputs(args, pairs or [Pair(pred=args.pred, ref=args.ref, input=args.input, mask=args.mask)])
+    one = Pair(pred=args.pred, ref=args.ref, input=args.input, mask=args.mask, labels=args.labels)
+    _check_outputs(args, pairs or [one])
     if pairs is not None:
         return _many(pairs, options, args)
-    record = judge(Pair(pred=args.pred, ref=args.ref, input=args.input, mask=args.mask), options)
+    record = judge(one, options)
     _write([record], record, args)
     if not args.quiet:
         _say(record)
@@ -67,7 +72,7 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
     from moediff.evaluation.evaluate import METRICS, EvaluateOptions
 
     names = tuple(METRICS) if args.metrics is None else tuple(name.strip() for name in args.metrics.split(","))
-    return EvaluateOptions(metrics=names, fit=not args.no_fit, resample=args.resample)
+    return EvaluateOptions(metrics=names, fit=not args.no_fit, resample=args.resample, regions=args.regions)
 
 
 def _check_outputs(args: argparse.Namespace, pairs: list[Pair]) -> None:
@@ -117,4 +122,6 @@ def _say(record: dict[str, Any]) -> None:
         rows |= {f"consistency_{key}": value for key, value in record["consistency"].items() if key != "assumed"}
     for name, value in rows.items():
         print(f"{name:<30}{value:.5g}")
+    for name, part in (record["parts"] or {}).items():
+        print(f"{name:<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
     print(RESEARCH_ONLY)

@@ -18,6 +18,7 @@ from moediff.evaluation import blind, haar, metrics, similarity, spectrum
 from moediff.evaluation.fit import RULE, Fit, fit_intensities
 from moediff.evaluation.metrics import check_pair, head_mask
 from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_same_grid
+from moediff.evaluation.parts import by_part, named_parts
 from moediff.evaluation.remeasure import consistency
 from moediff.volume.volume import Volume
 
@@ -64,6 +65,7 @@ class EvaluateOptions:
         metrics: names from `METRICS`.
         fit: bring the prediction to the reference's intensities first.
         resample: allow a prediction on another grid; it is resampled on the reference's.
+        regions: also judge by region of the brain, found by tissue classification of the reference.
 
     Raises:
         ConfigError: an unknown metric, or none.
@@ -72,6 +74,7 @@ class EvaluateOptions:
     metrics: tuple[str, ...] = tuple(METRICS)
     fit: bool = True
     resample: bool = False
+    regions: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]
@@ -86,6 +89,7 @@ def evaluate(
     *,
     mask: Volume | None = None,
     measured: Volume | None = None,
+    labels: Volume | None = None,
 ) -> dict[str, Any]:
     """Judge a prediction; returns the record that is written as JSON.
 
@@ -94,11 +98,12 @@ def evaluate(
         ref: the truth; its grid and intensities are the scale.
         mask: on the reference's grid, above 0.5 is judged; the reference's head when absent.
         measured: the low-resolution input, for data consistency.
+        labels: whole numbers on the reference's grid; judges every label's voxels.
 
     Raises:
         ConfigError: see `EvaluateOptions`.
         GeometryError: grids that differ, or fields of view with little in common.
-        DataError: NaN, constant volumes, an empty mask, or intensities that cannot be fitted.
+        DataError: NaN, constant volumes, an empty mask, intensities that cannot be fitted, or see `named_parts`.
     """
     options = options or EvaluateOptions()
     notes: list[str] = []
@@ -113,9 +118,11 @@ def evaluate(
         (fit or Fit()).apply(landed.data_XYZ.float()), ref.data_XYZ.float(), inside,
         metrics.data_range(ref.data_XYZ, inside), ref.spacing_mm,
     )  # fmt: skip
+    parts = named_parts(ref, labels) if options.regions or labels is not None else None
     record = {
         "metrics": {name: METRICS[name](case) for name in options.metrics},
         "consistency": _consistency(pred, measured, options, notes),
+        "parts": None if parts is None else by_part(*case.pair, parts),
         "correlation": alike,
         "fit": None if fit is None else {"rule": RULE, "gain": fit.gain, "offset": fit.offset},
         "resampled": how,

@@ -173,7 +173,7 @@ def nrmse(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
     return math.sqrt(float((pred_XYZ[mask_XYZ].double() - truth).square().sum()) / energy)
 
 
-def _ssim_map(x: Tensor, y: Tensor, windows: Sequence[Tensor]) -> Tensor:
+def _similarity(x: Tensor, y: Tensor, windows: Sequence[Tensor]) -> Tensor:
     """Wang 2004, eq. 13, for intensities in units of L."""
     c1, c2 = K1**2, K2**2
     mean_x, mean_y = apply_axes(x, windows), apply_axes(y, windows)
@@ -184,8 +184,8 @@ def _ssim_map(x: Tensor, y: Tensor, windows: Sequence[Tensor]) -> Tensor:
     return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
 
 
-def ssim(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> float:
-    """Mean structural similarity over the mask, with a true 3-D window.
+def ssim_map(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> Tensor:
+    """Structural similarity of every voxel of the mask, with a true 3-D window; float32, 0 outside.
 
     Raises:
         GeometryError: shapes differ.
@@ -193,11 +193,21 @@ def ssim(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: floa
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     check_range(data_range)
-    total = 0.0
+    found = torch.zeros(truth_XYZ.shape)
     for slab in slabs(mask_XYZ, WINDOW_SIGMA_VOX, WINDOW_REACH_VOX):
         x, y = (t[slab.outer].float() / data_range for t in (pred_XYZ, truth_XYZ))
-        total += float(_ssim_map(x, y, slab.windows)[mask_XYZ[slab.inner]].double().sum())
-    return total / int(mask_XYZ.sum())
+        found[slab.inner] = _similarity(x, y, slab.windows) * mask_XYZ[slab.inner]
+    return found
+
+
+def ssim(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> float:
+    """Mean of `ssim_map` over the mask.
+
+    Raises:
+        GeometryError: shapes differ.
+        DataError: NaN, an empty mask, or a range that is not positive.
+    """
+    return float(ssim_map(pred_XYZ, truth_XYZ, mask_XYZ, data_range)[mask_XYZ].double().mean())
 
 
 def score(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor | None = None) -> Scores:

@@ -16,21 +16,23 @@ from moediff.evaluation.evaluate import EvaluateOptions, evaluate
 from moediff.volume.atomic import shown
 from moediff.volume.io import load
 
-REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask")
+REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels")
+COLUMNS = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Files of one comparison; `input` is the low-resolution scan, both `input` and `mask` may be absent."""
+    """Files of one comparison; `input` is the low-resolution scan; what is None is absent."""
 
     pred: Path
     ref: Path
     input: Path | None = None
     mask: Path | None = None
+    labels: Path | None = None
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Pairs from a CSV file with columns pred, ref and perhaps input, mask; paths count from the CSV's folder.
+    """Pairs from a CSV file with columns pred, ref and perhaps input, mask, labels; paths count from the CSV's folder.
 
     Raises:
         InputMissing: there is no such file.
@@ -42,9 +44,9 @@ def read_pairs(path: Path) -> list[Pair]:
         except OSError as error:
             raise InputMissing(f"the list of pairs cannot be read ({error.strerror}): check the name") from error
         except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"not a CSV file ({error}); expected columns pred,ref[,input,mask]") from error
+            raise DataError(f"not a CSV file ({error}); expected columns {COLUMNS}") from error
         if not rows:
-            raise DataError("no pairs; expected a line pred,ref[,input,mask] and one line per pair")
+            raise DataError(f"no pairs; expected a line {COLUMNS} and one line per pair")
         return [_pair(row, number, path.parent) for number, row in enumerate(rows, start=2)]
 
 
@@ -53,7 +55,7 @@ def _pair(row: dict[str, str | None], line: int, folder: Path) -> Pair:
     empty = [key for key in REQUIRED if not row.get(key)]
     if unknown or empty:
         found = f"unknown column {unknown[0]!r}" if unknown else f"no value for {empty[0]!r}"
-        raise DataError(f"line {line}: {found}; expected columns pred,ref[,input,mask]")
+        raise DataError(f"line {line}: {found}; expected columns {COLUMNS}")
     return Pair(**{key: folder / value for key, value in row.items() if value})
 
 
@@ -64,10 +66,10 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
         MoeDiffError: see `load` and `evaluate`.
     """
     files = {key: path for key, path in vars(pair).items() if path is not None}
-    loaded = {key: load(path) for key, path in files.items() if key != "mask"}
-    mask = None if pair.mask is None else _load_mask(pair.mask)
+    loaded = {key: load(path) for key, path in files.items() if key not in ("mask", "labels")}
+    mask, labels = (None if path is None else _load_mask(path) for path in (pair.mask, pair.labels))
     measured = loaded["input"].volume if "input" in loaded else None
-    record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, mask=mask, measured=measured)
+    record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, mask=mask, measured=measured, labels=labels)
     said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
     names = {key: path.name for key, path in files.items()}
     return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}
@@ -79,7 +81,7 @@ def _load_mask(path: Path) -> Any:
     except DataError as error:
         if "all voxels have the value" not in str(error):
             raise
-        raise DataError(f"{error} A mask needs voxels inside (1) and outside (0).") from error
+        raise DataError(f"{error} A mask needs voxels inside (1, or labels) and outside (0).") from error
 
 
 def judge_all(
@@ -115,10 +117,11 @@ def as_json(records: Any) -> str:
 
 def row_of(record: dict[str, Any]) -> dict[str, Any]:
     """One flat row: file names, metrics, what was fitted, warnings, error."""
-    fit, remeasured = record.get("fit") or {}, record.get("consistency") or {}
+    fit, remeasured, parts = (record.get(key) or {} for key in ("fit", "consistency", "parts"))
     return plain(
         {key: record["files"].get(key, "") for key in REQUIRED + OPTIONAL}
         | record.get("metrics", {})
+        | {f"{key}_{name}": value for name, part in parts.items() for key, value in part.items()}
         | {f"consistency_{key}": remeasured[key] for key in ("rms_over_range", "noise_over_range") if remeasured}
         | {key: fit[key] for key in ("gain", "offset") if fit}
         | {key: record[key] for key in ("correlation", "data_range", "resampled") if record.get(key) is not None}
