@@ -7,7 +7,7 @@ import torch
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError, DataError, GeometryError
-from moediff.evaluation.evaluate import METRICS, EvaluateOptions, evaluate
+from moediff.evaluation.evaluate import METRICS, Drawn, EvaluateOptions, evaluate
 from moediff.evaluation.metrics import head_mask, score
 from moediff.evaluation.remeasure import consistency
 from moediff.simulate.degrade import degrade
@@ -72,7 +72,10 @@ def test_a_mask_decides_where(head, pred):
     inside = torch.zeros(head.shape)
     inside[10:30, 10:30, 10:30] = 1
     spoilt = torch.where(inside > 0, pred.data_XYZ, torch.tensor(0.0))
-    one, other = (evaluate(head.with_data(t), head, FAST, mask=head.with_data(inside)) for t in (pred.data_XYZ, spoilt))
+    one, other = (
+        evaluate(head.with_data(t), head, FAST, drawn=Drawn(mask=head.with_data(inside)))
+        for t in (pred.data_XYZ, spoilt)
+    )
     assert other["metrics"]["psnr"] == pytest.approx(one["metrics"]["psnr"])
     assert one["mask"] == {"source": "given", "voxels": 8000}
 
@@ -87,7 +90,7 @@ def test_a_mask_decides_where(head, pred):
 )
 def test_a_wrong_mask_is_refused(head, pred, mask, error, match):
     with pytest.raises(error, match=match):
-        evaluate(pred, head, FAST, mask=mask(head))
+        evaluate(pred, head, FAST, drawn=Drawn(mask=mask(head)))
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,13 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--pred", type=Path, help="prediction, NIfTI (needs --ref)")
-    which.add_argument("--pairs", type=Path, metavar="CSV", help="columns pred,ref[,input,mask,labels]")
+    which.add_argument("--pairs", type=Path, metavar="CSV", help="columns pred,ref[,input,mask,labels,lesions]")
     add("--ref", type=Path, help="reference (truth), NIfTI")
     add("--input", type=Path, metavar="LR", help="low-resolution input: adds data consistency")
     add("--mask", type=Path, help="judge where this is above 0.5 (default: the reference's head)")
     add("--labels", type=Path, help="label map on the reference's grid: judge every label too")
     add("--regions", action="store_true", help="judge by region too (deep white matter, cortex, junction, rest)")
+    add("--lesions", type=Path, help="lesion mask on the reference's grid: contrast, volume, lost and invented lesions")
     add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
     add("--resample", action="store_true", help="allow predictions on another grid than their reference")
     add("--no-fit", action="store_true", help="leave intensities: no gain and offset")
@@ -48,8 +49,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
     """Judge one pair or a list, print and write the results."""
     if args.pred and not args.ref:
         args.usage_error("--pred needs --ref")
-    if args.pairs and (args.ref or args.input or args.mask or args.labels):
-        args.usage_error("--pairs names every file itself: leave --ref, --input, --mask and --labels out")
+    if args.pairs and any((args.ref, args.input, args.mask, args.labels, args.lesions)):
+        args.usage_error("--pairs names every file itself: leave --ref, --input, --mask, --labels and --lesions out")
     if args.labels and args.regions:
         args.usage_error("--labels and --regions both say by which parts to judge: choose one")
     from moediff.evaluation.tables import Pair, judge, read_pairs
@@ -57,7 +58,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
     keep_memory()
     options = _options(args)
     pairs = read_pairs(args.pairs) if args.pairs else None
-    one = Pair(pred=args.pred, ref=args.ref, input=args.input, mask=args.mask, labels=args.labels)
+    one = Pair(**{key: getattr(args, key) for key in ("pred", "ref", "input", "mask", "labels", "lesions")})
     _check_outputs(args, pairs or [one])
     if pairs is not None:
         return _many(pairs, options, args)
@@ -124,4 +125,7 @@ def _say(record: dict[str, Any]) -> None:
         print(f"{name:<30}{value:.5g}")
     for name, part in (record["parts"] or {}).items():
         print(f"{name:<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
+    for name, value in (record["lesions"] or {}).items():
+        if name != "each":
+            print(f"{'lesions_' + name:<30}{value:.5g}")
     print(RESEARCH_ONLY)

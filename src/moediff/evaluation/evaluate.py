@@ -16,6 +16,7 @@ from moediff import RESEARCH_ONLY, __version__
 from moediff.errors import ConfigError, DataError, GeometryError
 from moediff.evaluation import blind, haar, metrics, similarity, spectrum
 from moediff.evaluation.fit import RULE, Fit, fit_intensities
+from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics import check_pair, head_mask
 from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_same_grid
 from moediff.evaluation.parts import by_part, named_parts
@@ -82,33 +83,46 @@ class EvaluateOptions:
             raise ConfigError(f"no metric called {(unknown or [''])[0]!r}; choose from {', '.join(METRICS)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Volumes drawn on the reference's grid.
+
+    Args:
+        mask: above 0.5 is judged; the reference's head when absent.
+        labels: whole numbers; every label's voxels are judged too.
+        lesions: outlines, above 0.5; see `evaluation.lesions`.
+    """
+
+    mask: Volume | None = None
+    labels: Volume | None = None
+    lesions: Volume | None = None
+
+
 def evaluate(
     pred: Volume,
     ref: Volume,
     options: EvaluateOptions | None = None,
     *,
-    mask: Volume | None = None,
     measured: Volume | None = None,
-    labels: Volume | None = None,
+    drawn: Drawn | None = None,
 ) -> dict[str, Any]:
     """Judge a prediction; returns the record that is written as JSON.
 
     Args:
         pred: the prediction, any intensities.
         ref: the truth; its grid and intensities are the scale.
-        mask: on the reference's grid, above 0.5 is judged; the reference's head when absent.
         measured: the low-resolution input, for data consistency.
-        labels: whole numbers on the reference's grid; judges every label's voxels.
+        drawn: where to judge, labels, lesions.
 
     Raises:
         ConfigError: see `EvaluateOptions`.
         GeometryError: grids that differ, or fields of view with little in common.
         DataError: NaN, constant volumes, an empty mask, intensities that cannot be fitted, or see `named_parts`.
     """
-    options = options or EvaluateOptions()
+    options, drawn = options or EvaluateOptions(), drawn or Drawn()
     notes: list[str] = []
     landed, how = on_grid(pred, ref.grid, resample=options.resample)
-    inside = head_mask(ref.data_XYZ) if mask is None else _read_mask(mask, ref)
+    inside = head_mask(ref.data_XYZ) if drawn.mask is None else _read_mask("mask", drawn.mask, ref)
     if how is not None:
         inside = judged_mask(inside, pred.grid, ref.grid, notes)
     check_pair(landed.data_XYZ, ref.data_XYZ, inside)
@@ -118,15 +132,16 @@ def evaluate(
         (fit or Fit()).apply(landed.data_XYZ.float()), ref.data_XYZ.float(), inside,
         metrics.data_range(ref.data_XYZ, inside), ref.spacing_mm,
     )  # fmt: skip
-    parts = named_parts(ref, labels) if options.regions or labels is not None else None
+    parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
     record = {
         "metrics": {name: METRICS[name](case) for name in options.metrics},
         "consistency": _consistency(pred, measured, options, notes),
         "parts": None if parts is None else by_part(*case.pair, parts),
+        "lesions": None if drawn.lesions is None else _lesions(drawn.lesions, ref, case),
         "correlation": alike,
         "fit": None if fit is None else {"rule": RULE, "gain": fit.gain, "offset": fit.offset},
         "resampled": how,
-        "mask": {"source": "head of the reference" if mask is None else "given", "voxels": int(inside.sum())},
+        "mask": {"source": "head of the reference" if drawn.mask is None else "given", "voxels": int(inside.sum())},
         "data_range": case.data_range,
         "shape": list(ref.shape),
         "spacing_mm": [round(s, 5) for s in ref.spacing_mm],
@@ -134,14 +149,20 @@ def evaluate(
     return record | {"warnings": [*notes, *found], "moediff": __version__, "note": RESEARCH_ONLY}
 
 
-def _read_mask(mask: Volume, ref: Volume) -> Tensor:
-    require_same_grid("mask", mask.grid, ref.grid, "draw it on the reference, or leave it out")
+def _read_mask(what: str, mask: Volume, ref: Volume) -> Tensor:
+    require_same_grid(what, mask.grid, ref.grid, "draw it on the reference, or leave it out")
     if not bool(torch.isfinite(mask.data_XYZ).all()):
-        raise DataError("the mask holds NaN or infinite values; expected 0 outside and 1 inside")
+        raise DataError(f"the {what} holds NaN or infinite values; expected 0 outside and 1 inside")
     inside = mask.data_XYZ > 0.5
     if not bool(inside.any()):
-        raise DataError("the mask is empty: no voxel is above 0.5; expected 0 outside and 1 inside")
+        raise DataError(f"the {what} is empty: no voxel is above 0.5; expected 0 outside and 1 inside")
     return inside
+
+
+def _lesions(outlines: Volume, ref: Volume, case: Case) -> dict[str, object]:
+    lesion = _read_mask("lesion mask", outlines, ref)
+    pred, truth = case.pred_XYZ / case.data_range, case.truth_XYZ / case.data_range
+    return judge_lesions(pred, truth, case.mask_XYZ, lesion, case.spacing_mm)
 
 
 def _consistency(

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from moediff.errors import DataError, InputMissing, MoeDiffError, naming
-from moediff.evaluation.evaluate import EvaluateOptions, evaluate
+from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.volume.atomic import shown
 from moediff.volume.io import load
 
-REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels")
+REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels", "lesions")
+DRAWN = ("mask", "labels", "lesions")
 COLUMNS = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
 
 
@@ -29,10 +30,11 @@ class Pair:
     input: Path | None = None
     mask: Path | None = None
     labels: Path | None = None
+    lesions: Path | None = None
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Pairs from a CSV file with columns pred, ref and perhaps input, mask, labels; paths count from the CSV's folder.
+    """Pairs from a CSV file with columns pred, ref, perhaps input, mask, labels, lesions; paths count from its folder.
 
     Raises:
         InputMissing: there is no such file.
@@ -66,10 +68,10 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
         MoeDiffError: see `load` and `evaluate`.
     """
     files = {key: path for key, path in vars(pair).items() if path is not None}
-    loaded = {key: load(path) for key, path in files.items() if key not in ("mask", "labels")}
-    mask, labels = (None if path is None else _load_mask(path) for path in (pair.mask, pair.labels))
+    loaded = {key: load(path) for key, path in files.items() if key not in DRAWN}
+    drawn = {key: _load_mask(path) for key, path in files.items() if key in DRAWN}
     measured = loaded["input"].volume if "input" in loaded else None
-    record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, mask=mask, measured=measured, labels=labels)
+    record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
     said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
     names = {key: path.name for key, path in files.items()}
     return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}
@@ -117,11 +119,12 @@ def as_json(records: Any) -> str:
 
 def row_of(record: dict[str, Any]) -> dict[str, Any]:
     """One flat row: file names, metrics, what was fitted, warnings, error."""
-    fit, remeasured, parts = (record.get(key) or {} for key in ("fit", "consistency", "parts"))
+    fit, remeasured, parts, lesions = (record.get(key) or {} for key in ("fit", "consistency", "parts", "lesions"))
     return plain(
         {key: record["files"].get(key, "") for key in REQUIRED + OPTIONAL}
         | record.get("metrics", {})
         | {f"{key}_{name}": value for name, part in parts.items() for key, value in part.items()}
+        | {f"lesions_{key}": value for key, value in lesions.items() if key != "each"}
         | {f"consistency_{key}": remeasured[key] for key in ("rms_over_range", "noise_over_range") if remeasured}
         | {key: fit[key] for key in ("gain", "offset") if fit}
         | {key: record[key] for key in ("correlation", "data_range", "resampled") if record.get(key) is not None}

@@ -1,0 +1,180 @@
+"""What became of lesions whose outline is known: contrast, volume, and how many were lost or invented.
+
+One threshold rule, fixed on the reference, for every method: a voxel counts as lesion where it lies beyond the middle
+between the lesion's mean and that of the tissue around it, at most 2 mm from the outline.
+
+Axes: X Y Z voxels of the reference's grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.errors import DataError
+from moediff.evaluation.regions import within
+
+LEAST_VOXELS = 3  # of an outlined lesion; fewer are left out
+REACH_MM = 2.0  # beyond the outline
+RING_MM = (2.0, 6.0)  # the tissue around: this far from the lesion and further than 2 mm from all others
+LEAST_RING = 20
+LOST_BELOW = 0.25  # of the volume that the rule finds in the reference
+INVENTED_AWAY_MM = 4.0
+INVENTED_VOXELS = 5
+BOX_MM = RING_MM[1] + 2.0
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion in reference and prediction.
+
+    Args:
+        voxels: of the outline.
+        contrast_ref, contrast_pred: mean inside the outline minus mean around it, in units of L.
+        cnr_ref, cnr_pred: contrast over the robust standard deviation around it, in each scan's own.
+        volume_ref_ml, volume_pred_ml: found by the rule.
+        dice: overlap of the two; 1 is the same voxels.
+        lost: the prediction shows less than a quarter of what the reference shows.
+    """
+
+    voxels: int
+    contrast_ref: float
+    contrast_pred: float
+    cnr_ref: float
+    cnr_pred: float
+    volume_ref_ml: float
+    volume_pred_ml: float
+    dice: float
+    lost: bool
+
+
+def components(mask_XYZ: Tensor) -> Tensor:
+    """Number of every voxel's connected group (26 neighbours), 1..n in no order that means anything; 0 outside."""
+    found = torch.zeros(mask_XYZ.shape, dtype=torch.int64)
+    where = mask_XYZ.nonzero()
+    if not len(where):
+        return found
+    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
+    inside = mask_XYZ[box].double()
+    number = torch.arange(1, inside.numel() + 1, dtype=torch.float64).reshape(inside.shape) * inside
+    while True:
+        spread = F.max_pool3d(number[None, None], 3, 1, 1)[0, 0] * inside
+        if torch.equal(spread, number):
+            break
+        number = spread
+    names, order = number.unique(return_inverse=True)
+    found[box] = order if float(names[0]) == 0 else order + 1
+    return found
+
+
+def _box(mask_XYZ: Tensor, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    where = mask_XYZ.nonzero()
+    reach = [math.ceil(BOX_MM / s) for s in spacing_mm]
+    return tuple(
+        slice(max(0, int(a) - r), int(b) + r + 1) for a, b, r in zip(where.amin(0), where.amax(0), reach, strict=True)
+    )
+
+
+def _spread(values: Tensor) -> float:
+    """Robust standard deviation."""
+    return 1.4826 * float((values - values.median()).abs().median())
+
+
+def _measured(
+    one_XYZ: Tensor, lesion_XYZ: Tensor, scans: tuple[Tensor, Tensor], brain_XYZ: Tensor, spacing_mm: Sequence[float]
+) -> Lesion | None:
+    """One lesion inside its box; None where there is too little tissue around it."""
+    pred, truth = scans
+    taken = within(lesion_XYZ, RING_MM[0], spacing_mm)
+    ring = within(one_XYZ, RING_MM[1], spacing_mm) & ~taken & brain_XYZ
+    if int(ring.sum()) < LEAST_RING:
+        return None
+    around = {name: float(scan[ring].mean()) for name, scan in (("pred", pred), ("ref", truth))}
+    contrast = float(truth[one_XYZ].mean()) - around["ref"]
+    sign, level = math.copysign(1.0, contrast), around["ref"] + contrast / 2
+    near = within(one_XYZ, REACH_MM, spacing_mm) & brain_XYZ
+    in_ref, in_pred = (near & (sign * (scan - level) > 0) for scan in (truth, pred))
+    seen, shown = int(in_ref.sum()), int(in_pred.sum())
+    shown_contrast = float(pred[one_XYZ].mean()) - around["pred"]
+    voxel_ml = math.prod(spacing_mm) / 1000
+    return Lesion(
+        voxels=int(one_XYZ.sum()),
+        contrast_ref=contrast, contrast_pred=shown_contrast,
+        cnr_ref=contrast / max(_spread(truth[ring]), 1e-9), cnr_pred=shown_contrast / max(_spread(pred[ring]), 1e-9),
+        volume_ref_ml=seen * voxel_ml, volume_pred_ml=shown * voxel_ml,
+        dice=2 * int((in_ref & in_pred).sum()) / max(seen + shown, 1),
+        lost=shown < LOST_BELOW * seen,
+    )  # fmt: skip
+
+
+def _invented(
+    lesions: Sequence[Lesion], away_XYZ: Tensor, scans: tuple[Tensor, Tensor], level: float
+) -> tuple[int, int]:
+    """Groups of voxels, and voxels, that the prediction alone shows as lesion."""
+    pred, truth = scans
+    contrast = sorted((lesion.contrast_ref for lesion in lesions), key=abs)[len(lesions) // 2]
+    sign = math.copysign(1.0, contrast)
+    new = away_XYZ & (sign * (pred - level) > 0) & (sign * (pred - truth) > abs(contrast) / 2)
+    sizes = torch.bincount(components(new).flatten())[1:]
+    large = sizes[sizes >= INVENTED_VOXELS]
+    return len(large), int(large.sum())
+
+
+def judge_lesions(
+    pred_XYZ: Tensor, truth_XYZ: Tensor, brain_XYZ: Tensor, lesion_XYZ: Tensor, spacing_mm: Sequence[float]
+) -> dict[str, object]:
+    """Every outlined lesion, and what was invented elsewhere.
+
+    Invented are groups of 5 voxels and more, further than 4 mm from every outline, that pass the median lesion's
+    level and exceed the reference by half its contrast.
+
+    Args:
+        pred_XYZ, truth_XYZ: fitted prediction and truth, in units of L.
+        brain_XYZ: where to judge.
+        lesion_XYZ: outlines, bool.
+        spacing_mm: voxel sizes.
+
+    Returns:
+        Counts, sums, means over lesions, and `each`.
+
+    Raises:
+        DataError: no lesion of 3 voxels with tissue around it inside the mask.
+    """
+    number, scans = components(lesion_XYZ & brain_XYZ), (pred_XYZ, truth_XYZ)
+    found: list[Lesion] = []
+    for index in range(1, int(number.max()) + 1):
+        if int((number == index).sum()) < LEAST_VOXELS:
+            continue
+        box = _box(number == index, spacing_mm)
+        lesion = _measured(
+            number[box] == index, lesion_XYZ[box], (pred_XYZ[box], truth_XYZ[box]), brain_XYZ[box], spacing_mm
+        )
+        found += [lesion] if lesion is not None else []
+    if not found:
+        raise DataError(
+            f"no lesion to judge; expected outlines of {LEAST_VOXELS} voxels or more with tissue around them, "
+            "inside the mask"
+        )
+    middle = sorted(found, key=lambda lesion: abs(lesion.contrast_ref))[len(found) // 2]
+    level = float(truth_XYZ[brain_XYZ & ~lesion_XYZ].median()) + middle.contrast_ref / 2
+    away = brain_XYZ & ~within(lesion_XYZ, INVENTED_AWAY_MM, spacing_mm)
+    invented, invented_voxels = _invented(found, away, scans, level)
+    volume_ref, volume_pred = (sum(getattr(x, f"volume_{name}_ml") for x in found) for name in ("ref", "pred"))
+    return {
+        "count": len(found),
+        "lost": sum(lesion.lost for lesion in found),
+        "invented": invented,
+        "invented_ml": invented_voxels * math.prod(spacing_mm) / 1000,
+        "volume_ref_ml": volume_ref,
+        "volume_pred_ml": volume_pred,
+        "dice": sum(lesion.dice * lesion.voxels for lesion in found) / sum(lesion.voxels for lesion in found),
+        "contrast_kept": sum(lesion.contrast_pred for lesion in found) / sum(lesion.contrast_ref for lesion in found),
+        "cnr_ref": sum(lesion.cnr_ref for lesion in found) / len(found),
+        "cnr_pred": sum(lesion.cnr_pred for lesion in found) / len(found),
+        "each": [asdict(lesion) for lesion in found],
+    }
