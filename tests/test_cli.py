@@ -126,6 +126,13 @@ def test_the_seed_decides_the_sample(enhance, tmp_path):
     assert not np.allclose(first, sampled("c.nii.gz", 6))
 
 
+def test_each_expert_and_differences_are_written(enhance, scan):
+    each, differences = scan.parent / "each.nii.gz", scan.parent / "differences.nii.gz"
+    assert enhance("-q", "--each-expert", str(each), "--differences", str(differences)) == 0
+    shape = load(scan.parent / "sub-01_desc-sr_T2w.nii.gz").volume.shape
+    assert nib.load(each).shape == (*shape, 4) and nib.load(differences).shape == (*shape, 8)
+
+
 def test_uncertainty_needs_samples(enhance, scan, tmp_path, capsys):
     assert enhance("--uncertainty", str(tmp_path / "sd.nii.gz")) == 78
     assert "--samples" in capsys.readouterr().err and names(scan.parent) == {scan.name}

@@ -84,6 +84,27 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(enhancer, low, monkeypa
         enhancer(low, EnhanceOptions(voxel_size=(3.0,)))
 
 
+def test_every_expert_alone_and_its_differences(enhancer, low):
+    """Where the gate gives all weight to one expert, that expert's own result is the aggregate."""
+    options = EnhanceOptions(voxel_size=(3.0,), each_expert=True, consistency=False)
+    result = enhancer(low, options)
+    experts = len(result.expert_names)
+    assert result.each_XYZE.shape == (*result.volume.shape, experts)
+    assert float((result.each_XYZE[..., 0] - result.each_XYZE[..., 1]).abs().max()) > 0
+    highest, lowest = result.each_XYZE.amax(-1), result.each_XYZE.amin(-1)
+    aggregate = result.volume.data_XYZ
+    assert bool((aggregate <= highest + 0.01).all()) and bool((aggregate >= lowest - 0.01).all())  # a weighted mean
+    differences = result.differences_XYZN()
+    assert_close(differences[..., :experts] + aggregate[..., None], result.each_XYZE, atol=1e-3, rtol=1e-5)
+    from_input = differences[..., experts:] + result.interpolated.data_XYZ[..., None]
+    assert_close(from_input, result.each_XYZE, atol=1e-3, rtol=1e-5)
+
+
+def test_differences_need_experts_run_alone(enhancer, low):
+    with pytest.raises(ConfigError, match="ask for each_expert"):
+        enhancer(low, EnhanceOptions(voxel_size=(3.0,))).differences_XYZN()
+
+
 def test_same_seed_same_sample_and_other_seed_another(enhancer, low):
     first, again, other = (
         enhancer(low, EnhanceOptions(voxel_size=(3.0,), mode="detail", steps=3, seed=seed)).volume.data_XYZ

@@ -48,6 +48,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="write the voxel-wise standard deviation (needs --samples 2 or more)",
     )
     add("--experts", type=Path, metavar="PATH", help="write the 4-D map of gate weights")
+    add("--each-expert", type=Path, metavar="PATH", help="write every expert's own result, 4-D (one evaluation each)")
+    add("--differences", type=Path, metavar="PATH", help="write each expert minus aggregate, then minus input, 4-D")
     add("--mask", type=Path, metavar="PATH", help="write where the network worked")
     add("--bundle", type=Path, help="model folder (default: the embedded weights)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -76,7 +78,8 @@ def enhance_command(args: argparse.Namespace) -> int:
     options = _options(args)
     loaded = load(args.source, trust=args.trust, index=args.volume, series=args.series)
     paths = OutputPaths(scan=args.output or default_output(args.source, loaded.stem), uncertainty=args.uncertainty,
-                        experts=args.experts, mask=args.mask)  # fmt: skip
+                        experts=args.experts, mask=args.mask, each_expert=args.each_expert,
+                        differences=args.differences)  # fmt: skip
     check_outputs(paths, args.source, overwrite=args.overwrite)
     if args.dry_run:
         goal = target_grid(loaded.volume.grid, options)
@@ -108,6 +111,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         like=load(args.like).volume.grid if args.like else None,
         mode=args.mode, steps=args.steps, samples=args.samples, seed=args.seed,
         consistency=not args.no_consistency, memory_mb=args.mem_mb,
+        each_expert=args.each_expert is not None or args.differences is not None,
     )  # fmt: skip
 
 

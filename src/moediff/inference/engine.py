@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +97,13 @@ class Enhancer:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             head = frame(self.bundle.denoiser, prepared, sparse=options.sparse)
             scans = self._results(prepared, head, options, report)
+            each = self._each(prepared, head, options, report) if options.each_expert else None
         report(0.95, "finishing")
         timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
-        return self._finish(loaded, goal, prepared, head, scans, options, timings)
+        finished = self._finish(loaded, goal, prepared, head, scans, options, timings)
+        if each is None:
+            return finished
+        return replace(finished, each_XYZE=torch.stack([land(prepared.undo(e), goal).data_XYZ for e in each], -1))
 
     def _results(
         self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress
@@ -122,13 +128,17 @@ class Enhancer:
         if count > 1:
             spread_BXYZ = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
             spread = head.place(spread_BXYZ, torch.zeros_like(prepared.base_XYZ))
-        residual = mean if mean is not None else total / count
-        result = head.place(head.condition.base_BXYZ + residual, prepared.base_XYZ)
-        low = float(prepared.source.data_XYZ.min())
-        result = result.clamp_min(min(low, 0.0))
-        if options.consistency:
-            result = correct(result, prepared, assumed_acquisition(prepared))
-        return result, spread
+        return _whole(mean if mean is not None else total / count, prepared, head, options), spread
+
+    def _each(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> list[Tensor]:
+        """The scaled result of every expert alone."""
+        results = []
+        for index, name in enumerate(self._names()):
+            report(0.95, f"{name} alone")
+            alone = head.alone(index)
+            residual = self._posterior_mean(alone, partial(self._denoise, head=alone, options=options))
+            results.append(_whole(residual, prepared, alone, options))
+        return results
 
     def _posterior_mean(self, head: Frame, denoise: Callable[[Tensor, float], Tensor]) -> Tensor:
         config = self.bundle.config
@@ -222,7 +232,15 @@ class Enhancer:
             "the scan is already as fine as the target grid and was passed through; ask for smaller voxels",
         ]
         empty = torch.zeros(*goal.shape, len(self._names()))
-        return Enhanced(volume, volume, empty, empty[..., 0] > 0, None, self._names(), loaded, record)
+        each = volume.data_XYZ[..., None].expand_as(empty) if options.each_expert else None
+        return Enhanced(volume, volume, empty, empty[..., 0] > 0, None, self._names(), loaded, record, each)
+
+
+def _whole(residual_BXYZ: Tensor, prepared: Prepared, head: Frame, options: EnhanceOptions) -> Tensor:
+    """The head's residual put back into the interpolated scan, and made consistent with the measurement."""
+    result = head.place(head.condition.base_BXYZ + residual_BXYZ, prepared.base_XYZ)
+    result = result.clamp_min(min(float(prepared.source.data_XYZ.min()), 0.0))
+    return correct(result, prepared, assumed_acquisition(prepared)) if options.consistency else result
 
 
 def _device(name: str) -> torch.device:

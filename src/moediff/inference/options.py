@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moediff.errors import ConfigError
@@ -32,6 +33,7 @@ class EnhanceOptions:
         seed: of the samples.
         consistency: correct what the measurement contradicts beyond its noise.
         sparse: run only the experts that the gate asks for.
+        each_expert: also run every expert alone over the whole head (posterior mean; one evaluation each).
         memory_mb: bound on the activations of a tile.
 
     Raises:
@@ -46,6 +48,7 @@ class EnhanceOptions:
     seed: int = 0
     consistency: bool = True
     sparse: bool = True
+    each_expert: bool = False
     memory_mb: int = 1600
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class Enhanced:
         expert_names: names of the experts, in the order of E.
         source: the input as read.
         record: what the sidecar says.
+        each_XYZE: every expert's own result, or None.
     """
 
     volume: Volume
@@ -83,3 +87,15 @@ class Enhanced:
     expert_names: tuple[str, ...]
     source: Loaded
     record: dict[str, Any]
+    each_XYZE: Tensor | None = None
+
+    def differences_XYZN(self) -> Tensor:
+        """Every expert's own result minus the aggregate (E volumes), then minus the interpolated input (E volumes).
+
+        Raises:
+            ConfigError: the experts were not run alone.
+        """
+        if self.each_XYZE is None:
+            raise ConfigError("the experts were not run alone; ask for each_expert in EnhanceOptions")
+        others = (self.volume, self.interpolated)
+        return torch.cat([self.each_XYZE - other.data_XYZ[..., None] for other in others], -1)

@@ -20,6 +20,8 @@ class OutputPaths:
     uncertainty: Path | None = None
     experts: Path | None = None
     mask: Path | None = None
+    each_expert: Path | None = None
+    differences: Path | None = None
 
     @property
     def sidecar(self) -> Path:
@@ -28,7 +30,7 @@ class OutputPaths:
 
     def every(self) -> Iterable[Path]:
         """All files that will be written, the sidecar last."""
-        maps = (self.uncertainty, self.experts, self.mask)
+        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences)
         return [self.scan, *(path for path in maps if path is not None), self.sidecar]
 
 
@@ -85,5 +87,9 @@ def write(result: Enhanced, paths: OutputPaths, *, overwrite: bool = False) -> N
         save_maps(result.gate_XYZE, affine, paths.experts, codes=codes, overwrite=overwrite)
     if paths.mask is not None:
         save(result.volume.with_data(result.mask_XYZ.float()), paths.mask, codes=codes, overwrite=overwrite)
+    if paths.each_expert is not None and result.each_XYZE is not None:
+        save_maps(result.each_XYZE, affine, paths.each_expert, codes=codes, overwrite=overwrite)
+    if paths.differences is not None:
+        save_maps(result.differences_XYZN(), affine, paths.differences, codes=codes, overwrite=overwrite)
     record = dict(result.record) | {"experts": list(result.expert_names)}
     write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)

@@ -62,6 +62,13 @@ class Frame:
         out[self.box] = self._back(cells * self.inside_BXYZ[0, ..., None].cpu())
         return out
 
+    def alone(self, expert: int) -> Frame:
+        """The same head with one expert everywhere."""
+        weight = self.condition.weight_BxyzE
+        only = torch.zeros_like(weight)
+        only[..., expert] = (weight.amax(-1) > 0).to(weight.dtype)
+        return replace(self, condition=replace(self.condition, weight_BxyzE=only))
+
 
 def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Frame:
     """Crop to the head and read it with the encoder and the gate; background cells get no expert."""
