@@ -2,7 +2,7 @@
 
     python benchmarks/lesions.py --data ../shared/data [--bundle NAME=DIR ...] [--json out.json]
 
-A bundle called "embedded" is always judged; a uniform denoiser can be given beside it. See docs/metrics.md for the rule.
+A bundle called "embedded" is always judged; a uniform denoiser can be given beside it. The rule: docs/metrics.md.
 """
 
 from __future__ import annotations
