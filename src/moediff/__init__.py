@@ -3,7 +3,7 @@
     import moediff
     result = moediff.enhance("scan.nii.gz", "scan_desc-sr.nii.gz")
 
-`Enhancer`, `EnhanceOptions` and `Volume` are loaded on first use, so importing the package is quick.
+`Enhancer`, `EnhanceOptions`, `Volume` and `load` are loaded on first use, so importing the package is quick.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ RESEARCH_ONLY = "Research use only; not for diagnostic use."
 if TYPE_CHECKING:
     from moediff.inference.engine import Enhancer, Source
     from moediff.inference.options import Enhanced, EnhanceOptions
+    from moediff.volume.io import load
     from moediff.volume.volume import Volume
 
 _HOMES = {
@@ -25,8 +26,9 @@ _HOMES = {
     "EnhanceOptions": "moediff.inference.options",
     "Enhanced": "moediff.inference.options",
     "Volume": "moediff.volume.volume",
+    "load": "moediff.volume.io",
 }
-__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance"]
+__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -47,7 +49,7 @@ def enhance(
     """Enhance one scan in one call; `Enhancer` is the reusable object behind it.
 
     Args:
-        source: path, nibabel image or `Volume`.
+        source: path, nibabel image, `Volume`, or what `load` returned (which chooses a DICOM series or a 4-D volume).
         target: where to write the result and its sidecar; None writes nothing.
         bundle: model folder; None takes the embedded weights.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -68,7 +70,8 @@ def enhance(
         raise ConfigError(f"{error}; see moediff.EnhanceOptions") from error
     paths = None if target is None else OutputPaths(scan=Path(target))
     if paths is not None:
-        check_outputs(paths, Path(source) if isinstance(source, Path | str) else Path(), overwrite=overwrite)
+        read = getattr(source, "path", source)
+        check_outputs(paths, Path(read) if isinstance(read, Path | str) else Path(), overwrite=overwrite)
     result = Enhancer(bundle, device=device)(source, chosen)
     if paths is not None:
         write(result, paths, overwrite=overwrite)

@@ -12,9 +12,11 @@ import pytest
 pytest.importorskip("pydicom", reason="pydicom is not installed")
 from dicom_maker import SECRETS, known_affine, slices, write
 
+import moediff
 from moediff.cli import main
+from moediff.errors import CannotCreate
 from moediff.inference.outputs import default_output
-from moediff.volume.io import load
+from moediff.volume.io import load, save
 
 
 def test_a_series_is_enhanced_and_nothing_personal_comes_out(tmp_path, bundle, capsys):
@@ -49,3 +51,17 @@ def test_a_folder_named_by_dots_gets_its_output_beside_it(tmp_path, monkeypatch)
     (tmp_path / "export").mkdir()
     monkeypatch.chdir(tmp_path / "export")
     assert default_output(Path("."), "series-5_MR").resolve() == tmp_path / "series-5_desc-sr_MR.nii.gz"
+
+
+def test_in_python_too_a_series_is_chosen_by_loading_it(tmp_path, bundle):
+    folder = write(tmp_path / "export", slices(), "a")
+    write(folder, slices(series="1.2.3.7", number=7), "b")
+    chosen = moediff.load(folder, series="7")
+    result = moediff.enhance(chosen, tmp_path / "out.nii.gz", bundle=bundle, voxel_size=(6.0,))
+    assert (tmp_path / "out.json").is_file() and result.source.stem == "series-7_MR"
+
+
+def test_a_loaded_scan_is_not_replaced_by_its_result(tmp_path, bundle, make_phantom):
+    save(make_phantom((30, 34, 20), (6.0, 6.0, 9.0)), tmp_path / "scan.nii.gz")
+    with pytest.raises(CannotCreate, match="would replace the input"):
+        moediff.enhance(moediff.load(tmp_path / "scan.nii.gz"), tmp_path / "scan.nii.gz", bundle=bundle)
