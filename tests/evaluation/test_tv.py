@@ -24,7 +24,7 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=rng_for(0, "tv", *shape))
 
 
-def boxes(n: int = 36) -> torch.Tensor:
+def boxes(n: int = 30) -> torch.Tensor:
     """Two nested boxes, 0 outside, 1 and 0.5 inside."""
     data = torch.zeros(n, n, n)
     data[6:-6, 6:-6, 6:-6] = 1
@@ -63,7 +63,7 @@ def test_a_step_moves_together_by_the_weight_over_its_widths(monkeypatch):
     monkeypatch.setattr(tv, "CONVERGED", 0.0)
     measured = torch.zeros(12, 4, 4)
     measured[4:] = 1
-    result = tv.minimise(tv.Problem(measured, NO_OPERATOR, EVERY, 0.4), measured, iterations=2000)
+    result = tv.minimise(tv.Problem(measured, NO_OPERATOR, EVERY, 0.4), measured, iterations=1000)
     expected = torch.full((12, 4, 4), 1 - 0.4 / 8)
     expected[:4] = 0.4 / 4
     assert_close(result.data_XYZ, expected, atol=5e-3, rtol=0)
@@ -74,18 +74,18 @@ def test_a_constant_scan_stays():
     assert_close(tv.minimise(tv.Problem(measured, NO_OPERATOR, EVERY, 0.3), measured).data_XYZ, measured)
 
 
-@pytest.mark.parametrize("weight", [0.003, 0.03, 0.3])
+@pytest.mark.parametrize("weight", [0.003, 0.03])
 def test_the_energy_only_falls_and_ends_near_that_of_a_long_run(weight, monkeypatch):
-    matrix = truncation_matrix(24, 16)
-    truth = boxes(24)
-    measured = apply_axes(truth, (matrix,) * 3) + 0.05 * noise(16, 16, 16)
+    matrix = truncation_matrix(18, 12)
+    truth = boxes(30)[:18, :18, :18]
+    measured = apply_axes(truth, (matrix,) * 3) + 0.05 * noise(12, 12, 12)
     problem = tv.Problem(measured, (matrix,) * 3, EVERY, weight)
     start = apply_axes(measured, (matrix.T,) * 3)
     short = tv.minimise(problem, start)
     assert all(after < before for before, after in zip(short.energies, short.energies[1:], strict=False))
     assert problem.energy(short.data_XYZ) == pytest.approx(short.energies[-1])
     monkeypatch.setattr(tv, "CONVERGED", 0.0)
-    long = tv.minimise(problem, start, iterations=3000)
+    long = tv.minimise(problem, start, iterations=800)
     assert short.energies[-1] < 1.02 * long.energies[-1]
 
 
@@ -98,14 +98,14 @@ def test_a_piecewise_constant_head_is_restored_better_than_by_cubic():
     assert ours > cubic + 1
 
 
-def test_the_result_lies_on_the_grid_asked_for_in_any_storage_order(make_phantom, stored):
-    truth = make_phantom((30, 34, 28))
-    turned = stored(degrade(truth, thick_slices(2, 0.01, "thick"), rng_for(0)), (2, 0, 1), (0,))
-    goal = stored(truth, (2, 0, 1), (0,))
-    result = tv.super_resolve(turned, goal.grid)
-    assert result.shape == goal.shape
+def test_storage_order_changes_nothing(make_phantom, stored):
+    truth = make_phantom((26, 28, 24))
+    low = degrade(truth, thick_slices(2, 0.01, "thick"), rng_for(0))
+    turned = ((2, 0, 1), (0,))
+    goal = stored(truth, *turned)
+    result = tv.super_resolve(stored(low, *turned), goal.grid)
     assert_close(result.affine, goal.affine, atol=1e-6, rtol=0)
-    assert psnr(result.data_XYZ, goal.data_XYZ, goal.data_XYZ > 50, 1000.0) > 18
+    assert_close(result.data_XYZ, stored(tv.super_resolve(low, truth.grid), *turned).data_XYZ, atol=0.5, rtol=0)
 
 
 def test_impossible_problems_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ INTERPOLATIONS = ("linear", "cubic", "lanczos", "zero-fill")
 BASELINES = ("cubic", "zero-fill")  # gains count from the better of the two
 BUILT_IN = (*INTERPOLATIONS, "tv", *MODES)
 INPUT, OUTPUT = "{input}", "{output}"
+MARKS = re.compile(f"{re.escape(INPUT)}|{re.escape(OUTPUT)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class Method:
 
     def words(self, source: Path, target: Path) -> list[str]:
         """The command with its files in place."""
-        return [word.replace(INPUT, str(source)).replace(OUTPUT, str(target)) for word in self.command]
+        files = {INPUT: str(source), OUTPUT: str(target)}
+        return [MARKS.sub(lambda mark: files[mark[0]], word) for word in self.command]
 
 
 def parse_methods(specs: Sequence[str]) -> list[Method]:

@@ -35,15 +35,17 @@ def require_report_parts() -> None:
 
 
 def draw_case(row: Row, case: Case, scans: dict[str, Volume], path: Path) -> None:
-    """A picture of one row: input, cubic, the method's result, truth and error; result and truth share a grid.
+    """A picture of one row: input, cubic, the method's result in the truth's intensities, truth and error.
 
     Raises:
         MoeDiffError: see `comparison_figure`.
     """
     (title, pred), (_, truth) = list(scans.items())[1:]
     pred = pred if pred.shape == truth.shape else resample(pred, truth.grid)
-    shown = title.replace("\n", " ").replace("$", " ") or "method"  # matplotlib reads $...$ as mathematics
-    shown = f"{shown} (result)" if shown in ("input", "cubic", "truth") else shown
+    fit = row["fit"] or {"gain": 1.0, "offset": 0.0}
+    pred = pred.with_data(pred.data_XYZ * fit["gain"] + fit["offset"])
+    shown = title.replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
+    shown = f"{shown} (result)" if shown in ("input", "truth") else shown
     panels = {"input": scans["input"], "cubic": resample(scans["input"], truth.grid), shown: pred, "truth": truth}
     comparison_figure(panels, path, error_of=(shown, "truth"))
 

@@ -14,6 +14,7 @@ TOP, LINE, FOOT = 10.0, 26.0, 40.0
 SCATTER_HEIGHT = 300.0
 COLOURS = 7  # that the page's style defines; more scans share them
 TICKS = 6
+NAME = 20  # characters of a method's name that fit
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ def _middle(line: int) -> float:
     return TOP + (line + 0.5) * LINE
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+
+
 def dots(values: Mapping[str, Mapping[str, float]], scans: Sequence[str], rings: Sequence[str], axis: str) -> Plot:
     """One line per method, one dot per scan, a bar at the mean of the dots.
 
@@ -111,7 +116,7 @@ def dots(values: Mapping[str, Mapping[str, float]], scans: Sequence[str], rings:
     marks, labels = [], []
     for line, (method, found) in enumerate(values.items()):
         y = _middle(line)
-        labels.append(Label(LEFT - 10, y, method))
+        labels.append(Label(LEFT - 10, y, _short(method)))
         kept = [v for scan, v in found.items() if scan not in rings]
         if kept:
             mean = sum(kept) / len(kept)
@@ -134,7 +139,7 @@ def intervals(values: Mapping[str, tuple[float, float, float]], axis: str) -> Pl
     lines = list(enumerate(values.items()))
     return Plot(
         _height(len(values)), axis, grid,
-        tuple(Label(LEFT - 10, _middle(i), method) for i, (method, _) in lines),
+        tuple(Label(LEFT - 10, _middle(i), _short(method)) for i, (method, _) in lines),
         tuple(Mark("dot", scale(m), _middle(i), f"{method}: {m:+.4f} ({a:+.4f} to {b:+.4f})")
               for i, (method, (m, a, b)) in lines),
         tuple(Bar(scale(a), scale(b), _middle(i)) for i, (_, (_, a, b)) in lines),
@@ -150,7 +155,7 @@ def quality_against_time(points: Mapping[str, tuple[float, float]]) -> Plot:
     """
     exponents = [math.log10(max(s, 1e-3)) for s, _ in points.values()] or [0.0]
     first, last = math.floor(min(exponents)), math.ceil(max(exponents))
-    x = _Scale(first, max(last, first + 1), LEFT, WIDTH - RIGHT - 90)
+    x = _Scale(first, max(last, first + 1), LEFT, WIDTH - RIGHT - 130)
     gains = [g for _, g in points.values()] or [0.0]
     up = ticks(min(0.0, *gains), max(0.0, *gains))
     y = _Scale(up[0], up[-1], TOP + SCATTER_HEIGHT, TOP)
@@ -158,6 +163,6 @@ def quality_against_time(points: Mapping[str, tuple[float, float]]) -> Plot:
     for (method, (seconds, gain)), exponent in zip(points.items(), exponents, strict=True):
         at = x(exponent), y(gain)
         marks.append(Mark("dot", *at, f"{method}: {seconds:.1f} s, {gain:+.2f} dB"))
-        labels.append(Label(at[0] + 8, at[1], method, "start"))
+        labels.append(Label(at[0] + 8, at[1], _short(method), "start"))
     grid = tuple((x(e), f"{10.0**e:g}") for e in range(int(x.low), int(x.high) + 1))
     return Plot(TOP + SCATTER_HEIGHT + FOOT, "whole process, seconds", grid, tuple(labels), tuple(marks))
