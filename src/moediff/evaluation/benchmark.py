@@ -138,8 +138,11 @@ def _held(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
         except BlockingIOError as error:
             raise TryAgain(f"{shown(out)}: another benchmark is writing here; wait, or name another folder") from error
-        shutil.rmtree(out / WORK, ignore_errors=True)
-        (out / WORK).mkdir()
+        shutil.rmtree(out / WORK, ignore_errors=True)  # of a run that was killed
+        try:
+            (out / WORK).mkdir()
+        except OSError as error:
+            raise CannotCreate(f"{shown(out)}: cannot be written to ({error.strerror}); choose another") from error
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from moediff import RESEARCH_ONLY, __version__
 from moediff.config import rng_for
 from moediff.evaluation.methods import BASELINES
 from moediff.evaluation.tables import plain, table_text
+from moediff.volume.atomic import shown
 
 Row = dict[str, Any]
 
@@ -199,7 +200,7 @@ def _gains(rows: Sequence[Row], focus: str) -> str:
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up."""
-    safe = [[word.replace("|", "\\|") for word in line] for line in lines]
+    safe = [[shown(word).replace("|", "\\|") for word in line] for line in lines]
     widths = [max(len(line[i]) for line in safe) for i in range(len(safe[0]))]
     rows = ["| " + " | ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) + " |" for line in safe]
     return "\n".join([rows[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *rows[1:]])

@@ -86,7 +86,7 @@ class _Scale:
 
 def _across(values: Sequence[float]) -> tuple[_Scale, tuple[tuple[float, str], ...]]:
     """A scale along x that holds all values and zero, and its grid lines."""
-    marks = ticks(min(0.0, *values), max(0.0, *values))
+    marks = ticks(min([0.0, *values]), max([0.0, *values]))
     scale = _Scale(marks[0], marks[-1], LEFT, WIDTH - RIGHT)
     return scale, tuple((scale(v), f"{v:g}" if v else "0") for v in (round(m, 10) for m in marks))
 
@@ -112,7 +112,7 @@ def dots(values: Mapping[str, Mapping[str, float]], scans: Sequence[str], rings:
         rings: scans drawn hollow, not in the mean.
         axis: name of the value.
     """
-    scale, grid = _across([v for one in values.values() for v in one.values()] or [0.0])
+    scale, grid = _across([v for one in values.values() for v in one.values()])
     marks, labels = [], []
     for line, (method, found) in enumerate(values.items()):
         y = _middle(line)
@@ -135,7 +135,7 @@ def intervals(values: Mapping[str, tuple[float, float, float]], axis: str) -> Pl
         values: method -> (mean, low, high); finite.
         axis: name of the value.
     """
-    scale, grid = _across([v for one in values.values() for v in one] or [0.0])
+    scale, grid = _across([v for one in values.values() for v in one])
     lines = list(enumerate(values.items()))
     return Plot(
         _height(len(values)), axis, grid,
@@ -153,15 +153,15 @@ def quality_against_time(points: Mapping[str, tuple[float, float]]) -> Plot:
     Args:
         points: method -> (seconds above 0, gain).
     """
-    exponents = [math.log10(max(s, 1e-3)) for s, _ in points.values()] or [0.0]
-    first, last = math.floor(min(exponents)), math.ceil(max(exponents))
+    exponents = {method: math.log10(max(seconds, 1e-3)) for method, (seconds, _) in points.items()}
+    first, last = (math.floor(min(exponents.values())), math.ceil(max(exponents.values()))) if points else (0, 1)
     x = _Scale(first, max(last, first + 1), LEFT, WIDTH - RIGHT - 130)
-    gains = [g for _, g in points.values()] or [0.0]
-    up = ticks(min(0.0, *gains), max(0.0, *gains))
+    gains = [gain for _, gain in points.values()]
+    up = ticks(min([0.0, *gains]), max([0.0, *gains]))
     y = _Scale(up[0], up[-1], TOP + SCATTER_HEIGHT, TOP)
     marks, labels = [], [Label(LEFT - 10, y(v), f"{round(v, 10):g} dB") for v in up]
-    for (method, (seconds, gain)), exponent in zip(points.items(), exponents, strict=True):
-        at = x(exponent), y(gain)
+    for method, (seconds, gain) in points.items():
+        at = x(exponents[method]), y(gain)
         marks.append(Mark("dot", *at, f"{method}: {seconds:.1f} s, {gain:+.2f} dB"))
         labels.append(Label(at[0] + 8, at[1], _short(method), "start"))
     grid = tuple((x(e), f"{10.0**e:g}") for e in range(int(x.low), int(x.high) + 1))
