@@ -16,7 +16,7 @@ def row(method, scan, psnr, *, counts=True, error=""):
     return {
         "method": method, "kind": "interpolation", "scan": scan, "recipe": "thick5", "seed": 0, "counts": counts,
         "metrics": metrics, "consistency": None if error else {"rms_over_range": 0.01}, "warnings": [], "error": error,
-        "seconds": None if error else 2.0, "compute_s": None, "peak_mib": None if error else psnr,
+        "seconds": None if error else 2.0, "compute_s": None, "gflop": None, "peak_mib": None if error else psnr,
     }  # fmt: skip
 
 

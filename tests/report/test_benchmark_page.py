@@ -23,7 +23,7 @@ def row(method, scan, psnr, key, *, error="", counts=True):
     return {
         "key": key, "method": method, "scan": scan, "recipe": HOSTILE, "seed": 0, "counts": counts, "metrics": metrics,
         "consistency": None, "warnings": [] if error else [f"doubtful {HOSTILE}"], "error": error,
-        "seconds": None if error else 3.0, "compute_s": None, "peak_mib": None if error else 300.0,
+        "seconds": None if error else 3.0, "compute_s": None, "gflop": None, "peak_mib": None if error else 300.0,
     }  # fmt: skip
 
 

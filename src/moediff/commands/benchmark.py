@@ -51,6 +51,7 @@ def add(commands: Commands) -> None:
     add("--threads", type=int, help="CPU threads of every method")
     add("--device", default="cpu", help="for bundles: cpu, cuda, cuda:N or auto")
     add("--timeout", type=float, default=3600.0, metavar="S", help="stop a method after this long (default 3600)")
+    add("--flops", action="store_true", help="count operations of our methods, each in a second run")
     add("--no-pictures", action="store_true", help="draw no picture per row")
     add("-q", "--quiet", action="store_true", help="print no table and no progress")
     parser.set_defaults(call=benchmark_command)
@@ -88,7 +89,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     names = tuple(METRICS) if args.metrics is None else tuple(name.strip() for name in args.metrics.split(","))
     judging = EvaluateOptions(metrics=names, fit=not args.no_fit, resample=True)
     threads = {} if args.threads is None else {"threads": args.threads}
-    return Settings(device=args.device, limit_s=args.timeout, judging=judging, **threads)
+    return Settings(device=args.device, limit_s=args.timeout, flops=args.flops, judging=judging, **threads)
 
 
 def _cases(args: argparse.Namespace) -> list[Case]:

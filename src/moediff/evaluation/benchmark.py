@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ class Settings:
         threads: CPU threads of every method; commands find them in OMP_NUM_THREADS.
         device: for bundles, as `Enhancer` takes it.
         limit_s: a method is stopped after this many seconds.
+        flops: count operations of our own methods too, each in a second process.
         judging: which metrics, and whether intensities are fitted first.
     """
 
     threads: int = field(default_factory=torch.get_num_threads)
     device: str = "cpu"
     limit_s: float = 3600.0
+    flops: bool = False
     judging: EvaluateOptions = field(default_factory=lambda: EvaluateOptions(resample=True))
 
 
@@ -73,7 +75,7 @@ def key_of(method: Method, case: Case, settings: Settings) -> str:
         "recipe": case.recipe.to_json(),
         "seed": case.seed,
         "judging": asdict(settings.judging),
-        "run": [settings.threads, settings.device],
+        "run": [settings.threads, settings.device, settings.flops],
         "versions": [__version__, torch.__version__],
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
@@ -169,7 +171,7 @@ def _measure(
         "schema": SCHEMA, "key": key, "method": method.name, "kind": method.kind, "identity": method.identity,
         "scan": case.scan.name, "scan_sha256": _sha256(case.scan.path), "recipe": case.recipe.name, "seed": case.seed,
         "input_shape": list(low.shape), "output_shape": list(truth.shape), "metrics": {}, "consistency": None,
-        "fit": None, "warnings": [], "seconds": None, "compute_s": None, "peak_mib": None, "error": "",
+        "fit": None, "warnings": [], "seconds": None, "compute_s": None, "gflop": None, "peak_mib": None, "error": "",
     }  # fmt: skip
     try:
         pred, spent = _run(method, case, made, settings, out / WORK)
@@ -203,28 +205,52 @@ def _run(method: Method, case: Case, made: tuple[Volume, Volume], settings: Sett
     Raises:
         DataError: the method failed, took too long, or wrote nothing that can be read; says which.
     """
-    source, target, log = work / "input.nii.gz", work / "output.nii.gz", work / "log.txt"
+    source, target = work / "input.nii.gz", work / "output.nii.gz"
     target.unlink(missing_ok=True)
     save(made[1], source, overwrite=True)
-    command = method.words(source, target)
-    if not command:
+    spent: Row = {}
+    if method.kind == "command":
+        measured, _ = _start(method.words(source, target), settings, work)
+    else:
         job = Job(source=source, target=target, grid=made[0].grid, seed=case.seed, threads=settings.threads,
                   device=settings.device)  # fmt: skip
-        write_text(job.as_json(method), work / "job.json", overwrite=True)
-        command = [sys.executable, *WORKER, str(work / "job.json")]
-    env = {"OMP_NUM_THREADS": str(settings.threads)}
-    measured = run_measured(command, limit_s=settings.limit_s, log=log, env=env)
-    last = _last_line(log, work)
-    if fault := _fault(measured, settings.limit_s, last):
-        raise DataError(fault)
+        if settings.flops:
+            spent |= _work(method, replace(job, count=True), settings, work)[1]
+            target.unlink(missing_ok=True)
+        measured, told = _work(method, job, settings, work)
+        spent |= told
+    spent |= {"seconds": measured.seconds, "peak_mib": measured.peak_mib}
     if not target.is_file():
         raise DataError("it ended well but wrote no file at {output}; expected a NIfTI scan (.nii.gz)")
-    spent = {"seconds": measured.seconds, "peak_mib": measured.peak_mib,
-             "compute_s": None if method.kind == "command" else float(last)}  # fmt: skip
     try:
         return load(target).volume, spent
     except MoeDiffError as error:
         raise DataError(f"what it wrote cannot be read: {str(error).replace(str(work), '')}") from error
+
+
+def _work(method: Method, job: Job, settings: Settings, work: Path) -> tuple[Measured, Row]:
+    """One of our own methods in its process; what it took, and what it said of itself."""
+    file = work / "job.json"
+    write_text(job.as_json(method), file, overwrite=True)
+    measured, last = _start([sys.executable, *WORKER, str(file)], settings, work)
+    try:
+        return measured, dict(json.loads(last))
+    except ValueError as error:
+        raise DataError(f"it ended well but its last words were {last!r}; expected its times") from error
+
+
+def _start(command: Sequence[str], settings: Settings, work: Path) -> tuple[Measured, str]:
+    """Run a command to its good end; what it took, and its last line.
+
+    Raises:
+        DataError: it ended otherwise.
+    """
+    log, env = work / "log.txt", {"OMP_NUM_THREADS": str(settings.threads)}
+    measured = run_measured(command, limit_s=settings.limit_s, log=log, env=env)
+    last = _last_line(log, work)
+    if fault := _fault(measured, settings.limit_s, last):
+        raise DataError(fault)
+    return measured, last
 
 
 def _last_line(log: Path, work: Path) -> str:

@@ -107,7 +107,10 @@ def means(rows: Sequence[Row]) -> list[Row]:
             out.append(
                 {"recipe": recipe, "method": method, "persons": len(names(kept, "scan")), "failed": failed}
                 | {metric: _mean(value_of(r, metric) for r in kept) for metric in metrics}
-                | {key: _mean(r[key] for r in kept) for key in ("gain_psnr", "gain_ssim", "seconds", "compute_s")}
+                | {
+                    key: _mean(r[key] for r in kept)
+                    for key in ("gain_psnr", "gain_ssim", "seconds", "compute_s", "gflop")
+                }
                 | {"consistency": _mean((r["consistency"] or {}).get("rms_over_range") for r in kept)}
                 | {"peak_mib": max((r["peak_mib"] for r in kept), default=None)}
             )
@@ -155,7 +158,7 @@ def as_csv(rows: Iterable[Row]) -> str:
     return table_text([
         plain({key: row.get(key) for key in first} | row["metrics"]
               | {f"consistency_{key}": (row["consistency"] or {}).get(key) for key in ("rms_over_range",)}
-              | {key: row[key] for key in ("seconds", "compute_s", "peak_mib")}
+              | {key: row[key] for key in ("seconds", "compute_s", "gflop", "peak_mib")}
               | {"warnings": "; ".join(row["warnings"]), "error": row["error"]})
         for row in rows
     ])  # fmt: skip
@@ -165,7 +168,7 @@ SHOWN = {
     "psnr": ("PSNR (dB)", "{:.2f}"), "gain_psnr": ("gain (dB)", "{:+.2f}"), "ssim": ("SSIM", "{:.4f}"),
     "gain_ssim": ("gain SSIM", "{:+.4f}"), "haarpsi": ("HaarPSI", "{:.4f}"), "hf_ratio": ("hf ratio", "{:.2f}"),
     "consistency": ("consistency", "{:.4f}"), "seconds": ("time (s)", "{:.1f}"), "compute_s": ("compute (s)", "{:.2f}"),
-    "peak_mib": ("peak (MiB)", "{:.0f}"),
+    "gflop": ("GFLOP", "{:.0f}"), "peak_mib": ("peak (MiB)", "{:.0f}"),
 }  # fmt: skip
 
 

@@ -3,7 +3,8 @@
     python -m moediff.evaluation.worker JOB.json
 
 The job names the low-resolution scan, the grid to land on (never the truth itself) and the method. The last line
-printed is the seconds that the method itself took, without Python's start and without reading and writing files.
+printed is JSON: the seconds that the method itself took, without Python's start and without reading and writing files,
+or, where the job asks for counting, its floating-point operations.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Job:
         seed: of samples.
         threads: CPU threads.
         device: as `Enhancer` takes it.
+        count: count operations instead; that slows everything down, so time is not told.
     """
 
     source: Path
@@ -47,6 +49,7 @@ class Job:
     seed: int
     threads: int
     device: str
+    count: bool = False
 
     def as_json(self, method: Method) -> str:
         """The job and its method as text; `from_json` reads it back."""
@@ -79,6 +82,21 @@ def apply(method: Method, loaded: Loaded, job: Job) -> Volume:
     return enhancer(loaded, EnhanceOptions(like=job.grid, mode=method.mode, seed=job.seed)).volume
 
 
+def _timed(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, dict[str, float]]:
+    start = time.perf_counter()
+    result = apply(method, loaded, job)
+    return result, {"compute_s": time.perf_counter() - start}
+
+
+def _counted(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, dict[str, float]]:
+    """Matrix products, convolutions and attention, as torch counts them: a multiplication and an addition are two."""
+    from torch.utils.flop_counter import FlopCounterMode  # seconds to import
+
+    with FlopCounterMode(display=False) as counter:
+        result = apply(method, loaded, job)
+    return result, {"gflop": counter.get_total_flops() / 1e9}
+
+
 def main(path: Path) -> int:
     """Do the job; returns an exit code, after a line that says what was wrong."""
     keep_memory()
@@ -86,14 +104,12 @@ def main(path: Path) -> int:
         job, method = Job.from_json(path.read_text(encoding="utf-8"))
         torch.set_num_threads(job.threads)
         loaded = load(job.source)
-        start = time.perf_counter()
-        result = apply(method, loaded, job)
-        seconds = time.perf_counter() - start
+        result, told = (_counted if job.count else _timed)(method, loaded, job)
         save(result, job.target, codes=loaded.codes)
     except MoeDiffError as error:
         print(error)
         return error.exit_code
-    print(seconds)
+    print(json.dumps(told))
     return 0
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH, LEFT, RIGHT = 720.0, 150.0, 20.0
+WIDTH, LEFT, RIGHT = 720.0, 175.0, 20.0
 TOP, LINE, FOOT = 10.0, 26.0, 40.0
 SCATTER_HEIGHT = 300.0
 COLOURS = 7  # that the page's style defines; more scans share them
@@ -59,6 +59,11 @@ class Plot:
     bars: tuple[Bar, ...] = ()
     zero: float | None = None
     width: float = WIDTH
+
+    @property
+    def middle(self) -> float:
+        """Where the name of the axis stands."""
+        return (LEFT + self.width - RIGHT) / 2
 
 
 def ticks(low: float, high: float, count: int = TICKS) -> list[float]:
