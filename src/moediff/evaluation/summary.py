@@ -196,7 +196,7 @@ def _gains(rows: Sequence[Row], focus: str) -> str:
         cells = []
         for recipe in recipes:
             psnr, ssim = (_mean(r[f"gain_{m}"] for r in mine if r["recipe"] == recipe) for m in GAINED)
-            cells.append("-" if psnr is None or ssim is None else f"{psnr:+.2f} / {ssim:+.3f}")
+            cells.append(f"{'-' if psnr is None else f'{psnr:+.2f}'} / {'-' if ssim is None else f'{ssim:+.3f}'}")
         lines.append([scan if all(row["counts"] for row in mine) else f"{scan} (behaviour only)", *cells])
     return _table([["scan", *recipes], *lines])
 
