@@ -6,12 +6,16 @@ VENV      := .venv
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.installed
 SCAN      ?=
+DATA      ?= ../shared/data
+BENCHMARK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint wheel-test constraints clean
+.PHONY: help setup test demo benchmark lint wheel-test constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
+	@echo "make benchmark         every method on degraded scans of DATA/val (or MNI152) into ./benchmark/; continues"
+	@echo "                       DATA=../shared/data, BENCHMARK=\"more options of moediff benchmark\""
 	@echo "make test              set up, lint, type-check and run every quick test"
 	@echo "make lint              ruff and mypy only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
@@ -34,6 +38,9 @@ test: lint
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(if $(SCAN),"$(SCAN)")
+
+benchmark: $(STAMP)
+	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark $(BENCHMARK)
 
 wheel-test:
 	PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)" .ci/wheel-test

@@ -11,7 +11,6 @@ from moediff import RESEARCH_ONLY, __version__
 
 if TYPE_CHECKING:
     from moediff.commands import Commands
-    from moediff.simulate.recipe import Recipe
 
 
 def add(commands: Commands) -> None:
@@ -36,9 +35,10 @@ def degrade_command(args: argparse.Namespace) -> int:
     from moediff.config import rng_for
     from moediff.inference.outputs import OutputPaths, check_outputs
     from moediff.simulate.degrade import degrade, reference_intensity
+    from moediff.simulate.recipe import recipe_for
     from moediff.volume.io import load, save, write_text
 
-    recipe, paths = _recipe(args.recipe), OutputPaths(scan=args.output)
+    recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
     loaded = load(args.source)
     check_outputs(paths, args.source, overwrite=args.overwrite)
     key = (args.seed, args.source.name, recipe.name)  # the same everywhere: training's validation, benchmarks
@@ -64,14 +64,3 @@ def degrade_command(args: argparse.Namespace) -> int:
     if not args.quiet:
         print(f"{paths.scan}\n{RESEARCH_ONLY}")
     return 0
-
-
-def _recipe(name: str) -> Recipe:
-    from moediff.errors import ConfigError
-    from moediff.simulate.recipe import NAMED, Recipe
-
-    if name in NAMED:
-        return NAMED[name]
-    if not name.endswith(".json"):
-        raise ConfigError(f"no recipe called {name!r}; choose from {', '.join(NAMED)}, or name a .json file")
-    return Recipe.load(Path(name))

@@ -134,7 +134,11 @@ def row_of(record: dict[str, Any]) -> dict[str, Any]:
 
 def as_csv(records: Iterable[dict[str, Any]]) -> str:
     """Records as CSV text; cells that a record lacks stay empty."""
-    rows = [row_of(record) for record in records]
+    return table_text([row_of(record) for record in records])
+
+
+def table_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Flat rows as CSV text, warnings and error last; cells that a row lacks stay empty."""
     last = ("warnings", "error")
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in last]
     text = io.StringIO()

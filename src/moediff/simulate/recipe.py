@@ -133,6 +133,20 @@ NAMED = {
 }  # fmt: skip
 
 
+def recipe_for(name: str) -> Recipe:
+    """A recipe by its name in `NAMED`, or from a .json file.
+
+    Raises:
+        ConfigError: no such name, or the file holds no recipe.
+        InputMissing: there is no such file.
+    """
+    if name in NAMED:
+        return NAMED[name]
+    if not name.endswith(".json"):
+        raise ConfigError(f"no recipe called {name!r}; choose from {', '.join(NAMED)}, or name a .json file")
+    return Recipe.load(Path(name))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecipeRanges:
     """What `draw_recipe` draws from; shares need not sum to one.

@@ -1,0 +1,135 @@
+"""`moediff benchmark`: every method on the same degraded scans, as tables and one page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moediff import RESEARCH_ONLY
+from moediff.memory import keep_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moediff.commands import Commands
+    from moediff.evaluation.benchmark import Settings
+    from moediff.evaluation.cases import Case
+    from moediff.evaluation.methods import Method
+
+SOME_FAILED = 8
+METHODS = ("linear", "cubic", "lanczos", "zero-fill", "tv", "faithful", "detail")
+RECIPES = ("thick5", "low1.5", "iso2")
+FOCUS = "faithful"
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "benchmark",
+        help="compare methods on degraded scans",
+        description=f"Degrade sharp scans, let every method restore them, and judge all alike. {RESEARCH_ONLY}",
+    )
+    add = parser.add_argument
+    add("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (else nilearn's MNI152 scan)")
+    add("--scans", nargs="+", default=[], metavar="NAME|FILE", help="which of them, or other files (default: all)")
+    add("--behaviour-only", nargs="*", metavar="NAME", help="scans shown but left out of means")
+    add("--recipes", nargs="+", default=list(RECIPES), metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}")
+    add(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        metavar="METHOD",
+        help=f"{', '.join(METHODS)}; NAME=BUNDLE_FOLDER; or NAME='command {{input}} {{output}}'",
+    )
+    add("--focus", metavar="NAME", help=f"the method others are compared with (default: {FOCUS}, else the last)")
+    add("--seeds", nargs="+", type=int, default=[0], help="of noise, bias field and samples (default 0)")
+    add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
+    add("--no-fit", action="store_true", help="judge intensities as they are: no gain and offset")
+    add("-o", "--output", type=Path, required=True, metavar="OUTDIR", help="results; a second run continues there")
+    add("--threads", type=int, help="CPU threads of every method")
+    add("--device", default="cpu", help="for bundles: cpu, cuda, cuda:N or auto")
+    add("--timeout", type=float, default=3600.0, metavar="S", help="stop a method after this long (default 3600)")
+    add("--flops", action="store_true", help="count operations of our methods, each in a second run")
+    add("--no-pictures", action="store_true", help="draw no picture per row")
+    add("-q", "--quiet", action="store_true", help="print no table and no progress")
+    parser.set_defaults(call=benchmark_command)
+
+
+def benchmark_command(args: argparse.Namespace) -> int:
+    """Run what is not done yet, then write and print everything."""
+    from moediff.evaluation.benchmark import run_benchmark
+    from moediff.evaluation.methods import parse_methods
+    from moediff.evaluation.summary import with_gains
+    from moediff.report.benchmark_page import draw_case, require_report_parts
+
+    require_report_parts()
+    keep_memory()
+    methods, settings, cases = parse_methods(args.methods), _settings(args), _cases(args)
+    focus = _focus(args.focus, methods)
+
+    def tell(line: str) -> None:
+        if not args.quiet:
+            print(f"moediff: {line}", file=sys.stderr, flush=True)
+
+    draw = None if args.no_pictures else draw_case
+    rows = with_gains(run_benchmark(methods, cases, settings, args.output, draw=draw, tell=tell))
+    _write(rows, focus, settings, args)
+    return SOME_FAILED if any(row["error"] for row in rows) else 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from moediff.errors import ConfigError
+    from moediff.evaluation.benchmark import Settings
+    from moediff.evaluation.evaluate import METRICS, EvaluateOptions
+
+    if not args.timeout > 0 or (args.threads is not None and args.threads < 1):
+        raise ConfigError(f"--timeout {args.timeout:g} must be above 0 s, and --threads at least 1")
+    names = tuple(METRICS) if args.metrics is None else tuple(name.strip() for name in args.metrics.split(","))
+    judging = EvaluateOptions(metrics=names, fit=not args.no_fit, resample=True)
+    threads = {} if args.threads is None else {"threads": args.threads}
+    return Settings(device=args.device, limit_s=args.timeout, flops=args.flops, judging=judging, **threads)
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    from moediff.errors import ConfigError
+    from moediff.evaluation.cases import BEHAVIOUR_ONLY, Case, find_scans
+    from moediff.simulate.recipe import recipe_for
+
+    if args.data is not None and not (args.data / "val").is_dir() and not args.scans and not args.quiet:
+        print(f"moediff: no folder {args.data / 'val'}; using nilearn's MNI152 scan", file=sys.stderr)
+    only_shown = BEHAVIOUR_ONLY if args.behaviour_only is None else args.behaviour_only
+    scans = find_scans(args.data, args.scans, only_shown)
+    recipes = [recipe_for(name) for name in args.recipes]
+    if len({recipe.name for recipe in recipes}) < len(recipes) or len(set(args.seeds)) < len(args.seeds):
+        raise ConfigError("two recipes share a name, or two seeds are the same; results could not be told apart")
+    return [Case(scan, recipe, seed) for recipe in recipes for scan in scans for seed in args.seeds]
+
+
+def _focus(name: str | None, methods: Sequence[Method]) -> str:
+    from moediff.errors import ConfigError
+
+    names = [method.name for method in methods]
+    if name is None:
+        return FOCUS if FOCUS in names else names[-1]
+    if name not in names:
+        raise ConfigError(f"--focus {name!r} is not among the methods {', '.join(names)}")
+    return name
+
+
+def _write(rows: list[dict[str, Any]], focus: str, settings: Settings, args: argparse.Namespace) -> None:
+    from moediff.evaluation.benchmark import PICTURES, SCHEMA
+    from moediff.evaluation.summary import about, as_csv, markdown, means, pairs
+    from moediff.evaluation.tables import as_json
+    from moediff.report.benchmark_page import page
+    from moediff.volume.io import write_text
+
+    told = about(settings.threads, settings.device, args.seeds)
+    record = {"schema": SCHEMA, "about": told, "focus": focus, "rows": rows, "means": means(rows),
+              "pairs": pairs(rows, focus)}  # fmt: skip
+    write_text(as_csv(rows), args.output / "results.csv", overwrite=True)
+    write_text(as_json(record), args.output / "results.json", overwrite=True)
+    write_text(page(rows, told, focus, args.output / PICTURES), args.output / "index.html", overwrite=True)
+    if not args.quiet:
+        print(f"{markdown(rows, focus)}\n\n{args.output / 'index.html'}\n{RESEARCH_ONLY}")

@@ -1,0 +1,114 @@
+"""What a benchmark is run on: sharp scans, and the low-resolution scans that recipes make of them.
+
+A case is made exactly as `moediff degrade` makes it, with the random key (seed, file name, recipe), from the scan in
+canonical orientation: thick slices are then axial for every person, however the file stores its axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moediff.config import rng_for
+from moediff.errors import ConfigError, InputMissing
+from moediff.inference.outputs import stem_of
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import Recipe
+from moediff.volume.atomic import shown
+from moediff.volume.geometry import canonicalise
+from moediff.volume.io import load
+from moediff.volume.volume import Volume
+
+MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"  # inside nilearn
+BEHAVIOUR_ONLY = ("trio_b17_T1w",)  # may be a training person: shown, left out of means
+MASKS = "_mask"
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A sharp scan: its name in tables, its file, and whether means count it."""
+
+    name: str
+    path: Path
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan acquired by one recipe with one seed."""
+
+    scan: Scan
+    recipe: Recipe
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For progress lines."""
+        return f"{self.scan.name} {self.recipe.name}" + (f" seed {self.seed}" if self.seed else "")
+
+    def make(self) -> tuple[Volume, Volume]:
+        """The truth, canonical, and the low-resolution scan.
+
+        Raises:
+            InputMissing, DataError: the scan cannot be read or degraded.
+        """
+        truth, _ = canonicalise(load(self.scan.path).volume)
+        rng = rng_for(self.seed, self.scan.path.name, self.recipe.name)
+        return truth, degrade(truth, self.recipe, rng)
+
+
+def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequence[str] = BEHAVIOUR_ONLY) -> list[Scan]:
+    """Scans to run on.
+
+    Args:
+        data: a folder whose `val` holds sharp NIfTI scans; None, or a folder without `val`, means nilearn's MNI152.
+        names: which of them, with or without suffix, or paths of other files; all but masks when empty.
+        shown_only: names of scans that means leave out.
+
+    Raises:
+        InputMissing: a named scan, or any at all, is not there.
+        ConfigError: two scans share a name.
+    """
+    folder = None if data is None or not (data / "val").is_dir() else data / "val"
+    if names:
+        paths = {stem_of(path): path for path in (_find(folder, name) for name in names)}
+    elif folder is None:
+        return [Scan("MNI152", mni152())]
+    else:
+        paths = {stem_of(path): path for path in sorted(folder.iterdir()) if _is_scan(path)}
+    if not paths:
+        raise InputMissing(f"{shown(folder or '')}: no NIfTI scans here; name a folder whose val/ holds some")
+    if len(paths) < len(names):
+        raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be told apart")
+    return [Scan(name, path, name not in shown_only) for name, path in paths.items()]
+
+
+def _is_scan(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and not stem_of(path).endswith(MASKS) and not path.name.startswith(".")
+
+
+def _find(folder: Path | None, name: str) -> Path:
+    options = [Path(name), *([] if folder is None else [folder / (name + suffix) for suffix in ("", *SUFFIXES)])]
+    for path in options:
+        if path.is_file() and path.name.endswith(SUFFIXES):
+            return path
+    where = "as a file" if folder is None else f"as a file or in {shown(folder)}"
+    raise InputMissing(f"no scan {shown(name)!r} {where}: check the name; expected .nii or .nii.gz")
+
+
+def mni152() -> Path:
+    """The ICBM 152 T1w average, 1 mm, that nilearn carries.
+
+    Raises:
+        InputMissing: nilearn is not installed.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("nilearn")
+    path = None if spec is None or spec.origin is None else Path(spec.origin).parent / MNI152
+    if path is None or not path.is_file():
+        raise InputMissing("no scans were named and nilearn's MNI152 scan is not installed: give --data or --scans, "
+                           "or install it with: pip install nilearn")  # fmt: skip
+    return path

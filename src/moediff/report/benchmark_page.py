@@ -1,0 +1,129 @@
+"""The benchmark's page: one HTML file that needs nothing else and asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moediff.errors import ConfigError
+from moediff.evaluation.cases import Case
+from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs
+from moediff.report.figure import comparison_figure
+from moediff.report.plots import dots, intervals, quality_against_time
+from moediff.volume.geometry import resample
+from moediff.volume.volume import Volume
+
+Row = dict[str, Any]
+
+TEMPLATE = "benchmark.html"
+
+
+def require_report_parts() -> None:
+    """Refuse before any long work what the page would need after it.
+
+    Raises:
+        ConfigError: jinja2 or matplotlib is not installed.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the page needs {' and '.join(missing)}; install with: pip install 'moediff-sr[report]'")
+
+
+def draw_case(row: Row, case: Case, scans: dict[str, Volume], path: Path) -> None:
+    """A picture of one row: input, cubic, the method's result in the truth's intensities, truth and error.
+
+    Raises:
+        MoeDiffError: see `comparison_figure`.
+    """
+    (title, pred), (_, truth) = list(scans.items())[1:]
+    pred = pred if pred.shape == truth.shape else resample(pred, truth.grid)
+    fit = row["fit"] or {"gain": 1.0, "offset": 0.0}
+    pred = pred.with_data(pred.data_XYZ * fit["gain"] + fit["offset"])
+    shown = title.replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
+    shown = f"{shown} (result)" if shown in ("input", "truth") else shown
+    panels = {"input": scans["input"], "cubic": resample(scans["input"], truth.grid), shown: pred, "truth": truth}
+    comparison_figure(panels, path, error_of=(shown, "truth"))
+
+
+def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
+    """HTML text.
+
+    Args:
+        rows: from `summary.with_gains`.
+        about: from `summary.about`.
+        focus: the method that others are compared with.
+        pictures: folder of KEY.png; absent ones are left out.
+
+    Raises:
+        ConfigError: jinja2 is not installed.
+    """
+    require_report_parts()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("moediff.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    scans = names(rows, "scan")
+    rings = [scan for scan in scans if not all(row["counts"] for row in rows if row["scan"] == scan)]
+    return str(environment.get_template(TEMPLATE).render(
+        about=about, focus=focus, scans=scans, rings=rings, columns=[title for title, _ in SHOWN.values()],
+        recipes=[_recipe(rows, recipe, focus, scans, rings) for recipe in names(rows, "recipe")],
+        time=quality_against_time(_times(rows)), worst=_worst(rows, pictures),
+        failures=[row for row in rows if row["error"]],
+        doubts=[row for row in rows if row["warnings"] and not row["error"]],
+    ))  # fmt: skip
+
+
+def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: Sequence[str], rings: Sequence[str]) -> Row:
+    """What the page shows of one recipe."""
+    mine = [row for row in rows if row["recipe"] == recipe]
+    table = [(row["method"], [cell(row, key) for key in SHOWN], row["persons"], row["failed"]) for row in means(mine)]
+    gains = {method: _by_scan(mine, method) for method in names(mine, "method")}
+    compared = pairs(mine, focus)
+    differences = []
+    for metric, title in COMPARED.items():
+        values = {row["against"]: (row["mean"], row["low"], row["high"]) for row in compared if row["metric"] == metric}
+        if values:
+            differences.append((title, intervals(values, f"{title}, {focus} minus the other")))
+    return {"name": recipe, "table": table, "differences": differences,
+            "dots": dots(gains, scans, rings, "gain over interpolation, PSNR (dB)")}  # fmt: skip
+
+
+def _by_scan(rows: Sequence[Row], method: str) -> dict[str, float]:
+    """Gain in dB per scan, averaged over seeds; infinite ones cannot be drawn."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        gain = row["gain_psnr"]
+        if row["method"] == method and gain is not None and math.isfinite(gain):
+            found.setdefault(row["scan"], []).append(gain)
+    return {scan: sum(values) / len(values) for scan, values in found.items()}
+
+
+def _times(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Mean seconds and gain per method over everything that means count."""
+    points = {}
+    for method in names(rows, "method"):
+        kept = [r for r in rows if r["method"] == method and r["counts"] and not r["error"]]
+        kept = [r for r in kept if r["gain_psnr"] is not None and math.isfinite(r["gain_psnr"])]
+        if kept:
+            points[method] = tuple(sum(r[key] for r in kept) / len(kept) for key in ("seconds", "gain_psnr"))
+    return {method: (s, g) for method, (s, g) in points.items()}
+
+
+def _worst(rows: Sequence[Row], pictures: Path) -> list[tuple[Row, str]]:
+    """Per method the row with the least gain that has a picture, and the picture as a data URI."""
+    found = []
+    for method in names(rows, "method"):
+        mine = [r for r in rows if r["method"] == method and not r["error"] and r["gain_psnr"] is not None]
+        mine = [r for r in mine if (pictures / f"{r['key']}.png").is_file()]
+        if mine:
+            row = min(mine, key=lambda r: float(r["gain_psnr"]))
+            data = base64.b64encode((pictures / f"{row['key']}.png").read_bytes()).decode()
+            found.append((row, f"data:image/png;base64,{data}"))
+    return found

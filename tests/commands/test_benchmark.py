@@ -1,0 +1,87 @@
+"""`moediff benchmark`: tables, files, exit codes, and continuing."""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from moediff.cli import main
+from moediff.volume.io import save
+
+TOOL = f"{sys.executable} -S -c 'import shutil, sys; shutil.copy(*sys.argv[1:])' {{input}} {{output}}"
+FAILING = f"{sys.executable} -S -c 'import sys; sys.exit(4)' {{input}} {{output}}"
+
+
+@pytest.fixture
+def data(tmp_path, make_phantom):
+    """Two heads, one of them for behaviour only."""
+    (tmp_path / "data" / "val").mkdir(parents=True)
+    for seed, name in enumerate(("one_T1w", "trio_b17_T1w")):
+        save(make_phantom((34, 38, 33), seed=seed), tmp_path / "data" / "val" / f"{name}.nii.gz")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """`run(*options)` -> exit code; quick metrics, one recipe."""
+    fixed = ["--data", str(data), "--recipes", "thick3", "--metrics", "psnr,ssim,haarpsi", "--threads", "1"]
+    return lambda *options: main(["benchmark", *fixed, "-o", str(tmp_path / "out"), *options])
+
+
+def test_tables_files_and_continuing(run, tmp_path, capsys):
+    methods = ["--methods", f"tool={TOOL}", f"bad={FAILING}"]
+    assert run(*methods) == 8
+    said, out = capsys.readouterr(), tmp_path / "out"
+    assert "8/8 trio_b17_T1w thick3 bad: it failed with exit code 4" in said.err
+    assert "| bad " in said.out and "trio_b17_T1w (behaviour only)" in said.out and "Research use only" in said.out
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    assert [r["method"] for r in rows[:4]] == ["cubic", "zero-fill", "tool", "bad"] and len(rows) == 8
+    assert {r["counts"] for r in rows if r["scan"] == "trio_b17_T1w"} == {"False"}
+    assert max(float(r["gain_psnr"]) for r in rows[:2]) == 0 and rows[3]["error"] and not rows[3]["psnr"]
+    record = json.loads((out / "results.json").read_text())
+    assert record["schema"] == 1 and record["focus"] == "bad" and record["about"]["threads"] == 1
+    tool = next(r for r in record["means"] if r["method"] == "tool")
+    assert tool["persons"] == 1 and tool["psnr"] == pytest.approx(float(rows[2]["psnr"]))
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and len(list((out / "pictures").iterdir())) == 6
+
+    times = {file.name: file.stat().st_mtime_ns for file in (out / "rows").iterdir()}
+    assert run(*methods[:-1], "--focus", "tool", "-q") == 0
+    assert capsys.readouterr() == ("", "")
+    assert {file.name: file.stat().st_mtime_ns for file in (out / "rows").iterdir()} == times
+    again = json.loads((out / "results.json").read_text())
+    assert len(again["rows"]) == 6 and {p["focus"] for p in again["pairs"]} == {"tool"}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--methods", "best"], 78, "choose from linear"),
+        (["--recipes", "thick9"], 78, "choose from thick3"),
+        (["--recipes", "thick3", "thick3"], 78, "two recipes share a name"),
+        (["--scans", "gone"], 66, "no scan 'gone'"),
+        (["--metrics", "beauty"], 78, "no metric called"),
+        (["--focus", "best"], 78, "not among the methods"),
+        (["--timeout", "0"], 78, "above 0 s"),
+        (["--methods", "x=no/bundle"], 78, "no model bundle"),
+    ],
+)
+def test_wrong_choices_end_with_one_sentence_before_any_work(run, capsys, tmp_path, options, code, words):
+    assert run(*options) == code
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_a_folder_ends_with_73(run, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert run("--methods", "cubic") == 73
+    assert (tmp_path / "out").read_text() == "mine" and "cannot be used as a folder" in capsys.readouterr().err
+
+
+def test_a_folder_without_val_falls_back_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("moediff.evaluation.benchmark.run_benchmark", lambda *_, **__: [])
+    (tmp_path / "rows").mkdir()
+    assert main(["benchmark", "--data", str(tmp_path / "none"), "--methods", "cubic", "-o", str(tmp_path)]) == 0
+    assert "using nilearn's MNI152 scan" in capsys.readouterr().err

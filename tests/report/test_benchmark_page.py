@@ -1,0 +1,114 @@
+"""The page: one file that asks for nothing, however hostile the names in it."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from moediff.config import rng_for
+from moediff.errors import ConfigError
+from moediff.evaluation.cases import Case, Scan
+from moediff.evaluation.summary import about, with_gains
+from moediff.report.benchmark_page import draw_case, page, require_report_parts
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import NAMED
+
+HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y>"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def row(method, scan, psnr, key, *, error="", counts=True):
+    metrics = {} if error else {"psnr": psnr, "ssim": 0.9, "haarpsi": 0.8}
+    return {
+        "key": key, "method": method, "scan": scan, "recipe": HOSTILE, "seed": 0, "counts": counts, "metrics": metrics,
+        "consistency": None, "warnings": [] if error else [f"doubtful {HOSTILE}"], "error": error,
+        "seconds": None if error else 3.0, "compute_s": None, "gflop": None, "peak_mib": None if error else 300.0,
+    }  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """Tags and attributes that a browser would act on, and whether tags are balanced."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def html(tmp_path):
+    """A page whose methods, scans, recipes, warnings and errors all try to break out."""
+    names = ("cubic", "zero-fill", HOSTILE)
+    rows = [row(m, f"{s}{HOSTILE}", 20.0 + i, f"{i}{s}", counts=s == "a")
+            for i, m in enumerate(names) for s in "ab"]  # fmt: skip
+    rows.append(row("broken", f"a{HOSTILE}", 0, "k", error=f"it said {HOSTILE}"))
+    (tmp_path / "2a.png").write_bytes(PNG)
+    return page(with_gains(rows), about(2, HOSTILE, [0]), HOSTILE, tmp_path)
+
+
+@pytest.fixture
+def parsed(html):
+    tags = Tags()
+    tags.feed(html)
+    tags.close()
+    return tags
+
+
+def test_names_are_text_and_nothing_else(html, parsed):
+    assert not parsed.open and "script" not in parsed.tags
+    assert "&lt;script&gt;" in html and "<script" not in html
+    assert not [key for key, _ in parsed.attributes if key.startswith("on")]
+
+
+def test_nothing_is_fetched(html, parsed):
+    links = [value for key, value in parsed.attributes if key in ("src", "href", "srcset", "data", "xlink:href")]
+    assert len(links) == 1 and links[0].startswith("data:image/png;base64,")
+    assert not {"link", "iframe", "object", "script", "a"} & set(parsed.tags)
+    visible = html.replace("http://example.org/x", "")  # the hostile name, as text
+    assert not re.search(r"https?://|url\(|@import|//", visible)
+    assert "default-src 'none'" in html
+
+
+def test_it_follows_the_readers_colours_and_says_what_it_is(html):
+    assert "prefers-color-scheme: dark" in html and "color-scheme: light dark" in html
+    assert "Research use only; not for diagnostic use." in html and "2 threads" in html
+
+
+def test_failures_are_listed_and_behaviour_is_marked(html):
+    assert "it said &lt;script" in html and "(behaviour only, in no mean)" in html
+
+
+def test_all_failing_is_a_page_too(tmp_path):
+    failed = with_gains([row("cubic", "a", 0, "k", error="no")])
+    assert "<h2>Failures</h2>" in page(failed, about(1, "cpu", [0]), "cubic", tmp_path)
+
+
+def test_missing_parts_are_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else object())
+    with pytest.raises(ConfigError, match=r"jinja2; install with: pip install 'moediff-sr\[report\]'"):
+        require_report_parts()
+
+
+@pytest.mark.parametrize("name", ["tool", "input", "a$b$\nc"])
+def test_a_case_is_drawn_whatever_the_method_is_called(name, make_phantom, tmp_path):
+    truth = make_phantom((34, 38, 33))
+    low = degrade(truth, NAMED["thick3"], rng_for(0))
+    scans = {"input": low, "tool": low, "truth": truth}
+    scans = {name if key == "tool" else key: v for key, v in scans.items()} if name != "input" else scans
+    fit = {"gain": 2.0, "offset": 1.0}
+    draw_case({"fit": fit}, Case(Scan("a", tmp_path), NAMED["thick3"], 0), scans, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(PNG)
+    assert torch.equal(scans["truth"].data_XYZ, truth.data_XYZ)
