@@ -78,7 +78,9 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
 def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
     rows = []
     found = scans.record.get("data_consistency")
-    gap, noise = (_number(found.get(k)) if isinstance(found, dict) else None for k in ("rms_over_range", "noise_over_range"))
+    gap, noise = (
+        _number(found.get(k)) if isinstance(found, dict) else None for k in ("rms_over_range", "noise_over_range")
+    )
     if gap is not None:
         rows.append(("Disagreement with the measured scan", f"{100 * gap:.2f} % of its intensity range"))
     if noise is not None:

@@ -102,11 +102,22 @@ def render(scans: ReportScans) -> str:
     safe = environment.filters["safe"]
     return str(
         environment.from_string(_read("templates", "page.html")).render(
-            policy=_policy((library, script)), notice=RESEARCH_ONLY, name=_one_line(scans.name), shown=shown, facts=told,
-            stills=stills, plots=plots(shown), packed=packed, library=safe(library), script=safe(script),
-            style=safe(_read("templates", "page.css")), data=safe(script_json(_viewer_data(shown, packed, told))),
-            viewer=json.loads(_read("static", "niivue.json")), licences=_licences(), size=(WIDTH, HEIGHT, LEFT),
-        )  # fmt: skip
+            policy=_policy((library, script)),
+            notice=RESEARCH_ONLY,
+            name=_one_line(scans.name),
+            shown=shown,
+            facts=told,
+            stills=stills,
+            plots=plots(shown),
+            packed=packed,
+            library=safe(library),
+            script=safe(script),
+            style=safe(_read("templates", "page.css")),
+            data=safe(script_json(_viewer_data(shown, packed, told))),
+            viewer=json.loads(_read("static", "niivue.json")),
+            licences=_licences(),
+            size=(WIDTH, HEIGHT, LEFT),
+        )
     )
 
 

@@ -14,13 +14,14 @@ from torch import Tensor
 from moediff.report.display import Display
 
 BINS, SHELLS = 64, 48
+AIR_BINS = 5  # the darkest 8 % of the window; air would dwarf everything else
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 220, 46, 38, 10
 COLOURS = {"input": "#999999", "interpolated": "#E69F00", "enhanced": "#0072B2", "truth": "#009E73"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot, y over evenly spaced x, and how the line is dashed."""
+    """One line of a plot: y over evenly spaced x."""
 
     name: str
     colour: str
@@ -41,7 +42,7 @@ class Plot:
 def histogram(data_XYZ: Tensor) -> Tensor:
     """Share of the head's voxels (8-bit, air left out) in each of 64 intensity bins."""
     counts_K = torch.bincount(data_XYZ.flatten().long() // (256 // BINS), minlength=BINS).double()
-    counts_K[0] = 0  # air
+    counts_K[:AIR_BINS] = 0
     return counts_K / counts_K.sum().clamp_min(1)
 
 
@@ -88,7 +89,9 @@ def plots(shown: Display) -> list[Plot]:
     bars = [Curve(s.title, COLOURS[s.key], tuple(histogram(s.data_XYZ).tolist())) for s in shown.scans]
     fine = [s for s in shown.scans if s.key != "input"]
     power = [Curve(s.title, COLOURS[s.key], tuple(power_spectrum(s.data_XYZ).tolist())) for s in fine]
+    intensities = ("Intensities", "intensity in the scan's own units", "share of the head")
+    detail = ("Detail", "fineness: from coarse shapes to single voxels", "power in dB")
     return [
-        _plot(("Intensities", "intensity in the scan's own units", "share of the head"), (f"{low:.4g}", f"{high:.4g}"), bars),
-        _plot(("Detail", "fineness: from coarse shapes to single voxels", "power in dB"), ("coarse", "finest"), power),
-    ]  # fmt: skip
+        _plot(intensities, (f"{low:.4g}", f"{high:.4g}"), bars),
+        _plot(detail, ("coarse", "finest"), power),
+    ]

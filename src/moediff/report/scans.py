@@ -114,15 +114,21 @@ def from_files(files: ReportFiles) -> ReportScans:
     source = load(files.source) if files.source else None
     truth = resample(load(files.truth).volume, enhanced.grid) if files.truth else None
     gate_XYZE = _read_experts(files.experts) if files.experts else None
-    count = 0 if gate_XYZE is None else gate_XYZE.shape[3]
-    names = [str(name) for name in record.get("experts", [])]
     return ReportScans(
         enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
         record=record, source=None if source is None else source.volume,
         interpolated=None if source is None else resample(source.volume, enhanced.grid), truth=truth,
         uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
-        gate_XYZE=gate_XYZE, expert_names=tuple((names + [f"expert {i + 1}" for i in range(len(names), count)])[:count]),
+        gate_XYZE=gate_XYZE, expert_names=_expert_names(record, gate_XYZE),
     )  # fmt: skip
+
+
+def _expert_names(record: dict[str, Any], gate_XYZE: Tensor | None) -> tuple[str, ...]:
+    """Names as the sidecar gives them, numbers where it does not."""
+    count = 0 if gate_XYZE is None else gate_XYZE.shape[3]
+    named = record.get("experts")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    return (*names[:count], *(f"expert {i + 1}" for i in range(len(names), count)))
 
 
 def _name_of(path: Path | None, stem: str | None) -> str:
