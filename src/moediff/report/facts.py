@@ -85,16 +85,16 @@ def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
         rows.append(("Disagreement with the measured scan", f"{100 * gap:.2f} % of its intensity range"))
     if noise is not None:
         rows.append(("Noise in the measured scan", f"{100 * noise:.2f} % of its intensity range"))
-    head = head_mask(scans.enhanced.data_XYZ)
-    if scans.uncertainty_XYZ is not None and bool(head.any()):
-        spread = scans.uncertainty_XYZ[head]
+    if scans.uncertainty_XYZ is not None:
+        spread = scans.uncertainty_XYZ[head_mask(scans.enhanced.data_XYZ)]
         rows.append(("Uncertainty (standard deviation), mean in the head", f"{float(spread.mean()):.4g}"))
         rows.append(("Uncertainty, greatest", f"{float(spread.max()):.4g}"))
     if scans.truth is not None:
+        judged = head_mask(scans.truth.data_XYZ.float())
         named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
         for name, volume in named.items():
             if volume is not None:
-                scores = score(volume.data_XYZ.float(), scans.truth.data_XYZ.float())
+                scores = score(volume.data_XYZ.float(), scans.truth.data_XYZ.float(), judged)
                 rows.append((f"Against the truth, {name}", f"PSNR {scores.psnr:.2f} dB, SSIM {scores.ssim:.4f}"))
     return rows
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from moediff import RESEARCH_ONLY
 from moediff.errors import ConfigError
-from moediff.report.display import Display, display
-from moediff.report.embed import Embedded, embed
+from moediff.report.display import Display, Layer, display
+from moediff.report.embed import Embedded, Packed, embed
 from moediff.report.facts import Facts, facts
 from moediff.report.figure import EXPERT_COLOURS
 from moediff.report.picture import HEAT, pictures, rgb
@@ -71,22 +71,26 @@ def _colour_map() -> dict[str, list[int]]:
     }  # fmt: skip
 
 
+def _viewer_layer(layer: Layer, packed: Packed) -> dict[str, object]:
+    return {
+        "key": layer.key, "high": layer.high, "data": packed.text, "stride": packed.stride,
+        "shape": list(packed.grid.shape), "spacing": list(packed.grid.spacing_mm),
+        "affine": packed.grid.affine.flatten().tolist(),
+    }  # fmt: skip
+
+
 def _viewer_data(shown: Display, packed: Embedded, told: Facts) -> dict[str, object]:
-    layers = [
-        {"key": layer.key, "title": layer.title, "low": layer.low, "high": layer.high, "data": text}
-        for layer, text in zip([*shown.scans, *shown.maps], packed.texts, strict=True)
-    ]
     colours = [rgb(colour) for colour in EXPERT_COLOURS]
     return {
-        "shape": list(shown.grid.shape), "spacing": list(shown.grid.spacing_mm),
-        "affine": shown.grid.affine.flatten().tolist(), "centre": list(shown.centre),
-        "scans": layers[: len(shown.scans)], "maps": layers[len(shown.scans) :],
+        "shape": list(shown.grid.shape), "centre": list(shown.centre),
+        "scans": [_viewer_layer(*pair) for pair in zip(shown.scans, packed.scans, strict=True)],
+        "maps": [_viewer_layer(*pair) for pair in zip(shown.maps, packed.maps, strict=True)],
         "heat": _colour_map(), "experts": [e.name for e in told.experts], "expertColours": colours,
     }  # fmt: skip
 
 
 def render(scans: ReportScans) -> str:
-    """The page's text, at most 8 MB for an adult head.
+    """The page's text, at most 8 MB for an adult head; scans lose grey levels before it grows larger.
 
     Raises:
         ConfigError: jinja2 is not installed.
@@ -97,7 +101,7 @@ def render(scans: ReportScans) -> str:
     stills = pictures(shown)
     library, script = _read("static", "niivue.umd.js"), _read("templates", "page.js")
     used = len(library.encode()) + SPARE_BYTES + sum(len(p.uri) for row in stills for p in row)
-    packed = embed(shown.scans, shown.maps, MAX_BYTES - used)
+    packed = embed(shown.scans, shown.maps, shown.grid, MAX_BYTES - used)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     safe = environment.filters["safe"]
     return str(

@@ -18,32 +18,32 @@
     return "";
   }
 
-  async function unpack(text) {
+  async function unpack(text, stride) {
     const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
     const voxels = new Uint8Array(await new Response(stream).arrayBuffer());
-    for (let i = 1; i < voxels.length; i++) voxels[i] += voxels[i - 1]; // differences were stored
+    for (let i = stride; i < voxels.length; i++) voxels[i] += voxels[i - stride]; // differences were stored
     return voxels;
   }
 
-  async function image(layer, data) {
+  async function image(layer) {
     const { NVImage } = niivue;
-    const voxels = await unpack(layer.data);
-    const file = NVImage.createNiftiArray(data.shape, data.spacing, data.affine, 2, voxels);
+    const voxels = await unpack(layer.data, layer.stride);
+    const file = NVImage.createNiftiArray(layer.shape, layer.spacing, layer.affine, 2, voxels);
     const made = await NVImage.new(file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength), layer.key + ".nii");
     const top = layer.key === "experts" ? layer.high : 255;
     Object.assign(made, { cal_min: 0, cal_max: top, robust_min: 0, robust_max: top });
     return made;
   }
 
-  async function view(layer, data) {
+  async function view(layer) {
     const nv = new niivue.Niivue({
       isRadiologicalConvention: true, sagittalNoseLeft: true, isNearestInterpolation: true, dragAndDropEnabled: false,
       show3Dcrosshair: false, backColor: [0, 0, 0, 1], crosshairColor: [0.95, 0.75, 0.2, 0.7], crosshairWidth: 0.6,
       logLevel: "error", loadingText: "", isColorbar: false,
     });
     await nv.attachToCanvas(byId("canvas-" + layer.key));
-    nv.addVolume(await image(layer, data));
+    nv.addVolume(await image(layer));
     nv.setSliceType(niivue.SLICE_TYPE.AXIAL);
     return nv;
   }
@@ -63,7 +63,7 @@
   async function addMaps(nv, data) {
     nv.addColormap("moediffheat", data.heat);
     for (const layer of data.maps) {
-      const made = await image(layer, data);
+      const made = await image(layer);
       made.opacity = 0;
       if (layer.key === "experts") {
         const shown = data.expertColours.slice(0, layer.high);
@@ -138,7 +138,7 @@
   async function start(data) {
     byId("viewer").hidden = false;
     const views = {};
-    for (const layer of data.scans) views[layer.key] = await view(layer, data);
+    for (const layer of data.scans) views[layer.key] = await view(layer);
     link(views);
     moveTo(views, data.centre);
     stills.open = false;
