@@ -20,7 +20,7 @@ from moediff.report.embed import Embedded, Packed, embed
 from moediff.report.facts import Facts, facts
 from moediff.report.figure import EXPERT_COLOURS
 from moediff.report.picture import HEAT, pictures, rgb
-from moediff.report.plots import HEIGHT, LEFT, WIDTH, plots
+from moediff.report.curves import HEIGHT, LEFT, WIDTH, plots
 from moediff.report.scans import ReportScans
 from moediff.volume.io import write_text
 
