@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from moediff import RESEARCH_ONLY, __version__
-from moediff.commands import benchmark, bundle, degrade, dicom, enhance, evaluate, train
+from moediff.commands import benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
 from moediff.errors import CannotCreate, MoeDiffError, TryAgain
 from moediff.memory import ran_out
 
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"moediff-sr {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (enhance, evaluate, benchmark, degrade, dicom, train, bundle):
+    for command in (enhance, report, evaluate, benchmark, degrade, dicom, train, bundle):
         command.add(commands)
     return parser
 

@@ -51,6 +51,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--each-expert", type=Path, metavar="PATH", help="write every expert's own result, 4-D (one evaluation each)")
     add("--differences", type=Path, metavar="PATH", help="write each expert minus aggregate, then minus input, 4-D")
     add("--mask", type=Path, metavar="PATH", help="write where the network worked")
+    add("--report", type=Path, metavar="HTML", help="write a page that shows the result (one file, works offline)")
     add("--bundle", type=Path, help="model folder (default: the embedded weights)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -72,6 +73,8 @@ def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
     from moediff.inference.grids import target_grid
     from moediff.inference.outputs import OutputPaths, check_outputs, default_output, write
+    from moediff.report.page import require_jinja2, write_page
+    from moediff.report.scans import from_result
     from moediff.volume.io import load
 
     keep_memory()
@@ -79,8 +82,10 @@ def enhance_command(args: argparse.Namespace) -> int:
     loaded = load(args.source, trust=args.trust, index=args.volume, series=args.series)
     paths = OutputPaths(scan=args.output or default_output(args.source, loaded.stem), uncertainty=args.uncertainty,
                         experts=args.experts, mask=args.mask, each_expert=args.each_expert,
-                        differences=args.differences)  # fmt: skip
+                        differences=args.differences, report=args.report)  # fmt: skip
     check_outputs(paths, args.source, overwrite=args.overwrite)
+    if args.report is not None:
+        require_jinja2()
     if args.dry_run:
         goal = target_grid(loaded.volume.grid, options)
         plan = {"input": list(loaded.volume.shape), "output": list(goal.shape),
@@ -94,6 +99,9 @@ def enhance_command(args: argparse.Namespace) -> int:
     with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
         result = enhancer(loaded, options, report)
         write(result, paths, overwrite=args.overwrite)
+        if paths.report is not None:
+            report(0.97, "drawing the report")
+            write_page(from_result(result, loaded.stem or args.source.name), paths.report, overwrite=args.overwrite)
         report(1.0, "done")
     _say(result.record, paths.scan, args)
     return 0

@@ -22,6 +22,7 @@ class OutputPaths:
     mask: Path | None = None
     each_expert: Path | None = None
     differences: Path | None = None
+    report: Path | None = None
 
     @property
     def sidecar(self) -> Path:
@@ -30,7 +31,7 @@ class OutputPaths:
 
     def every(self) -> Iterable[Path]:
         """All files that will be written, the sidecar last."""
-        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences)
+        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences, self.report)
         return [self.scan, *(path for path in maps if path is not None), self.sidecar]
 
 
@@ -72,7 +73,9 @@ def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool) -> None:
 
 
 def write(result: Enhanced, paths: OutputPaths, *, overwrite: bool = False) -> None:
-    """Write everything; the sidecar comes last, so its presence means the result is complete.
+    """Write scan, maps and, last, the sidecar, so its presence means the result is complete.
+
+    The page at `paths.report` is drawn from the finished result (`moediff.report`); here only a stale one is removed.
 
     Raises:
         CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
@@ -80,6 +83,8 @@ def write(result: Enhanced, paths: OutputPaths, *, overwrite: bool = False) -> N
     codes, affine = result.source.codes, result.volume.affine
     if overwrite:
         paths.sidecar.unlink(missing_ok=True)
+        if paths.report is not None:
+            paths.report.unlink(missing_ok=True)
     save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
     if paths.uncertainty is not None and result.uncertainty is not None:
         save(result.uncertainty, paths.uncertainty, codes=codes, overwrite=overwrite)

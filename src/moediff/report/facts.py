@@ -1,0 +1,123 @@
+"""What a report says in words and numbers; a field that the sidecar lacks is left out, never guessed.
+
+Axes: X Y Z voxels, E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moediff.evaluation.metrics import head_mask, score
+from moediff.report.figure import EXPERT_COLOURS
+from moediff.report.scans import ReportScans
+
+MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
+WORDS = 200  # longest text taken from a sidecar
+MODES = {"faithful": "faithful (the most likely scan, one evaluation)", "detail": "detail (one plausible sample)"}
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert's name, colour and share of the enhanced voxels, 0..1."""
+
+    name: str
+    colour: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Rows of (what, value), each in plain words."""
+
+    done: tuple[tuple[str, str], ...]
+    numbers: tuple[tuple[str, str], ...]
+    experts: tuple[Expert, ...]
+    warnings: tuple[str, ...]
+
+
+def _text(value: object) -> str:
+    return "".join(c if c.isprintable() else " " for c in str(value))[:WORDS]
+
+
+def _number(value: object) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None  # type: ignore[arg-type]
+
+
+def _triple(value: object, unit: str) -> str:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return ""
+    numbers = [_number(v) for v in value]
+    return "" if None in numbers else " x ".join(f"{n:g}" for n in numbers) + unit
+
+
+def _grid(record: Mapping[str, Any], which: str) -> str:
+    parts = (_triple(record.get(f"{which}_shape"), " voxels"), _triple(record.get(f"{which}_spacing_mm"), " mm"))
+    return " of ".join(part for part in parts if part)
+
+
+def _done(scans: ReportScans) -> list[tuple[str, str]]:
+    record = scans.record
+    timings = record.get("timings")
+    seconds = [_number(s) for s in timings.values()] if isinstance(timings, dict) else []
+    rows = [
+        ("Scan", scans.name), ("Input grid", _grid(record, "input")), ("Enhanced grid", _grid(record, "output")),
+        ("Mode", MODES.get(str(record.get("mode")), record.get("mode", ""))), ("Model", record.get("bundle_name", "")),
+        ("Model's sha256", record.get("bundle_sha256", "")), ("Evaluations of the network", record.get("steps", "")),
+        ("Samples", record.get("samples", "")), ("Seed", record.get("seed", "")),
+        ("Corrected towards the measurement", {True: "yes", False: "no"}.get(record.get("consistency", ""), "")),
+        ("Time", f"{sum(s or 0.0 for s in seconds):.1f} s" if seconds else ""), ("Device", record.get("device", "")),
+        ("Software", record.get("software", "")),
+    ]  # fmt: skip
+    return [(what, _text(value)) for what, value in rows if value != ""]
+
+
+def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
+    rows = []
+    found = scans.record.get("data_consistency")
+    gap, noise = (
+        _number(found.get(k)) if isinstance(found, dict) else None for k in ("rms_over_range", "noise_over_range")
+    )
+    if gap is not None:
+        rows.append(("Disagreement with the measured scan", f"{100 * gap:.2f} % of its intensity range"))
+    if noise is not None:
+        rows.append(("Noise in the measured scan", f"{100 * noise:.2f} % of its intensity range"))
+    if scans.uncertainty_XYZ is not None:
+        spread = scans.uncertainty_XYZ[head_mask(scans.enhanced.data_XYZ)]
+        rows.append(("Uncertainty (standard deviation), mean in the head", f"{float(spread.mean()):.4g}"))
+        rows.append(("Uncertainty, greatest", f"{float(spread.max()):.4g}"))
+    if scans.truth is not None:
+        judged = head_mask(scans.truth.data_XYZ.float())
+        named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
+        for name, volume in named.items():
+            if volume is not None:
+                scores = score(volume.data_XYZ.float(), scans.truth.data_XYZ.float(), judged)
+                rows.append((f"Against the truth, {name}", f"PSNR {scores.psnr:.2f} dB, SSIM {scores.ssim:.4f}"))
+    return rows
+
+
+def _experts(scans: ReportScans) -> list[Expert]:
+    if scans.gate_XYZE is None:
+        return []
+    inside = scans.gate_XYZE.sum(-1) > MIN_WEIGHT
+    share_E = scans.gate_XYZE[inside].double().sum(0)
+    share_E = share_E / share_E.sum().clamp_min(1e-12)
+    names = [_text(name) for name in scans.expert_names]
+    return [
+        Expert(name, EXPERT_COLOURS[i % len(EXPERT_COLOURS)], float(share))
+        for i, (name, share) in enumerate(zip(names, share_E, strict=False))
+    ]
+
+
+def facts(scans: ReportScans) -> Facts:
+    """All rows of a page.
+
+    Raises:
+        DataError, GeometryError: the truth cannot be compared with the result.
+    """
+    warnings = scans.record.get("warnings")
+    told = [_text(w) for w in warnings] if isinstance(warnings, list) else []
+    return Facts(tuple(_done(scans)), tuple(_numbers(scans)), tuple(_experts(scans)), tuple(told))

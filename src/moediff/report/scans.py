@@ -1,0 +1,162 @@
+"""What a report shows: scans, maps and the sidecar's record, from a result in memory or from files.
+
+Axes: X Y Z voxels, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.errors import DataError, GeometryError, InputMissing, naming
+from moediff.inference.options import Enhanced
+from moediff.inference.outputs import OutputPaths
+from moediff.volume.atomic import shown
+from moediff.volume.geometry import resample
+from moediff.volume.io import load
+from moediff.volume.volume import Volume
+
+RECORD_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFiles:
+    """Files that belong to one enhanced scan; None leaves a view out.
+
+    Args:
+        scan: the enhanced scan; its sidecar lies beside it.
+        source: the scan that was enhanced.
+        truth: the true scan, on any grid.
+        uncertainty: standard deviation on the enhanced grid.
+        experts: 4-D gate weights on the enhanced grid.
+    """
+
+    scan: Path
+    source: Path | None = None
+    truth: Path | None = None
+    uncertainty: Path | None = None
+    experts: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportScans:
+    """Everything that a page draws, in original units.
+
+    Args:
+        enhanced: the result; all maps lie on its grid.
+        name: file name of the input (or of the result); no folder.
+        record: the sidecar's fields.
+        source: the input on its own grid.
+        interpolated: the input on the enhanced grid.
+        truth: the true scan on the enhanced grid.
+        uncertainty_XYZ: standard deviation over samples.
+        gate_XYZE: weight of each expert, zero where none worked.
+        expert_names: in the order of E.
+
+    Raises:
+        GeometryError: a map does not lie on the enhanced grid.
+    """
+
+    enhanced: Volume
+    name: str
+    record: dict[str, Any] = field(default_factory=dict)
+    source: Volume | None = None
+    interpolated: Volume | None = None
+    truth: Volume | None = None
+    uncertainty_XYZ: Tensor | None = None
+    gate_XYZE: Tensor | None = None
+    expert_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        maps = {"uncertainty": self.uncertainty_XYZ, "expert map": self.gate_XYZE}
+        maps |= {"truth": self.truth.data_XYZ if self.truth else None}
+        for what, data in maps.items():
+            if data is not None and tuple(data.shape[:3]) != self.enhanced.shape:
+                raise GeometryError(
+                    f"the {what} has shape {tuple(data.shape[:3])}, expected {self.enhanced.shape}; "
+                    "give the file that was written with this result"
+                )
+
+
+def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> ReportScans:
+    """A result that has just been computed.
+
+    Args:
+        name: file name to show; for DICOM give the neutral stem, never a patient's name.
+        truth: the true scan, on any grid.
+    """
+    gate_XYZE = result.gate_XYZE if bool(result.mask_XYZ.any()) else None
+    return ReportScans(
+        enhanced=result.volume, name=name, record=result.record, source=result.source.volume,
+        interpolated=result.interpolated, truth=None if truth is None else resample(truth, result.volume.grid),
+        uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,
+        gate_XYZE=gate_XYZE, expert_names=result.expert_names,
+    )  # fmt: skip
+
+
+def from_files(files: ReportFiles) -> ReportScans:
+    """A result that was written earlier.
+
+    Raises:
+        InputMissing: a file or the sidecar is not there.
+        DataError: the sidecar is damaged, or a file is no usable scan.
+        GeometryError: a map does not lie on the enhanced grid.
+    """
+    record = _read_record(OutputPaths(scan=files.scan).sidecar)
+    enhanced = load(files.scan).volume
+    source = load(files.source) if files.source else None
+    truth = resample(load(files.truth).volume, enhanced.grid) if files.truth else None
+    gate_XYZE = _read_experts(files.experts) if files.experts else None
+    return ReportScans(
+        enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
+        record=record, source=None if source is None else source.volume,
+        interpolated=None if source is None else resample(source.volume, enhanced.grid), truth=truth,
+        uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
+        gate_XYZE=gate_XYZE, expert_names=_expert_names(record, gate_XYZE),
+    )  # fmt: skip
+
+
+def _expert_names(record: dict[str, Any], gate_XYZE: Tensor | None) -> tuple[str, ...]:
+    """Names as the sidecar gives them, numbers where it does not."""
+    count = 0 if gate_XYZE is None else gate_XYZE.shape[3]
+    named = record.get("experts")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    return (*names[:count], *(f"expert {i + 1}" for i in range(len(names), count)))
+
+
+def _name_of(path: Path | None, stem: str | None) -> str:
+    return stem or (path.name if path else "scan")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    with naming(shown(path)):
+        try:
+            text = path.read_text(encoding="utf-8") if path.stat().st_size <= RECORD_BYTES else ""
+            record = json.loads(text)
+        except OSError as error:
+            raise InputMissing(
+                "the sidecar cannot be read; a report needs the JSON that was written beside the result"
+            ) from error
+        except ValueError as error:
+            raise DataError("the sidecar is not JSON; enhance the scan again") from error
+        if not isinstance(record, dict):
+            raise DataError(f"expected an object in the sidecar, got {type(record).__name__}; enhance the scan again")
+    return record
+
+
+def _read_experts(path: Path) -> Tensor:
+    """Gate weights XYZE; the first volume passes the checks of every scan before the rest is read."""
+    load(path, index=0)
+    with naming(shown(path)):
+        image = nib.Nifti1Image.from_filename(path)
+        data_XYZE = np.asarray(image.dataobj, dtype=np.float32)
+        if data_XYZE.ndim != 4:
+            raise DataError(f"expected a 4-D map of expert weights, got shape {data_XYZE.shape}; see --experts")
+    return torch.from_numpy(data_XYZE).nan_to_num(0.0).clamp(0, 1)

@@ -1,0 +1,73 @@
+"""`moediff enhance --report` and `moediff report`."""
+
+import json
+
+import pytest
+
+from moediff.cli import main
+from moediff.volume.io import save
+
+
+@pytest.fixture
+def folder(tmp_path, make_phantom, bundle):
+    """A 6 mm phantom, enhanced to 4 mm with a report and all maps."""
+    save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0)), tmp_path / "scan.nii.gz")
+    options = ["--voxel-size", "4", "--bundle", str(bundle), "--experts", str(tmp_path / "experts.nii.gz"), "-q"]
+    assert main(["enhance", str(tmp_path / "scan.nii.gz"), *options, "--report", str(tmp_path / "out.html")]) == 0
+    return tmp_path
+
+
+def test_enhance_writes_a_page_beside_its_result(folder):
+    text = (folder / "out.html").read_text(encoding="utf-8")
+    assert "scan.nii.gz" in text and "Research use only" in text and str(folder) not in text
+
+
+def test_report_makes_the_page_again_from_files(folder, capsys):
+    result = str(folder / "scan_desc-sr.nii.gz")
+    extra = ["--input", str(folder / "scan.nii.gz"), "--truth", result, "--experts", str(folder / "experts.nii.gz")]
+    assert main(["report", result, *extra]) == 0
+    page = folder / "scan_desc-sr_report.html"
+    assert capsys.readouterr().out.strip() == str(page)
+    text = page.read_text(encoding="utf-8")
+    assert "which expert" in text and "SSIM 1.0000" in text and str(folder) not in text
+
+
+def test_no_page_is_overwritten_unless_asked(folder, capsys):
+    result = str(folder / "scan_desc-sr.nii.gz")
+    assert main(["report", result, "-o", str(folder / "out.html")]) == 73
+    assert main(["report", result, "-o", str(folder / "out.html"), "--overwrite", "-q"]) == 0
+    assert main(["report", result, "-o", result, "--overwrite"]) == 73
+    assert "made from" in capsys.readouterr().err
+
+
+def test_the_report_is_one_of_the_outputs_checked_first(folder, capsys):
+    scan = str(folder / "scan.nii.gz")
+    assert main(["enhance", scan, "-o", str(folder / "b.nii.gz"), "--report", str(folder / "out.html")]) == 73
+    assert "out.html" in capsys.readouterr().err and not (folder / "b.nii.gz").exists()
+
+
+@pytest.mark.parametrize(("content", "code"), [(None, 66), ("not json", 65), ("[1]", 65), ("{}", 0)])
+def test_a_sidecar_is_needed_but_its_fields_are_not(content, code, folder):
+    sidecar = folder / "scan_desc-sr.json"
+    sidecar.unlink()
+    if content is not None:
+        sidecar.write_text(content)
+    assert main(["report", str(folder / "scan_desc-sr.nii.gz"), "-q"]) == code
+
+
+def test_odd_sidecar_values_are_survived(folder):
+    odd = {
+        "timings": [1],
+        "warnings": "x",
+        "input_shape": "y",
+        "data_consistency": {"rms_over_range": None},
+        "steps": {},
+    }
+    (folder / "scan_desc-sr.json").write_text(json.dumps(odd))
+    assert main(["report", str(folder / "scan_desc-sr.nii.gz"), "-q"]) == 0
+
+
+def test_files_of_one_result_cannot_serve_several(folder):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "a.nii.gz", "b.nii.gz", "--truth", "c.nii.gz"])
+    assert stopped.value.code == 2

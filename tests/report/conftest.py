@@ -1,0 +1,43 @@
+"""A hostile report: everything that a stranger can name tries to become markup."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moediff.config import rng_for
+from moediff.report.scans import ReportScans
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import thick_slices
+from moediff.volume.geometry import resample
+
+HOSTILE = "</script><script>window.harmed=1</script><img src=x onerror='window.harmed=1'>\"&\n{{ 7 * 7 }}"
+RECORD = {
+    "software": "moediff-sr 0.1.0", "bundle_name": HOSTILE, "bundle_sha256": "ab" * 32, "mode": HOSTILE, "steps": 1,
+    "samples": 4, "seed": 0, "consistency": True, "input_shape": [48, 56, 15], "input_spacing_mm": [4, 4, 12.0],
+    "output_shape": [48, 56, 44], "output_spacing_mm": [4, 4, 4], "device": "cpu", "warnings": [HOSTILE],
+    "timings": {"prepare_s": 1.5, "network_s": 2.5},
+    "data_consistency": {"rms_over_range": 0.0123, "noise_over_range": 0.011}, "patient": "Nobody^Known",
+}  # fmt: skip
+
+
+@pytest.fixture
+def hostile_text() -> str:
+    """Markup that would set window.harmed."""
+    return HOSTILE
+
+
+@pytest.fixture
+def scans(phantom) -> ReportScans:
+    """All views and maps of a 4 mm phantom; four experts share it by quarters."""
+    low = degrade(phantom, thick_slices(3, 0.01, "thick"), rng_for(0, "report"))
+    cubic = resample(low, phantom.grid)
+    head = phantom.data_XYZ > 30
+    gate_XYZE = torch.zeros(*phantom.shape, 4)
+    for expert in range(4):
+        gate_XYZE[:, :, expert * 11 : (expert + 1) * 11, expert] = head[:, :, expert * 11 : (expert + 1) * 11].float()
+    return ReportScans(
+        enhanced=phantom.with_data((cubic.data_XYZ + phantom.data_XYZ) / 2), name=HOSTILE, record=RECORD, source=low,
+        interpolated=cubic, truth=phantom, uncertainty_XYZ=(cubic.data_XYZ - phantom.data_XYZ).abs(),
+        gate_XYZE=gate_XYZE, expert_names=("deep", HOSTILE, "junction", "rest"),
+    )  # fmt: skip

@@ -1,0 +1,135 @@
+"""The page as text: nothing can be requested, nothing hostile becomes markup, stills are there, size is bounded."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import pytest
+
+from moediff.errors import CannotCreate, ConfigError, DataError, GeometryError
+from moediff.report.page import MAX_BYTES, render, script_json, write_page
+from moediff.report.scans import ReportScans
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script" and self.cdata_elem == "script":
+            self.scripts[-1] += data
+
+
+@pytest.fixture
+def text(scans) -> str:
+    return render(scans)
+
+
+def library() -> str:
+    return files("moediff.report").joinpath("static", "niivue.umd.js").read_text(encoding="utf-8")
+
+
+def test_the_policy_forbids_every_request_and_names_both_scripts(text):
+    tags = Tags(text)
+    policy = next(a["content"] for t, a in tags.tags if t == "meta" and a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'") and "connect-src" not in policy and "http" not in policy
+    for script in tags.scripts[1:]:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+
+
+def test_hostile_names_stay_text(text):
+    tags = Tags(text)
+    assert len(tags.scripts) == 3
+    assert not [a for _, a in tags.tags if any(name.startswith("on") for name in a)]
+    assert all((a.get("src") or "data:").startswith("data:") for _, a in tags.tags)
+    assert "{{ 7 * 7 }}" in text and "<script>window" not in text
+    data = json.loads(tags.scripts[0])
+    assert "<script>window" in data["experts"][1]
+
+
+def test_nothing_but_known_fields_of_the_sidecar_is_shown(text):
+    assert "Nobody" not in text
+
+
+def test_no_address_outside_the_vendored_files(text):
+    licences = "".join(
+        files("moediff.report").joinpath("static", f"niivue.{n}.txt").read_text(encoding="utf-8")
+        for n in ("LICENSE", "THIRD-PARTY")
+    )
+    known = set(re.findall(r"https?://[^\s\"'<>)&]+", licences))
+    rest = text.replace(library(), "")
+    assert set(re.findall(r"https?://[^\s\"'<>)&]+", rest)) <= known
+
+
+def test_every_scan_and_map_has_a_still_in_every_plane(text):
+    stills = [a for t, a in Tags(text).tags if t == "img"]
+    assert len(stills) == 3 * (4 + 3)
+    assert all(a["src"].startswith("data:image/png;base64,") for a in stills)
+
+
+def test_it_says_what_it_is_for_and_what_was_found(text):
+    assert text.count("Research use only; not for diagnostic use") >= 3
+    assert "1.23 % of its intensity range" in text and "PSNR" in text and "4.0 s" in text
+
+
+def test_a_bare_result_still_makes_a_page(scans):
+    text = render(ReportScans(enhanced=scans.enhanced, name="a.nii.gz"))
+    assert "a.nii.gz" in text and "swipe" not in text.split("<script>")[0].split("</style>")[1]
+
+
+def test_size_is_bounded(text):
+    assert len(text.encode()) < len(library().encode()) + 1_500_000 < MAX_BYTES
+
+
+def test_an_existing_page_is_kept_unless_asked(scans, tmp_path):
+    page = tmp_path / "a.html"
+    page.write_text("old")
+    with pytest.raises(CannotCreate, match="overwrite"):
+        write_page(scans, page)
+    assert page.read_text() == "old"
+    write_page(scans, page, overwrite=True)
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_without_jinja2_the_error_names_the_remedy(scans, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ConfigError, match=r"moediff-sr\[report\]"):
+        render(scans)
+
+
+def test_a_constant_scan_is_refused(phantom):
+    with pytest.raises(DataError, match="contrast"):
+        render(ReportScans(enhanced=phantom.with_data(phantom.data_XYZ * 0), name="a"))
+
+
+def test_a_map_of_another_grid_is_refused(phantom):
+    with pytest.raises(GeometryError, match="uncertainty"):
+        ReportScans(enhanced=phantom, name="a", uncertainty_XYZ=phantom.data_XYZ[1:])
+
+
+def test_the_vendored_viewer_is_the_recorded_one():
+    record = json.loads(files("moediff.report").joinpath("static", "niivue.json").read_text())
+    assert hashlib.sha256(library().encode()).hexdigest() == record["sha256"]
+    assert "</script" not in library().lower()
+
+
+def test_json_cannot_end_its_script_element():
+    assert "<" not in script_json({"a": "</script>"})
+    assert json.loads(script_json({"a": "</script>&"})) == {"a": "</script>&"}
