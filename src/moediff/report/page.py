@@ -15,12 +15,12 @@ from typing import Any
 
 from moediff import RESEARCH_ONLY
 from moediff.errors import ConfigError
+from moediff.report.curves import HEIGHT, LEFT, WIDTH, plots
 from moediff.report.display import Display, Layer, display
 from moediff.report.embed import Embedded, Packed, embed
 from moediff.report.facts import Facts, facts
 from moediff.report.figure import EXPERT_COLOURS
 from moediff.report.picture import HEAT, pictures, rgb
-from moediff.report.curves import HEIGHT, LEFT, WIDTH, plots
 from moediff.report.scans import ReportScans
 from moediff.volume.io import write_text
 
