@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from moediff.config import rng_for
+from moediff.evaluation.cases import BEHAVIOUR_ONLY
 from moediff.evaluation.metrics import head_mask, score
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
@@ -26,7 +27,6 @@ from moediff.volume.geometry import canonicalise, resample
 from moediff.volume.io import load
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w", "trio_b17_T1w")
-BEHAVIOUR_ONLY = ("trio_b17_T1w",)  # may be a training person: shown, left out of means
 
 
 def evaluate(enhancer: Enhancer, path: Path, recipe: str, consistency: bool) -> dict[str, object]:

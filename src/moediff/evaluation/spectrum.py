@@ -32,7 +32,7 @@ def taper(mask_XYZ: Tensor) -> Tensor:
     return weight if float(weight.max()) > 0.1 else mask_XYZ.float()
 
 
-def _radius(shape: torch.Size) -> Tensor:
+def radius(shape: torch.Size) -> Tensor:
     """rho of every coefficient of a real 3-D transform, in units of Nyquist."""
     x, y = (torch.fft.fftfreq(n) * 2 for n in shape[:2])
     z = torch.fft.rfftfreq(shape[2]) * 2
@@ -60,7 +60,7 @@ def high_frequency_ratio(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) 
         DataError: NaN, an empty mask, or a truth without any such detail.
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
-    weight, high = taper(mask_XYZ), _radius(truth_XYZ.shape) >= HIGH_FROM
+    weight, high = taper(mask_XYZ), radius(truth_XYZ.shape) >= HIGH_FROM
     pred, truth = (float(_power(t, weight)[high].sum(dtype=torch.float64)) for t in (pred_XYZ, truth_XYZ))
     if truth <= 0:
         raise DataError("the reference has no power beyond half of Nyquist; expected a scan with detail")
@@ -82,7 +82,7 @@ def radial_spectral_distance(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tens
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     weight, shells = taper(mask_XYZ), max(MIN_SHELLS, min(truth_XYZ.shape) // 2)
-    index = (_radius(truth_XYZ.shape) * shells).long().clamp_max(shells).flatten()
+    index = (radius(truth_XYZ.shape) * shells).long().clamp_max(shells).flatten()
     index[0] = shells  # the mean is no detail; it joins what lies beyond Nyquist in the bin that is dropped
     pred_K, truth_K = (_shells(_power(t, weight), index, shells) for t in (pred_XYZ, truth_XYZ))
     used = torch.bincount(index, minlength=shells + 1)[:shells] > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from moediff.errors import ConfigError
 from moediff.evaluation.cases import Case
 from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs
 from moediff.report.figure import comparison_figure
+from moediff.report.picture import data_uri
 from moediff.report.plots import dots, intervals, quality_against_time
 from moediff.volume.geometry import resample
 from moediff.volume.volume import Volume
@@ -124,6 +124,5 @@ def _worst(rows: Sequence[Row], pictures: Path) -> list[tuple[Row, str]]:
         mine = [r for r in mine if (pictures / f"{r['key']}.png").is_file()]
         if mine:
             row = min(mine, key=lambda r: float(r["gain_psnr"]))
-            data = base64.b64encode((pictures / f"{row['key']}.png").read_bytes()).decode()
-            found.append((row, f"data:image/png;base64,{data}"))
+            found.append((row, data_uri((pictures / f"{row['key']}.png").read_bytes(), "image/png")))
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moediff.evaluation.spectrum import radius
 from moediff.report.display import Display
 
 BINS, SHELLS = 64, 48
@@ -57,10 +58,7 @@ def power_spectrum(data_XYZ: Tensor) -> Tensor:
         shape = [n if a == axis else 1 for a in range(3)]
         data = data * torch.hann_window(n, periodic=False).reshape(shape)
     power = torch.view_as_real(torch.fft.rfftn(data)).square().sum(-1)
-    x, y = (torch.fft.fftfreq(n) * 2 for n in data.shape[:2])
-    z = torch.fft.rfftfreq(data.shape[2]) * 2
-    radius = torch.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2)
-    index = (radius * SHELLS).long().clamp_max(SHELLS).flatten()
+    index = (radius(data.shape) * SHELLS).long().clamp_max(SHELLS).flatten()
     total_K = torch.zeros(SHELLS + 1).index_add_(0, index, power.flatten())
     mean_K = (total_K / torch.bincount(index, minlength=SHELLS + 1).clamp_min(1))[:SHELLS]
     return 10 * torch.log10((mean_K / mean_K.max().clamp_min(1e-12)).clamp_min(1e-8))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from moediff.evaluation.metrics import head_mask, score
+from moediff.report.display import MIN_WEIGHT
 from moediff.report.figure import EXPERT_COLOURS
 from moediff.report.scans import ReportScans
 
-MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
 WORDS = 200  # longest text taken from a sidecar
 MODES = {"faithful": "faithful (the most likely scan, one evaluation)", "detail": "detail (one plausible sample)"}
 
