@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
-from moediff.model.blocks import FULL, LINE, PLANE, Conv, from_lattice, local_mean, to_lattice
+from moediff.model.blocks import FULL, LINE, PLANE, SLAB_BYTES, Conv, from_lattice, local_mean, slabs, to_lattice
 from moediff.model.denoiser import Condition, Trunk, TrunkConfig
 
 
@@ -34,6 +35,30 @@ def test_local_mean_counts_the_outside_as_zero():
     ones = torch.ones(1, 4, 4, 4, 1)
     mean = local_mean(ones, 1)
     assert float(mean[0, 1, 1, 1, 0]) == pytest.approx(1) and float(mean[0, 0, 0, 0, 0]) == pytest.approx(8 / 27)
+
+
+@pytest.mark.parametrize("slab_bytes", [0, 10_000, 10**9])
+def test_slabs_of_a_trunk_equal_the_whole(slab_bytes, monkeypatch):
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkConfig(width=8, deep_width=16, blocks_before=1, blocks_deep=2, blocks_after=2), 4, 4)
+    tables = tuple(torch.randn(1, n, 6) for n in (20, 12, 8))
+    nothing = torch.zeros(1, 1, 1, 1)
+    condition = Condition(nothing, nothing, tables, nothing, torch.randn(1, 10, 6, 4, 4), nothing)
+    cells, vector = torch.randn(1, 20, 12, 8, 40), torch.randn(1, 4)
+    whole = trunk(cells, vector, condition)
+    monkeypatch.setitem(SLAB_BYTES, "cpu", slab_bytes)
+    with torch.no_grad():
+        assert_close(trunk(cells, vector, condition), whole.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_slabs_cover_the_axis_once_in_whole_windows(monkeypatch):
+    h = torch.zeros(1, 22, 4, 4, 64)
+    monkeypatch.setitem(SLAB_BYTES, "cpu", 6 * h[:, 0].numel() * 4)  # six planes: one window of four
+    with torch.no_grad():
+        parts = list(slabs(h, 4))
+    assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]] and parts[-1].stop == 22
+    assert [p.start for p in parts] == [0, 4, 8, 12, 16, 20]
+    assert [p.start for p in slabs(h, 4)] == [0]  # with gradients, all at once
 
 
 def test_a_trunk_looks_no_further_than_it_says():

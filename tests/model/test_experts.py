@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from moediff.errors import ConfigError
+from moediff.model import blocks
 from moediff.model.blocks import from_lattice, local_mean, to_lattice
 from moediff.model.experts import CHUNK_ROWS, Experts, ExpertsConfig
 from moediff.model.gate import cell_weights, sparsify
@@ -34,6 +35,14 @@ def test_training_path_equals_inference_path(parts):
     with torch.no_grad():
         chunked = experts.blend(h, vector, weight)
     assert_close(experts.blend(h, vector, weight), chunked, atol=1e-5, rtol=1e-4)
+
+
+def test_slabs_equal_the_whole(parts, monkeypatch):
+    experts, h, vector, weight = parts
+    whole = experts.blend(h, vector, weight)
+    monkeypatch.setitem(blocks.SLAB_BYTES, "cpu", 0)  # slabs as thin as can be
+    with torch.no_grad():
+        assert_close(experts.blend(h, vector, weight), whole, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

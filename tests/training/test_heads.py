@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from moediff.config import rng_for
 from moediff.errors import ConfigError
 from moediff.training.dataset import (
     NO_REGION,
@@ -41,6 +42,18 @@ def test_a_scan_becomes_one_head_per_voxel_size(tmp_path: Path, make_phantom):
     inside = tissue[tuple(plain.inside_N3.T)].float()  # patches are centred in the head, not in air
     assert float(inside.mean()) > 1.4 * float(tissue.float().mean()) and 50_000 <= len(inside) < 100_000
     assert float(coarse.data_XYZ.float().mean() / plain.data_XYZ.float().mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_a_stripped_scan_brings_its_regions(tmp_path: Path, brain_labels):
+    labels = brain_labels
+    data = torch.zeros(labels.shape)
+    for label, level in ((2, 900.0), (3, 600.0), (4, 250.0), (24, 250.0)):
+        data[labels == label] = level
+    data = data + 20 * torch.randn(data.shape, generator=rng_for(0, "scan")) * (data > 0)
+    save(Volume(data, torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))), tmp_path / "head_T1w.nii.gz")
+    (head,) = load_heads([ScanSource(path="head_T1w.nii.gz")], tmp_path, 0)
+    assert head.region_XYZ is not None and head.region_XYZ.shape == head.data_XYZ.shape
+    assert {0, 1, 2} <= set(head.region_XYZ.unique().tolist())
 
 
 def test_voxels_finer_than_the_scan_are_refused(tmp_path: Path, make_phantom):

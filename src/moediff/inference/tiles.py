@@ -18,7 +18,7 @@ from moediff.model.encoder import COARSE, FINE
 from moediff.volume.prepare import Prepared, network_order
 
 Box = tuple[slice, slice, slice]
-BYTES_PER_CHANNEL = 4.7  # measured peak of a tile's forward pass a voxel and trunk channel (64 of them), fp32
+BYTES_PER_CHANNEL = 1.2  # measured peak of a tile a voxel and trunk channel, fp32 (0.8 with 128 channels, 1.2 with 32)
 ALIGN = 8  # voxels; tiles begin where tokens and the experts' windows do
 
 

@@ -8,10 +8,14 @@ Axes: B batch, X Y Z voxels, xyz lattice of cells or tokens, C channels, R rows 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SLAB_BYTES = {"cpu": 2**24}  # of one tensor of a slab, where that pays; elsewhere:
+SLAB_BYTES_ELSEWHERE = 2**28
 Kernel = tuple[int, int, int]
 PLANE, LINE, FULL = (3, 3, 1), (1, 1, 3), (3, 3, 3)
 
@@ -52,6 +56,19 @@ def unit_size(h_BxyzC: Tensor) -> Tensor:
     return F.rms_norm(h_BxyzC, h_BxyzC.shape[-1:], eps=1e-4)
 
 
+def slabs(h_BxyzC: Tensor, multiple: int = 1) -> Iterator[slice]:
+    """Parts of the first axis that are worked on one at a time at inference; with gradients, one part is all.
+
+    They bound memory, and a CPU's caches hold a part from one layer to the next. Lengths are multiples of `multiple`.
+    """
+    length = h_BxyzC.shape[1]
+    most = SLAB_BYTES.get(h_BxyzC.device.type, SLAB_BYTES_ELSEWHERE)
+    planes = most * length // max(h_BxyzC.numel() * h_BxyzC.element_size(), 1) // multiple * multiple
+    step = length if torch.is_grad_enabled() else max(planes, multiple)
+    for start in range(0, length, max(step, 1)):
+        yield slice(start, min(start + step, length))
+
+
 class Conv(nn.Conv3d):
     """A convolution with zero padding on channels-last lattices; `kernel` is odd along every axis."""
 
@@ -61,10 +78,11 @@ class Conv(nn.Conv3d):
         nn.init.normal_(self.weight, std=gain * (2 / (x * y * z * channels_in)) ** 0.5)  # He et al. 2015
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
-    def forward(self, h_BxyzC: Tensor) -> Tensor:
-        """[B, x, y, z, C_in] -> [B, x, y, z, C_out]."""
+    def forward(self, h_BxyzC: Tensor, *, inner: bool = False) -> Tensor:
+        """[B, x, y, z, C_in] -> [B, x, y, z, C_out]; `inner`: only x for which the kernel has all its neighbours."""
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)
-        planar = F.conv3d(h_BxyzC.permute(0, 4, 1, 2, 3), weight, self.bias, padding=self.padding)
+        padding = (0, *self.padding[1:]) if inner else self.padding
+        planar = F.conv3d(h_BxyzC.permute(0, 4, 1, 2, 3), weight, self.bias, padding=padding)
         return planar.permute(0, 2, 3, 4, 1)
 
 
@@ -83,13 +101,21 @@ class Modulation(nn.Module):
             nn.init.normal_(layer.weight, std=0.1)
         nn.init.zeros_(self.from_vector.bias)
 
+    def factors(self, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale and shift, side by side: along x [B, x, 1, 1, 2C] and over the other axes [B, 1, y, z, 2C]."""
+        along_x, along_y, along_z = (layer(table) for layer, table in zip(self.from_axis, tables, strict=True))
+        all_x = along_x[:, :, None, None] + self.from_vector(vector_BV)[:, None, None, None]
+        return all_x, along_y[:, None, :, None] + along_z[:, None, None, :]
+
     def forward(self, h_BxyzC: Tensor, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """h (1 + scale) + shift."""
-        along_x, along_y, along_z = (layer(table) for layer, table in zip(self.from_axis, tables, strict=True))
-        plane_Bx1z2C = along_x[:, :, None, None] + self.from_vector(vector_BV)[:, None, None, None]
-        scale_x, shift_x = plane_Bx1z2C.chunk(2, -1)
-        scale_yz, shift_yz = (along_y[:, None, :, None] + along_z[:, None, None, :]).chunk(2, -1)
-        return torch.addcmul(shift_x + shift_yz, h_BxyzC, 1 + scale_x + scale_yz)
+        return modulated(h_BxyzC, *self.factors(vector_BV, tables))
+
+
+def modulated(h_BxyzC: Tensor, along_x: Tensor, along_yz: Tensor) -> Tensor:
+    """h (1 + scale) + shift, with `Modulation.factors`."""
+    (scale_x, shift_x), (scale_yz, shift_yz) = along_x.chunk(2, -1), along_yz.chunk(2, -1)
+    return torch.addcmul(shift_x + shift_yz, h_BxyzC, 1 + scale_x + scale_yz)
 
 
 class ResBlock(nn.Module):
@@ -118,10 +144,22 @@ class ResBlock(nn.Module):
         self.second = Conv(channels, channels, kernels[1], gain=0.3)
 
     def forward(self, h_BxyzC: Tensor, vector_BV: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Same shape in and out."""
-        u = self.first(F.relu(unit_size(h_BxyzC) if self.normed else h_BxyzC))
-        u = self.modulate(u, vector_BV, tables)
-        return self.second(F.relu_(u)).add_(h_BxyzC)
+        """Same shape in and out; without gradients the result is written over the input, slab by slab."""
+        along_x, along_yz = self.modulate.factors(vector_BV, tables)
+        if torch.is_grad_enabled() or self.second.kernel_size[0] > 1:
+            return self._branch(h_BxyzC, along_x, along_yz).add_(h_BxyzC)
+        reach = self.first.kernel_size[0] // 2
+        behind = edge = torch.zeros_like(h_BxyzC[:, :reach])
+        for slab in slabs(h_BxyzC, reach):
+            own, ahead = h_BxyzC[:, slab], h_BxyzC[:, slab.stop : slab.stop + reach]
+            seen = torch.cat([behind, own, ahead if ahead.shape[1] else edge], 1)
+            behind = own[:, -reach:].clone()
+            own.add_(self._branch(seen, along_x[:, slab], along_yz, inner=True))
+        return h_BxyzC
+
+    def _branch(self, h_BxyzC: Tensor, along_x: Tensor, along_yz: Tensor, *, inner: bool = False) -> Tensor:
+        u = self.first(F.relu(unit_size(h_BxyzC) if self.normed else h_BxyzC), inner=inner)
+        return self.second(F.relu_(modulated(u, along_x, along_yz)))
 
 
 class Attention(nn.Module):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import ResBlock, from_lattice, local_mean, to_lattice, unit_size
+from moediff.model.blocks import ResBlock, from_lattice, local_mean, slabs, to_lattice, unit_size
 from moediff.model.encoder import Encoder, EncoderConfig
 from moediff.model.experts import Experts, ExpertsConfig
 from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
@@ -127,13 +127,23 @@ class Trunk(nn.Module):
         for block in self.before:
             h = block(h, vector_BG, condition.tables)
         tables = tuple(deep_table(t) for t in condition.tables)
-        deep = self.down(to_lattice(h)) + self.token(condition.token_BxyzD)
+        deep = torch.cat([self.down(to_lattice(h[:, slab])) for slab in slabs(h, 2)], 1)
+        deep = deep + self.token(condition.token_BxyzD)
         for block in self.deep:
             deep = block(deep, vector_BG, tables)
-        h = from_lattice(self.up(F.relu(unit_size(deep)))).add_(h)
+        h = self._joined(h, deep)
         for block in self.after:
             h = block(h, vector_BG, condition.tables)
         return h
+
+    def _joined(self, h_BxyzC: Tensor, deep_BxyzD: Tensor) -> Tensor:
+        """Cells plus what was found on tokens; without gradients written over the cells."""
+        if torch.is_grad_enabled():
+            return from_lattice(self.up(F.relu(unit_size(deep_BxyzD)))).add_(h_BxyzC)
+        for slab in slabs(h_BxyzC, 2):
+            part = deep_BxyzD[:, slab.start // 2 : slab.stop // 2]
+            h_BxyzC[:, slab].add_(from_lattice(self.up(F.relu(unit_size(part)))))
+        return h_BxyzC
 
 
 class Denoiser(nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import from_lattice, local_mean, to_lattice
+from moediff.model.blocks import from_lattice, local_mean, slabs, to_lattice
 
 WINDOW = 4  # cells; the reach of the junction expert's attention
 CHUNK_ROWS = 8192  # rows of one matrix product: activations stay in cache
@@ -24,6 +24,8 @@ VOXELS = 8
 
 class Smooth(nn.Module):
     """Mean over 7x7x7 cells, the middle ones counting more: a large, smooth receptive field for deep white matter."""
+
+    reach = 3  # cells
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -37,6 +39,8 @@ class Smooth(nn.Module):
 class Detail(nn.Module):
     """Features minus their local mean, gated by their own strength: high-frequency attention for cortex."""
 
+    reach = 1
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.score = nn.Linear(channels, channels)
@@ -49,6 +53,8 @@ class Detail(nn.Module):
 
 class WindowAttention(nn.Module):
     """Attention among the 64 cells of a 4x4x4 window: non-local context for the grey-white junction."""
+
+    reach = 0  # of whole windows
 
     def __init__(self, channels: int, width: int = 16) -> None:
         super().__init__()
@@ -66,6 +72,8 @@ class WindowAttention(nn.Module):
 
 class Plain(nn.Module):
     """The features as they are, for everything else."""
+
+    reach = 0
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -135,20 +143,30 @@ class Experts(nn.Module):
 
     def blend(self, h_BxyzC: Tensor, vector_BG: Tensor, weight_BxyzE: Tensor) -> Tensor:
         """Gate-weighted sum [B, x, y, z, 8]; an expert runs only on cells where its weight is not zero."""
-        batch, *lattice = h_BxyzC.shape[:4]
-        owner_R = torch.arange(batch, device=h_BxyzC.device).repeat_interleave(lattice[0] * lattice[1] * lattice[2])
-        feature_RC, weight_RE = h_BxyzC.flatten(0, 3), weight_BxyzE.flatten(0, 3)
-        total_RV = feature_RC.new_zeros(feature_RC.shape[0], VOXELS)
-        for index, expert in enumerate(self.each):
-            chosen = weight_RE[:, index].nonzero()[:, 0]
+        shift_EBW = [expert.modulate(vector_BG) for expert in self.each]  # type: ignore[operator]
+        return torch.cat([self._blended(h_BxyzC, weight_BxyzE, shift_EBW, s) for s in slabs(h_BxyzC, WINDOW)], 1)
+
+    def _blended(self, h_BxyzC: Tensor, weight_BxyzE: Tensor, shift_EBW: list[Tensor], slab: slice) -> Tensor:
+        feature_RC, weight_RE = h_BxyzC[:, slab].flatten(0, 3), weight_BxyzE[:, slab].flatten(0, 3)
+        lattice = weight_BxyzE[:, slab].shape[:4]
+        owner_R = torch.arange(lattice[0], device=h_BxyzC.device).repeat_interleave(len(feature_RC) // lattice[0])
+        total_RV = feature_RC.new_zeros(len(feature_RC), VOXELS)
+        for weight_R, shift_BW, expert in zip(weight_RE.unbind(-1), shift_EBW, self.each, strict=True):
+            chosen = weight_R.nonzero()[:, 0]
             if not len(chosen):
                 continue
-            view_RC = expert.view(h_BxyzC).flatten(0, 3)  # type: ignore[operator]
-            shift_BW = expert.modulate(vector_BG)  # type: ignore[operator]
+            view_RC = _seen(expert.view, h_BxyzC, slab).flatten(0, 3)  # type: ignore[arg-type]
             # Chunks keep activations in cache; with gradients each chunk would cost a full-size zero tensor.
             for part in (chosen,) if torch.is_grad_enabled() else chosen.split(CHUNK_ROWS):
                 shift = shift_BW.index_select(0, owner_R.index_select(0, part))
                 rows = feature_RC.index_select(0, part), view_RC.index_select(0, part), shift
-                result = expert.rows(*rows) * weight_RE[:, index].index_select(0, part)[:, None]  # type: ignore[operator]
+                result = expert.rows(*rows) * weight_R.index_select(0, part)[:, None]  # type: ignore[operator]
                 total_RV = total_RV.index_add(0, part, result)
-        return total_RV.reshape(batch, *lattice, VOXELS)
+        return total_RV.reshape(*lattice, VOXELS)
+
+
+def _seen(view: nn.Module, h_BxyzC: Tensor, slab: slice) -> Tensor:
+    """An expert's view of a slab, from as much of its surroundings as the view reaches."""
+    first = max(slab.start - int(view.reach), 0)  # type: ignore[arg-type]
+    seen_BxyzC = view(h_BxyzC[:, first : slab.stop + int(view.reach)])  # type: ignore[arg-type]
+    return seen_BxyzC[:, slab.start - first : slab.stop - first]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError
-from moediff.evaluation.regions import BACKGROUND, region_map
+from moediff.evaluation.regions import BACKGROUND, region_map, scan_regions
 from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.labels import synthesise
 from moediff.training.augment import blur_axis
@@ -62,6 +62,8 @@ class Head:
 def load_heads(sources: Sequence[ScanSource], root: Path, seed: int) -> list[Head]:
     """Read, prepare and resample every source; label maps become synthetic scans.
 
+    Regions come from the labels, and from tissue classification for stripped scans whose tissues can be told apart.
+
     Raises:
         ConfigError: no sources, or a voxel size asked for that is finer than the scan.
     """
@@ -88,7 +90,8 @@ def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
     for size in sizes:
         at = scaled if size == 0 else _shrink(scaled, size)
         inside = foreground(at.data_XYZ, at.spacing_mm)
-        heads.append(_head(at.data_XYZ, inside, None, source.weight / len(sizes)))
+        regions = scan_regions(at.data_XYZ, at.spacing_mm)
+        heads.append(_head(at.data_XYZ, inside, regions, source.weight / len(sizes)))
     return heads
 
 
