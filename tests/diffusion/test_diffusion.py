@@ -1,6 +1,7 @@
 """Known answers for schedule, noise levels and sampler."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,6 +25,22 @@ def test_sampler_draws_the_right_spread_from_a_gaussian():
     x = sigmas[0] * torch.randn(200_000, generator=rng_for(0))
     drawn = sample(lambda x, sigma: x * spread**2 / (spread**2 + sigma**2), x, sigmas)
     assert float(drawn.std()) == pytest.approx(spread, rel=0.1)
+
+
+def test_few_steps_come_nearer_to_the_right_spread_than_first_order_ones():
+    """Between two noise levels of a Gaussian the exact x shrinks by sqrt of the ratio of variances."""
+    spread, sigmas = 0.05, schedule(8, 0.05, ProcessConfig())[:-1]
+    exact = math.sqrt((spread**2 + sigmas[-1] ** 2) / (spread**2 + sigmas[0] ** 2))
+
+    def gain(solve) -> float:
+        return float(solve(lambda x, sigma: x * spread**2 / (spread**2 + sigma**2), torch.ones(1), sigmas))
+
+    def first_order(denoise, x, levels):
+        for sigma, after in pairwise(levels):
+            x = denoise(x, sigma) + (after / sigma) * (x - denoise(x, sigma))
+        return x
+
+    assert abs(gain(sample) / exact - 1) < 0.5 * abs(gain(first_order) / exact - 1)
 
 
 def test_schedule_falls_to_zero():

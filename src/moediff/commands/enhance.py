@@ -39,7 +39,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--like", type=Path, metavar="REF", help="land exactly on this scan's grid")
     add("--mode", default="faithful", choices=("faithful", "detail"), help="posterior mean, or a few-step sample")
-    add("--steps", type=int, default=6, help="network evaluations of a sample (default 6)")
+    add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
     add("--samples", type=int, default=1, help="samples for the uncertainty (default 1: none)")
     add(
         "--uncertainty",

@@ -43,7 +43,7 @@ class EnhanceOptions:
     voxel_size: tuple[float, ...] | None = None
     like: Grid | None = None
     mode: str = "faithful"
-    steps: int = 6
+    steps: int = 3
     samples: int = 1
     seed: int = 0
     consistency: bool = True

@@ -1,0 +1,187 @@
+"""Distortion against perception: solvers, numbers of evaluations and temperatures of `detail`.
+
+    python benchmarks/samplers.py --data ../shared/data [--bundle DIR] [--json out.json]
+
+Crops from the middle of val/ scans, degraded. Gains in PSNR are over the posterior mean (`faithful`). "Band" is the
+share of the truth's power between half and full Nyquist of the low-resolution scan, "fine" beyond it. Temperature
+scales the noise that a sample starts from (and that churn adds); 1 draws from the model. Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moediff.config import rng_for
+from moediff.diffusion.process import schedule
+from moediff.diffusion.sampler import Denoise, sample
+from moediff.evaluation.haar import haarpsi
+from moediff.evaluation.metrics import data_range, head_mask, psnr
+from moediff.evaluation.similarity import gmsd
+from moediff.evaluation.spectrum import radial_spectral_distance, taper
+from moediff.inference.engine import Enhancer
+from moediff.inference.options import EnhanceOptions
+from moediff.inference.tiles import Frame, frame
+from moediff.memory import keep_memory
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import NAMED
+from moediff.volume.geometry import canonicalise, crop
+from moediff.volume.io import load
+from moediff.volume.prepare import Prepared, prepare
+from moediff.volume.volume import Volume
+
+SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
+Solver = Callable[[Denoise, Tensor, Sequence[float]], Tensor]
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Second order; Karras 2022, algorithm 1. The last step is Euler's."""
+    for sigma, after in pairwise(sigmas):
+        slope = (x - denoise(x, sigma)) / sigma
+        guess = x + (after - sigma) * slope
+        if after > 0:
+            slope = (slope + (guess - denoise(guess, after)) / after) / 2
+            guess = x + (after - sigma) * slope
+        x = guess
+    return x
+
+
+def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """First order; Karras 2022, algorithm 1 without its correction."""
+    for sigma, after in pairwise(sigmas):
+        clean = denoise(x, sigma)
+        x = clean + (after / sigma) * (x - clean)
+    return x
+
+
+def churned(denoise: Denoise, x: Tensor, sigmas: Sequence[float], amount: float, rng: torch.Generator) -> Tensor:
+    """Euler with noise put back before each step but the first; Karras 2022, algorithm 2. `amount` scales it."""
+    highest = sigmas[0]
+    for sigma, after in pairwise(sigmas):
+        raised = min(sigma * math.sqrt(2), highest) if sigma < highest else sigma
+        x = x + amount * math.sqrt(max(raised**2 - sigma**2, 0)) * torch.randn(x.shape, generator=rng)
+        clean = denoise(x, raised)
+        x = clean + (after / raised) * (x - clean)
+    return x
+
+
+def plans() -> dict[str, tuple[Solver, int, float]]:
+    """Name -> solver, noise levels, temperature; names say how often the network is asked."""
+    rng = rng_for(0, "churn")
+    found: dict[str, tuple[Solver, int, float]] = {f"euler {n}": (euler, n, 1.0) for n in (2, 3, 4, 6, 8)}
+    found |= {f"heun {2 * n - 1}": (heun, n, 1.0) for n in (2, 3, 4)}
+    found |= {f"dpm++2m {n}": (sample, n, 1.0) for n in (3, 4, 6, 8)}
+    found |= {f"churn {n}": (partial(churned, amount=1.0, rng=rng), n, 1.0) for n in (4, 8)}
+    return found | {f"dpm++2m 4 at {t}": (sample, 4, t) for t in (0.0, 0.3, 0.5, 0.6, 0.7, 0.8)}
+
+
+def bands(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, coarser: Sequence[float]) -> tuple[float, float]:
+    """Power over the truth's, between half and full Nyquist of voxels `coarser` times as large, and beyond."""
+    weight = taper(mask_XYZ)
+    x, y = (torch.fft.fftfreq(n) * 2 * c for n, c in zip(truth_XYZ.shape[:2], coarser, strict=False))
+    z = torch.fft.rfftfreq(truth_XYZ.shape[2]) * 2 * coarser[2]
+    rho = torch.stack(torch.broadcast_tensors(x[:, None, None].abs(), y[:, None].abs(), z)).amax(0)
+    powers = [torch.fft.rfftn((t - t[mask_XYZ].mean()) * weight).abs().square() for t in (pred_XYZ, truth_XYZ)]
+    inside, beyond = (rho >= 0.5) & (rho < 1), rho >= 1
+    band, fine = (float(powers[0][part].sum() / powers[1][part].sum().clamp_min(1e-12)) for part in (inside, beyond))
+    return band, fine
+
+
+class Case:
+    """One crop, read by the encoder once."""
+
+    def __init__(self, enhancer: Enhancer, path: Path, recipe: str, side: int) -> None:
+        whole, _ = canonicalise(load(path).volume)
+        start = [max(0, (n - side) // 2) for n in whole.shape]
+        self.truth = crop(whole, start, tuple(min(side, n) for n in whole.shape))
+        self.low = degrade(self.truth, NAMED[recipe], rng_for(0, path.name, recipe))
+        self.mask = head_mask(self.truth.data_XYZ)
+        self.enhancer, self.options = enhancer, EnhanceOptions(like=self.truth.grid)
+        self.prepared: Prepared = prepare(self.low, self.truth.grid, enhancer.bundle.config.prepare)
+        self.head: Frame = frame(enhancer.bundle.denoiser, self.prepared)
+        self.coarser = [a / b for a, b in zip(self.low.spacing_mm, self.truth.spacing_mm, strict=True)]
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """D(x, sigma)."""
+        return self.enhancer._denoise(x, sigma, self.head, self.options)
+
+    def result(self, residual: Tensor) -> Volume:
+        """The whole scan for a residual of the head, consistent with the measurement."""
+        from moediff.inference.engine import _whole
+
+        return self.prepared.undo(_whole(residual, self.prepared, self.head, self.options))
+
+    def scores(self, volume: Volume) -> dict[str, float]:
+        """Distortion and perception."""
+        pred, truth, mask = volume.data_XYZ, self.truth.data_XYZ, self.mask
+        span = data_range(truth, mask)
+        band, fine = bands(pred, truth, mask, self.coarser)
+        return {
+            "psnr": psnr(pred, truth, mask, span), "haarpsi": haarpsi(pred, truth, mask, span),
+            "gmsd": gmsd(pred, truth, mask, span), "spectral": radial_spectral_distance(pred, truth, mask),
+            "band": band, "fine": fine,
+        }  # fmt: skip
+
+
+@torch.no_grad()
+def run(case: Case) -> dict[str, dict[str, float]]:
+    """Scores of every plan, and of the posterior mean."""
+    config = case.enhancer.bundle.config
+    data, top = config.denoiser.sigma_data, config.process.sigma_max
+    found = {"faithful": case.scores(case.result(case.denoise(torch.zeros(1, *case.head.shape), top * data)))}
+    noise = torch.randn(case.head.shape, generator=rng_for(0, "sample", 0))[None]
+    for name, (solver, levels, temperature) in plans().items():
+        sigmas = schedule(levels, data, config.process)
+        found[name] = case.scores(case.result(solver(case.denoise, temperature * noise * sigmas[0], sigmas)))
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: means over crops."""
+    lines = [
+        "| plan | PSNR against faithful, dB | HaarPSI | GMSD | spectral distance, dB | band | fine |",
+        "|---" * 7 + "|",
+    ]
+    for name in rows[0]["found"]:
+
+        def mean(key: str, of: str = name) -> float:
+            return sum(row["found"][of][key] for row in rows) / len(rows)
+
+        gain = mean("psnr") - mean("psnr", "faithful")
+        lines.append(f"| {name} | {gain:+.2f} | {mean('haarpsi'):.3f} | {mean('gmsd'):.4f} | {mean('spectral'):.2f} "
+                     f"| {mean('band'):.2f} | {mean('fine'):.2f} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a line per case, then a table per recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5"])
+    parser.add_argument("--side", type=int, default=80, help="of a crop, voxels")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    keep_memory()
+    enhancer, rows = Enhancer(args.bundle), []
+    for recipe in args.recipes:
+        for scan in SCANS:
+            case = Case(enhancer, args.data / "val" / f"{scan}.nii.gz", recipe, args.side)
+            rows.append({"scan": scan, "recipe": recipe, "found": run(case)})
+            print(json.dumps(rows[-1]), flush=True)
+        print(f"\n{recipe}\n\n{table([row for row in rows if row['recipe'] == recipe])}\n", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
