@@ -8,14 +8,17 @@ STAMP     := $(VENV)/.installed
 SCAN      ?=
 DATA      ?= ../shared/data
 BENCHMARK ?=
+TRAIN     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo benchmark lint wheel-test constraints clean
+.PHONY: help setup test demo benchmark train-default lint wheel-test constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
 	@echo "make benchmark         every method on degraded scans of DATA/val (or MNI152) into ./benchmark/; continues"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"more options of moediff benchmark\""
+	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
+	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make test              set up, lint, type-check and run every quick test"
 	@echo "make lint              ruff and mypy only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
@@ -41,6 +44,9 @@ demo: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark $(BENCHMARK)
+
+train-default: $(STAMP)
+	$(BIN)/python scripts/train_default.py $(TRAIN)
 
 wheel-test:
 	PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)" .ci/wheel-test

@@ -1,6 +1,10 @@
 """Simulate -> train -> bundle -> enhance -> score -> picture, through the public commands, on phantoms."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +16,7 @@ import moediff
 from moediff.cli import main
 from moediff.config import rng_for
 from moediff.evaluation.metrics import score
+from moediff.model.bundle import load_bundle
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
 from moediff.volume.io import load, save
@@ -86,7 +91,8 @@ def test_train_then_enhance_then_score(project: Path, make_phantom, capsys):
 
 
 def test_resumed_training_equals_uninterrupted(project: Path):
-    from moediff.training.trainer import Trainer, load_config
+    from moediff.training.settings import load_config
+    from moediff.training.trainer import Trainer
 
     config = load_config(write_config(project, steps=4, save_every=2))
     whole = Trainer(config)
@@ -103,6 +109,42 @@ def test_resumed_training_equals_uninterrupted(project: Path):
         second.state.average.state_dict().items(), whole.state.average.state_dict().values(), strict=True
     ):
         assert torch.equal(ours, theirs), name
+
+
+def test_slices_equal_one_run(project: Path):
+    from moediff.errors import TryAgain
+    from moediff.training.settings import load_config
+    from moediff.training.trainer import train
+
+    config = load_config(write_config(project, steps=3, save_every=100))
+    train(config, processes=1, progress=False)
+    whole = load_bundle(project / "run" / "bundle")
+    (project / "run").rename(project / "whole")
+    slices = 0
+    for slices in range(1, 10):
+        try:
+            train(config, processes=1, resume=True, progress=False, slice_minutes=1e-9)
+            break
+        except TryAgain as pause:
+            assert f"paused at step {slices}" in str(pause)
+    assert slices == 3
+    assert load_bundle(project / "run" / "bundle").sha256 == whole.sha256
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_training_that_is_told_to_stop_saves_first(project: Path, processes: int):
+    config = write_config(project, steps=1000, save_every=1000)
+    command = [sys.executable, "-m", "moediff.cli", "train", str(config), "-q", "--processes", str(processes)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    losses, end = project / "run" / "losses.csv", time.monotonic() + 90
+    while not losses.is_file() and time.monotonic() < end and running.poll() is None:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 143, told
+    steps = len(losses.read_text().splitlines()) - 1
+    assert load_bundle(project / "run" / "bundle").provenance["steps"] == steps >= 1
+    assert (project / "run" / "checkpoint" / "state.safetensors").is_file()
 
 
 def test_python_one_call(project: Path):

@@ -15,6 +15,7 @@ from moediff.model.experts import ExpertsConfig
 from moediff.training.validate import Validation, validate
 from moediff.volume.io import save
 from moediff.volume.prepare import PrepareSettings
+from moediff.volume.volume import Volume
 
 SILENT = BundleConfig(  # an untrained network adds nothing, so the result is the cubic interpolation it starts from
     prepare=PrepareSettings(kernel="cubic"),
@@ -68,6 +69,15 @@ def test_a_network_that_adds_nonsense_loses(bundle, data):
 def test_the_same_validation_twice_is_the_same(bundle, data):
     validation = Validation(scans=("0.nii.gz",), recipes=("thick3",))
     assert validate(bundle, validation, data) == validate(bundle, validation, data)
+
+
+def test_label_maps_become_scans_and_only_the_middle_is_judged(bundle, data, brain_labels):
+    save(Volume(brain_labels.float(), torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))), data / "map.nii")
+    validation = Validation(scans=("0.nii.gz",), label_maps=("map.nii",), recipes=("iso2",), side=32)
+    truths = dict(validation.truths(data))
+    assert {path: truth.shape for path, truth in truths.items()} == {"0.nii.gz": (32,) * 3, "map.nii": (32,) * 3}
+    assert len(truths["map.nii"].data_XYZ.unique()) > 1000  # a scan, no longer labels
+    assert set(validate(bundle, validation, data)) == {"0.nii.gz/iso2", "map.nii/iso2", "mean/iso2"}
 
 
 def test_a_missing_scan_is_named(bundle, data):

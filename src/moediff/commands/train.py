@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,12 @@ def add(commands: Commands) -> None:
     train = commands.add_parser("train", help="train a model from a TOML configuration")
     train.add_argument("config", type=Path, help="see configs/ in the repository")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    train.add_argument(
+        "--slice", type=float, metavar="MIN", help="stop after MIN minutes with exit code 75, to --resume"
+    )
+    train.add_argument(
+        "--minutes", type=float, metavar="MIN", help="time budget of the whole run (default: as configured)"
+    )
     train.add_argument("--processes", type=int, default=0, help="share batches among N (default: all GPUs or cores)")
     train.add_argument("-q", "--quiet", action="store_true", help="no progress")
     train.set_defaults(call=train_command)
@@ -25,10 +32,13 @@ def add(commands: Commands) -> None:
 
 def train_command(args: argparse.Namespace) -> int:
     """Train, and say where the bundle lies."""
-    from moediff.training.trainer import load_config, train
+    from moediff.training.settings import load_config
+    from moediff.training.trainer import train
 
     keep_memory()
     config = load_config(args.config)
+    if args.minutes is not None:
+        config = replace(config, minutes=args.minutes)
     progress = not args.quiet and sys.stderr.isatty()
-    print(train(config, processes=args.processes, resume=args.resume, progress=progress))
+    print(train(config, processes=args.processes, resume=args.resume, progress=progress, slice_minutes=args.slice))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ from moediff.model.denoiser import Denoiser
 
 @dataclass
 class State:
-    """What a checkpoint holds: live weights, their average, the optimiser, how far we are."""
+    """What a checkpoint holds: live weights, their average, the optimiser, how far we are, the best validation."""
 
     denoiser: Denoiser
     average: Denoiser
     optimiser: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    best: float = -math.inf
 
 
 def _named_moments(state: State) -> dict[str, Tensor]:
@@ -39,7 +41,7 @@ def save_checkpoint(folder: Path, state: State) -> None:
     tensors |= {f"mean.{k}": v for k, v in state.average.state_dict().items()} | _named_moments(state)
     folder.mkdir(parents=True, exist_ok=True)
     fresh = folder / f".state.{os.getpid()}"
-    metadata = {"step": str(state.step), "seconds": repr(state.seconds)}
+    metadata = {"step": str(state.step), "seconds": repr(state.seconds), "best": repr(state.best)}
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, metadata=metadata)
     fresh.replace(folder / "state.safetensors")
 
@@ -57,3 +59,4 @@ def load_checkpoint(folder: Path, state: State) -> None:
             if (value := tensors.get(f"adam.{key}.{name}")) is not None:
                 state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
     state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
+    state.best = float(metadata["best"])

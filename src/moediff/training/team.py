@@ -14,10 +14,12 @@ from multiprocessing.queues import SimpleQueue
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
 
 from moediff.errors import MoeDiffError
 from moediff.memory import keep_memory
+
+PATIENCE_S = 120  # for members that were asked to stop: a step, and saving
 
 
 def run_together(work: Callable[[], None], processes: int) -> None:
@@ -38,11 +40,24 @@ def run_together(work: Callable[[], None], processes: int) -> None:
         port = free.getsockname()[1]
     failures = get_context("spawn").SimpleQueue()
     try:
-        spawn(_member, args=(work, processes, port, failures), nprocs=processes)
+        _wait_for(spawn(_member, args=(work, processes, port, failures), nprocs=processes, join=False))
     except (ProcessExitedException, ProcessRaisedException):
         if failures.empty():
             raise
         raise failures.get() from None
+
+
+def _wait_for(members: ProcessContext) -> None:
+    """To the end; when we are asked to stop, the members are asked too and get time to save."""
+    try:
+        while not members.join():
+            pass
+    except (KeyboardInterrupt, SystemExit):
+        for process in members.processes:
+            process.terminate()
+        for process in members.processes:
+            process.join(PATIENCE_S)
+        raise
 
 
 def _member(

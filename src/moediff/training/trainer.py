@@ -10,145 +10,60 @@ import math
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moediff.config import parse_as, rng_for
-from moediff.errors import ConfigError, InputMissing, MoeDiffError
+from moediff.config import rng_for
+from moediff.errors import ConfigError, MoeDiffError
 from moediff.model.branch import begin_from
-from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
+from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
-from moediff.simulate.recipe import RecipeRanges
 from moediff.training.ahead import Ahead
-from moediff.training.augment import AugmentConfig
 from moediff.training.checkpoint import State, load_checkpoint, save_checkpoint
 from moediff.training.dataset import Batch, PatchSource
-from moediff.training.heads import ScanSource, load_heads
+from moediff.training.heads import load_heads
 from moediff.training.log import Log
-from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
+from moediff.training.pause import Pause
+from moediff.training.settings import TrainConfig
 from moediff.training.step import Draws, batch_loss
 from moediff.training.team import agreed, average_gradients, run_together
-from moediff.training.validate import Validation, validate
+from moediff.training.validate import validate
 
 MAX_BAD_STEPS = 20  # steps in a row with a loss that is not finite before training gives up
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run; a TOML file holds these.
-
-    Args:
-        out: folder for checkpoints, logs and the bundle.
-        data: folder that scan paths are relative to.
-        scans: what to learn from.
-        validation: scans and recipes to judge by; none skips validation.
-        steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
-        minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
-        batch, patch: examples a step and their side in voxels.
-        start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
-        rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
-        ema: decay of the weight average that is saved.
-        save_every: steps between checkpoints (and validation).
-        provenance: who and what, copied into the bundle.
-    """
-
-    out: str
-    data: str = "."
-    scans: tuple[ScanSource, ...] = ()
-    validation: Validation = field(default_factory=Validation)
-    model: BundleConfig = field(default_factory=BundleConfig)
-    recipes: RecipeRanges = field(default_factory=RecipeRanges)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    steps: int = 1000
-    minutes: float | None = None
-    start: str | None = None
-    batch: int = 4
-    patch: int = 48
-    rate: float = 5e-3
-    warmup: int = 100
-    weight_decay: float = 1e-3
-    clip: float = 1.0
-    ema: float = 0.998
-    save_every: int = 500
-    seed: int = 0
-    device: str = "auto"
-    provenance: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"ema={self.ema} must lie in 0..1")
-
-
-def load_config(path: Path) -> TrainConfig:
-    """Read a TOML training configuration.
-
-    Relative `out`, `data` and `start` are taken from the file's folder; `like` names another configuration whose
-    settings hold unless this one says otherwise.
-
-    Raises:
-        InputMissing: no such file.
-        ConfigError: not TOML, or unknown or impossible settings.
-    """
-    try:
-        return parse_as(TrainConfig, _read_settings(path))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    import tomllib
-
-    if path.resolve() in above:
-        raise ConfigError(f"like: {path} builds on itself; remove one `like`")
-    if not path.is_file():
-        raise InputMissing(f"{path}: no such training configuration")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # TOMLDecodeError, or bytes that are not UTF-8
-        raise ConfigError(f"not TOML ({error})") from error
-    for key in ("out", "data", "start"):
-        if isinstance(values.get(key), str):  # anything else is refused by its type later
-            values[key] = str(path.parent / values[key])
-    like = values.pop("like", "")
-    if not isinstance(like, str):
-        raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
-    if like:
-        values = _over(_read_settings(path.parent / like, (*above, path.resolve())), values)
-    return {"out": str(path.parent), "data": str(path.parent), **values}
-
-
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`below` with the settings of `above` put over it, tables merged."""
-    both = {key: _over(below[key], above[key]) for key in above if isinstance(below.get(key), dict)}
-    return {**below, **above, **both}
-
-
-def train(config: TrainConfig, *, processes: int = 0, resume: bool = False, progress: bool = True) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    processes: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+    slice_minutes: float | None = None,
+) -> Path:
     """Train to the end; returns the bundle's folder.
 
     Args:
+        slice_minutes: stop after that long, ready to be resumed.
         processes: that share every batch; 0 chooses as many as there are GPUs, or CPU cores where there is no GPU, as
             far as `batch` can be shared out.
 
     Raises:
         ConfigError: the folder already holds a run and resume is False, or the batch cannot be shared out.
+        TryAgain: the slice is over before the run is.
         MoeDiffError: the loss stays not finite.
     """
-    run_together(partial(_train_here, config, resume, progress), processes or _processes_for(config))
+    work = partial(_train_here, config, resume, progress, slice_minutes)
+    run_together(work, processes or _processes_for(config))
     return Path(config.out) / "bundle"
 
 
-def _train_here(config: TrainConfig, resume: bool, progress: bool) -> None:
-    Trainer(config).run(resume=resume, progress=progress)
+def _train_here(config: TrainConfig, resume: bool, progress: bool, slice_minutes: float | None) -> None:
+    Trainer(config, Pause(slice_minutes)).run(resume=resume, progress=progress)
 
 
 def _processes_for(config: TrainConfig) -> int:
@@ -160,10 +75,10 @@ def _processes_for(config: TrainConfig) -> int:
 class Trainer:
     """Runs one configuration; `run` may be called again with resume=True after any interruption."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, pause: Pause | None = None) -> None:
         from accelerate import Accelerator
 
-        self.config = config
+        self.config, self.pause = config, pause or Pause()
         self.out = Path(config.out)
         self.origin: dict[str, Any] = {}
         on_cpu = config.device == "cpu" or not torch.cuda.is_available()
@@ -206,7 +121,7 @@ class Trainer:
         )  # fmt: skip
         workers = 0 if self.accelerator.device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
         log = Log(self.out, quiet=not progress) if self.rank == 0 else nullcontext()
-        with log as told, Ahead(source, config.batch, workers) as ahead:
+        with self.pause, log as told, Ahead(source, config.batch, workers) as ahead:
             self._loop(ahead, told)
         return self.out / "bundle"
 
@@ -221,12 +136,14 @@ class Trainer:
                 raise MoeDiffError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
             state.step += 1
             state.seconds += agreed(time.perf_counter() - start)
-            if log is None:
-                continue
-            log.step(state.step, self.progress(), parts, state.seconds)
-            if state.step % config.save_every == 0 or self.progress() >= 1:
-                self._save()
-                log.validation(state.step, validate(self.out / "bundle", config.validation, Path(config.data)))
+            if log is not None:
+                log.step(state.step, self.progress(), parts, state.seconds)
+                if state.step % config.save_every == 0 or self.progress() >= 1:
+                    self._save(log)
+            if self.progress() < 1 and self.pause.due():
+                if log is not None:
+                    self._save()
+                self.pause.leave(state.step, self.progress())
 
     def progress(self) -> float:
         """Share of the run that is done, 0..1."""
@@ -266,14 +183,28 @@ class Trainer:
         for mean, live in pairs:
             mean.lerp_(live, 1 - decay)
 
-    def _save(self) -> None:
-        """Bundle first, then the checkpoint that continues from it; each is moved in whole."""
+    def _save(self, log: Log | None = None) -> None:
+        """Bundle first, then the checkpoint that continues from it; each is moved in whole.
+
+        With a log the bundle is validated, and kept as "best" too while none was better.
+        """
         done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2)}
         training = json.loads(json.dumps(asdict(self.config)))
         training |= {"out": "", "data": "", "start": ""}  # no folder of ours travels with the weights
         provenance = {**self.config.provenance, **self.origin, **done, "training": training}
-        save_bundle(self.out / "bundle", self.config.model, self.state.average.state_dict(), provenance)
+        self._save_bundle("bundle", provenance)
+        gains = validate(self.out / "bundle", self.config.validation, Path(self.config.data)) if log else {}
+        if log is not None:
+            log.validation(self.state.step, gains)
+        mean = [gain for name, gain in gains.items() if name.startswith("mean/")]
+        if mean and sum(mean) / len(mean) > self.state.best:
+            self.state.best = sum(mean) / len(mean)
+            rounded = {name: round(gain, 3) for name, gain in gains.items() if name.startswith("mean/")}
+            self._save_bundle("best", {**provenance, "validation_gain_db": rounded})
         save_checkpoint(self.out / "checkpoint", self.state)
+
+    def _save_bundle(self, name: str, provenance: dict[str, Any]) -> None:
+        save_bundle(self.out / name, self.config.model, self.state.average.state_dict(), provenance)
 
     def _restore(self) -> None:
         load_checkpoint(self.out / "checkpoint", self.state)

@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from moediff.config import rng_for
 from moediff.evaluation.metrics import data_range, head_mask, psnr
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
+from moediff.simulate.labels import synthesise
 from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise
+from moediff.volume.geometry import canonicalise, crop
 from moediff.volume.io import load
+from moediff.volume.volume import Volume
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Scans (paths under the data folder) and the names of frozen recipes."""
+    """What to judge by; paths lie under the data folder.
+
+    Args:
+        scans: sharp scans.
+        label_maps: one synthetic scan is made of each.
+        recipes: names of frozen recipes.
+        side: voxels of the middle cube that is judged; none judges the whole.
+    """
 
     scans: tuple[str, ...] = ()
+    label_maps: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ("thick5", "low1.5", "iso2")
+    side: int | None = None
+
+    def truths(self, data: Path) -> Iterator[tuple[str, Volume]]:
+        """Path and sharp scan of every case."""
+        for path in (*self.scans, *self.label_maps):
+            volume, _ = canonicalise(load(data / path).volume)
+            if path in self.label_maps:
+                labels = volume.data_XYZ.round().to(torch.int32)
+                volume = volume.with_data(synthesise(labels, rng_for(0, "validation", path)))
+            if self.side is not None:
+                shape = tuple(min(self.side, n) for n in volume.shape)
+                start = [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)]
+                volume = crop(volume, start, (shape[0], shape[1], shape[2]))
+            yield path, volume
 
 
 def validate(bundle: Path, validation: Validation, data: Path) -> dict[str, float]:
     """PSNR gain over the interpolated input inside the head, in dB, by "scan/recipe" and as "mean/recipe"."""
     gains: dict[str, float] = {}
-    if not validation.scans:
+    if not (validation.scans or validation.label_maps):
         return gains
     enhancer = Enhancer(bundle)
-    for path in validation.scans:
-        truth, _ = canonicalise(load(data / path).volume)
+    for path, truth in validation.truths(data):
         mask = head_mask(truth.data_XYZ)
         span = data_range(truth.data_XYZ, mask)
         for recipe in validation.recipes:

@@ -1,0 +1,110 @@
+"""What a training run is told: one TOML file, which may build on others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moediff.config import parse_as
+from moediff.errors import ConfigError, InputMissing
+from moediff.model.bundle import BundleConfig
+from moediff.simulate.recipe import RecipeRanges
+from moediff.training.augment import AugmentConfig
+from moediff.training.heads import ScanSource
+from moediff.training.losses import LossConfig
+from moediff.training.validate import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; a TOML file holds these.
+
+    Args:
+        out: folder for checkpoints, logs and the bundle.
+        data: folder that scan paths are relative to.
+        scans: what to learn from.
+        validation: scans and recipes to judge by; none skips validation.
+        steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
+        minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
+        batch, patch: examples a step and their side in voxels.
+        start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
+        rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
+        ema: decay of the weight average that is saved.
+        save_every: steps between checkpoints (and validation).
+        provenance: who and what, copied into the bundle.
+    """
+
+    out: str
+    data: str = "."
+    scans: tuple[ScanSource, ...] = ()
+    validation: Validation = field(default_factory=Validation)
+    model: BundleConfig = field(default_factory=BundleConfig)
+    recipes: RecipeRanges = field(default_factory=RecipeRanges)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 1000
+    minutes: float | None = None
+    start: str | None = None
+    batch: int = 4
+    patch: int = 48
+    rate: float = 5e-3
+    warmup: int = 100
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.998
+    save_every: int = 500
+    seed: int = 0
+    device: str = "auto"
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema={self.ema} must lie in 0..1")
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a TOML training configuration.
+
+    Relative `out`, `data` and `start` are taken from the file's folder; `like` names another configuration whose
+    settings hold unless this one says otherwise.
+
+    Raises:
+        InputMissing: no such file.
+        ConfigError: not TOML, or unknown or impossible settings.
+    """
+    try:
+        return parse_as(TrainConfig, _read_settings(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    import tomllib
+
+    if path.resolve() in above:
+        raise ConfigError(f"like: {path} builds on itself; remove one `like`")
+    if not path.is_file():
+        raise InputMissing(f"{path}: no such training configuration")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # TOMLDecodeError, or bytes that are not UTF-8
+        raise ConfigError(f"not TOML ({error})") from error
+    for key in ("out", "data", "start"):
+        if isinstance(values.get(key), str):  # anything else is refused by its type later
+            values[key] = str(path.parent / values[key])
+    like = values.pop("like", "")
+    if not isinstance(like, str):
+        raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
+    if like:
+        values = _over(_read_settings(path.parent / like, (*above, path.resolve())), values)
+    return {"out": str(path.parent), "data": str(path.parent), **values}
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the settings of `above` put over it, tables merged."""
+    both = {key: _over(below[key], above[key]) for key in above if isinstance(below.get(key), dict)}
+    return {**below, **above, **both}
