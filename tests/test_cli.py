@@ -133,8 +133,8 @@ def test_each_expert_and_differences_are_written(enhance, scan):
     assert nib.load(each).shape == (*shape, 4) and nib.load(differences).shape == (*shape, 8)
 
 
-def test_uncertainty_needs_samples(enhance, scan, tmp_path, capsys):
-    assert enhance("--uncertainty", str(tmp_path / "sd.nii.gz")) == 78
+def test_uncertainty_of_a_sample_needs_samples(enhance, scan, tmp_path, capsys):
+    assert enhance("--mode", "detail", "--uncertainty", str(tmp_path / "sd.nii.gz")) == 78
     assert "--samples" in capsys.readouterr().err and names(scan.parent) == {scan.name}
 
 

@@ -1,6 +1,7 @@
 """The inference loop: geometry, determinism, tiles, doubts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from moediff.inference.engine import Enhancer
 from moediff.inference.grids import land, passes_through
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiles import denoise_tiled
+from moediff.model.bundle import Bundle
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, thick_slices
 from moediff.volume.volume import Volume
@@ -55,11 +57,11 @@ def test_row48_tiles_shrink_until_they_fit(error, enhancer, low, monkeypatch):
     options, budgets = EnhanceOptions(voxel_size=(3.0,), memory_mb=512), []
     plain = enhancer(low, options).volume.data_XYZ
 
-    def scarce(denoiser, x, sigma, head, budget):
+    def scarce(denoiser, x, sigma, head, budget, **more):
         budgets.append(budget >> 20)
         if budget > 200 * 2**20:
             raise error
-        return denoise_tiled(denoiser, x, sigma, head, budget)
+        return denoise_tiled(denoiser, x, sigma, head, budget, **more)
 
     monkeypatch.setattr("moediff.inference.engine.denoise_tiled", scarce)
     assert_close(enhancer(low, options).volume.data_XYZ, plain, atol=1e-2, rtol=1e-4)
@@ -67,7 +69,7 @@ def test_row48_tiles_shrink_until_they_fit(error, enhancer, low, monkeypatch):
 
 
 def test_row48_without_room_for_the_smallest_tile_the_user_may_try_again(enhancer, low, monkeypatch):
-    def never(*args):
+    def never(*args, **more):
         torch.empty(10**15)
 
     monkeypatch.setattr("moediff.inference.engine.denoise_tiled", never)
@@ -76,7 +78,7 @@ def test_row48_without_room_for_the_smallest_tile_the_user_may_try_again(enhance
 
 
 def test_other_faults_are_not_taken_for_a_lack_of_memory(enhancer, low, monkeypatch):
-    def wrong(*args):
+    def wrong(*args, **more):
         raise RuntimeError("shapes differ")
 
     monkeypatch.setattr("moediff.inference.engine.denoise_tiled", wrong)
@@ -119,6 +121,22 @@ def test_samples_give_uncertainty_only_inside(enhancer, low):
     assert result.uncertainty is not None
     assert float(result.uncertainty.data_XYZ[result.mask_XYZ].mean()) > 0
     assert float(result.uncertainty.data_XYZ[~result.mask_XYZ].abs().max()) == 0
+
+
+def test_uncertainty_is_foretold_without_samples(enhancer, low):
+    options = EnhanceOptions(voxel_size=(3.0,))
+    result, config = enhancer(low, options), enhancer.bundle.config
+    assert result.uncertainty is not None and "foretold" in result.record["uncertainty"]
+    inside = result.uncertainty.data_XYZ[result.mask_XYZ]
+    assert float(inside.min()) > 0 and float(result.uncertainty.data_XYZ[~result.mask_XYZ].abs().max()) == 0
+    doubled = Bundle(replace(config, error_scale=2 * config.error_scale), enhancer.bundle.denoiser, {}, "")
+    twice = Enhancer(doubled)(low, options)
+    assert twice.uncertainty is not None
+    assert_close(twice.uncertainty.data_XYZ, 2 * result.uncertainty.data_XYZ, atol=1e-4, rtol=1e-5)
+    tiled = enhancer(low, replace(options, memory_mb=64)).uncertainty
+    assert tiled is not None
+    assert_close(tiled.data_XYZ, result.uncertainty.data_XYZ, atol=1e-3, rtol=1e-4)
+    assert enhancer(low, replace(options, mode="detail", steps=2)).uncertainty is None
 
 
 def test_intensity_factor_passes_through(enhancer, low):

@@ -36,9 +36,9 @@ def test_at_large_sigma_the_noise_hardly_matters(small):
 def test_every_parameter_learns(small):
     base = torch.rand(2, 32, 32, 32)
     condition = condition_of(small, base, sparse=False)
-    blended, each = small.with_experts(torch.randn_like(base), torch.tensor([0.05, 0.1]), condition, 1)
+    blended, each, log_error = small.with_experts(torch.randn_like(base), torch.tensor([0.05, 0.1]), condition, 1)
     assert each.shape == (4, 1, 32, 32, 32)
-    (blended.square().mean() + each.square().mean()).backward()
+    (blended.square().mean() + each.square().mean() + log_error.square().mean()).backward()
     still = [name for name, p in small.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0]
     assert not still
 

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from moediff.training.losses import (
     LossConfig,
     agreement_target,
+    error_loss,
     expert_loss,
     gate_losses,
     region_target,
@@ -77,3 +78,18 @@ def test_relative_weight_of_an_average_patch_is_one_over_its_variance(power):
     weight = relative_weight(truth, base, 0.05, LossConfig(relative_power=power, relative_floor=0.0))
     assert float(weight[0]) == pytest.approx(1 / 0.05**2)
     assert float(weight[1] / weight[0]) == pytest.approx(4.0**-power)
+
+
+def test_the_error_that_is_likeliest_is_the_mean_of_what_happens():
+    """Laplace: |error| / b + log b is least at b = mean |error|."""
+    errors = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    log_error = errors.abs().mean().log().expand_as(errors).clone().requires_grad_()
+    error_loss(errors, log_error).backward()
+    assert float(log_error.grad.sum().abs()) < 1e-5
+    worse = [error_loss(errors, log_error.detach() + shift) for shift in (-0.2, 0.2)]
+    assert min(worse) > error_loss(errors, log_error.detach())
+
+
+def test_without_examples_there_is_no_error_to_foretell():
+    log_error = torch.zeros(0, 4, 4, 4, requires_grad=True)
+    assert float(error_loss(torch.zeros(0, 4, 4, 4), log_error)) == 0

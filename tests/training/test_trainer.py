@@ -164,6 +164,16 @@ def test_the_bundle_names_what_it_began_from(config, tmp_path):
     assert told == {"name": "parent", "steps": 0, "hours": 0.0, "sha256": parent.sha256}
 
 
+def test_only_the_parts_named_learn(config):
+    trainer = Trainer(replace(config, only=("error",)))
+    before = {name: value.clone() for name, value in trainer.state.denoiser.named_parameters()}
+    trainer.step(batch_of(0.05))
+    moved = {name for name, value in trainer.state.denoiser.named_parameters() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("error.") for name in moved)
+    with pytest.raises(ConfigError, match=r"only=\['eror'\]: the network has the parts encoder, gate"):
+        Trainer(replace(config, only=("eror",)))
+
+
 def test_the_best_bundle_is_kept(config, monkeypatch):
     class Deaf(Silent):
         def validation(self, *_: object) -> None: ...

@@ -40,12 +40,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--like", type=Path, metavar="REF", help="land exactly on this scan's grid")
     add("--mode", default="faithful", choices=("faithful", "detail"), help="posterior mean, or a few-step sample")
     add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
-    add("--samples", type=int, default=1, help="samples for the uncertainty (default 1: none)")
+    add("--samples", type=int, default=1, help="take the uncertainty from N samples (default 1: foretold)")
     add(
         "--uncertainty",
         type=Path,
         metavar="PATH",
-        help="write the voxel-wise standard deviation (needs --samples 2 or more)",
+        help="write the voxel-wise standard deviation (in mode detail: needs --samples 2 or more)",
     )
     add("--experts", type=Path, metavar="PATH", help="write the 4-D map of gate weights")
     add("--each-expert", type=Path, metavar="PATH", help="write every expert's own result, 4-D (one evaluation each)")
@@ -112,8 +112,8 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
     from moediff.inference.options import EnhanceOptions
     from moediff.volume.io import load
 
-    if args.uncertainty is not None and args.samples < 2:
-        raise ConfigError("--uncertainty needs --samples 2 or more")
+    if args.uncertainty is not None and args.mode == "detail" and args.samples < 2:
+        raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful foretells it")
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=load(args.like).volume.grid if args.like else None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +118,19 @@ class Enhancer:
             done += 1
             return self._denoise(x, sigma, head, options)
 
-        mean = self._posterior_mean(head, denoise) if faithful else None
+        mean = spread_BXYZ = None
+        if faithful:
+            report(0.1, "denoising")
+            done += 1
+            mean, error_BXYZ = self._posterior_mean(head, options)
+            spread_BXYZ = error_BXYZ * self.bundle.config.error_scale
         total = square = torch.zeros(())
         for index in range(count):
             drawn = self._sample(head, denoise, options, index)
             total, square = total + drawn, square + drawn.square()
-        spread = None
         if count > 1:
             spread_BXYZ = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
-            spread = head.place(spread_BXYZ, torch.zeros_like(prepared.base_XYZ))
+        spread = None if spread_BXYZ is None else head.place(spread_BXYZ, torch.zeros_like(prepared.base_XYZ))
         return _whole(mean if mean is not None else total / count, prepared, head, options), spread
 
     def _each(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> list[Tensor]:
@@ -136,15 +139,16 @@ class Enhancer:
         for index, name in enumerate(self._names()):
             report(0.95, f"{name} alone")
             alone = head.alone(index)
-            residual = self._posterior_mean(alone, partial(self._denoise, head=alone, options=options))
+            residual, _ = self._posterior_mean(alone, options)
             results.append(_whole(residual, prepared, alone, options))
         return results
 
-    def _posterior_mean(self, head: Frame, denoise: Callable[[Tensor, float], Tensor]) -> Tensor:
+    def _posterior_mean(self, head: Frame, options: EnhanceOptions) -> tuple[Tensor, Tensor]:
+        """The residual's posterior mean, and the absolute error to expect of it."""
         config = self.bundle.config
-        return denoise(
-            torch.zeros_like(head.condition.base_BXYZ), config.process.sigma_max * config.denoiser.sigma_data
-        )
+        sigma = config.process.sigma_max * config.denoiser.sigma_data
+        mean, error = self._denoise(torch.zeros_like(head.condition.base_BXYZ), sigma, head, options, error=True)
+        return mean, error
 
     def _sample(
         self, head: Frame, denoise: Callable[[Tensor, float], Tensor], options: EnhanceOptions, index: int
@@ -154,21 +158,23 @@ class Enhancer:
         noise = torch.randn(head.shape, generator=rng_for(options.seed, "sample", index))[None].to(self.device)
         return sample(denoise, noise * sigmas[0], sigmas)
 
-    def _denoise(self, x: Tensor, sigma: float, head: Frame, options: EnhanceOptions) -> Tensor:
-        """D(x, sigma); tiles halve when memory runs out."""
+    def _denoise(
+        self, x: Tensor, sigma: float, head: Frame, options: EnhanceOptions, *, error: bool = False
+    ) -> Tensor:  # fmt: skip
+        """D(x, sigma), on request with the error to expect; tiles halve when memory runs out."""
         limit = self.bundle.config.process.sigma_max * self.bundle.config.denoiser.sigma_data * 0.999
         x = torch.zeros_like(x) if sigma >= limit else x  # trained on the mean of the noise there
         budget = options.memory_mb * 2**20
         while True:
             try:
-                return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget).float()
-            except (RuntimeError, MemoryError) as error:
-                if not ran_out(error):
+                return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget, error=error).float()
+            except (RuntimeError, MemoryError) as fault:
+                if not ran_out(fault):
                     raise
                 if budget < 2**26:
                     raise TryAgain(
                         "memory ran out even with small tiles; close other programs or use a larger machine"
-                    ) from error
+                    ) from fault
                 budget //= 2
 
     def _finish(  # noqa: PLR0913
@@ -214,6 +220,7 @@ class Enhancer:
             "mode": options.mode,
             "steps": options.steps if options.mode == "detail" or options.samples > 1 else 1,
             "samples": options.samples,
+            "uncertainty": _uncertainty(options),
             "seed": options.seed,
             "consistency": options.consistency,
             "input_shape": list(loaded.volume.shape),
@@ -234,6 +241,13 @@ class Enhancer:
         empty = torch.zeros(*goal.shape, len(self._names()))
         each = volume.data_XYZ[..., None].expand_as(empty) if options.each_expert else None
         return Enhanced(volume, volume, empty, empty[..., 0] > 0, None, self._names(), loaded, record, each)
+
+
+def _uncertainty(options: EnhanceOptions) -> str:
+    """What the uncertainty map holds, in words."""
+    if options.samples > 1:
+        return f"standard deviation of {options.samples} samples, not calibrated"
+    return "standard deviation foretold by the network, calibrated" if options.mode == "faithful" else "none"
 
 
 def _whole(residual_BXYZ: Tensor, prepared: Prepared, head: Frame, options: EnhanceOptions) -> Tensor:

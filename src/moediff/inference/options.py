@@ -29,7 +29,7 @@ class EnhanceOptions:
         like: a grid to land on exactly; excludes voxel_size.
         mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
         steps: network evaluations of a sample, 2..64.
-        samples: how many samples the uncertainty is taken from; 1 means none.
+        samples: how many samples the uncertainty is taken from; with 1 the network foretells it in mode "faithful".
         seed: of the samples.
         consistency: correct what the measurement contradicts beyond its noise.
         sparse: run only the experts that the gate asks for.
@@ -72,7 +72,7 @@ class Enhanced:
         interpolated: the input interpolated to the same grid.
         gate_XYZE: weight of each expert per voxel; zero outside the head.
         mask_XYZ: where the network worked.
-        uncertainty: voxel-wise standard deviation over samples, or None.
+        uncertainty: voxel-wise standard deviation, foretold or over samples; None for a single sample.
         expert_names: names of the experts, in the order of E.
         source: the input as read.
         record: what the sidecar says.

@@ -157,17 +157,23 @@ def cut(condition: Condition, box: Box) -> Condition:
 
 
 @torch.no_grad()
-def denoise_tiled(denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: float) -> Tensor:
-    """D(x, sigma) over the head's box; tiles without foreground keep a zero residual."""
+def denoise_tiled(
+    denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: float, *, error: bool = False
+) -> Tensor:  # fmt: skip
+    """D(x, sigma) over the head's box; tiles without foreground keep a zero residual.
+
+    Args:
+        error: also foretell the absolute error: [2, B, X, Y, Z].
+    """
     trunk = denoiser.config.trunk
     halo = -(-trunk.reach_voxels // ALIGN) * ALIGN
     sides = tile_sides(head.shape, halo, budget_bytes / (BYTES_PER_CHANNEL * trunk.width))
-    out = torch.zeros_like(x_BXYZ)
+    call = denoiser.with_error if error else denoiser
+    out = x_BXYZ.new_zeros(*((2,) if error else ()), *x_BXYZ.shape)
     sigma_B = torch.full((1,), sigma, device=x_BXYZ.device, dtype=x_BXYZ.dtype)
-    every = slice(None)
     for read, keep, put in tiles(head.shape, sides, halo):
-        if not bool(head.inside_BXYZ[(every, *put)].any()):
+        if not bool(head.inside_BXYZ[(..., *put)].any()):
             continue
-        result = denoiser(x_BXYZ[(every, *read)], sigma_B, cut(head.condition, read))
-        out[(every, *put)] = result[(every, *keep)]
+        result = call(x_BXYZ[(..., *read)], sigma_B, cut(head.condition, read))
+        out[(..., *put)] = result[(..., *keep)]
     return out

@@ -22,8 +22,8 @@ def begin_from(denoiser: Denoiser, trained: Denoiser) -> None:
         ConfigError: the shapes differ in anything but the experts.
     """
     own, given = denoiser.config, trained.config
-    same_body = (own.trunk, own.encoder, own.vector, own.sigma_data) == (
-        given.trunk, given.encoder, given.vector, given.sigma_data,
+    same_body = (own.trunk, own.encoder, own.vector, own.error_width, own.sigma_data) == (
+        given.trunk, given.encoder, given.vector, given.error_width, given.sigma_data,
     )  # fmt: skip
     if not same_body or (own.experts.width, own.experts.layers) != (given.experts.width, given.experts.layers):
         raise ConfigError("start: that bundle's network has another trunk, encoder or expert width; train it anew")
@@ -32,7 +32,7 @@ def begin_from(denoiser: Denoiser, trained: Denoiser) -> None:
         return
     if given.experts.views != ("plain",):
         raise ConfigError(f"start: experts branch from one 'plain' expert, not from {list(given.experts.views)}")
-    for name in ("encoder", "vector", "trunk"):
+    for name in ("encoder", "vector", "trunk", "error"):
         getattr(denoiser, name).load_state_dict(getattr(trained, name).state_dict())
     uniform, *_ = cast(list[Expert], list(trained.experts.each))
     for expert in cast(list[Expert], list(denoiser.experts.each)):

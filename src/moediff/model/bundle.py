@@ -28,11 +28,17 @@ MAX_BYTES = 2**31  # no bundle of ours comes near; larger ones are refused befor
 
 @dataclass(frozen=True, kw_only=True)
 class BundleConfig:
-    """Everything that the weights depend on."""
+    """Everything that the weights depend on.
+
+    Args:
+        error_scale: standard deviation over foretold absolute error, so that 90 % of errors lie within 1.645 of it;
+            sqrt(2) for Laplace errors, better measured (benchmarks/uncertainty.py).
+    """
 
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
+    error_scale: float = 1.4
 
 
 @dataclass(frozen=True)

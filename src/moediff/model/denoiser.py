@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from moediff.errors import ConfigError
 from moediff.model.blocks import ResBlock, from_lattice, local_mean, slabs, to_lattice, unit_size
 from moediff.model.encoder import Encoder, EncoderConfig
+from moediff.model.error import ErrorHead
 from moediff.model.experts import Experts, ExpertsConfig
 from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
 
@@ -51,10 +52,12 @@ class DenoiserConfig:
     Args:
         sigma_data: standard deviation of the residual, scaled intensities (EDM's sigma_data).
         vector: width of the modulation vector.
+        error_width: width of the head that foretells the error.
     """
 
     sigma_data: float = 0.05
     vector: int = 64
+    error_width: int = 64
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     gate: GateConfig = field(default_factory=GateConfig)
@@ -159,6 +162,7 @@ class Denoiser(nn.Module):
         )
         self.trunk = trunk or Trunk(config.trunk, config.vector, config.encoder.width)
         self.experts = Experts(config.experts, config.trunk.width, config.vector)
+        self.error = ErrorHead(config.trunk.width, config.vector, config.error_width)
 
     def gate_logits(self, base_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
         """Read the scan once: fine tokens [B, x, y, z, D] and gate logits [B, x, y, z, E]."""
@@ -170,12 +174,32 @@ class Denoiser(nn.Module):
         feature, vector = self.features(x_BXYZ, sigma_B, condition)
         return self.precondition(x_BXYZ, sigma_B, self.experts.blend(feature, vector, condition.weight_BxyzE))
 
-    def with_experts(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition, probed: int) -> tuple[Tensor, Tensor]:
-        """`forward`, and each expert alone on the first `probed` examples [E, probed, X, Y, Z], from one trunk pass."""
+    def with_error(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
+        """`forward`, and the absolute error to expect of it at sigma_max: [2, B, X, Y, Z]."""
         feature, vector = self.features(x_BXYZ, sigma_B, condition)
         blended = self.precondition(x_BXYZ, sigma_B, self.experts.blend(feature, vector, condition.weight_BxyzE))
+        return torch.stack([blended, self._log_error(feature, vector).exp() * self.config.sigma_data])
+
+    def with_experts(
+        self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition, probed: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All that training judges, from one trunk pass.
+
+        Returns:
+            `forward`; each expert alone on the first `probed` examples [E, probed, X, Y, Z]; log of the error to
+            expect, in units of sigma_data, whose gradient stays in its own head [B, X, Y, Z].
+        """
+        feature, vector = self.features(x_BXYZ, sigma_B, condition)
+        blended = self.precondition(x_BXYZ, sigma_B, self.experts.blend(feature, vector, condition.weight_BxyzE))
+        log_error = self._log_error(feature.detach(), vector.detach())
+        if not probed:
+            return blended, blended[None, :0], log_error
         raw, x, sigma = self.experts.dense(feature[:probed], vector[:probed]), x_BXYZ[:probed], sigma_B[:probed]
-        return blended, torch.stack([self.precondition(x, sigma, raw[..., e, :]) for e in range(raw.shape[-2])])
+        each = torch.stack([self.precondition(x, sigma, raw[..., e, :]) for e in range(raw.shape[-2])])
+        return blended, each, log_error
+
+    def _log_error(self, feature_BxyzC: Tensor, vector_BG: Tensor) -> Tensor:
+        return from_lattice(self.error(feature_BxyzC, vector_BG))[..., 0]
 
     def every_expert(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
         """Each expert alone over the whole volume: [E, B, X, Y, Z]."""

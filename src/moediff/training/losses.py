@@ -27,6 +27,7 @@ class LossConfig:
         region: cross-entropy of the gate against label-map regions (anatomical prior).
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
+        error: likelihood of the errors under what the error head foretells; moves that head alone.
         relative_power: how far a patch's error counts relative to its own interpolation error (1) or absolutely (0).
         relative_floor: residual standard deviation under which a patch's error stops being up-weighted.
     """
@@ -35,6 +36,7 @@ class LossConfig:
     region: float = 0.05
     agreement: float = 0.02
     balance: float = 0.01
+    error: float = 0.1
     relative_power: float = 0.75
     relative_floor: float = 0.015
 
@@ -103,7 +105,17 @@ def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor) -
     return (home * error_BxyzE).sum(-1).mean()
 
 
-def combine(weights: LossConfig, aggregate: Tensor, expert: Tensor | None, gate: dict[str, Tensor]) -> Tensor:
-    """The weighted sum."""
-    total = aggregate + sum(getattr(weights, name) * value for name, value in gate.items())
+def error_loss(error_BXYZ: Tensor, log_error_BXYZ: Tensor) -> Tensor:
+    """Negative log likelihood of Laplace errors of expected size b, up to a constant: |error| / b + log b.
+
+    The head bounds b from below, so the term grows with an error at most linearly; 0 without examples.
+    """
+    if not len(error_BXYZ):
+        return log_error_BXYZ.sum()
+    return (error_BXYZ.detach().abs() * (-log_error_BXYZ).exp() + log_error_BXYZ).mean()
+
+
+def combine(weights: LossConfig, aggregate: Tensor, expert: Tensor | None, others: dict[str, Tensor]) -> Tensor:
+    """The weighted sum; `others` by the names of their weights."""
+    total = aggregate + sum(getattr(weights, name) * value for name, value in others.items())
     return total if expert is None else total + weights.expert * expert

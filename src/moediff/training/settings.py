@@ -29,6 +29,7 @@ class TrainConfig:
         minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
         batch, patch: examples a step and their side in voxels.
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
+        only: names of parts that learn ("error", "gate", ...); none lets all learn.
         rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
         ema: decay of the weight average that is saved.
         save_every: steps between checkpoints (and validation).
@@ -46,6 +47,7 @@ class TrainConfig:
     steps: int = 1000
     minutes: float | None = None
     start: str | None = None
+    only: tuple[str, ...] = ()
     batch: int = 4
     patch: int = 48
     rate: float = 5e-3

@@ -16,6 +16,7 @@ from moediff.training.dataset import Batch
 from moediff.training.losses import (
     LossConfig,
     combine,
+    error_loss,
     expert_loss,
     gate_losses,
     relative_weight,
@@ -65,9 +66,10 @@ def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConf
     # Below sigma_max the target is mostly noise, whatever the patch's contrast: there no patch counts above average.
     weight_B = torch.where(at_max, relative_B, relative_B.clamp_max(data**-2)) * loss_weight(sigma_B, data) * data**2
     probed = min(PROBED, len(sigma_B)) if denoiser.config.gate.experts > 1 else 0
-    predicted, each = denoiser.with_experts(x, sigma_B, condition, probed)
+    predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
     own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
+    gate["error"] = error_loss((predicted - residual)[at_max] / data, log_error[at_max])
     if probed:
         error_E = (each - residual[:probed]).square() * weight_B[:probed, None, None, None]
         error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)

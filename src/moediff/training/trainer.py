@@ -88,7 +88,10 @@ class Trainer:
         if config.start:
             begin_from(denoiser, self._start(config.start))
         average.load_state_dict(denoiser.state_dict())
-        optimiser = Muon(denoiser.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+        _freeze_but(denoiser, config.only)
+        optimiser = Muon(
+            (p for p in denoiser.parameters() if p.requires_grad), lr=config.rate, weight_decay=config.weight_decay
+        )
         device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         if config.batch % self.processes:
@@ -208,3 +211,16 @@ class Trainer:
 
     def _restore(self) -> None:
         load_checkpoint(self.out / "checkpoint", self.state)
+
+
+def _freeze_but(denoiser: Denoiser, parts: tuple[str, ...]) -> None:
+    """Leave only these parts of the network to learn; none leaves all.
+
+    Raises:
+        ConfigError: the network has no such part.
+    """
+    own = [name for name, _ in denoiser.named_children()]
+    if unknown := [part for part in parts if part not in own]:
+        raise ConfigError(f"only={unknown}: the network has the parts {', '.join(own)}")
+    for name, child in denoiser.named_children():
+        child.requires_grad_(not parts or name in parts)

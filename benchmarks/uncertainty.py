@@ -1,0 +1,169 @@
+"""Is the foretold uncertainty right? Coverage of 90 % intervals, rank correlation with errors, sparsification.
+
+    python benchmarks/uncertainty.py --data ../shared/data [--bundle DIR] [--calibrate OUT] [--json out.json]
+
+Judged on crops from the middle of val/ scans, mode `faithful`. `--calibrate` first measures the scale on label maps kept
+out of training (13-16, as synthetic scans of any contrast) and writes the bundle with it to OUT. Axes: N voxels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moediff.config import rng_for
+from moediff.evaluation.metrics import head_mask
+from moediff.evaluation.regions import REGIONS, scan_regions
+from moediff.inference.engine import Enhancer
+from moediff.inference.options import EnhanceOptions
+from moediff.memory import keep_memory
+from moediff.model.bundle import save_bundle
+from moediff.simulate.degrade import degrade
+from moediff.simulate.labels import synthesise
+from moediff.simulate.recipe import NAMED
+from moediff.volume.geometry import canonicalise, crop
+from moediff.volume.io import load
+from moediff.volume.volume import Volume
+
+SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
+HELD_OUT = (13, 14, 15, 16)
+NORMAL_90 = 1.6449  # half width of a 90 % interval in standard deviations
+EVERY = 5  # voxels; ranks and quantiles are taken on a subset
+
+
+def middle(volume: Volume, side: int) -> Volume:
+    """The middle cube."""
+    shape = [min(side, n) for n in volume.shape]
+    start = [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)]
+    return crop(volume, start, (shape[0], shape[1], shape[2]))
+
+
+def val_scans(data: Path, side: int) -> Iterator[tuple[str, Volume, Tensor | None]]:
+    """Name, sharp crop, and its regions where they can be told."""
+    for name in SCANS:
+        whole, _ = canonicalise(load(data / "val" / f"{name}.nii.gz").volume)
+        found = scan_regions(whole.data_XYZ, whole.spacing_mm)
+        regions = None if found is None else middle(whole.with_data(found.float()), side).data_XYZ.to(torch.uint8)
+        yield name, middle(whole, side), regions
+
+
+def synthetic_scans(data: Path, side: int) -> Iterator[tuple[str, Volume]]:
+    """Two synthetic scans of every label map that was kept out of training."""
+    for number in HELD_OUT:
+        maps, _ = canonicalise(load(data / "labels" / f"training_seg_{number}.nii.gz").volume)
+        labels = maps.data_XYZ.round().to(torch.int32)
+        for copy in range(2):
+            scan = maps.with_data(synthesise(labels, rng_for(0, "uncertainty", number, copy)))
+            yield f"labels {number}.{copy}", middle(scan, side)
+
+
+def errors(enhancer: Enhancer, truth: Volume, recipe: str, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Absolute error and standard deviation of the head's voxels [N], and where they are."""
+    low = degrade(truth, NAMED[recipe], rng_for(0, name, recipe))
+    result = enhancer(low, EnhanceOptions(like=truth.grid))
+    assert result.uncertainty is not None
+    where = head_mask(truth.data_XYZ) & (result.uncertainty.data_XYZ > 0)
+    return (result.volume.data_XYZ - truth.data_XYZ).abs()[where], result.uncertainty.data_XYZ[where], where
+
+
+def rank_correlation(a_N: Tensor, b_N: Tensor) -> float:
+    """Spearman's."""
+    ranks = torch.stack([t.argsort().argsort().double() for t in (a_N, b_N)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def sparsification(error_N: Tensor, spread_N: Tensor) -> float:
+    """Area between the RMSE left when the most uncertain voxels go and when the most wrong ones go, over the RMSE."""
+    square = error_N.double().square()
+
+    def left(order: Tensor) -> Tensor:
+        kept = square[order].cumsum(0) / torch.arange(1, len(order) + 1)
+        return kept[torch.linspace(0.05, 1, 20).mul(len(order) - 1).long()].sqrt()
+
+    gap = left(spread_N.argsort()) - left(error_N.argsort())
+    return float(gap.mean() / square.mean().sqrt())
+
+
+def covered(error_N: Tensor, spread_N: Tensor) -> float:
+    """Share of voxels whose error lies within the 90 % interval."""
+    return float((error_N <= NORMAL_90 * spread_N).double().mean())
+
+
+def calibrated(enhancer: Enhancer, data: Path, recipes: Sequence[str], side: int) -> float:
+    """Scale with which 90 % of errors on synthetic scans lie within their interval; every case counts alike."""
+    ratios = []
+    for name, truth in synthetic_scans(data, side):
+        for recipe in recipes:
+            error, spread, _ = errors(enhancer, truth, recipe, name)
+            ratio = error / spread * enhancer.bundle.config.error_scale
+            ratios.append(ratio[torch.randperm(len(ratio), generator=rng_for(0, name))[:20_000]])
+            print(f"{name} {recipe}: covered {covered(error, spread):.3f}", flush=True)
+    return float(torch.quantile(torch.cat(ratios), 0.9)) / NORMAL_90
+
+
+def judged(enhancer: Enhancer, data: Path, recipes: Sequence[str], side: int) -> list[dict[str, Any]]:
+    """A row per val/ scan and recipe."""
+    rows = []
+    for name, truth, regions in val_scans(data, side):
+        for recipe in recipes:
+            error, spread, where = errors(enhancer, truth, recipe, name)
+            few = slice(None, None, EVERY)
+            row = {"scan": name, "recipe": recipe, "covered": covered(error, spread),
+                   "spearman": rank_correlation(error[few], spread[few]),
+                   "ause": sparsification(error[few], spread[few])}  # fmt: skip
+            if regions is not None:
+                own = regions[where]
+                row["by_region"] = {r: covered(error[own == k], spread[own == k]) for k, r in enumerate(REGIONS)}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line per case, then means by recipe."""
+    lines = ["| scan | recipe | inside the 90 % interval | Spearman | AUSE |", "|---|---|---|---|---|"]
+    means = []
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        mean = {key: sum(row[key] for row in own) / len(own) for key in ("covered", "spearman", "ause")}
+        means.append({"scan": "**mean**", "recipe": recipe, **mean})
+    for row in (*rows, *means):
+        lines.append(
+            f"| {row['scan']} | {row['recipe']} | {row['covered']:.3f} | {row['spearman']:.2f} | {row['ause']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Calibrate if asked to, then print a line per case and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5", "iso2"])
+    parser.add_argument("--side", type=int, default=96, help="of a crop, voxels")
+    parser.add_argument("--calibrate", type=Path, metavar="OUT", help="write the bundle with the measured scale here")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    keep_memory()
+    enhancer = Enhancer(args.bundle)
+    if args.calibrate is not None:
+        scale = calibrated(enhancer, args.data, args.recipes, args.side)
+        config = replace(enhancer.bundle.config, error_scale=round(scale, 3))
+        save_bundle(args.calibrate, config, enhancer.bundle.denoiser.state_dict(), enhancer.bundle.provenance)
+        enhancer = Enhancer(args.calibrate)
+        print(f"scale {scale:.3f}")
+    rows = judged(enhancer, args.data, args.recipes, args.side)
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
