@@ -2,8 +2,8 @@
 
     python benchmarks/uncertainty.py --data ../shared/data [--bundle DIR] [--calibrate OUT] [--json out.json]
 
-Judged on crops from the middle of val/ scans, mode `faithful`. `--calibrate` first measures the scale on label maps kept
-out of training (13-16, as synthetic scans of any contrast) and writes the bundle with it to OUT. Axes: N voxels.
+Judged on crops from the middle of val/ scans, mode `faithful`. `--calibrate` first measures the scale on label maps
+kept out of training (13-16, as synthetic scans of any contrast) and writes the bundle with it to OUT. Axes: N voxels.
 """
 
 from __future__ import annotations
