@@ -1,17 +1,16 @@
 """Is the foretold uncertainty right? Coverage of 90 % intervals, rank correlation with errors, sparsification.
 
-    python benchmarks/uncertainty.py --data ../shared/data [--bundle DIR] [--calibrate OUT] [--json out.json]
+    python benchmarks/uncertainty.py --data ../shared/data [--bundle DIR] [--json out.json]
 
-Judged on crops from the middle of val/ scans, mode `faithful`. `--calibrate` first measures the scale on label maps
-kept out of training (13-16, as synthetic scans of any contrast) and writes the bundle with it to OUT. Axes: N voxels.
+Judged on crops from the middle of val/ scans, mode `faithful`, and, for comparison, on synthetic scans of label maps
+kept out of training (13-16, any contrast). Axes: N voxels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from moediff.evaluation.regions import REGIONS, scan_regions
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.memory import keep_memory
-from moediff.model.bundle import save_bundle
 from moediff.simulate.degrade import degrade
 from moediff.simulate.labels import synthesise
 from moediff.simulate.recipe import NAMED
@@ -35,6 +33,7 @@ from moediff.volume.volume import Volume
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 HELD_OUT = (13, 14, 15, 16)
 NORMAL_90 = 1.6449  # half width of a 90 % interval in standard deviations
+Case = tuple[str, Volume, Tensor | None]  # name, sharp crop, its regions where they can be told
 EVERY = 5  # voxels; ranks and quantiles are taken on a subset
 
 
@@ -45,7 +44,7 @@ def middle(volume: Volume, side: int) -> Volume:
     return crop(volume, start, (shape[0], shape[1], shape[2]))
 
 
-def val_scans(data: Path, side: int) -> Iterator[tuple[str, Volume, Tensor | None]]:
+def val_scans(data: Path, side: int) -> Iterator[Case]:
     """Name, sharp crop, and its regions where they can be told."""
     for name in SCANS:
         whole, _ = canonicalise(load(data / "val" / f"{name}.nii.gz").volume)
@@ -54,14 +53,14 @@ def val_scans(data: Path, side: int) -> Iterator[tuple[str, Volume, Tensor | Non
         yield name, middle(whole, side), regions
 
 
-def synthetic_scans(data: Path, side: int) -> Iterator[tuple[str, Volume]]:
+def synthetic_scans(data: Path, side: int) -> Iterator[Case]:
     """Two synthetic scans of every label map that was kept out of training."""
     for number in HELD_OUT:
         maps, _ = canonicalise(load(data / "labels" / f"training_seg_{number}.nii.gz").volume)
         labels = maps.data_XYZ.round().to(torch.int32)
         for copy in range(2):
             scan = maps.with_data(synthesise(labels, rng_for(0, "uncertainty", number, copy)))
-            yield f"labels {number}.{copy}", middle(scan, side)
+            yield f"labels {number}.{copy}", middle(scan, side), None
 
 
 def errors(enhancer: Enhancer, truth: Volume, recipe: str, name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,22 +95,10 @@ def covered(error_N: Tensor, spread_N: Tensor) -> float:
     return float((error_N <= NORMAL_90 * spread_N).double().mean())
 
 
-def calibrated(enhancer: Enhancer, data: Path, recipes: Sequence[str], side: int) -> float:
-    """Scale with which 90 % of errors on synthetic scans lie within their interval; every case counts alike."""
-    ratios = []
-    for name, truth in synthetic_scans(data, side):
-        for recipe in recipes:
-            error, spread, _ = errors(enhancer, truth, recipe, name)
-            ratio = error / spread * enhancer.bundle.config.error_scale
-            ratios.append(ratio[torch.randperm(len(ratio), generator=rng_for(0, name))[:20_000]])
-            print(f"{name} {recipe}: covered {covered(error, spread):.3f}", flush=True)
-    return float(torch.quantile(torch.cat(ratios), 0.9)) / NORMAL_90
-
-
-def judged(enhancer: Enhancer, data: Path, recipes: Sequence[str], side: int) -> list[dict[str, Any]]:
-    """A row per val/ scan and recipe."""
+def judged(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per scan and recipe."""
     rows = []
-    for name, truth, regions in val_scans(data, side):
+    for name, truth, regions in cases:
         for recipe in recipes:
             error, spread, where = errors(enhancer, truth, recipe, name)
             few = slice(None, None, EVERY)
@@ -148,21 +135,15 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5", "iso2"])
     parser.add_argument("--side", type=int, default=96, help="of a crop, voxels")
-    parser.add_argument("--calibrate", type=Path, metavar="OUT", help="write the bundle with the measured scale here")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_memory()
     enhancer = Enhancer(args.bundle)
-    if args.calibrate is not None:
-        scale = calibrated(enhancer, args.data, args.recipes, args.side)
-        config = replace(enhancer.bundle.config, error_scale=round(scale, 3))
-        save_bundle(args.calibrate, config, enhancer.bundle.denoiser.state_dict(), enhancer.bundle.provenance)
-        enhancer = Enhancer(args.calibrate)
-        print(f"scale {scale:.3f}")
-    rows = judged(enhancer, args.data, args.recipes, args.side)
-    print(table(rows))
+    rows = judged(enhancer, val_scans(args.data, args.side), args.recipes)
+    synthetic = judged(enhancer, synthetic_scans(args.data, args.side), args.recipes)
+    print(f"{table(rows)}\n\n{table(synthetic)}")
     if args.json:
-        args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": rows}))
+        args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": [*rows, *synthetic]}))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class BundleConfig:
 
     Args:
         error_scale: standard deviation over foretold absolute error, so that 90 % of errors lie within 1.645 of it;
-            sqrt(2) for Laplace errors, better measured (benchmarks/uncertainty.py).
+            1.4 for Laplace errors (ln 10 / 1.645); how far that holds: benchmarks/uncertainty.py.
     """
 
     prepare: PrepareSettings = field(default_factory=PrepareSettings)

@@ -109,6 +109,17 @@ def _frame(enhanced: Volume) -> tuple[_Frame, tuple[int, int, int]]:
     return _Frame(tuple(start), tuple(shape), (low, high)), (centre[0], centre[1], centre[2])
 
 
+def _first_expert(gate_XYZE: Tensor) -> Tensor:
+    """Number of the expert with the largest weight, from 1; 0 where none worked (argmax over a short axis is slow)."""
+    first, *others = gate_XYZE.unbind(-1)
+    best, label, total = first.clone(), torch.ones(first.shape, dtype=torch.uint8), first.clone()
+    for number, weight in enumerate(others, 2):
+        label[weight > best] = number
+        best = torch.maximum(best, weight)
+        total += weight
+    return label * (total > MIN_WEIGHT)
+
+
 def _maps(scans: ReportScans, cut: _Frame) -> list[Layer]:
     maps = []
 
@@ -120,8 +131,7 @@ def _maps(scans: ReportScans, cut: _Frame) -> list[Layer]:
         top = max(quantile(spread, SPREAD_QUANTILE), 1e-12)
         maps.append(Layer("uncertainty", "uncertainty", _bytes(spread, 0, top), 0, top))
     if scans.gate_XYZE is not None:
-        best = scans.gate_XYZE.argmax(-1) + 1
-        labels = place(best * (scans.gate_XYZE.sum(-1) > MIN_WEIGHT)).to(torch.uint8)
+        labels = place(_first_expert(scans.gate_XYZE)).to(torch.uint8)
         maps.append(Layer("experts", "which expert", labels, 0, scans.gate_XYZE.shape[3]))
     if scans.interpolated is not None:
         change = place((scans.enhanced.data_XYZ - scans.interpolated.data_XYZ).abs())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,10 +86,11 @@ def _pack_map(layer: Layer, grid: Grid) -> Packed:
 
 def embed(scans: Sequence[Layer], maps: Sequence[Layer], grid: Grid, budget: int) -> Embedded:
     """Pack all layers into at most `budget` characters if any allowed number of grey levels can."""
-    packed_maps = tuple(_pack_map(layer, grid) for layer in maps)
-    left = budget - sum(len(p.text) for p in packed_maps)
-    for step in STEPS:
-        packed = tuple(pack(layer.data_XYZ, grid, step) for layer in scans)
-        if sum(len(p.text) for p in packed) <= left:
-            break
+    with ThreadPoolExecutor() as threads:  # zlib and numpy let each other work
+        packed_maps = tuple(threads.map(lambda layer: _pack_map(layer, grid), maps))
+        left = budget - sum(len(p.text) for p in packed_maps)
+        for step in STEPS:
+            packed = tuple(threads.map(lambda layer, step=step: pack(layer.data_XYZ, grid, step), scans))
+            if sum(len(p.text) for p in packed) <= left:
+                break
     return Embedded(packed, packed_maps, 256 // step)

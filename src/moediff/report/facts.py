@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from moediff.evaluation.metrics import head_mask, score
-from moediff.report.display import MIN_WEIGHT
 from moediff.report.figure import EXPERT_COLOURS
 from moediff.report.scans import ReportScans
 
@@ -86,9 +87,10 @@ def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
     if noise is not None:
         rows.append(("Noise in the measured scan", f"{100 * noise:.2f} % of its intensity range"))
     if scans.uncertainty_XYZ is not None:
-        spread = scans.uncertainty_XYZ[head_mask(scans.enhanced.data_XYZ)]
-        rows.append(("Uncertainty (standard deviation), mean in the head", f"{float(spread.mean()):.4g}"))
-        rows.append(("Uncertainty, greatest", f"{float(spread.max()):.4g}"))
+        spread = scans.uncertainty_XYZ[scans.uncertainty_XYZ > 0]  # zero where the network did not work
+        if len(spread):
+            rows.append(("Uncertainty (standard deviation), mean in the head", f"{float(spread.mean()):.4g}"))
+            rows.append(("Uncertainty, greatest", f"{float(spread.max()):.4g}"))
     if scans.truth is not None:
         judged = head_mask(scans.truth.data_XYZ.float())
         named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
@@ -102,8 +104,7 @@ def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
 def _experts(scans: ReportScans) -> list[Expert]:
     if scans.gate_XYZE is None:
         return []
-    inside = scans.gate_XYZE.sum(-1) > MIN_WEIGHT
-    share_E = scans.gate_XYZE[inside].double().sum(0)
+    share_E = scans.gate_XYZE.sum((0, 1, 2), dtype=torch.float64)
     share_E = share_E / share_E.sum().clamp_min(1e-12)
     names = [_text(name) for name in scans.expert_names]
     return [

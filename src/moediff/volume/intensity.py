@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,9 +24,9 @@ MAX_SAMPLES = 2_000_000  # quantiles of more voxels are read from an even subset
 
 
 def quantile(values: Tensor, q: float) -> float:
-    """Quantile of any number of values; above 2 million an even subset is read (torch.quantile fails above 2^24)."""
+    """Quantile of any number of values; above 2 million an even subset is read. NumPy selects where torch sorts."""
     flat = values.flatten()
-    return float(torch.quantile(flat[:: max(1, flat.numel() // MAX_SAMPLES)].float(), q))
+    return float(np.quantile(flat[:: max(1, flat.numel() // MAX_SAMPLES)].float().cpu().numpy(), q))
 
 
 @dataclass(frozen=True)
