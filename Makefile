@@ -11,7 +11,7 @@ BENCHMARK ?=
 TRAIN     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo benchmark train-default lint wheel-test constraints clean
+.PHONY: help setup test demo benchmark train-default reliability lint wheel-test constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -20,6 +20,7 @@ help:
 	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make test              set up, lint, type-check and run every quick test"
+	@echo "make reliability       run the tests of faults, the long ones too, and write docs/reliability.md"
 	@echo "make lint              ruff and mypy only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
 	@echo "make constraints       write the present versions to constraints.txt"
@@ -44,6 +45,9 @@ demo: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark $(BENCHMARK)
+
+reliability: $(STAMP)
+	$(BIN)/python -m pytest -m "slow or not slow" -k "row" --reliability docs/reliability.md
 
 train-default: $(STAMP)
 	$(BIN)/python scripts/train_default.py $(TRAIN)

@@ -210,7 +210,7 @@ def test_bundle_info_tells_and_notices_alterations(bundle, tmp_path, capsys):
     assert "checksum" in capsys.readouterr().err
 
 
-def test_a_bare_environment_is_enough(bundle, scan, tmp_path):
+def test_row51_a_bare_environment_is_enough(bundle, scan, tmp_path):
     """No HOME, no terminal, C locale, a clock that was wrong, no network, a name that is not ASCII."""
     named = scan.rename(tmp_path / "köpf 1_T2w.nii.gz")
     os.utime(named, (4e9, 4e9))  # the year 2096

@@ -18,6 +18,7 @@ RESEARCH_ONLY = "Research use only; not for diagnostic use."
 if TYPE_CHECKING:
     from moediff.inference.engine import Enhancer, Source
     from moediff.inference.options import Enhanced, EnhanceOptions
+    from moediff.report.figure import result_figure
     from moediff.volume.io import load
     from moediff.volume.volume import Volume
 
@@ -27,8 +28,9 @@ _HOMES = {
     "Enhanced": "moediff.inference.options",
     "Volume": "moediff.volume.volume",
     "load": "moediff.volume.io",
+    "result_figure": "moediff.report.figure",
 }
-__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance", "load"]
+__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance", "load", "result_figure"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,14 +35,14 @@ def rescaled(volume: Volume, factor: float) -> Volume:
 
 
 @pytest.mark.parametrize("factor", [0.3, 2.5])
-def test_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
+def test_row41_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
     prepared = prepared_at(rescaled(head, factor), (4 * factor,) * 3)
     volume_ml = float(prepared.mask_XYZ.sum()) * (4 * factor) ** 3 / 1000
     found = [d for d in doubts(prepared) if "mL" in d]
     assert found and f"fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}" in found[0]
 
 
-def test_a_flat_head_has_no_tissue_contrast(head):
+def test_row41_a_flat_head_has_no_tissue_contrast(head):
     flat = head.with_data((head.data_XYZ > 0).float() * 500)
     assert any(
         d.startswith("tissue contrast 0.0") and "outside 0.08..1.5" in d for d in doubts(prepared_at(flat, (4, 4, 4)))
@@ -66,7 +66,7 @@ def test_measured_noise_reaches_the_doubts(head):
 
 
 @pytest.mark.parametrize(("lowest", "doubted"), [(-90.0, False), (-1000.0, True)])
-def test_hounsfield_numbers_are_recognised(lowest, doubted, head):
+def test_row41_hounsfield_numbers_are_recognised(lowest, doubted, head):
     data = head.data_XYZ.clone()
     data[:3, :3, :3] = lowest
     known = Scaling(0.0, 1100.0)  # in raw intensities, whatever the scaling

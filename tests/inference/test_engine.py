@@ -158,7 +158,7 @@ def test_oblique_reference_grid_is_met_exactly(enhancer, low, make_phantom):
     assert_close(result.volume.affine, affine)
 
 
-def test_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
+def test_row40_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
     result = enhancer(low, EnhanceOptions(voxel_size=(12.0,)))
     assert "already as fine" in result.record["warnings"][-1]
     assert passes_through(low.grid, low.grid)

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from moediff.config import rng_for
 from moediff.errors import CannotCreate, ConfigError, DataError
+from moediff.inference.options import EnhanceOptions
 from moediff.report.figure import comparison_figure
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import thick_slices
 from moediff.volume.volume import Volume
 
 EXPERTS = ("deep white matter", "cortex", "junction", "rest")
@@ -16,6 +20,11 @@ EXPERTS = ("deep white matter", "cortex", "junction", "rest")
 
 def pixels(path) -> np.ndarray:
     return matplotlib.image.imread(path)[..., :3]
+
+
+def picture(panels, path, **options) -> np.ndarray:
+    comparison_figure(panels, path, **options)
+    return pixels(path)
 
 
 def column(image: np.ndarray, index: int, count: int) -> np.ndarray:
@@ -29,15 +38,15 @@ def head(make_phantom) -> Volume:
 
 
 def test_every_panel_is_a_column(head, tmp_path):
-    one = pixels(comparison_figure({"input": head}, tmp_path / "one.png"))
-    three = pixels(comparison_figure({"a": head, "b": head, "c": head}, tmp_path / "three.png"))
+    one = picture({"input": head}, tmp_path / "one.png")
+    three = picture({"a": head, "b": head, "c": head}, tmp_path / "three.png")
     assert three.shape[1] == pytest.approx(3 * one.shape[1], rel=0.1)
     assert three.shape[0] == pytest.approx(one.shape[0], rel=0.1)
 
 
 def test_all_panels_share_one_window(head, tmp_path):
     dim = head.with_data(0.5 * head.data_XYZ)
-    image = pixels(comparison_figure({"dim": dim, "bright": head}, tmp_path / "two.png"))
+    image = picture({"dim": dim, "bright": head}, tmp_path / "two.png")
     assert 1.3 < column(image, 1, 2).mean() / column(image, 0, 2).mean() < 2.5
 
 
@@ -48,7 +57,7 @@ def test_the_patients_right_is_on_the_left(head, tmp_path):
     data[x - 4 : x + 4, y - 4 : y + 4, z - 4 : z + 4] = 1000
     affine = head.affine.clone()
     assert float(affine[0, 0]) > 0  # x grows to the right side, so low x is the patient's left
-    image = pixels(comparison_figure({"scan": Volume(data, affine)}, tmp_path / "ball.png")).mean(-1)
+    image = picture({"scan": Volume(data, affine)}, tmp_path / "ball.png").mean(-1)
     axial = image[image.shape[0] // 8 : image.shape[0] // 3]
     bright = np.argwhere(axial > 0.9 * axial.max())[:, 1].mean() / axial.shape[1]
     assert bright > 0.5  # the patient's left is on the image's right
@@ -58,13 +67,10 @@ def test_errors_and_experts_get_columns_of_their_own(head, tmp_path):
     weights = torch.zeros(*head.shape, 4)
     weights[..., 1] = (head.data_XYZ > 0).float()
     panels = {"enhanced": head.with_data(1.1 * head.data_XYZ), "truth": head}
-    plain = pixels(comparison_figure(panels, tmp_path / "plain.png"))
-    full = pixels(
-        comparison_figure(
-            panels, tmp_path / "full.png", error_of=("enhanced", "truth"), expert_map_XYZE=weights,
-            expert_names=EXPERTS,
-        )
-    )  # fmt: skip
+    plain = picture(panels, tmp_path / "plain.png")
+    full = picture(
+        panels, tmp_path / "full.png", error_of=("enhanced", "truth"), expert_map_XYZE=weights, expert_names=EXPERTS
+    )
     assert full.shape[1] == pytest.approx(2 * plain.shape[1], rel=0.1)
     assert np.ptp(column(plain, 0, 2), axis=-1).max() < 0.05  # scans are grey
     experts = column(full, 3, 4)
@@ -87,3 +93,16 @@ def test_what_cannot_be_drawn_is_refused(panels, error_of, error, head, tmp_path
 def test_a_closed_folder_is_told(head, tmp_path):
     with pytest.raises(CannotCreate):
         comparison_figure({"a": head}, tmp_path / "missing" / "picture.png")
+
+
+def test_a_result_plots_itself(enhancer, make_phantom, tmp_path):
+    truth = make_phantom((40, 46, 40), (4.0, 4.0, 4.0))
+    result = enhancer(degrade(truth, thick_slices(2, 0.01, "thick2"), rng_for(0)), EnhanceOptions(like=truth.grid))
+    figure = result.plot(tmp_path / "a.png")
+    assert [text.get_text() for text in figure.texts[:-1:2]] == ["input", "interpolated", "enhanced", "expert map"]
+    columns = pixels(tmp_path / "a.png").shape[1]
+    with_truth = result.plot(tmp_path / "b.png", truth=truth)
+    assert {"truth", "error"} < {text.get_text() for text in with_truth.texts}
+    assert pixels(tmp_path / "b.png").shape[1] > 1.3 * columns
+    result.plot()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}

@@ -69,7 +69,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("made", "sentence"), FAULTS.values(), ids=FAULTS.keys())
-def test_faults_are_refused_with_a_sentence(tmp_path, made, sentence):
+def test_row43_faults_are_refused_with_a_sentence(tmp_path, made, sentence):
     if sentence == "differ":
         for number, one in enumerate(made):
             one.SOPInstanceUID = f"1.2.3.77.{number}"
@@ -80,7 +80,7 @@ def test_faults_are_refused_with_a_sentence(tmp_path, made, sentence):
     assert not any(secret in str(caught.value).lower() for secret in SECRETS)
 
 
-def test_an_unknown_compression_names_the_remedy(tmp_path):
+def test_row43_an_unknown_compression_names_the_remedy(tmp_path):
     made = slices()
     for one in made:
         one.file_meta.TransferSyntaxUID = MPEG2MPML
@@ -100,7 +100,7 @@ WARNED = {
 
 
 @pytest.mark.parametrize(("made", "sentence"), WARNED.values(), ids=WARNED.keys())
-def test_doubts_are_warned_of(tmp_path, made, sentence):
+def test_row43_doubts_are_warned_of(tmp_path, made, sentence):
     loaded = load(write(tmp_path / "export", made))
     assert sentence in " ".join(loaded.warnings)
     np.testing.assert_array_equal(loaded.volume.data_XYZ.numpy(), known_voxels())
@@ -116,7 +116,7 @@ def several(tmp_path: Path) -> Path:
     return write(folder, slices(series="1.2.3.1", number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "d")
 
 
-def test_several_series_need_a_choice(several):
+def test_row43_several_series_need_a_choice(several):
     with pytest.raises(DataError, match=r"3 usable series.*--series.*5a: MR 2D GR, 12 x 10 x 9.*5b.*7: .*"):
         load(several)
     assert load(several, series="7").stem == "series-7_MR"

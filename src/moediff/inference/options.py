@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,3 +100,18 @@ class Enhanced:
             raise ConfigError("the experts were not run alone; ask for each_expert in EnhanceOptions")
         others = (self.volume, self.interpolated)
         return torch.cat([self.each_XYZE - other.data_XYZ[..., None] for other in others], -1)
+
+    def plot(self, path: Path | str | None = None, truth: Volume | None = None) -> Any:
+        """Three planes of input, interpolated and enhanced scan with the expert map; returns a matplotlib figure.
+
+        Args:
+            path: where a PNG goes; an existing file is replaced.
+            truth: the true scan on the result's grid, with which come truth and error.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+            CannotCreate: the file cannot be written.
+        """
+        import moediff  # pictures lie above results; the package's front knows both
+
+        return moediff.result_figure(self, None if path is None else Path(path), truth)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from moediff import RESEARCH_ONLY
 from moediff.errors import CannotCreate, ConfigError, DataError, GeometryError
+from moediff.inference.options import Enhanced
 from moediff.volume.geometry import axis_positions, canonicalise, resample
 from moediff.volume.intensity import quantile
 from moediff.volume.volume import Volume
@@ -231,18 +232,18 @@ def _save(figure: Any, path: Path) -> None:
 
 def comparison_figure(
     panels: Mapping[str, Volume],
-    path: Path,
+    path: Path | None = None,
     *,
     error_of: tuple[str, str] | None = None,
     expert_map_XYZE: Tensor | None = None,
     expert_names: Sequence[str] = (),
-) -> Path:
-    """Draw scans side by side, then their error and expert map, as a PNG.
+) -> Any:
+    """Draw scans side by side, then their error and expert map; returns the matplotlib figure.
 
     Args:
         panels: column title -> scan, in order; text after a newline in a title is set small. Scans may differ in voxel
             size; the last one sets intensity window and planes, so give the truth (else the enhanced scan) last.
-        path: where the PNG goes; an existing file is replaced.
+        path: where a PNG goes; an existing file is replaced. None writes nothing.
         error_of: titles of two panels on one grid; their difference, as % of the intensity window, becomes a column.
         expert_map_XYZE: gate weights on the last panel's grid, 0 where not evaluated; becomes a column.
         expert_names: legend of the expert map.
@@ -272,5 +273,27 @@ def comparison_figure(
     if expert_map_XYZE is not None:
         place = next(reversed(list(panels.values())))
         layers.append(_expert_layer(expert_map_XYZE, place, reference, window))
-    _save(_draw(layers, view, expert_names), Path(path))
-    return Path(path)
+    figure = _draw(layers, view, expert_names)
+    if path is not None:
+        _save(figure, Path(path))
+    return figure
+
+
+def result_figure(result: Enhanced, path: Path | None = None, truth: Volume | None = None) -> Any:
+    """Input, interpolated and enhanced scan (and truth and error when it is given) with the expert map.
+
+    Args:
+        result: what `Enhancer` returned.
+        path: where a PNG goes; an existing file is replaced. None writes nothing.
+        truth: the true scan on the result's grid.
+
+    Raises:
+        As `comparison_figure`.
+    """
+    panels = {"input": result.source.volume, "interpolated": result.interpolated}
+    panels |= {"enhanced": result.volume} | ({} if truth is None else {"truth": truth})
+    worked = bool(result.mask_XYZ.any())  # nothing did where a scan was passed through
+    return comparison_figure(
+        panels, path, error_of=None if truth is None else ("enhanced", "truth"),
+        expert_map_XYZE=result.gate_XYZE if worked else None, expert_names=result.expert_names if worked else (),
+    )  # fmt: skip
