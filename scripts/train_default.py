@@ -2,10 +2,11 @@
 
     python scripts/train_default.py [--minutes TOTAL] [--slice MIN]
 
-Each stage is a configuration of configs/ and begins with the bundle of the one before. Running the same command again
-goes on where it stopped. The budget of every stage is as configured (a night on two cores), or its share of --minutes
-(25 on one fast GPU). The last stage's best bundle, by validation on scans made from label maps kept out of training,
-is the result; nothing is installed into the package by itself.
+Each stage is a configuration of configs/ and begins with the bundle of the one before, the last with the average of the
+two before it. Running the same command again goes on where it stopped. The budget of every stage is as configured (a
+night on two cores), or its share of --minutes (25 on one fast GPU). runs/error/bundle is the result; every stage keeps
+its best bundle by validation as well, on scans made from label maps kept out of training. Nothing is installed into
+the package by itself.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from average_bundles import average
+
 from moediff.errors import TryAgain
 from moediff.training.settings import load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-STAGES = ("uniform", "default", "longer")
+RUNS = CONFIGS.parent / "runs"
+STAGES = ("uniform", "default", "longer", "wide", "error")
+AVERAGED = ("longer", "wide")  # the last stage begins with their average
 
 
 def command(stage: str, minutes: float | None, slice_minutes: float) -> list[str]:
@@ -38,6 +43,8 @@ def main() -> int:
     configured = {stage: load_config(CONFIGS / f"{stage}.toml").minutes or 0.0 for stage in STAGES}
     share = None if args.minutes is None else args.minutes / sum(configured.values())
     for stage in STAGES:
+        if stage == STAGES[-1]:
+            average(*(RUNS / name / "bundle" for name in AVERAGED), RUNS / "average" / "bundle")
         minutes = None if share is None else share * configured[stage]
         code = TryAgain.exit_code
         while code == TryAgain.exit_code:
