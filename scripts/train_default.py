@@ -3,10 +3,10 @@
     python scripts/train_default.py [--minutes TOTAL] [--slice MIN]
 
 Each stage is a configuration of configs/ and begins with the bundle of the one before; the last two are averaged, and
-the head that foretells the error is fitted. Running the same command again goes on where it stopped. The budget of every stage is as configured (a
-night on two cores), or its share of --minutes (25 on one fast GPU). runs/final/bundle is the result; every stage keeps
-its best bundle by validation as well, on scans made from label maps kept out of training. Nothing is installed into
-the package by itself.
+the head that foretells the error is fitted. Running the same command again goes on where it stopped. The budget of
+every stage is as configured (a night on two cores), or its share of --minutes (25 on one fast GPU). runs/final/bundle
+is the result; every stage keeps its best bundle by validation as well, on scans made from label maps kept out of
+training. Nothing is installed into the package by itself.
 """
 
 from __future__ import annotations
