@@ -92,4 +92,4 @@ def test_the_error_that_is_likeliest_is_the_mean_of_what_happens():
 
 def test_without_examples_there_is_no_error_to_foretell():
     log_error = torch.zeros(0, 4, 4, 4, requires_grad=True)
-    assert float(error_loss(torch.zeros(0, 4, 4, 4), log_error)) == 0
+    assert float(error_loss(torch.zeros(0, 4, 4, 4), log_error).detach()) == 0
