@@ -34,7 +34,7 @@ from moediff.inference.tiles import Frame, frame
 from moediff.memory import keep_memory
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, crop
+from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.prepare import Prepared, prepare
 from moediff.volume.volume import Volume
@@ -101,8 +101,7 @@ class Case:
 
     def __init__(self, enhancer: Enhancer, path: Path, recipe: str, side: int) -> None:
         whole, _ = canonicalise(load(path).volume)
-        start = [max(0, (n - side) // 2) for n in whole.shape]
-        self.truth = crop(whole, start, tuple(min(side, n) for n in whole.shape))
+        self.truth = middle(whole, side)
         self.low = degrade(self.truth, NAMED[recipe], rng_for(0, path.name, recipe))
         self.mask = head_mask(self.truth.data_XYZ)
         self.enhancer, self.options = enhancer, EnhanceOptions(like=self.truth.grid)

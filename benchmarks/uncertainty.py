@@ -26,7 +26,7 @@ from moediff.memory import keep_memory
 from moediff.simulate.degrade import degrade
 from moediff.simulate.labels import synthesise
 from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, crop
+from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
 
@@ -35,13 +35,6 @@ HELD_OUT = (13, 14, 15, 16)
 NORMAL_90 = 1.6449  # half width of a 90 % interval in standard deviations
 Case = tuple[str, Volume, Tensor | None]  # name, sharp crop, its regions where they can be told
 EVERY = 5  # voxels; ranks and quantiles are taken on a subset
-
-
-def middle(volume: Volume, side: int) -> Volume:
-    """The middle cube."""
-    shape = [min(side, n) for n in volume.shape]
-    start = [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)]
-    return crop(volume, start, (shape[0], shape[1], shape[2]))
 
 
 def val_scans(data: Path, side: int) -> Iterator[Case]:

@@ -15,7 +15,7 @@ from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
 from moediff.simulate.labels import synthesise
 from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, crop
+from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
 
@@ -44,9 +44,7 @@ class Validation:
                 labels = volume.data_XYZ.round().to(torch.int32)
                 volume = volume.with_data(synthesise(labels, rng_for(0, "validation", path)))
             if self.side is not None:
-                shape = tuple(min(self.side, n) for n in volume.shape)
-                start = [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)]
-                volume = crop(volume, start, (shape[0], shape[1], shape[2]))
+                volume = middle(volume, self.side)
             yield path, volume
 
 

@@ -138,3 +138,9 @@ def crop(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> Volume:
     affine[:3, 3] += affine[:3, :3] @ torch.tensor([float(a) for a in start], dtype=torch.float64)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     return Volume(volume.data_XYZ[box], affine)
+
+
+def middle(volume: Volume, side: int) -> Volume:
+    """The middle cube of `side` voxels, or as much of it as there is."""
+    shape = [min(side, n) for n in volume.shape]
+    return crop(volume, [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)], shape)
