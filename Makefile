@@ -9,20 +9,28 @@ SCAN      ?=
 DATA      ?= ../shared/data
 BENCHMARK ?=
 TRAIN     ?=
+SECONDS   ?= 600
+UNIFORM   ?= runs/uniform/bundle
+METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),uniform="$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo benchmark train-default reliability lint wheel-test constraints clean
+.PHONY: help setup test reliability fuzz audit demo benchmark train-default lint wheel-test docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
 	@echo "make benchmark         every method on degraded scans of DATA/val (or MNI152) into ./benchmark/; continues"
+	@echo "                       UNIFORM=bundle of one denoiser for everything, judged too where it exists"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"more options of moediff benchmark\""
 	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make test              set up, lint, type-check and run every quick test"
-	@echo "make reliability       run the tests of faults, the long ones too, and write docs/reliability.md"
+	@echo "make reliability       every fault's tests, 30 kills, a minute of mutated files; writes docs/reliability.md"
+	@echo "make fuzz SECONDS=600  feed mutated files to the readers"
+	@echo "make audit             known weaknesses of the pinned packages (needs a network)"
 	@echo "make lint              ruff and mypy only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
+	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
+	@echo "make gallery           the pictures of README and docs"
 	@echo "make constraints       write the present versions to constraints.txt"
 	@echo "make clean             remove the environment, caches and builds"
 
@@ -40,20 +48,39 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest
 
+reliability: $(STAMP)
+	$(BIN)/python -m pytest --reliability docs/reliability.md --kills 30 --fuzz-seconds 60
+
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzzer.py --seconds $(SECONDS) --seed $$(date +%s)
+
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) pip-audit
+	$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip
+
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(if $(SCAN),"$(SCAN)")
 
 benchmark: $(STAMP)
-	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark $(BENCHMARK)
-
-reliability: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow" -k "row0 or row1 or row2 or row3 or row4 or row5" --reliability docs/reliability.md
+	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark --methods $(METHODS) $(BENCHMARK)
 
 train-default: $(STAMP)
 	$(BIN)/python scripts/train_default.py $(TRAIN)
 
 wheel-test:
 	PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)" .ci/wheel-test
+
+.venv-docs/.installed: pyproject.toml
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > .venv-docs/wanted.txt
+	.venv-docs/bin/python -m pip install --quiet $(PIP_FLAGS) -r .venv-docs/wanted.txt
+	touch $@
+
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+
+gallery: $(STAMP)
+	$(BIN)/python scripts/gallery.py
 
 constraints: $(STAMP)
 	grep '^#' constraints.txt > constraints.new
@@ -62,5 +89,5 @@ constraints: $(STAMP)
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-docs site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,29 +15,26 @@ from pathlib import Path
 
 import torch
 
-from moediff.config import rng_for
-from moediff.evaluation.cases import BEHAVIOUR_ONLY
+from moediff.evaluation.cases import BEHAVIOUR_ONLY, Case, Scan
 from moediff.evaluation.metrics import head_mask, score
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.outputs import stem_of
 from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, resample
-from moediff.volume.io import load
+from moediff.volume.geometry import resample
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w", "trio_b17_T1w")
 
 
 def evaluate(enhancer: Enhancer, path: Path, recipe: str, consistency: bool) -> dict[str, object]:
     """One scan and recipe."""
-    truth, _ = canonicalise(load(path).volume)
+    truth, low = Case(Scan(stem_of(path), path), NAMED[recipe], seed=0).make()
     mask = head_mask(truth.data_XYZ)
-    low = degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
     start = time.perf_counter()
     result = enhancer(low, EnhanceOptions(like=truth.grid, consistency=consistency))
     seconds = time.perf_counter() - start
-    row: dict[str, object] = {"scan": path.name.removesuffix(".nii.gz"), "recipe": recipe, "seconds": round(seconds, 1)}
+    row: dict[str, object] = {"scan": stem_of(path), "recipe": recipe, "seconds": round(seconds, 1)}
     volumes = {
         "cubic": resample(low, truth.grid, "cubic"),
         "zero-fill": resample(low, truth.grid, "zero-fill"),

@@ -21,7 +21,8 @@ from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.volume.volume import Volume
-from reliability import Collector
+
+pytest_plugins = ["reliability"]
 
 MAX_THREADS = 2
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -30,18 +31,6 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 settings.register_profile("moediff", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("moediff")
 torch.set_num_threads(min(MAX_THREADS, torch.get_num_threads()))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--reliability PATH`: write the page on faults from this run."""
-    parser.addoption("--reliability", type=Path, help="write docs/reliability.md from this run")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Collect what passes when asked to."""
-    if (path := config.getoption("--reliability")) is not None:
-        config.pluginmanager.register(Collector(path), "reliability")
-
 
 PhantomMaker = Callable[..., Volume]
 DenoiserMaker = Callable[..., Denoiser]

@@ -1,98 +1,121 @@
-"""docs/reliability.md, written by a run of the tests: which fault gets which answer, and which tests say so.
-
-A test belongs to a row by its name or the name of its case: `row07` anywhere in its id.
-"""
+"""Pytest plugin: which tests cover which fault, and docs/reliability.md made from a run (`make reliability`)."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-ROW = re.compile(r"row(\d\d)")
-REFUSED, WARNED, FIXED = "refused (65)", "warned of", "put right and recorded"
-ROWS: dict[int, tuple[str, str]] = {
-    1: ("gzip file cut in half", REFUSED), 2: ("gzip trailer lost", REFUSED), 3: ("gzip checksum wrong", REFUSED),
-    4: ("a bit of the compressed data flipped", REFUSED), 5: ("bytes after the end", WARNED),
-    6: ("plain NIfTI named .nii.gz, or the reverse", REFUSED), 7: ("empty file, web page", REFUSED),
-    8: ("header only, voxels missing", REFUSED), 9: ("negative dimension", REFUSED), 10: ("zero dimension", REFUSED),
-    11: ("32767 voxels along every axis", "refused (65) before memory is taken"),
-    12: ("gzip bomb", "refused (65) before memory is taken"), 13: ("no axes, or eight", REFUSED),
-    14: ("unknown data type", REFUSED), 15: ("bits a voxel contradict the data type", WARNED),
-    16: ("offset of the voxels not a number, huge or wrong", REFUSED), 17: ("wrong magic bytes", REFUSED),
-    18: ("slope 0, not a number, infinite", "taken as 1 and recorded"), 19: ("slope of 1e30", REFUSED),
-    20: ("sform of zeros", "qform where valid, else refused (65)"),
-    21: ("sform holds NaN", "qform where valid, else refused (65)"), 22: ("no orientation at all", WARNED),
-    23: ("voxel size 0", "warned of or refused (65)"), 24: ("negative voxel size", "put right and warned of"),
-    25: ("voxel size not a number", REFUSED), 26: ("invalid quaternion", REFUSED),
-    27: ("qform contradicts sform", "warned of; refused (65) on a swap or flip unless --trust says which"),
-    28: ("sheared affine", WARNED), 29: ("left-handed or oblique affine", "works, exact round trip"),
-    30: ("units of metres, microns, none", FIXED),
-    31: ("odd voxel size or field of view", "warned of or refused (65)"), 32: ("isolated NaN or infinity", FIXED),
-    33: ("more than 5 % NaN, constant, empty", REFUSED), 34: ("colour or complex voxels", REFUSED),
-    35: ("four axes, one volume", FIXED), 36: ("several volumes", "refused (65) unless --volume chooses"),
-    37: ("two axes, five, or fewer than 8 voxels", REFUSED),
-    38: ("big-endian, uint16, float64, huge values", "works"), 39: ("extension of a wrong size", REFUSED),
-    40: ("already as fine as the target", "passed through with a warning"),
-    41: ("not a brain, CT, another contrast", WARNED), 42: ("negative or outlying intensities", WARNED),
-    43: ("DICOM: missing slice, mixed series, copies, no pixels ...", "refused (65), or warned of"),
-    44: ("odd names, links, path traversal", "safe"),
-    45: ("disk full, folder closed, quota", "74 or 73; nothing partial is left"),
-    46: ("killed at any moment", "no half-written file is taken for a result; running again finishes"),
-    47: ("two processes, one output", "one wins, the other says so (73)"),
-    48: ("out of memory", "smaller tiles, else 75"),
-    49: ("bundle cut, altered, of another shape, pickled", "refused (78)"),
-    50: ("training: loss not finite, a process dies", "step skipped or run stopped; NaN weights are never saved"),
-    51: ("no HOME, no terminal, C locale, wrong clock, no network", "works"),
-}  # fmt: skip
+import pytest
+
+from faults import FAULTS
+
+ROOT = Path(__file__).resolve().parents[1]
+IN_NAME = re.compile(r"row(\d\d)(?!\d)")
+HEAD = """# Reliability
+
+Made by the test run itself (`make reliability`); do not edit. Every fault that MoEDiff-SR must survive, the answer it
+gives, and the tests that hold it to that. Codes in brackets are exit codes.
+
+Research use only; not for diagnostic use.
+"""
 
 
-def rows_of(test_id: str) -> set[int]:
-    """Rows that a test belongs to."""
-    return {int(number) for number in ROW.findall(test_id)}
+@dataclass
+class Tally:
+    """What one run saw: rows of every test function, outcomes of every case, and measured figures."""
+
+    rows: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    files: set[str] = field(default_factory=set)
+    row_of_case: dict[str, set[int]] = field(default_factory=dict)
+    outcomes: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    figures: Counter[str] = field(default_factory=Counter)
+
+    def tests_of(self, row: int) -> list[str]:
+        """Functions that belong to a row, as file::function without the common words."""
+        return sorted(name for name, rows in self.rows.items() if row in rows)
 
 
-def page(passed: Iterable[str], counts: Mapping[str, int]) -> str:
-    """Markdown of one run: ids of the tests that passed, and sums of what tests counted."""
-    tests: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for test_id in passed:
-        for row in rows_of(test_id):
-            tests[row][test_id.partition("[")[0]] += 1
-    lines = [
-        "# Reliability", "",
-        "Written by `make reliability` from a run of the tests; not by hand. Numbers in brackets are exit codes.", "",
-        f"Rows with tests that passed: {len(set(tests) & set(ROWS))} of {len(ROWS)}. "
-        f"Runs killed at random moments: {counts.get('killed', 0)}, survived: {counts.get('survived', 0)}.", "",
-        "| row | fault | answer | tests (cases) |", "|---|---|---|---|",
-    ]  # fmt: skip
-    for row, (fault, answer) in ROWS.items():
-        told = ", ".join(f"`{name}` ({n})" for name, n in sorted(tests[row].items())) or "**none**"
-        lines.append(f"| {row} | {fault} | {answer} | {told} |")
-    return "\n".join(lines) + "\n"
+TALLY = pytest.StashKey[Tally]()
 
 
-def named_tests(text: str) -> dict[int, list[str]]:
-    """Test ids that a written page gives for every row."""
-    found = {}
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 4 and cells[0].isdigit():
-            found[int(cells[0])] = re.findall(r"`([^`]+)`", cells[3])
-    return found
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("reliability")
+    group.addoption("--reliability", metavar="PAGE", help="write the table of faults and tests after a whole run")
+    group.addoption("--kills", type=int, default=5, help="how often an enhancement is killed (default 5)")
+    group.addoption("--fuzz-seconds", type=float, default=8.0, help="how long files are mutated (default 8)")
 
 
-class Collector:
-    """A pytest plugin: remembers what passed and writes the page at the end."""
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(*rows): the rows of faults.py that a test covers")
+    config.stash[TALLY] = Tally()
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.passed, self.counts = path, set(), defaultdict(int)
 
-    def pytest_runtest_logreport(self, report) -> None:
-        if report.when == "call" and report.passed:
-            self.passed.add(report.nodeid)
-            for name, value in report.user_properties:
-                self.counts[name] += int(value)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Before any deselection, so that a test that is slow counts too."""
+    tally = config.stash[TALLY]
+    for item in items:
+        rows = {int(n) for n in IN_NAME.findall(item.name)}
+        for mark in item.iter_markers("fault"):
+            rows |= set(mark.args)
+        unknown = rows - set(FAULTS)
+        if unknown:
+            raise pytest.UsageError(f"{item.nodeid}: no such fault {sorted(unknown)}")
+        tally.files.add(item.nodeid.partition("::")[0])
+        tally.row_of_case[item.nodeid] = rows
+        if rows:
+            tally.rows[short(item.nodeid)] |= rows
 
-    def pytest_sessionfinish(self) -> None:
-        self.path.write_text(page(self.passed, self.counts), encoding="utf-8")
+
+def short(nodeid: str) -> str:
+    """tests/volume/test_io.py::test_that[case] -> volume/test_io: that."""
+    file, _, name = nodeid.partition("::")
+    function = name.partition("[")[0].removeprefix("test_")
+    return f"{file.removeprefix('tests/').removesuffix('.py')}: {function.replace('_', ' ')}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.when == "call" or report.outcome != "passed":
+        tally = item.config.stash[TALLY]
+        for row in tally.row_of_case.get(item.nodeid, ()):
+            tally.outcomes[row][report.outcome] += 1
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Counter[str]:
+    """Numbers that tests measure, for the page."""
+    return pytestconfig.stash[TALLY].figures
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    page = session.config.getoption("--reliability")
+    if not page:
+        return
+    tally = session.config.stash[TALLY]
+    bare = [row for row in FAULTS if not tally.outcomes[row]["passed"] or tally.outcomes[row]["failed"]]
+    if exitstatus or bare:
+        raise pytest.UsageError(f"{page} was not written: the run failed, or rows {bare} lack a passing test")
+    Path(page).write_text(page_text(tally), encoding="utf-8")
+
+
+def page_text(tally: Tally) -> str:
+    """The whole page."""
+    covered = sum(tally.outcomes[row]["passed"] > 0 for row in FAULTS)
+    passed = sum(tally.outcomes[row]["passed"] for row in FAULTS)
+    figures = [f"- faults with a passing test: **{covered} of {len(FAULTS)}** ({passed} cases)"]
+    figures += [f"- {name}: **{number:,}**" for name, number in sorted(tally.figures.items())]
+    return "\n".join([HEAD, *figures, "", *table(tally), ""])
+
+
+def table(tally: Tally) -> list[str]:
+    """One line per fault; no outcome in it, so that it changes only when tests do."""
+    lines = ["| # | fault | answer | tests |", "|---|---|---|---|"]
+    for row, (fault, answer) in FAULTS.items():
+        lines.append(f"| {row} | {fault} | {answer} | {'; '.join(tally.tests_of(row))} |")
+    return lines

@@ -18,7 +18,7 @@ RESEARCH_ONLY = "Research use only; not for diagnostic use."
 if TYPE_CHECKING:
     from moediff.inference.engine import Enhancer, Source
     from moediff.inference.options import Enhanced, EnhanceOptions
-    from moediff.report.figure import result_figure
+    from moediff.report.plot import plot
     from moediff.volume.io import load
     from moediff.volume.volume import Volume
 
@@ -28,9 +28,9 @@ _HOMES = {
     "Enhanced": "moediff.inference.options",
     "Volume": "moediff.volume.volume",
     "load": "moediff.volume.io",
-    "result_figure": "moediff.report.figure",
+    "plot": "moediff.report.plot",
 }
-__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance", "load", "result_figure"]
+__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance", "load", "plot"]
 
 
 def __getattr__(name: str) -> Any:

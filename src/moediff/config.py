@@ -28,6 +28,8 @@ def parse_as(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    if not isinstance(values, Mapping):  # whatever a file held
+        raise ConfigError(f"{kind.__name__}: expected a table of settings; found {type(values).__name__}")
     try:
         result = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:

@@ -1,6 +1,12 @@
-"""How this process treats freed memory, and how it knows that none is left."""
+"""How this process treats freed memory and threads, and how it knows that no memory is left."""
 
-ALLOCATOR = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}  # mallopt parameters of glibc, and values
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Parameters of glibc's mallopt, and values: whole volumes go back to the system when freed, a layer's slabs are kept.
+ALLOCATOR = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 
 NONE_LEFT = ("can't allocate memory", "out of memory")  # what torch says on a CPU, where it has no error of its own
 
@@ -12,8 +18,25 @@ def ran_out(error: BaseException) -> bool:
     )
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Work whose steps take less than a millisecond, on one thread.
+
+    Threads that meet after every short step gain little on an idle machine; on a busy one they wait for each other,
+    spinning: five to ten times the processor time was measured.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def keep_memory() -> None:
-    """Let glibc keep freed blocks: giving big tensors back to the system after every layer doubles the run time."""
+    """Let glibc keep freed blocks: giving tensors back to the system after every layer doubles the run time."""
     import ctypes
 
     try:

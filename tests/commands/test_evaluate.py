@@ -136,3 +136,31 @@ def test_a_list_without_outputs_is_printed_as_csv(folder, tmp_path, capsys):
     assert main(["evaluate", "--pairs", str(tmp_path / "pairs.csv"), "--metrics", "psnr"]) == 0
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
     assert float(row["psnr"]) > 20
+
+
+def test_two_bids_folders_are_judged_and_what_is_left_over_told(folder, tmp_path, capsys):
+    pred, ref = tmp_path / "pred", tmp_path / "ref"
+    for person, made, at in (("01", "pred", pred), ("02", "pred", pred), ("01", "ref", ref), ("03", "ref", ref)):
+        anat = at / f"sub-{person}" / "anat"
+        anat.mkdir(parents=True)
+        name = f"sub-{person}_desc-sr_T1w.nii.gz" if made == "pred" else f"sub-{person}_T1w.nii.gz"
+        (anat / name).write_bytes((folder / f"{made}.nii.gz").read_bytes())
+    command = ["evaluate", "--pred-bids", str(pred), "--ref-bids", str(ref), "--metrics", "psnr"]
+    assert main([*command, "--csv", str(tmp_path / "o.csv")]) == 8
+    rows = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
+    assert [(r["pred"], r["ref"]) for r in rows] == [
+        ("sub-01_desc-sr_T1w.nii.gz", "sub-01_T1w.nii.gz"),
+        ("sub-02_desc-sr_T1w.nii.gz", ""),
+        ("", "sub-03_T1w.nii.gz"),
+    ]  # fmt: skip
+    assert float(rows[0]["psnr"]) > 20 and "no reference has" in rows[1]["error"]
+    assert "not judged: sub-03_T1w.nii.gz: no prediction has" in capsys.readouterr().err
+    for path in (*pred.rglob("sub-02*.nii.gz"), *ref.rglob("sub-03*.nii.gz")):
+        path.unlink()
+    assert main([*command, "-q"]) == 0
+
+
+def test_one_bids_folder_alone_is_a_usage_error(tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--pred-bids", str(tmp_path)])
+    assert stopped.value.code == 2

@@ -67,6 +67,25 @@ def test_odd_sidecar_values_are_survived(folder):
     assert main(["report", str(folder / "scan_desc-sr.nii.gz"), "-q"]) == 0
 
 
+def test_each_expert_is_shown_when_its_difference_was_asked_for(folder, bundle):
+    scan, differences = str(folder / "scan.nii.gz"), str(folder / "d.nii.gz")
+    options = ["--voxel-size", "4", "--bundle", str(bundle), "-o", str(folder / "b.nii.gz"), "-q"]
+    page = str(folder / "b.html")
+    assert main(["enhance", scan, *options, "--differences", differences, "--report", page]) == 0
+    assert main(["report", str(folder / "b.nii.gz"), "--input", scan, "--differences", differences, "-q"]) == 0
+    for name in ("b.html", "b_report.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert text.count(" alone</label>") == 4 and "disagreement with the input</label>" in text
+
+
+def test_a_folder_gets_an_index_with_links_and_the_inputs_beside(folder, capsys):
+    assert main(["report", str(folder), "--index", str(folder / "index.html")]) == 0
+    assert capsys.readouterr().out.split() == [str(folder / "scan_desc-sr_report.html"), str(folder / "index.html")]
+    assert 'href="scan_desc-sr_report.html"' in (folder / "index.html").read_text(encoding="utf-8")
+    assert "swipe" in (folder / "scan_desc-sr_report.html").read_text(encoding="utf-8")  # there is an input to swipe
+    assert main(["report", str(folder), "--index", str(folder / "index.html")]) == 73
+
+
 def test_files_of_one_result_cannot_serve_several(folder):
     with pytest.raises(SystemExit) as stopped:
         main(["report", "a.nii.gz", "b.nii.gz", "--truth", "c.nii.gz"])

@@ -19,6 +19,13 @@ FAST = EvaluateOptions(metrics=("psnr",))
 PLAIN = EvaluateOptions(metrics=("psnr", "ssim", "nrmse"), fit=False)
 
 
+def corner(shape, side):
+    """1 in a corner of the volume, where there is air."""
+    mask = torch.zeros(shape)
+    mask[:side, :side, :side] = 1
+    return mask
+
+
 @pytest.fixture(scope="module")
 def pred(head, blurred):
     return head.with_data(blurred)
@@ -28,7 +35,7 @@ def test_all_metrics_of_an_exact_copy_are_perfect(head):
     record = evaluate(head, head)
     assert list(record["metrics"]) == list(METRICS)
     perfect = {"psnr": math.inf, "nrmse": 0, "ssim": 1, "ms_ssim": 1, "haarpsi": 1, "haarpsi_med": 1, "gmsd": 0,
-               "vif": 1, "hf_ratio": 1, "spectral_distance_db": 0}  # fmt: skip
+               "vif": 1, "fsim": 1, "ssim_all": 1, "hf_ratio": 1, "spectral_distance_db": 0}  # fmt: skip
     rounding = {name: record["metrics"][name] for name in perfect if name not in ("psnr", "nrmse")}
     assert rounding == pytest.approx({name: perfect[name] for name in rounding}, abs=2e-4)
     assert record["metrics"]["psnr"] > 100 and record["metrics"]["nrmse"] < 1e-5  # the fit rounds
@@ -43,6 +50,17 @@ def test_without_a_fit_the_numbers_are_those_of_score(head, pred):
     assert record["metrics"] == pytest.approx(vars(wanted))
     assert record["fit"] is None
     assert record["mask"] == {"source": "head of the reference", "voxels": int(head_mask(head.data_XYZ).sum())}
+
+
+def test_what_lies_outside_the_mask_counts_in_all_alone(head, pred):
+    air = ~head_mask(head.data_XYZ)
+    spoilt = pred.with_data(pred.data_XYZ + 300 * air)
+    names = ("psnr", "ssim", "nrmse", "psnr_all", "ssim_all", "nrmse_all")
+    options = EvaluateOptions(metrics=names, fit=False)
+    one, other = (evaluate(p, head, options)["metrics"] for p in (pred, spoilt))
+    assert other["psnr"] == one["psnr"] and other["nrmse"] == one["nrmse"]
+    assert other["psnr_all"] < one["psnr_all"] - 5 and other["nrmse_all"] > 2 * one["nrmse_all"]
+    assert other["ssim_all"] < one["ssim_all"] - 0.1 < one["ssim"]
 
 
 def test_the_fit_undoes_another_scanners_intensities(head, pred):
@@ -84,6 +102,7 @@ def test_a_mask_decides_where(head, pred):
     ("mask", "error", "match"),
     [
         (lambda v: v.with_data(torch.zeros(v.shape)), DataError, "mask is empty"),
+        (lambda v: v.with_data(corner(v.shape, 4)), DataError, "mask lies wholly outside the reference's head"),
         (lambda v: v.with_data(torch.full(v.shape, math.nan)), DataError, "mask holds NaN"),
         (lambda v: crop(v, (1, 0, 0), (39, 44, 36)), GeometryError, "mask lies on another grid"),
     ],
@@ -91,6 +110,35 @@ def test_a_mask_decides_where(head, pred):
 def test_a_wrong_mask_is_refused(head, pred, mask, error, match):
     with pytest.raises(error, match=match):
         evaluate(pred, head, FAST, drawn=Drawn(mask=mask(head)))
+
+
+def test_a_mask_mostly_outside_the_head_is_a_warning(head, pred):
+    record = evaluate(pred, head, FAST, drawn=Drawn(mask=head.with_data(corner(head.shape, 14))))
+    assert any("of the mask lies inside the reference's head" in note for note in record["warnings"])
+
+
+def test_a_head_of_another_person_is_a_warning(head, make_phantom):
+    other = make_phantom(head.shape, seed=7)
+    shifted = other.with_data(other.data_XYZ.roll((5, -7, 4), (0, 1, 2)).flip(1))
+    record = evaluate(shifted, head, PLAIN)
+    assert any("different heads" in note for note in record["warnings"])
+
+
+def test_a_field_of_view_elsewhere_is_refused_even_with_resampling(head):
+    affine = head.affine.clone()
+    affine[2, 3] += 100
+    with pytest.raises(GeometryError, match=r"field of view misses \d+% of the mask"):
+        evaluate(Volume(head.data_XYZ, affine), head, EvaluateOptions(metrics=("psnr",), resample=True))
+
+
+def test_a_constant_reference_is_refused(head, pred):
+    with pytest.raises(DataError, match="reference is constant"):
+        evaluate(pred, head.with_data(torch.full(head.shape, 5.0)), FAST)
+
+
+def test_nan_in_the_reference_is_refused(head, pred):
+    with pytest.raises(DataError, match="NaN"):
+        evaluate(pred, head.with_data(torch.where(head.data_XYZ > 700, torch.nan, head.data_XYZ)), FAST)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from moediff.cli import main
 from moediff.config import rng_for
 from moediff.errors import DataError
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
-from moediff.evaluation.lesions import components, judge_lesions
+from moediff.evaluation.lesions import components, judge_lesions, white_matter
 from moediff.volume.io import save
 
 SHAPE = (48, 44, 40)
@@ -24,6 +24,8 @@ def ball(centre: tuple[int, int, int], radius: float) -> Tensor:
     x, y, z = torch.meshgrid(*[torch.arange(n) for n in SHAPE], indexing="ij")
     return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 <= radius**2
 
+
+DEEP = (26, 16, 28)  # 10 mm and more below the surface of the volume and further than 4 mm from every outline
 
 BALLS = [ball(centre, radius) for centre, radius in zip(CENTRES, RADII, strict=True)]
 OUTLINES = torch.stack(BALLS).any(0)
@@ -77,25 +79,79 @@ def test_half_the_contrast_is_measured_as_half(truth):
     assert judged(pred, truth)["contrast_kept"] == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize(("radius", "invented"), [(2.0, 1), (0.5, 0)])
+@pytest.mark.parametrize(("radius", "invented"), [(2.0, 1), (1.0, 1), (0.5, 0)])
 def test_a_new_bright_spot_is_invented_when_large_enough(radius, invented, truth):
-    spot = ball((38, 36, 32), radius)
+    spot = ball(DEEP, radius)
     pred = truth + (BRIGHT - TISSUE) * spot
     found = judged(pred, truth)
     assert found["invented"] == invented and found["lost"] == 0
     assert found["invented_ml"] == pytest.approx(invented * int(spot.sum()) / 1000)
 
 
+def test_a_spot_of_two_voxels_counts_where_voxels_are_large(truth):
+    spot = torch.zeros(SHAPE, dtype=torch.bool)
+    spot[DEEP[0], DEEP[1], DEEP[2] : DEEP[2] + 3] = True
+    pred = truth + (BRIGHT - TISSUE) * spot
+    assert judged(pred, truth)["invented"] == 1
+    spot[DEEP] = False
+    assert judged(truth + (BRIGHT - TISSUE) * spot, truth)["invented"] == 0
+
+
+@pytest.mark.parametrize(("share", "invented"), [(0.9, 1), (0.4, 0)])
+def test_a_faint_spot_is_no_lesion(share, invented, truth):
+    assert judged(truth + share * (BRIGHT - TISSUE) * ball(DEEP, 2.0), truth)["invented"] == invented
+
+
+def test_a_spot_near_the_surface_is_no_lesion(truth):
+    assert judged(truth + (BRIGHT - TISSUE) * ball((38, 36, 35), 2.0), truth)["invented"] == 0
+
+
+def test_a_displaced_edge_is_not_invented(truth):
+    """A bright band, as cortex is, thicker by two voxels in the prediction; loose rules count its rim."""
+    band = torch.zeros(SHAPE, dtype=torch.bool)
+    band[:, :, 26:30] = True
+    thick = torch.zeros(SHAPE, dtype=torch.bool)
+    thick[:, :, 24:32] = True
+    assert judged(truth + (BRIGHT - TISSUE) * thick, truth + (BRIGHT - TISSUE) * band)["invented"] == 0
+
+
+def test_a_spot_one_voxel_off_is_there_in_the_reference(truth):
+    moved = truth + (BRIGHT - TISSUE) * ball((DEEP[0] - 3, *DEEP[1:]), 1.0)
+    assert judged(moved, truth + (BRIGHT - TISSUE) * ball(DEEP, 1.0))["invented"] == 0
+    far = truth + (BRIGHT - TISSUE) * ball((DEEP[0] - 5, *DEEP[1:]), 1.0)
+    assert judged(far, truth + (BRIGHT - TISSUE) * ball(DEEP, 1.0))["invented"] == 1
+
+
+def test_noise_on_a_level_is_not_invented(truth):
+    noisy = truth + 0.04 * torch.randn(SHAPE, generator=rng_for(2))
+    assert judged(noisy, truth)["invented"] == 0
+
+
+def test_a_large_bright_patch_without_contrast_of_its_own_is_not_a_lesion(truth):
+    """Everything above a slope is bright in the prediction: no ring around it is darker by enough."""
+    slope = torch.linspace(0, 2 * (BRIGHT - TISSUE), SHAPE[0])[:, None, None].expand(SHAPE)
+    assert judged(truth + slope, truth)["invented"] == 0
+
+
+def test_white_matter_is_found_where_tissues_can_be_told(brain_labels):
+    levels = torch.zeros(25)
+    levels[[2, 3, 4, 24]] = torch.tensor([900.0, 600.0, 250.0, 250.0])
+    brain = brain_labels > 0
+    data = (levels[brain_labels.long()] + 10 * torch.rand(brain.shape, generator=rng_for(0))) * brain
+    found = white_matter(data, brain, (2.0, 2.0, 2.0))
+    assert float((found == (brain_labels == 2))[brain].float().mean()) > 0.95
+
+
 def test_dark_lesions_are_judged_alike(truth):
     dark, pred = 2 * TISSUE - truth, 2 * TISSUE - truth
     assert judged(dark, dark)["dice"] == 1
     pred = torch.where(BALLS[0], torch.full(SHAPE, TISSUE), pred)
-    found = judged(pred + (TISSUE - BRIGHT) * ball((38, 36, 32), 2.0), dark)
+    found = judged(pred + (TISSUE - BRIGHT) * ball(DEEP, 2.0), dark)
     assert (found["lost"], found["invented"]) == (1, 1)
 
 
 def test_what_the_reference_holds_too_is_not_invented(truth):
-    both = truth + (BRIGHT - TISSUE) * ball((38, 36, 32), 3.0)
+    both = truth + (BRIGHT - TISSUE) * ball(DEEP, 3.0)
     assert judged(both, both)["invented"] == 0
 
 

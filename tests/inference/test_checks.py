@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moediff.config import rng_for
-from moediff.inference.checks import HEAD_ML, doubts
+from moediff.inference.checks import FACE, HEAD_ML, doubts
 from moediff.volume.geometry import with_spacing
 from moediff.volume.intensity import Scaling
 from moediff.volume.prepare import Prepared, PrepareSettings, prepare
@@ -35,14 +35,16 @@ def rescaled(volume: Volume, factor: float) -> Volume:
 
 
 @pytest.mark.parametrize("factor", [0.3, 2.5])
-def test_row41_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
+@pytest.mark.fault(41)
+def test_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
     prepared = prepared_at(rescaled(head, factor), (4 * factor,) * 3)
     volume_ml = float(prepared.mask_XYZ.sum()) * (4 * factor) ** 3 / 1000
     found = [d for d in doubts(prepared) if "mL" in d]
     assert found and f"fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}" in found[0]
 
 
-def test_row41_a_flat_head_has_no_tissue_contrast(head):
+@pytest.mark.fault(41)
+def test_a_flat_head_has_no_tissue_contrast(head):
     flat = head.with_data((head.data_XYZ > 0).float() * 500)
     assert any(
         d.startswith("tissue contrast 0.0") and "outside 0.08..1.5" in d for d in doubts(prepared_at(flat, (4, 4, 4)))
@@ -57,6 +59,7 @@ def test_noise_is_doubted_from_the_trained_level_on(head):
     ]
 
 
+@pytest.mark.fault(42)
 def test_measured_noise_reaches_the_doubts(head):
     for sigma, doubted in ((30.0, False), (250.0, True)):  # the brain's median is about 500
         channel = sigma * torch.randn(2, *head.shape, generator=rng_for(0))
@@ -66,7 +69,8 @@ def test_measured_noise_reaches_the_doubts(head):
 
 
 @pytest.mark.parametrize(("lowest", "doubted"), [(-90.0, False), (-1000.0, True)])
-def test_row41_hounsfield_numbers_are_recognised(lowest, doubted, head):
+@pytest.mark.fault(41)
+def test_hounsfield_numbers_are_recognised(lowest, doubted, head):
     data = head.data_XYZ.clone()
     data[:3, :3, :3] = lowest
     known = Scaling(0.0, 1100.0)  # in raw intensities, whatever the scaling
@@ -88,3 +92,11 @@ def test_fewer_than_8_voxels_along_any_axis_are_doubted(axis, make_phantom):
         scan = make_phantom(tuple(shape), spacing)
         found = doubts(prepared_at(scan, (5.0, 5.0, 5.0)))
         assert ("fewer than 8 voxels along an axis" in found) is doubted
+
+
+@pytest.mark.parametrize(("size", "spacing_mm", "warned"), [(1.0, 1.5, True), (1.0, 2.0, False), (0.62, 1.5, False)])
+def test_a_fine_head_with_its_face_is_warned_of_once(size, spacing_mm, warned, make_phantom):
+    """A whole head of 4 litres, and one of the size of a stripped brain; at 2 mm nobody is recognised."""
+    scan = make_phantom((48, 56, 44), (4.0 * size,) * 3)
+    found = doubts(prepared_at(scan, (spacing_mm,) * 3))
+    assert found.count(FACE) == warned and "deface" in FACE

@@ -63,12 +63,12 @@ def test_a_constant_offset_is_the_discrepancy_itself(truth):
     gap = discrepancy(sharp + 0.25, prepared, acquisition)
     assert_close(gap, torch.full_like(gap, -0.25), atol=1e-4, rtol=0)
     top = quantile(prepared.source.data_XYZ, 0.999)
-    assert summary(sharp + 0.25, prepared, acquisition) == {
+    assert summary(discrepancy(sharp + 0.25, prepared, acquisition), prepared, acquisition) == {
         "rms_over_range": pytest.approx(0.25 / top, abs=1e-4),
         "noise_over_range": pytest.approx(prepared.noise / top, abs=1e-5),
         "assumed": ["none", "none", "gaussian slice profile"],
     }
-    assert summary(sharp, prepared, acquisition)["rms_over_range"] < 1e-4
+    assert summary(discrepancy(sharp, prepared, acquisition), prepared, acquisition)["rms_over_range"] < 1e-4
 
 
 @pytest.mark.parametrize("name", RECIPES)

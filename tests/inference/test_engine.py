@@ -158,12 +158,14 @@ def test_oblique_reference_grid_is_met_exactly(enhancer, low, make_phantom):
     assert_close(result.volume.affine, affine)
 
 
-def test_row40_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
+@pytest.mark.fault(40)
+def test_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
     result = enhancer(low, EnhanceOptions(voxel_size=(12.0,)))
     assert "already as fine" in result.record["warnings"][-1]
     assert passes_through(low.grid, low.grid)
 
 
+@pytest.mark.fault(41)
 def test_a_ball_of_noise_is_doubted(enhancer):
     noise = Volume(
         torch.rand(40, 40, 40, generator=rng_for(0)), torch.diag(torch.tensor([2.0, 2, 4, 1], dtype=torch.float64))

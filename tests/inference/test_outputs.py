@@ -12,7 +12,7 @@ import torch
 
 from moediff.errors import CannotCreate
 from moediff.inference import outputs
-from moediff.inference.options import Enhanced
+from moediff.inference.options import Enhanced, Maps
 from moediff.inference.outputs import OutputPaths, check_outputs, default_output, stem_of, write
 from moediff.volume.io import Loaded
 
@@ -71,6 +71,7 @@ def test_an_existing_file_is_refused_unless_overwriting(taken, tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.fault(44)
 def test_the_input_is_never_replaced(overwrite, tmp_path):
     source = tmp_path / "in.nii.gz"
     source.write_text("precious")
@@ -100,7 +101,8 @@ def result(make_phantom) -> Enhanced:
     gate = torch.rand(10, 12, 8, 2, generator=torch.Generator().manual_seed(0))
     mask = volume.data_XYZ > 0
     return Enhanced(
-        volume, volume, gate, mask, volume.with_data(volume.data_XYZ / 10), ("smooth", "sharp"),
+        volume, Maps(lambda: volume, lambda: gate, lambda: mask), volume.with_data(volume.data_XYZ / 10),
+        ("smooth", "sharp"),
         Loaded(volume, None, (0, 2), ()), {"mode": "faithful", "warnings": []},
     )  # fmt: skip
 
@@ -132,6 +134,7 @@ def test_only_what_was_asked_for_is_written(result, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nii.gz"]
 
 
+@pytest.mark.fault(46)
 def test_without_a_sidecar_the_result_is_not_complete(result, tmp_path, monkeypatch):
     """An interrupted overwrite leaves no old sidecar beside a new scan."""
     paths = all_paths(tmp_path)

@@ -124,7 +124,7 @@ def test_place_fills_the_foreground_and_nothing_else(head, prepared):
 
 
 def test_gate_weights_sum_to_one_inside_and_to_zero_outside(head, prepared):
-    weights = head.weights_XYZE(prepared.grid.shape)
+    weights = torch.stack([head.weight_XYZ(e, prepared.grid.shape) for e in range(4)], -1)
     assert_close(weights.sum(-1), prepared.mask_XYZ.float())
 
 

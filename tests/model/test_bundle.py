@@ -37,7 +37,8 @@ def test_saving_again_replaces_the_whole(folder, small):
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
 
 
-def test_row49_a_flipped_byte_is_refused(folder):
+@pytest.mark.fault(49)
+def test_a_flipped_byte_is_refused(folder):
     data = bytearray((folder / WEIGHTS).read_bytes())
     data[-5] ^= 1
     (folder / WEIGHTS).write_bytes(data)
@@ -45,14 +46,16 @@ def test_row49_a_flipped_byte_is_refused(folder):
         load_bundle(folder)
 
 
-def test_row49_a_pickle_is_refused(folder, small):
+@pytest.mark.fault(49)
+def test_a_pickle_is_refused(folder, small):
     torch.save(small.state_dict(), folder / WEIGHTS)
     change(folder, sha256=sha256_of(folder / WEIGHTS))
     with pytest.raises(BundleError, match="pickled weights are never loaded"):
         load_bundle(folder)
 
 
-def test_row49_weights_of_another_shape_are_refused(folder):
+@pytest.mark.fault(49)
+def test_weights_of_another_shape_are_refused(folder):
     config = json.loads((folder / MANIFEST).read_text())["config"]
     config["denoiser"]["trunk"]["width"] = 16
     change(folder, config=config)
@@ -60,7 +63,8 @@ def test_row49_weights_of_another_shape_are_refused(folder):
         load_bundle(folder)
 
 
-def test_row49_an_unknown_setting_is_refused(folder):
+@pytest.mark.fault(49)
+def test_an_unknown_setting_is_refused(folder):
     config = json.loads((folder / MANIFEST).read_text())["config"]
     config["denoiser"]["magic"] = 1
     change(folder, config=config)
@@ -69,13 +73,15 @@ def test_row49_an_unknown_setting_is_refused(folder):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99}', '{"schema": 1}'])
-def test_row49_a_broken_manifest_is_refused(folder, text):
+@pytest.mark.fault(49)
+def test_a_broken_manifest_is_refused(folder, text):
     (folder / MANIFEST).write_text(text)
     with pytest.raises(BundleError):
         load_bundle(folder)
 
 
-def test_row49_missing_parts_are_refused(folder, tmp_path):
+@pytest.mark.fault(49)
+def test_missing_parts_are_refused(folder, tmp_path):
     (folder / WEIGHTS).unlink()
     with pytest.raises(BundleError, match="missing"):
         load_bundle(folder)
@@ -83,7 +89,8 @@ def test_row49_missing_parts_are_refused(folder, tmp_path):
         load_bundle(tmp_path / "nowhere")
 
 
-def test_row50_nan_weights_are_never_saved(tmp_path, small):
+@pytest.mark.fault(50)
+def test_nan_weights_are_never_saved(tmp_path, small):
     weights = dict(small.state_dict())
     weights["trunk.enter.bias"] = torch.full_like(weights["trunk.enter.bias"], torch.nan)
     with pytest.raises(BundleError, match="NaN"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,4 +42,16 @@ def scans(phantom) -> ReportScans:
         enhanced=phantom.with_data((cubic.data_XYZ + phantom.data_XYZ) / 2), name=HOSTILE, record=RECORD, source=low,
         interpolated=cubic, truth=phantom, uncertainty_XYZ=(cubic.data_XYZ - phantom.data_XYZ).abs(),
         gate_XYZE=gate_XYZE, expert_names=("deep", HOSTILE, "junction", "rest"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def full_scans(scans, phantom) -> ReportScans:
+    """The same with every other map, and a user's word that no face is left."""
+    lesions = torch.zeros(phantom.shape)
+    lesions[18:30, 22:34, 16:28] = 1
+    change = scans.enhanced.data_XYZ - scans.interpolated.data_XYZ
+    return replace(
+        scans, changed_XYZE=torch.stack([change * (e + 1) for e in range(4)], -1), lesions=phantom.with_data(lesions),
+        residual=scans.source.with_data(scans.source.data_XYZ * 0.1), defaced=True,
     )  # fmt: skip

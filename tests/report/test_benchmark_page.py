@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError
 from moediff.evaluation.cases import Case, Scan
 from moediff.evaluation.summary import about, with_gains
-from moediff.report.benchmark_page import draw_case, page, require_report_parts
+from moediff.report.benchmark_page import draw_case, page
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
 
@@ -94,12 +93,6 @@ def test_failures_are_listed_and_behaviour_is_marked(html):
 def test_all_failing_is_a_page_too(tmp_path):
     failed = with_gains([row("cubic", "a", 0, "k", error="no")])
     assert "<h2>Failures</h2>" in page(failed, about(1, "cpu", [0]), "cubic", tmp_path)
-
-
-def test_missing_parts_are_named_with_the_remedy(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else object())
-    with pytest.raises(ConfigError, match=r"jinja2; install with: pip install 'moediff-sr\[report\]'"):
-        require_report_parts()
 
 
 @pytest.mark.parametrize("name", ["tool", "input", "a$b$\nc"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from moediff.report.cohort import summarise, write_index
 from moediff.report.page import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -26,15 +28,19 @@ QUIET = [
 SOFTWARE_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 NO_GL = ["--disable-gpu", "--disable-3d-apis"]
 WAIT_MS = 60_000
+RECORDS = [
+    {"data_consistency": {"rms_over_range": 0.9 if i == 4 else 0.01 + i / 1000, "noise_over_range": 0.01 + i / 100}}
+    for i in range(6)
+]
 
 Open = Callable[..., Any]
 
 
 @pytest.fixture
-def file(scans, tmp_path) -> Path:
-    """The hostile report, under a hostile name."""
+def file(full_scans, tmp_path) -> Path:
+    """The hostile report with everything it can hold, under a hostile name."""
     path = tmp_path / "<img src=x> & 'report'.html"
-    write_page(scans, path)
+    write_page(full_scans, path)
     return path
 
 
@@ -46,18 +52,18 @@ def said() -> list[str]:
 
 @pytest.fixture
 def open_page(file, said) -> Iterator[Open]:
-    """`open_page(*flags, width=1280)` -> the page, its scripts done."""
+    """`open_page(*flags, width=1280, path=file)` -> the page, its scripts done."""
     with playwright.sync_playwright() as driver:
         browsers = []
 
-        def opened(*flags: str, width: int = 1280) -> Any:
+        def opened(*flags: str, width: int = 1280, path: Path = file) -> Any:
             arguments = [*QUIET, *(flags or SOFTWARE_GL)]
             browsers.append(driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments))
             page = browsers[-1].new_page(viewport={"width": width, "height": 900})
             page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
             page.on("pageerror", lambda e: said.append(str(e)))
             page.on("request", lambda r: said.append(f"request {r.url}"))
-            page.goto(file.as_uri())
+            page.goto(path.as_uri())
             page.wait_for_selector("html[data-ready=yes]", timeout=WAIT_MS)
             return page
 
@@ -134,6 +140,50 @@ def test_overlays_follow_their_opacity(open_page, overlay):
     assert np.abs(half - plain).mean() > 0.002
     assert np.abs(full - plain).mean() > 1.2 * np.abs(half - plain).mean()
     assert np.ptp(full, axis=-1).max() > 0.3  # in colour
+
+
+def test_every_other_map_is_drawn_in_colour_and_goes_away_again(open_page):
+    page = open_page()
+    plain = pixels(page, "#canvas-enhanced")
+    for overlay in ("alone1", "alone4", "residual", "lesions", ""):
+        choose(page, "overlay", overlay)
+        page.wait_for_selector(f"#views[data-overlay='{overlay}']")
+        drawn = pixels(page, "#canvas-enhanced")
+        assert (np.abs(drawn - plain).mean() > 0.002) == bool(overlay)
+        assert page.locator("#scale p:visible").count() == bool(overlay)
+
+
+def test_3d_is_shaded_turns_by_keys_and_planes_come_back(open_page):
+    page = open_page()
+    plain = pixels(page, "#canvas-truth")
+    choose(page, "plane", "solid")
+    solid = pixels(page, "#canvas-truth")
+    page.focus("#views")
+    page.keyboard.press("ArrowRight")
+    turned = pixels(page, "#canvas-truth")
+    assert solid.std() > 0.03
+    assert np.abs(solid - plain).mean() > 0.02 and np.abs(turned - solid).mean() > 0.001
+    choose(page, "plane", "axial")
+    assert np.abs(pixels(page, "#canvas-truth") - plain).mean() < 0.002
+
+
+def test_the_index_sorts_links_and_asks_for_nothing(open_page, scans, file, said):
+    entries = [
+        summarise(replace(scans, name=f"{'<b>' * (i % 2)}{i}", record=RECORDS[i]), file.with_name(f"{i} #?.html"))
+        for i in range(6)
+    ]
+    index = file.with_name("index.html")
+    write_index(entries, index)
+    page = open_page(width=390, path=index)
+    first = "document.querySelector('#scans tbody th').dataset.value"
+    assert page.evaluate(first) == "4" and page.locator("tr.flagged").count() == 1
+    page.get_by_role("button", name="noise").click()
+    assert page.evaluate(first) == "0"
+    page.get_by_role("button", name="noise").click()
+    assert page.evaluate(first) == "<b>5"
+    assert page.evaluate("document.querySelector('#scans tbody a').href") == entries[5].page.as_uri()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert said == [f"request {index.as_uri()}"]
 
 
 def test_swipe_shows_the_input_left_of_its_edge(open_page):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moediff.report.display import display
-from moediff.report.embed import Packed, embed, pack
+from moediff.report.embed import Packed, _Prepared, embed, pack
 
 
 def unpacked(packed: Packed) -> np.ndarray:
@@ -38,6 +38,13 @@ def test_fewer_grey_levels_where_the_budget_is_small(scans):
     small = embed(shown.scans, (), shown.grid, sum(len(p.text) for p in full.scans) // 2)
     assert small.grey_levels < 256
     assert sum(len(p.text) for p in small.scans) <= sum(len(p.text) for p in full.scans) // 2
+
+
+def test_a_size_is_foretold_from_a_sample(mni_scan):
+    data = (mni_scan.data_XYZ * (255 / mni_scan.data_XYZ.max())).to(torch.uint8)
+    prepared = _Prepared(data, mni_scan.grid)
+    assert len(prepared.sample) < 0.3 * data.numel()
+    assert prepared.foretold(4) == pytest.approx(len(prepared.pack(4).text), rel=0.15)
 
 
 def test_halved_maps_keep_their_place(scans):

@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.config import rng_for
 from moediff.errors import CannotCreate, ConfigError, DataError
-from moediff.inference.options import EnhanceOptions
 from moediff.report.figure import comparison_figure
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
 from moediff.volume.volume import Volume
 
 EXPERTS = ("deep white matter", "cortex", "junction", "rest")
@@ -93,16 +89,3 @@ def test_what_cannot_be_drawn_is_refused(panels, error_of, error, head, tmp_path
 def test_a_closed_folder_is_told(head, tmp_path):
     with pytest.raises(CannotCreate):
         comparison_figure({"a": head}, tmp_path / "missing" / "picture.png")
-
-
-def test_a_result_plots_itself(enhancer, make_phantom, tmp_path):
-    truth = make_phantom((40, 46, 40), (4.0, 4.0, 4.0))
-    result = enhancer(degrade(truth, thick_slices(2, 0.01, "thick2"), rng_for(0)), EnhanceOptions(like=truth.grid))
-    figure = result.plot(tmp_path / "a.png")
-    assert [text.get_text() for text in figure.texts[:-1:2]] == ["input", "interpolated", "enhanced", "expert map"]
-    columns = pixels(tmp_path / "a.png").shape[1]
-    with_truth = result.plot(tmp_path / "b.png", truth=truth)
-    assert {"truth", "error"} < {text.get_text() for text in with_truth.texts}
-    assert pixels(tmp_path / "b.png").shape[1] > 1.3 * columns
-    result.plot()
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}

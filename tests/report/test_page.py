@@ -61,7 +61,8 @@ def test_hostile_names_stay_text(text):
     assert all((a.get("src") or "data:").startswith("data:") for _, a in tags.tags)
     assert "{{ 7 * 7 }}" in text and "<script>window" not in text
     data = json.loads(tags.scripts[0])
-    assert "<script>window" in data["experts"][1]
+    experts = next(m for m in data["maps"] if m["key"] == "experts")
+    assert "<script>window" in experts["labels"][1]["name"]
 
 
 def test_nothing_but_known_fields_of_the_sidecar_is_shown(text):
@@ -87,6 +88,16 @@ def test_every_scan_and_map_has_a_still_in_every_plane(text):
 def test_it_says_what_it_is_for_and_what_was_found(text):
     assert text.count("Research use only; not for diagnostic use") >= 3
     assert "1.23 % of its intensity range" in text and "PSNR" in text and "4.0 s" in text
+
+
+def test_a_head_that_may_have_a_face_gets_no_3d_view_and_a_reason(text, full_scans):
+    assert "No 3-D view" in text and 'value="solid"' not in text
+    told = render(full_scans)
+    assert "No 3-D view" not in told and 'value="solid"' in told
+
+
+def test_the_experts_are_explained(text):
+    assert text.count("mean change there") == 1 and text.count("mean uncertainty there") == 1
 
 
 def test_a_bare_result_still_makes_a_page(scans):

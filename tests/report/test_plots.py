@@ -1,5 +1,7 @@
 """Plots as coordinates: round ticks, every value inside, what belongs left stays left."""
 
+from itertools import pairwise
+
 import pytest
 
 from moediff.report.plots import LEFT, NAME, RIGHT, WIDTH, dots, intervals, quality_against_time, ticks
@@ -39,6 +41,21 @@ def test_slower_is_right_and_better_is_up():
     cubic, detail, tv = plot.marks
     assert cubic.x < tv.x < detail.x and cubic.y > tv.y > detail.y
     assert tv.x - cubic.x == pytest.approx(detail.x - tv.x, abs=0.05)  # logarithmic
+
+
+def test_names_of_methods_alike_in_time_and_quality_do_not_cover_each_other():
+    points = {
+        "cubic": (2.0, 0.0),
+        "linear": (2.0, -0.02),
+        "lanczos": (2.1, 0.01),
+        "zero-fill": (2.2, 0.0),
+        "tv": (90.0, 0.0),
+    }
+    plot = quality_against_time(points)
+    names = {label.text: label for label in plot.labels if label.anchor == "start"}
+    crowded = sorted(names[method].y for method in list(points)[:4])
+    assert min(b - a for a, b in pairwise(crowded)) >= 14.9
+    assert names["tv"].y == plot.marks[-1].y and max(crowded) < plot.height
 
 
 def test_nothing_to_draw_is_an_empty_frame():

@@ -68,6 +68,7 @@ def test_workers_draw_that_many_batches_ahead_in_other_threads():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.fault(50)
 def test_an_error_comes_at_its_own_step(workers):
     with Ahead(Counting(bad=2), 1, workers) as ahead:
         assert [ahead.batch(step)[1] for step in (0, 1)] == [0, 1]

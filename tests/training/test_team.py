@@ -55,12 +55,14 @@ def stumble() -> None:
     raise ZeroDivisionError("a fault of ours")
 
 
-def test_row50_our_errors_come_through_as_they_are():
+@pytest.mark.fault(50)
+def test_our_errors_come_through_as_they_are():
     with pytest.raises(DataError, match="no scan here; expected one"):
         run_together(refuse, 2)
 
 
-def test_row50_faults_come_through_with_their_trace():
+@pytest.mark.fault(50)
+def test_faults_come_through_with_their_trace():
     with pytest.raises(Exception, match="a fault of ours"):
         run_together(stumble, 2)
 
@@ -93,7 +95,8 @@ def together_until_killed(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="only Linux tells children of a parent's death")
-def test_row50_nobody_trains_on_when_the_parent_is_killed(tmp_path):
+@pytest.mark.fault(50)
+def test_nobody_trains_on_when_the_parent_is_killed(tmp_path):
     parent = get_context("spawn").Process(target=together_until_killed, args=(tmp_path,))
     parent.start()
     assert until(lambda: len(list(tmp_path.iterdir())) == 2)

@@ -108,7 +108,8 @@ def test_a_step_moves_the_average_part_of_the_way(config):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_row50_a_loss_that_is_not_finite_changes_nothing(config, value):
+@pytest.mark.fault(50)
+def test_a_loss_that_is_not_finite_changes_nothing(config, value):
     trainer = Trainer(config)
     trainer.step(batch_of(0.05))  # so that the optimiser has moments to spoil
     trainer.state.step = 1
@@ -139,7 +140,8 @@ class Silent:
     def step(self, *_: object) -> None: ...
 
 
-def test_row50_training_gives_up_on_a_loss_that_stays_not_finite(config):
+@pytest.mark.fault(50)
+def test_training_gives_up_on_a_loss_that_stays_not_finite(config):
     source, trainer = Repeating(batch_of(0.05)), Trainer(replace(config, steps=1000))
     trainer.step = lambda batch: {"loss": 1.0 if source.asked == 3 else math.nan}  # type: ignore[method-assign]
     with pytest.raises(MoeDiffError, match=f"not finite for {MAX_BAD_STEPS} steps; lower `rate`"):

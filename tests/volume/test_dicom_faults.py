@@ -19,6 +19,8 @@ from moediff.errors import DataError
 from moediff.volume.dicom_series import list_series
 from moediff.volume.io import load
 
+pytestmark = pytest.mark.fault(43)
+
 
 def changed(index: int, **tags: object) -> list:
     made = slices()

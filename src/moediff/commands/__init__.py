@@ -6,3 +6,5 @@ import argparse
 from typing import TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+SOME_FAILED = 8  # exit code where some of many were judged or made, and the others say why not

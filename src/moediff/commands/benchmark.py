@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import RESEARCH_ONLY
+from moediff.commands import SOME_FAILED
 from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from moediff.evaluation.cases import Case
     from moediff.evaluation.methods import Method
 
-SOME_FAILED = 8
 METHODS = ("linear", "cubic", "lanczos", "zero-fill", "tv", "faithful", "detail")
 RECIPES = ("thick5", "low1.5", "iso2")
 FOCUS = "faithful"
@@ -62,9 +62,10 @@ def benchmark_command(args: argparse.Namespace) -> int:
     from moediff.evaluation.benchmark import run_benchmark
     from moediff.evaluation.methods import parse_methods
     from moediff.evaluation.summary import with_gains
-    from moediff.report.benchmark_page import draw_case, require_report_parts
+    from moediff.report.benchmark_page import NEEDED, draw_case
+    from moediff.report.needs import require_parts
 
-    require_report_parts()
+    require_parts(*NEEDED)
     keep_memory()
     methods, settings, cases = parse_methods(args.methods), _settings(args), _cases(args)
     focus = _focus(args.focus, methods)
@@ -82,12 +83,12 @@ def benchmark_command(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> Settings:
     from moediff.errors import ConfigError
     from moediff.evaluation.benchmark import Settings
-    from moediff.evaluation.evaluate import METRICS, EvaluateOptions
+    from moediff.evaluation.catalogue import metric_names
+    from moediff.evaluation.evaluate import EvaluateOptions
 
     if not args.timeout > 0 or (args.threads is not None and args.threads < 1):
         raise ConfigError(f"--timeout {args.timeout:g} must be above 0 s, and --threads at least 1")
-    names = tuple(METRICS) if args.metrics is None else tuple(name.strip() for name in args.metrics.split(","))
-    judging = EvaluateOptions(metrics=names, fit=not args.no_fit, resample=True)
+    judging = EvaluateOptions(metrics=metric_names(args.metrics), fit=not args.no_fit, resample=True)
     threads = {} if args.threads is None else {"threads": args.threads}
     return Settings(device=args.device, limit_s=args.timeout, flops=args.flops, judging=judging, **threads)
 

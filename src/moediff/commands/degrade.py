@@ -11,6 +11,9 @@ from moediff import RESEARCH_ONLY, __version__
 
 if TYPE_CHECKING:
     from moediff.commands import Commands
+    from moediff.simulate.recipe import Recipe
+    from moediff.volume.io import Loaded
+    from moediff.volume.volume import Volume
 
 
 def add(commands: Commands) -> None:
@@ -32,19 +35,34 @@ def add(commands: Commands) -> None:
 
 def degrade_command(args: argparse.Namespace) -> int:
     """Simulate one scan and write it, the sidecar last."""
-    from moediff.config import rng_for
-    from moediff.inference.outputs import OutputPaths, check_outputs
-    from moediff.simulate.degrade import degrade, reference_intensity
+    from moediff.inference.outputs import OutputPaths, claimed
     from moediff.simulate.recipe import recipe_for
+    from moediff.volume.claim import announce
     from moediff.volume.io import load, save, write_text
 
     recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
     loaded = load(args.source)
-    check_outputs(paths, args.source, overwrite=args.overwrite)
+    with claimed(paths, args.source, overwrite=args.overwrite):
+        low, record = _simulate(loaded, recipe, args)
+        announce(paths.every())
+        if args.overwrite:
+            paths.sidecar.unlink(missing_ok=True)
+        save(low, paths.scan, codes=loaded.codes, overwrite=args.overwrite)
+        write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=args.overwrite)
+    if not args.quiet:
+        print(f"{paths.scan}\n{RESEARCH_ONLY}")
+    return 0
+
+
+def _simulate(loaded: Loaded, recipe: Recipe, args: argparse.Namespace) -> tuple[Volume, dict[str, Any]]:
+    """The poorer scan, and what its sidecar says."""
+    from moediff.config import rng_for
+    from moediff.simulate.degrade import degrade, reference_intensity
+
     key = (args.seed, args.source.name, recipe.name)  # the same everywhere: training's validation, benchmarks
     reference = reference_intensity(loaded.volume.data_XYZ)
     low = degrade(loaded.volume, recipe, rng_for(*key), reference=reference)
-    record: dict[str, Any] = {
+    return low, {
         "recipe": json.loads(recipe.to_json()),
         "seed": args.seed,
         "random_key": list(key),
@@ -57,10 +75,3 @@ def degrade_command(args: argparse.Namespace) -> int:
         "moediff": __version__,
         "note": RESEARCH_ONLY,
     }
-    if args.overwrite:
-        paths.sidecar.unlink(missing_ok=True)
-    save(low, paths.scan, codes=loaded.codes, overwrite=args.overwrite)
-    write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=args.overwrite)
-    if not args.quiet:
-        print(f"{paths.scan}\n{RESEARCH_ONLY}")
-    return 0

@@ -15,6 +15,8 @@ from moediff.memory import keep_memory
 if TYPE_CHECKING:
     from moediff.commands import Commands
     from moediff.inference.options import EnhanceOptions
+    from moediff.inference.outputs import OutputPaths
+    from moediff.volume.io import Loaded
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +30,12 @@ def add(commands: Commands) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, metavar="INPUT", help="NIfTI scan (.nii, .nii.gz), or folder or zip of DICOM files")
+    add(
+        "source",
+        type=Path,
+        metavar="INPUT",
+        help=".nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
+    )
     add("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)")
     add(
         "--voxel-size",
@@ -52,6 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--differences", type=Path, metavar="PATH", help="write each expert minus aggregate, then minus input, 4-D")
     add("--mask", type=Path, metavar="PATH", help="write where the network worked")
     add("--report", type=Path, metavar="HTML", help="write a page that shows the result (one file, works offline)")
+    add("--dicom-out", type=Path, metavar="FOLDER", help="write a new DICOM series too (DICOM input only)")
     add("--bundle", type=Path, help="model folder (default: the embedded weights)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -71,10 +79,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
-    from moediff.inference.grids import target_grid
-    from moediff.inference.outputs import OutputPaths, check_outputs, default_output, write
-    from moediff.report.page import require_jinja2, write_page
-    from moediff.report.scans import from_result
+    from moediff.errors import ConfigError
+    from moediff.inference.outputs import OutputPaths, check_outputs, claimed, default_output
+    from moediff.report.needs import require_parts
     from moediff.volume.io import load
 
     keep_memory()
@@ -82,29 +89,57 @@ def enhance_command(args: argparse.Namespace) -> int:
     loaded = load(args.source, trust=args.trust, index=args.volume, series=args.series)
     paths = OutputPaths(scan=args.output or default_output(args.source, loaded.stem), uncertainty=args.uncertainty,
                         experts=args.experts, mask=args.mask, each_expert=args.each_expert,
-                        differences=args.differences, report=args.report)  # fmt: skip
-    check_outputs(paths, args.source, overwrite=args.overwrite)
+                        differences=args.differences, report=args.report, dicom=args.dicom_out)  # fmt: skip
+    if args.dicom_out is not None and loaded.origin is None:
+        raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
     if args.report is not None:
-        require_jinja2()
+        require_parts("jinja2")
     if args.dry_run:
-        goal = target_grid(loaded.volume.grid, options)
-        plan = {"input": list(loaded.volume.shape), "output": list(goal.shape),
-                "output_spacing_mm": [round(s, 4) for s in goal.spacing_mm],
-                "files": [str(path) for path in paths.every()], "warnings": list(loaded.warnings)}  # fmt: skip
-        print(json.dumps(plan, indent=2))
+        check_outputs(paths, args.source, overwrite=args.overwrite)
+        print(json.dumps(_plan(loaded, options, paths, args), indent=2))
         return 0
+    with claimed(paths, args.source, overwrite=args.overwrite):
+        record = _enhance(loaded, options, paths, args)
+    _say(record, paths.scan, args)
+    return 0
+
+
+def _plan(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: argparse.Namespace) -> dict[str, Any]:
+    """What --dry-run says."""
+    from moediff.inference.footprint import predicted_mib
+    from moediff.inference.grids import target_grid
+    from moediff.model.bundle import load_bundle
+
+    goal, network = target_grid(loaded.volume.grid, options), load_bundle(args.bundle).config.denoiser
+    experts = len(network.experts.views)
+    return {
+        "input": list(loaded.volume.shape),
+        "output": list(goal.shape),
+        "output_spacing_mm": [round(s, 4) for s in goal.spacing_mm],
+        "peak_memory_mib": predicted_mib(loaded.volume.grid, goal, options, width=network.trunk.width, experts=experts),
+        "files": [str(path) for path in paths.every()],
+        "warnings": list(loaded.warnings),
+    }
+
+
+def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: argparse.Namespace) -> dict[str, Any]:
+    """Run, write, and return what the sidecar says."""
     from moediff.inference.engine import Enhancer
+    from moediff.inference.outputs import write
+    from moediff.report.page import write_page
+    from moediff.report.scans import from_result
 
     enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
     with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
         result = enhancer(loaded, options, report)
-        write(result, paths, overwrite=args.overwrite)
-        if paths.report is not None:
+
+        def draw(page: Path) -> None:
             report(0.97, "drawing the report")
-            write_page(from_result(result, loaded.stem or args.source.name), paths.report, overwrite=args.overwrite)
+            write_page(from_result(result, loaded.stem or args.source.name), page, overwrite=args.overwrite)
+
+        write(result, paths, overwrite=args.overwrite, draw=draw)
         report(1.0, "done")
-    _say(result.record, paths.scan, args)
-    return 0
+    return result.record
 
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:

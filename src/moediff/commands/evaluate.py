@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import RESEARCH_ONLY
+from moediff.commands import SOME_FAILED
 from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from moediff.evaluation.evaluate import EvaluateOptions
     from moediff.evaluation.tables import Pair
 
-SOME_FAILED = 8
+EXTRA = ("input", "mask", "labels", "lesions", "uncertainty")  # files that a pair may have besides
 
 
 def add(commands: Commands) -> None:
@@ -28,13 +29,17 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--pred", type=Path, help="prediction, NIfTI (needs --ref)")
-    which.add_argument("--pairs", type=Path, metavar="CSV", help="columns pred,ref[,input,mask,labels,lesions]")
+    which.add_argument("--pairs", type=Path, metavar="CSV", help=f"columns pred,ref[,{','.join(EXTRA)}]")
+    which.add_argument("--pred-bids", type=Path, metavar="DIR", help="BIDS folder of predictions (needs --ref-bids)")
+    add("--ref-bids", type=Path, metavar="DIR", help="BIDS folder of references, names alike but for desc, res, ...")
     add("--ref", type=Path, help="reference (truth), NIfTI")
     add("--input", type=Path, metavar="LR", help="low-resolution input: adds data consistency")
     add("--mask", type=Path, help="judge where this is above 0.5 (default: the reference's head)")
     add("--labels", type=Path, help="label map on the reference's grid: judge every label too")
     add("--regions", action="store_true", help="judge by region too (deep white matter, cortex, junction, rest)")
     add("--lesions", type=Path, help="lesion mask on the reference's grid: contrast, volume, lost and invented lesions")
+    add("--uncertainty", type=Path, metavar="SD", help="standard deviations of the prediction: adds their calibration")
+    add("--tissues", action="store_true", help="tissue volumes and Dice even where --metrics chooses")
     add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
     add("--resample", action="store_true", help="allow predictions on another grid than their reference")
     add("--no-fit", action="store_true", help="leave intensities: no gain and offset")
@@ -49,31 +54,47 @@ def evaluate_command(args: argparse.Namespace) -> int:
     """Judge one pair or a list, print and write the results."""
     if args.pred and not args.ref:
         args.usage_error("--pred needs --ref")
-    if args.pairs and any((args.ref, args.input, args.mask, args.labels, args.lesions)):
-        args.usage_error("--pairs names every file itself: leave --ref, --input, --mask, --labels and --lesions out")
+    if bool(args.pred_bids) != bool(args.ref_bids):
+        args.usage_error("--pred-bids and --ref-bids need each other")
+    if not args.pred and any(getattr(args, key) for key in ("ref", *EXTRA)):
+        args.usage_error(f"a list or folders name every file: leave --ref, --{', --'.join(EXTRA)} out")
     if args.labels and args.regions:
         args.usage_error("--labels and --regions both say by which parts to judge: choose one")
-    from moediff.evaluation.tables import Pair, judge, read_pairs
+    from moediff.evaluation.tables import judge
 
     keep_memory()
     options = _options(args)
-    pairs = read_pairs(args.pairs) if args.pairs else None
-    one = Pair(**{key: getattr(args, key) for key in ("pred", "ref", "input", "mask", "labels", "lesions")})
-    _check_outputs(args, pairs or [one])
-    if pairs is not None:
-        return _many(pairs, options, args)
-    record = judge(one, options)
+    pairs, left = _pairs(args)
+    _check_outputs(args, pairs)
+    if not args.pred:
+        return _many(pairs, left, options, args)
+    record = judge(pairs[0], options)
     _write([record], record, args)
     if not args.quiet:
         _say(record)
     return 0
 
 
-def _options(args: argparse.Namespace) -> EvaluateOptions:
-    from moediff.evaluation.evaluate import METRICS, EvaluateOptions
+def _pairs(args: argparse.Namespace) -> tuple[list[Pair], list[dict[str, Any]]]:
+    """What is to be judged, and records of what has no partner."""
+    from moediff.evaluation.folders import match
+    from moediff.evaluation.tables import Pair, read_pairs
 
-    names = tuple(METRICS) if args.metrics is None else tuple(name.strip() for name in args.metrics.split(","))
-    return EvaluateOptions(metrics=names, fit=not args.no_fit, resample=args.resample, regions=args.regions)
+    if args.pairs:
+        return read_pairs(args.pairs), []
+    if args.pred_bids:
+        return match(args.pred_bids, args.ref_bids)
+    return [Pair(**{key: getattr(args, key) for key in ("pred", "ref", *EXTRA)})], []
+
+
+def _options(args: argparse.Namespace) -> EvaluateOptions:
+    from moediff.evaluation.catalogue import metric_names
+    from moediff.evaluation.evaluate import EvaluateOptions
+
+    return EvaluateOptions(
+        metrics=metric_names(args.metrics), fit=not args.no_fit, resample=args.resample, regions=args.regions,
+        tissues=args.tissues or args.metrics is None,
+    )  # fmt: skip
 
 
 def _check_outputs(args: argparse.Namespace, pairs: list[Pair]) -> None:
@@ -101,14 +122,16 @@ def _write(rows: list[dict[str, Any]], record: Any, args: argparse.Namespace) ->
         write_text(as_json(record), args.json, overwrite=args.overwrite)
 
 
-def _many(pairs: list[Pair], options: EvaluateOptions, args: argparse.Namespace) -> int:
+def _many(pairs: list[Pair], left: list[dict[str, Any]], options: EvaluateOptions, args: argparse.Namespace) -> int:
     from moediff.evaluation.tables import as_csv, judge_all
 
     def tell(line: str) -> None:
         if not args.quiet:
             print(f"moediff: {line}", file=sys.stderr)
 
-    records = judge_all(pairs, options, tell)
+    for record in left:
+        tell(f"not judged: {', '.join(record['files'].values())}: {record['error']}")
+    records = [*judge_all(pairs, options, tell), *left]
     _write(records, records, args)
     if args.csv is None and args.json is None and not args.quiet:
         print(as_csv(records), end="")
@@ -125,7 +148,13 @@ def _say(record: dict[str, Any]) -> None:
         print(f"{name:<30}{value:.5g}")
     for name, part in (record["parts"] or {}).items():
         print(f"{name:<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
+    for name, part in (record["tissues"] or {}).items():
+        print(f"{name + ' (tissue)':<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
     for name, value in (record["lesions"] or {}).items():
         if name != "each":
             print(f"{'lesions_' + name:<30}{value:.5g}")
+    for name, part in (record["uncertainty"] or {}).items():
+        print(f"{'uncertainty, ' + name:<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
+    for name, why in record["not_computed"].items():
+        print(f"{name:<30}not computed: {why}")
     print(RESEARCH_ONLY)

@@ -11,6 +11,9 @@ from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
     from moediff.commands import Commands
+    from moediff.report.scans import ReportFiles
+
+SINGLE = ("output", "input", "truth", "uncertainty", "experts", "differences", "lesions", "defaced")  # of one result
 
 
 def add(commands: Commands) -> None:
@@ -21,51 +24,74 @@ def add(commands: Commands) -> None:
         description=f"Write one self-contained, offline HTML page for each enhanced scan. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("results", type=Path, nargs="+", metavar="RESULT", help="enhanced NIfTI with its JSON sidecar beside it")
+    add("results", type=Path, nargs="+", metavar="RESULT",
+        help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such")  # fmt: skip
     add("-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)")
-    add("--input", type=Path, help="the scan that was enhanced")
+    add("--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers")
+    add("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)")
     add("--truth", type=Path, help="the true scan: adds PSNR and SSIM")
     add("--uncertainty", type=Path, help="what `enhance --uncertainty` wrote")
     add("--experts", type=Path, help="what `enhance --experts` wrote")
+    add("--differences", type=Path, help="what `enhance --differences` wrote: what each expert alone changed")
+    add("--lesions", type=Path, help="mask of outlined lesions, on any grid")
+    add("--defaced", action="store_true", help="the scan shows no face, so offer a 3-D view (stripped scans get one)")
     add("--overwrite", action="store_true", help="replace existing pages")
     add("-q", "--quiet", action="store_true", help="do not print the pages' names")
     parser.set_defaults(call=report_command, usage_error=parser.error)
 
 
 def report_command(args: argparse.Namespace) -> int:
-    """Check every page's place, then draw one after the other."""
-    single = ("output", "input", "truth", "uncertainty", "experts")
-    given = [f"--{name}" for name in single if getattr(args, name) is not None]
-    if len(args.results) > 1 and given:
-        args.usage_error(f"{', '.join(given)}: give these with one RESULT only")
-    from moediff.report.page import require_jinja2, write_page
-    from moediff.report.scans import ReportFiles, from_files
+    """Check every page's place, then draw one after the other, and the index last."""
+    given = [f"--{name}" for name in SINGLE if getattr(args, name)]
+    if (len(args.results) > 1 or args.index is not None) and given:
+        args.usage_error(f"{', '.join(given)}: give these with one RESULT and no --index")
+    from moediff.report.cohort import results_of, summarise, write_index
+    from moediff.report.needs import require_parts
+    from moediff.report.page import write_page
+    from moediff.report.scans import from_files
 
     keep_memory()
-    require_jinja2()
-    pages = _pages(args)
-    for scan, page in zip(args.results, pages, strict=True):
-        files = ReportFiles(scan=scan, source=args.input, truth=args.truth, uncertainty=args.uncertainty,
-                            experts=args.experts)  # fmt: skip
-        write_page(from_files(files), page, overwrite=args.overwrite)
+    require_parts("jinja2")
+    results = results_of(args.results)
+    pages = _pages(args, results)
+    entries = []
+    for scan, page in zip(results, pages, strict=True):
+        scans = from_files(_files(scan, args))
+        write_page(scans, page, overwrite=args.overwrite)
+        if args.index is not None:
+            entries.append(summarise(scans, page))
         if not args.quiet:
             print(page)
+    if args.index is not None:
+        write_index(entries, args.index, overwrite=args.overwrite)
+        if not args.quiet:
+            print(args.index)
     return 0
 
 
-def _pages(args: argparse.Namespace) -> list[Path]:
+def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
+    from moediff.report.scans import ReportFiles, source_beside
+
+    return ReportFiles(
+        scan=scan, source=args.input or source_beside(scan), truth=args.truth, uncertainty=args.uncertainty,
+        experts=args.experts, differences=args.differences, lesions=args.lesions, defaced=args.defaced,
+    )  # fmt: skip
+
+
+def _pages(args: argparse.Namespace, results: list[Path]) -> list[Path]:
     from moediff.errors import CannotCreate
     from moediff.inference.outputs import OutputPaths, stem_of
     from moediff.volume.io import check_free
 
-    pages = [args.output or scan.with_name(f"{stem_of(scan)}_report.html") for scan in args.results]
-    every = [page.resolve() for page in pages]
+    pages = [args.output or scan.with_name(f"{stem_of(scan)}_report.html") for scan in results]
+    made = [*pages, *([args.index] if args.index is not None else [])]
+    every = [page.resolve() for page in made]
     if len(set(every)) < len(every):
-        raise CannotCreate("two results would get the same page; name each result once")
-    read = [*args.results, args.input, args.truth, args.uncertainty, args.experts]
+        raise CannotCreate("two pages would get the same name; name each result once, and the index otherwise")
+    read = [*results, *(getattr(args, name) for name in SINGLE if name not in ("output", "defaced"))]
     taken = {path.resolve() for path in read if path is not None}
-    taken |= {OutputPaths(scan=scan).sidecar.resolve() for scan in args.results}
-    for page in pages:
+    taken |= {OutputPaths(scan=scan).sidecar.resolve() for scan in results}
+    for page in made:
         if page.resolve() in taken:
             raise CannotCreate(f"{page}: the page would replace a file it is made from; choose another name")
         check_free(page, overwrite=args.overwrite)

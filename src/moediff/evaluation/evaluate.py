@@ -5,7 +5,6 @@ Axes: X Y Z voxels of the reference's grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,48 +12,21 @@ import torch
 from torch import Tensor
 
 from moediff import RESEARCH_ONLY, __version__
-from moediff.errors import ConfigError, DataError, GeometryError
-from moediff.evaluation import blind, haar, metrics, similarity, spectrum
+from moediff.errors import DataError, GeometryError
+from moediff.evaluation.anatomy import compare_tissues
+from moediff.evaluation.calibration import calibration
+from moediff.evaluation.catalogue import METRICS, Judged, check_names, compute
 from moediff.evaluation.fit import RULE, Fit, fit_intensities
 from moediff.evaluation.lesions import judge_lesions
-from moediff.evaluation.metrics import check_pair, head_mask
-from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_same_grid
-from moediff.evaluation.parts import by_part, named_parts
+from moediff.evaluation.metrics import check_pair, data_range, head_mask
+from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_same_grid, same_grid
+from moediff.evaluation.parts import Parts, by_part, named_parts
 from moediff.evaluation.remeasure import consistency
 from moediff.volume.volume import Volume
 
-
-@dataclass(frozen=True)
-class Case:
-    """What metrics see: prediction (fitted) and truth on one grid, where to judge, L, and voxel size."""
-
-    pred_XYZ: Tensor
-    truth_XYZ: Tensor
-    mask_XYZ: Tensor
-    data_range: float
-    spacing_mm: tuple[float, float, float]
-
-    @property
-    def pair(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Prediction, truth and mask."""
-        return self.pred_XYZ, self.truth_XYZ, self.mask_XYZ
-
-
-METRICS: dict[str, Callable[[Case], float]] = {
-    "psnr": lambda c: metrics.psnr(*c.pair, c.data_range),
-    "nrmse": lambda c: metrics.nrmse(*c.pair),
-    "ssim": lambda c: metrics.ssim(*c.pair, c.data_range),
-    "ms_ssim": lambda c: similarity.ms_ssim(*c.pair, c.data_range),
-    "haarpsi": lambda c: haar.haarpsi(*c.pair, c.data_range, haar.STANDARD),
-    "haarpsi_med": lambda c: haar.haarpsi(*c.pair, c.data_range, haar.MEDICAL),
-    "gmsd": lambda c: similarity.gmsd(*c.pair, c.data_range),
-    "vif": lambda c: similarity.vif(*c.pair, c.data_range),
-    "hf_ratio": lambda c: spectrum.high_frequency_ratio(*c.pair),
-    "spectral_distance_db": lambda c: spectrum.radial_spectral_distance(*c.pair),
-    "sharpness": lambda c: blind.sharpness(c.pred_XYZ, c.mask_XYZ, c.spacing_mm),
-    "sharpness_ref": lambda c: blind.sharpness(c.truth_XYZ, c.mask_XYZ, c.spacing_mm),
-    "noise": lambda c: blind.noise(c.pred_XYZ, c.mask_XYZ, c.data_range),
-    "noise_ref": lambda c: blind.noise(c.truth_XYZ, c.mask_XYZ, c.data_range),
+LEAST_INSIDE = 0.5  # of a given mask that the reference's head should hold
+NEEDS_WEIGHTS = {
+    name: "needs network weights that are not shipped, and nothing stands in for them" for name in ("lpips", "dists")
 }
 
 
@@ -67,35 +39,37 @@ class EvaluateOptions:
         fit: bring the prediction to the reference's intensities first.
         resample: allow a prediction on another grid; it is resampled on the reference's.
         regions: also judge by region of the brain, found by tissue classification of the reference.
+        tissues: also classify the tissues of both, for volumes and Dice.
 
     Raises:
         ConfigError: an unknown metric, or none.
     """
 
-    metrics: tuple[str, ...] = tuple(METRICS)
+    metrics: tuple[str, ...] = METRICS
     fit: bool = True
     resample: bool = False
     regions: bool = False
+    tissues: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.metrics if name not in METRICS]
-        if unknown or not self.metrics:
-            raise ConfigError(f"no metric called {(unknown or [''])[0]!r}; choose from {', '.join(METRICS)}")
+        check_names(self.metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Volumes drawn on the reference's grid.
+    """Volumes that belong to a pair, on the reference's grid where nothing else is said.
 
     Args:
         mask: above 0.5 is judged; the reference's head when absent.
         labels: whole numbers; every label's voxels are judged too.
         lesions: outlines, above 0.5; see `evaluation.lesions`.
+        uncertainty: standard deviations of the prediction, on its grid and in its intensities.
     """
 
     mask: Volume | None = None
     labels: Volume | None = None
     lesions: Volume | None = None
+    uncertainty: Volume | None = None
 
 
 def evaluate(
@@ -112,7 +86,7 @@ def evaluate(
         pred: the prediction, any intensities.
         ref: the truth; its grid and intensities are the scale.
         measured: the low-resolution input, for data consistency.
-        drawn: where to judge, labels, lesions.
+        drawn: where to judge, labels, lesions, uncertainty.
 
     Raises:
         ConfigError: see `EvaluateOptions`.
@@ -121,23 +95,27 @@ def evaluate(
     """
     options, drawn = options or EvaluateOptions(), drawn or Drawn()
     notes: list[str] = []
+    missing = dict(NEEDS_WEIGHTS)
     landed, how = on_grid(pred, ref.grid, resample=options.resample)
-    inside = head_mask(ref.data_XYZ) if drawn.mask is None else _read_mask("mask", drawn.mask, ref)
+    inside = _where(drawn.mask, ref, notes)
     if how is not None:
         inside = judged_mask(inside, pred.grid, ref.grid, notes)
     check_pair(landed.data_XYZ, ref.data_XYZ, inside)
     alike, found = doubts(landed.data_XYZ, ref, inside)
     fit = fit_intensities(landed.data_XYZ[inside], ref.data_XYZ[inside]) if options.fit else None
-    case = Case(
+    case = Judged(
         (fit or Fit()).apply(landed.data_XYZ.float()), ref.data_XYZ.float(), inside,
-        metrics.data_range(ref.data_XYZ, inside), ref.spacing_mm,
+        data_range(ref.data_XYZ, inside), ref.spacing_mm,
     )  # fmt: skip
     parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
     record = {
-        "metrics": {name: METRICS[name](case) for name in options.metrics},
+        "metrics": compute(case, options.metrics),
         "consistency": _consistency(pred, measured, options, notes),
         "parts": None if parts is None else by_part(*case.pair, parts),
+        "tissues": _tissues(case, missing) if options.tissues else None,
         "lesions": None if drawn.lesions is None else _lesions(drawn.lesions, ref, case),
+        "uncertainty": _uncertainty(drawn.uncertainty, pred, ref, case, fit, parts),
+        "not_computed": missing,
         "correlation": alike,
         "fit": None if fit is None else {"rule": RULE, "gain": fit.gain, "offset": fit.offset},
         "resampled": how,
@@ -147,6 +125,20 @@ def evaluate(
         "spacing_mm": [round(s, 5) for s in ref.spacing_mm],
     }
     return record | {"warnings": [*notes, *found], "moediff": __version__, "note": RESEARCH_ONLY}
+
+
+def _where(mask: Volume | None, ref: Volume, notes: list[str]) -> Tensor:
+    """The mask given, or the reference's head; notes when the two have little in common."""
+    head = head_mask(ref.data_XYZ)
+    if mask is None:
+        return head
+    inside = _read_mask("mask", mask, ref)
+    share = int((inside & head).sum()) / int(inside.sum())
+    if share == 0:
+        raise DataError("the mask lies wholly outside the reference's head; is it drawn on this scan?")
+    if share < LEAST_INSIDE:
+        notes.append(f"only {share:.0%} of the mask lies inside the reference's head; is it drawn on this scan?")
+    return inside
 
 
 def _read_mask(what: str, mask: Volume, ref: Volume) -> Tensor:
@@ -159,10 +151,31 @@ def _read_mask(what: str, mask: Volume, ref: Volume) -> Tensor:
     return inside
 
 
-def _lesions(outlines: Volume, ref: Volume, case: Case) -> dict[str, object]:
+def _lesions(outlines: Volume, ref: Volume, case: Judged) -> dict[str, object]:
     lesion = _read_mask("lesion mask", outlines, ref)
     pred, truth = case.pred_XYZ / case.data_range, case.truth_XYZ / case.data_range
     return judge_lesions(pred, truth, case.mask_XYZ, lesion, case.spacing_mm)
+
+
+def _tissues(case: Judged, missing: dict[str, str]) -> dict[str, dict[str, float]] | None:
+    try:
+        return compare_tissues(case.pred_XYZ, case.truth_XYZ, case.spacing_mm)
+    except DataError as error:
+        missing["tissues"] = str(error)
+        return None
+
+
+def _uncertainty(
+    sd: Volume | None, pred: Volume, ref: Volume, case: Judged, fit: Fit | None, parts: Parts | None
+) -> dict[str, dict[str, float]] | None:
+    """Calibration of standard deviations, brought to the grid and intensities where the prediction was brought."""
+    if sd is None:
+        return None
+    if not same_grid(sd.grid, pred.grid):
+        raise GeometryError("the uncertainty lies on another grid than the prediction; give the map made with it")
+    landed, _ = on_grid(sd, ref.grid, resample=True, kernel="linear")  # splines swing below zero
+    spread_XYZ = landed.data_XYZ.float() * (fit or Fit()).gain
+    return calibration(case.pred_XYZ - case.truth_XYZ, spread_XYZ, case.mask_XYZ, parts)
 
 
 def _consistency(

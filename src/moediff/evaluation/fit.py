@@ -19,6 +19,7 @@ from moediff.errors import DataError
 RULE = "gain and offset by Huber's loss inside the mask"
 HUBER = 1.345  # residuals beyond this many sigma count linearly; 95 % efficient for Gaussian errors (Huber 1981)
 ROUNDS = 20
+FIRST_VOXELS = 200_000  # an even subset of about this many is fitted first; all voxels then need a few rounds only
 CONVERGED = 1e-6  # relative change of gain and offset
 LEAST_SIGMA = 1e-6  # of the reference's spread
 TINY_RESIDUAL = 1e-30  # keeps 0 / 0 out of the weights
@@ -52,6 +53,19 @@ def _weighted(x_V: Tensor, y_V: Tensor, weight_V: Tensor) -> Fit:
     return Fit(gain, mean_y - gain * mean_x)
 
 
+def _reweighted(x_V: Tensor, y_V: Tensor, start: Fit, spread: float) -> Fit:
+    """Rounds of weighted least squares, the first one with weights from `start`, until gain and offset stay."""
+    fit, largest = start, float(x_V.abs().max())
+    for _ in range(ROUNDS):
+        residual = (fit.apply(x_V) - y_V).abs_()
+        sigma = max(_median(residual) / 0.6745, LEAST_SIGMA * spread)
+        before, fit = fit, _weighted(x_V, y_V, (HUBER * sigma / residual.clamp_min(TINY_RESIDUAL)).clamp_max(1))
+        moved = abs(fit.gain - before.gain) * largest + abs(fit.offset - before.offset)
+        if moved < CONVERGED * spread:
+            break
+    return fit
+
+
 def fit_intensities(pred_V: Tensor, ref_V: Tensor) -> Fit:
     """Gain and offset that bring predicted values to reference values.
 
@@ -66,14 +80,9 @@ def fit_intensities(pred_V: Tensor, ref_V: Tensor) -> Fit:
     spread = float(y.double().std(correction=0))
     if not spread > 0:
         raise DataError("the reference is constant where it is judged; expected a scan with contrast")
+    few = slice(None, None, max(1, x.numel() // FIRST_VOXELS))
     fit = _weighted(x, y, torch.ones_like(x))
-    for _ in range(ROUNDS):
-        residual = (fit.apply(x) - y).abs_()
-        sigma = max(_median(residual) / 0.6745, LEAST_SIGMA * spread)
-        before, fit = fit, _weighted(x, y, (HUBER * sigma / residual.clamp_min(TINY_RESIDUAL)).clamp_max(1))
-        moved = abs(fit.gain - before.gain) * float(x.abs().max()) + abs(fit.offset - before.offset)
-        if moved < CONVERGED * spread:
-            break
+    fit = _reweighted(x, y, _reweighted(x[few], y[few], fit, spread), spread)
     if not (math.isfinite(fit.gain) and fit.gain > 0):
         raise DataError(
             f"the prediction's intensities fall where the reference's rise (gain {fit.gain:.3g}): another contrast "

@@ -8,6 +8,8 @@ Axes: X Y Z voxels, N slices, A B the in-plane axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,31 +46,41 @@ def _magnitudes(data_NAB: Tensor) -> list[list[Tensor]]:
     return found
 
 
-def _slice_scores(x_NAB: Tensor, y_NAB: Tensor, mask_NAB: Tensor, parameters: tuple[float, float]) -> Tensor:
-    """HaarPSI of every slice [N]; Reisenhofer 2018, eq. 10-12."""
-    c, alpha = parameters
-    total, weights = torch.zeros(len(x_NAB), dtype=torch.float64), torch.zeros(len(x_NAB), dtype=torch.float64)
+def _slice_scores(
+    x_NAB: Tensor, y_NAB: Tensor, mask_NAB: Tensor, parameters: Sequence[tuple[float, float]]
+) -> list[Tensor]:
+    """HaarPSI of every slice [N] for every pair of parameters; Reisenhofer 2018, eq. 10-12."""
+    totals = [torch.zeros(len(x_NAB), dtype=torch.float64) for _ in parameters]
+    weights = torch.zeros(len(x_NAB), dtype=torch.float64)
     for p, q in zip(_magnitudes(x_NAB), _magnitudes(y_NAB), strict=True):
         weight = torch.maximum(p[-1], q[-1]) * mask_NAB
-        likeness = sum((2 * f * g + c) / (f.square() + g.square() + c) for f, g in zip(p[:-1], q[:-1], strict=True))
-        local = torch.sigmoid(alpha * torch.as_tensor(likeness) / (SCALES - 1))
-        total += (local * weight).sum(dim=(1, 2), dtype=torch.float64)
         weights += weight.sum(dim=(1, 2), dtype=torch.float64)
+        products = [2 * f * g for f, g in zip(p[:-1], q[:-1], strict=True)]
+        squares = [f.square() + g.square() for f, g in zip(p[:-1], q[:-1], strict=True)]
+        for total, (c, alpha) in zip(totals, parameters, strict=True):
+            likeness = sum((above + c) / (below + c) for above, below in zip(products, squares, strict=True))
+            local = torch.sigmoid(alpha * torch.as_tensor(likeness) / (SCALES - 1))
+            total += (local * weight).sum(dim=(1, 2), dtype=torch.float64)
+    return [_undone(total, weights, alpha) for total, (_, alpha) in zip(totals, parameters, strict=True)]
+
+
+def _undone(total_N: Tensor, weights_N: Tensor, alpha: float) -> Tensor:
+    """The weighted mean of logistic values back on the scale of similarity [N]."""
     same = torch.sigmoid(torch.tensor(alpha, dtype=torch.float64))  # slices without any structure are alike
-    mean = torch.where(weights > 0, total / weights.clamp_min(1e-12), same).clamp(max=float(same))
+    mean = torch.where(weights_N > 0, total_N / weights_N.clamp_min(1e-12), same).clamp(max=float(same))
     return (torch.logit(mean) / alpha).square()
 
 
-def haarpsi(
+def haarpsis(
     pred_XYZ: Tensor,
     truth_XYZ: Tensor,
     mask_XYZ: Tensor,
     data_range: float,
-    parameters: tuple[float, float] = STANDARD,
-) -> float:
+    parameters: Sequence[tuple[float, float]],
+) -> list[float]:
     """Haar wavelet-based perceptual similarity (Reisenhofer et al. 2018), mean of the three slice directions.
 
-    0..1, higher is better.
+    0..1, higher is better; one value for every C and alpha.
 
     Args:
         parameters: C and alpha; `STANDARD`, or `MEDICAL` (Karner et al. 2025).
@@ -81,7 +93,7 @@ def haarpsi(
     check_range(data_range)
     directions = []
     for axis in range(3):
-        total = voxels = 0.0
+        totals, voxels = [0.0] * len(parameters), 0.0
         for start in range(0, truth_XYZ.shape[axis], SLAB_VOX):
             run = slice(start, start + SLAB_VOX)
             pred, truth, mask = (t.movedim(axis, 0)[run] for t in (pred_XYZ, truth_XYZ, mask_XYZ))
@@ -89,9 +101,25 @@ def haarpsi(
             x, y = (apply_axes(t.float() * (255 / data_range), halves) for t in (pred, truth))
             inside = mask[:, ::2, ::2]
             count = inside.sum(dim=(1, 2)).double()
-            total += float((_slice_scores(x, y, inside, parameters) * count).sum())
+            scores = _slice_scores(x, y, inside, parameters)
+            totals = [total + float((score * count).sum()) for total, score in zip(totals, scores, strict=True)]
             voxels += float(count.sum())
         if voxels:
-            directions.append(total / voxels)
+            directions.append([total / voxels for total in totals])
     check_range(len(directions))
-    return sum(directions) / len(directions)
+    return [sum(values) / len(values) for values in zip(*directions, strict=True)]
+
+
+def haarpsi(
+    pred_XYZ: Tensor,
+    truth_XYZ: Tensor,
+    mask_XYZ: Tensor,
+    data_range: float,
+    parameters: tuple[float, float] = STANDARD,
+) -> float:
+    """`haarpsis` for one pair of parameters.
+
+    Raises:
+        GeometryError, DataError: see there.
+    """
+    return haarpsis(pred_XYZ, truth_XYZ, mask_XYZ, data_range, (parameters,))[0]

@@ -1,7 +1,8 @@
 """What became of lesions whose outline is known: contrast, volume, and how many were lost or invented.
 
 One threshold rule, fixed on the reference, for every method: a voxel counts as lesion where it lies beyond the middle
-between the lesion's mean and that of the tissue around it, at most 2 mm from the outline.
+between the lesion's mean and that of the tissue around it, at most 2 mm from the outline. Invented is what a reader
+could take for one more lesion: a separate spot in white matter, not the displaced edge of something that is there.
 
 Axes: X Y Z voxels of the reference's grid.
 """
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from moediff.errors import DataError
 from moediff.evaluation.regions import within
+from moediff.evaluation.shapes import dilated, reached_from
+from moediff.evaluation.tissue import WHITE, depth_mm, tissue_map
 
 LEAST_VOXELS = 3  # of an outlined lesion; fewer are left out
 REACH_MM = 2.0  # beyond the outline
@@ -25,7 +28,9 @@ RING_MM = (2.0, 6.0)  # the tissue around: this far from the lesion and further 
 LEAST_RING = 20
 LOST_BELOW = 0.25  # of the volume that the rule finds in the reference
 INVENTED_AWAY_MM = 4.0
-INVENTED_VOXELS = 5
+INVENTED_MM3, INVENTED_VOXELS = 3.0, 3
+SPOT_RING_MM = (1.0, 4.0)  # a spot's surroundings
+DEEP_MM = 10.0  # below the mask's surface: where white matter lies if tissues cannot be told
 BOX_MM = RING_MM[1] + 2.0
 
 
@@ -112,17 +117,58 @@ def _measured(
     )  # fmt: skip
 
 
-def _invented(
-    lesions: Sequence[Lesion], away_XYZ: Tensor, scans: tuple[Tensor, Tensor], level: float
-) -> tuple[int, int]:
-    """Groups of voxels, and voxels, that the prediction alone shows as lesion."""
+def white_matter(truth_XYZ: Tensor, brain_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """White matter by the reference's intensities, else what lies 10 mm and more below the mask's surface."""
+    tissue = tissue_map(truth_XYZ * brain_XYZ, spacing_mm)
+    if tissue is not None:
+        return tissue == WHITE
+    return depth_mm(brain_XYZ, spacing_mm, DEEP_MM) >= DEEP_MM
+
+
+@dataclass(frozen=True)
+class Spots:
+    """What to take for a lesion: sign of its contrast, level to pass, and the contrast to have."""
+
+    sign: float
+    level: float
+    least: float
+
+    def shown(self, scan_XYZ: Tensor) -> Tensor:
+        """Voxels beyond the level."""
+        return self.sign * (scan_XYZ - self.level) > 0
+
+
+def _separate(spots: Spots, brain_XYZ: Tensor, known_XYZ: Tensor, scans: tuple[Tensor, Tensor]) -> Tensor:
+    """Voxels that the prediction shows and nothing joins to what the reference shows, give or take a voxel."""
     pred, truth = scans
-    contrast = sorted((lesion.contrast_ref for lesion in lesions), key=abs)[len(lesions) // 2]
-    sign = math.copysign(1.0, contrast)
-    new = away_XYZ & (sign * (pred - level) > 0) & (sign * (pred - truth) > abs(contrast) / 2)
-    sizes = torch.bincount(components(new).flatten())[1:]
-    large = sizes[sizes >= INVENTED_VOXELS]
-    return len(large), int(large.sum())
+    shown = spots.shown(pred) & brain_XYZ
+    there = dilated(spots.shown(truth) & brain_XYZ, 1) | known_XYZ
+    return shown & ~reached_from(there, shown)
+
+
+def _invented(
+    spots: Spots, where: tuple[Tensor, Tensor, Tensor], scans: tuple[Tensor, Tensor], spacing_mm: Sequence[float]
+) -> list[int]:
+    """Sizes, in voxels, of the spots that the prediction alone shows; see `judge_lesions`.
+
+    Args:
+        where: brain, outlines with 4 mm around them, white matter.
+    """
+    brain, known, white = where
+    number = components(_separate(spots, brain, known, scans))
+    counts = torch.bincount(number.flatten())
+    least = max(INVENTED_VOXELS, INVENTED_MM3 / math.prod(spacing_mm))
+    found = []
+    for index in (i for i in range(1, len(counts)) if int(counts[i]) >= least):
+        box = _box(number == index, spacing_mm)
+        one, (pred, truth) = number[box] == index, (scan[box] for scan in scans)
+        ring = within(one, SPOT_RING_MM[1], spacing_mm) & ~within(one, SPOT_RING_MM[0], spacing_mm) & brain[box]
+        if not bool(ring.any()) or float(white[box][one].double().mean()) <= 0.5:
+            continue
+        contrast = spots.sign * (float(pred[one].mean()) - float(pred[ring].mean()))
+        new = spots.sign * float((pred - truth)[one].mean())
+        found += [int(counts[index])] if min(contrast, new) > spots.least else []
+    return found
 
 
 def judge_lesions(
@@ -130,8 +176,10 @@ def judge_lesions(
 ) -> dict[str, object]:
     """Every outlined lesion, and what was invented elsewhere.
 
-    Invented are groups of 5 voxels and more, further than 4 mm from every outline, that pass the median lesion's
-    level and exceed the reference by half its contrast.
+    Invented are connected groups of 3 voxels and 3 mm^3 or more that pass the median lesion's level in the prediction
+    and touch nothing that passes it in the reference, by one voxel, nor the 4 mm around an outline; that lie mostly in
+    white matter; whose mean exceeds both their surroundings and the reference by half the smallest contrast of a true
+    lesion.
 
     Args:
         pred_XYZ, truth_XYZ: fitted prediction and truth, in units of L.
@@ -162,14 +210,17 @@ def judge_lesions(
         )
     middle = sorted(found, key=lambda lesion: abs(lesion.contrast_ref))[len(found) // 2]
     level = float(truth_XYZ[brain_XYZ & ~lesion_XYZ].median()) + middle.contrast_ref / 2
-    away = brain_XYZ & ~within(lesion_XYZ, INVENTED_AWAY_MM, spacing_mm)
-    invented, invented_voxels = _invented(found, away, scans, level)
+    smallest = min(abs(lesion.contrast_ref) for lesion in found)
+    spots = Spots(math.copysign(1.0, middle.contrast_ref), level, smallest / 2)
+    known = within(lesion_XYZ, INVENTED_AWAY_MM, spacing_mm)
+    where = brain_XYZ, known, white_matter(truth_XYZ, brain_XYZ, spacing_mm)
+    invented = _invented(spots, where, scans, spacing_mm)
     volume_ref, volume_pred = (sum(getattr(x, f"volume_{name}_ml") for x in found) for name in ("ref", "pred"))
     return {
         "count": len(found),
         "lost": sum(lesion.lost for lesion in found),
-        "invented": invented,
-        "invented_ml": invented_voxels * math.prod(spacing_mm) / 1000,
+        "invented": len(invented),
+        "invented_ml": sum(invented) * math.prod(spacing_mm) / 1000,
         "volume_ref_ml": volume_ref,
         "volume_pred_ml": volume_pred,
         "dice": sum(lesion.dice * lesion.voxels for lesion in found) / sum(lesion.voxels for lesion in found),

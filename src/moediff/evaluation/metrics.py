@@ -14,13 +14,14 @@ Axes: X Y Z voxels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moediff.errors import DataError, GeometryError
+from moediff.evaluation.shapes import closed, filled
 from moediff.evaluation.windows import slabs
 from moediff.volume.resample import apply_axes
 
@@ -89,49 +90,6 @@ def data_range(truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
     return top
 
 
-def _dilated(mask_XYZ: Tensor, reach: int) -> Tensor:
-    """Grown by a box of 2 reach + 1 voxels per side, one axis at a time; beyond the faces is nothing."""
-    for axis in range(3):
-        grown, n = mask_XYZ.clone(), mask_XYZ.shape[axis]
-        for step in range(1, min(reach, n - 1) + 1):
-            grown.narrow(axis, step, n - step).logical_or_(mask_XYZ.narrow(axis, 0, n - step))
-            grown.narrow(axis, 0, n - step).logical_or_(mask_XYZ.narrow(axis, step, n - step))
-        mask_XYZ = grown
-    return mask_XYZ
-
-
-def _closed(mask_XYZ: Tensor, reach: int) -> Tensor:
-    """Morphological closing with a box; the volume's faces erode nothing."""
-    return ~_dilated(~_dilated(mask_XYZ, reach), reach)
-
-
-def _spread(reached: Tensor, free: Tensor) -> None:
-    """Grow `reached` through `free` along the first axis, there and back, in place."""
-    last = reached.shape[0] - 1
-    for i in range(1, last + 1):
-        reached[i] |= reached[i - 1] & free[i]
-    for i in range(last - 1, -1, -1):
-        reached[i] |= reached[i + 1] & free[i]
-
-
-def _filled(mask_XYZ: Tensor) -> Tensor:
-    """The mask with its holes: everything that faces of background voxels do not join to the volume's border.
-
-    Whole slices are swept at once, so a head needs a handful of rounds rather than one per voxel of depth.
-    """
-    free = ~mask_XYZ
-    reached = torch.zeros_like(free)
-    for axis in range(3):
-        for end in (0, -1):
-            reached.select(axis, end).copy_(free.select(axis, end))
-    before = -1
-    while (now := int(reached.sum())) != before:
-        before = now
-        for axis in range(3):
-            _spread(reached.movedim(axis, 0), free.movedim(axis, 0))
-    return ~reached
-
-
 def head_mask(truth_XYZ: Tensor) -> Tensor:
     """True where the head is: above 5 % of the 99.9th percentile, closed by two voxels, holes filled.
 
@@ -143,7 +101,7 @@ def head_mask(truth_XYZ: Tensor) -> Tensor:
     check_pair(truth_XYZ, truth_XYZ, everywhere)
     top = _quantile(truth_XYZ, RANGE_QUANTILE)
     check_range(top)
-    return _filled(_closed(truth_XYZ > HEAD_FRACTION * top, CLOSING_VOX))
+    return filled(closed(truth_XYZ > HEAD_FRACTION * top, CLOSING_VOX))
 
 
 def psnr(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> float:
@@ -171,6 +129,25 @@ def nrmse(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
     energy = float(truth.square().sum())
     check_range(energy)
     return math.sqrt(float((pred_XYZ[mask_XYZ].double() - truth).square().sum()) / energy)
+
+
+def nrmse_unit_range(pred_XYZ: Tensor, truth_XYZ: Tensor) -> float:
+    """NRMSE as the MRIxFields2026 challenge counts it: intensities in [0, 1], the whole volume, no mask.
+
+    A truth outside [0, 1] is brought there by its own minimum and maximum, the prediction by the same two numbers; the
+    prediction is then cut off at 0 and 1, as the challenge's networks do.
+
+    Raises:
+        GeometryError: shapes differ.
+        DataError: NaN, or a truth that is zero all over.
+    """
+    everywhere = torch.ones_like(truth_XYZ, dtype=torch.bool)
+    check_pair(pred_XYZ, truth_XYZ, everywhere)
+    low, high = float(truth_XYZ.min()), float(truth_XYZ.max())
+    if low < 0 or high > 1:
+        check_range(high - low)
+        pred_XYZ, truth_XYZ = ((t - low) / (high - low) for t in (pred_XYZ, truth_XYZ))
+    return nrmse(pred_XYZ.clamp(0, 1), truth_XYZ, everywhere)
 
 
 def _similarity(x: Tensor, y: Tensor, windows: Sequence[Tensor]) -> Tensor:
@@ -207,7 +184,19 @@ def ssim(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: floa
         GeometryError: shapes differ.
         DataError: NaN, an empty mask, or a range that is not positive.
     """
-    return float(ssim_map(pred_XYZ, truth_XYZ, mask_XYZ, data_range)[mask_XYZ].double().mean())
+    return ssims(pred_XYZ, truth_XYZ, mask_XYZ, data_range, (mask_XYZ,))[0]
+
+
+def ssims(
+    pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float, parts: Iterable[Tensor]
+) -> list[float]:
+    """Means of one `ssim_map` over several masks, each inside `mask_XYZ`.
+
+    Raises:
+        GeometryError, DataError: see `ssim_map`.
+    """
+    found = ssim_map(pred_XYZ, truth_XYZ, mask_XYZ, data_range)
+    return [float(found[part].double().mean()) for part in parts]
 
 
 def score(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor | None = None) -> Scores:

@@ -69,7 +69,7 @@ def require_same_grid(what: str, grid: Grid, ref: Grid, remedy: str) -> None:
         raise GeometryError(f"the {what} lies on another grid than the reference ({_differences(grid, ref)}): {remedy}")
 
 
-def on_grid(pred: Volume, ref: Grid, *, resample: bool) -> tuple[Volume, str | None]:
+def on_grid(pred: Volume, ref: Grid, *, resample: bool, kernel: str = RESAMPLED_BY) -> tuple[Volume, str | None]:
     """The prediction on the reference's grid, and how it came there (None: it was there already).
 
     Raises:
@@ -79,7 +79,7 @@ def on_grid(pred: Volume, ref: Grid, *, resample: bool) -> tuple[Volume, str | N
         return Volume(pred.data_XYZ, ref.affine), None
     if not resample:
         require_same_grid("prediction", pred.grid, ref, "resample it, or let us do it with --resample")
-    return land(pred, ref, RESAMPLED_BY), RESAMPLED_BY
+    return land(pred, ref, kernel), kernel
 
 
 def covered(source: Grid, ref: Grid) -> Tensor:
@@ -114,10 +114,9 @@ def judged_mask(mask_XYZ: Tensor, source: Grid, ref: Grid, notes: list[str]) -> 
 
 def correlation(x: Tensor, y: Tensor) -> float:
     """Pearson's correlation of two sets of values; 0 where one of them is constant."""
-    a, b = x.double(), y.double()
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a.square().sum() * b.square().sum()))
-    return float((a * b).sum()) / scale if scale > 0 else 0.0
+    a, b = (t.float() - float(t.mean(dtype=torch.float64)) for t in (x, y))
+    scale = math.sqrt(float(a.square().sum(dtype=torch.float64) * b.square().sum(dtype=torch.float64)))
+    return float((a * b).sum(dtype=torch.float64)) / scale if scale > 0 else 0.0
 
 
 def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -> float:

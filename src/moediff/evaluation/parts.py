@@ -6,6 +6,7 @@ Axes: X Y Z voxels of the reference's grid, N parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,8 +20,10 @@ from moediff.volume.volume import Volume
 LEAST_VOXELS = 100  # smaller parts say nothing
 MOST_PARTS = 256
 
+Parts: TypeAlias = "tuple[Tensor, Mapping[int, str]]"  # number of every voxel's part, and their names
 
-def named_parts(ref: Volume, labels: Volume | None) -> tuple[Tensor, dict[int, str]]:
+
+def named_parts(ref: Volume, labels: Volume | None) -> Parts:
     """Number of every voxel's part [X, Y, Z], and names; the labels given, or regions by tissue classification.
 
     Args:
@@ -49,9 +52,7 @@ def named_parts(ref: Volume, labels: Volume | None) -> tuple[Tensor, dict[int, s
     return numbers.long(), {number: str(number) for number in found}
 
 
-def by_part(
-    pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, parts: tuple[Tensor, Mapping[int, str]]
-) -> dict[str, dict[str, float]]:
+def by_part(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, parts: Parts) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and NRMSE of every part inside the mask that has 100 voxels or more.
 
     L and SSIM's windows are those of the whole mask, so parts can be compared with each other and with the whole.

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from moediff.evaluation.fit import fit_intensities
-from moediff.inference.consistency import assumed_acquisition, summary
+from moediff.inference.consistency import Acquisition, assumed_acquisition, discrepancy, residual, summary
 from moediff.volume.geometry import canonicalise
 from moediff.volume.intensity import quantile
-from moediff.volume.prepare import PrepareSettings, prepare
+from moediff.volume.prepare import Prepared, PrepareSettings, prepare
 from moediff.volume.volume import Volume
+
+
+def _gap(pred: Volume, measured: Volume, *, fit: bool) -> tuple[Tensor, Prepared, Acquisition]:
+    """Measured minus re-acquired, scaled, and what it was found with."""
+    prepared = prepare(measured, pred.grid, PrepareSettings(kernel="cubic"))
+    acquisition = assumed_acquisition(prepared)
+    data_XYZ = prepared.scaling.apply(canonicalise(pred)[0].data_XYZ.float())
+    if fit:
+        target = prepared.source.data_XYZ
+        tissue = target > 0.05 * quantile(target, 0.999)
+        data_XYZ = fit_intensities(acquisition.apply(data_XYZ)[tissue], target[tissue]).apply(data_XYZ)
+    return discrepancy(data_XYZ, prepared, acquisition), prepared, acquisition
 
 
 def consistency(pred: Volume, measured: Volume, *, fit: bool) -> dict[str, object]:
@@ -25,11 +39,15 @@ def consistency(pred: Volume, measured: Volume, *, fit: bool) -> dict[str, objec
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan, or intensities that cannot be fitted.
     """
-    prepared = prepare(measured, pred.grid, PrepareSettings(kernel="cubic"))
-    acquisition = assumed_acquisition(prepared)
-    data_XYZ = prepared.scaling.apply(canonicalise(pred)[0].data_XYZ.float())
-    if fit:
-        target = prepared.source.data_XYZ
-        tissue = target > 0.05 * quantile(target, 0.999)
-        data_XYZ = fit_intensities(acquisition.apply(data_XYZ)[tissue], target[tissue]).apply(data_XYZ)
-    return summary(data_XYZ, prepared, acquisition)
+    return summary(*_gap(pred, measured, fit=fit))
+
+
+def residual_map(pred: Volume, measured: Volume) -> Volume:
+    """The prediction acquired again minus the measured scan, on the measured scan's canonical grid.
+
+    Raises:
+        GeometryError: the axes are not parallel.
+        DataError: no head in the measured scan.
+    """
+    gap, prepared, _ = _gap(pred, measured, fit=False)
+    return residual(gap, prepared)

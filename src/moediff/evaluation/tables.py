@@ -15,9 +15,10 @@ from moediff.errors import DataError, InputMissing, MoeDiffError, naming
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.volume.atomic import shown
 from moediff.volume.io import load
+from moediff.volume.volume import Volume
 
-REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels", "lesions")
-DRAWN = ("mask", "labels", "lesions")
+REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels", "lesions", "uncertainty")
+DRAWN = ("mask", "labels", "lesions", "uncertainty")
 COLUMNS = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
 
 
@@ -31,10 +32,11 @@ class Pair:
     mask: Path | None = None
     labels: Path | None = None
     lesions: Path | None = None
+    uncertainty: Path | None = None
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Pairs from a CSV file with columns pred, ref, perhaps input, mask, labels, lesions; paths count from its folder.
+    """Pairs from a CSV file with columns pred, ref, perhaps those of `OPTIONAL`; paths count from its folder.
 
     Raises:
         InputMissing: there is no such file.
@@ -69,7 +71,7 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
     """
     files = {key: path for key, path in vars(pair).items() if path is not None}
     loaded = {key: load(path) for key, path in files.items() if key not in DRAWN}
-    drawn = {key: _load_mask(path) for key, path in files.items() if key in DRAWN}
+    drawn = {key: _load_drawn(path) for key, path in files.items() if key in DRAWN}
     measured = loaded["input"].volume if "input" in loaded else None
     record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
     said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
@@ -77,7 +79,7 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
     return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}
 
 
-def _load_mask(path: Path) -> Any:
+def _load_drawn(path: Path) -> Volume:
     try:
         return load(path).volume
     except DataError as error:
@@ -120,10 +122,13 @@ def as_json(records: Any) -> str:
 def row_of(record: dict[str, Any]) -> dict[str, Any]:
     """One flat row: file names, metrics, what was fitted, warnings, error."""
     fit, remeasured, parts, lesions = (record.get(key) or {} for key in ("fit", "consistency", "parts", "lesions"))
+    tissues, doubt = (record.get(key) or {} for key in ("tissues", "uncertainty"))
     return plain(
         {key: record["files"].get(key, "") for key in REQUIRED + OPTIONAL}
         | record.get("metrics", {})
         | {f"{key}_{name}": value for name, part in parts.items() for key, value in part.items()}
+        | {f"{name}_{key}": value for name, one in tissues.items() for key, value in one.items()}
+        | {f"uncertainty_{key}_{name}": value for name, one in doubt.items() for key, value in one.items()}
         | {f"lesions_{key}": value for key, value in lesions.items() if key != "each"}
         | {f"consistency_{key}": remeasured[key] for key in ("rms_over_range", "noise_over_range") if remeasured}
         | {key: fit[key] for key in ("gain", "offset") if fit}

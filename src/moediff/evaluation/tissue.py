@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.evaluation.windows import gaussian_matrix
+from moediff.memory import one_thread
 from moediff.volume.intensity import quantile
 from moediff.volume.resample import apply_axes
 
@@ -45,12 +46,13 @@ class Mixture:
     share_T: Tensor
 
     def log_density(self, value_N: Tensor) -> Tensor:
-        """Log of share times density, up to a constant [N, T]."""
-        return -0.5 * ((value_N[:, None] - self.mean_T) / self.spread_T) ** 2 - self.spread_T.log() + self.share_T.log()
+        """Log of share times density, up to a constant [T, N]."""
+        gap_TN = (value_N - self.mean_T[:, None]) / self.spread_T[:, None]
+        return gap_TN.square_().mul_(-0.5).add_((self.share_T.log() - self.spread_T.log())[:, None])
 
     def fits(self, value_N: Tensor) -> float:
         """Mean log likelihood, up to a constant."""
-        return float(self.log_density(value_N).logsumexp(-1).mean())
+        return float(self.log_density(value_N).logsumexp(0).mean())
 
     def separation(self) -> float:
         """Gap between the two most common tissues, grey and white matter, in units of their joint spread."""
@@ -102,10 +104,10 @@ def _smooth_mean(value_XYZ: Tensor, weight_XYZ: Tensor, spacing_mm: Sequence[flo
 
 def _expectation_maximisation(value_N: Tensor, mixture: Mixture) -> Mixture:
     for _ in range(EM_STEPS):
-        belongs = mixture.log_density(value_N).softmax(-1)
-        count = belongs.sum(0).clamp_min(1e-6)
-        mean = (belongs * value_N[:, None]).sum(0) / count
-        variance = (belongs * (value_N[:, None] - mean) ** 2).sum(0) / count
+        belongs = mixture.log_density(value_N).softmax(0)
+        count = belongs.sum(1).clamp_min(1e-6)
+        mean = (belongs * value_N).sum(1) / count
+        variance = (belongs * (value_N - mean[:, None]) ** 2).sum(1) / count
         brain = count.topk(2).indices  # grey and white matter, whose spread is noise: the same, or one eats the other
         variance[brain] = (variance[brain] * count[brain]).sum() / count[brain].sum()
         spread = variance.sqrt().clamp(LEAST_SPREAD, FLUID_SPREAD * float(variance[brain[0]].sqrt()) + LEAST_SPREAD)
@@ -128,21 +130,21 @@ def _fitted(log_XYZ: Tensor, core_XYZ: Tensor, spacing_mm: Sequence[float]) -> t
     for _ in range(ROUNDS):
         value = (log_XYZ - bias)[core_XYZ]
         mixture = _expectation_maximisation(value[::stride], mixture)
-        precision = mixture.log_density(value).softmax(-1) / mixture.spread_T**2
+        precision = mixture.log_density(value).softmax(0) / mixture.spread_T[:, None] ** 2
         weight, residual = torch.zeros_like(log_XYZ), torch.zeros_like(log_XYZ)
-        weight[core_XYZ] = precision.sum(-1)
-        residual[core_XYZ] = (precision * (value[:, None] - mixture.mean_T)).sum(-1)
+        weight[core_XYZ] = precision.sum(0)
+        residual[core_XYZ] = (precision * (value - mixture.mean_T[:, None])).sum(0)
         bias = bias + _smooth_mean(residual, weight, spacing_mm)
     return mixture, bias
 
 
-def _with_neighbours(log_density_NT: Tensor, brain_XYZ: Tensor) -> Tensor:
+def _with_neighbours(log_density_TN: Tensor, brain_XYZ: Tensor) -> Tensor:
     """Most probable class of every brain voxel [N] when neighbours tend to agree."""
     belongs = torch.zeros(3, *brain_XYZ.shape)
-    belongs[:, brain_XYZ] = log_density_NT.softmax(-1).T
+    belongs[:, brain_XYZ] = log_density_TN.softmax(0)
     for _ in range(NEIGHBOUR_ROUNDS):
-        around = F.avg_pool3d(belongs[:, None], 3, 1, 1)[:, 0][:, brain_XYZ].T
-        belongs[:, brain_XYZ] = (log_density_NT + NEIGHBOUR_WEIGHT * around).softmax(-1).T
+        around = F.avg_pool3d(belongs[:, None], 3, 1, 1)[:, 0][:, brain_XYZ]
+        belongs[:, brain_XYZ] = (log_density_TN + NEIGHBOUR_WEIGHT * around).softmax(0)
     return belongs[:, brain_XYZ].argmax(0)
 
 
@@ -166,6 +168,11 @@ def tissue_map(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
         data_XYZ: intensities, 0 outside the brain.
         spacing_mm: voxel sizes.
     """
+    with one_thread():  # many short steps
+        return _tissue_map(data_XYZ, spacing_mm)
+
+
+def _tissue_map(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
     brain = brain_of(data_XYZ, spacing_mm)
     if brain is None:
         return None

@@ -13,6 +13,12 @@ HEAD_ML = (500.0, 9000.0)  # a stripped infant brain .. an adult head with neck,
 SPREAD = (0.08, 1.5)  # interquartile range of tissue over the brain's median
 MAX_NOISE = 0.12  # of the brain's median x 2; training went to about this
 RATIO = (0.9, 7.0)
+FACE_MM = 1.5  # voxels this small let a face be drawn from a scan
+FACE_ML = 2800.0  # more than a stripped brain's generous mask; a head with its face fills 3 litres and more
+FACE = (
+    "the scan seems to include the face, and sharper voxels make a person easier to recognise: "
+    "deface the result before sharing it"
+)
 
 
 def doubts(prepared: Prepared) -> list[str]:
@@ -28,6 +34,8 @@ def doubts(prepared: Prepared) -> list[str]:
             f"the foreground fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}: "
             "not a whole brain, or wrong voxel sizes"
         )
+    if FACE_ML < volume_ml <= HEAD_ML[1] and max(prepared.grid.spacing_mm) <= FACE_MM:
+        found.append(FACE)
     tissue = prepared.base_XYZ[inside]
     tissue = tissue[tissue > 0.1]
     spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_LEVEL if tissue.numel() else 0.0

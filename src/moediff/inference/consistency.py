@@ -14,6 +14,7 @@ from moediff.volume.geometry import axis_positions
 from moediff.volume.intensity import quantile
 from moediff.volume.prepare import Prepared
 from moediff.volume.resample import apply_axes, axis_matrix, band_matrix, profile_matrix
+from moediff.volume.volume import Volume
 from moediff.volume.wiener import assumed_profiles, ratio_of
 
 NAMES = {"gaussian": "gaussian slice profile", "band": "k-space truncation", "none": "none"}
@@ -62,15 +63,19 @@ def correct(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> T
     gap = discrepancy(data_XYZ, prepared, acquisition)
     beyond = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
     axes = [axis_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
-    return data_XYZ + apply_axes(beyond, axes) * prepared.mask_XYZ
+    return apply_axes(beyond, axes).mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: a large head's peak lies here
 
 
-def summary(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> dict[str, object]:
-    """RMS discrepancy over the scan's intensity range (99th percentile), for the sidecar."""
-    gap = discrepancy(data_XYZ, prepared, acquisition)
+def residual(gap_XYZ: Tensor, prepared: Prepared) -> Volume:
+    """Re-acquired minus measured, on the measured grid and in its intensities; from `discrepancy`."""
+    return Volume(-gap_XYZ * prepared.scaling.scale, prepared.source.affine)
+
+
+def summary(gap_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> dict[str, object]:
+    """RMS of a discrepancy over the scan's intensity range (99th percentile), for the sidecar."""
     top = max(quantile(prepared.source.data_XYZ, 0.999), 1e-6)
     tissue = prepared.source.data_XYZ > 0.05 * top
-    rms = float(gap[tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
+    rms = float(gap_XYZ[tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
     return {
         "rms_over_range": round(rms / top, 5),
         "noise_over_range": round(prepared.noise / top, 5),

@@ -20,9 +20,10 @@ from moediff.diffusion.process import schedule
 from moediff.diffusion.sampler import sample
 from moediff.errors import ConfigError, DataError, TryAgain
 from moediff.inference.checks import doubts
-from moediff.inference.consistency import assumed_acquisition, correct, summary
+from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, residual, summary
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
-from moediff.inference.options import Enhanced, EnhanceOptions
+from moediff.inference.maps import maps_of, spread_summary
+from moediff.inference.options import Enhanced, EnhanceOptions, Maps
 from moediff.inference.tiles import Frame, denoise_tiled, frame
 from moediff.memory import ran_out
 from moediff.model.bundle import Bundle, load_bundle
@@ -95,10 +96,12 @@ class Enhancer:
         ready = time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             head = frame(self.bundle.denoiser, prepared, sparse=options.sparse)
+            prepared = replace(prepared, slices_NXYZ=torch.empty(0))  # the frame holds the part that is read
             scans = self._results(prepared, head, options, report)
             each = self._each(prepared, head, options, report) if options.each_expert else None
         report(0.95, "finishing")
         timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
+        head = head.weights_only()
         finished = self._finish(loaded, goal, prepared, head, scans, options, timings)
         if each is None:
             return finished
@@ -123,15 +126,16 @@ class Enhancer:
             report(0.1, "denoising")
             done += 1
             mean, error_BXYZ = self._posterior_mean(head, options)
-            spread_BXYZ = error_BXYZ * self.bundle.config.error_scale
+            spread_BXYZ = error_BXYZ.mul_(self.bundle.config.error_scale)
         total = square = torch.zeros(())
         for index in range(count):
             drawn = self._sample(head, denoise, options, index)
             total, square = total + drawn, square + drawn.square()
         if count > 1:
             spread_BXYZ = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
-        spread = None if spread_BXYZ is None else head.place(spread_BXYZ, torch.zeros_like(prepared.base_XYZ))
-        return _whole(mean if mean is not None else total / count, prepared, head, options), spread
+        whole = _whole(mean if mean is not None else total / count, prepared, head, options)
+        nothing = torch.zeros(()).expand(prepared.grid.shape)
+        return whole, None if spread_BXYZ is None else head.place(spread_BXYZ, nothing)
 
     def _each(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> list[Tensor]:
         """The scaled result of every expert alone."""
@@ -184,27 +188,22 @@ class Enhancer:
         result, spread = scans
         if not bool(torch.isfinite(result).all()):
             raise DataError("the result is not finite; the input's intensities are out of any usable range")
-        volume = land(prepared.undo(result), goal)
         uncertainty = None
         if spread is not None:
             plain = prepared.undo_axes(Volume(spread * prepared.scaling.scale, prepared.grid.affine))
             uncertainty = land(plain, goal)
-        weights = head.weights_XYZE(prepared.grid.shape)
-        gates = [
-            land(prepared.undo_axes(Volume(w, prepared.grid.affine)), goal, "linear").data_XYZ
-            for w in weights.unbind(-1)
-        ]
-        mask = land(prepared.undo_axes(Volume(prepared.mask_XYZ.float(), prepared.grid.affine)), goal, "linear")
+        acquisition = assumed_acquisition(prepared)
+        gap = discrepancy(result, prepared, acquisition)
         record = self._record(loaded, goal, options)
         record |= {
             "timings": timings,
-            "data_consistency": summary(result, prepared, assumed_acquisition(prepared)),
+            "data_consistency": summary(gap, prepared, acquisition),
             "warnings": [*loaded.warnings, *doubts(prepared)],
         }
-        return Enhanced(
-            volume, resample(loaded.volume, goal, "cubic"), torch.stack(gates, -1), mask.data_XYZ > 0.5,
-            uncertainty, self._names(), loaded, record,
-        )  # fmt: skip
+        if spread is not None:
+            record["uncertainty_over_range"] = spread_summary(spread, prepared)
+        volume, maps = land(prepared.undo(result), goal), maps_of(loaded, goal, prepared, head)
+        return Enhanced(volume, maps, uncertainty, self._names(), loaded, record, residual=residual(gap, prepared))
 
     def _names(self) -> tuple[str, ...]:
         return tuple(NAMES[view] for view in self.bundle.config.denoiser.experts.views)
@@ -238,9 +237,10 @@ class Enhancer:
             *loaded.warnings,
             "the scan is already as fine as the target grid and was passed through; ask for smaller voxels",
         ]
-        empty = torch.zeros(*goal.shape, len(self._names()))
-        each = volume.data_XYZ[..., None].expand_as(empty) if options.each_expert else None
-        return Enhanced(volume, volume, empty, empty[..., 0] > 0, None, self._names(), loaded, record, each)
+        shape = (*goal.shape, len(self._names()))
+        each = volume.data_XYZ[..., None].expand(shape) if options.each_expert else None
+        maps = Maps(lambda: volume, lambda: torch.zeros(shape), lambda: torch.zeros(goal.shape, dtype=torch.bool))
+        return Enhanced(volume, maps, None, self._names(), loaded, record, each)
 
 
 def _uncertainty(options: EnhanceOptions) -> str:
@@ -251,9 +251,9 @@ def _uncertainty(options: EnhanceOptions) -> str:
 
 
 def _whole(residual_BXYZ: Tensor, prepared: Prepared, head: Frame, options: EnhanceOptions) -> Tensor:
-    """The head's residual put back into the interpolated scan, and made consistent with the measurement."""
-    result = head.place(head.condition.base_BXYZ + residual_BXYZ, prepared.base_XYZ)
-    result = result.clamp_min(min(float(prepared.source.data_XYZ.min()), 0.0))
+    """The head's residual (overwritten) put back into the interpolated scan, consistent with the measurement."""
+    result = head.place(residual_BXYZ.add_(head.condition.base_BXYZ), prepared.base_XYZ)
+    result.clamp_(min=min(float(prepared.source.data_XYZ.min()), 0.0))
     return correct(result, prepared, assumed_acquisition(prepared)) if options.consistency else result
 
 

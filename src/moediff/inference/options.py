@@ -6,7 +6,9 @@ Axes: X Y Z voxels, E experts.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,30 +67,71 @@ class EnhanceOptions:
 
 
 @dataclass(frozen=True)
+class Maps:
+    """What else is known of every voxel of a result, made when asked for: each map is as large as the result."""
+
+    interpolated: Callable[[], Volume]
+    gate_XYZE: Callable[[], Tensor]
+    mask_XYZ: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
 class Enhanced:
     """A result on the target grid, in the input's axis order and intensities.
 
     Args:
         volume: the enhanced scan.
-        interpolated: the input interpolated to the same grid.
-        gate_XYZE: weight of each expert per voxel; zero outside the head.
-        mask_XYZ: where the network worked.
+        maps: makes the properties below.
         uncertainty: voxel-wise standard deviation, foretold or over samples; None for a single sample.
         expert_names: names of the experts, in the order of E.
         source: the input as read.
         record: what the sidecar says.
         each_XYZE: every expert's own result, or None.
+        residual: the result acquired again minus the input, on the input's canonical grid; None where nothing was done.
     """
 
     volume: Volume
-    interpolated: Volume
-    gate_XYZE: Tensor
-    mask_XYZ: Tensor
+    maps: Maps
     uncertainty: Volume | None
     expert_names: tuple[str, ...]
     source: Loaded
     record: dict[str, Any]
     each_XYZE: Tensor | None = None
+    residual: Volume | None = None
+
+    def plot(self, path: Path | str | None = None, *, truth: Volume | None = None) -> Any:
+        """Draw input, interpolated, enhanced, experts (and truth, error, uncertainty where known) in three planes.
+
+        Args:
+            path: where a PNG goes; None writes nothing.
+            truth: the true scan, on any grid.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+            DataError: the result is constant.
+            CannotCreate: the PNG cannot be written.
+        """
+        from moediff import plot
+
+        return plot(self, path, truth=truth)
+
+    @cached_property
+    def interpolated(self) -> Volume:
+        """The input interpolated to the same grid."""
+        return self.maps.interpolated()
+
+    @cached_property
+    def gate_XYZE(self) -> Tensor:
+        """Weight of each expert per voxel; zero outside the head."""
+        return self.maps.gate_XYZE()
+
+    @cached_property
+    def mask_XYZ(self) -> Tensor:
+        """Where the network worked."""
+        return self.maps.mask_XYZ()
 
     def differences_XYZN(self) -> Tensor:
         """Every expert's own result minus the aggregate (E volumes), then minus the interpolated input (E volumes).
@@ -100,18 +143,3 @@ class Enhanced:
             raise ConfigError("the experts were not run alone; ask for each_expert in EnhanceOptions")
         others = (self.volume, self.interpolated)
         return torch.cat([self.each_XYZE - other.data_XYZ[..., None] for other in others], -1)
-
-    def plot(self, path: Path | str | None = None, truth: Volume | None = None) -> Any:
-        """Three planes of input, interpolated and enhanced scan with the expert map; returns a matplotlib figure.
-
-        Args:
-            path: where a PNG goes; an existing file is replaced.
-            truth: the true scan on the result's grid, with which come truth and error.
-
-        Raises:
-            ConfigError: matplotlib is not installed.
-            CannotCreate: the file cannot be written.
-        """
-        import moediff  # pictures lie above results; the package's front knows both
-
-        return moediff.result_figure(self, None if path is None else Path(path), truth)

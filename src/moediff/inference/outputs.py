@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from moediff.errors import CannotCreate
 from moediff.inference.options import Enhanced
+from moediff.volume.claim import announce, held
+from moediff.volume.dicom_out import write_series
 from moediff.volume.io import check_free, save, save_maps, write_text
+from moediff.volume.scan_file import files_of, suffix_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,25 +27,23 @@ class OutputPaths:
     each_expert: Path | None = None
     differences: Path | None = None
     report: Path | None = None
+    dicom: Path | None = None
 
     @property
     def sidecar(self) -> Path:
         """The JSON beside the scan."""
         return self.scan.with_name(stem_of(self.scan) + ".json")
 
-    def every(self) -> Iterable[Path]:
+    def every(self) -> list[Path]:
         """All files that will be written, the sidecar last."""
-        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences, self.report)
+        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences, self.report, self.dicom)
         return [self.scan, *(path for path in maps if path is not None), self.sidecar]
 
 
 def stem_of(path: Path) -> str:
-    """File name without .nii or .nii.gz."""
-    name = path.name
-    for suffix in (".nii.gz", ".nii"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return path.stem
+    """File name without the suffix of its kind."""
+    suffix = suffix_of(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
 
 
 def default_output(source: Path, stem: str | None = None) -> Path:
@@ -66,35 +68,54 @@ def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool) -> None:
     every = [path.resolve() for path in paths.every()]
     if len(set(every)) < len(every):
         raise CannotCreate("two outputs have the same name; give each its own")
-    if source.resolve() in every:
+    if {part.resolve() for part in files_of(source)} & set(every):
         raise CannotCreate(f"{source}: the output would replace the input; choose another name with -o")
     for path in paths.every():
-        check_free(path, overwrite=overwrite)
+        check_free(path, overwrite=overwrite and path != paths.dicom)
 
 
-def write(result: Enhanced, paths: OutputPaths, *, overwrite: bool = False) -> None:
+@contextmanager
+def claimed(paths: OutputPaths, source: Path, *, overwrite: bool) -> Iterator[None]:
+    """Keep other runs from making these files; what a killed run left of them is cleared away.
+
+    Raises:
+        TryAgain: another run is making them.
+        CannotCreate: as `check_outputs`.
+    """
+    with held(paths.every()):
+        check_outputs(paths, source, overwrite=overwrite)
+        yield
+
+
+def write(
+    result: Enhanced, paths: OutputPaths, *, overwrite: bool = False, draw: Callable[[Path], None] | None = None
+) -> None:
     """Write scan, maps and, last, the sidecar, so its presence means the result is complete.
 
-    The page at `paths.report` is drawn from the finished result (`moediff.report`); here only a stale one is removed.
+    Args:
+        draw: makes the page at `paths.report` (see `moediff.report`).
 
     Raises:
         CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
     """
     codes, affine = result.source.codes, result.volume.affine
+    announce(paths.every())
     if overwrite:
         paths.sidecar.unlink(missing_ok=True)
-        if paths.report is not None:
-            paths.report.unlink(missing_ok=True)
     save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
     if paths.uncertainty is not None and result.uncertainty is not None:
         save(result.uncertainty, paths.uncertainty, codes=codes, overwrite=overwrite)
     if paths.experts is not None:
-        save_maps(result.gate_XYZE, affine, paths.experts, codes=codes, overwrite=overwrite)
+        save_maps(result.maps.gate_XYZE(), affine, paths.experts, codes=codes, overwrite=overwrite)
     if paths.mask is not None:
-        save(result.volume.with_data(result.mask_XYZ.float()), paths.mask, codes=codes, overwrite=overwrite)
+        save(result.volume.with_data(result.maps.mask_XYZ().float()), paths.mask, codes=codes, overwrite=overwrite)
     if paths.each_expert is not None and result.each_XYZE is not None:
         save_maps(result.each_XYZE, affine, paths.each_expert, codes=codes, overwrite=overwrite)
     if paths.differences is not None:
         save_maps(result.differences_XYZN(), affine, paths.differences, codes=codes, overwrite=overwrite)
+    if paths.dicom is not None and result.source.origin is not None:
+        write_series(result.volume, result.source.origin, paths.dicom)
+    if paths.report is not None and draw is not None:
+        draw(paths.report)
     record = dict(result.record) | {"experts": list(result.expert_names)}
     write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)

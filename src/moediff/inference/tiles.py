@@ -18,7 +18,7 @@ from moediff.model.encoder import COARSE, FINE
 from moediff.volume.prepare import Prepared, network_order
 
 Box = tuple[slice, slice, slice]
-BYTES_PER_CHANNEL = 1.2  # measured peak of a tile a voxel and trunk channel, fp32 (0.8 with 128 channels, 1.2 with 32)
+BYTES_PER_CHANNEL = 1.0  # a tile's measured peak a voxel and trunk channel, fp32 (0.9 with 64 channels)
 ALIGN = 8  # voxels; tiles begin where tokens and the experts' windows do
 
 
@@ -46,21 +46,27 @@ class Frame:
         x, y, z = (s.stop - s.start for s in self.box)
         return data_XYZ.permute(*back, *range(3, data_XYZ.ndim))[:x, :y, :z]
 
-    def place(self, data_BXYZ: Tensor, into_XYZ: Tensor) -> Tensor:
-        """Put box voxels back into a target-grid volume; foreground only."""
+    def place(self, data_BXYZ: Tensor, around_XYZ: Tensor) -> Tensor:
+        """A target-grid volume with box voxels put in; foreground only, the rest is as `around_XYZ`."""
         inside = self._back(self.inside_BXYZ[0]).cpu()
-        out = into_XYZ.clone()
+        out = around_XYZ.clone(memory_format=torch.contiguous_format)
         out[self.box] = torch.where(inside, self._back(data_BXYZ[0]).to(out), out[self.box])
         return out
 
-    def weights_XYZE(self, shape: Sequence[int]) -> Tensor:
-        """Gate weights per voxel of the target grid; zero outside the foreground."""
-        cells = self.condition.weight_BxyzE[0].float().cpu()
+    def weight_XYZ(self, expert: int, shape: Sequence[int]) -> Tensor:
+        """One expert's gate weight per voxel of the target grid; zero outside the foreground."""
+        cells = self.condition.weight_BxyzE[0, ..., expert].float().cpu()
         for axis in range(3):
             cells = cells.repeat_interleave(2, dim=axis)
-        out = torch.zeros(*shape, cells.shape[-1])
-        out[self.box] = self._back(cells * self.inside_BXYZ[0, ..., None].cpu())
+        out = torch.zeros(*shape)
+        out[self.box] = self._back(cells * self.inside_BXYZ[0].cpu())
         return out
+
+    def weights_only(self) -> Frame:
+        """Without what only the network reads, which takes most of the memory."""
+        few = {name: getattr(self.condition, name)[..., :0] for name in ("base_BXYZ", "slices_BNXYZ", "token_BxyzD")}
+        few = {name: value.clone() for name, value in few.items()}
+        return replace(self, condition=replace(self.condition, **few))
 
     def alone(self, expert: int) -> Frame:
         """The same head with one expert everywhere."""
@@ -73,8 +79,7 @@ class Frame:
 def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Frame:
     """Crop to the head and read it with the encoder and the gate; background cells get no expert."""
     device = next(denoiser.parameters()).device
-    where = prepared.mask_XYZ.nonzero()
-    low, high = where.amin(0).tolist(), (where.amax(0) + 1).tolist()
+    low, high = _bounds(prepared.mask_XYZ)
     box = slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
     order = network_order(prepared.positions)
     pad = [(low[a] - high[a]) % COARSE for a in order]
@@ -93,6 +98,12 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
     condition = replace(condition, weight_BxyzE=condition.weight_BxyzE * cells)
     x, y, z = base.shape[1:]
     return Frame(box, (order[0], order[1], order[2]), (x, y, z), condition, inside)
+
+
+def _bounds(mask_XYZ: Tensor) -> tuple[list[int], list[int]]:
+    """First and one past the last index of the foreground, per axis."""
+    inside = [mask_XYZ.any(first).any(second).nonzero()[:, 0] for first, second in ((2, 1), (2, 0), (1, 0))]
+    return [int(where[0]) for where in inside], [int(where[-1]) + 1 for where in inside]
 
 
 def _extended(positions: Sequence[float], more: int) -> Tensor:

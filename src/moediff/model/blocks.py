@@ -8,7 +8,7 @@ Axes: B batch, X Y Z voxels, xyz lattice of cells or tokens, C channels, R rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 SLAB_BYTES = {"cpu": 2**24}  # of one tensor of a slab, where that pays; elsewhere:
 SLAB_BYTES_ELSEWHERE = 2**28
+SCORE_BYTES = 2**24  # of attention scores at a time
 Kernel = tuple[int, int, int]
 PLANE, LINE, FULL = (3, 3, 1), (1, 1, 3), (3, 3, 3)
 
@@ -67,6 +68,24 @@ def slabs(h_BxyzC: Tensor, multiple: int = 1) -> Iterator[slice]:
     step = length if torch.is_grad_enabled() else max(planes, multiple)
     for start in range(0, length, max(step, 1)):
         yield slice(start, min(start + step, length))
+
+
+def in_slabs(work: Callable[[slice], Tensor], h_BxyzC: Tensor, multiple: int = 1) -> Tensor:
+    """What `work` makes of every slab, put together along the first axis.
+
+    At inference each piece is written into the whole at once: pieces that are kept until the end pin the memory that
+    lies before them, and a large head's peak doubles.
+    """
+    first, *more = slabs(h_BxyzC, multiple)
+    part = work(first)
+    if not more:
+        return part
+    made, taken = part.shape[1], first.stop  # as many planes as it was given, or fewer by a constant factor
+    whole = part.new_empty(part.shape[0], h_BxyzC.shape[1] * made // taken, *part.shape[2:])
+    for slab in (first, *more):
+        part = part if slab is first else work(slab)
+        whole[:, slab.start * made // taken : slab.stop * made // taken] = part
+    return whole
 
 
 class Conv(nn.Conv3d):
@@ -162,10 +181,28 @@ class ResBlock(nn.Module):
         return self.second(F.relu_(modulated(u, along_x, along_yz)))
 
 
+def _attended(q_NHTD: Tensor, k_NHTD: Tensor, v_NHTD: Tensor, bias: Callable[[slice], Tensor]) -> Tensor:
+    """Attention whose scores are held for some of the queries at a time; with gradients, for all."""
+    if torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q_NHTD, k_NHTD, v_NHTD, attn_mask=bias(slice(0, q_NHTD.shape[2])))
+    mixed = torch.empty_like(q_NHTD)
+    for part in _queries(q_NHTD):
+        mixed[:, :, part] = F.scaled_dot_product_attention(q_NHTD[:, :, part], k_NHTD, v_NHTD, attn_mask=bias(part))
+    return mixed
+
+
+def _queries(q_NHTD: Tensor) -> Iterator[slice]:
+    """Parts of the queries whose scores against all keys fit into a bound."""
+    n, heads, length, _ = q_NHTD.shape
+    step = max(SCORE_BYTES // (n * heads * length * q_NHTD.element_size()), 1)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
 class Attention(nn.Module):
     """Pre-norm multi-head self-attention with a feed-forward layer, over sequences.
 
-    `bias_HST` is added to the scores (for example a distance penalty, Press et al. 2022).
+    A bias is added to the scores (for example a distance penalty, Press et al. 2022).
     """
 
     def __init__(self, width: int, heads: int, *, expand: int = 2) -> None:
@@ -178,9 +215,10 @@ class Attention(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, t_NTD: Tensor, bias: Tensor | None = None) -> Tensor:
-        """[N, T, D] -> [N, T, D]."""
+    def forward(self, t_NTD: Tensor, bias: Callable[[slice], Tensor] | None = None) -> Tensor:
+        """[N, T, D] -> [N, T, D]; `bias` gives what is added to the scores of some of the queries, [heads, t, T]."""
         q, k, v = self.qkv(self.norm_in(t_NTD)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(-2)
+        mixed = F.scaled_dot_product_attention(q, k, v) if bias is None else _attended(q, k, v, bias)
+        mixed = mixed.transpose(1, 2).flatten(-2)
         t_NTD = t_NTD + self.out(mixed)
         return t_NTD + self.down(F.silu(self.up(self.norm_mid(t_NTD))))

@@ -23,6 +23,7 @@ from moediff.volume.prepare import PrepareSettings
 
 SCHEMA = 1
 WEIGHTS, MANIFEST = "model.safetensors", "bundle.json"
+MAX_MANIFEST_BYTES = 2**22
 MAX_BYTES = 2**31  # no bundle of ours comes near; larger ones are refused before reading
 
 
@@ -77,9 +78,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if not (path / MANIFEST).is_file():
         raise BundleError(f"no model bundle here: expected a folder with {MANIFEST} and {WEIGHTS}")
+    size = (path / MANIFEST).stat().st_size
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not JSON ({error}); copy the bundle again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise BundleError(f"expected a bundle of schema {SCHEMA}; this one needs another version of moediff")
@@ -102,8 +106,9 @@ def load_bundle(path: Path | str | None = None, device: str | torch.device = "cp
             config = parse_as(BundleConfig, manifest["config"])
         except ConfigError as error:
             raise BundleError(f"{MANIFEST}: {error}") from error
+        _check_fit(config.denoiser, weights)
         denoiser = Denoiser(config.denoiser)
-        _fill(denoiser, weights)
+        denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return Bundle(config, denoiser.to(device).eval(), manifest["provenance"], manifest["sha256"])
 
 
@@ -124,8 +129,13 @@ def _verified_weights(folder: Path, expected: str) -> dict[str, Tensor]:
         raise BundleError(f"{WEIGHTS} is not a safetensors file ({error}); pickled weights are never loaded") from error
 
 
-def _fill(denoiser: Denoiser, weights: Mapping[str, Tensor]) -> None:
-    own = denoiser.state_dict()
+def _check_fit(config: DenoiserConfig, weights: Mapping[str, Tensor]) -> None:
+    """Before the network is built, so that a config cannot ask for more memory than its weights file fills."""
+    try:
+        with torch.device("meta"):
+            own = Denoiser(config).state_dict()
+    except (RuntimeError, OverflowError) as error:
+        raise BundleError(f"the config asks for impossible sizes ({str(error).splitlines()[0]})") from error
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     if missing or extra:
         raise BundleError(f"weights do not fit the config: missing {missing[:2]}, unexpected {extra[:2]}")
@@ -134,7 +144,6 @@ def _fill(denoiser: Denoiser, weights: Mapping[str, Tensor]) -> None:
             raise BundleError(f"{name} has shape {tuple(tensor.shape)}; expected {tuple(own[name].shape)}")
         if not bool(torch.isfinite(tensor).all()):
             raise BundleError(f"{name} holds NaN or infinite weights; use another bundle")
-    denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
 
 def save_bundle(

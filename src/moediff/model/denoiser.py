@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import ResBlock, from_lattice, local_mean, slabs, to_lattice, unit_size
+from moediff.model.blocks import ResBlock, from_lattice, in_slabs, local_mean, slabs, to_lattice, unit_size
 from moediff.model.encoder import Encoder, EncoderConfig
 from moediff.model.error import ErrorHead
-from moediff.model.experts import Experts, ExpertsConfig
+from moediff.model.experts import MAX_LAYERS, Experts, ExpertsConfig
 from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
 
 Tables = tuple[Tensor, Tensor, Tensor]
@@ -37,6 +37,8 @@ class TrunkConfig:
     def __post_init__(self) -> None:
         if min(self.width, self.deep_width) < 8:
             raise ConfigError(f"trunk widths {self.width}, {self.deep_width} must be at least 8")
+        if max(self.blocks_before, self.blocks_deep, self.blocks_after) > MAX_LAYERS:
+            raise ConfigError(f"a trunk has at most {MAX_LAYERS} blocks of a kind")
 
     @property
     def reach_voxels(self) -> int:
@@ -130,7 +132,7 @@ class Trunk(nn.Module):
         for block in self.before:
             h = block(h, vector_BG, condition.tables)
         tables = tuple(deep_table(t) for t in condition.tables)
-        deep = torch.cat([self.down(to_lattice(h[:, slab])) for slab in slabs(h, 2)], 1)
+        deep = in_slabs(lambda slab: self.down(to_lattice(h[:, slab])), h, 2)
         deep = deep + self.token(condition.token_BxyzD)
         for block in self.deep:
             deep = block(deep, vector_BG, tables)
@@ -256,5 +258,7 @@ def condition_from(  # noqa: PLR0913
     x, y, z = (position_tables(p, r) for p, r in zip(positions, ratios, strict=True))
     acquisition = [(noise_B + 1e-4).log() / 4 + 1, noise_B / config.sigma_data, *(r.log() for r in ratios)]
     weight = cell_weights(logit)
-    weight = sparsify(weight, config.gate.top_k, config.gate.threshold) if sparse else weight
+    if sparse:
+        gate, dense = config.gate, weight
+        weight = in_slabs(lambda slab: sparsify(dense[:, slab], gate.top_k, gate.threshold), dense)
     return Condition(*scan, (x, y, z), torch.stack(acquisition, -1), token, weight)

@@ -9,6 +9,7 @@ Axes: B batch, X Y Z voxels, xyz coarse lattice, N families, T tokens of a famil
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import Attention, from_lattice, to_lattice
+from moediff.model.blocks import Attention, from_lattice, in_slabs, to_lattice
 
 COARSE, MIDDLE, FINE = 16, 8, 4  # voxels; volumes must be multiples of COARSE
-CHUNK_FAMILIES = 1024  # families processed at a time at inference, which bounds memory
+CHUNK_FAMILIES = 256  # families processed at a time at inference, which bounds memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,26 @@ class Encoder(nn.Module):
 
     def forward(self, base_BXYZ: Tensor) -> Tensor:
         """[B, X, Y, Z] scaled scan -> fine tokens [B, X/4, Y/4, Z/4, D]; sides are multiples of 16."""
-        family_BxyzTD = self._embed(base_BXYZ)
+        family_BxyzTD = in_slabs(lambda slab: self._read(base_BXYZ[:, slab]), base_BXYZ, COARSE)
         lattice = family_BxyzTD.shape[:4]
-        family_NTD = self._within(self.inward, family_BxyzTD.flatten(0, 3))
-        coarse_BSD = family_NTD[:, 0].reshape(lattice[0], -1, family_NTD.shape[-1])
+        coarse_BSD = family_BxyzTD[..., 0, :].flatten(1, 3)
         coarse_BSD = self.across(coarse_BSD, self._distance_bias(lattice[1:]))
-        family_NTD = torch.cat([coarse_BSD.reshape(-1, 1, family_NTD.shape[-1]), family_NTD[:, 1:]], 1)
-        family_NTD = self._within(self.outward, family_NTD)
-        return self.norm(from_lattice(family_NTD[:, 9:].reshape(*lattice, -1), FINE))
+        family_NTD = self._handed_back(family_BxyzTD.flatten(0, 3), coarse_BSD.flatten(0, 1))
+        return from_lattice(family_NTD[:, 9:].reshape(*lattice, -1), FINE)
+
+    def _read(self, base_BXYZ: Tensor) -> Tensor:
+        """Families of a slab after the first exchange between scales: [B, x, y, z, T, D]."""
+        family_BxyzTD = self._embed(base_BXYZ)
+        return self.inward(family_BxyzTD.flatten(0, 3)).unflatten(0, family_BxyzTD.shape[:4])
+
+    def _handed_back(self, family_NTD: Tensor, coarse_ND: Tensor) -> Tensor:
+        """Families whose fine tokens know what the coarse ones learnt; without gradients written over the input."""
+        if torch.is_grad_enabled():
+            return self.norm(self.outward(torch.cat([coarse_ND[:, None], family_NTD[:, 1:]], 1)))
+        family_NTD[:, 0] = coarse_ND
+        for part in family_NTD.split(CHUNK_FAMILIES):
+            part.copy_(self.norm(self.outward(part)))
+        return family_NTD
 
     def _embed(self, base_BXYZ: Tensor) -> Tensor:
         pooled = F.avg_pool3d(base_BXYZ[:, None], 2)[:, 0]
@@ -72,13 +85,8 @@ class Encoder(nn.Module):
         tokens = [coarse, middle.unflatten(-1, (-1, d)), fine.unflatten(-1, (-1, d))]
         return torch.cat(tokens, -2) + self.place
 
-    def _within(self, layer: Attention, family_NTD: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return layer(family_NTD)
-        return torch.cat([layer(part) for part in family_NTD.split(CHUNK_FAMILIES)])
-
-    def _distance_bias(self, lattice: tuple[int, ...]) -> Tensor:
+    def _distance_bias(self, lattice: tuple[int, ...]) -> Callable[[slice], Tensor]:
         """Scores fall with distance, one slope a head, so that training on patches carries over to whole heads."""
         axes = [torch.arange(n, device=self.slope_H.device, dtype=torch.float32) for n in lattice]
         where_S3 = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-        return -self.slope_H[:, None, None] * torch.cdist(where_S3, where_S3)
+        return lambda part: -self.slope_H[:, None, None] * torch.cdist(where_S3[part], where_S3)

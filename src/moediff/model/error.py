@@ -5,11 +5,10 @@ Axes: B batch, xyz cells, C channels, G modulation vector, W width, V voxels of 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moediff.model.blocks import slabs
+from moediff.model.blocks import in_slabs
 
 VOXELS = 8
 LOWEST, HIGHEST = -5.0, 4.0  # of the log error in units of sigma_data
@@ -28,5 +27,5 @@ class ErrorHead(nn.Module):
     def forward(self, h_BxyzC: Tensor, vector_BG: Tensor) -> Tensor:
         """[B, x, y, z, C] -> log error [B, x, y, z, 8], in units of sigma_data."""
         shift = self.modulate(vector_BG)[:, None, None, None]
-        parts = [self.leave(F.relu(self.enter(h_BxyzC[:, slab]) + shift)) for slab in slabs(h_BxyzC)]
-        return torch.cat(parts, 1).clamp(LOWEST, HIGHEST)
+        raw = in_slabs(lambda slab: self.leave(F.relu(self.enter(h_BxyzC[:, slab]) + shift)), h_BxyzC)
+        return raw.clamp(LOWEST, HIGHEST)

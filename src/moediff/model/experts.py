@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import from_lattice, local_mean, slabs, to_lattice
+from moediff.model.blocks import from_lattice, in_slabs, local_mean, to_lattice
 
 WINDOW = 4  # cells; the reach of the junction expert's attention
 CHUNK_ROWS = 8192  # rows of one matrix product: activations stay in cache
@@ -88,6 +88,9 @@ VIEWS = {"smooth": Smooth, "detail": Detail, "window": WindowAttention, "plain":
 NAMES = {"smooth": "deep white matter", "detail": "cortex", "window": "junction", "plain": "rest"}
 
 
+MAX_LAYERS = 64  # a config from elsewhere must not keep us building
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExpertsConfig:
     """Which experts there are (a view each) and the width of their pointwise layers."""
@@ -100,6 +103,8 @@ class ExpertsConfig:
         unknown = [view for view in self.views if view not in VIEWS]
         if unknown or not self.views:
             raise ConfigError(f"experts.views={list(self.views)}: choose from {', '.join(VIEWS)}")
+        if self.layers > MAX_LAYERS or len(self.views) > MAX_LAYERS:
+            raise ConfigError(f"there are at most {MAX_LAYERS} experts and layers")
 
 
 class Expert(nn.Module):
@@ -144,7 +149,7 @@ class Experts(nn.Module):
     def blend(self, h_BxyzC: Tensor, vector_BG: Tensor, weight_BxyzE: Tensor) -> Tensor:
         """Gate-weighted sum [B, x, y, z, 8]; an expert runs only on cells where its weight is not zero."""
         shift_EBW = [expert.modulate(vector_BG) for expert in self.each]  # type: ignore[operator]
-        return torch.cat([self._blended(h_BxyzC, weight_BxyzE, shift_EBW, s) for s in slabs(h_BxyzC, WINDOW)], 1)
+        return in_slabs(lambda slab: self._blended(h_BxyzC, weight_BxyzE, shift_EBW, slab), h_BxyzC, WINDOW)
 
     def _blended(self, h_BxyzC: Tensor, weight_BxyzE: Tensor, shift_EBW: list[Tensor], slab: slice) -> Tensor:
         feature_RC, weight_RE = h_BxyzC[:, slab].flatten(0, 3), weight_BxyzE[:, slab].flatten(0, 3)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
+from moediff.model.blocks import in_slabs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,8 @@ class Gate(nn.Module):
 
     def forward(self, token_BxyzD: Tensor) -> Tensor:
         """Logits [B, x, y, z, E] on the token lattice, bounded by the temperature (at most 30)."""
-        key = F.normalize(self.key(token_BxyzD), dim=-1)
-        return (key @ F.normalize(self.query_ED, dim=-1).T) * self.log_scale.exp().clamp(1.0, 30.0)
+        query_DE = F.normalize(self.query_ED, dim=-1).T * self.log_scale.exp().clamp(1.0, 30.0)
+        return in_slabs(lambda slab: F.normalize(self.key(token_BxyzD[:, slab]), dim=-1) @ query_DE, token_BxyzD)
 
 
 def cell_weights(logit_BxyzE: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moediff.errors import ConfigError
 from moediff.evaluation.cases import Case
 from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs
 from moediff.report.figure import comparison_figure
+from moediff.report.needs import require_parts
 from moediff.report.picture import data_uri
 from moediff.report.plots import dots, intervals, quality_against_time
 from moediff.volume.geometry import resample
@@ -19,19 +19,7 @@ from moediff.volume.volume import Volume
 Row = dict[str, Any]
 
 TEMPLATE = "benchmark.html"
-
-
-def require_report_parts() -> None:
-    """Refuse before any long work what the page would need after it.
-
-    Raises:
-        ConfigError: jinja2 or matplotlib is not installed.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"the page needs {' and '.join(missing)}; install with: pip install 'moediff-sr[report]'")
+NEEDED = ("jinja2", "matplotlib")
 
 
 def draw_case(row: Row, case: Case, scans: dict[str, Volume], path: Path) -> None:
@@ -62,7 +50,7 @@ def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
     Raises:
         ConfigError: jinja2 is not installed.
     """
-    require_report_parts()
+    require_parts(*NEEDED)
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

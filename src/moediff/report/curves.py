@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from moediff.evaluation.spectrum import radius
-from moediff.report.display import Display
+from moediff.report.layers import Display, sampled
 
 BINS, SHELLS = 64, 48
+HISTOGRAM_VOXELS, SPECTRUM_VOXELS = 1_000_000, 128
 AIR_BINS = 5  # the darkest 8 % of the window; air would dwarf everything else
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 220, 46, 38, 10
 COLOURS = {"input": "#999999", "interpolated": "#E69F00", "enhanced": "#0072B2", "truth": "#009E73"}
@@ -42,25 +45,40 @@ class Plot:
 
 def histogram(data_XYZ: Tensor) -> Tensor:
     """Share of the head's voxels (8-bit, air left out) in each of 64 intensity bins."""
-    counts_K = torch.bincount(data_XYZ.flatten().long() // (256 // BINS), minlength=BINS).double()
+    levels_V = np.bincount(sampled(data_XYZ, HISTOGRAM_VOXELS).numpy().ravel(), minlength=256)
+    counts_K = torch.from_numpy(levels_V).reshape(BINS, -1).sum(1).double()
     counts_K[:AIR_BINS] = 0
     return counts_K / counts_K.sum().clamp_min(1)
 
 
+def _middle(data_XYZ: Tensor) -> Tensor:
+    """The central box of at most SPECTRUM_VOXELS a side: tissue, not air."""
+    for axis, n in enumerate(data_XYZ.shape):
+        kept = min(n, SPECTRUM_VOXELS)
+        data_XYZ = data_XYZ.narrow(axis, (n - kept) // 2, kept)
+    return data_XYZ.float()
+
+
+@lru_cache(maxsize=4)
+def _shells(shape: torch.Size) -> np.ndarray:
+    """Shell of every coefficient of a real transform; SHELLS beyond Nyquist."""
+    return (radius(shape) * SHELLS).to(torch.int64).clamp_max(SHELLS).flatten().numpy()
+
+
 def power_spectrum(data_XYZ: Tensor) -> Tensor:
-    """Radially averaged power in dB below its greatest, from 0 to Nyquist of the voxels.
+    """Radially averaged power in dB below its greatest, from 0 to Nyquist of the voxels, in the middle of the head.
 
     A Hann window on each axis keeps the borders out of it (van der Schaaf & van Hateren 1996).
     """
-    data = data_XYZ.float()
+    data = _middle(data_XYZ)
     data = data - data.mean()
     for axis, n in enumerate(data.shape):
         shape = [n if a == axis else 1 for a in range(3)]
         data = data * torch.hann_window(n, periodic=False).reshape(shape)
     power = torch.view_as_real(torch.fft.rfftn(data)).square().sum(-1)
-    index = (radius(data.shape) * SHELLS).long().clamp_max(SHELLS).flatten()
-    total_K = torch.zeros(SHELLS + 1).index_add_(0, index, power.flatten())
-    mean_K = (total_K / torch.bincount(index, minlength=SHELLS + 1).clamp_min(1))[:SHELLS]
+    index = _shells(data.shape)
+    total_K = np.bincount(index, power.flatten().numpy(), SHELLS + 1)
+    mean_K = torch.from_numpy(total_K / np.bincount(index, minlength=SHELLS + 1).clip(1))[:SHELLS]
     return 10 * torch.log10((mean_K / mean_K.max().clamp_min(1e-12)).clamp_min(1e-8))
 
 

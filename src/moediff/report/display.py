@@ -3,141 +3,69 @@
 The input keeps its own voxels: each display voxel takes the value of the input voxel it lies in, so thick slices look
 thick and all views frame alike.
 
-Axes: X Y Z voxels (RAS+), E experts.
+Axes: X Y Z voxels (RAS+).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moediff.errors import DataError
+from moediff.report.layers import Display, Frame, Layer, nearest, quantiles
+from moediff.report.maps import maps
 from moediff.report.scans import ReportScans
-from moediff.volume.geometry import axis_positions, canonicalise, crop, resample
-from moediff.volume.intensity import quantile
-from moediff.volume.volume import Grid, Volume
+from moediff.volume.volume import Volume
 
 WINDOW = (0.01, 0.995)
 MARGIN_MM = 4.0
 HEAD_LEVEL = 0.06  # of the window; below lies air
-SPREAD_QUANTILE = 0.995
-MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
+COARSE = 2  # voxels; the head's box is found on every second one
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One 8-bit picture or map.
-
-    Args:
-        key: short identifier, letters only.
-        title: what a reader sees.
-        data_XYZ: uint8.
-        low: intensity shown as 0.
-        high: intensity shown as 255; for labels the highest label.
-    """
-
-    key: str
-    title: str
-    data_XYZ: Tensor
-    low: float
-    high: float
+def _profiles(head_XYZ: Tensor) -> list[Tensor]:
+    """How much head each plane across an axis holds, for all three axes."""
+    plane_XY = head_XYZ.float().sum(2)
+    return [plane_XY.sum(1).double(), plane_XY.sum(0).double(), head_XYZ.float().sum((0, 1)).double()]
 
 
-@dataclass(frozen=True)
-class Display:
-    """All that is drawn: scans and maps share `grid`; `centre` is the voxel where views open."""
-
-    grid: Grid
-    scans: tuple[Layer, ...]
-    maps: tuple[Layer, ...]
-    centre: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Where to cut and which intensities to show."""
-
-    start: tuple[int, ...]
-    shape: tuple[int, ...]
-    window: tuple[float, float]
-
-    def cut(self, volume: Volume) -> Volume:
-        return crop(canonicalise(volume)[0], self.start, self.shape)
-
-    def grey(self, key: str, title: str, data_XYZ: Tensor) -> Layer:
-        low, high = self.window
-        return Layer(key, title, _bytes(data_XYZ, low, high), low, high)
-
-
-def _bytes(data_XYZ: Tensor, low: float, high: float) -> Tensor:
-    scaled = (data_XYZ.float() - low) * (255 / max(high - low, 1e-12))
-    return scaled.round().clamp(0, 255).to(torch.uint8)
-
-
-def _nearest(volume: Volume, grid: Grid) -> Tensor:
-    """The value of the voxel that each grid point lies in; linear where the two grids are oblique to each other."""
-    canonical = canonicalise(volume)[0]
-    positions = axis_positions(canonical.grid, grid)
-    if positions is None:
-        return resample(canonical, grid, "linear").data_XYZ
-    data_XYZ = canonical.data_XYZ
-    for axis, (at, n) in enumerate(zip(positions, canonical.shape, strict=True)):
-        index = (torch.tensor(at, dtype=torch.float64) + 0.5).floor().long().clamp(0, n - 1)
-        data_XYZ = data_XYZ.index_select(axis, index)
-    return data_XYZ
-
-
-def _frame(enhanced: Volume) -> tuple[_Frame, tuple[int, int, int]]:
-    data_XYZ = enhanced.data_XYZ
-    low, high = (quantile(data_XYZ, q) for q in WINDOW)
+def _frame(enhanced: Volume) -> Frame:
+    low, high = quantiles(enhanced.data_XYZ, *WINDOW)
     if not high > low:
         raise DataError(f"the enhanced scan has no contrast (window {low}..{high}); expected a scan")
-    head = data_XYZ > low + HEAD_LEVEL * (high - low)
-    start, shape, centre = [], [], []
-    for axis, step in enumerate(enhanced.spacing_mm):
-        profile = head.double().sum(dim=[a for a in range(3) if a != axis])
-        inside = (profile > 0.001 * profile.max()).nonzero()
+    low = low if abs(low) > 1e-4 * high else 0.0  # rounding left by resampling is no intensity
+    head = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > low + HEAD_LEVEL * (high - low)
+    start, shape = [], []
+    for profile, n, step in zip(_profiles(head), enhanced.shape, enhanced.spacing_mm, strict=True):
+        inside = (profile > 0.001 * profile.max()).nonzero() * COARSE
         margin = round(MARGIN_MM / step)
         first = max(0, int(inside.min()) - margin)
-        last = min(len(profile) - 1, int(inside.max()) + margin)
-        middle = float((profile * torch.arange(len(profile))).sum() / profile.sum())
+        last = min(n - 1, int(inside.max()) + COARSE - 1 + margin)
         start.append(first)
         shape.append(last - first + 1)
-        centre.append(int(middle) - first)
-    return _Frame(tuple(start), tuple(shape), (low, high)), (centre[0], centre[1], centre[2])
+    return Frame(tuple(start), tuple(shape), (low, high))
 
 
-def _first_expert(gate_XYZE: Tensor) -> Tensor:
-    """Number of the expert with the largest weight, from 1; 0 where none worked (argmax over a short axis is slow)."""
-    first, *others = gate_XYZE.unbind(-1)
-    best, label, total = first.clone(), torch.ones(first.shape, dtype=torch.uint8), first.clone()
-    for number, weight in enumerate(others, 2):
-        label[weight > best] = number
-        best = torch.maximum(best, weight)
-        total += weight
-    return label * (total > MIN_WEIGHT)
+def _centre(shown: Layer) -> tuple[int, int, int]:
+    """The head's centre of mass."""
+    head = shown.data_XYZ[::COARSE, ::COARSE, ::COARSE] > 255 * HEAD_LEVEL
+    x, y, z = (
+        min(n - 1, int(COARSE * float((p * torch.arange(len(p))).sum() / p.sum())))
+        for p, n in zip(_profiles(head), shown.data_XYZ.shape, strict=True)
+    )
+    return x, y, z
 
 
-def _maps(scans: ReportScans, cut: _Frame) -> list[Layer]:
-    maps = []
-
-    def place(data_XYZ: Tensor) -> Tensor:
-        return cut.cut(scans.enhanced.with_data(data_XYZ.float())).data_XYZ
-
-    if scans.uncertainty_XYZ is not None:
-        spread = place(scans.uncertainty_XYZ).nan_to_num(0.0)
-        top = max(quantile(spread, SPREAD_QUANTILE), 1e-12)
-        maps.append(Layer("uncertainty", "uncertainty", _bytes(spread, 0, top), 0, top))
-    if scans.gate_XYZE is not None:
-        labels = place(_first_expert(scans.gate_XYZE)).to(torch.uint8)
-        maps.append(Layer("experts", "which expert", labels, 0, scans.gate_XYZE.shape[3]))
+def _views(scans: ReportScans, cut: Frame, box: Volume) -> list[Layer]:
+    views = []
+    if scans.source is not None:
+        views.append(cut.grey("input", "input", nearest(scans.source, box.grid)))
     if scans.interpolated is not None:
-        change = place((scans.enhanced.data_XYZ - scans.interpolated.data_XYZ).abs())
-        top = max(quantile(change, SPREAD_QUANTILE), 1e-12)
-        maps.append(Layer("change", "what was changed", _bytes(change, 0, top), 0, top))
-    return maps
+        views.append(cut.grey("interpolated", "interpolated", cut.cut(scans.interpolated).data_XYZ))
+    views.append(cut.grey("enhanced", "enhanced", box.data_XYZ))
+    if scans.truth is not None:
+        views.append(cut.grey("truth", "truth", cut.cut(scans.truth).data_XYZ))
+    return views
 
 
 def display(scans: ReportScans) -> Display:
@@ -146,15 +74,8 @@ def display(scans: ReportScans) -> Display:
     Raises:
         DataError: the enhanced scan is constant.
     """
-    canonical = canonicalise(scans.enhanced)[0]
-    cut, centre = _frame(canonical)
+    cut = _frame(scans.enhanced)
     box = cut.cut(scans.enhanced)
-    views = []
-    if scans.source is not None:
-        views.append(cut.grey("input", "input", _nearest(scans.source, box.grid)))
-    if scans.interpolated is not None:
-        views.append(cut.grey("interpolated", "interpolated", cut.cut(scans.interpolated).data_XYZ))
-    views.append(cut.grey("enhanced", "enhanced", box.data_XYZ))
-    if scans.truth is not None:
-        views.append(cut.grey("truth", "truth", cut.cut(scans.truth).data_XYZ))
-    return Display(box.grid, tuple(views), tuple(_maps(scans, cut)), centre)
+    views = _views(scans, cut, box)
+    shown = next(view for view in views if view.key == "enhanced")
+    return Display(box.grid, tuple(views), tuple(maps(scans, cut, box.grid)), _centre(shown))

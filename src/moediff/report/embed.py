@@ -9,6 +9,7 @@ Axes: X Y Z voxels.
 from __future__ import annotations
 
 import base64
+import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.report.display import Layer
+from moediff.report.layers import Layer
 from moediff.volume.volume import Grid
 
 STEPS = (1, 2, 4, 8, 16)  # merged grey levels; 16 leaves 16, which shows as bands but stays legible
 MAP_STEP = 8
-LEVEL = 6  # of zlib; 9 takes three times as long for 2 %
+MAP_BLOCKS = (2, 3, 4)  # voxels merged along each axis of a map
+MAP_SHARE = 0.3  # of the budget at most
+LEVEL, STRATEGY = 1, zlib.Z_RLE  # of zlib: differences hold no longer repeats to look for
+SAMPLE_PLANES, SAMPLE_EVERY = 8, 32  # planes packed to foretell a size: runs long enough for thick slices
+SAFE = 1.03  # a foretold size may be this much too small
 
 
 @dataclass(frozen=True)
@@ -51,46 +56,102 @@ class Embedded:
     grey_levels: int
 
 
-def _changes(flat: np.ndarray, strides: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Differences modulo 256 along the axis where they are smallest, which is across thick slices; and its stride."""
-    found = []
-    for stride in strides:
-        change = flat.copy()
-        change[stride:] -= flat[:-stride]
-        size = int(np.minimum(change, np.negative(change)).sum(dtype=np.int64))
-        found.append((size, stride, change))
-    _, stride, change = min(found, key=lambda entry: entry[:2])
-    return change, stride
+def _flat(data_XYZ: Tensor) -> np.ndarray:
+    """Voxels in NIfTI order, x fastest."""
+    return data_XYZ.numpy().ravel(order="F")
+
+
+def _changes(flat: np.ndarray, stride: int, step: int) -> np.ndarray:
+    """Differences modulo 256 of voxels rounded down to multiples of `step` (a power of two)."""
+    rounded = flat & np.uint8(256 - step)
+    change = rounded.copy()
+    change[stride:] -= rounded[:-stride]
+    return change
+
+
+def _size(change: np.ndarray) -> int:
+    """How large differences are, summed; decides what to subtract."""
+    return int(np.minimum(change, np.negative(change)).sum(dtype=np.int64))
+
+
+def _deflate(change: np.ndarray) -> bytes:
+    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL + 1, STRATEGY)
+    return packer.compress(change.data) + packer.flush()
+
+
+def _sample(flat: np.ndarray, plane: int) -> np.ndarray:
+    """Runs of whole planes (of that many voxels), evenly spread; all of a small volume."""
+    planes = len(flat) // plane
+    starts = range(0, planes, SAMPLE_EVERY) if planes > SAMPLE_EVERY else (0,)
+    length = SAMPLE_PLANES if planes > SAMPLE_EVERY else planes
+    middle = (SAMPLE_EVERY - SAMPLE_PLANES) // 2 if planes > SAMPLE_EVERY else 0
+    return np.concatenate([flat[(s + middle) * plane : (s + middle + length) * plane] for s in starts])
+
+
+class _Prepared:
+    """A layer's voxels in NIfTI order, the stride along which they change least, and a sample that foretells sizes."""
+
+    def __init__(self, data_XYZ: Tensor, grid: Grid) -> None:
+        x, y, _ = data_XYZ.shape
+        self.flat, self.grid = _flat(data_XYZ), grid
+        self.sample = _sample(self.flat, x * y)
+        strides = dict.fromkeys(min(s, len(self.sample) - 1) or 1 for s in (1, x, x * y))
+        self.stride = min(strides, key=lambda stride: _size(_changes(self.sample, stride, 1)))
+
+    def foretold(self, step: int) -> float:
+        """About how many characters `pack` will make."""
+        packed = len(_deflate(_changes(self.sample, self.stride, step)))
+        return SAFE * 4 / 3 * packed * len(self.flat) / len(self.sample)
+
+    def pack(self, step: int) -> Packed:
+        text = base64.b64encode(_deflate(_changes(self.flat, self.stride, step))).decode("ascii")
+        return Packed(text, self.stride, self.grid)
 
 
 def pack(data_XYZ: Tensor, grid: Grid, step: int) -> Packed:
-    """Pack uint8 voxels, rounded down to multiples of `step`."""
-    x, y, _ = data_XYZ.shape
-    flat = data_XYZ.numpy().ravel(order="F") // step * step
-    change, stride = _changes(flat, (1, x, x * y))
-    text = base64.b64encode(zlib.compress(change.tobytes(), LEVEL)).decode("ascii")
-    return Packed(text, stride, grid)
+    """Pack uint8 voxels, rounded down to multiples of `step` (a power of two)."""
+    return _Prepared(data_XYZ, grid).pack(step)
 
 
-def _pack_map(layer: Layer, grid: Grid) -> Packed:
-    """Labels as they are; other maps at half the resolution, where noise no longer fills the page."""
-    if layer.key == "experts":
-        return pack(layer.data_XYZ, grid, 1)
-    half = F.avg_pool3d(layer.data_XYZ[None].float(), 2, ceil_mode=True)[0].round().to(torch.uint8)
+def _coarser(grid: Grid, shape: Sequence[int], block: int) -> Grid:
+    """The grid of blocks, whose first one starts where the first voxel does."""
     affine = grid.affine.clone()
-    affine[:3, 3] += affine[:3, :3].sum(1) / 2  # centre of the first eight voxels
-    affine[:3, :3] *= 2
-    x, y, z = half.shape
-    return pack(half, Grid((x, y, z), affine), MAP_STEP)
+    affine[:3, 3] += affine[:3, :3].sum(1) * (block - 1) / 2
+    affine[:3, :3] *= block
+    x, y, z = shape
+    return Grid((x, y, z), affine)
+
+
+def _pack_map(layer: Layer, grid: Grid, block: int) -> Packed:
+    """Labels as they are; other maps in means of blocks, where noise no longer fills the page."""
+    if layer.labels:
+        return pack(layer.data_XYZ, grid, 1)
+    mean = F.avg_pool3d(layer.data_XYZ[None].float(), block, ceil_mode=True)[0].round().to(torch.uint8)
+    return pack(mean, _coarser(grid, mean.shape, block), MAP_STEP)
+
+
+def _length(packed: Sequence[Packed]) -> int:
+    return sum(len(p.text) for p in packed)
 
 
 def embed(scans: Sequence[Layer], maps: Sequence[Layer], grid: Grid, budget: int) -> Embedded:
-    """Pack all layers into at most `budget` characters if any allowed number of grey levels can."""
-    with ThreadPoolExecutor() as threads:  # zlib and numpy let each other work
-        packed_maps = tuple(threads.map(lambda layer: _pack_map(layer, grid), maps))
-        left = budget - sum(len(p.text) for p in packed_maps)
-        for step in STEPS:
-            packed = tuple(threads.map(lambda layer, step=step: pack(layer.data_XYZ, grid, step), scans))
-            if sum(len(p.text) for p in packed) <= left:
+    """Pack all layers into at most `budget` characters if any allowed coarseness can.
+
+    Sizes are foretold from a sample, so that volumes are packed once; zlib and numpy let threads run side by side.
+    """
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        prepared = pool.map(lambda layer: _Prepared(layer.data_XYZ, grid), scans)
+        packed_maps: list[Packed] = []
+        for block in MAP_BLOCKS:
+            packed_maps = list(pool.map(lambda layer, b=block: _pack_map(layer, grid, b), maps))
+            if _length(packed_maps) <= MAP_SHARE * budget:
                 break
-    return Embedded(packed, packed_maps, 256 // step)
+        ready, left = list(prepared), budget - _length(packed_maps)
+        packed: list[Packed] = []
+        for step in STEPS:
+            if step < STEPS[-1] and sum(pool.map(lambda p, s=step: p.foretold(s), ready)) > left:
+                continue
+            packed = list(pool.map(lambda p, s=step: p.pack(s), ready))
+            if _length(packed) <= left:
+                break
+    return Embedded(tuple(packed), tuple(packed_maps), 256 // step)

@@ -11,22 +11,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moediff.evaluation.metrics import head_mask, score
-from moediff.report.figure import EXPERT_COLOURS
+from moediff.report.canvas import EXPERT_COLOURS
+from moediff.report.layers import quantiles
+from moediff.report.maps import MIN_WEIGHT
 from moediff.report.scans import ReportScans
 
 WORDS = 200  # longest text taken from a sidecar
+THIN = 2  # voxels
+RANGE = (0.0, 0.999)  # quantiles between which the scan's intensity range lies
 MODES = {"faithful": "faithful (the most likely scan, one evaluation)", "detail": "detail (one plausible sample)"}
 
 
 @dataclass(frozen=True)
 class Expert:
-    """One expert's name, colour and share of the enhanced voxels, 0..1."""
+    """What one expert did.
+
+    Args:
+        name, colour: as everywhere on the page.
+        share: of the enhanced voxels, by weight; 0..1.
+        changed: mean change where it weighed most, over the scan's intensity range; None without the input.
+        unsure: mean standard deviation there, likewise; None without an uncertainty.
+    """
 
     name: str
     colour: str
     share: float
+    changed: float | None = None
+    unsure: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,13 @@ class Facts:
     warnings: tuple[str, ...]
 
 
-def _text(value: object) -> str:
+def one_line(value: object) -> str:
+    """Foreign text as at most 200 printable characters."""
     return "".join(c if c.isprintable() else " " for c in str(value))[:WORDS]
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
+    """A sidecar's value if it is a finite number."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else None  # type: ignore[arg-type]
 
@@ -51,7 +67,7 @@ def _number(value: object) -> float | None:
 def _triple(value: object, unit: str) -> str:
     if not isinstance(value, list | tuple) or len(value) != 3:
         return ""
-    numbers = [_number(v) for v in value]
+    numbers = [number(v) for v in value]
     return "" if None in numbers else " x ".join(f"{n:g}" for n in numbers) + unit
 
 
@@ -63,7 +79,7 @@ def _grid(record: Mapping[str, Any], which: str) -> str:
 def _done(scans: ReportScans) -> list[tuple[str, str]]:
     record = scans.record
     timings = record.get("timings")
-    seconds = [_number(s) for s in timings.values()] if isinstance(timings, dict) else []
+    seconds = [number(s) for s in timings.values()] if isinstance(timings, dict) else []
     rows = [
         ("Scan", scans.name), ("Input grid", _grid(record, "input")), ("Enhanced grid", _grid(record, "output")),
         ("Mode", MODES.get(str(record.get("mode")), record.get("mode", ""))), ("Model", record.get("bundle_name", "")),
@@ -73,14 +89,14 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
         ("Time", f"{sum(s or 0.0 for s in seconds):.1f} s" if seconds else ""), ("Device", record.get("device", "")),
         ("Software", record.get("software", "")),
     ]  # fmt: skip
-    return [(what, _text(value)) for what, value in rows if value != ""]
+    return [(what, one_line(value)) for what, value in rows if value != ""]
 
 
 def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
     rows = []
     found = scans.record.get("data_consistency")
     gap, noise = (
-        _number(found.get(k)) if isinstance(found, dict) else None for k in ("rms_over_range", "noise_over_range")
+        number(found.get(k)) if isinstance(found, dict) else None for k in ("rms_over_range", "noise_over_range")
     )
     if gap is not None:
         rows.append(("Disagreement with the measured scan", f"{100 * gap:.2f} % of its intensity range"))
@@ -101,16 +117,38 @@ def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
     return rows
 
 
+def _thin(data: Tensor) -> Tensor:
+    """Every second voxel along each axis: means of millions of voxels need no more."""
+    return data[::THIN, ::THIN, ::THIN].float()
+
+
 def _experts(scans: ReportScans) -> list[Expert]:
+    """Shares, and what happened where each expert weighed most."""
     if scans.gate_XYZE is None:
         return []
-    share_E = scans.gate_XYZE.sum((0, 1, 2), dtype=torch.float64)
-    share_E = share_E / share_E.sum().clamp_min(1e-12)
-    names = [_text(name) for name in scans.expert_names]
+    gate_XYZE, shown = _thin(scans.gate_XYZE), _thin(scans.enhanced.data_XYZ)
+    inside = gate_XYZE.sum(-1) > MIN_WEIGHT
+    gate_NE = gate_XYZE[inside]
+    share_E = gate_NE.sum(0) / gate_NE.sum().clamp_min(1e-12)
+    low, high = quantiles(shown, *RANGE)
+    told: dict[str, Tensor] = {}
+    if scans.interpolated is not None:
+        told["changed"] = (shown - _thin(scans.interpolated.data_XYZ)).abs()[inside]
+    if scans.uncertainty_XYZ is not None:
+        told["unsure"] = _thin(scans.uncertainty_XYZ)[inside].nan_to_num(0.0)
+    best_N = gate_NE.argmax(-1)
+    count_E = torch.bincount(best_N, minlength=len(share_E)).clamp_min(1)
+    means = {
+        what: torch.bincount(best_N, values, minlength=len(share_E)) / count_E / max(high - low, 1e-12)
+        for what, values in told.items()
+    }
     return [
-        Expert(name, EXPERT_COLOURS[i % len(EXPERT_COLOURS)], float(share))
-        for i, (name, share) in enumerate(zip(names, share_E, strict=False))
-    ]
+        Expert(
+            one_line(name), EXPERT_COLOURS[i % len(EXPERT_COLOURS)], float(share_E[i]),
+            **{what: float(mean_E[i]) for what, mean_E in means.items()},
+        )
+        for i, name in enumerate(scans.expert_names[: len(share_E)])
+    ]  # fmt: skip
 
 
 def facts(scans: ReportScans) -> Facts:
@@ -120,5 +158,5 @@ def facts(scans: ReportScans) -> Facts:
         DataError, GeometryError: the truth cannot be compared with the result.
     """
     warnings = scans.record.get("warnings")
-    told = [_text(w) for w in warnings] if isinstance(warnings, list) else []
+    told = [one_line(w) for w in warnings] if isinstance(warnings, list) else []
     return Facts(tuple(_done(scans)), tuple(_numbers(scans)), tuple(_experts(scans)), tuple(told))

@@ -11,15 +11,15 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from moediff import RESEARCH_ONLY
-from moediff.errors import ConfigError
 from moediff.report.curves import HEIGHT, LEFT, WIDTH, plots
-from moediff.report.display import Display, Layer, display
+from moediff.report.display import display
 from moediff.report.embed import Embedded, Packed, embed
-from moediff.report.facts import Facts, facts
-from moediff.report.figure import EXPERT_COLOURS
+from moediff.report.face import why_flat
+from moediff.report.facts import facts, one_line
+from moediff.report.layers import Display, Layer
+from moediff.report.needs import require_parts
 from moediff.report.picture import HEAT, pictures, rgb
 from moediff.report.scans import ReportScans
 from moediff.volume.io import write_text
@@ -29,25 +29,15 @@ SPARE_BYTES = 60_000  # the page's own text, plots and style
 PARTS = "moediff.report"
 
 
-def require_jinja2() -> Any:
-    """The template engine.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ConfigError("reports need jinja2; install it with: pip install 'moediff-sr[report]'") from error
-    return jinja2
-
-
 def _read(folder: str, name: str) -> str:
     return files(PARTS).joinpath(folder, name).read_text(encoding="utf-8")
 
 
-def _policy(scripts: tuple[str, ...]) -> str:
-    """Nothing may be loaded or sent; pictures and the viewer's textures are data or blob URIs."""
+def policy(scripts: tuple[str, ...]) -> str:
+    """Content-Security-Policy: these scripts alone run, and nothing may be loaded or sent.
+
+    Pictures and the viewer's textures are data or blob URIs.
+    """
     digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode("ascii") for s in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
@@ -63,11 +53,11 @@ def script_json(value: object) -> str:
 
 
 def _colour_map() -> dict[str, list[int]]:
-    """The viewer's colour map: transparent where nothing is, then dark to bright."""
+    """The viewer's colour map: more transparent the less there is, dark to bright."""
     colours = [rgb(colour) for _, colour in HEAT]
     return {
         "R": [c[0] for c in colours], "G": [c[1] for c in colours], "B": [c[2] for c in colours],
-        "A": [0, *(255 for _ in HEAT[1:])], "I": [round(255 * place) for place, _ in HEAT],
+        "A": [round(255 * min(1, 3 * place)) for place, _ in HEAT], "I": [round(255 * place) for place, _ in HEAT],
     }  # fmt: skip
 
 
@@ -76,16 +66,16 @@ def _viewer_layer(layer: Layer, packed: Packed) -> dict[str, object]:
         "key": layer.key, "high": layer.high, "data": packed.text, "stride": packed.stride,
         "shape": list(packed.grid.shape), "spacing": list(packed.grid.spacing_mm),
         "affine": packed.grid.affine.flatten().tolist(),
+        "labels": [{"name": name, "colour": rgb(colour)} for name, colour in layer.labels],
     }  # fmt: skip
 
 
-def _viewer_data(shown: Display, packed: Embedded, told: Facts) -> dict[str, object]:
-    colours = [rgb(colour) for colour in EXPERT_COLOURS]
+def _viewer_data(shown: Display, packed: Embedded) -> dict[str, object]:
     return {
         "shape": list(shown.grid.shape), "centre": list(shown.centre),
         "scans": [_viewer_layer(*pair) for pair in zip(shown.scans, packed.scans, strict=True)],
         "maps": [_viewer_layer(*pair) for pair in zip(shown.maps, packed.maps, strict=True)],
-        "heat": _colour_map(), "experts": [e.name for e in told.experts], "expertColours": colours,
+        "heat": _colour_map(),
     }  # fmt: skip
 
 
@@ -96,7 +86,9 @@ def render(scans: ReportScans) -> str:
         ConfigError: jinja2 is not installed.
         DataError: the enhanced scan is constant.
     """
-    jinja2 = require_jinja2()
+    require_parts("jinja2")
+    import jinja2
+
     shown, told = display(scans), facts(scans)
     stills = pictures(shown)
     library, script = _read("static", "niivue.umd.js"), _read("templates", "page.js")
@@ -106,18 +98,19 @@ def render(scans: ReportScans) -> str:
     safe = environment.filters["safe"]
     return str(
         environment.from_string(_read("templates", "page.html")).render(
-            policy=_policy((library, script)),
+            policy=policy((library, script)),
             notice=RESEARCH_ONLY,
-            name=_one_line(scans.name),
+            name=one_line(scans.name),
             shown=shown,
             facts=told,
             stills=stills,
             plots=plots(shown),
             packed=packed,
+            why_flat=why_flat(scans),
             library=safe(library),
             script=safe(script),
-            style=safe(_read("templates", "page.css")),
-            data=safe(script_json(_viewer_data(shown, packed, told))),
+            style=safe(_style()),
+            data=safe(script_json(_viewer_data(shown, packed))),
             viewer=json.loads(_read("static", "niivue.json")),
             licences=_licences(),
             size=(WIDTH, HEIGHT, LEFT),
@@ -125,8 +118,9 @@ def render(scans: ReportScans) -> str:
     )
 
 
-def _one_line(name: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in name)
+def _style() -> str:
+    stops = ", ".join(f"{colour} {100 * place:.0f}%" for place, colour in HEAT)
+    return _read("templates", "page.css").replace("{{ heat }}", stops)
 
 
 def _licences() -> str:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from moediff.report.display import Display, Layer
-from moediff.report.figure import EXPERT_COLOURS, PLANES
-from moediff.volume.volume import Grid
+from moediff.report.canvas import PLANES
+from moediff.report.layers import Display, Layer
 
 HEAT = ((0.0, "#00000d"), (0.25, "#4a0c6b"), (0.5, "#a52c60"), (0.75, "#f57d15"), (1.0, "#fcffa4"))  # dark to bright
 TILE_MM_TO_PX = 1.2
@@ -65,10 +64,10 @@ def heat_table() -> np.ndarray:
     return np.stack(columns, -1).round().astype(np.uint8)
 
 
-def expert_table() -> np.ndarray:
+def label_table(layer: Layer) -> np.ndarray:
     """Label -> colour [256, 3]; label 0 is black."""
     table = np.zeros((256, 3), np.uint8)
-    table[1 : len(EXPERT_COLOURS) + 1] = [rgb(colour) for colour in EXPERT_COLOURS]
+    table[1 : len(layer.labels) + 1] = [rgb(colour) for _, colour in layer.labels]
     return table
 
 
@@ -79,10 +78,16 @@ def slice_HW(data_XYZ: Tensor, plane: str, index: int) -> np.ndarray:
     return flat.flip(0, 1).contiguous().numpy()
 
 
-def _picture(layer: Layer, plane: str, index: int, grid: Grid) -> Picture:
-    pixels_HW = slice_HW(layer.data_XYZ, plane, index)
-    tables = {"experts": expert_table, "uncertainty": heat_table, "change": heat_table}
-    pixels = tables[layer.key]()[pixels_HW] if layer.key in tables else pixels_HW
+def _coloured(layer: Layer, pixels_HW: np.ndarray, *, is_map: bool) -> np.ndarray:
+    """Grey for scans, else colours [H, W, 3]."""
+    if not is_map:
+        return pixels_HW
+    return (label_table(layer) if layer.labels else heat_table())[pixels_HW]
+
+
+def _picture(layer: Layer, plane: str, shown: Display, *, is_map: bool) -> Picture:
+    grid, index = shown.grid, shown.centre[PLANES[plane][2]]
+    pixels = _coloured(layer, slice_HW(layer.data_XYZ, plane, index), is_map=is_map)
     across, up, _ = PLANES[plane]
     width, height = (round(grid.shape[a] * grid.spacing_mm[a] * TILE_MM_TO_PX) for a in (across, up))
     return Picture(layer.title, plane, data_uri(png(pixels), "image/png"), width, height)
@@ -90,7 +95,5 @@ def _picture(layer: Layer, plane: str, index: int, grid: Grid) -> Picture:
 
 def pictures(shown: Display) -> list[list[Picture]]:
     """Per plane, one picture of every scan and map through the middle of the head."""
-    layers = [*shown.scans, *shown.maps]
-    return [
-        [_picture(layer, plane, shown.centre[PLANES[plane][2]], shown.grid) for layer in layers] for plane in PLANES
-    ]
+    layers = [*((layer, False) for layer in shown.scans), *((layer, True) for layer in shown.maps)]
+    return [[_picture(layer, plane, shown, is_map=is_map) for layer, is_map in layers] for plane in PLANES]

@@ -15,6 +15,7 @@ SCATTER_HEIGHT = 300.0
 COLOURS = 7  # that the page's style defines; more scans share them
 TICKS = 6
 NAME = 20  # characters of a method's name that fit
+TEXT_WIDTH, TEXT_HEIGHT = 130.0, 15.0  # of such a name
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,20 @@ def intervals(values: Mapping[str, tuple[float, float, float]], axis: str) -> Pl
     )  # fmt: skip
 
 
+def _apart(at: Sequence[tuple[float, float]]) -> list[float]:
+    """Heights of texts that start at x, y, pushed down where one would lie on another."""
+    placed: list[tuple[float, float]] = []
+    heights = [0.0] * len(at)
+    for i in sorted(range(len(at)), key=lambda i: at[i][1]):
+        x, y = at[i]
+        for other_x, other_y in placed:  # from the top down
+            if abs(other_x - x) < TEXT_WIDTH and abs(y - other_y) < TEXT_HEIGHT:
+                y = other_y + TEXT_HEIGHT
+        placed = sorted([*placed, (x, y)], key=lambda place: place[1])
+        heights[i] = round(y, 2)
+    return heights
+
+
 def quality_against_time(points: Mapping[str, tuple[float, float]]) -> Plot:
     """Seconds along x (logarithmic), mean gain in dB upwards, one dot per method.
 
@@ -165,9 +180,9 @@ def quality_against_time(points: Mapping[str, tuple[float, float]]) -> Plot:
     up = ticks(min([0.0, *gains]), max([0.0, *gains]))
     y = _Scale(up[0], up[-1], TOP + SCATTER_HEIGHT, TOP)
     marks, labels = [], [Label(LEFT - 10, y(v), f"{round(v, 10):g} dB") for v in up]
-    for method, (seconds, gain) in points.items():
-        at = x(exponents[method]), y(gain)
+    places = [(x(exponents[method]), y(gain)) for method, (_, gain) in points.items()]
+    for (method, (seconds, gain)), at, height in zip(points.items(), places, _apart(places), strict=True):
         marks.append(Mark("dot", *at, f"{method}: {seconds:.1f} s, {gain:+.2f} dB"))
-        labels.append(Label(at[0] + 8, at[1], _short(method), "start"))
+        labels.append(Label(at[0] + 8, height, _short(method), "start"))
     grid = tuple((x(e), f"{10.0**e:g}") for e in range(int(x.low), int(x.high) + 1))
     return Plot(TOP + SCATTER_HEIGHT + FOOT, "whole process, seconds", grid, tuple(labels), tuple(marks))

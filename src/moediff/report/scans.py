@@ -6,6 +6,7 @@ Axes: X Y Z voxels, E experts.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.errors import DataError, GeometryError, InputMissing, naming
+from moediff.errors import DataError, GeometryError, InputMissing, MoeDiffError, naming
+from moediff.evaluation.remeasure import residual_map
 from moediff.inference.options import Enhanced
-from moediff.inference.outputs import OutputPaths
+from moediff.inference.outputs import OutputPaths, stem_of
 from moediff.volume.atomic import shown
 from moediff.volume.geometry import resample
 from moediff.volume.io import load
@@ -36,6 +38,9 @@ class ReportFiles:
         truth: the true scan, on any grid.
         uncertainty: standard deviation on the enhanced grid.
         experts: 4-D gate weights on the enhanced grid.
+        differences: what `enhance --differences` wrote.
+        lesions: mask of lesions, on any grid.
+        defaced: the user says that no face is left, so the scan may be shown in 3-D.
     """
 
     scan: Path
@@ -43,6 +48,9 @@ class ReportFiles:
     truth: Path | None = None
     uncertainty: Path | None = None
     experts: Path | None = None
+    differences: Path | None = None
+    lesions: Path | None = None
+    defaced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +64,13 @@ class ReportScans:
         source: the input on its own grid.
         interpolated: the input on the enhanced grid.
         truth: the true scan on the enhanced grid.
-        uncertainty_XYZ: standard deviation over samples.
+        uncertainty_XYZ: standard deviation.
         gate_XYZE: weight of each expert, zero where none worked.
+        changed_XYZE: each expert's own result minus the interpolated input.
         expert_names: in the order of E.
+        residual: the enhanced scan acquired again minus the input, on any grid.
+        lesions: 1 inside outlined lesions, on any grid.
+        defaced: the user says that no face is left.
 
     Raises:
         GeometryError: a map does not lie on the enhanced grid.
@@ -72,10 +84,15 @@ class ReportScans:
     truth: Volume | None = None
     uncertainty_XYZ: Tensor | None = None
     gate_XYZE: Tensor | None = None
+    changed_XYZE: Tensor | None = None
     expert_names: tuple[str, ...] = ()
+    residual: Volume | None = None
+    lesions: Volume | None = None
+    defaced: bool = False
 
     def __post_init__(self) -> None:
-        maps = {"uncertainty": self.uncertainty_XYZ, "expert map": self.gate_XYZE}
+        maps = {"uncertainty": self.uncertainty_XYZ, "expert map": self.gate_XYZE,
+                "experts' difference map": self.changed_XYZE}  # fmt: skip
         maps |= {"truth": self.truth.data_XYZ if self.truth else None}
         for what, data in maps.items():
             if data is not None and tuple(data.shape[:3]) != self.enhanced.shape:
@@ -92,12 +109,16 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
         name: file name to show; for DICOM give the neutral stem, never a patient's name.
         truth: the true scan, on any grid.
     """
-    gate_XYZE = result.gate_XYZE if bool(result.mask_XYZ.any()) else None
+    worked = bool(result.mask_XYZ.any())
+    changed_XYZE = None
+    if worked and result.each_XYZE is not None:
+        changed_XYZE = result.each_XYZE - result.interpolated.data_XYZ[..., None]
     return ReportScans(
         enhanced=result.volume, name=name, record=result.record, source=result.source.volume,
         interpolated=result.interpolated, truth=None if truth is None else resample(truth, result.volume.grid),
         uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,
-        gate_XYZE=gate_XYZE, expert_names=result.expert_names,
+        gate_XYZE=result.gate_XYZE if worked else None, changed_XYZE=changed_XYZE,
+        expert_names=result.expert_names, residual=result.residual,
     )  # fmt: skip
 
 
@@ -113,14 +134,46 @@ def from_files(files: ReportFiles) -> ReportScans:
     enhanced = load(files.scan).volume
     source = load(files.source) if files.source else None
     truth = resample(load(files.truth).volume, enhanced.grid) if files.truth else None
-    gate_XYZE = _read_experts(files.experts) if files.experts else None
+    gate_XYZE = _read_maps(files.experts).clamp(0, 1) if files.experts else None
+    changed_XYZE = _changed(_read_maps(files.differences)) if files.differences else None
     return ReportScans(
         enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
         record=record, source=None if source is None else source.volume,
         interpolated=None if source is None else resample(source.volume, enhanced.grid), truth=truth,
         uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
-        gate_XYZE=gate_XYZE, expert_names=_expert_names(record, gate_XYZE),
+        gate_XYZE=gate_XYZE, changed_XYZE=changed_XYZE,
+        expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
+        residual=None if source is None else _residual(enhanced, source.volume),
+        lesions=load(files.lesions).volume if files.lesions else None, defaced=files.defaced,
     )  # fmt: skip
+
+
+def _changed(differences_XYZN: Tensor) -> Tensor:
+    """Each expert minus input, the second half of what `enhance --differences` writes."""
+    count = differences_XYZN.shape[3]
+    if count % 2:
+        raise DataError(f"expected two volumes an expert in the differences, got {count}; see --differences")
+    return differences_XYZN[..., count // 2 :]
+
+
+def _residual(enhanced: Volume, source: Volume) -> Volume | None:
+    """None where the two grids are oblique to each other or no head is found: there it cannot be told."""
+    with suppress(GeometryError, DataError):
+        return residual_map(enhanced, source)
+    return None
+
+
+def source_beside(scan: Path) -> Path | None:
+    """The input of a result that kept its default name, if it still lies there with the shape the sidecar recorded."""
+    if "_desc-sr" not in scan.name:
+        return None
+    place, stem = scan.parent, stem_of(scan).replace("_desc-sr", "", 1)
+    for path in (place / f"{stem}.nii.gz", place / f"{stem}.nii"):
+        if path.is_file():
+            with suppress(MoeDiffError):
+                expected = _read_record(OutputPaths(scan=scan).sidecar).get("input_shape")
+                return path if list(load(path).volume.shape) == expected else None
+    return None
 
 
 def _expert_names(record: dict[str, Any], gate_XYZE: Tensor | None) -> tuple[str, ...]:
@@ -151,12 +204,12 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _read_experts(path: Path) -> Tensor:
-    """Gate weights XYZE; the first volume passes the checks of every scan before the rest is read."""
+def _read_maps(path: Path) -> Tensor:
+    """A 4-D map; the first volume passes the checks of every scan before the rest is read."""
     load(path, index=0)
     with naming(shown(path)):
-        image = nib.Nifti1Image.from_filename(path)
+        image: Any = nib.load(path)
         data_XYZE = np.asarray(image.dataobj, dtype=np.float32)
         if data_XYZE.ndim != 4:
-            raise DataError(f"expected a 4-D map of expert weights, got shape {data_XYZE.shape}; see --experts")
-    return torch.from_numpy(data_XYZE).nan_to_num(0.0).clamp(0, 1)
+            raise DataError(f"expected a 4-D map, one volume an expert, got shape {data_XYZE.shape}")
+    return torch.from_numpy(data_XYZE).nan_to_num(0.0)

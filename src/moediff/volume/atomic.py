@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -19,6 +20,16 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 def shown(path: Path | str) -> str:
     """A path for one line of text: line breaks, control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def tag(path: Path) -> str:
+    """A short word for a file name of any length, for the hidden files that go with it."""
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+
+
+def temporaries(path: Path) -> list[Path]:
+    """Hidden files that writers of this path were killed with."""
+    return sorted(path.parent.glob(f".moediff-{tag(path)}-*.tmp"))
 
 
 def check_free(path: Path | str, *, overwrite: bool) -> None:
@@ -101,7 +112,7 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
 @contextmanager
 def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A new hidden file in the folder of `path`; gone afterwards, whatever happened."""
-    temporary = path.parent / f".moediff-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".moediff-{tag(path)}-{secrets.token_hex(4)}.tmp"
     try:
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:

@@ -18,7 +18,7 @@ from moediff.volume.dicom_geometry import STEP_TOLERANCE, Stack
 from moediff.volume.dicom_series import Series, choose, find_series
 from moediff.volume.dicom_tags import Frame, discreet, need_pydicom, open_dataset
 from moediff.volume.header import SLOPE_RANGE, pick_volume
-from moediff.volume.loaded import Loaded
+from moediff.volume.loaded import Loaded, Origin
 from moediff.volume.placement import check_plausible
 from moediff.volume.values import check_values
 from moediff.volume.volume import Volume
@@ -50,8 +50,15 @@ def load_series(path: Path, series: str | None = None) -> Loaded:
         check_plausible(stack.affine, stack.shape, notes)
         data_XYZ = check_values(_voxels(files, stack), notes)
     volume = Volume(data_XYZ, torch.from_numpy(stack.affine))
-    modality = stack.frames[0].modality
-    return Loaded(volume, path, SCANNER_CODES, tuple(notes), f"series-{chosen.label}_{modality}")
+    stem = f"series-{chosen.label}_{stack.frames[0].modality}"
+    return Loaded(volume, path, SCANNER_CODES, tuple(notes), stem, _origin(stack))
+
+
+def _origin(stack: Stack) -> Origin:
+    first = stack.frames[0]
+    instances = dict.fromkeys((f.class_uid, f.instance_uid) for f in stack.frames)  # frames of a file share them
+    number = first.number or 0
+    return Origin(first.study_uid, first.series_uid, first.place_uid, tuple(instances), number, first.modality)
 
 
 def _notes(series: Series, stack: Stack, others: int) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from moediff.errors import DataError, InputMissing
 
@@ -65,8 +65,45 @@ def open_export(path: Path) -> Iterator[list[DicomFile]]:
         raise InputMissing(f"a file cannot be read ({error.strerror}): check name and permissions") from None
 
 
+class Bounded(io.RawIOBase):
+    """A file that hands out no more than is left of it, so that a damaged length reserves no memory.
+
+    It has no name, so that pydicom cannot open it once more by itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes; all that is left where it is negative."""
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if size is None or size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """As in any file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As in any file."""
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def close(self) -> None:
+        """Close the file behind it."""
+        self._file.close()
+        super().close()
+
+
 def _disk_file(path: Path) -> DicomFile:
-    return DicomFile(lambda: path.open("rb"), path.suffix.lower() in SUFFIXES)
+    return DicomFile(lambda: cast(BinaryIO, Bounded(path)), path.suffix.lower() in SUFFIXES)
 
 
 def _folder_files(folder: Path) -> list[DicomFile]:

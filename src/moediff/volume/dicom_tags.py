@@ -18,10 +18,10 @@ from moediff.errors import ConfigError, DataError, MoeDiffError
 from moediff.volume.dicom_files import MAGIC, PREAMBLE_BYTES
 
 FRAME_TAGS = (
-    "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType", "ScanningSequence",
-    "MRAcquisitionType", "EchoTime", "ImagesInAcquisition", "SpacingBetweenSlices", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "LossyImageCompression",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
+    "Modality", "ImageType", "ScanningSequence", "MRAcquisitionType", "EchoTime", "ImagesInAcquisition",
+    "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
+    "RescaleIntercept", "LossyImageCompression", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 PIXEL_TAGS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
@@ -55,6 +55,8 @@ class Frame:
     Args:
         file, index: which file of the export, and which frame in it.
         series_uid, instance_uid, image_type: for comparisons, never shown.
+        class_uid, study_uid, place_uid: for references in a DICOM result, never shown; the place is the frame of
+            reference.
         size: columns and rows.
         spacing_mm: between columns and between rows.
         orientation: LPS direction along a row, then along a column.
@@ -66,6 +68,9 @@ class Frame:
     series_uid: str = field(repr=False)
     instance_uid: str = field(repr=False)
     image_type: tuple[str, ...] = field(repr=False)
+    class_uid: str = field(repr=False)
+    study_uid: str = field(repr=False)
+    place_uid: str = field(repr=False)
     number: int | None
     modality: str
     sequence: str
@@ -155,6 +160,8 @@ def _frame(file: int, index: int, places: tuple[Any, ...]) -> Frame:
     return Frame(
         file=file, index=index,
         series_uid=_text(head, "SeriesInstanceUID"), instance_uid=_text(head, "SOPInstanceUID"),
+        class_uid=_text(head, "SOPClassUID"), study_uid=_text(head, "StudyInstanceUID"),
+        place_uid=_text(head, "FrameOfReferenceUID"),
         image_type=_texts(head, "ImageType"), number=_integer(head, "SeriesNumber"),
         modality=_listed(_texts(head, "Modality"), MODALITIES) or "other",
         sequence=" ".join(filter(None, (_listed(_texts(head, "MRAcquisitionType"), ACQUISITIONS),

@@ -1,6 +1,6 @@
 """The NIfTI header as bytes: what nibabel takes on trust is checked here before anything is allocated.
 
-NIfTI-1 and NIfTI-2 single files, either byte order.
+NIfTI-1 and NIfTI-2, single files and pairs of .hdr and .img, either byte order.
 """
 
 from __future__ import annotations
@@ -87,15 +87,6 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def header_bytes(start: bytes) -> int:
-    """Length of the header that starts here, extender included.
-
-    Raises:
-        DataError: these are not the first bytes of a NIfTI-1 or NIfTI-2 single file.
-    """
-    return _layout(start)[0].itemsize + EXTENDER_BYTES
-
-
 def read_header(stream: Stream, notes: list[str]) -> tuple[Header, bytes]:
     """The checked header and its bytes, extender last.
 
@@ -103,16 +94,35 @@ def read_header(stream: Stream, notes: list[str]) -> tuple[Header, bytes]:
         DataError: it is no NIfTI header, is cut short, or holds an impossible field.
     """
     raw = stream.read(FIRST_BYTES)
-    raw += stream.read(header_bytes(raw) - len(raw))
-    return parse_header(raw, notes), raw
+    raw += stream.read(_layout(raw)[0].itemsize + EXTENDER_BYTES - len(raw))
+    return _parse(raw, notes, pair=False), raw
 
 
-def _layout(start: bytes) -> tuple[np.dtype[np.void], bool]:
+def read_pair_header(stream: Stream, notes: list[str]) -> tuple[Header, bytes]:
+    """The same for the .hdr of a pair, where the extender may be left out.
+
+    Raises:
+        DataError: as `read_header`; also for Analyze 7.5, which does not say what is left and right.
+    """
+    raw = stream.read(FIRST_BYTES)
+    size = _layout(raw)[0].itemsize
+    raw += stream.read(size + EXTENDER_BYTES - len(raw))
+    if len(raw) >= size:
+        raw = raw.ljust(size + EXTENDER_BYTES, b"\0")
+    return _parse(raw, notes, pair=True), raw
+
+
+def refuse_strangers(start: bytes) -> None:
+    """Raises DataError where a file begins like something that is often mistaken for a scan."""
     if not start:
         raise DataError(f"the file is empty: {CURE}")
     for signature, what in STRANGERS:
         if start.lstrip().startswith(signature):
-            raise DataError(f"expected a NIfTI scan, found {what}")
+            raise DataError(f"expected a scan, found {what}")
+
+
+def _layout(start: bytes) -> tuple[np.dtype[np.void], bool]:
+    refuse_strangers(start)
     for layout in (nifti1.header_dtype, nifti2.header_dtype):
         for ordered in (layout, layout.newbyteorder()):
             if start[:4] == np.array(layout.itemsize, ordered["sizeof_hdr"]).tobytes():
@@ -121,22 +131,18 @@ def _layout(start: bytes) -> tuple[np.dtype[np.void], bool]:
 
 
 @np.errstate(invalid="ignore")  # damaged fields may hold signalling NaN
-def parse_header(raw: bytes, notes: list[str]) -> Header:
-    """Check the header's own fields; the affine is chosen later, by `placement`.
-
-    Raises:
-        DataError: a field is out of its range or the header is cut short.
-    """
+def _parse(raw: bytes, notes: list[str], *, pair: bool) -> Header:
+    """Check the header's own fields; the affine is chosen later, by `placement`."""
     layout, second = _layout(raw)
     if len(raw) < layout.itemsize + EXTENDER_BYTES:
         raise DataError(f"the file ends inside its header, after {len(raw)} bytes: {CURE}")
     field = np.frombuffer(raw, layout, count=1)[0]
-    _check_magic(field, second)
+    _check_magic(field, second, pair=pair)
     slope, inter = _check_scaling(float(field["scl_slope"]), float(field["scl_inter"]), notes)
     return Header(
         shape=_check_dim([int(n) for n in field["dim"]]),
         dtype=_check_datatype(int(field["datatype"]), int(field["bitpix"]), layout["sizeof_hdr"].byteorder, notes),
-        offset=_check_offset(float(field["vox_offset"]), len(raw)),
+        offset=_check_offset(float(field["vox_offset"]), 0 if pair else len(raw)),
         slope=slope,
         inter=inter,
         **_placing(field),
@@ -163,11 +169,19 @@ def _placing(field: Any) -> dict[str, Any]:
     }
 
 
-def _check_magic(field: np.void, second: bool) -> None:
+def _check_magic(field: np.void, second: bool, *, pair: bool) -> None:
     magic = bytes(field["magic"])
-    good = b"n+2" if second else b"n+1"
-    if magic == (b"ni2" if second else b"ni1"):
-        raise DataError("this header wants a separate .img file: convert the pair to one .nii.gz")
+    single, double = (b"n+2", b"ni2") if second else (b"n+1", b"ni1")
+    if pair and magic == single:
+        raise DataError("this is a whole NIfTI file, not the header of a pair: name it .nii")
+    if not pair and magic == double:
+        raise DataError("this is the header of a .hdr and .img pair: name it .hdr and keep it beside its .img")
+    if pair and not magic:
+        raise DataError(
+            "this is an Analyze 7.5 header, which does not say what is left and right: convert the scan to NIfTI "
+            "with the program that wrote it"
+        )
+    good = double if pair else single
     if magic != good or (second and bytes(field["eol_check"]) != b"\r\n\x1a\n"):
         raise DataError(f"expected the NIfTI magic {good!r}, found {magic!r}: convert the scan to NIfTI again")
 

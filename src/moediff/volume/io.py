@@ -5,14 +5,10 @@ Axes: X Y Z voxels in storage order, E maps of one scan. Files store X fastest, 
 
 from __future__ import annotations
 
-import math
 import os
-import stat
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +16,24 @@ from nibabel import Nifti1Header
 from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
-from moediff.errors import ConfigError, DataError, GeometryError, InputMissing, naming
+from moediff.errors import ConfigError, DataError, GeometryError, naming
 from moediff.volume import nifti_out
 from moediff.volume.atomic import check_free, shown, write_text
 from moediff.volume.dicom import load_series
 from moediff.volume.dicom_files import is_export
-from moediff.volume.gzip_check import CURE, GZIP_MAGIC, Stream, gunzip, plain
-from moediff.volume.header import (
-    FIRST_BYTES,
-    MAX_BYTES,
-    Header,
-    check_extensions,
-    header_bytes,
-    memory_header,
-    pick_volume,
-    read_header,
-)
+from moediff.volume.gzip_check import CURE
+from moediff.volume.header import memory_header, pick_volume
 from moediff.volume.loaded import Loaded
 from moediff.volume.placement import check_plausible, place, source_codes, unit_scale, unplaced_affine
+from moediff.volume.scan_file import read_scan, suffix_of
 from moediff.volume.values import check_values, decode
 from moediff.volume.volume import Volume
 
 __all__ = ["Loaded", "check_free", "from_nibabel", "load", "save", "save_maps", "write_text"]
 
-DEFLATE_RATIO = 1032  # deflate cannot pack more than this many bytes into one
-SURPLUS_BYTES = 1 << 24  # unpacked bytes after the voxels that are ignored rather than called a gzip bomb
-
 
 def load(path: Path | str, *, trust: str | None = None, index: int | None = None, series: str | None = None) -> Loaded:
-    """Read one scan from .nii or .nii.gz, or one series from a folder or zip of DICOM files.
+    """Read one scan from .nii, .nii.gz, .mgz or .hdr with .img, or one series from a folder or zip of DICOM files.
 
     Args:
         trust: "sform" or "qform" where the two contradict each other; NIfTI only.
@@ -69,8 +54,7 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
         if series is not None:
             raise ConfigError("a series is a choice for a folder or zip of DICOM files; leave it out for NIfTI")
         notes: list[str] = []
-        with _reading(path) as file:
-            header, data_XYZ = _read(file, _is_gzip(path), index, notes)
+        header, data_XYZ = read_scan(path, index, notes)
         affine = place(header, trust, notes)
         check_plausible(affine, header.shape, notes)
         volume = Volume(check_values(data_XYZ, notes), torch.from_numpy(affine))
@@ -133,78 +117,6 @@ def save_maps(
         nifti_out.write(data_XYZE, place, Path(path), codes=codes, overwrite=overwrite)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
-    try:
-        try:
-            mode = path.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a null byte in the name
-            raise InputMissing("there is no such file: check the name") from error
-        if stat.S_ISDIR(mode):
-            raise InputMissing("this is a folder, name one .nii or .nii.gz file in it")
-        if not stat.S_ISREG(mode):
-            raise InputMissing("this is not an ordinary file: copy the scan to disk first")
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise InputMissing(
-            f"the file cannot be read ({error.strerror or error}): check name and permissions"
-        ) from error
-
-
-def _is_gzip(path: Path) -> bool:
-    gzipped = nifti_out.gzip_wanted(path)
-    if gzipped is None:
-        raise DataError("unsupported kind of file; supported are .nii and .nii.gz: convert it first")
-    return gzipped
-
-
-def _open_stream(file: BinaryIO, gzipped: bool, notes: list[str]) -> Stream:
-    start = file.read(FIRST_BYTES)
-    file.seek(0)
-    if gzipped and not start.startswith(GZIP_MAGIC):
-        header_bytes(start)  # says what it is instead, unless it is NIfTI
-        raise DataError("the file is named .nii.gz but is not gzip-compressed: rename it to .nii")
-    return Stream(gunzip(file, notes) if gzipped else plain(file))
-
-
-def _read(file: BinaryIO, gzipped: bool, index: int | None, notes: list[str]) -> tuple[Header, Tensor]:
-    """Header and one volume; the whole file is passed through so that its checksum has been seen."""
-    stream = _open_stream(file, gzipped, notes)
-    header, raw = read_header(stream, notes)
-    shape, chosen = pick_volume(header.shape, index, notes)
-    _check_budget(header, os.fstat(file.fileno()).st_size * (DEFLATE_RATIO if gzipped else 1))
-    check_extensions(raw, stream.read(header.offset - len(raw)))
-    one = math.prod(shape) * header.dtype.itemsize
-    buffer = bytearray(one)
-    done = stream.skip(chosen * one)
-    done += stream.fill(memoryview(buffer))
-    done += stream.skip(header.data_bytes - done)
-    if done < header.data_bytes:
-        raise DataError(f"the header promises {header.data_bytes} bytes of voxels, found {done}: {CURE}")
-    _check_surplus(stream.skip(SURPLUS_BYTES + 1), notes)
-    stored_ZYX = np.frombuffer(buffer, header.dtype).reshape(shape[::-1])
-    return header, decode(stored_ZYX, header.slope, header.inter)
-
-
-def _check_budget(header: Header, most_bytes: int) -> None:
-    """Refuse before anything is allocated for voxels."""
-    if header.data_bytes > MAX_BYTES:
-        raise DataError(
-            f"the header promises {header.data_bytes} bytes of voxels (shape {header.shape}), expected at most "
-            f"{MAX_BYTES}: extract one volume, or crop or downsample the scan"
-        )
-    if header.offset + header.data_bytes > most_bytes:
-        raise DataError(f"the file is too short for the {header.data_bytes} bytes of voxels it promises: {CURE}")
-
-
-def _check_surplus(surplus: int, notes: list[str]) -> None:
-    if surplus > SURPLUS_BYTES:
-        raise DataError(f"more than {SURPLUS_BYTES >> 20} MiB follow the voxels (a gzip bomb?): export the scan again")
-    if surplus:
-        notes.append(f"{surplus} bytes after the voxels were ignored")
-
-
 def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> Tensor:
     path = _file_behind(image)
     if path is None:
@@ -213,8 +125,8 @@ def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> 
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(f"the image's voxels cannot be read ({error}): {CURE}") from error
     found: list[str] = []
-    with naming(shown(path)), _reading(path) as file:
-        header, data_XYZ = _read(file, _is_gzip(path), None, found)
+    with naming(shown(path)):
+        header, data_XYZ = read_scan(path, None, found)
         if tuple(data_XYZ.shape) != shape:
             raise DataError(f"the image has shape {image.shape}, its file now {header.shape}: open the file again")
     notes += [note for note in found if note not in notes]
@@ -222,9 +134,9 @@ def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> 
 
 
 def _file_behind(image: Any) -> Path | None:
-    """The NIfTI file that still holds this image's voxels; nibabel would read it without looking at checksums."""
+    """The file that still holds this image's voxels; nibabel would read it without looking at checksums."""
     name = getattr(image.dataobj, "file_like", None)  # an array has none, a proxy may have an open stream instead
-    if not isinstance(name, str | os.PathLike) or nifti_out.gzip_wanted(Path(name)) is None:
+    if not isinstance(name, str | os.PathLike) or suffix_of(Path(name)) is None:
         return None
     return Path(name)
 

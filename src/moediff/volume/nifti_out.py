@@ -19,7 +19,7 @@ from moediff.errors import CannotCreate, ConfigError, DataError, MoeDiffWarning
 from moediff.volume.atomic import write_whole
 from moediff.volume.gzip_check import GZIP_MODE, Stream, gunzip, plain
 from moediff.volume.header import FIRST_BYTES, read_header
-from moediff.volume.placement import CODES, corner_gap, place
+from moediff.volume.placement import CODES, DOUBTFUL_VOXELS, corner_gap, place
 
 DESCRIPTION = "MoEDiff-SR research use only"
 GZIP_LEVEL = 1  # float32 noise: level 6 gains 4 % and takes 16 % longer
@@ -80,8 +80,11 @@ def _make_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, i
     header.set_qform(affine, codes[0], strip_shears=True)
     header.set_sform(affine, codes[1])
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if codes[1] == 0 and corner_gap(header.get_qform(), affine, shape) > SAME_VOXELS * sizes.min():
+    gap = corner_gap(header.get_qform(), affine, shape) / sizes.min()
+    if codes[1] == 0 and gap > SAME_VOXELS:
         header["sform_code"] = codes[0]  # a quaternion cannot say this exactly (shear); then readers take the sform
+    if gap > DOUBTFUL_VOXELS:
+        header["qform_code"] = 0  # nor even nearly: a qform beside the sform would only contradict it
     header.set_zooms([*sizes, 1.0][: len(shape)])
     return header
 

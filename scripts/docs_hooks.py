@@ -1,0 +1,39 @@
+"""MkDocs hooks: every command's --help becomes the page reference/commands.md.
+
+Formatted at 100 columns without colours, so that the page is the same wherever it is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = "<!-- every command -->"
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser's commands and theirs, in the order they were declared."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command
+                yield from commands(command)
+
+
+def reference() -> str:
+    """Markdown of every command's help."""
+    sys.path.insert(0, str(ROOT / "src"))
+    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
+    from moediff.cli import build_parser
+
+    return "\n\n".join(f"## {c.prog}\n\n```text\n{c.format_help().rstrip()}\n```" for c in commands(build_parser()))
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the mark."""
+    return markdown.replace(MARK, reference()) if MARK in markdown else markdown

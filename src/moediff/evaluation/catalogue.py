@@ -1,0 +1,113 @@
+"""Every metric by name, and how they are computed side by side.
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from moediff.errors import ConfigError
+from moediff.evaluation import blind, fsim, haar, metrics, similarity, spectrum
+
+MOST_WORKERS = 4  # each holds a metric's memory
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What metrics see: prediction (fitted) and truth on one grid, where to judge, L, and voxel size."""
+
+    pred_XYZ: Tensor
+    truth_XYZ: Tensor
+    mask_XYZ: Tensor
+    data_range: float
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Prediction, truth and mask."""
+        return self.pred_XYZ, self.truth_XYZ, self.mask_XYZ
+
+    @cached_property
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Prediction, truth, and a mask of the whole field of view."""
+        return self.pred_XYZ, self.truth_XYZ, torch.ones_like(self.mask_XYZ)
+
+
+Job = Callable[[Judged], Sequence[float]]
+
+# Metrics that share work share a job; the longest jobs come first, so that none is left to run alone.
+JOBS: dict[tuple[str, ...], Job] = {
+    ("haarpsi", "haarpsi_med"): lambda c: haar.haarpsis(*c.pair, c.data_range, (haar.STANDARD, haar.MEDICAL)),
+    ("fsim",): lambda c: [fsim.fsim(*c.pair, c.data_range)],
+    ("ms_ssim",): lambda c: [similarity.ms_ssim(*c.pair, c.data_range)],
+    ("vif",): lambda c: [similarity.vif(*c.pair, c.data_range)],
+    ("ssim", "ssim_all"): lambda c: metrics.ssims(*c.whole, c.data_range, (c.mask_XYZ, c.whole[2])),
+    ("spectral_distance_db",): lambda c: [spectrum.radial_spectral_distance(*c.pair)],
+    ("hf_ratio",): lambda c: [spectrum.high_frequency_ratio(*c.pair)],
+    ("gmsd",): lambda c: [similarity.gmsd(*c.pair, c.data_range)],
+    ("sharpness",): lambda c: [blind.sharpness(c.pred_XYZ, c.mask_XYZ, c.spacing_mm)],
+    ("sharpness_ref",): lambda c: [blind.sharpness(c.truth_XYZ, c.mask_XYZ, c.spacing_mm)],
+    ("noise",): lambda c: [blind.noise(c.pred_XYZ, c.mask_XYZ, c.data_range)],
+    ("noise_ref",): lambda c: [blind.noise(c.truth_XYZ, c.mask_XYZ, c.data_range)],
+    ("psnr",): lambda c: [metrics.psnr(*c.pair, c.data_range)],
+    ("psnr_all",): lambda c: [metrics.psnr(*c.whole, c.data_range)],
+    ("nrmse",): lambda c: [metrics.nrmse(*c.pair)],
+    ("nrmse_all",): lambda c: [metrics.nrmse(*c.whole)],
+    ("nrmse_mrixfields",): lambda c: [metrics.nrmse_unit_range(c.pred_XYZ, c.truth_XYZ)],
+}
+
+METRICS = (
+    "psnr", "nrmse", "ssim", "psnr_all", "nrmse_all", "ssim_all", "nrmse_mrixfields", "ms_ssim", "haarpsi",
+    "haarpsi_med", "gmsd", "vif", "fsim", "hf_ratio", "spectral_distance_db", "sharpness", "sharpness_ref", "noise",
+    "noise_ref",
+)  # fmt: skip
+
+
+def metric_names(text: str | None) -> tuple[str, ...]:
+    """Names from a list with commas, as `--metrics` takes it; None means all.
+
+    Raises:
+        ConfigError: see `check_names`.
+    """
+    names = METRICS if text is None else tuple(name.strip() for name in text.split(","))
+    check_names(names)
+    return names
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse unknown metrics, and none at all.
+
+    Raises:
+        ConfigError: says which are known.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise ConfigError(f"no metric called {(unknown or [''])[0]!r}; choose from {', '.join(METRICS)}")
+
+
+def compute(judged: Judged, names: Iterable[str]) -> dict[str, float]:
+    """Values by name, in the order asked for.
+
+    Metrics run side by side with few threads each: their steps are too short to share well. On a busy machine threads
+    that wait for each other within steps took ten times the processor time.
+    """
+    wanted = list(names)
+    jobs = {group: job for group, job in JOBS.items() if set(group) & set(wanted)}
+    threads = torch.get_num_threads()
+    workers = max(1, min(threads, MOST_WORKERS, len(jobs)))
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+        try:
+            found = list(pool.map(lambda job: job(judged), jobs.values()))
+        finally:
+            torch.set_num_threads(threads)  # what workers set reaches parts of torch that we use too
+    values = {
+        name: value for group, each in zip(jobs, found, strict=True) for name, value in zip(group, each, strict=True)
+    }
+    return {name: values[name] for name in wanted}

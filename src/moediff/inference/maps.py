@@ -1,0 +1,49 @@
+"""Maps of a result, on its grid: where the network worked, who worked there, and what interpolation alone gives.
+
+Axes: X Y Z voxels, E experts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moediff.inference.grids import land
+from moediff.inference.options import Maps
+from moediff.inference.tiles import Frame
+from moediff.volume.geometry import resample
+from moediff.volume.intensity import quantile
+from moediff.volume.io import Loaded
+from moediff.volume.prepare import Prepared
+from moediff.volume.volume import Grid, Volume
+
+
+def maps_of(loaded: Loaded, goal: Grid, prepared: Prepared, head: Frame) -> Maps:
+    """What makes the maps later; it keeps no volume of the target grid but a boolean mask."""
+    grid, mask_XYZ, undo_axes = prepared.grid, prepared.mask_XYZ, prepared.undo_axes
+    experts = head.condition.weight_BxyzE.shape[-1]
+
+    def landed(data_XYZ: Tensor) -> Tensor:
+        return land(undo_axes(Volume(data_XYZ, grid.affine)), goal, "linear").data_XYZ
+
+    def gate_XYZE() -> Tensor:
+        out_XYZE = torch.empty(*goal.shape, experts)
+        for expert in range(experts):
+            out_XYZE[..., expert] = landed(head.weight_XYZ(expert, grid.shape))
+        return out_XYZE
+
+    return Maps(
+        interpolated=lambda: resample(loaded.volume, goal, "cubic"),
+        gate_XYZE=gate_XYZE,
+        mask_XYZ=lambda: landed(mask_XYZ.float()) > 0.5,
+    )
+
+
+def spread_summary(spread_XYZ: Tensor, prepared: Prepared) -> dict[str, float]:
+    """Standard deviation where the network worked, over the scan's intensity range; for the sidecar."""
+    top = max(quantile(prepared.source.data_XYZ, 0.999), 1e-6)
+    inside = spread_XYZ[prepared.mask_XYZ > 0]
+    if not inside.numel():
+        return {"mean": 0.0, "p99": 0.0}
+    mean, high = float(inside.mean()), quantile(inside, 0.99)
+    return {"mean": round(mean / top, 5), "p99": round(high / top, 5)}

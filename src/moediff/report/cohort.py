@@ -1,0 +1,171 @@
+"""One page that lists many enhanced scans: small pictures, numbers that can be sorted, outliers, links.
+
+Axes: X Y Z voxels (RAS+), H W picture rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from moediff import RESEARCH_ONLY
+from moediff.errors import InputMissing
+from moediff.inference.outputs import OutputPaths
+from moediff.report.canvas import PLANES
+from moediff.report.display import display
+from moediff.report.facts import number, one_line
+from moediff.report.layers import Layer
+from moediff.report.needs import require_parts
+from moediff.report.outliers import LEAST, LIMIT, robust_z
+from moediff.report.page import policy
+from moediff.report.picture import data_uri, png, slice_HW
+from moediff.report.scans import ReportScans
+from moediff.volume.atomic import shown
+from moediff.volume.io import write_text
+
+THUMBNAIL = 84  # pixels, the side of each plane's square
+COLUMNS = (
+    ("gap", "disagreement with the input, %", "data_consistency", "rms_over_range", 100.0),
+    ("noise", "noise of the input, %", "data_consistency", "noise_over_range", 100.0),
+    ("unsure", "mean uncertainty, %", "uncertainty_over_range", "mean", 100.0),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scan of the list.
+
+    Args:
+        name: file name of the input.
+        page: its own page.
+        thumbnail: three planes as a data URI.
+        numbers: column key -> value; None where the sidecar does not tell.
+        warnings: what the sidecar warns of.
+    """
+
+    name: str
+    page: Path
+    thumbnail: str
+    numbers: dict[str, float | None]
+    warnings: tuple[str, ...]
+
+
+def results_of(paths: Iterable[Path]) -> list[Path]:
+    """Files as given; a folder stands for every scan in it (and below) that has a sidecar of this program.
+
+    Raises:
+        InputMissing: a folder holds none.
+    """
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [p for p in sorted(path.rglob("*.nii*")) if p.is_file() and _has_sidecar(p)]
+        if not inside:
+            raise InputMissing(f"{shown(path)}: no enhanced scan with its JSON sidecar in this folder")
+        found.extend(inside)
+    return found
+
+
+def _has_sidecar(scan: Path) -> bool:
+    sidecar = OutputPaths(scan=scan).sidecar
+    return sidecar.is_file() and '"moediff-sr' in sidecar.read_text(encoding="utf-8", errors="replace")[:2000]
+
+
+def _square(layer: Layer, plane: str, index: int) -> np.ndarray:
+    """A plane as a black-padded square of THUMBNAIL pixels, uint8 [H, W]."""
+    pixels_HW = slice_HW(layer.data_XYZ, plane, index)
+    side = max(pixels_HW.shape)
+    at = (np.arange(THUMBNAIL) * side / THUMBNAIL).astype(int)
+    pad = [((side - n) // 2, side - n - (side - n) // 2) for n in pixels_HW.shape]
+    return np.pad(pixels_HW, pad)[np.ix_(at, at)]
+
+
+def summarise(scans: ReportScans, page: Path) -> Entry:
+    """What the list shows of a scan.
+
+    Raises:
+        DataError: the enhanced scan is constant.
+    """
+    view = display(ReportScans(enhanced=scans.enhanced, name=scans.name))
+    squares = [_square(view.scans[0], plane, view.centre[PLANES[plane][2]]) for plane in PLANES]
+    told = scans.record.get("warnings")
+    warnings = tuple(one_line(w) for w in told) if isinstance(told, list) else ()
+    numbers = {key: _field(scans.record, part, field, scale) for key, _, part, field, scale in COLUMNS}
+    timings = scans.record.get("timings")
+    seconds = [number(s) or 0.0 for s in timings.values()] if isinstance(timings, dict) else []
+    numbers |= {"warnings": float(len(warnings)), "time": math.fsum(seconds) if seconds else None}
+    return Entry(one_line(scans.name), page, data_uri(png(np.hstack(squares)), "image/png"), numbers, warnings)
+
+
+def _field(record: dict[str, Any], part: str, field: str, scale: float) -> float | None:
+    found = record.get(part)
+    value = number(found.get(field)) if isinstance(found, dict) else None
+    return None if value is None else scale * value
+
+
+def _columns(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Key and heading of every column that at least one scan fills."""
+    every = [*((key, title) for key, title, *_ in COLUMNS), ("warnings", "warnings"), ("time", "time, s")]
+    return [(key, title) for key, title in every if any(e.numbers[key] is not None for e in entries)]
+
+
+def _rows(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], folder: Path) -> list[dict[str, Any]]:
+    """Rows as the template draws them, those that stand out first."""
+    scores = {key: robust_z([entry.numbers[key] for entry in entries]) for key, _ in columns}
+    rows = []
+    for index, entry in enumerate(entries):
+        cells, flags = [], 0
+        for key, _ in columns:
+            value, z = entry.numbers[key], scores[key][index]
+            out = z is not None and abs(z) > LIMIT
+            flags += out
+            cells.append({"key": key, "value": value, "z": z, "out": out})
+        href = quote(Path(_relative(entry.page, folder)).as_posix())
+        rows.append({"entry": entry, "href": href, "cells": cells, "flags": flags})
+    return sorted(rows, key=lambda row: (-row["flags"], row["entry"].name))
+
+
+def _relative(page: Path, folder: Path) -> str:
+    return os.path.relpath(page.resolve(), folder.resolve())
+
+
+def render_index(entries: Sequence[Entry], folder: Path) -> str:
+    """The list's text; links are relative to `folder`.
+
+    Raises:
+        ConfigError: jinja2 is not installed.
+    """
+    require_parts("jinja2")
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    safe = environment.filters["safe"]
+    read = files("moediff.report").joinpath
+    script, style = (read("templates", f"index.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
+    columns = _columns(entries)
+    rows = _rows(entries, columns, folder)
+    return str(
+        environment.from_string(read("templates", "index.html").read_text(encoding="utf-8")).render(
+            policy=policy((script,)), notice=RESEARCH_ONLY, columns=columns, rows=rows, script=safe(script),
+            style=safe(style), limit=LIMIT, least=LEAST, flagged=sum(bool(row["flags"]) for row in rows),
+        )
+    )  # fmt: skip
+
+
+def write_index(entries: Sequence[Entry], path: Path, *, overwrite: bool = False) -> None:
+    """Render and write in one step.
+
+    Raises:
+        CannotCreate, OutputFailed: the file exists or could not be written; nothing partial is left.
+    """
+    write_text(render_index(entries, path.parent), path, overwrite=overwrite)

@@ -1,0 +1,44 @@
+"""A result as one matplotlib figure: `result.plot()`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moediff.inference.options import Enhanced
+from moediff.report.canvas import save_figure
+from moediff.report.figure import compare
+from moediff.volume.geometry import resample
+from moediff.volume.volume import Volume
+
+
+def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | None = None) -> Any:
+    """Input, interpolated, enhanced (truth, error), experts and uncertainty in three planes, one intensity window.
+
+    Columns that a result lacks are left out: experts where the scan was passed through, uncertainty without samples.
+
+    Args:
+        path: where a PNG goes; an existing file is replaced, None writes nothing.
+        truth: the true scan, on any grid.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        DataError: the result is constant.
+        CannotCreate: the PNG cannot be written.
+    """
+    panels = {"input": result.source.volume, "interpolated": result.interpolated, "enhanced": result.volume}
+    if truth is not None:
+        panels["truth"] = resample(truth, result.volume.grid)
+    figure = compare(
+        panels,
+        error_of=None if truth is None else ("enhanced", "truth"),
+        expert_map_XYZE=result.gate_XYZE if bool(result.mask_XYZ.any()) else None,
+        expert_names=result.expert_names,
+        uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,
+    )
+    if path is not None:
+        save_figure(figure, Path(path))
+    return figure

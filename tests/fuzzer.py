@@ -1,0 +1,296 @@
+"""Feed mutated files to the readers: every one must be read right or refused with one of our errors.
+
+    python tests/fuzzer.py --seconds 600 --seed 1
+
+Guided by coverage: an input that reaches a new line of moediff/volume becomes a parent of others. Prints figures as
+JSON and ends with 1 where something was found; the offending file is then kept in --keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import random
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent / "volume"))
+
+import numpy as np
+import torch
+from dicom_maker import enhanced, slices
+from nifti_maker import head_voxels, nifti_bytes
+
+from moediff.errors import MoeDiffError
+from moediff.volume.io import load
+
+HANG_S = 10
+ROOM_BYTES = 512 << 20  # beyond what is mapped after imports; the seeds are a few kilobytes
+MAX_PARENTS = 400
+VOLUME = str(Path(sys.modules["moediff.volume.io"].__file__ or "").parent)
+NUMBERS = (0, 1, -1, 2, 7, 8, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
+FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e30, 3e38, float("inf"), float("-inf"), float("nan"), 352.0, 1e-45)
+
+
+class Hang(Exception):
+    """Reading took longer than HANG_S."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A sound file: its content unpacked, and where its voxels begin there."""
+
+    name: str
+    raw: bytes
+    start: int
+    dtype: str
+    packed: bool = False
+    expect: Callable[[np.ndarray], np.ndarray] = lambda stored: stored
+
+
+@dataclass
+class Found:
+    """Figures of a run."""
+
+    inputs: int = 0
+    accepted: int = 0
+    refused: int = 0
+    lines: set[tuple[str, int]] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"crashes": 0, "hangs": 0, "silently wrong": 0})
+
+
+def saved(dataset: Any) -> bytes:
+    """A DICOM data set as a file's bytes."""
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _rescaled(stored: np.ndarray) -> np.ndarray:
+    """As dicom_maker's multi-frame file says: frames in reverse, 12 bits stored, slope 2, intercept 3."""
+    return 2 * (stored[::-1] % 4096) + 3.0
+
+
+def seeds() -> list[Seed]:
+    """One small sound file of every kind."""
+    import nibabel as nib
+
+    head = head_voxels()
+    single, floating = nifti_bytes(), nifti_bytes(head_voxels(">f4"))
+    extended = nifti_bytes(extension=struct.pack("<ii", 32, 6) + b"comment".ljust(24, b"\0"))
+    mgh = nib.MGHImage(head_voxels(">i2"), np.diag([5.0, 5, 5, 1])).to_bytes()[: 284 + head.nbytes]
+    whole = enhanced()
+    dicom = saved(whole)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number, one in enumerate(slices()):
+            packed.writestr(f"{number}.dcm", saved(one))
+    return [
+        Seed("scan.nii", single, 352, "<i2"),
+        Seed("scan.nii.gz", single, 352, "<i2", packed=True),
+        Seed("scan.nii.gz", floating, 352, ">f4", packed=True),
+        Seed("scan.nii", extended, 384, "<i2"),
+        Seed("scan.mgz", mgh, 284, ">i2", packed=True),
+        Seed("scan.mgh", mgh, 284, ">i2"),
+        Seed(
+            "scan.dcm",
+            dicom,
+            dicom.index(whole.PixelData),
+            "<u2",
+            expect=lambda stored: 2 * (stored[::-1] % 4096) + 3.0,
+        ),
+        Seed("scan.zip", archive.getvalue(), len(archive.getvalue()), "u1"),
+    ]
+
+
+def mutate(raw: bytes, rng: random.Random, other: bytes) -> bytes:
+    """One to four changes; most of them in the first kilobyte, where headers are."""
+    data = bytearray(raw)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        at = rng.randrange(min(len(data), rng.choice((60, 400, 400, 1000, 10**9)))) if data else 0
+        rng.choice(CHANGES)(data, at, rng, other)
+    return bytes(data)
+
+
+def _flip(data: bytearray, at: int, rng: random.Random, other: bytes) -> None:
+    if data:
+        data[at] ^= 1 << rng.randrange(8)
+
+
+def _number(data: bytearray, at: int, rng: random.Random, other: bytes) -> None:
+    form = rng.choice("<>") + rng.choice("hHiIqf")
+    value = rng.choice(FLOATS if form[1] == "f" else NUMBERS)
+    raw = struct.pack(form, value) if form[1] == "f" else (int(value) & (2**64 - 1)).to_bytes(8, "little")
+    raw = raw[: struct.calcsize(form)]
+    data[at : at + len(raw)] = raw if form[0] == "<" or form[1] == "f" else raw[::-1]
+
+
+def _cut(data: bytearray, at: int, rng: random.Random, other: bytes) -> None:
+    del data[at : at + rng.choice((1, 2, 8, 100, 10**9))]
+
+
+def _repeat(data: bytearray, at: int, rng: random.Random, other: bytes) -> None:
+    data[at:at] = data[at : at + rng.choice((1, 4, 64, 1000))] * rng.choice((1, 3))
+
+
+def _splice(data: bytearray, at: int, rng: random.Random, other: bytes) -> None:
+    size = rng.choice((4, 32, 348))
+    data[at : at + size] = other[at : at + size]
+
+
+def _noise(data: bytearray, at: int, rng: random.Random, other: bytes) -> None:
+    size = rng.choice((1, 2, 4, 16))
+    data[at : at + size] = rng.randbytes(size)
+
+
+CHANGES = (_flip, _flip, _number, _number, _number, _cut, _repeat, _splice, _noise)
+
+
+def unpack(packed: bytes) -> bytes:
+    """All gzip members; raises zlib.error where a checksum fails."""
+    raw = b""
+    while packed.startswith(b"\x1f\x8b\x08"):
+        engine = zlib.decompressobj(31)
+        raw += engine.decompress(packed)
+        if not engine.eof:
+            raise zlib.error("cut off")
+        packed = engine.unused_data
+    return raw
+
+
+def expected(content: bytes, seed: Seed) -> np.ndarray | None:
+    """The voxels an untouched header promises; None where the header differs or only a header is left."""
+    raw = unpack(content) if seed.packed else content
+    if raw[: seed.start] != seed.raw[: seed.start] or seed.start == len(seed.raw):
+        return None
+    size = len(seed.raw) - seed.start
+    stored = np.frombuffer(raw[seed.start : seed.start + size], seed.dtype)
+    shape = (12, 14, 16) if seed.name != "scan.dcm" else (9, 10, 12)
+    return seed.expect(stored.reshape(shape).astype(np.float32)).T
+
+
+def tracer(lines: set[tuple[str, int]]) -> Callable[..., Any]:
+    """Notes every line of the readers that runs."""
+
+    def local(frame: FrameType, event: str, arg: object) -> Any:
+        lines.add((frame.f_code.co_filename, frame.f_lineno))
+        return local
+
+    def enter(frame: FrameType, event: str, arg: object) -> Any:
+        return local(frame, event, arg) if frame.f_code.co_filename.startswith(VOLUME) else None
+
+    return enter
+
+
+def judge(path: Path, content: bytes, seed: Seed) -> tuple[str, str]:
+    """(accepted, refused or a kind of fault, what happened)."""
+    try:
+        loaded = load(path)
+    except MoeDiffError as error:
+        told = str(error)
+        return ("refused", "") if told.startswith(str(path)) and "\n" not in told else ("crashes", told)
+    except Hang:
+        return "hangs", traceback.format_exc()
+    except BaseException:
+        return "crashes", traceback.format_exc()
+    data = loaded.volume.data_XYZ.numpy()
+    if not (np.isfinite(data).all() and np.isfinite(loaded.volume.affine.numpy()).all()):
+        return "silently wrong", "not finite"
+    try:
+        right = expected(content, seed)
+    except (zlib.error, ValueError) as error:
+        return "silently wrong", f"read although {error}"
+    finite = np.isfinite(right) if right is not None else None
+    if right is not None and (right.shape != data.shape or not np.array_equal(data[finite], right[finite])):
+        return "silently wrong", "other voxels"
+    return "accepted", ""
+
+
+def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Found:
+    """Mutate until the time is over."""
+    rng, found = random.Random(seed), Found()
+    every = seeds()
+    parents = [(one, one.raw) for one in every]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        origin, raw = rng.choice(parents) if found.inputs % 2 else rng.choice([(one, one.raw) for one in every])
+        content = mutate(raw, rng, rng.choice(parents)[1])
+        if origin.packed:
+            content = gzip.compress(content, 1, mtime=0)
+            content = mutate(content, rng, content) if rng.random() < 0.4 else content
+        path = folder / origin.name
+        path.write_bytes(content)
+        lines: set[tuple[str, int]] = set()
+        signal.setitimer(signal.ITIMER_REAL, HANG_S)
+        sys.settrace(tracer(lines))
+        try:
+            verdict, told = judge(path, content, origin)
+        finally:
+            sys.settrace(None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        _note(found, verdict, told, keep, path)
+        if lines - found.lines and len(parents) < MAX_PARENTS and not origin.packed:
+            parents.append((origin, content))
+        found.lines |= lines
+    return found
+
+
+def _note(found: Found, verdict: str, told: str, keep: Path | None, path: Path) -> None:
+    found.inputs += 1
+    if verdict in ("accepted", "refused"):
+        setattr(found, verdict, getattr(found, verdict) + 1)
+        return
+    found.counts[verdict] += 1
+    found.faults.append(f"{verdict}: {told}")
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / f"{found.inputs}-{path.name}").write_bytes(path.read_bytes())
+
+
+def hang(number: int, frame: FrameType | None) -> None:
+    raise Hang
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    signal.signal(signal.SIGALRM, hang)
+    for _ in range(2):  # twice, so that lazy imports and caches are in place before memory is limited
+        with tempfile.TemporaryDirectory() as folder:
+            for one in seeds():
+                path = Path(folder) / one.name
+                content = gzip.compress(one.raw) if one.packed else one.raw
+                path.write_bytes(content)
+                assert judge(path, content, one)[0] == "accepted", one.name
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + ROOM_BYTES, resource.RLIM_INFINITY))
+    with tempfile.TemporaryDirectory() as folder:
+        found = fuzz(args.seconds, args.seed, args.keep, Path(folder))
+    figures = {"inputs": found.inputs, "accepted": found.accepted, "refused": found.refused, "lines": len(found.lines)}
+    print(json.dumps(figures | found.counts | {"faults": found.faults[:5]}, indent=1))
+    return 1 if found.faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""Maps lie where the head is, in scales that can be compared; a face is never offered in 3-D."""
+
+from dataclasses import replace
+
+import torch
+
+from moediff.report.display import display
+from moediff.report.face import why_flat
+from moediff.report.scans import ReportScans
+from moediff.volume.volume import Volume
+
+
+def layer(scans: ReportScans, key: str):
+    return next(m for m in display(scans).maps if m.key == key)
+
+
+def test_experts_alone_share_one_scale(scans):
+    changed_XYZE = torch.stack([torch.full(scans.enhanced.shape, float(e)) for e in range(1, 5)], -1)
+    shown = display(replace(scans, changed_XYZE=changed_XYZE))
+    alone = [m for m in shown.maps if m.key.startswith("alone")]
+    assert [int(m.data_XYZ.max()) for m in alone] == [64, 128, 191, 255]
+    assert {m.high for m in alone} == {4.0}
+
+
+def test_a_residual_on_coarse_voxels_is_drawn_as_blocks_and_nothing_is_said_beyond_them(scans, phantom):
+    affine = phantom.affine @ torch.diag(torch.tensor([4.0, 4, 4, 1], dtype=torch.float64))
+    gap = Volume(torch.zeros(7, 14, 11), affine)  # the last of its voxels ends in the middle of the head
+    gap.data_XYZ[6] = -7.0
+    drawn = layer(replace(scans, residual=gap), "residual").data_XYZ
+    planes = [x for x, plane in enumerate(drawn) if int(plane.max()) == 255]
+    assert len(planes) == 4 and planes[3] - planes[0] == 3
+    assert int(drawn[planes[3] + 1 :].max()) == 0
+
+
+def test_lesions_are_labels_on_the_enhanced_grid(scans, phantom):
+    mask = torch.zeros(phantom.shape)
+    mask[20:24, 20:24, 20:24] = 1
+    lesions = layer(replace(scans, lesions=phantom.with_data(mask)), "lesions")
+    assert int(lesions.data_XYZ.sum()) == 64 and len(lesions.labels) == 1
+
+
+def test_only_stripped_scans_may_be_turned_in_3d(mni_scan, phantom):
+    stripped = ReportScans(enhanced=mni_scan, name="a")
+    assert why_flat(stripped) == ""
+    skin = mni_scan.with_data(mni_scan.data_XYZ + 0.2 * mni_scan.data_XYZ.max())
+    assert "face" in why_flat(ReportScans(enhanced=skin, name="a"))
+    assert "face" in why_flat(replace(stripped, source=skin))  # one scan with a face is one too many
+    assert why_flat(replace(stripped, source=skin, defaced=True)) == ""

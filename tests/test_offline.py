@@ -1,0 +1,58 @@
+"""Nothing contacts a network: with sockets and name look-ups blocked, every command works as ever."""
+
+from __future__ import annotations
+
+import ast
+import socket
+from pathlib import Path
+
+import pytest
+
+from moediff.cli import main
+from moediff.volume.io import save
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "moediff"
+NETWORK = {"socket", "http", "urllib", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "huggingface_hub"}
+
+
+@pytest.fixture
+def blocked(monkeypatch):
+    """Any socket or look-up raises and is counted."""
+    tried = []
+
+    def refuse(*args: object, **options: object) -> None:
+        tried.append(args)
+        raise OSError("no network")
+
+    for name in ("connect", "connect_ex", "sendto", "bind"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    return tried
+
+
+@pytest.mark.fault(51)
+def test_every_step_works_without_a_network(blocked, tmp_path, make_phantom, bundle):
+    scan, low, out = (str(tmp_path / name) for name in ("a.nii.gz", "low.nii.gz", "out.nii.gz"))
+    save(make_phantom(), scan)
+    assert main(["degrade", scan, "--recipe", "thick3", "-o", low, "-q"]) == 0
+    assert main(["enhance", low, "--like", scan, "-o", out, "--bundle", str(bundle), "-q"]) == 0
+    assert main(["evaluate", "--pred", out, "--ref", scan, "--metrics", "psnr", "-q"]) == 0
+    assert main(["report", out, "--input", low, "-q"]) == 0
+    assert main(["bundle", "info"]) == 0
+    assert blocked == []
+
+
+def test_the_block_blocks(blocked):
+    with pytest.raises(OSError, match="no network"):
+        socket.create_connection(("localhost", 9))
+    assert blocked
+
+
+@pytest.mark.fault(51)
+def test_no_module_of_ours_can_reach_a_network():
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & NETWORK, file

@@ -1,0 +1,131 @@
+"""What a DICOM series knows of a person appears in nothing that comes out: files, names, terminal, errors, pages."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import re
+import subprocess
+import sys
+import tarfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pydicom", reason="pydicom is not installed")
+import pydicom
+from dicom_maker import SECRETS, slices, write
+
+from moediff.cli import main
+
+PERSONAL = re.compile(r"name|^patient|birth|date|time|institution|address|comments|description|physician|operator"
+                      r"|station|device|accession|studyid|protocol|uid$", re.IGNORECASE)  # fmt: skip
+HARMLESS = re.compile(r"^(repetition|echo|inversion|acquisitiontimingmode|sop)|class|transfersyntax|implementation"
+                      r"|patient(position|orientation)|position.*patient|orientation.*patient"
+                      r"|imag(ing|e)?devicetype|timezone", re.IGNORECASE)  # fmt: skip
+LEAST_LETTERS = 4  # shorter values, such as an age, a sex or M, would be found by chance
+
+
+def texts(folder: Path) -> bytes:
+    """Everything in a folder, unpacked, lower case, and the names of its files."""
+    found = b""
+    for path in sorted(folder.rglob("*")):
+        found += str(path.relative_to(folder)).encode() + b"\n"
+        if path.is_file():
+            raw = path.read_bytes()
+            found += gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+    return found.lower()
+
+
+def found_in(everything: bytes, secrets: set[str]) -> list[str]:
+    def forms(secret: str) -> set[str]:
+        return {secret.lower(), html.escape(secret.lower()), secret.lower().replace("^", " ")}
+
+    return [secret for secret in secrets if any(form.encode() in everything for form in forms(secret))]
+
+
+def personal_values(folder: Path) -> set[str]:
+    """Values of all elements that may tell who, where or when, UIDs too."""
+    found: set[str] = set()
+    for path in sorted(folder.rglob("*.dcm"))[:3]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for element in pydicom.dcmread(path, stop_before_pixels=True).iterall():
+                if PERSONAL.search(element.keyword) and not HARMLESS.search(element.keyword) and element.VR != "SQ":
+                    found.add(str(element.value).strip())
+    return {value for value in found if len(value) >= LEAST_LETTERS}
+
+
+@pytest.fixture
+def real_series(shared_data: Path, tmp_path: Path) -> Path:
+    """The MPRAGE series beside the checkout, with a name and an age in its headers."""
+    archives = sorted((shared_data / "dicom").glob("*.tar.xz"))
+    if not archives:
+        pytest.skip("there is no DICOM series beside the checkout")
+    with tarfile.open(archives[0]) as archive:
+        archive.extractall(tmp_path / "series", filter="data")
+    return tmp_path / "series"
+
+
+def every_output(source: Path, out: Path, bundle: Path, *size: str) -> list[str]:
+    names = {"--experts": "e.nii.gz", "--mask": "m.nii.gz", "--report": "page.html", "--each-expert": "a.nii.gz"}
+    options = [word for option, name in names.items() for word in (option, str(out / name))]
+    return ["enhance", str(source), "--bundle", str(bundle), "-o", str(out / "result.nii.gz"), "-v", *options, *size]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "made").mkdir()
+    yield tmp_path / "made"
+
+
+@pytest.mark.fault(43)
+def test_nothing_of_a_synthetic_person_comes_out(tmp_path, made, bundle, capsys, caplog):
+    caplog.set_level(0)
+    source = write(tmp_path / "export", slices())
+    assert main(every_output(source, made, bundle, "--voxel-size", "6")) == 0
+    assert main(["dicom", "list", str(source)]) == 0
+    said = "".join(capsys.readouterr()) + caplog.text
+    everything = texts(made) + said.lower().encode()
+    assert len(texts(made)) > 10_000 and b"research use only" in everything
+    assert found_in(everything, set(SECRETS)) == []
+
+
+@pytest.mark.fault(43)
+def test_the_search_would_find_it(tmp_path):
+    """The values that are looked for are those of the headers, and are found where they are."""
+    source = write(tmp_path / "export", slices())
+    values = personal_values(source)
+    assert {"Quimby^Jane", "HOSP-4711", "19601231", "20210405", "Clinic of Nowhere", "1.2.3.5"} <= values
+    (tmp_path / "leak.txt").write_text("made for quimby jane")
+    assert found_in(texts(tmp_path), values)
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_no_error_tells_a_person(debug, tmp_path):
+    """Damaged in every file in turn, with the traceback too."""
+    source = write(tmp_path / "export", slices())
+    file = sorted(source.iterdir())[3]
+    file.write_bytes(file.read_bytes()[:-50])
+    (source / "x.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"Quimby^Jane" * 9)
+    command = [sys.executable, "-m", "moediff.cli", *debug, "enhance", str(source), "-o", str(tmp_path / "o.nii.gz")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    said = (done.stdout + done.stderr).lower()
+    assert done.returncode in (1, 65) and b"export the series again" in said
+    assert found_in(said.replace(str(source).lower().encode(), b""), set(SECRETS)) == []
+
+
+@pytest.mark.fault(43)
+def test_nothing_of_a_real_person_comes_out(real_series, made, bundle, capsys, caplog):
+    caplog.set_level(0)
+    secrets = personal_values(real_series)
+    assert len(secrets) > 10
+    assert main(every_output(real_series, made, bundle, "--voxel-size", "4")) == 0
+    assert main(["dicom", "list", str(real_series)]) == 0
+    printed = "".join(capsys.readouterr()) + caplog.text
+    everything = texts(made) + printed.lower().encode()
+    leaked = found_in(everything, secrets)
+    assert not leaked, f"{len(leaked)} personal values came out"  # and are not repeated here
