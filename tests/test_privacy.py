@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import html
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +24,20 @@ from moediff.cli import main
 
 PERSONAL = re.compile(r"name|^patient|birth|date|time|institution|address|comments|description|physician|operator"
                       r"|station|device|accession|studyid|protocol|uid$", re.IGNORECASE)  # fmt: skip
-HARMLESS = re.compile(r"^(repetition|echo|inversion|acquisitiontimingmode|sop)|class|transfersyntax|implementation"
-                      r"|patient(position|orientation)|position.*patient|orientation.*patient"
+HARMLESS = re.compile(r"^(repetition|echo|(receive|transmit)coil|inversion|acquisitiontimingmode|sop)|transfersyntax"
+                      r"|class|implementation|patient(position|orientation)|position.*patient|orientation.*patient"
                       r"|imag(ing|e)?devicetype|timezone", re.IGNORECASE)  # fmt: skip
+PACKED = re.compile(rb"(?:[A-Za-z0-9+/]{4}){64,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")  # base64 of some length
 LEAST_LETTERS = 4  # shorter values, such as an age, a sex or M, would be found by chance
+
+
+def unpacked(match: re.Match[bytes]) -> bytes:
+    """Volumes and pictures inside a page as they are stored, not as letters that spell words by chance."""
+    raw = base64.b64decode(match[0])
+    try:
+        return zlib.decompress(raw)
+    except zlib.error:
+        return raw
 
 
 def texts(folder: Path) -> bytes:
@@ -35,15 +47,19 @@ def texts(folder: Path) -> bytes:
         found += str(path.relative_to(folder)).encode() + b"\n"
         if path.is_file():
             raw = path.read_bytes()
-            found += gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+            found += gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else PACKED.sub(unpacked, raw)
     return found.lower()
 
 
 def found_in(everything: bytes, secrets: set[str]) -> list[str]:
-    def forms(secret: str) -> set[str]:
-        return {secret.lower(), html.escape(secret.lower()), secret.lower().replace("^", " ")}
+    """Secrets that stand as words of their own, not in the middle of a longer number or word."""
 
-    return [secret for secret in secrets if any(form.encode() in everything for form in forms(secret))]
+    def pattern(secret: str) -> bytes:
+        lower = secret.lower()
+        forms = {re.escape(form) for form in (lower, html.escape(lower), lower.replace("^", " "))}
+        return rf"(?<![a-z0-9.])({'|'.join(sorted(forms))})(?![a-z0-9])".encode()
+
+    return [secret for secret in secrets if re.search(pattern(secret), everything)]
 
 
 def personal_values(folder: Path) -> set[str]:

@@ -62,18 +62,25 @@ class Mixture:
 
 def worn(mask_XYZ: Tensor) -> Tensor:
     """The mask without the voxels that touch its outside; beyond the volume is outside."""
-    free = F.pad(1 - mask_XYZ.float()[None, None], (1,) * 6, value=1.0)
-    return F.max_pool3d(free, 3, 1)[0, 0] < 0.5
+    left = mask_XYZ.clone()
+    for axis, size in enumerate(mask_XYZ.shape):
+        ends = left.narrow(axis, 0, 1), left.narrow(axis, size - 1, 1)
+        inner, before, after = (left.narrow(axis, first, max(size - 2, 0)) for first in (1, 0, min(2, size)))
+        kept = inner & before & after
+        inner.copy_(kept)
+        for end in ends:
+            end.zero_()
+    return left
 
 
 def depth_mm(mask_XYZ: Tensor, spacing_mm: Sequence[float], most_mm: float) -> Tensor:
     """Depth below the mask's surface in steps of the mean voxel size, up to most_mm; 0 outside."""
     step = sum(spacing_mm) / len(spacing_mm)
-    depth, left = torch.zeros(mask_XYZ.shape), mask_XYZ
+    layers, left = torch.zeros(mask_XYZ.shape, dtype=torch.int32), mask_XYZ
     for _ in range(math.ceil(most_mm / step)):
-        depth += left.float() * step
+        layers += left
         left = worn(left)
-    return depth
+    return layers * step
 
 
 def brain_of(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
