@@ -1,7 +1,9 @@
 # A fresh machine needs python3.11 and a network to PyPI. PIP_FLAGS passes anything on to pip, for instance
 #   make test PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"    (smaller torch, no CUDA)
+# With LOCK=constraints.lock (Linux on x86-64, torch's CPU build) every package must have a hash that is known. CI does this.
 PYTHON    ?= python3.11
 PIP_FLAGS ?=
+LOCK      ?=
 VENV      := .venv
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.installed
@@ -31,12 +33,17 @@ help:
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
 	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
 	@echo "make gallery           the pictures of README and docs"
-	@echo "make constraints       write the present versions to constraints.txt"
+	@echo "make constraints       write the present versions to constraints.txt, with hashes to constraints.lock"
 	@echo "make clean             remove the environment, caches and builds"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifneq ($(LOCK),)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+else
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[train,report,dev]"
+endif
 	touch $@
 
 setup: $(STAMP)
@@ -86,6 +93,9 @@ constraints: $(STAMP)
 	grep '^#' constraints.txt > constraints.new
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(torchvision|moediff)' | sed 's/+cpu$$//' >> constraints.new
 	mv constraints.new constraints.txt
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --upgrade --target build/lock pip-tools
+	PYTHONPATH=build/lock $(PYTHON) -m piptools compile constraints.txt --output-file constraints.lock --quiet \
+		--generate-hashes --allow-unsafe --no-strip-extras --no-annotate --no-emit-index-url --no-emit-find-links
 	touch $(STAMP)
 
 clean:
