@@ -16,7 +16,7 @@ UNIFORM   ?= runs/uniform/bundle
 METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),uniform="$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reliability fuzz audit demo benchmark train-default lint wheel-test docs gallery constraints clean
+.PHONY: help setup browser test reliability fuzz audit demo benchmark train-default lint wheel-test docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -26,6 +26,7 @@ help:
 	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make test              set up, lint, type-check and run every quick test"
+	@echo "make browser           Debian's Chromium for the tests of the report (needs root); without it they are skipped"
 	@echo "make reliability       every fault's tests, 30 kills, a minute of mutated files; writes docs/reliability.md"
 	@echo "make fuzz SECONDS=600  feed mutated files to the readers"
 	@echo "make audit             known weaknesses of the pinned packages (needs a network)"
@@ -51,6 +52,10 @@ setup: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The report is tested in a real browser where there is one.
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 test: lint
 	$(BIN)/python -m pytest
