@@ -40,6 +40,9 @@ def add(commands: Commands) -> None:
     add("--lesions", type=Path, help="lesion mask on the reference's grid: contrast, volume, lost and invented lesions")
     add("--uncertainty", type=Path, metavar="SD", help="standard deviations of the prediction: adds their calibration")
     add("--tissues", action="store_true", help="tissue volumes and Dice even where --metrics chooses")
+    add(
+        "--perceptual", type=Path, metavar="FILE", help="weights for LPIPS and DISTS (safetensors; see docs/metrics.md)"
+    )
     add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
     add("--resample", action="store_true", help="allow predictions on another grid than their reference")
     add("--no-fit", action="store_true", help="leave intensities: no gain and offset")
@@ -90,8 +93,10 @@ def _pairs(args: argparse.Namespace) -> tuple[list[Pair], list[dict[str, Any]]]:
 def _options(args: argparse.Namespace) -> EvaluateOptions:
     from moediff.evaluation.catalogue import metric_names
     from moediff.evaluation.evaluate import EvaluateOptions
+    from moediff.evaluation.perceptual import load_perceptual
 
     return EvaluateOptions(
+        perceptual=load_perceptual(args.perceptual) if args.perceptual else None,
         metrics=metric_names(args.metrics), fit=not args.no_fit, resample=args.resample, regions=args.regions,
         tissues=args.tissues or args.metrics is None,
     )  # fmt: skip

@@ -21,13 +21,12 @@ from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics import check_pair, data_range, head_mask
 from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_same_grid, same_grid
 from moediff.evaluation.parts import Parts, by_part, named_parts
+from moediff.evaluation.perceptual import PerceptualWeights, perceptual
 from moediff.evaluation.remeasure import consistency
 from moediff.volume.volume import Volume
 
 LEAST_INSIDE = 0.5  # of a given mask that the reference's head should hold
-NEEDS_WEIGHTS = {
-    name: "needs network weights that are not shipped, and nothing stands in for them" for name in ("lpips", "dists")
-}
+NEEDS_WEIGHTS = "needs network weights, which are not shipped: give --perceptual FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,7 @@ class EvaluateOptions:
         resample: allow a prediction on another grid; it is resampled on the reference's.
         regions: also judge by region of the brain, found by tissue classification of the reference.
         tissues: also classify the tissues of both, for volumes and Dice.
+        perceptual: weights for LPIPS and DISTS, which are not computed without.
 
     Raises:
         ConfigError: an unknown metric, or none.
@@ -50,6 +50,7 @@ class EvaluateOptions:
     resample: bool = False
     regions: bool = False
     tissues: bool = False
+    perceptual: PerceptualWeights | None = None
 
     def __post_init__(self) -> None:
         check_names(self.metrics)
@@ -95,7 +96,7 @@ def evaluate(
     """
     options, drawn = options or EvaluateOptions(), drawn or Drawn()
     notes: list[str] = []
-    missing = dict(NEEDS_WEIGHTS)
+    missing: dict[str, str] = {}
     landed, how = on_grid(pred, ref.grid, resample=options.resample)
     inside = _where(drawn.mask, ref, notes)
     if how is not None:
@@ -109,7 +110,7 @@ def evaluate(
     )  # fmt: skip
     parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
     record = {
-        "metrics": compute(case, options.metrics),
+        "metrics": compute(case, options.metrics) | _perceptual(case, options.perceptual, missing),
         "consistency": _consistency(pred, measured, options, notes),
         "parts": None if parts is None else by_part(*case.pair, parts),
         "tissues": _tissues(case, missing) if options.tissues else None,
@@ -125,6 +126,16 @@ def evaluate(
         "spacing_mm": [round(s, 5) for s in ref.spacing_mm],
     }
     return record | {"warnings": [*notes, *found], "moediff": __version__, "note": RESEARCH_ONLY}
+
+
+def _perceptual(case: Judged, weights: PerceptualWeights | None, missing: dict[str, str]) -> dict[str, float]:
+    try:
+        found = perceptual(*case.pair, case.data_range, weights) if weights is not None else {}
+    except DataError as error:
+        missing.update(dict.fromkeys(("lpips", "dists"), str(error)))
+        return {}
+    missing.update({name: NEEDS_WEIGHTS for name in ("lpips", "dists") if name not in found})
+    return found
 
 
 def _where(mask: Volume | None, ref: Volume, notes: list[str]) -> Tensor:

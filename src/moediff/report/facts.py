@@ -105,8 +105,8 @@ def _numbers(scans: ReportScans) -> list[tuple[str, str]]:
     if scans.uncertainty_XYZ is not None:
         spread = scans.uncertainty_XYZ[scans.uncertainty_XYZ > 0]  # zero where the network did not work
         if len(spread):
-            named = {"mean standard deviation in the head": spread.mean(), "greatest": spread.max()}
-            rows += [(f"Uncertainty, {what}", f"{float(u):.4g} of the scan's own units") for what, u in named.items()]
+            told = {"mean standard deviation in the head": spread.mean(), "greatest": spread.max()}
+            rows += [(f"Uncertainty, {what}", f"{float(u):.4g} of the scan's own units") for what, u in told.items()]
     if scans.truth is not None:
         judged = head_mask(scans.truth.data_XYZ.float())
         named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
