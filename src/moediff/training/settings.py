@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from moediff.config import parse_as
 from moediff.errors import ConfigError, InputMissing
@@ -26,7 +26,8 @@ class TrainConfig:
         scans: what to learn from.
         validation: scans and recipes to judge by; none skips validation.
         steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
-        minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
+        minutes: optional budget; the schedule then follows the clock where that is further along.
+        clock: what minutes are counted by: "wall", or "cpu", the process's own time, for comparisons beside other work.
         batch, patch: examples a step and their side in voxels.
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
@@ -46,6 +47,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     steps: int = 1000
     minutes: float | None = None
+    clock: Literal["wall", "cpu"] = "wall"
     start: str | None = None
     only: tuple[str, ...] = ()
     batch: int = 4

@@ -35,6 +35,7 @@ from moediff.training.team import agreed, average_gradients, run_together
 from moediff.training.validate import validate
 
 MAX_BAD_STEPS = 20  # steps in a row with a loss that is not finite before training gives up
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def train(
@@ -131,14 +132,15 @@ class Trainer:
     def _loop(self, source: Ahead, log: Log | None) -> None:
         """Steps to the end; only the process that has the log saves and validates."""
         state, config, bad = self.state, self.config, 0
+        now = CLOCKS[config.clock]
         while self.progress() < 1:
-            start = time.perf_counter()
+            start = now()
             parts = self.step(source.batch(state.step))
             bad = 0 if math.isfinite(parts["loss"]) else bad + 1
             if bad >= MAX_BAD_STEPS:
                 raise MoeDiffError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
             state.step += 1
-            state.seconds += agreed(time.perf_counter() - start)
+            state.seconds += agreed(now() - start)
             if log is not None:
                 log.step(state.step, self.progress(), parts, state.seconds)
                 if state.step % config.save_every == 0 or self.progress() >= 1:
