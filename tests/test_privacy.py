@@ -114,7 +114,7 @@ def test_the_search_would_find_it(tmp_path):
     """The values that are looked for are those of the headers, and are found where they are."""
     source = write(tmp_path / "export", slices())
     values = personal_values(source)
-    assert {"Quimby^Jane", "HOSP-4711", "19601231", "20210405", "Clinic of Nowhere", "1.2.3.5"} <= values
+    assert {"Quimby^Jane", "HOSP-47110815", "19601231", "20210405", "Clinic of Nowhere", "1.2.3.5"} <= values
     (tmp_path / "leak.txt").write_text("made for quimby jane")
     assert found_in(texts(tmp_path), values)
 

@@ -14,7 +14,7 @@ SHAPE = (12, 10, 9)
 SPACING_MM = (6.0, 7.0, 8.0)
 PERSONAL = {
     "PatientName": "Quimby^Jane",
-    "PatientID": "HOSP-4711",
+    "PatientID": "HOSP-47110815",
     "PatientBirthDate": "19601231",
     "StudyDate": "20210405",
     "InstitutionName": "Clinic of Nowhere",
@@ -23,7 +23,7 @@ PERSONAL = {
     "ReferringPhysicianName": "Roe^Richard",
     "StationName": "SCANNER77",
 }
-SECRETS = ("quimby", "jane", "4711", "19601231", "20210405", "nowhere", "richard", "scanner77")
+SECRETS = ("quimby", "jane", "47110815", "19601231", "20210405", "nowhere", "richard", "scanner77")
 OBLIQUE = np.array([[0.8, 0.6, 0.0], [-0.48, 0.64, 0.6]])  # LPS along a row, then along a column
 
 
