@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ablation_tables import write
 from experts import auc, cases
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -284,6 +285,7 @@ def main() -> None:
     found = [row for seed in range(args.seeds) for row in networks(seed, held_out, args)]
     found += teachers(held_out, args)
     (args.out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(write(args.out, VAL, tuple(TEACHERS)))
 
 
 if __name__ == "__main__":
