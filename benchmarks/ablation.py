@@ -118,7 +118,7 @@ def trained(
         command = [
             sys.executable,
             "-m",
-            "moediff.cli",
+            "moediff",
             "train",
             str(out / "train.toml"),
             "--resume",

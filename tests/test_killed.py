@@ -133,7 +133,7 @@ def heed_interrupts() -> None:
 def test_stopped_politely(number, code, command, tmp_path):
     """In the middle of the work: our hidden files go too."""
     slow = [*command, "--mode", "detail", "--steps", "64", "--samples", "64"]
-    with subprocess.Popen([sys.executable, "-m", "moediff.cli", *slow], stderr=subprocess.PIPE,
+    with subprocess.Popen([sys.executable, "-m", "moediff", *slow], stderr=subprocess.PIPE,
                           preexec_fn=heed_interrupts) as process:  # fmt: skip
         lock = lock_of(tmp_path / RESULT)
         while not lock.exists() and process.poll() is None:
