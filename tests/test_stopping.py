@@ -20,7 +20,7 @@ RAISE = "import os, signal; os.kill(os.getpid(), signal.{name}); import time; ti
 PLACES = {  # where a signal is easily lost or mistaken
     "plain": "{stop}",
     "exec of a text, as dataclasses do": "exec('{stop}')",
-    "a destructor": "class Late:\n    def __del__(self):\n        {stop}\nx = Late()\ndel x\nimport time\ntime.sleep(5)",
+    "a destructor": "class X:\n    def __del__(self):\n        {stop}\nx = X()\ndel x\nimport time\ntime.sleep(5)",
     "an import that fails": "try:\n    {stop}\nexcept BaseException:\n    raise ImportError('numpy is broken')",
     "cleaning up": "try:\n    {stop}\nfinally:\n    {stop}",
 }

@@ -30,13 +30,14 @@ def run() -> int:
 
 
 def open_closed_streams() -> None:
-    """Standard streams that the caller closed lead nowhere; else a result would get their number and what is printed."""
+    """Streams that the caller closed lead nowhere; else a result would get their number, and what is printed."""
     while (handle := os.open(os.devnull, os.O_RDWR)) < len(STREAMS):
         os.set_inheritable(handle, True)
     os.close(handle)
     for number, name in enumerate(STREAMS):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
+            stream = open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from moediff import RESEARCH_ONLY, __version__, stopping
 from moediff.commands import benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
-from moediff.errors import MoeDiffError, OutputFailed, TryAgain, shown
+from moediff.errors import InputMissing, MoeDiffError, OutputFailed, TryAgain, shown
 from moediff.memory import ran_out
 
 DEBUG = "show the traceback of an error"
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name the terminal cannot show is no reason to fail
     args = build_parser().parse_args(argv)
-    code = _answered(lambda: int(args.call(args)), debug=args.debug)
+    code = _answered(lambda: _call(args), debug=args.debug)
     return _answered(_flush, debug=args.debug) or code
 
 
@@ -46,6 +46,14 @@ def _debug_everywhere(commands: argparse._SubParsersAction[argparse.ArgumentPars
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 _debug_everywhere(action)
+
+
+def _call(args: argparse.Namespace) -> int:
+    try:
+        os.getcwd()
+    except OSError as error:  # torch's mathematics library would end the process without a word
+        raise InputMissing(f"the current folder cannot be used ({error.strerror}): change to another one") from error
+    return int(args.call(args))
 
 
 def _answered(work: Callable[[], int], *, debug: bool) -> int:

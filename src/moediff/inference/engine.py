@@ -192,7 +192,7 @@ class Enhancer:
     ) -> Enhanced:  # fmt: skip
         result, spread = scans
         if not bool(torch.isfinite(result).all()):
-            raise DataError("the result is not finite, expected numbers: the input's intensities are out of any usable range, rescale them")
+            raise DataError("the result is not finite, expected numbers: rescale the input's intensities")
         uncertainty = None
         if spread is not None:
             plain = prepared.undo_axes(Volume(spread * prepared.scaling.scale, prepared.grid.affine))
