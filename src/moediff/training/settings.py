@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moediff.config import parse_as
-from moediff.errors import ConfigError, InputMissing
+from moediff.errors import ConfigError, InputMissing, shown
 from moediff.model.bundle import BundleConfig
 from moediff.simulate.recipe import RecipeRanges
 from moediff.training.augment import AugmentConfig
@@ -81,7 +81,7 @@ def load_config(path: Path) -> TrainConfig:
     try:
         return parse_as(TrainConfig, _read_settings(path))
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{shown(path)}: {error}") from error
 
 
 def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -90,11 +90,11 @@ def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ConfigError(f"like: {path} builds on itself; remove one `like`")
     if not path.is_file():
-        raise InputMissing(f"{path}: no such training configuration")
+        raise InputMissing(f"{shown(path)}: no such training configuration: check the name")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # TOMLDecodeError, or bytes that are not UTF-8
-        raise ConfigError(f"not TOML ({error})") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
+        raise ConfigError(f"not TOML ({error}), expected settings like those in configs/: mend it there") from error
     for key in ("out", "data", "start"):
         if isinstance(values.get(key), str):  # anything else is refused by its type later
             values[key] = str(path.parent / values[key])
