@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ class TrainConfig:
         for name in ("steps", "batch", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("rate", "clip", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}={value} must be a positive number")
+        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
+            raise ConfigError(f"weight_decay={self.weight_decay} and warmup={self.warmup} must be 0 or more")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema={self.ema} must lie in 0..1")
 
