@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -103,6 +104,17 @@ def test_a_scan_without_a_head_is_named(tmp_path, bundle, capsys):
 def test_a_setting_out_of_range_is_told_with_its_limits(words, sentence, enhance, scan):
     code, said = enhance(*words)
     assert code == 78 and sentence in said and [path.name for path in scan.parent.iterdir()] == [scan.name]
+
+
+@pytest.mark.fault(40)
+def test_a_map_that_is_not_known_is_missed_aloud(enhance, scan):
+    """What an earlier run left under its name would be taken for this result's."""
+    spread = scan.with_name("sd.nii.gz")
+    spread.write_text("of another run")
+    code = main(["enhance", str(scan), "--voxel-size", "8", "--uncertainty", str(spread), "--overwrite", "-q"])
+    record = json.loads(scan.with_name("scan_desc-sr.json").read_text())
+    assert code == 0 and not spread.exists() and record["uncertainty"] == "none"
+    assert any("no uncertainty map was written" in warning for warning in record["warnings"])
 
 
 def test_half_precision_on_a_processor(scan, enhance):

@@ -35,6 +35,7 @@ sys.argv = ["moediff", "enhance", "scan.nii.gz"]
 from moediff.__main__ import run
 sys.exit(run())
 """
+STOPS = "stops (Ctrl-C, SIGTERM) answered in one sentence"
 HEEDED = 1 << (signal.SIGTERM - 1)
 
 
@@ -80,6 +81,7 @@ def test_stopped_at_random_moments(tmp_path, make_phantom, bundle, pytestconfig,
                "--threads", "1", "--mode", "detail", "--steps", "64", "--samples", "64"]  # fmt: skip
     rng = random.Random(11)
     for number in [signal.SIGINT, signal.SIGTERM] * (pytestconfig.getoption("--kills") // 2):
+        figures[f"{STOPS}, of"] += 1
         with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed_interrupts) as process:
             while not heeding(process):
                 time.sleep(0.002)
@@ -88,5 +90,4 @@ def test_stopped_at_random_moments(tmp_path, make_phantom, bundle, pytestconfig,
             _, said = process.communicate(timeout=60)
         assert process.returncode == 128 + number and said.count(b"\n") == 1, said.decode()
         assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
-        figures["stops at random moments"] += 1
-        figures["stops answered in one sentence"] += 1
+        figures[STOPS] += 1

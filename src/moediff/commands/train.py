@@ -42,8 +42,6 @@ def train_command(args: argparse.Namespace) -> int:
     with naming(args.config):
         if args.minutes is not None:
             config = replace(config, minutes=args.minutes)
-        made = train(
-            config, processes=args.processes, resume=args.resume, progress=progress, slice_minutes=args.slice
-        )
+        made = train(config, processes=args.processes, resume=args.resume, progress=progress, slice_minutes=args.slice)
     print(made)
     return 0

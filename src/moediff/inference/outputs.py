@@ -16,6 +16,8 @@ from moediff.volume.io import check_free, save, save_maps, write_text
 from moediff.volume.nifti_out import require_suffix
 from moediff.volume.scan_file import files_of, suffix_of
 
+NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that was passed through or sampled once"
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputPaths:
@@ -118,8 +120,8 @@ def write(
     if overwrite:
         paths.sidecar.unlink(missing_ok=True)
     save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
-    if paths.uncertainty is not None and result.uncertainty is not None:
-        save(result.uncertainty, paths.uncertainty, codes=codes, overwrite=overwrite)
+    if paths.uncertainty is not None:
+        _write_uncertainty(result, paths.uncertainty, overwrite=overwrite)
     if paths.experts is not None:
         save_maps(result.maps.gate_XYZE(), affine, paths.experts, codes=codes, overwrite=overwrite)
     if paths.mask is not None:
@@ -132,5 +134,14 @@ def write(
         write_series(result.volume, result.source.origin, paths.dicom)
     if paths.report is not None and draw is not None:
         draw(paths.report)
-    record = dict(result.record) | {"experts": list(result.expert_names)}
+    record = result.record | {"experts": list(result.expert_names)}
     write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)
+
+
+def _write_uncertainty(result: Enhanced, path: Path, *, overwrite: bool) -> None:
+    if result.uncertainty is not None:
+        save(result.uncertainty, path, codes=result.source.codes, overwrite=overwrite)
+        return
+    if overwrite:
+        path.unlink(missing_ok=True)  # an older one would be taken for this result's
+    result.record["warnings"] = [*result.record["warnings"], NO_UNCERTAINTY]

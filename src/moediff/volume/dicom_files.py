@@ -116,7 +116,8 @@ def _folder_files(folder: Path) -> list[DicomFile]:
 
 
 def _zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
-    entries = sorted((e for e in archive.infolist() if not e.is_dir()), key=lambda e: e.filename)
+    every = (e for e in archive.infolist() if not e.filename.endswith("/"))  # `is_dir` fails where a name is empty
+    entries = sorted(every, key=lambda e: e.filename)
     _check_count(len(entries))
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise DataError("the zip archive is encrypted: unpack it and name the folder")
