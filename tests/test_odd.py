@@ -172,3 +172,63 @@ def test_a_current_folder_that_is_gone(scan):
     words = f"mkdir {scan.parent}/gone && cd {scan.parent}/gone && rmdir ../gone && {sys.executable} -m moediff"
     done = subprocess.run(["bash", "-c", f"{words} enhance {scan}"], capture_output=True, text=True)
     assert done.returncode == 66 and "change to another one" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def closed(monkeypatch, tmp_path):
+    """`closed(path)`: the system refuses it from now on, to root as well."""
+
+    def close(path: Path) -> Path:
+        def refusing(real):
+            def call(given=".", *args, **options):
+                if isinstance(given, str | os.PathLike) and Path(given) == path:
+                    raise PermissionError(13, "Permission denied", str(given))
+                return real(given, *args, **options)
+
+            return call
+
+        monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+        monkeypatch.setattr(Path, "read_text", refusing(Path.read_text))
+        monkeypatch.setattr(Path, "open", refusing(Path.open))
+        monkeypatch.setattr(Path, "lstat", refusing(Path.lstat))
+        return path
+
+    return close
+
+
+CLOSED = {
+    "a scan": (["enhance", "{closed}"], 66, "check name and permissions"),
+    "an output": (["enhance", "{scan}", "-o", "{closed}", "--voxel-size", "4"], 73, "does not let us look into it"),
+    "a recipe": (["degrade", "{scan}", "--recipe", "{closed}", "-o", "{scan}.nii"], 66, "cannot be read"),
+    "a configuration": (["train", "{closed}"], 66, "cannot be read"),
+    "pairs": (["evaluate", "--pairs", "{closed}"], 66, "cannot be read"),
+}
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize(("words", "code", "sentence"), CLOSED.values(), ids=CLOSED.keys())
+def test_what_may_not_be_read_is_named(words, code, sentence, scan, closed, capsys):
+    path = scan.with_name("closed.json" if "--recipe" in words else "closed.nii.gz")
+    if code == 66:
+        path.write_bytes(scan.read_bytes())
+    closed(path)
+    assert main([word.format(scan=scan, closed=path) for word in words]) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and path.name in said and sentence in said and "Permission denied" in said
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("name", ["bundle.json", "model.safetensors"])
+def test_a_bundle_that_may_not_be_read(name, bundle, closed, capsys):
+    closed(bundle / name)
+    assert main(["bundle", "info", str(bundle)]) == 78
+    assert "the bundle cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+@pytest.mark.fault(43)
+def test_a_part_of_an_export_that_may_not_be_read(tmp_path, closed, capsys):
+    """Its slices would be missing."""
+    (tmp_path / "export" / "part").mkdir(parents=True)
+    closed(tmp_path / "export" / "part")
+    assert main(["dicom", "list", str(tmp_path / "export")]) == 66
+    assert "check name and permissions" in capsys.readouterr().err

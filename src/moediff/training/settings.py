@@ -100,6 +100,8 @@ def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputMissing(f"{shown(path)}: no such training configuration: check the name")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissing(f"{shown(path)}: it cannot be read ({error.strerror}): check permissions") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
         raise ConfigError(f"not TOML ({error}), expected settings like those in configs/: mend it there") from error
     for key in ("out", "data", "start"):

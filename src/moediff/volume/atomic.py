@@ -101,6 +101,8 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
         path.lstat()
     except FileNotFoundError:
         return
+    except PermissionError as error:
+        raise CannotCreate(f"the folder does not let us look into it ({error.strerror}): choose another one") from error
     except (OSError, ValueError) as error:  # too long, or with a null byte
         raise CannotCreate(f"no file can have this name ({getattr(error, 'strerror', None) or error})") from error
     if not overwrite:

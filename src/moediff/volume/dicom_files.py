@@ -109,10 +109,15 @@ def _disk_file(path: Path) -> DicomFile:
 def _folder_files(folder: Path) -> list[DicomFile]:
     """Every ordinary file below the folder; linked folders are not followed, so there is no way round in a circle."""
     paths: list[Path] = []
-    for here, _, names in os.walk(folder):
+    for here, _, names in os.walk(folder, onerror=_refuse):
         paths += [Path(here, name) for name in names]
         _check_count(len(paths))
     return [_disk_file(path) for path in sorted(paths) if path.exists() and stat.S_ISREG(path.stat().st_mode)]
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be looked into may hold the slices that would be missing."""
+    raise error
 
 
 def _zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
