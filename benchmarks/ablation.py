@@ -117,7 +117,7 @@ def trained(
         text = settings(config, seed, args.minutes / 2, args.data, out, start, teach)
         (out / "train.toml").write_text(text, encoding="utf-8")
         load_config(out / "train.toml")
-        command = [sys.executable, "-m", "moediff.cli", "train", str(out / "train.toml"), "--resume", "--quiet"]
+        command = [sys.executable, "-m", "moediff", "train", str(out / "train.toml"), "--resume", "--quiet"]
         alone = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*command, "--processes", "1"], check=True, env=alone)
         (out / "done").touch()

@@ -45,7 +45,7 @@ def run(shape: tuple[int, int, int], folder: Path, threads: int) -> dict[str, ob
     source, target = folder / f"head{shape[0]}_T1w.nii.gz", folder / f"out{shape[0]}.nii.gz"
     spacing_mm, thicker = (0.5, 4) if shape == LARGE else (1.0, 5)
     save(degrade(head(shape, spacing_mm), thick_slices(thicker, 0.01, "speed"), rng_for(0, "speed")), source)
-    command = [sys.executable, "-m", "moediff.cli", "enhance", str(source), "-o", str(target), "-q"]
+    command = [sys.executable, "-m", "moediff", "enhance", str(source), "-o", str(target), "-q"]
     start = time.perf_counter()
     process = subprocess.Popen([*command, "--threads", str(threads)])
     _, status, usage = os.wait4(process.pid, 0)
@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [run(shape, Path(folder), args.threads) for shape in ((LARGE,) if args.large else SIZES)]
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "moediff.cli", "--help"], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "moediff", "--help"], check=True, capture_output=True)
     about = {"threads": args.threads, "torch": torch.__version__, "machine": platform.machine()}
     report = {"rows": rows, "help_s": round(time.perf_counter() - start, 3)} | about
     print(json.dumps(report, indent=1))

@@ -29,7 +29,7 @@ AVERAGED = ("longer", "wide")  # the last stage begins with their average
 def command(stage: str, minutes: float | None, slice_minutes: float) -> list[str]:
     """`moediff train` for one slice of one stage."""
     budget = [] if minutes is None else ["--minutes", f"{minutes:.2f}"]
-    call = [sys.executable, "-m", "moediff.cli", "train", str(CONFIGS / f"{stage}.toml")]
+    call = [sys.executable, "-m", "moediff", "train", str(CONFIGS / f"{stage}.toml")]
     return [*call, "--resume", "--slice", str(slice_minutes), *budget]
 
 

@@ -53,13 +53,14 @@ class Hang(Exception):
 
 @dataclass(frozen=True)
 class Seed:
-    """A sound file: its content unpacked, and where its voxels begin there."""
+    """A sound file: its content unpacked, where its voxels begin there, and the file that belongs to it."""
 
     name: str
     raw: bytes
     start: int
     dtype: str
     packed: bool = False
+    beside: tuple[str, bytes] | None = None
     expect: Callable[[np.ndarray], np.ndarray] = lambda stored: stored
 
 
@@ -95,6 +96,7 @@ def seeds() -> list[Seed]:
     single, floating = nifti_bytes(), nifti_bytes(head_voxels(">f4"))
     extended = nifti_bytes(extension=struct.pack("<ii", 32, 6) + b"comment".ljust(24, b"\0"))
     mgh = nib.MGHImage(head_voxels(">i2"), np.diag([5.0, 5, 5, 1])).to_bytes()[: 284 + head.nbytes]
+    pair, voxels = nifti_bytes(head, magic=b"ni1", vox_offset=0.0)[:348] + bytes(4), head.tobytes(order="F")
     whole = enhanced()
     dicom = saved(whole)
     archive = io.BytesIO()
@@ -108,13 +110,10 @@ def seeds() -> list[Seed]:
         Seed("scan.nii", extended, 384, "<i2"),
         Seed("scan.mgz", mgh, 284, ">i2", packed=True),
         Seed("scan.mgh", mgh, 284, ">i2"),
-        Seed(
-            "scan.dcm",
-            dicom,
-            dicom.index(whole.PixelData),
-            "<u2",
-            expect=lambda stored: 2 * (stored[::-1] % 4096) + 3.0,
-        ),
+        Seed("head.hdr", pair, len(pair), "<i2", beside=("head.img", voxels)),
+        Seed("voxels.img", voxels, 0, "<i2", beside=("voxels.hdr", pair)),
+        Seed("voxels.img.gz", voxels, 0, "<i2", packed=True, beside=("voxels.hdr.gz", gzip.compress(pair))),
+        Seed("scan.dcm", dicom, dicom.index(whole.PixelData), "<u2", expect=_rescaled),
         Seed("scan.zip", archive.getvalue(), len(archive.getvalue()), "u1"),
     ]
 
@@ -222,6 +221,14 @@ def judge(path: Path, content: bytes, seed: Seed) -> tuple[str, str]:
     return "accepted", ""
 
 
+def put(folder: Path, seed: Seed, content: bytes) -> Path:
+    """The changed file on disk, with the one that belongs to it."""
+    if seed.beside is not None:
+        (folder / seed.beside[0]).write_bytes(seed.beside[1])
+    (folder / seed.name).write_bytes(content)
+    return folder / seed.name
+
+
 def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Found:
     """Mutate until the time is over."""
     rng, found = random.Random(seed), Found()
@@ -230,12 +237,11 @@ def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Found:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         origin, raw = rng.choice(parents) if found.inputs % 2 else rng.choice([(one, one.raw) for one in every])
-        content = mutate(raw, rng, rng.choice(parents)[1])
+        content = changed = mutate(raw, rng, rng.choice(parents)[1])
         if origin.packed:
-            content = gzip.compress(content, 1, mtime=0)
+            content = gzip.compress(changed, 1, mtime=0)
             content = mutate(content, rng, content) if rng.random() < 0.4 else content
-        path = folder / origin.name
-        path.write_bytes(content)
+        path = put(folder, origin, content)
         lines: set[tuple[str, int]] = set()
         signal.setitimer(signal.ITIMER_REAL, HANG_S)
         sys.settrace(tracer(lines))
@@ -245,8 +251,8 @@ def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Found:
             sys.settrace(None)
             signal.setitimer(signal.ITIMER_REAL, 0)
         _note(found, verdict, told, keep, path)
-        if lines - found.lines and len(parents) < MAX_PARENTS and not origin.packed:
-            parents.append((origin, content))
+        if lines - found.lines and len(parents) < MAX_PARENTS:
+            parents.append((origin, changed))
         found.lines |= lines
     return found
 
@@ -279,10 +285,8 @@ def main() -> int:
     for _ in range(2):  # twice, so that lazy imports and caches are in place before memory is limited
         with tempfile.TemporaryDirectory() as folder:
             for one in seeds():
-                path = Path(folder) / one.name
                 content = gzip.compress(one.raw) if one.packed else one.raw
-                path.write_bytes(content)
-                assert judge(path, content, one)[0] == "accepted", one.name
+                assert judge(put(Path(folder), one, content), content, one)[0] == "accepted", one.name
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ROOM_BYTES, resource.RLIM_INFINITY))
     with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ import pytest
 from faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
+OF = ", of"
 IN_NAME = re.compile(r"row(\d\d)(?!\d)")
 HEAD = """# Reliability
 
@@ -109,8 +110,14 @@ def page_text(tally: Tally) -> str:
     covered = sum(tally.outcomes[row]["passed"] > 0 for row in FAULTS)
     passed = sum(tally.outcomes[row]["passed"] for row in FAULTS)
     figures = [f"- faults with a passing test: **{covered} of {len(FAULTS)}** ({passed} cases)"]
-    figures += [f"- {name}: **{number:,}**" for name, number in sorted(tally.figures.items())]
+    figures += [figure(tally, name) for name in sorted(tally.figures) if not name.endswith(OF)]
     return "\n".join([HEAD, *figures, "", *table(tally), ""])
+
+
+def figure(tally: Tally, name: str) -> str:
+    """A number, or "30 of 30" where a test counted its attempts under the same name and `OF`."""
+    most = f" of {tally.figures[name + OF]:,}" if name + OF in tally.figures else ""
+    return f"- {name}: **{tally.figures[name]:,}{most}**"
 
 
 def table(tally: Tally) -> list[str]:

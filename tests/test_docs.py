@@ -1,7 +1,12 @@
 """The reference page of the documentation holds every command."""
 
+import ast
 import importlib.util
+import re
+import tomllib
 from pathlib import Path
+
+import pytest
 
 from moediff.cli import build_parser
 
@@ -17,3 +22,55 @@ def test_every_command_is_in_the_reference():
     assert "moediff enhance" in names and "moediff dicom list" in names
     assert all(f"## {name}\n" in page for name in names)
     assert "--differences" in page and "\x1b" not in page
+
+
+def hazards() -> list[list[str]]:
+    """Cells of every row of the hazard log."""
+    lines = (ROOT / "docs" / "hazards.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    return rows[1:]
+
+
+def functions(file: Path) -> set[str]:
+    return {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_hazard_log_holds_what_it_must():
+    names = {row[0] for row in hazards()}
+    assert {"a lesion is lost", "a lesion is invented", "left and right change places", "wrong scale or place"} <= names
+
+
+@pytest.mark.parametrize("row", hazards(), ids=lambda row: row[0])
+def test_every_hazard_names_tests_that_exist(row):
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[3])
+    assert named and row[1] and row[2]
+    for file, function in named:
+        assert function in functions(ROOT / file)
+
+
+def plain(name: str) -> str:
+    """A list of packages, their names as the index writes them."""
+    text = (ROOT / name).read_text(encoding="utf-8").lower()
+    return re.sub(r"^[\w.-]+==", lambda match: match[0].replace("_", "-"), text, flags=re.M)
+
+
+def test_every_dependency_is_explained():
+    """In docs/dependencies.md, with the version that CI installs."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(one for name in ("train", "report", "dicom") for one in extras[name])]
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", plain("constraints.txt"), re.M))
+    for one in wanted:
+        name = re.match(r"[\w-]+", one)[0]
+        (row,) = re.findall(rf"^\| {name}(?: [^|]*)? \| ([\w.]+)", page, re.M)
+        assert row == pinned[name], f"{name}: {row} on the page, {pinned[name]} in constraints.txt"
+
+
+def test_every_pinned_file_has_a_hash():
+    """constraints.lock, which CI insists on, holds the versions of constraints.txt, each with hashes."""
+    pinned, lock = set(re.findall(r"^([\w.-]+==[\w.]+)", plain("constraints.txt"), re.M)), plain("constraints.lock")
+    locked = dict(re.findall(r"^([\w.-]+==[\w.]+)(?:\+cpu)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)", lock, re.M))
+    assert len(pinned) > 50 and pinned <= set(locked)
+    assert lock.count("==") == len(locked)  # none without

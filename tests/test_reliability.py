@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from faults import FAULTS
-from reliability import ROOT, TALLY, Tally, table
+from reliability import ROOT, TALLY, Tally, page_text, table
 
 PAGE = ROOT / "docs" / "reliability.md"
 
@@ -18,6 +18,18 @@ def tally(pytestconfig: pytest.Config) -> Tally:
     if every - found.files:
         pytest.skip("only a part of the tests was collected")
     return found
+
+
+def test_figures_say_how_many_were_tried():
+    """What the page says of a run: rows with a passing test, files read, kills survived."""
+    made = Tally()
+    made.outcomes[1]["passed"] = 3
+    made.figures.update({"mutated files read": 12345, "mutated files: crashes": 0})
+    made.figures.update({"kills survived": 30, "kills survived, of": 30})
+    page = page_text(made)
+    assert "faults with a passing test: **1 of 51** (3 cases)" in page
+    assert "- mutated files read: **12,345**\n- mutated files: crashes: **0**\n" in page
+    assert "- kills survived: **30 of 30**\n" in page and "survived, of" not in page
 
 
 def test_there_are_51_faults():

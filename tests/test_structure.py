@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "moediff"
 FILES = sorted(SOURCE.rglob("*.py"))
 LINES = [
-    {"errors", "config", "memory"}, {"volume"}, {"simulate"}, {"diffusion"}, {"model"}, {"inference"}, {"evaluation"},
-    {"training"}, {"report", "cohort", "study"}, {"commands"}, {"cli"},
+    {"stopping", "errors", "config", "memory"}, {"volume"}, {"simulate"}, {"diffusion"}, {"model"}, {"inference"},
+    {"evaluation"}, {"training"}, {"report", "cohort", "study"}, {"commands"}, {"cli", "__main__"},
 ]  # fmt: skip
 RANK = {part: rank for rank, line in enumerate(LINES) for part in line}
 

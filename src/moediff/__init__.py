@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 RESEARCH_ONLY = "Research use only; not for diagnostic use."
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from moediff.inference.engine import Enhancer, Source
     from moediff.inference.options import Enhanced, EnhanceOptions
     from moediff.report.plot import plot
@@ -61,6 +62,8 @@ def enhance(
     Raises:
         MoeDiffError: see `moediff.errors`; each class says what kind of fault it was.
     """
+    from pathlib import Path
+
     from moediff.errors import ConfigError
     from moediff.inference.engine import Enhancer
     from moediff.inference.options import EnhanceOptions

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 # Parameters of glibc's mallopt, and values: whole volumes go back to the system when freed, a layer's slabs are kept.
 ALLOCATOR = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 
-NONE_LEFT = ("can't allocate memory", "out of memory")  # what torch says on a CPU, where it has no error of its own
+# What torch says on a CPU, where it has no error of its own; what the loader of libraries says; what the system says.
+NONE_LEFT = ("can't allocate memory", "out of memory", "failed to map segment", "cannot allocate memory")
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the host or of an accelerator."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in NONE_LEFT)
+        isinstance(error, RuntimeError | ImportError | OSError)
+        and any(words in str(error).lower() for words in NONE_LEFT)
     )
 
 

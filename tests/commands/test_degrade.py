@@ -88,7 +88,8 @@ WRONG = {
     "unknown name": ("thick9", None, 78, "choose from thick3, thick5, low1.5"),
     "no file": ("gone.json", None, 66, "cannot be read"),
     "no JSON": ("bad.json", "{", 78, "not a recipe"),
-    "no record": ("bad.json", "[1]", 78, "not a recipe"),
+    "no record": ("bad.json", "[1]", 78, "not a recipe: expected an object with axes"),
+    "no end": ("bad.json", "[" * 100_000, 78, "not a recipe"),
     "no such noise": ("bad.json", '{"axes": [{}, {}, {}], "noise": 7}', 78, "noise=7"),
 }
 
@@ -121,3 +122,11 @@ def test_the_input_is_never_replaced(scan):
     before = scan.read_bytes()
     assert run(scan, scan, "thick3", "--overwrite") == 73
     assert scan.read_bytes() == before
+
+
+def test_a_recipe_of_ones_own_is_not_replaced_by_the_sidecar(scan, out):
+    own = out.with_suffix("").with_suffix(".json")
+    own.write_text(Recipe(axes=(AxisRecipe(), AxisRecipe(method="box", factor=4), AxisRecipe()), name="own").to_json())
+    before = own.read_bytes()
+    assert run(scan, out, own, "--overwrite") == 73
+    assert own.read_bytes() == before and not out.exists()

@@ -26,6 +26,7 @@ def test_pairs_count_from_the_folder_of_the_list(tmp_path):
         ("pred,ref\n", "no pairs"),
         ("pred,truth\na,b\n", "line 2: unknown column 'truth'"),
         ("pred,input\na,b\n", "no value for 'ref'"),
+        ("pred,ref\na\0b,c\n", "line 2: a null character"),
         ("pred,ref\na,b\n,c\n", "line 3: no value for 'pred'"),
         ("pred,ref\na,b,c\n", "unknown column"),
     ],

@@ -70,7 +70,7 @@ def test_a_reference_grid_is_taken_as_it_is():
 def test_an_enormous_grid_is_refused():
     huge = Grid((850, 850, 850), torch.eye(4))
     assert MAX_OUTPUT_VOXELS < 850**3
-    with pytest.raises(DataError, match=r"614 M voxels; ask for larger voxels"):
+    with pytest.raises(DataError, match=r"614 M voxels, expected at most 600 M: ask for larger voxels"):
         target_grid(grid(), EnhanceOptions(like=huge))
 
 

@@ -40,11 +40,11 @@ REFUSED = {
     "no_number": ({"voxel_size": ()}, "one or three numbers"),
     "too_fine": ({"voxel_size": (1.0, 1.0, 0.19)}, "at least 0.2 mm"),
     "negative": ({"voxel_size": (-1.0,)}, "at least 0.2 mm"),
-    "one_step": ({"steps": 1}, "steps must lie in 2..64"),
-    "many_steps": ({"steps": 65}, "steps must lie in 2..64"),
-    "no_sample": ({"samples": 0}, "samples in 1..64"),
-    "many_samples": ({"samples": 65}, "samples in 1..64"),
-    "no_memory": ({"memory_mb": 63}, "memory_mb be at least 64"),
+    "one_step": ({"steps": 1}, "expected 2 to 64"),
+    "many_steps": ({"steps": 65}, "expected 2 to 64"),
+    "no_sample": ({"samples": 0}, "expected 1 to 64"),
+    "many_samples": ({"samples": 65}, "expected 1 to 64"),
+    "no_memory": ({"memory_mb": 63}, "memory_mb is 63, expected 64 to"),
 }
 
 

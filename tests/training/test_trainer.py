@@ -196,3 +196,11 @@ def test_the_best_bundle_is_kept(config, monkeypatch):
 def test_a_batch_must_be_shared_out_evenly(config):
     with pytest.raises(ConfigError, match="batch=3 must be a multiple of the 2 processes"):
         train(replace(config, batch=3), processes=2, progress=False)
+
+
+def test_what_cannot_begin_is_refused_before_any_process_starts(config, monkeypatch):
+    monkeypatch.setattr("moediff.training.trainer.run_together", lambda *_: pytest.fail("started"))
+    with pytest.raises(ConfigError, match="-2 processes cannot train"):
+        train(config, processes=-2, progress=False)
+    with pytest.raises(ConfigError, match="no training scans are listed"):
+        train(replace(config, scans=()), progress=False)

@@ -95,6 +95,15 @@ def test_a_zip_beyond_the_budget_is_refused_before_unpacking(tmp_path, monkeypat
         load(path)
 
 
+def test_a_nameless_entry_of_a_zip_is_read_like_any_other(tmp_path):
+    write(tmp_path / "export", slices())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number, file in enumerate((tmp_path / "export").iterdir()):
+            archive.writestr(zipfile.ZipInfo(str(number or "")), file.read_bytes())
+        archive.writestr(zipfile.ZipInfo("folder/"), b"")
+    assert_known(load(tmp_path / "a.zip").volume)
+
+
 def test_a_damaged_zip_is_refused(tmp_path):
     path = zipped(tmp_path / "export.zip", write(tmp_path / "made", slices()))
     path.write_bytes(path.read_bytes()[:-200])

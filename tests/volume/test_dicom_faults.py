@@ -57,6 +57,7 @@ FAULTS = {
     "unequal spacing": (moved(4, 3.0), "5 to 11 mm apart, expected equal spacing"),
     "mixed orientations": (changed(3, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]), "2 orientations"),
     "localizer": (slices(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "this is a localizer"),
+    "mosaic": (slices(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), "a mosaic of slices"),
     "no pixel data": (without("PixelData"), "9 of 9 images have no pixel data"),
     "no position": (without("ImagePositionPatient"), "9 of 9 images do not say where they lie"),
     "several sizes": (changed(3, Rows=9), "several sizes"),

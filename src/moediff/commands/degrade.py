@@ -42,7 +42,7 @@ def degrade_command(args: argparse.Namespace) -> int:
 
     recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
     loaded = load(args.source)
-    with claimed(paths, args.source, overwrite=args.overwrite):
+    with claimed(paths, args.source, overwrite=args.overwrite, read=[Path(args.recipe)]):
         low, record = _simulate(loaded, recipe, args)
         announce(paths.every())
         if args.overwrite:

@@ -94,11 +94,12 @@ def enhance_command(args: argparse.Namespace) -> int:
         raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
     if args.report is not None:
         require_parts("jinja2")
+    read = [args.like] if args.like is not None else []
     if args.dry_run:
-        check_outputs(paths, args.source, overwrite=args.overwrite)
+        check_outputs(paths, args.source, overwrite=args.overwrite, read=read)
         print(json.dumps(_plan(loaded, options, paths, args), indent=2))
         return 0
-    with claimed(paths, args.source, overwrite=args.overwrite):
+    with claimed(paths, args.source, overwrite=args.overwrite, read=read):
         record = _enhance(loaded, options, paths, args)
     _say(record, paths.scan, args)
     return 0

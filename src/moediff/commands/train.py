@@ -32,13 +32,16 @@ def add(commands: Commands) -> None:
 
 def train_command(args: argparse.Namespace) -> int:
     """Train, and say where the bundle lies."""
+    from moediff.errors import naming
     from moediff.training.settings import load_config
     from moediff.training.trainer import train
 
     keep_memory()
     config = load_config(args.config)
-    if args.minutes is not None:
-        config = replace(config, minutes=args.minutes)
     progress = not args.quiet and sys.stderr.isatty()
-    print(train(config, processes=args.processes, resume=args.resume, progress=progress, slice_minutes=args.slice))
+    with naming(args.config):
+        if args.minutes is not None:
+            config = replace(config, minutes=args.minutes)
+        made = train(config, processes=args.processes, resume=args.resume, progress=progress, slice_minutes=args.slice)
+    print(made)
     return 0

@@ -56,7 +56,7 @@ def load_perceptual(path: Path) -> PerceptualWeights:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise InputMissing(f"{path}: no such file of weights")
+        raise InputMissing(f"{path}: there is no such file of weights: check the name")
     try:
         tensors = {name: value.float() for name, value in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:

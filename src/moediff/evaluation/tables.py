@@ -60,6 +60,8 @@ def _pair(row: dict[str, str | None], line: int, folder: Path) -> Pair:
     if unknown or empty:
         found = f"unknown column {unknown[0]!r}" if unknown else f"no value for {empty[0]!r}"
         raise DataError(f"line {line}: {found}; expected columns {COLUMNS}")
+    if any("\0" in str(value) for value in row.values()):
+        raise DataError(f"line {line}: a null character in a file name; write the list again as plain text")
     return Pair(**{key: folder / value for key, value in row.items() if value})
 
 
@@ -73,7 +75,8 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
     loaded = {key: load(path) for key, path in files.items() if key not in DRAWN}
     drawn = {key: _load_drawn(path) for key, path in files.items() if key in DRAWN}
     measured = loaded["input"].volume if "input" in loaded else None
-    record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
+    with naming(pair.pred):
+        record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
     said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
     names = {key: path.name for key, path in files.items()}
     return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}

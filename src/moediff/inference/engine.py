@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from moediff import RESEARCH_ONLY
 from moediff.config import rng_for
 from moediff.diffusion.process import schedule
 from moediff.diffusion.sampler import sample
-from moediff.errors import ConfigError, DataError, TryAgain
+from moediff.errors import ConfigError, DataError, TryAgain, naming
 from moediff.inference.checks import doubts
 from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, residual, summary
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
@@ -35,6 +36,7 @@ from moediff.volume.volume import Grid, Volume
 
 Progress = Callable[[float, str], None]
 Source = Path | str | Volume | Any  # Any: a nibabel image
+MAX_THREADS = 1024  # OpenMP ends the process without a word where it cannot start so many
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -61,8 +63,8 @@ class Enhancer:
         threads: int | None = None,
     ) -> None:
         if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads={threads} must be at least 1")
+            if not 1 <= threads <= MAX_THREADS:
+                raise ConfigError(f"threads is {threads}, expected 1 to {MAX_THREADS}: choose about as many as cores")
             torch.set_num_threads(threads)
         if dtype not in DTYPES:
             raise ConfigError(f"dtype {dtype!r} is unknown; choose from {', '.join(DTYPES)}")
@@ -84,9 +86,12 @@ class Enhancer:
             DataError, GeometryError, InputMissing: the scan cannot be used; the message says why.
             TryAgain: memory ran out even with small tiles.
         """
-        options, report = options or EnhanceOptions(), progress or (lambda share, word: None)
-        start = time.perf_counter()
         loaded = read_source(source)
+        with naming(loaded.path) if loaded.path is not None else nullcontext():
+            return self._enhanced(loaded, options or EnhanceOptions(), progress or (lambda share, word: None))
+
+    def _enhanced(self, loaded: Loaded, options: EnhanceOptions, report: Progress) -> Enhanced:
+        start = time.perf_counter()
         goal = target_grid(loaded.volume.grid, options)
         if passes_through(loaded.volume.grid, goal):
             return self._passed(loaded, goal, options)
@@ -187,7 +192,7 @@ class Enhancer:
     ) -> Enhanced:  # fmt: skip
         result, spread = scans
         if not bool(torch.isfinite(result).all()):
-            raise DataError("the result is not finite; the input's intensities are out of any usable range")
+            raise DataError("the result is not finite, expected numbers: rescale the input's intensities")
         uncertainty = None
         if spread is not None:
             plain = prepared.undo_axes(Volume(spread * prepared.scaling.scale, prepared.grid.affine))
@@ -233,6 +238,7 @@ class Enhancer:
         """Nothing to sharpen: the input on the target grid, with a warning."""
         volume = resample(loaded.volume, goal)
         record = self._record(loaded, goal, options)
+        record["uncertainty"] = "none"
         record["warnings"] = [
             *loaded.warnings,
             "the scan is already as fine as the target grid and was passed through; ask for smaller voxels",

@@ -29,7 +29,10 @@ def target_grid(source: Grid, options: EnhanceOptions) -> Grid:
         goal = with_spacing(source, tuple(size) * 3 if len(size) == 1 else size)
     voxels = goal.shape[0] * goal.shape[1] * goal.shape[2]
     if voxels > MAX_OUTPUT_VOXELS:
-        raise DataError(f"the target grid {goal.shape} has {voxels / 1e6:.0f} M voxels; ask for larger voxels")
+        raise DataError(
+            f"the target grid {goal.shape} has {voxels / 1e6:.0f} M voxels, expected at most "
+            f"{MAX_OUTPUT_VOXELS / 1e6:.0f} M: ask for larger voxels"
+        )
     return goal
 
 

@@ -62,8 +62,9 @@ class EnhanceOptions:
         sizes = self.voxel_size
         if sizes is not None and (len(sizes) not in (1, 3) or not all(0.2 <= s < math.inf for s in sizes)):
             raise ConfigError(f"voxel size {self.voxel_size}: give one or three numbers of at least 0.2 mm")
-        if not 2 <= self.steps <= 64 or not 1 <= self.samples <= 64 or self.memory_mb < 64:
-            raise ConfigError("steps must lie in 2..64, samples in 1..64, memory_mb be at least 64")
+        for name, low, high in (("steps", 2, 64), ("samples", 1, 64), ("memory_mb", 64, 2**24)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.errors import CannotCreate
+from moediff.errors import CannotCreate, naming
 from moediff.inference.options import Enhanced
 from moediff.volume.claim import announce, held
 from moediff.volume.dicom_out import write_series
 from moediff.volume.io import check_free, save, save_maps, write_text
+from moediff.volume.nifti_out import require_suffix
 from moediff.volume.scan_file import files_of, suffix_of
+
+NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that was passed through or sampled once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +35,17 @@ class OutputPaths:
     @property
     def sidecar(self) -> Path:
         """The JSON beside the scan."""
-        return self.scan.with_name(stem_of(self.scan) + ".json")
+        return self.scan.parent / (stem_of(self.scan) + ".json")
 
     def every(self) -> list[Path]:
         """All files that will be written, the sidecar last."""
-        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences, self.report, self.dicom)
-        return [self.scan, *(path for path in maps if path is not None), self.sidecar]
+        others = [path for path in (self.report, self.dicom) if path is not None]
+        return [*self.volumes(), *others, self.sidecar]
+
+    def volumes(self) -> list[Path]:
+        """Those that are NIfTI, the scan first."""
+        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences)
+        return [self.scan, *(path for path in maps if path is not None)]
 
 
 def stem_of(path: Path) -> str:
@@ -59,31 +67,40 @@ def default_output(source: Path, stem: str | None = None) -> Path:
     return source.with_name(f"{name}.nii.gz")
 
 
-def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool) -> None:
+def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Sequence[Path] = ()) -> None:
     """Refuse before any work what could not be written after it.
 
+    Args:
+        read: other files that are read and must not be replaced.
+
     Raises:
-        CannotCreate: a file exists, a folder is closed, two outputs share a name, or the input would be replaced.
+        CannotCreate: a file exists, has a name of another kind or a closed folder, two outputs share a name, or a file
+            that is read would be replaced.
     """
+    for path in paths.volumes():
+        with naming(path):
+            require_suffix(path)
     every = [path.resolve() for path in paths.every()]
     if len(set(every)) < len(every):
         raise CannotCreate("two outputs have the same name; give each its own")
-    if {part.resolve() for part in files_of(source)} & set(every):
-        raise CannotCreate(f"{source}: the output would replace the input; choose another name with -o")
+    for path in (source, *read):
+        if {part.resolve() for part in files_of(path)} & set(every):
+            with naming(path):
+                raise CannotCreate("the output would replace the input: choose another name for it")
     for path in paths.every():
         check_free(path, overwrite=overwrite and path != paths.dicom)
 
 
 @contextmanager
-def claimed(paths: OutputPaths, source: Path, *, overwrite: bool) -> Iterator[None]:
-    """Keep other runs from making these files; what a killed run left of them is cleared away.
+def claimed(paths: OutputPaths, source: Path, *, overwrite: bool, read: Sequence[Path] = ()) -> Iterator[None]:
+    """Keep other runs from making these files; what a killed run left of them is cleared away; see `check_outputs`.
 
     Raises:
         TryAgain: another run is making them.
         CannotCreate: as `check_outputs`.
     """
     with held(paths.every()):
-        check_outputs(paths, source, overwrite=overwrite)
+        check_outputs(paths, source, overwrite=overwrite, read=read)
         yield
 
 
@@ -103,8 +120,8 @@ def write(
     if overwrite:
         paths.sidecar.unlink(missing_ok=True)
     save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
-    if paths.uncertainty is not None and result.uncertainty is not None:
-        save(result.uncertainty, paths.uncertainty, codes=codes, overwrite=overwrite)
+    if paths.uncertainty is not None:
+        _write_uncertainty(result, paths.uncertainty, overwrite=overwrite)
     if paths.experts is not None:
         save_maps(result.maps.gate_XYZE(), affine, paths.experts, codes=codes, overwrite=overwrite)
     if paths.mask is not None:
@@ -117,5 +134,14 @@ def write(
         write_series(result.volume, result.source.origin, paths.dicom)
     if paths.report is not None and draw is not None:
         draw(paths.report)
-    record = dict(result.record) | {"experts": list(result.expert_names)}
+    record = result.record | {"experts": list(result.expert_names)}
     write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)
+
+
+def _write_uncertainty(result: Enhanced, path: Path, *, overwrite: bool) -> None:
+    if result.uncertainty is not None:
+        save(result.uncertainty, path, codes=result.source.codes, overwrite=overwrite)
+        return
+    if overwrite:
+        path.unlink(missing_ok=True)  # an older one would be taken for this result's
+    result.record["warnings"] = [*result.record["warnings"], NO_UNCERTAINTY]

@@ -100,8 +100,11 @@ def load_bundle(path: Path | str | None = None, device: str | torch.device = "cp
     """
     folder = embedded_path() if path is None else Path(path)
     with naming(folder):
-        manifest = read_manifest(folder)
-        weights = _verified_weights(folder, manifest["sha256"])
+        try:
+            manifest = read_manifest(folder)
+            weights = _verified_weights(folder, manifest["sha256"])
+        except OSError as error:
+            raise BundleError(f"the bundle cannot be read ({error.strerror}): check its permissions") from error
         try:
             config = parse_as(BundleConfig, manifest["config"])
         except ConfigError as error:

@@ -155,7 +155,7 @@ class Experts(nn.Module):
         feature_RC, weight_RE = h_BxyzC[:, slab].flatten(0, 3), weight_BxyzE[:, slab].flatten(0, 3)
         lattice = weight_BxyzE[:, slab].shape[:4]
         owner_R = torch.arange(lattice[0], device=h_BxyzC.device).repeat_interleave(len(feature_RC) // lattice[0])
-        total_RV = feature_RC.new_zeros(len(feature_RC), VOXELS)
+        total_RV = weight_RE.new_zeros(len(feature_RC), VOXELS)  # under autocast more precise than features
         for weight_R, shift_BW, expert in zip(weight_RE.unbind(-1), shift_EBW, self.each, strict=True):
             chosen = weight_R.nonzero()[:, 0]
             if not len(chosen):
@@ -166,7 +166,7 @@ class Experts(nn.Module):
                 shift = shift_BW.index_select(0, owner_R.index_select(0, part))
                 rows = feature_RC.index_select(0, part), view_RC.index_select(0, part), shift
                 result = expert.rows(*rows) * weight_R.index_select(0, part)[:, None]  # type: ignore[operator]
-                total_RV = total_RV.index_add(0, part, result)
+                total_RV = total_RV.index_add(0, part, result.to(total_RV.dtype))
         return total_RV.reshape(*lattice, VOXELS)
 
 

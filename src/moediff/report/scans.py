@@ -197,7 +197,7 @@ def _read_record(path: Path) -> dict[str, Any]:
             raise InputMissing(
                 "the sidecar cannot be read; a report needs the JSON that was written beside the result"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError("the sidecar is not JSON; enhance the scan again") from error
         if not isinstance(record, dict):
             raise DataError(f"expected an object in the sidecar, got {type(record).__name__}; enhance the scan again")

@@ -77,10 +77,12 @@ class Recipe:
         """
         try:
             values = json.loads(text)
-            values = values.get("recipe", values)
+            values = values.get("recipe", values) if isinstance(values, dict) else {}
+            if "axes" not in values:
+                raise ConfigError("not a recipe: expected an object with axes; write one with Recipe.to_json()")
             x, y, z = (AxisRecipe(**axis) for axis in values.pop("axes"))
             return Recipe(axes=(x, y, z), **values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"not a recipe: {error}; write one with Recipe.to_json()") from error
 
     @staticmethod

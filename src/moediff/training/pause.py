@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from moediff.errors import ConfigError, TryAgain
+from moediff.stopping import Interrupted, Terminated
 from moediff.training.team import agreed
 
 ASKING = (signal.SIGTERM, signal.SIGINT)
@@ -44,7 +45,7 @@ class Pause:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked == number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted
         self.asked = number
 
     def due(self) -> bool:
@@ -55,12 +56,12 @@ class Pause:
         """End this call, all processes together, once everything is saved.
 
         Raises:
-            KeyboardInterrupt, SystemExit: a signal asked for it.
+            Interrupted, Terminated: a signal asked for it.
             TryAgain: the slice is over.
         """
         agreed(0.0)  # one process still saves; the others wait for it
         if self.asked == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted
         if self.asked:
-            raise SystemExit(128 + self.asked)
+            raise Terminated(128 + self.asked)
         raise TryAgain(f"paused at step {step}, {progress:.0%} done; go on with --resume")

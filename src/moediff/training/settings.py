@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from moediff.config import parse_as
-from moediff.errors import ConfigError, InputMissing
+from moediff.errors import ConfigError, InputMissing, shown
 from moediff.model.bundle import BundleConfig
 from moediff.simulate.recipe import RecipeRanges
 from moediff.training.augment import AugmentConfig
@@ -66,6 +67,12 @@ class TrainConfig:
         for name in ("steps", "batch", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("rate", "clip", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}={value} must be a positive number")
+        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
+            raise ConfigError(f"weight_decay={self.weight_decay} and warmup={self.warmup} must be 0 or more")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema={self.ema} must lie in 0..1")
 
@@ -83,7 +90,7 @@ def load_config(path: Path) -> TrainConfig:
     try:
         return parse_as(TrainConfig, _read_settings(path))
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{shown(path)}: {error}") from error
 
 
 def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -92,11 +99,13 @@ def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ConfigError(f"like: {path} builds on itself; remove one `like`")
     if not path.is_file():
-        raise InputMissing(f"{path}: no such training configuration")
+        raise InputMissing(f"{shown(path)}: no such training configuration: check the name")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # TOMLDecodeError, or bytes that are not UTF-8
-        raise ConfigError(f"not TOML ({error})") from error
+    except OSError as error:
+        raise InputMissing(f"{shown(path)}: it cannot be read ({error.strerror}): check permissions") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
+        raise ConfigError(f"not TOML ({error}), expected settings like those in configs/: mend it there") from error
     for key in ("out", "data", "start"):
         if isinstance(values.get(key), str):  # anything else is refused by its type later
             values[key] = str(path.parent / values[key])

@@ -5,6 +5,7 @@ Two processes of one thread are faster than one of two: drawing patches and the 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ def run_together(work: Callable[[], None], processes: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     failures = get_context("spawn").SimpleQueue()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # else it tells whom it stops, and why not
     try:
         _wait_for(spawn(_member, args=(work, processes, port, failures), nprocs=processes, join=False))
     except (ProcessExitedException, ProcessRaisedException):

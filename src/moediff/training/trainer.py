@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError, MoeDiffError
+from moediff.errors import ConfigError
 from moediff.model.branch import begin_from
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
@@ -54,10 +54,16 @@ def train(
             far as `batch` can be shared out.
 
     Raises:
-        ConfigError: the folder already holds a run and resume is False, or the batch cannot be shared out.
+        ConfigError: the folder already holds a run and resume is False, the batch cannot be shared out, no scans are
+            listed, or the loss stays not finite.
         TryAgain: the slice is over before the run is.
-        MoeDiffError: the loss stays not finite.
     """
+    if processes < 0:
+        raise ConfigError(f"{processes} processes cannot train, expected 1 or more, or 0: choose one of these")
+    if processes and config.batch % processes:
+        raise ConfigError(f"batch={config.batch} must be a multiple of the {processes} processes")
+    if not config.scans:
+        raise ConfigError("no training scans are listed; name at least one under [[scans]]")
     work = partial(_train_here, config, resume, progress, slice_minutes)
     run_together(work, processes or _processes_for(config))
     return Path(config.out) / "bundle"
@@ -109,8 +115,7 @@ class Trainer:
         """Train to the end; returns the bundle's folder.
 
         Raises:
-            ConfigError: the folder already holds a run and resume is False.
-            MoeDiffError: the loss stays not finite.
+            ConfigError: the folder already holds a run and resume is False, or the loss stays not finite.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         if (self.out / "checkpoint").exists():
@@ -138,7 +143,7 @@ class Trainer:
             parts = self.step(source.batch(state.step))
             bad = 0 if math.isfinite(parts["loss"]) else bad + 1
             if bad >= MAX_BAD_STEPS:
-                raise MoeDiffError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
+                raise ConfigError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
             state.step += 1
             state.seconds += agreed(now() - start)
             if log is not None:

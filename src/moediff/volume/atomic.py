@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from moediff.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, naming
+from moediff.errors import shown as shown
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
-
-
-def shown(path: Path | str) -> str:
-    """A path for one line of text: line breaks, control characters and undecodable bytes are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def tag(path: Path) -> str:
@@ -98,11 +94,15 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
     try:
         if path.is_dir():
             raise CannotCreate("a folder has this name: give the name of a file")
+        if path.exists() and not path.is_file():
+            raise CannotCreate("this is a device or a pipe, which would be replaced: give the name of a file")
         if not path.parent.is_dir():
             raise CannotCreate(f"the folder {shown(path.parent)} does not exist: create it first")
         path.lstat()
     except FileNotFoundError:
         return
+    except PermissionError as error:
+        raise CannotCreate(f"the folder does not let us look into it ({error.strerror}): choose another one") from error
     except (OSError, ValueError) as error:  # too long, or with a null byte
         raise CannotCreate(f"no file can have this name ({getattr(error, 'strerror', None) or error})") from error
     if not overwrite:

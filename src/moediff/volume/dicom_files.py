@@ -109,14 +109,20 @@ def _disk_file(path: Path) -> DicomFile:
 def _folder_files(folder: Path) -> list[DicomFile]:
     """Every ordinary file below the folder; linked folders are not followed, so there is no way round in a circle."""
     paths: list[Path] = []
-    for here, _, names in os.walk(folder):
+    for here, _, names in os.walk(folder, onerror=_refuse):
         paths += [Path(here, name) for name in names]
         _check_count(len(paths))
     return [_disk_file(path) for path in sorted(paths) if path.exists() and stat.S_ISREG(path.stat().st_mode)]
 
 
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be looked into may hold the slices that would be missing."""
+    raise error
+
+
 def _zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
-    entries = sorted((e for e in archive.infolist() if not e.is_dir()), key=lambda e: e.filename)
+    every = (e for e in archive.infolist() if not e.filename.endswith("/"))  # `is_dir` fails where a name is empty
+    entries = sorted(every, key=lambda e: e.filename)
     _check_count(len(entries))
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise DataError("the zip archive is encrypted: unpack it and name the folder")

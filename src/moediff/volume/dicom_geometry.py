@@ -85,6 +85,8 @@ def _check_pictures(frames: list[Frame]) -> None:
             "the images are compressed in a way that needs another decoder: pip install 'pylibjpeg[all]', or export "
             "them uncompressed"
         )
+    if any("MOSAIC" in f.image_type for f in frames):
+        raise GeometryError("every image is a mosaic of slices, expected one slice an image: choose another series")
     if any("LOCALIZER" in f.image_type for f in frames):
         raise GeometryError("this is a localizer, expected one stack of parallel slices: choose another series")
 

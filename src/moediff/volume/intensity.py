@@ -93,7 +93,7 @@ def foreground(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     head = 1 - _outside(torch.maximum(solid, closed))
     head = _grow(head, 1)
     if not float(head.mean()) > 0.001:
-        raise DataError("no head found: nothing stands out from the background; expected a brain scan")
+        raise DataError("no head found: nothing stands out from the air, expected a head: is it the right scan?")
     whole = head
     for axis, factor in enumerate(size):
         whole = whole.repeat_interleave(factor, dim=axis + 2)
@@ -125,7 +125,7 @@ def brain_scaling(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float
     tissue = ball[ball > offset + 0.1 * (quantile(ball, 0.9) - offset)] if ball.numel() else ball
     scale = (quantile(tissue, 0.5) - offset) / BRAIN_LEVEL if tissue.numel() else 0.0
     if not (math.isfinite(scale) and scale > 0):
-        raise DataError("the middle of the head is empty; expected brain tissue brighter than air")
+        raise DataError("the middle of the head is empty, expected tissue brighter than air: is it the right scan?")
     return Scaling(offset, scale)
 
 

@@ -34,11 +34,21 @@ def gzip_wanted(path: Path) -> bool | None:
     return next((gzipped for suffix, gzipped in SUFFIXES.items() if path.name.lower().endswith(suffix)), None)
 
 
-def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], overwrite: bool) -> None:
-    """Write data_XYZ or data_XYZE in mm, with both forms set; see `io.save`."""
+def require_suffix(path: Path) -> bool:
+    """Whether gzip is wanted.
+
+    Raises:
+        CannotCreate: the name is no NIfTI file's.
+    """
     gzipped = gzip_wanted(path)
     if gzipped is None:
         raise CannotCreate("results are written as .nii or .nii.gz: choose such a name")
+    return gzipped
+
+
+def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], overwrite: bool) -> None:
+    """Write data_XYZ or data_XYZE in mm, with both forms set; see `io.save`."""
+    gzipped = require_suffix(path)
     header = _make_header(tuple(data.shape), affine.numpy(), _known_codes(codes))
     checksum = 0
 

@@ -18,6 +18,7 @@ from moediff.volume.header import Header
 MM_PER_UNIT = {1: ("metre", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3)}
 VOXEL_MM = (0.05, 20.0)
 EXTENT_MM = (50.0, 600.0)
+FAR_MM, LOST_MM = 2e3, 1e6  # from the scanner's middle; beyond the second, float32 no longer tells voxels apart
 ABSURD = 10  # this many times beyond those limits is an error of units, not an unusual scan
 SAME_AXIS = math.cos(math.radians(45))  # beyond 45 degrees another axis is the nearer one
 DOUBTFUL_VOXELS = 0.2  # qform and sform may lie this far apart without a word
@@ -199,9 +200,19 @@ def check_plausible(affine: np.ndarray, shape: Sequence[int], notes: list[str]) 
         raise GeometryError(f"the affine {affine.tolist()} cannot place voxels: set a valid sform in the header")
     _within("voxel size", sizes, VOXEL_MM, notes)
     _within("field of view", sizes * np.array(shape[:3]), EXTENT_MM, notes)
+    _near(float(np.abs(columns @ ((np.array(shape[:3]) - 1) / 2) + affine[:3, 3]).max()), notes)
     gram = (columns / sizes).T @ (columns / sizes)
     if np.abs(gram - np.eye(3)).max() > SHEAR_COSINE:
         notes.append("the affine is sheared: voxel axes are not at right angles; it was kept as it is")
+
+
+def _near(away_mm: float, notes: list[str]) -> None:
+    if away_mm > LOST_MM:
+        raise GeometryError(
+            f"the scan lies {away_mm:.3g} mm from the origin, expected at most {FAR_MM:g}: correct the affine's offsets"
+        )
+    if away_mm > FAR_MM:
+        notes.append(f"the scan lies {away_mm:.4g} mm from the origin, expected at most {FAR_MM:g} mm")
 
 
 def _within(what: str, found_mm: np.ndarray, limits_mm: tuple[float, float], notes: list[str]) -> None:

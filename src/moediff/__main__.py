@@ -1,0 +1,44 @@
+"""The program `moediff`: heeds signals before it imports anything else, and ends with the exit code of its command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from moediff import stopping
+
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+def run() -> int:
+    """Run the command line; returns its exit code."""
+    try:
+        stopping.heed()
+        open_closed_streams()
+        from moediff.cli import main
+
+        code = main()
+    except BaseException:
+        number = stopping.asked()
+        stopping.ignore()
+        if number is None:
+            raise  # argparse's own way out
+        print(stopping.sentence(number), file=sys.stderr)
+        return 128 + number
+    stopping.ignore()
+    return code
+
+
+def open_closed_streams() -> None:
+    """Streams that the caller closed lead nowhere; else a result would get their number, and what is printed."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) < len(STREAMS):
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for number, name in enumerate(STREAMS):
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
