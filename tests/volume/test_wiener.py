@@ -60,7 +60,7 @@ CASES = {
     "thick_slices": ((4, 3, 4), (1, 1, 3), ("none", "none", "gaussian")),
     "truncated": ((4, 5, 3), (1.5, 1.5, 1.5), ("band", "band", "band")),
     "mixed": ((3, 4, 3), (1.25, 1, 3), ("band", "none", "gaussian")),
-    "two_thick_axes": ((3, 2, 3), (2.5, 1, 3), ("gaussian", "none", "gaussian")),
+    "two_coarse_axes": ((3, 2, 3), (2.5, 1, 3), ("band", "none", "band")),
 }
 
 
@@ -135,7 +135,9 @@ PROFILES = {
     (1, 1, 1): ("none", "none", "none"),
     (1, 1, 1.7): ("none", "none", "band"),
     (3, 3, 4): ("band", "band", "band"),
-    (3, 1, 3): ("gaussian", "none", "gaussian"),
+    (3, 1, 3): ("band", "none", "band"),
+    (2, 2, 1): ("band", "band", "none"),
+    (1, 2.5, 5): ("none", "band", "gaussian"),
     (0.5, 1, 3): ("none", "none", "gaussian"),
 }
 

@@ -24,7 +24,7 @@ NAMES = {"gaussian": "gaussian slice profile", "band": "k-space truncation", "no
 class Acquisition:
     """The assumed linear acquisition: one matrix per axis from the target grid to the measured one.
 
-    Thick slices (one or two axes much coarser than the finest): Gaussian profile as wide as the slice distance.
+    Thick slices (one axis much coarser than the others): Gaussian profile as wide as the slice distance.
     Otherwise k-space truncation.
     """
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from moediff.volume.resample import Positions, apply_axes, axis_matrix
 
-THICK = 1.8  # beside finer axes, an axis coarser than this many target voxels is taken for thick slices
+THICK = 1.8  # beside finer axes, one axis coarser than this many target voxels is taken for thick slices
 CORRELATION_VOX = 2.0  # distance over which the prior's covariance falls to 1/e, target voxels
 VARIANCE = 0.1  # of the prior, scaled intensities (the brain's median is 0.5)
 NOISE_FLOOR = 1e-3  # scaled; no scan is trusted beyond this
@@ -35,12 +35,14 @@ def ratio_of(positions: Positions) -> float:
 def assumed_profiles(positions: tuple[Positions, Positions, Positions]) -> tuple[str, str, str]:
     """How each axis was probably acquired: "gaussian" slice profile, "band" (k-space truncation) or "none".
 
-    Thick slices are one or two axes much coarser than the finest.
+    Slices are stacked along one axis: thick ones are much coarser than both others. Two coarse axes beside a fine one
+    are the plane of thin slices, measured in k-space.
     """
     ratios = [ratio_of(p) for p in positions]
+    second = sorted(ratios)[1]
 
     def one(ratio: float) -> str:
-        if ratio > THICK and ratio > 1.5 * min(ratios):
+        if ratio > THICK and ratio > 1.5 * second:
             return "gaussian"
         return "band" if ratio > 1.001 else "none"
 
