@@ -23,7 +23,7 @@ RECIPES = {
     "thick_z": (thick_slices(4, 0, "z"), ["none", "none", "gaussian slice profile"]),
     "thick_x": (thick_slices(3, 0, "x", axis=0), ["gaussian slice profile", "none", "none"]),
     "truncated": (Recipe(axes=(TRUNCATE, TRUNCATE, TRUNCATE)), ["k-space truncation"] * 3),
-    "mixed": (Recipe(axes=(NONE, TRUNCATE, THICK)), ["none", "gaussian slice profile", "gaussian slice profile"]),
+    "mixed": (Recipe(axes=(NONE, TRUNCATE, THICK)), ["none", "k-space truncation", "gaussian slice profile"]),
 }
 
 
