@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -56,7 +57,7 @@ def test_the_policy_forbids_every_request_and_names_both_scripts(text):
 
 def test_hostile_names_stay_text(text):
     tags = Tags(text)
-    assert len(tags.scripts) == 3
+    assert len(tags.scripts) == 4
     assert not [a for _, a in tags.tags if any(name.startswith("on") for name in a)]
     assert all((a.get("src") or "data:").startswith("data:") for _, a in tags.tags)
     assert "{{ 7 * 7 }}" in text and "<script>window" not in text
@@ -97,7 +98,19 @@ def test_a_head_that_may_have_a_face_gets_no_3d_view_and_a_reason(text, full_sca
 
 
 def test_the_experts_are_explained(text):
-    assert text.count("mean change there") == 1 and text.count("mean uncertainty there") == 1
+    assert text.count("mean change there") == 1 and "the border between grey and white matter" in text
+
+
+def test_uncertainty_and_true_error_are_told_by_region(text, full_scans):
+    assert "mean uncertainty" in text and "mean true error" in text and "whole head" in text
+    assert "outlined lesions</th>" not in text and "outlined lesions</th>" in render(full_scans)
+
+
+def test_a_contradiction_of_the_measurement_is_said_in_words(text, scans):
+    assert "agrees with what was measured" in text
+    record = {"data_consistency": {"rms_over_range": 0.09, "noise_over_range": 0.01}}
+    told = render(replace(scans, record=record))
+    assert "9.0 times the noise" in told and "agrees with what was measured" not in told
 
 
 def test_a_bare_result_still_makes_a_page(scans):
