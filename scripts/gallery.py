@@ -1,6 +1,7 @@
 """Make the pictures of README and docs: nilearn's MNI152 average, degraded, enhanced with the embedded weights.
 
     python scripts/gallery.py            into docs/images/
+    python scripts/gallery.py 2mm        only this one
 
 Shown is only what shows no person: this template is an average of 152 heads without faces.
 """
@@ -13,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from moediff.config import rng_for
@@ -27,8 +29,16 @@ from moediff.volume.io import load
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 HALF = AxisRecipe(method="truncate", factor=2)
-RECIPES = {"2mm": Recipe(axes=(HALF, HALF, HALF), noise=0.01, name="2mm"), "1x1x5mm": thick_slices(5, 0.01, "1x1x5mm")}
-WIDTH, COLOURS = 1200, 256  # pixels; palette entries: a repository is no place for megabytes of pictures
+LESS = AxisRecipe(method="truncate", factor=1.5)
+RECIPES = {
+    "1x1x5mm": thick_slices(5, 0.01, "1x1x5mm"),
+    "3x1x1mm": thick_slices(3, 0.02, "3x1x1mm", axis=0),
+    "2mm": Recipe(axes=(HALF, HALF, HALF), noise=0.01, name="2mm"),
+    "noisy1.5mm": Recipe(axes=(LESS, LESS, LESS), noise=0.04, name="noisy1.5mm"),
+}
+WIDTH = 1200  # pixels: a repository is no place for megabytes of pictures
+GREYS, COLOURS = 64, 192  # of the palette
+GREY_SPREAD = 12  # between the channels of a pixel that still counts as grey
 
 
 def save_small(figure: Any, path: Path) -> None:
@@ -38,18 +48,35 @@ def save_small(figure: Any, path: Path) -> None:
     picture = Image.open(whole).convert("RGB")
     height = round(picture.height * WIDTH / picture.width)
     small = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-    # the octree keeps rare colours; median cut spends nearly all on the greys and makes two experts look alike
-    small.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
+    small.quantize(palette=palette(small), dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def palette(picture: Image.Image) -> Image.Image:
+    """An image whose palette holds greys and the picture's colours, each with a share of its own.
+
+    Most of the picture is grey; without shares the experts' colours would be merged.
+    """
+    pixels = np.asarray(picture).reshape(-1, 3)
+    coloured = pixels[np.ptp(pixels.astype(int), axis=1) > GREY_SPREAD]
+    found = Image.fromarray(coloured[None]).quantize(COLOURS, Image.Quantize.MEDIANCUT).getpalette() or []
+    greys = [level for grey in np.linspace(0, 255, GREYS).round().astype(int) for level in (grey,) * 3]
+    made = Image.new("P", (1, 1))
+    made.putpalette([*greys, *found[: 3 * COLOURS]])
+    return made
 
 
 def main() -> None:
-    """Draw every recipe."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    """Draw the recipes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE", help=f"of {', '.join(RECIPES)}")
+    wanted = parser.parse_args().recipes
+    if unknown := [name for name in wanted if name not in RECIPES]:
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(RECIPES)}")
     keep_memory()
     truth, _ = canonicalise(load(str(files("nilearn").joinpath(MNI152))).volume)
     enhancer = Enhancer()
-    for name, recipe in RECIPES.items():
-        low = degrade(truth, recipe, rng_for(0, "demo", name))
+    for name in wanted:
+        low = degrade(truth, RECIPES[name], rng_for(0, "demo", name))
         result = enhancer(low, EnhanceOptions(like=truth.grid))
         path = IMAGES / f"mni152_{name}.png"
         save_small(result.plot(truth=truth), path)

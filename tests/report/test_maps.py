@@ -18,8 +18,29 @@ def test_experts_alone_share_one_scale(scans):
     changed_XYZE = torch.stack([torch.full(scans.enhanced.shape, float(e)) for e in range(1, 5)], -1)
     shown = display(replace(scans, changed_XYZE=changed_XYZE))
     alone = [m for m in shown.maps if m.key.startswith("alone")]
-    assert [int(m.data_XYZ.max()) for m in alone] == [64, 128, 191, 255]
-    assert {m.high for m in alone} == {4.0}
+    assert [int(m.data_XYZ.max()) for m in alone] == [160, 192, 223, 255]  # 128 is no change
+    assert {m.high for m in alone} == {4.0} and {m.low for m in alone} == {-4.0}
+
+
+def test_darker_and_brighter_changes_differ_and_none_is_in_the_middle(scans):
+    change = torch.zeros(scans.enhanced.shape)
+    change[24, 28, 20], change[24, 28, 22] = 5.0, -5.0
+    assert scans.interpolated is not None
+    enhanced = scans.enhanced.with_data(scans.interpolated.data_XYZ + change)
+    shown = display(replace(scans, enhanced=enhanced, interpolated=scans.interpolated))
+    drawn = next(m for m in shown.maps if m.key == "change")
+    assert drawn.signed and int(drawn.data_XYZ.min()) == 1 and int(drawn.data_XYZ.max()) == 255
+    assert int(drawn.data_XYZ.flatten().median()) == 128
+
+
+def test_views_open_inside_an_outlined_lesion(scans, phantom):
+    mask = torch.zeros(phantom.shape)
+    mask[12:15, 20:26, 30:33] = 1
+    shown = display(replace(scans, lesions=phantom.with_data(mask)))
+    lesions = next(m for m in shown.maps if m.key == "lesions")
+    assert int(lesions.data_XYZ[shown.centre]) == 1
+    nothing = display(replace(scans, lesions=phantom.with_data(0 * mask)))
+    assert nothing.centre == display(scans).centre
 
 
 def test_a_residual_on_coarse_voxels_is_drawn_as_blocks_and_nothing_is_said_beyond_them(scans, phantom):
@@ -27,9 +48,9 @@ def test_a_residual_on_coarse_voxels_is_drawn_as_blocks_and_nothing_is_said_beyo
     gap = Volume(torch.zeros(7, 14, 11), affine)  # the last of its voxels ends in the middle of the head
     gap.data_XYZ[6] = -7.0
     drawn = layer(replace(scans, residual=gap), "residual").data_XYZ
-    planes = [x for x, plane in enumerate(drawn) if int(plane.max()) == 255]
+    planes = [x for x, plane in enumerate(drawn) if int(plane.min()) == 1]
     assert len(planes) == 4 and planes[3] - planes[0] == 3
-    assert int(drawn[planes[3] + 1 :].max()) == 0
+    assert bool((drawn[planes[3] + 1 :] == 128).all())
 
 
 def test_lesions_are_labels_on_the_enhanced_grid(scans, phantom):

@@ -7,14 +7,19 @@ import hashlib
 import json
 import re
 import sys
+import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
+import torch
 
 from moediff.errors import CannotCreate, ConfigError, DataError, GeometryError
 from moediff.report.page import MAX_BYTES, render, script_json, write_page
 from moediff.report.scans import ReportScans
+from moediff.volume.geometry import resample
+from moediff.volume.volume import Grid, Volume
 
 
 class Tags(HTMLParser):
@@ -49,14 +54,16 @@ def test_the_policy_forbids_every_request_and_names_both_scripts(text):
     tags = Tags(text)
     policy = next(a["content"] for t, a in tags.tags if t == "meta" and a.get("http-equiv"))
     assert policy.startswith("default-src 'none'") and "connect-src" not in policy and "http" not in policy
-    for script in tags.scripts[1:]:
+    packed = tags.scripts[1]
+    assert zlib.decompress(base64.b64decode(packed)).decode() == library()
+    for script in (library(), *tags.scripts[2:]):
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
 
 
 def test_hostile_names_stay_text(text):
     tags = Tags(text)
-    assert len(tags.scripts) == 3
+    assert len(tags.scripts) == 4
     assert not [a for _, a in tags.tags if any(name.startswith("on") for name in a)]
     assert all((a.get("src") or "data:").startswith("data:") for _, a in tags.tags)
     assert "{{ 7 * 7 }}" in text and "<script>window" not in text
@@ -75,8 +82,7 @@ def test_no_address_outside_the_vendored_files(text):
         for n in ("LICENSE", "THIRD-PARTY")
     )
     known = set(re.findall(r"https?://[^\s\"'<>)&]+", licences))
-    rest = text.replace(library(), "")
-    assert set(re.findall(r"https?://[^\s\"'<>)&]+", rest)) <= known
+    assert set(re.findall(r"https?://[^\s\"'<>)&]+", text)) <= known
 
 
 def test_every_scan_and_map_has_a_still_in_every_plane(text):
@@ -97,7 +103,19 @@ def test_a_head_that_may_have_a_face_gets_no_3d_view_and_a_reason(text, full_sca
 
 
 def test_the_experts_are_explained(text):
-    assert text.count("mean change there") == 1 and text.count("mean uncertainty there") == 1
+    assert text.count("mean change there") == 1 and "the border between grey and white matter" in text
+
+
+def test_uncertainty_and_true_error_are_told_by_region(text, full_scans):
+    assert "mean uncertainty" in text and "mean true error" in text and "whole head" in text
+    assert "outlined lesions</th>" not in text and "outlined lesions</th>" in render(full_scans)
+
+
+def test_a_contradiction_of_the_measurement_is_said_in_words(text, scans):
+    assert "agrees with what was measured" in text
+    record = {"data_consistency": {"rms_over_range": 0.09, "noise_over_range": 0.01}}
+    told = render(replace(scans, record=record))
+    assert "9.0 times the noise" in told and "agrees with what was measured" not in told
 
 
 def test_a_bare_result_still_makes_a_page(scans):
@@ -107,6 +125,29 @@ def test_a_bare_result_still_makes_a_page(scans):
 
 def test_size_is_bounded(text):
     assert len(text.encode()) < len(library().encode()) + 1_500_000 < MAX_BYTES
+
+
+def test_a_large_head_with_a_noisy_truth_and_every_map_stays_below_the_bound(mni_scan):
+    """224x224x208 voxels from slices five times as thick; noise packs worst, and fills input and truth."""
+    shape, generator = (224, 224, 208), torch.Generator().manual_seed(0)
+    affine = mni_scan.affine.clone()
+    affine[:3, :3] @= torch.diag(torch.tensor([a / b for a, b in zip(mni_scan.shape, shape, strict=True)]).double())
+    head = resample(mni_scan, Grid(shape, affine), "linear")
+    noise = torch.randn(shape, generator=generator) * 0.02 * float(head.data_XYZ.max())
+    truth, mild = head.with_data((head.data_XYZ + noise).abs()), head.with_data((head.data_XYZ + noise / 4).abs())
+    affine[:3, 3] += 2 * affine[:3, 2]
+    affine[:3, 2] *= 5
+    source, gap = (Volume(data[..., 2::5].contiguous(), affine) for data in (truth.data_XYZ, noise))
+    gate_XYZE = torch.zeros(*shape, 4)
+    for expert in range(4):
+        gate_XYZE[..., expert::8, expert] = 1.0
+    full = ReportScans(
+        enhanced=mild, name="a", source=source, interpolated=head, truth=truth, residual=gap,
+        uncertainty_XYZ=head.data_XYZ, gate_XYZE=gate_XYZE, expert_names=("a", "b", "c", "d"),
+        changed_XYZE=(noise / 4)[..., None].expand(-1, -1, -1, 4), lesions=head.with_data((noise > 9).float()),
+    )  # fmt: skip
+    size = len(render(full).encode())
+    assert size <= MAX_BYTES
 
 
 def test_an_existing_page_is_kept_unless_asked(scans, tmp_path):

@@ -21,13 +21,13 @@ from moediff.errors import InputMissing
 from moediff.inference.outputs import OutputPaths
 from moediff.report.canvas import PLANES
 from moediff.report.display import display
-from moediff.report.facts import number, one_line
 from moediff.report.layers import Layer
 from moediff.report.needs import require_parts
 from moediff.report.outliers import LEAST, LIMIT, robust_z
 from moediff.report.page import policy
 from moediff.report.picture import data_uri, png, slice_HW
 from moediff.report.scans import ReportScans
+from moediff.report.words import number, one_line
 from moediff.volume.atomic import shown
 from moediff.volume.io import write_text
 

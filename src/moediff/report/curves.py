@@ -5,6 +5,7 @@ Axes: X Y Z voxels, K bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,32 +16,42 @@ from torch import Tensor
 
 from moediff.evaluation.spectrum import radius
 from moediff.report.layers import Display, sampled
+from moediff.report.plots import ticks
 
 BINS, SHELLS = 64, 48
 HISTOGRAM_VOXELS, SPECTRUM_VOXELS = 1_000_000, 128
 AIR_BINS = 5  # the darkest 8 % of the window; air would dwarf everything else
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 220, 46, 38, 10
-COLOURS = {"input": "#999999", "interpolated": "#E69F00", "enhanced": "#0072B2", "truth": "#009E73"}
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 420, 240, 48, 12, 42, 10
+DECIBELS = 20  # between two lines of the spectrum
+SIZES = (8, 4, 3, 2)  # voxels; details this large are marked along the spectrum
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot: y over evenly spaced x."""
+    """One line of a plot: y over evenly spaced x; the key decides how it is drawn."""
 
+    key: str
     name: str
-    colour: str
     y: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn plot: SVG path data per curve and the words around it."""
+    """A drawn plot: SVG path data per curve, grid lines and the words around it.
+
+    Args:
+        title, across, up, note: words.
+        x_marks, y_marks: place in user units and text of every grid line.
+        curves: key, name and path.
+    """
 
     title: str
     across: str
     up: str
-    x_ends: tuple[str, str]
-    curves: tuple[tuple[str, str, str], ...]  # name, colour, path
+    note: str
+    x_marks: tuple[tuple[float, str], ...]
+    y_marks: tuple[tuple[float, str], ...]
+    curves: tuple[tuple[str, str, str], ...]
 
 
 def histogram(data_XYZ: Tensor) -> Tensor:
@@ -82,32 +93,48 @@ def power_spectrum(data_XYZ: Tensor) -> Tensor:
     return 10 * torch.log10((mean_K / mean_K.max().clamp_min(1e-12)).clamp_min(1e-8))
 
 
-def _path(y: Sequence[float], low: float, high: float) -> str:
-    width, height = WIDTH - LEFT - 8, HEIGHT - BOTTOM - TOP
-    points = (
-        f"{LEFT + width * i / (len(y) - 1):.1f},{TOP + height * (high - value) / (high - low):.1f}"
-        for i, value in enumerate(y)
-    )
-    return "M" + "L".join(points)
+def _x(share: float) -> float:
+    return round(LEFT + (WIDTH - LEFT - RIGHT) * share, 1)
 
 
-def _plot(words: tuple[str, str, str], x_ends: tuple[str, str], curves: Sequence[Curve]) -> Plot:
-    low, high = min(min(c.y) for c in curves), max(max(c.y) for c in curves)
-    high = high if high > low else low + 1
-    drawn = tuple((c.name, c.colour, _path(c.y, low, high)) for c in curves)
-    title, across, up = words
-    return Plot(title, across, f"{up}, {low:.3g} to {high:.3g}", x_ends, drawn)
+def _y(value: float, low: float, high: float) -> float:
+    return round(TOP + (HEIGHT - BOTTOM - TOP) * (high - value) / (high - low), 1)
+
+
+def _paths(curves: Sequence[Curve], low: float, high: float) -> tuple[tuple[str, str, str], ...]:
+    drawn = []
+    for curve in curves:
+        points = (f"{_x(i / (len(curve.y) - 1))},{_y(v, low, high)}" for i, v in enumerate(curve.y))
+        drawn.append((curve.key, curve.name, "M" + "L".join(points)))
+    return tuple(drawn)
+
+
+def _intensities(shown: Display) -> Plot:
+    low, high = shown.scans[0].low, shown.scans[0].high
+    curves = [Curve(s.key, s.title, tuple((100 * histogram(s.data_XYZ)).tolist())) for s in shown.scans]
+    marks = ticks(0, max(max(c.y) for c in curves) or 1.0, 4)
+    inside = [t for t in ticks(low, high, 4) if low <= t <= high]
+    return Plot(
+        "Intensities", "intensity in the scan's own units", "% of the head",
+        "How common each brightness is; air is left out.",
+        tuple((_x((t - low) / (high - low)), f"{round(t, 10):g}") for t in inside),
+        tuple((_y(t, marks[0], marks[-1]), f"{round(t, 10):g}") for t in marks), _paths(curves, marks[0], marks[-1]),
+    )  # fmt: skip
+
+
+def _detail(shown: Display) -> Plot:
+    fine = [s for s in shown.scans if s.key != "input"]
+    curves = [Curve(s.key, s.title, tuple(power_spectrum(s.data_XYZ).tolist())) for s in fine]
+    low = DECIBELS * min(-1, math.floor(min(min(c.y) for c in curves) / DECIBELS))
+    levels = range(low, 1, DECIBELS)
+    return Plot(
+        "Detail", "size of the detail, in voxels", "strength, dB",
+        "How much there is of coarse (left) and fine (right) detail; 20 dB down is a tenth of the amplitude.",
+        tuple((_x(2 / size), f"{size}") for size in SIZES), tuple((_y(v, low, 0), f"{v}") for v in levels),
+        _paths(curves, low, 0),
+    )  # fmt: skip
 
 
 def plots(shown: Display) -> list[Plot]:
     """Histogram of every scan, and spectrum of all but the input, which lies on coarser voxels of its own."""
-    low, high = shown.scans[0].low, shown.scans[0].high
-    bars = [Curve(s.title, COLOURS[s.key], tuple(histogram(s.data_XYZ).tolist())) for s in shown.scans]
-    fine = [s for s in shown.scans if s.key != "input"]
-    power = [Curve(s.title, COLOURS[s.key], tuple(power_spectrum(s.data_XYZ).tolist())) for s in fine]
-    intensities = ("Intensities", "intensity in the scan's own units", "share of the head")
-    detail = ("Detail", "fineness: from coarse shapes to single voxels", "power in dB")
-    return [
-        _plot(intensities, (f"{low:.4g}", f"{high:.4g}"), bars),
-        _plot(detail, ("coarse", "finest"), power),
-    ]
+    return [_intensities(shown), _detail(shown)]

@@ -46,14 +46,24 @@ def _frame(enhanced: Volume) -> Frame:
     return Frame(tuple(start), tuple(shape), (low, high))
 
 
-def _centre(shown: Layer) -> tuple[int, int, int]:
-    """The head's centre of mass."""
+def _centre(shown: Layer, lesions: Layer | None) -> tuple[int, int, int]:
+    """Where views open: in the outlined lesions if there are any, else the head's centre of mass."""
+    if lesions is not None and bool(lesions.data_XYZ.any()):
+        return _inside(lesions.data_XYZ > 0)
     head = shown.data_XYZ[::COARSE, ::COARSE, ::COARSE] > 255 * HEAD_LEVEL
     x, y, z = (
         min(n - 1, int(COARSE * float((p * torch.arange(len(p))).sum() / p.sum())))
         for p, n in zip(_profiles(head), shown.data_XYZ.shape, strict=True)
     )
     return x, y, z
+
+
+def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:
+    """A voxel of the mask: in its largest axial plane, in the middle of the longest row there."""
+    z = int(mask_XYZ.sum((0, 1)).argmax())
+    y = int(mask_XYZ[:, :, z].sum(0).argmax())
+    row = mask_XYZ[:, y, z].nonzero().flatten()
+    return int(row[len(row) // 2]), y, z
 
 
 def _views(scans: ReportScans, cut: Frame, box: Volume) -> list[Layer]:
@@ -78,4 +88,6 @@ def display(scans: ReportScans) -> Display:
     box = cut.cut(scans.enhanced)
     views = _views(scans, cut, box)
     shown = next(view for view in views if view.key == "enhanced")
-    return Display(box.grid, tuple(views), tuple(maps(scans, cut, box.grid)), _centre(shown))
+    found = tuple(maps(scans, cut, box.grid))
+    lesions = next((layer for layer in found if layer.key == "lesions"), None)
+    return Display(box.grid, tuple(views), found, _centre(shown, lesions))

@@ -28,6 +28,7 @@ class Layer:
         low: intensity shown as 0.
         high: intensity shown as 255; for labels the highest label.
         labels: name and colour (#rrggbb) of labels 1, 2, ...; empty unless the voxels are labels.
+        signed: 128 stands for zero, 0 and 255 for -high and high.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Layer:
     low: float
     high: float
     labels: tuple[tuple[str, str], ...] = ()
+    signed: bool = False
 
 
 @dataclass(frozen=True)

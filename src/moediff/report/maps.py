@@ -19,12 +19,24 @@ from moediff.volume.volume import Grid
 TOP_QUANTILE = 0.995  # of a map; brighter voxels look like this one
 MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
 LESION_COLOUR = "#D55E00"
+ALONE = "changed by one expert alone: "
 
 
-def _heat(key: str, title: str, size_XYZ: Tensor, top: float = 0.0) -> Layer:
-    """A map of sizes from 0 to `top`, or to its own highest."""
-    top = max(top or quantiles(size_XYZ.nan_to_num(0.0), TOP_QUANTILE)[0], 1e-12)
+def _top(data_XYZ: Tensor) -> float:
+    return max(quantiles(data_XYZ.abs().nan_to_num(0.0), TOP_QUANTILE)[0], 1e-12)
+
+
+def _heat(key: str, title: str, size_XYZ: Tensor) -> Layer:
+    """A map of sizes from 0 to its own highest."""
+    top = _top(size_XYZ)
     return Layer(key, title, to_bytes(size_XYZ, 0, top), 0, top)
+
+
+def _signed(key: str, title: str, change_XYZ: Tensor, top: float = 0.0) -> Layer:
+    """A map of changes from -`top` to `top`, or to its own furthest; none is 128."""
+    top = top or _top(change_XYZ)
+    scaled = (change_XYZ.float() * (127 / top)).nan_to_num_(0.0).round_().clamp_(-127, 127)
+    return Layer(key, title, (scaled + 128).to(torch.uint8), -top, top, signed=True)
 
 
 def _expert_labels(gate_XYZE: Tensor) -> Tensor:
@@ -44,10 +56,10 @@ def _expert_map(scans: ReportScans, gate_XYZE: Tensor, cut: Frame) -> Layer:
 def _alone(scans: ReportScans, changed_XYZE: Tensor, cut: Frame) -> Iterator[Layer]:
     """What each expert alone would have changed, all in one scale."""
     place = crop(scans.enhanced, cut.start, cut.shape)
-    sizes = [canonicalise(place.with_data(c.abs()))[0].data_XYZ for c in cut.box(changed_XYZE).float().unbind(-1)]
-    top = max(quantiles(size, TOP_QUANTILE)[0] for size in sizes)
-    for index, (name, size) in enumerate(zip(scans.expert_names, sizes, strict=False)):
-        yield _heat(f"alone{index + 1}", f"changed by {name} alone", size, top)
+    changes = [canonicalise(place.with_data(c))[0].data_XYZ for c in cut.box(changed_XYZE).float().unbind(-1)]
+    top = max(_top(change) for change in changes)
+    for index, (name, change) in enumerate(zip(scans.expert_names, changes, strict=False)):
+        yield _signed(f"alone{index + 1}", f"{ALONE}{name}", change, top)
 
 
 def maps(scans: ReportScans, cut: Frame, grid: Grid) -> list[Layer]:
@@ -65,12 +77,12 @@ def maps(scans: ReportScans, cut: Frame, grid: Grid) -> list[Layer]:
         found.append(_expert_map(scans, scans.gate_XYZE, cut))
     if scans.interpolated is not None:
         change = cut.cut(scans.enhanced).data_XYZ - cut.cut(scans.interpolated).data_XYZ
-        found.append(_heat("change", "what was changed", change.abs_()))
+        found.append(_signed("change", "what was changed", change))
     if scans.changed_XYZE is not None:
         found.extend(_alone(scans, scans.changed_XYZE, cut))
     if scans.residual is not None:
-        gap = nearest(scans.residual, grid, outside=0.0).abs()
-        found.append(_heat("residual", "disagreement with the input", gap))
+        gap = nearest(scans.residual, grid, outside=0.0)
+        found.append(_signed("residual", "disagreement with the input", gap))
     if scans.lesions is not None:
         outlined = (nearest(scans.lesions, grid, outside=0.0) > 0.5).to(torch.uint8)
         found.append(Layer("lesions", "outlined lesions", outlined, 0, 1, (("outlined lesion", LESION_COLOUR),)))

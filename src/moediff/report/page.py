@@ -1,7 +1,7 @@
 """One HTML page that shows an enhanced scan: offline, self-contained, and unable to ask for anything.
 
-The Content-Security-Policy lets run only the two scripts whose hashes it names, so text that found its way into a
-sidecar or a file name stays text.
+The Content-Security-Policy lets run only the scripts whose hashes it names, so text that found its way into a sidecar
+or a file name stays text. The viewer lies packed in the page; its hash is that of the unpacked script.
 """
 
 from __future__ import annotations
@@ -9,28 +9,39 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import zlib
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
 from moediff import RESEARCH_ONLY
-from moediff.report.curves import HEIGHT, LEFT, WIDTH, plots
+from moediff.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
 from moediff.report.display import display
 from moediff.report.embed import Embedded, Packed, embed
 from moediff.report.face import why_flat
-from moediff.report.facts import facts, one_line
+from moediff.report.facts import facts
 from moediff.report.layers import Display, Layer
+from moediff.report.maps import ALONE
 from moediff.report.needs import require_parts
-from moediff.report.picture import HEAT, pictures, rgb
+from moediff.report.picture import HEAT, SIGNED, pictures, rgb
 from moediff.report.scans import ReportScans
+from moediff.report.words import one_line
 from moediff.volume.io import write_text
 
 MAX_BYTES = 8_000_000
-SPARE_BYTES = 60_000  # the page's own text, plots and style
+SPARE_BYTES = 80_000  # the page's own text, plots and style
 PARTS = "moediff.report"
+LIBRARY_LEVEL = 6  # of zlib
 
 
 def _read(folder: str, name: str) -> str:
     return files(PARTS).joinpath(folder, name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _packed_library() -> str:
+    """The viewer's script as base64 of zlib; a third of its size, and scans need the room."""
+    return base64.b64encode(zlib.compress(_read("static", "niivue.umd.js").encode(), LIBRARY_LEVEL)).decode("ascii")
 
 
 def policy(scripts: tuple[str, ...]) -> str:
@@ -52,18 +63,21 @@ def script_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _colour_map() -> dict[str, list[int]]:
-    """The viewer's colour map: more transparent the less there is, dark to bright."""
-    colours = [rgb(colour) for _, colour in HEAT]
+def _colour_map(stops: tuple[tuple[float, str], ...], nothing: float) -> dict[str, list[int]]:
+    """A colour map of the viewer, clear at the place that stands for nothing and opaque away from it."""
+    steep = 3 if nothing == 0 else 2
+    colours = [rgb(colour) for _, colour in stops]
     return {
         "R": [c[0] for c in colours], "G": [c[1] for c in colours], "B": [c[2] for c in colours],
-        "A": [round(255 * min(1, 3 * place)) for place, _ in HEAT], "I": [round(255 * place) for place, _ in HEAT],
+        "A": [round(255 * min(1, steep * abs(place - nothing))) for place, _ in stops],
+        "I": [round(255 * place) for place, _ in stops],
     }  # fmt: skip
 
 
 def _viewer_layer(layer: Layer, packed: Packed) -> dict[str, object]:
     return {
-        "key": layer.key, "high": layer.high, "data": packed.text, "stride": packed.stride,
+        "key": layer.key, "title": layer.title, "low": layer.low, "high": layer.high, "signed": layer.signed,
+        "data": packed.text, "stride": packed.stride,
         "shape": list(packed.grid.shape), "spacing": list(packed.grid.spacing_mm),
         "affine": packed.grid.affine.flatten().tolist(),
         "labels": [{"name": name, "colour": rgb(colour)} for name, colour in layer.labels],
@@ -75,7 +89,7 @@ def _viewer_data(shown: Display, packed: Embedded) -> dict[str, object]:
         "shape": list(shown.grid.shape), "centre": list(shown.centre),
         "scans": [_viewer_layer(*pair) for pair in zip(shown.scans, packed.scans, strict=True)],
         "maps": [_viewer_layer(*pair) for pair in zip(shown.maps, packed.maps, strict=True)],
-        "heat": _colour_map(),
+        "heat": _colour_map(HEAT, 0), "signed": _colour_map(SIGNED, 0.5),
     }  # fmt: skip
 
 
@@ -91,14 +105,15 @@ def render(scans: ReportScans) -> str:
 
     shown, told = display(scans), facts(scans)
     stills = pictures(shown)
-    library, script = _read("static", "niivue.umd.js"), _read("templates", "page.js")
-    used = len(library.encode()) + SPARE_BYTES + sum(len(p.uri) for row in stills for p in row)
+    library = _read("static", "niivue.umd.js")
+    flat, script = (_read("templates", name) for name in ("flat.js", "page.js"))
+    used = len(_packed_library()) + SPARE_BYTES + sum(len(p.uri) for row in stills for p in row)
     packed = embed(shown.scans, shown.maps, shown.grid, MAX_BYTES - used)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     safe = environment.filters["safe"]
     return str(
         environment.from_string(_read("templates", "page.html")).render(
-            policy=policy((library, script)),
+            policy=policy((library, flat, script)),
             notice=RESEARCH_ONLY,
             name=one_line(scans.name),
             shown=shown,
@@ -107,20 +122,24 @@ def render(scans: ReportScans) -> str:
             plots=plots(shown),
             packed=packed,
             why_flat=why_flat(scans),
-            library=safe(library),
+            library=_packed_library(),
+            flat=safe(flat),
             script=safe(script),
+            alone=ALONE,
             style=safe(_style()),
             data=safe(script_json(_viewer_data(shown, packed))),
             viewer=json.loads(_read("static", "niivue.json")),
             licences=_licences(),
-            size=(WIDTH, HEIGHT, LEFT),
+            box={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
         )
     )
 
 
 def _style() -> str:
-    stops = ", ".join(f"{colour} {100 * place:.0f}%" for place, colour in HEAT)
-    return _read("templates", "page.css").replace("{{ heat }}", stops)
+    style = _read("templates", "page.css")
+    for mark, stops in {"{{ heat }}": HEAT, "{{ signed }}": SIGNED}.items():
+        style = style.replace(mark, ", ".join(f"{colour} {100 * place:.0f}%" for place, colour in stops))
+    return style
 
 
 def _licences() -> str:

@@ -15,22 +15,34 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from moediff.report.canvas import PLANES
+from moediff.report.canvas import EDGES, PLANES
 from moediff.report.layers import Display, Layer
 
 HEAT = ((0.0, "#00000d"), (0.25, "#4a0c6b"), (0.5, "#a52c60"), (0.75, "#f57d15"), (1.0, "#fcffa4"))  # dark to bright
+SIGNED = (
+    (0.0, "#9fdcff"),
+    (0.25, "#1f6fd6"),
+    (0.5, "#000000"),
+    (0.75, "#d6591f"),
+    (1.0, "#ffd27f"),
+)  # less, none, more
 TILE_MM_TO_PX = 1.2
+SHADE = 0.35  # of a label's colour where the scan is black
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A slice: what it is called, where it comes from, and its pixels as a data URI; size in CSS pixels."""
+    """A slice: what it is called, where it comes from, its pixels as a data URI, its size in CSS pixels and its edges.
+
+    `edges` are the letters left, right, above and below.
+    """
 
     title: str
     plane: str
     uri: str
     width: int
     height: int
+    edges: tuple[str, str, str, str]
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -56,10 +68,10 @@ def rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def heat_table() -> np.ndarray:
-    """256 colours [256, 3], perceptually rising, readable with any colour vision."""
-    places = [place * 255 for place, _ in HEAT]
-    colours = np.array([rgb(colour) for _, colour in HEAT], dtype=float)
+def colour_table(stops: tuple[tuple[float, str], ...]) -> np.ndarray:
+    """256 colours [256, 3] between stops."""
+    places = [place * 255 for place, _ in stops]
+    colours = np.array([rgb(colour) for _, colour in stops], dtype=float)
     columns = [np.interp(np.arange(256), places, colours[:, channel]) for channel in range(3)]
     return np.stack(columns, -1).round().astype(np.uint8)
 
@@ -78,22 +90,36 @@ def slice_HW(data_XYZ: Tensor, plane: str, index: int) -> np.ndarray:
     return flat.flip(0, 1).contiguous().numpy()
 
 
-def _coloured(layer: Layer, pixels_HW: np.ndarray, *, is_map: bool) -> np.ndarray:
-    """Grey for scans, else colours [H, W, 3]."""
-    if not is_map:
-        return pixels_HW
-    return (label_table(layer) if layer.labels else heat_table())[pixels_HW]
+def _rim(mask_HW: np.ndarray) -> np.ndarray:
+    """Pixels of a mask that touch its outside."""
+    padded = np.pad(mask_HW, 1)
+    return mask_HW & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+
+
+def _labelled(layer: Layer, labels_HW: np.ndarray, scan_HW: np.ndarray) -> np.ndarray:
+    """Labels over the scan [H, W, 3]: a single one as its outline, several as tints."""
+    colours = label_table(layer)[labels_HW]
+    grey = np.repeat(scan_HW[..., None], 3, axis=-1)
+    if len(layer.labels) == 1:
+        return np.where(_rim(labels_HW > 0)[..., None], colours, grey)
+    tint = (colours * (SHADE + (1 - SHADE) / 255 * scan_HW[..., None])).astype(np.uint8)
+    return np.where((labels_HW > 0)[..., None], tint, grey)
 
 
 def _picture(layer: Layer, plane: str, shown: Display, *, is_map: bool) -> Picture:
     grid, index = shown.grid, shown.centre[PLANES[plane][2]]
-    pixels = _coloured(layer, slice_HW(layer.data_XYZ, plane, index), is_map=is_map)
+    pixels = slice_HW(layer.data_XYZ, plane, index)
+    if layer.labels:
+        scan = next(scan for scan in shown.scans if scan.key == "enhanced")
+        pixels = _labelled(layer, pixels, slice_HW(scan.data_XYZ, plane, index))
+    elif is_map:
+        pixels = colour_table(SIGNED if layer.signed else HEAT)[pixels]
     across, up, _ = PLANES[plane]
     width, height = (round(grid.shape[a] * grid.spacing_mm[a] * TILE_MM_TO_PX) for a in (across, up))
-    return Picture(layer.title, plane, data_uri(png(pixels), "image/png"), width, height)
+    return Picture(layer.title, plane, data_uri(png(pixels), "image/png"), width, height, EDGES[plane])
 
 
 def pictures(shown: Display) -> list[list[Picture]]:
-    """Per plane, one picture of every scan and map through the middle of the head."""
+    """Per plane, one picture of every scan and map where views open."""
     layers = [*((layer, False) for layer in shown.scans), *((layer, True) for layer in shown.maps)]
     return [[_picture(layer, plane, shown, is_map=is_map) for layer, is_map in layers] for plane in PLANES]

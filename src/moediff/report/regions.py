@@ -1,0 +1,141 @@
+"""Which expert worked where, what it changed, and how unsure each region is.
+
+Axes: X Y Z voxels, E experts, N voxels where an expert worked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.report.canvas import EXPERT_COLOURS
+from moediff.report.layers import quantiles
+from moediff.report.maps import MIN_WEIGHT
+from moediff.report.scans import ReportScans
+from moediff.report.words import one_line
+from moediff.volume.geometry import resample
+
+THIN = 2  # voxels
+RANGE = (0.0, 0.999)  # quantiles between which the scan's intensity range lies
+MOST = 0.95  # of a region's voxels are no more unsure than its second number
+MEANT_FOR = {
+    "deep white matter": "white matter deep in the brain, which is even and should stay smooth",
+    "cortex": "the folded rim of grey matter, with its narrow furrows",
+    "junction": "the border between grey and white matter",
+    "rest": "all else: fluid, deep grey matter, cerebellum, skull, air",
+}
+
+
+@dataclass(frozen=True)
+class Expert:
+    """What one expert did.
+
+    Args:
+        name, colour: as everywhere on the page.
+        meant_for: in plain words; empty for experts of other models.
+        share: of the enhanced voxels, by weight; 0..1.
+        changed: mean change where it weighed most, over the scan's intensity range; None without the input.
+        apart: mean distance there between its own answer and the result, likewise; None without its answers.
+    """
+
+    name: str
+    colour: str
+    meant_for: str
+    share: float
+    changed: float | None = None
+    apart: float | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """How unsure a part of the scan is, over the scan's intensity range.
+
+    Args:
+        name: of the part.
+        share: of the head, 0..1.
+        unsure: mean standard deviation.
+        most: 95 % of its voxels have no larger one.
+        wrong: mean absolute difference from the truth; None without one.
+    """
+
+    name: str
+    share: float
+    unsure: float
+    most: float
+    wrong: float | None = None
+
+
+def _thin(data: Tensor) -> Tensor:
+    """Every second voxel along each axis: means of millions of voxels need no more."""
+    return data[::THIN, ::THIN, ::THIN].float()
+
+
+def _range(scans: ReportScans) -> float:
+    low, high = quantiles(_thin(scans.enhanced.data_XYZ), *RANGE)
+    return max(high - low, 1e-12)
+
+
+def experts(scans: ReportScans) -> list[Expert]:
+    """Shares, and what happened where each expert weighed most."""
+    if scans.gate_XYZE is None:
+        return []
+    gate_XYZE = _thin(scans.gate_XYZE)
+    inside = gate_XYZE.sum(-1) > MIN_WEIGHT
+    gate_NE = gate_XYZE[inside]
+    count = gate_NE.shape[1]
+    share_E = gate_NE.sum(0) / gate_NE.sum().clamp_min(1e-12)
+    best_N = gate_NE.argmax(-1)
+    voxels_E = torch.bincount(best_N, minlength=count).clamp_min(1) * _range(scans)
+    told: dict[str, Tensor] = {}
+    if scans.interpolated is not None:
+        change_N = (_thin(scans.enhanced.data_XYZ) - _thin(scans.interpolated.data_XYZ))[inside]
+        told["changed"] = change_N.abs()
+        if scans.changed_XYZE is not None:
+            own_NE = _thin(scans.changed_XYZE)[inside]
+            told["apart"] = (own_NE.gather(1, best_N[:, None])[:, 0] - change_N).abs()
+    means = {what: torch.bincount(best_N, values, minlength=count) / voxels_E for what, values in told.items()}
+    return [
+        Expert(
+            one_line(name), EXPERT_COLOURS[i % len(EXPERT_COLOURS)], MEANT_FOR.get(name, ""), float(share_E[i]),
+            **{what: float(mean_E[i]) for what, mean_E in means.items()},
+        )
+        for i, name in enumerate(scans.expert_names[:count])
+    ]  # fmt: skip
+
+
+def _parts(scans: ReportScans, head_XYZ: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Names and masks on thinned voxels: the head, where each expert weighed most, outlined lesions."""
+    yield "whole head", head_XYZ
+    if scans.gate_XYZE is not None:
+        gate_XYZE = _thin(scans.gate_XYZE)
+        best_XYZ = gate_XYZE.argmax(-1).masked_fill(gate_XYZE.sum(-1) <= MIN_WEIGHT, -1)
+        for index, name in enumerate(scans.expert_names[: gate_XYZE.shape[-1]]):
+            yield name, (best_XYZ == index) & head_XYZ
+    if scans.lesions is not None:
+        lesion_XYZ = _thin(resample(scans.lesions, scans.enhanced.grid, "linear").data_XYZ) > 0.5
+        yield "outlined lesions", lesion_XYZ & head_XYZ
+
+
+def regions(scans: ReportScans) -> list[Region]:
+    """Uncertainty of every part; empty without an uncertainty."""
+    if scans.uncertainty_XYZ is None:
+        return []
+    size = _range(scans)
+    spread_XYZ = _thin(scans.uncertainty_XYZ).nan_to_num(0.0)
+    head_XYZ = spread_XYZ > 0  # zero where the network did not work
+    gap_XYZ = None
+    if scans.truth is not None:
+        gap_XYZ = (_thin(scans.enhanced.data_XYZ) - _thin(scans.truth.data_XYZ)).abs()
+    found = []
+    for name, part_XYZ in _parts(scans, head_XYZ):
+        spread_N = spread_XYZ[part_XYZ].numpy() / size
+        if len(spread_N):
+            found.append(Region(
+                one_line(name), len(spread_N) / int(head_XYZ.sum()), float(spread_N.mean()),
+                float(np.quantile(spread_N, MOST)), None if gap_XYZ is None else float(gap_XYZ[part_XYZ].mean()) / size,
+            ))  # fmt: skip
+    return found
