@@ -166,6 +166,11 @@ class Denoiser(nn.Module):
         self.experts = Experts(config.experts, config.trunk.width, config.vector)
         self.error = ErrorHead(config.trunk.width, config.vector, config.error_width)
 
+    def compile_parts(self) -> None:
+        """Compile what has fixed shapes and most of the work; the experts' gathered rows have neither."""
+        for part in (self.encoder, self.trunk):
+            part.compile(dynamic=False)
+
     def gate_logits(self, base_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
         """Read the scan once: fine tokens [B, x, y, z, D] and gate logits [B, x, y, z, E]."""
         token_BxyzD = self.encoder(base_BXYZ)

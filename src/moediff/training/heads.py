@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError
+from moediff.errors import ConfigError, DataError
 from moediff.evaluation.regions import BACKGROUND, region_map, scan_regions
 from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.labels import synthesise
@@ -60,6 +60,11 @@ class Head:
     reference: float
     region_XYZ: Tensor | None
     weight: float
+
+    def to(self, device: torch.device) -> Head:
+        """The same head with its voxels on a device; the list of places that patches are drawn from stays here."""
+        region = None if self.region_XYZ is None else self.region_XYZ.to(device)
+        return replace(self, data_XYZ=self.data_XYZ.to(device), region_XYZ=region)
 
 
 def load_heads(sources: Sequence[ScanSource], root: Path, seed: int) -> list[Head]:
@@ -126,6 +131,8 @@ def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head
 
 
 def _head(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
+    if not bool(torch.isfinite(data_XYZ.half()).all()):
+        raise DataError("a training scan is not finite in half precision; check the scans named in the configuration")
     where = inside_XYZ.nonzero()
     return Head(
         data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError, MoeDiffError
@@ -170,21 +171,22 @@ class Trainer:
         state.optimiser.zero_grad()
         loss.backward()
         average_gradients(state.denoiser.parameters())
-        parts["loss"] = agreed(parts["loss"])
         norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.clip)
-        if math.isfinite(parts["loss"]) and bool(torch.isfinite(norm)):
+        told = _read({**parts, "norm": norm})
+        finite = math.isfinite(told.pop("norm"))
+        told["loss"] = agreed(told["loss"])
+        if math.isfinite(told["loss"]) and finite:
             state.optimiser.step()
             self._average()
         else:
-            parts["loss"] = math.nan
-        return parts
+            told["loss"] = math.nan
+        return told
 
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
-        pairs = zip(self.state.average.parameters(), self.state.denoiser.parameters(), strict=True)
-        for mean, live in pairs:
-            mean.lerp_(live, 1 - decay)
+        means, lives = list(self.state.average.parameters()), list(self.state.denoiser.parameters())
+        torch._foreach_lerp_(means, lives, 1 - decay)
 
     def _save(self, log: Log | None = None) -> None:
         """Bundle first, then the checkpoint that continues from it; each is moved in whole.
@@ -211,6 +213,11 @@ class Trainer:
 
     def _restore(self) -> None:
         load_checkpoint(self.out / "checkpoint", self.state)
+
+
+def _read(values: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars of a device as numbers, in one go: the only time that a step waits for a GPU."""
+    return dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist(), strict=True))
 
 
 def _freeze_but(denoiser: Denoiser, parts: tuple[str, ...]) -> None:
