@@ -4,8 +4,8 @@
     python benchmarks/quality.py --side 96 --folder train          # persons it learned from: the gap to the others
     python benchmarks/quality.py --child 0.85                      # the same voxels declared 15 % smaller
 
-Per scan of val/ and frozen recipe: gain over the better of cubic and zero-filled interpolation, then the same by kind of
-scan. `--child` stands for a small head: nothing but sizes in millimetres changes.
+Per scan of val/ and frozen recipe: gain over the better of cubic and zero-filled interpolation, then by kind of scan.
+`--child` stands for a small head: nothing but sizes in millimetres changes.
 """
 
 from __future__ import annotations

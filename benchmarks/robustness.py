@@ -3,8 +3,8 @@
     python benchmarks/robustness.py --data ../shared/data [--scans fsf_T1w M2307_T2w] [--recipes thick5 low1.5]
 
 Middle cubes of held-out scans are degraded and enhanced twice, as they are and changed; then the change is undone on
-the result. "gain" is how much of its gain over cubic interpolation (dB PSNR inside the head) is lost or won, "moved" the
-root mean square difference of the two results over that between the result and cubic interpolation; both in percent.
+the result. "gain" is how much of its gain over cubic (dB PSNR inside the head) is lost or won, "moved" the root mean
+square difference of the two results over that between the result and cubic interpolation; both in percent.
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ def test_what_noise_may_explain_is_left_alone(truth):
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
     acquisition = assumed_acquisition(prepared)
     wrong = sharp + 0.1
-    loose, tight = (correct(wrong, replace(prepared, level=torch.tensor(noise)), acquisition) for noise in (0.051, 0.04))
+    loose, tight = (
+        correct(wrong, replace(prepared, level=torch.tensor(noise)), acquisition) for noise in (0.051, 0.04)
+    )
     assert torch.equal(loose, wrong)  # 0.1 < 2 x 0.051
     middle = prepared.mask_XYZ & (sharp > 0)
     middle[:, :, :8] = middle[:, :, -8:] = False

@@ -20,7 +20,7 @@ from moediff.training.dataset import (
     Example,
     PatchSource,
 )
-from moediff.training.heads import Head
+from moediff.training.kept import Head
 from moediff.volume.prepare import PrepareSettings
 
 CUBIC = PrepareSettings(kernel="cubic")

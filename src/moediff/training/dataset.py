@@ -18,7 +18,7 @@ from moediff.evaluation.regions import BACKGROUND
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, RecipeRanges, draw_recipe
 from moediff.training.augment import AugmentConfig, augmented
-from moediff.training.heads import Head
+from moediff.training.kept import Head
 from moediff.volume.geometry import crop
 from moediff.volume.intensity import Scaling
 from moediff.volume.prepare import PrepareSettings, network_order, prepare

@@ -58,7 +58,8 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
             for same in _by_shape(parameter for parameter in moving if is_matrix(parameter)):
                 torch._foreach_add_(same, self._matrix_updates(same, group["momentum"]), alpha=-group["lr"])
-            if others := [parameter for parameter in moving if not is_matrix(parameter)]:
+            others: list[nn.Parameter] = [parameter for parameter in moving if not is_matrix(parameter)]
+            if others:
                 torch._foreach_add_(others, self._adam_updates(others, group["betas"]), alpha=-group["lr"])
 
     def _states(self, parameters: list[nn.Parameter], name: str) -> list[Tensor]:
@@ -70,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
     def _matrix_updates(self, parameters: list[nn.Parameter], momentum: float) -> list[Tensor]:
         """Of parameters of one shape."""
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = _gradients(parameters)
         moments = self._states(parameters, "momentum")
         torch._foreach_lerp_(moments, gradients, 1 - momentum)
         ahead = torch.stack(torch._foreach_lerp(gradients, moments, momentum)).flatten(2)  # Nesterov
@@ -78,16 +79,21 @@ class Muon(torch.optim.Optimizer):
         return list((orthogonalise(ahead) * scale).view(len(parameters), *parameters[0].shape))
 
     def _adam_updates(self, parameters: list[nn.Parameter], betas: tuple[float, float]) -> list[Tensor]:
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = _gradients(parameters)
         for parameter in parameters:  # the count stays on the CPU, so reading it waits for nothing
             self.state[parameter]["step"] = self.state[parameter].get("step", torch.tensor(0.0)) + 1
         means, powers = self._states(parameters, "exp_avg"), self._states(parameters, "exp_avg_sq")
         torch._foreach_lerp_(means, gradients, 1 - betas[0])
-        torch._foreach_lerp_(powers, torch._foreach_mul(gradients, gradients), 1 - betas[1])
+        squares = torch._foreach_mul(gradients, tuple(gradients))  # a list would be taken for numbers
+        torch._foreach_lerp_(powers, squares, 1 - betas[1])
         steps = [float(self.state[parameter]["step"]) for parameter in parameters]
         scale = torch._foreach_sqrt(torch._foreach_div(powers, [1 - betas[1] ** step for step in steps]))
         torch._foreach_add_(scale, 1e-8)
         return list(torch._foreach_div(torch._foreach_div(means, [1 - betas[0] ** step for step in steps]), scale))
+
+
+def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _by_shape(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:

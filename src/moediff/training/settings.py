@@ -11,9 +11,27 @@ from moediff.errors import ConfigError, InputMissing
 from moediff.model.bundle import BundleConfig
 from moediff.simulate.recipe import RecipeRanges
 from moediff.training.augment import AugmentConfig
-from moediff.training.heads import ScanSource
+from moediff.training.kept import ScanSource
 from moediff.training.losses import LossConfig
 from moediff.training.validate import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a run with patches and batches of its own: small patches first, large ones late.
+
+    Args:
+        until: share of the run at which it ends, 0..1.
+        batch, patch: examples a step and their side in voxels.
+    """
+
+    until: float
+    batch: int
+    patch: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until <= 1 or self.batch < 1:
+            raise ConfigError(f"phases: until={self.until} must lie in 0..1 and batch={self.batch} be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +46,8 @@ class TrainConfig:
         steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
         minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
         batch, patch: examples a step and their side in voxels.
+        phases: instead of one `batch` and `patch`, several in turn; the last must end at 1.
+        compile: compile the residual blocks where the run has a CUDA device.
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
         rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
@@ -50,6 +70,8 @@ class TrainConfig:
     only: tuple[str, ...] = ()
     batch: int = 4
     patch: int = 48
+    phases: tuple[Phase, ...] = ()
+    compile: bool = False
     rate: float = 5e-3
     warmup: int = 100
     weight_decay: float = 1e-3
@@ -66,6 +88,14 @@ class TrainConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema={self.ema} must lie in 0..1")
+        ends = [phase.until for phase in self.phases]
+        if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
+            raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
+
+    def phase_at(self, progress: float) -> Phase:
+        """What is drawn when this share of the run is done."""
+        whole = Phase(until=1, batch=self.batch, patch=self.patch)
+        return next((phase for phase in self.phases if progress < phase.until), whole)
 
 
 def load_config(path: Path) -> TrainConfig:
