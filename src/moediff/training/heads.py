@@ -43,7 +43,7 @@ def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path 
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
     if keep is None:
         return [head for source in sources for head in _heads_of(source, root, seed)]
-    return [head for source in sources for head in kept(source, root, seed, keep / "heads", _heads_of)]
+    return [head for source in sources for head in kept(source, root, seed, keep, _heads_of)]
 
 
 def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:

@@ -42,6 +42,7 @@ class TrainConfig:
         out: folder for checkpoints, logs and the bundle.
         data: folder that scan paths are relative to.
         scans: what to learn from.
+        heads: folder for prepared scans, shared by runs and read again by a resumed one; none prepares them each time.
         validation: scans and recipes to judge by; none skips validation.
         steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
         minutes: optional wall-clock budget; the schedule then follows the clock where that is further along.
@@ -59,6 +60,7 @@ class TrainConfig:
     out: str
     data: str = "."
     scans: tuple[ScanSource, ...] = ()
+    heads: str | None = None
     validation: Validation = field(default_factory=Validation)
     model: BundleConfig = field(default_factory=BundleConfig)
     recipes: RecipeRanges = field(default_factory=RecipeRanges)
@@ -101,8 +103,8 @@ class TrainConfig:
 def load_config(path: Path) -> TrainConfig:
     """Read a TOML training configuration.
 
-    Relative `out`, `data` and `start` are taken from the file's folder; `like` names another configuration whose
-    settings hold unless this one says otherwise.
+    Relative `out`, `data`, `heads` and `start` are taken from the file's folder; `like` names another configuration
+    whose settings hold unless this one says otherwise.
 
     Raises:
         InputMissing: no such file.
@@ -125,7 +127,7 @@ def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # TOMLDecodeError, or bytes that are not UTF-8
         raise ConfigError(f"not TOML ({error})") from error
-    for key in ("out", "data", "start"):
+    for key in ("out", "data", "heads", "start"):
         if isinstance(values.get(key), str):  # anything else is refused by its type later
             values[key] = str(path.parent / values[key])
     like = values.pop("like", "")

@@ -124,7 +124,8 @@ class Trainer:
                 raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
             self._restore()
         config, device = self.config, self.accelerator.device
-        heads = [head.to(device) for head in load_heads(config.scans, Path(config.data), config.seed, self.out)]
+        keep = None if config.heads is None else Path(config.heads)
+        heads = [head.to(device) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
         source = PatchSource(
             heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare,
             ranges=config.recipes, augment=config.augment, rank=self.rank, of=self.processes,
@@ -206,7 +207,7 @@ class Trainer:
         done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2), "hardware": self._hardware()}
         done |= {"commit": _commit()}
         training = json.loads(json.dumps(asdict(self.config)))
-        training |= {"out": "", "data": "", "start": ""}  # no folder of ours travels with the weights
+        training |= {"out": "", "data": "", "heads": "", "start": ""}  # no folder of ours travels with the weights
         provenance = {**self.config.provenance, **self.origin, **done, "training": training}
         self._save_bundle("bundle", provenance)
         gains = validate(self.out / "bundle", self.config.validation, Path(self.config.data)) if log else {}
