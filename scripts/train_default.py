@@ -72,10 +72,10 @@ def fit_head(args: argparse.Namespace, last: str, runs: Path) -> int:
 
 
 def compare(config: TrainConfig, final: Path) -> dict[str, dict[str, float]]:
-    """Gains of the new and of the embedded bundle on the last stage's validation cases; also written beside the new."""
+    """Gains of the new and of the embedded bundle on the last stage's validation cases; also as runs/compared.json."""
     bundles = {"new": final, "embedded": None}
     gains = {name: validate(path, config.validation, Path(config.data)) for name, path in bundles.items()}
-    (final.parent / "compared.json").write_text(json.dumps(gains, indent=1), encoding="utf-8")
+    (final.parent.parent / "compared.json").write_text(json.dumps(gains, indent=1), encoding="utf-8")
     for case in gains["new"]:
         print(f"{case}: {gains['new'][case]:+.3f} dB, embedded {gains['embedded'][case]:+.3f} dB")
     return gains

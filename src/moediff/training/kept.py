@@ -88,10 +88,10 @@ def _write(path: Path, heads: list[Head]) -> None:
 
     tensors: dict[str, Tensor] = {}
     for index, head in enumerate(heads):
-        tensors[f"{index}.data"], tensors[f"{index}.inside"] = head.data_XYZ.contiguous(), head.inside_N3.contiguous()
-        tensors[f"{index}.numbers"] = torch.tensor([head.reference, head.weight], dtype=torch.float64)
-        if head.region_XYZ is not None:
-            tensors[f"{index}.region"] = head.region_XYZ.contiguous()
+        numbers = torch.tensor([head.reference, head.weight], dtype=torch.float64)
+        own = {"data": head.data_XYZ, "inside": head.inside_N3, "numbers": numbers, "region": head.region_XYZ}
+        # clones: copies of one label map share their regions, and safetensors refuses shared memory
+        tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}")
     save_file(tensors, fresh)

@@ -49,6 +49,7 @@ class TrainConfig:
         batch, patch: examples a step and their side in voxels.
         phases: instead of one `batch` and `patch`, several in turn; the last must end at 1.
         compile: compile the residual blocks where the run has a CUDA device.
+        examples: where patches are degraded: "device" (that of the run) or "cpu".
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
         rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
@@ -74,6 +75,7 @@ class TrainConfig:
     patch: int = 48
     phases: tuple[Phase, ...] = ()
     compile: bool = False
+    examples: str = "device"
     rate: float = 5e-3
     warmup: int = 100
     weight_decay: float = 1e-3
@@ -88,6 +90,8 @@ class TrainConfig:
         for name in ("steps", "batch", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.examples not in ("device", "cpu"):
+            raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema={self.ema} must lie in 0..1")
         ends = [phase.until for phase in self.phases]

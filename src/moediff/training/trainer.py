@@ -125,7 +125,8 @@ class Trainer:
             self._restore()
         config, device = self.config, self.accelerator.device
         keep = None if config.heads is None else Path(config.heads)
-        heads = [head.to(device) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
+        there = device if config.examples == "device" else torch.device("cpu")
+        heads = [head.to(there) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
         source = PatchSource(
             heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare,
             ranges=config.recipes, augment=config.augment, rank=self.rank, of=self.processes,
