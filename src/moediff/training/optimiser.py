@@ -6,7 +6,7 @@ same pace; updates are scaled to AdamW's size (Liu et al. 2025, arXiv 2502.16982
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +54,13 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if moving and group["weight_decay"]:
-                torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
+            if not moving:
+                continue
+            torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
             for same in _by_shape(parameter for parameter in moving if is_matrix(parameter)):
-                torch._foreach_add_(same, self._matrix_updates(same, group["momentum"]), alpha=-group["lr"])
-            others: list[nn.Parameter] = [parameter for parameter in moving if not is_matrix(parameter)]
-            if others:
-                torch._foreach_add_(others, self._adam_updates(others, group["betas"]), alpha=-group["lr"])
+                _descend(same, self._matrix_updates(same, group["momentum"]), group["lr"])
+            if others := [parameter for parameter in moving if not is_matrix(parameter)]:
+                _descend(others, self._adam_updates(others, group["betas"]), group["lr"])
 
     def _states(self, parameters: list[nn.Parameter], name: str) -> list[Tensor]:
         """One moment of each, zero at first."""
@@ -90,6 +90,10 @@ class Muon(torch.optim.Optimizer):
         scale = torch._foreach_sqrt(torch._foreach_div(powers, [1 - betas[1] ** step for step in steps]))
         torch._foreach_add_(scale, 1e-8)
         return list(torch._foreach_div(torch._foreach_div(means, [1 - betas[0] ** step for step in steps]), scale))
+
+
+def _descend(parameters: Sequence[Tensor], updates: list[Tensor], rate: float) -> None:
+    torch._foreach_add_(tuple(parameters), updates, alpha=-rate)
 
 
 def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
