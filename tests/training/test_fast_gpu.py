@@ -76,6 +76,7 @@ def test_bfloat16_gives_the_loss_and_the_direction_of_float32(batch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's tracing warns itself of tensors that are no leaves
 def test_compiled_blocks_give_the_same_loss_and_gradient(batch):
     """Graphs are captured whole, without a compiler's own kernels: those are torch's to test."""
     results = []
