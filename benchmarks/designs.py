@@ -33,7 +33,8 @@ from moediff.model.denoiser import (
 )
 from moediff.simulate.recipe import NAMED
 from moediff.training.dataset import PatchSource
-from moediff.training.heads import ScanSource, load_heads
+from moediff.training.heads import load_heads
+from moediff.training.kept import ScanSource
 from moediff.training.losses import LossConfig
 from moediff.training.optimiser import Muon
 from moediff.training.step import Draws, batch_loss

@@ -1,8 +1,11 @@
 """Quality of a bundle on held-out persons: PSNR and SSIM inside the head against the better interpolation.
 
     python benchmarks/quality.py --data ../shared/data [--bundle DIR] [--json out.json]
+    python benchmarks/quality.py --side 96 --folder train          # persons it learned from: the gap to the others
+    python benchmarks/quality.py --child 0.85                      # the same voxels declared 15 % smaller
 
-Per scan of val/ and frozen recipe: gain over the better of cubic and zero-filled interpolation.
+Per scan of val/ and frozen recipe: gain over the better of cubic and zero-filled interpolation, then by kind of scan.
+`--child` stands for a small head: nothing but sizes in millimetres changes.
 """
 
 from __future__ import annotations
@@ -15,21 +18,43 @@ from pathlib import Path
 
 import torch
 
+from moediff.config import rng_for
 from moediff.evaluation.cases import BEHAVIOUR_ONLY, Case, Scan
 from moediff.evaluation.metrics import head_mask, score
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import stem_of
 from moediff.memory import keep_memory
+from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import resample
+from moediff.volume.geometry import canonicalise, middle, resample
+from moediff.volume.io import load
+from moediff.volume.volume import Volume
 
-SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w", "trio_b17_T1w")
+SCANS = {
+    "val": ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w", "trio_b17_T1w"),
+    "train": ("M2208_T2w", "cstar_stroke_FLAIR", "cstar_stroke_T1", "cstar_stroke_T2", "forrest_T1w", "mrgd_T1c",
+              "niimath_T1w", "pysynthsr_FLAIR"),
+}  # fmt: skip
+WITH_SKULL = ("seg3d_T1w", "trio_b17_T1w", "forrest_T1w", "pysynthsr_FLAIR")  # the others are brains
 
 
-def evaluate(enhancer: Enhancer, path: Path, recipe: str, consistency: bool) -> dict[str, object]:
+def case_of(path: Path, recipe: str, side: int, child: float) -> tuple[Volume, Volume]:
+    """Truth and low-resolution scan, of the middle cube where `side` is not 0, declared `child` times as large."""
+    scan = Scan(stem_of(path), path)
+    if not side and child == 1:
+        return Case(scan, NAMED[recipe], seed=0).make()
+    truth, _ = canonicalise(load(path).volume)
+    truth = middle(truth, side) if side else truth
+    size = torch.tensor([child, child, child, 1], dtype=torch.float64)
+    truth = Volume(truth.data_XYZ, truth.affine * size)
+    return truth, degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
+
+
+def evaluate(enhancer: Enhancer, path: Path, recipe: str, args: argparse.Namespace) -> dict[str, object]:
     """One scan and recipe."""
-    truth, low = Case(Scan(stem_of(path), path), NAMED[recipe], seed=0).make()
+    truth, low = case_of(path, recipe, args.side, args.child)
+    consistency = not args.no_consistency
     mask = head_mask(truth.data_XYZ)
     start = time.perf_counter()
     result = enhancer(low, EnhanceOptions(like=truth.grid, consistency=consistency))
@@ -64,26 +89,52 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def kinds_of(scan: str) -> list[str]:
+    """The kinds that a scan counts for: its contrast, and brain or whole head."""
+    contrast = scan.rsplit("_", 1)[1]
+    contrast += "w" if contrast in ("T1", "T2") else ""
+    return [contrast, "with skull" if scan in WITH_SKULL else "brain only"]
+
+
+def table_by_kind(rows: list[dict[str, object]]) -> str:
+    """Markdown: a line per kind of scan; in each cell the mean gain in dB and that of the worst scan."""
+    recipes = list(dict.fromkeys(str(row["recipe"]) for row in rows))
+    lines = [f"| kind (scans) | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
+    counted = [row for row in rows if row["scan"] not in BEHAVIOUR_ONLY]
+    for kind in ("T1w", "T2w", "FLAIR", "T1c", "brain only", "with skull"):
+        of_kind = [row for row in counted if kind in kinds_of(str(row["scan"]))]
+        gains = [[float(str(row["gain_db"])) for row in of_kind if row["recipe"] == recipe] for recipe in recipes]
+        cells = [f"{sum(values) / len(values):+.2f} ({min(values):+.2f})" if values else "-" for values in gains]
+        lines.append(f"| {kind} ({len(gains[0])}) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print a line per case, then the table."""
+    """Print a line per case, then the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5", "iso2"])
-    parser.add_argument("--scans", nargs="+", default=list(SCANS))
+    parser.add_argument("--folder", choices=list(SCANS), default="val")
+    parser.add_argument("--scans", nargs="+", help="names without suffix (default: all of the folder that are sharp)")
+    parser.add_argument("--side", type=int, default=0, help="judge the middle cube of this many voxels only")
+    parser.add_argument("--child", type=float, default=1.0, help="declared voxel size over the true one")
     parser.add_argument("--no-consistency", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_memory()
     enhancer, rows = Enhancer(args.bundle), []
     for recipe in args.recipes:
-        for scan in args.scans:
-            rows.append(evaluate(enhancer, args.data / "val" / f"{scan}.nii.gz", recipe, not args.no_consistency))
+        for scan in args.scans or SCANS[args.folder]:
+            rows.append(evaluate(enhancer, args.data / args.folder / f"{scan}.nii.gz", recipe, args))
             print(rows[-1], flush=True)
-    print(table(rows))
+    print(table(rows), table_by_kind(rows), sep="\n\n")
     if args.json:
         about = {
             "bundle": enhancer.bundle.sha256,
+            "folder": args.folder,
+            "side": args.side,
+            "child": args.child,
             "machine": platform.machine(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

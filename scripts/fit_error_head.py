@@ -35,15 +35,16 @@ Rows = tuple[Tensor, Tensor, Tensor]
 @torch.no_grad()
 def rows(denoiser: Denoiser, source: PatchSource, number: int, sigma: float) -> Rows:
     """Features [N, C], modulation [N, G] and errors in units of sigma_data [N, V] of one patch at sigma_max."""
-    batch = source.batch(number, 1)
+    device = next(denoiser.parameters()).device
+    batch = source.batch(number, 1).to(device)
     token, logit = denoiser.gate_logits(batch.base_BXYZ)
     scan = batch.base_BXYZ, batch.slices_BNXYZ
     condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, logit, sparse=True)
-    x, sigma_B = torch.zeros_like(batch.base_BXYZ), torch.tensor([sigma])
+    x, sigma_B = torch.zeros_like(batch.base_BXYZ), torch.tensor([sigma], device=device)
     feature, vector = denoiser.features(x, sigma_B, condition)
     mean = denoiser.precondition(x, sigma_B, denoiser.experts.blend(feature, vector, condition.weight_BxyzE))
     error = (batch.truth_BXYZ - batch.base_BXYZ - mean) / denoiser.config.sigma_data
-    kept = torch.randperm(feature[..., 0].numel(), generator=rng_for(SEED, number))[:CELLS]
+    kept = torch.randperm(feature[..., 0].numel(), generator=rng_for(SEED, number))[:CELLS].to(device)
     cells = to_lattice(error[..., None]).flatten(0, 3)[kept]
     return feature.flatten(0, 3)[kept], vector.expand(len(kept), -1), cells
 
@@ -55,7 +56,7 @@ def fit(denoiser: Denoiser, data: Rows) -> float:
     for step in range(STEPS):
         for group in optimiser.param_groups:
             group["lr"] = 0.5 * RATE * (1 + math.cos(math.pi * step / STEPS))
-        some = torch.randint(len(feature_NC), (ROWS,), generator=rng)
+        some = torch.randint(len(feature_NC), (ROWS,), generator=rng).to(feature_NC.device)
         log_error = denoiser.error(feature_NC[some][:, None, None, None], vector_NG[some])
         loss = error_loss(error_NV[some][:, None, None, None], log_error)
         optimiser.zero_grad()
@@ -73,12 +74,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parent.parent / "configs" / "wide.toml")
     parser.add_argument("--patches", type=int, default=150)
+    parser.add_argument("--data", type=Path, help="where the scans lie (default: as configured)")
     args = parser.parse_args()
     keep_memory()
-    config, bundle = load_config(args.config), load_bundle(args.bundle)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config, bundle = load_config(args.config), load_bundle(args.bundle, device)
     denoiser, sigma = bundle.denoiser, bundle.config.process.sigma_max * bundle.config.denoiser.sigma_data
+    heads = load_heads(config.scans, args.data or Path(config.data), config.seed, config.heads and Path(config.heads))
     source = PatchSource(
-        heads=load_heads(config.scans, Path(config.data), config.seed), patch=config.patch, seed=SEED,
+        heads=[head.to(device) for head in heads], patch=config.patch, seed=SEED,
         settings=bundle.config.prepare, ranges=config.recipes, augment=config.augment,
     )  # fmt: skip
     parts = [rows(denoiser, source, number, sigma) for number in range(args.patches)]

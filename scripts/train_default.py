@@ -1,58 +1,121 @@
 """The whole training of the embedded weights, stage by stage, in slices that can be stopped and resumed without loss.
 
-    python scripts/train_default.py [--minutes TOTAL] [--slice MIN]
+    python scripts/train_default.py [--minutes TOTAL] [--slice MIN] [--recipe auto|cpu|gpu] [--data DIR]
 
-Each stage is a configuration of configs/ and begins with the bundle of the one before, the last with the average of the
-two before it; then the head that foretells the error is fitted. Running the same command again goes on where it
-stopped. The budget of every stage is as configured (a night on two cores), or its share of --minutes (25 on one fast
-GPU). runs/final/bundle is the result; every stage keeps its best bundle by validation as well, on scans made from
-label maps kept out of training. Nothing is installed into the package by itself.
+Each stage is a configuration of configs/ and begins with the bundle of the one before; then the head that foretells the
+error is fitted, and the result is compared with the embedded weights on the validation cases of the last stage.
+Running the same command again goes on where it stopped. "gpu" is chosen where torch sees a CUDA device: larger batches,
+patches that grow, bfloat16, compiled blocks. Minutes of every stage are as configured (a night on two cores, 23 minutes
+on one fast GPU), or their share of --minutes. runs/final/bundle is the result; every stage keeps its best bundle by
+validation as well, on scans made from label maps kept out of training. Nothing is installed into the package by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from average_bundles import average
 from moediff.errors import TryAgain
-from moediff.training.settings import load_config
+from moediff.training.settings import TrainConfig, load_config
+from moediff.training.validate import validate
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-RUNS = CONFIGS.parent / "runs"
-STAGES = ("uniform", "default", "longer", "wide", "home")
-AVERAGED = ("longer", "wide")  # the last stage begins with their average
 
 
-def command(stage: str, minutes: float | None, slice_minutes: float) -> list[str]:
+@dataclass(frozen=True)
+class Recipe:
+    """Stages in turn; before the last one the bundles of some are averaged, where it begins with their average."""
+
+    stages: tuple[str, ...]
+    averaged: tuple[str, str] | None = None
+
+
+RECIPES = {
+    "cpu": Recipe(("uniform", "default", "longer", "wide", "home"), ("longer", "wide")),
+    "gpu": Recipe(("gpu-uniform", "gpu-experts", "gpu-home")),
+}
+
+
+def command(stage: str, args: argparse.Namespace, minutes: float | None) -> list[str]:
     """`moediff train` for one slice of one stage."""
     budget = [] if minutes is None else ["--minutes", f"{minutes:.2f}"]
-    call = [sys.executable, "-m", "moediff", "train", str(CONFIGS / f"{stage}.toml")]
-    return [*call, "--resume", "--slice", str(slice_minutes), *budget]
+    data = [] if args.data is None else ["--data", str(args.data)]
+    call = [sys.executable, "-m", "moediff", "train", str(args.configs / f"{stage}.toml")]
+    return [*call, "--resume", "--slice", str(args.slice), *budget, *data]
 
 
-def main() -> int:
-    """Run every stage to its end; returns the exit code of the first command that failed."""
+def run_stage(stage: str, args: argparse.Namespace, minutes: float | None) -> int:
+    """All slices of a stage; 0, or the exit code of the command that failed."""
+    code = TryAgain.exit_code
+    while code == TryAgain.exit_code:
+        code = subprocess.run(command(stage, args, minutes), check=False).returncode
+        if code == TryAgain.exit_code and args.one_slice:
+            break
+    return code
+
+
+def fit_head(args: argparse.Namespace, last: str, runs: Path) -> int:
+    """The head that foretells the error, fitted to the last stage's bundle; the exit code."""
+    script = Path(__file__).with_name("fit_error_head.py")
+    bundles = [str(runs / name / "bundle") for name in (last, "final")]
+    options = ["--config", str(args.configs / f"{last}.toml"), "--patches", str(args.patches)]
+    data = [] if args.data is None else ["--data", str(args.data)]
+    return subprocess.run([sys.executable, str(script), *bundles, *options, *data], check=False).returncode
+
+
+def compare(config: TrainConfig, final: Path) -> dict[str, dict[str, float]]:
+    """Gains of the new and of the embedded bundle on the last stage's validation cases; also as runs/compared.json."""
+    bundles = {"new": final, "embedded": None}
+    gains = {name: validate(path, config.validation, Path(config.data)) for name, path in bundles.items()}
+    (final.parent.parent / "compared.json").write_text(json.dumps(gains, indent=1), encoding="utf-8")
+    for case in gains["new"]:
+        print(f"{case}: {gains['new'][case]:+.3f} dB, embedded {gains['embedded'][case]:+.3f} dB")
+    return gains
+
+
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, help="time of all stages together (default: as configured)")
     parser.add_argument("--slice", type=float, default=9.0, help="minutes between restarts (default 9)")
-    args = parser.parse_args()
-    configured = {stage: load_config(CONFIGS / f"{stage}.toml").minutes or 0.0 for stage in STAGES}
-    share = None if args.minutes is None else args.minutes / sum(configured.values())
-    for stage in STAGES:
-        if stage == STAGES[-1]:
-            average(*(RUNS / name / "bundle" for name in AVERAGED), RUNS / "average" / "bundle")
-        minutes = None if share is None else share * configured[stage]
-        code = TryAgain.exit_code
-        while code == TryAgain.exit_code:
-            code = subprocess.run(command(stage, minutes, args.slice), check=False).returncode
+    parser.add_argument(
+        "--one-slice", action="store_true", help="end after one slice, with exit code 75 to be run again"
+    )
+    parser.add_argument("--recipe", choices=["auto", *RECIPES], default="auto")
+    parser.add_argument("--data", type=Path, help="where the scans lie (default: as configured)")
+    parser.add_argument("--patches", type=int, default=150, help="for the head that foretells the error")
+    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the stages' configurations")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run every stage to its end; returns the exit code of the first command that failed."""
+    args = parsed(words)
+    found = "gpu" if torch.cuda.is_available() else "cpu"
+    recipe = RECIPES[found if args.recipe == "auto" else args.recipe]
+    configs = {stage: load_config(args.configs / f"{stage}.toml") for stage in recipe.stages}
+    runs = Path(configs[recipe.stages[0]].out).parent
+    share = None if args.minutes is None else args.minutes / sum(config.minutes or 0.0 for config in configs.values())
+    for stage in recipe.stages:
+        if recipe.averaged and stage == recipe.stages[-1]:
+            average(*(runs / name / "bundle" for name in recipe.averaged), runs / "average" / "bundle")
+        code = run_stage(stage, args, None if share is None else share * (configs[stage].minutes or 0.0))
         if code:
             return code
-    head = Path(__file__).with_name("fit_error_head.py")
-    bundles = [str(RUNS / name / "bundle") for name in (STAGES[-1], "final")]
-    return subprocess.run([sys.executable, str(head), *bundles], check=False).returncode
+    last = recipe.stages[-1]
+    if code := fit_head(args, last, runs):
+        return code
+    judged = configs[last] if args.data is None else replace(configs[last], data=str(args.data))
+    compare(judged, runs / "final" / "bundle")
+    return 0
 
 
 if __name__ == "__main__":

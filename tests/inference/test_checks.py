@@ -53,8 +53,8 @@ def test_a_flat_head_has_no_tissue_contrast(head):
 
 def test_noise_is_doubted_from_the_trained_level_on(head):
     prepared = prepared_at(head, (4, 4, 4))
-    assert doubts(replace(prepared, noise=0.119)) == []
-    assert doubts(replace(prepared, noise=0.15)) == [
+    assert doubts(replace(prepared, level=torch.tensor(0.119))) == []
+    assert doubts(replace(prepared, level=torch.tensor(0.15))) == [
         "noise of 30% of brain intensity is above what the model was trained on"
     ]
 

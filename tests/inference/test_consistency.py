@@ -74,7 +74,7 @@ def test_a_constant_offset_is_the_discrepancy_itself(truth):
 @pytest.mark.parametrize("name", RECIPES)
 def test_one_correction_brings_a_wrong_result_nearer_to_the_measurement(name, truth):
     prepared, sharp = prepared_from(truth, RECIPES[name][0])
-    prepared = replace(prepared, noise=0.0)
+    prepared = replace(prepared, level=torch.tensor(0.0))
     acquisition = assumed_acquisition(prepared)
     x = torch.linspace(0, 3, SHAPE[0])[:, None, None].sin() * torch.linspace(0, 2, SHAPE[2]).cos()
     wrong = sharp + 0.2 * x * prepared.mask_XYZ
@@ -88,7 +88,9 @@ def test_what_noise_may_explain_is_left_alone(truth):
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
     acquisition = assumed_acquisition(prepared)
     wrong = sharp + 0.1
-    loose, tight = (correct(wrong, replace(prepared, noise=noise), acquisition) for noise in (0.051, 0.04))
+    loose, tight = (
+        correct(wrong, replace(prepared, level=torch.tensor(noise)), acquisition) for noise in (0.051, 0.04)
+    )
     assert torch.equal(loose, wrong)  # 0.1 < 2 x 0.051
     middle = prepared.mask_XYZ & (sharp > 0)
     middle[:, :, :8] = middle[:, :, -8:] = False
@@ -97,7 +99,7 @@ def test_what_noise_may_explain_is_left_alone(truth):
 
 def test_air_is_never_corrected(truth):
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
-    prepared = replace(prepared, noise=0.0)
+    prepared = replace(prepared, level=torch.tensor(0.0))
     wrong = sharp + 0.3
     changed = correct(wrong, prepared, assumed_acquisition(prepared)) != wrong
     assert bool(changed[prepared.mask_XYZ].any()) and not bool(changed[~prepared.mask_XYZ].any())

@@ -20,7 +20,7 @@ from moediff.training.dataset import (
     Example,
     PatchSource,
 )
-from moediff.training.heads import Head
+from moediff.training.kept import Head
 from moediff.volume.prepare import PrepareSettings
 
 CUBIC = PrepareSettings(kernel="cubic")
@@ -228,3 +228,24 @@ def test_blur_softens_edges_and_sharpening_lifts_them(source):
         plain = edge(still, number)
         assert edge(replace(still, blur_share=1.0), number) < 0.95 * plain
         assert edge(replace(still, sharpen_share=1.0), number) > 1.01 * plain
+
+
+def on_meta(head: Head) -> Head:
+    """Voxels on torch's device without memory: it refuses both a tensor left on the CPU and any wait for a value."""
+    return head.to(torch.device("meta"))
+
+
+@pytest.mark.parametrize(
+    "recipe", [None, iso(1.5, 0.04), replace(thick_slices(4, 0.01, "warped"), bias=0.2, gamma=0.9, warp_mm=1)]
+)
+def test_examples_are_made_on_the_heads_device_without_waiting_for_it(source, recipe):
+    region = (torch.rand(72, 80, 64, generator=rng_for(0)) * 4).to(torch.uint8)
+    fixed = replace(source, settings=PrepareSettings(), recipe=recipe)
+    away = replace(fixed, heads=[on_meta(replace(source.heads[0], region_XYZ=region))])
+    for number in range(12):  # blurred, sharpened, and neither
+        here, there = fixed.example(number), away.example(number)
+        for name in ("truth_XYZ", "base_XYZ", "slices_NXYZ", "noise", "region_XYZ"):
+            assert getattr(there, name).device.type == "meta"
+            assert getattr(there, name).shape == getattr(here, name).shape
+        assert all(torch.equal(a, b) for a, b in zip(here.positions, there.positions, strict=True))
+    assert away.batch(0, 3).base_BXYZ.device.type == "meta"

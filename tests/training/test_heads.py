@@ -12,7 +12,8 @@ from moediff.errors import ConfigError
 from moediff.training.dataset import (
     NO_REGION,
 )
-from moediff.training.heads import ScanSource, load_heads
+from moediff.training.heads import load_heads
+from moediff.training.kept import ScanSource
 from moediff.volume.io import save
 from moediff.volume.volume import Volume
 

@@ -9,7 +9,7 @@ import pytest
 from moediff.errors import ConfigError, InputMissing
 from moediff.model.denoiser import TrunkConfig
 from moediff.model.experts import ExpertsConfig
-from moediff.training.heads import ScanSource
+from moediff.training.kept import ScanSource
 from moediff.training.settings import TrainConfig, load_config
 
 BASE = """

@@ -110,9 +110,9 @@ def test_nobody_trains_on_when_the_parent_is_killed(tmp_path):
 
 
 def test_shares_of_what_is_drawn_make_up_the_whole():
-    process, shape = ProcessConfig(share_at_max=0.5), (4, 3, 3, 3)
-    sigma, noise = Draws(process, rng_for(1))((8, 3, 3, 3), 0.05)
+    process, share = ProcessConfig(share_at_max=0.5), torch.empty(4, 3, 3, 3)
+    sigma, noise = Draws(process, rng_for(1))(torch.empty(8, 3, 3, 3), 0.05)
     for rank in (0, 1):
-        mine = Draws(process, rng_for(1), rank, 2)(shape, 0.05)
+        mine = Draws(process, rng_for(1), rank, 2)(share, 0.05)
         assert torch.equal(mine[0], sigma[4 * rank : 4 * rank + 4])
         assert torch.equal(mine[1], noise[4 * rank : 4 * rank + 4])

@@ -19,7 +19,7 @@ from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.simulate.recipe import NAMED
 from moediff.training.dataset import Batch, PatchSource
-from moediff.training.heads import Head
+from moediff.training.kept import Head
 from moediff.training.settings import TrainConfig
 from moediff.training.trainer import MAX_BAD_STEPS, Trainer, train
 

@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
     train.add_argument(
         "--minutes", type=float, metavar="MIN", help="time budget of the whole run (default: as configured)"
     )
+    train.add_argument("--data", type=Path, metavar="DIR", help="where the scans lie (default: as configured)")
     train.add_argument("--processes", type=int, default=0, help="share batches among N (default: all GPUs or cores)")
     train.add_argument("-q", "--quiet", action="store_true", help="no progress")
     train.set_defaults(call=train_command)
@@ -42,6 +43,8 @@ def train_command(args: argparse.Namespace) -> int:
     with naming(args.config):
         if args.minutes is not None:
             config = replace(config, minutes=args.minutes)
+        if args.data is not None:
+            config = replace(config, data=str(args.data))
         made = train(config, processes=args.processes, resume=args.resume, progress=progress, slice_minutes=args.slice)
     print(made)
     return 0

@@ -184,10 +184,14 @@ class ResBlock(nn.Module):
 def _attended(q_NHTD: Tensor, k_NHTD: Tensor, v_NHTD: Tensor, bias: Callable[[slice], Tensor]) -> Tensor:
     """Attention whose scores are held for some of the queries at a time; with gradients, for all."""
     if torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q_NHTD, k_NHTD, v_NHTD, attn_mask=bias(slice(0, q_NHTD.shape[2])))
+        return F.scaled_dot_product_attention(
+            q_NHTD, k_NHTD, v_NHTD, attn_mask=bias(slice(0, q_NHTD.shape[2])).to(q_NHTD)
+        )
     mixed = torch.empty_like(q_NHTD)
     for part in _queries(q_NHTD):
-        mixed[:, :, part] = F.scaled_dot_product_attention(q_NHTD[:, :, part], k_NHTD, v_NHTD, attn_mask=bias(part))
+        mixed[:, :, part] = F.scaled_dot_product_attention(
+            q_NHTD[:, :, part], k_NHTD, v_NHTD, attn_mask=bias(part).to(q_NHTD)
+        )
     return mixed
 
 

@@ -166,6 +166,12 @@ class Denoiser(nn.Module):
         self.experts = Experts(config.experts, config.trunk.width, config.vector)
         self.error = ErrorHead(config.trunk.width, config.vector, config.error_width)
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile the residual blocks, where most of the work is; those of one shape share what is compiled."""
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                module.compile(dynamic=False, fullgraph=True, backend=backend)
+
     def gate_logits(self, base_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
         """Read the scan once: fine tokens [B, x, y, z, D] and gate logits [B, x, y, z, E]."""
         token_BxyzD = self.encoder(base_BXYZ)

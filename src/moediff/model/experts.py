@@ -155,7 +155,7 @@ class Experts(nn.Module):
         feature_RC, weight_RE = h_BxyzC[:, slab].flatten(0, 3), weight_BxyzE[:, slab].flatten(0, 3)
         lattice = weight_BxyzE[:, slab].shape[:4]
         owner_R = torch.arange(lattice[0], device=h_BxyzC.device).repeat_interleave(len(feature_RC) // lattice[0])
-        total_RV = weight_RE.new_zeros(len(feature_RC), VOXELS)  # under autocast more precise than features
+        total_RV = weight_RE.new_zeros(len(feature_RC), VOXELS)  # float32, also where features are bfloat16
         for weight_R, shift_BW, expert in zip(weight_RE.unbind(-1), shift_EBW, self.each, strict=True):
             chosen = weight_R.nonzero()[:, 0]
             if not len(chosen):

@@ -52,8 +52,10 @@ class Gate(nn.Module):
 
 
 def cell_weights(logit_BxyzE: Tensor) -> Tensor:
-    """Token logits -> smooth weights on the cell lattice (two cells per token side); they sum to one."""
-    fine = F.interpolate(logit_BxyzE.permute(0, 4, 1, 2, 3), scale_factor=2.0, mode="trilinear", align_corners=False)
+    """Token logits -> smooth weights on the cell lattice (two cells per token side), float32; they sum to one."""
+    fine = F.interpolate(
+        logit_BxyzE.float().permute(0, 4, 1, 2, 3), scale_factor=2.0, mode="trilinear", align_corners=False
+    )
     return fine.permute(0, 2, 3, 4, 1).softmax(-1)
 
 

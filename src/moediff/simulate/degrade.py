@@ -43,30 +43,35 @@ def rician(data: Tensor, sigma: float, rng: torch.Generator) -> Tensor:
     """Magnitude of a complex signal with Gaussian noise of this sigma in both channels (Gudbjartsson 1995)."""
     if sigma == 0:
         return data
-    real = data + sigma * torch.randn(data.shape, generator=rng)
-    return torch.hypot(real, sigma * torch.randn(data.shape, generator=rng))
+    real, other = (sigma * torch.randn(data.shape, generator=rng).to(data.device) for _ in range(2))
+    return torch.hypot(data + real, other)
 
 
-def bias_field(shape: tuple[int, int, int], peak: float, rng: torch.Generator) -> Tensor:
+def bias_field(
+    shape: tuple[int, int, int], peak: float, rng: torch.Generator, device: torch.device | None = None
+) -> Tensor:
     """A smooth positive gain with |log gain| <= peak, from a 4x4x4 lattice of random values."""
-    coarse = torch.rand((1, 1, 4, 4, 4), generator=rng) * 2 - 1
+    coarse = (torch.rand((1, 1, 4, 4, 4), generator=rng) * 2 - 1).to(device)
     field = F.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0, 0]
-    return torch.exp(field * (peak / max(float(field.abs().max()), 1e-6)))
+    return torch.exp(field * (peak / field.abs().max().double().clamp_min(1e-6)))  # never waits for the device
 
 
 def gradient_warp(volume: Volume, peak_mm: float) -> Volume:
     """Radial cubic displacement, the leading term of gradient non-linearity; peak_mm at the farthest face centre."""
-    axes = [torch.linspace(-1, 1, n) for n in volume.shape]
+    device = volume.data_XYZ.device
+    axes = [torch.linspace(-1, 1, n, device=device) for n in volume.shape]
     unit = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     half_mm = torch.tensor([n * s / 2 for n, s in zip(volume.shape, volume.spacing_mm, strict=True)])
-    radius2 = ((unit * half_mm) ** 2).sum(-1, keepdim=True) / float(half_mm.max()) ** 2
+    radius2 = ((unit * half_mm.to(device)) ** 2).sum(-1, keepdim=True) / float(half_mm.max()) ** 2
     moved = unit * (1 + radius2 * peak_mm / float(half_mm.max()))
     warped = F.grid_sample(volume.data_XYZ[None, None], moved.flip(-1)[None], align_corners=True)
     return volume.with_data(warped[0, 0])
 
 
 def degrade(volume: Volume, recipe: Recipe, rng: torch.Generator, *, reference: float | None = None) -> Volume:
-    """Acquire `volume` as the recipe says; returns the low-resolution scan with its own coarse affine.
+    """Acquire `volume` as the recipe says; returns the low-resolution scan with its own coarse affine, on its device.
+
+    Random numbers come from a CPU generator, so every device gets the same ones; with a reference nothing waits for it.
 
     Args:
         volume: the sharp scan, non-negative magnitude.
@@ -85,7 +90,7 @@ def degrade(volume: Volume, recipe: Recipe, rng: torch.Generator, *, reference: 
     if recipe.gamma != 1:
         data = (data.clamp_min(0) / reference) ** recipe.gamma * reference
     if recipe.bias:
-        data = data * bias_field(volume.shape, recipe.bias, rng)
+        data = data * bias_field(volume.shape, recipe.bias, rng, data.device)
     operators = [axis_operator(n, axis) for n, axis in zip(volume.shape, recipe.axes, strict=True)]
     data = rician(apply_axes(data, [matrix for matrix, _ in operators]), recipe.noise * reference, rng)
     ratio = torch.tensor([r for _, r in operators], dtype=torch.float64)

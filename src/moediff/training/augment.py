@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.errors import DataError
 from moediff.simulate.degrade import bias_field
 
 
@@ -47,7 +46,7 @@ def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
     kernel_shape[2 + axis] = -1
     pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach
     padded = F.pad(data[None, None], pad, mode="replicate")
-    return F.conv3d(padded, (tap / tap.sum()).reshape(kernel_shape))[0, 0]
+    return F.conv3d(padded, (tap / tap.sum()).reshape(kernel_shape).to(data.device))[0, 0]
 
 
 def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> tuple[Tensor, float]:
@@ -62,13 +61,11 @@ def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> 
     data = data_XYZ.clamp_min(0)
     data = gain * data if abs(gamma - 1) < 0.02 else gain * 0.5 * (data / 0.5) ** gamma
     x, y, z = data.shape
-    data = data * bias_field((x, y, z), uniform(0, config.bias), rng)
+    data = data * bias_field((x, y, z), uniform(0, config.bias), rng, data.device)
     kind, strength = uniform(0, 1), uniform(0.2, 1)
     if kind < config.blur_share + config.sharpen_share:
         soft = data
         for axis in range(3):
             soft = blur_axis(soft, axis, config.blur_vox * strength)
         data = soft if kind < config.blur_share else (data + 0.6 * strength * (data - soft)).clamp_min(0)
-    if not bool(torch.isfinite(data).all()):
-        raise DataError("a training patch is not finite; check the scans named in the configuration")
     return data, gain

@@ -18,7 +18,7 @@ from moediff.evaluation.regions import BACKGROUND
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, RecipeRanges, draw_recipe
 from moediff.training.augment import AugmentConfig, augmented
-from moediff.training.heads import Head
+from moediff.training.kept import Head
 from moediff.volume.geometry import crop
 from moediff.volume.intensity import Scaling
 from moediff.volume.prepare import PrepareSettings, network_order, prepare
@@ -36,7 +36,7 @@ class Example:
     base_XYZ: Tensor
     slices_NXYZ: Tensor
     positions: tuple[Tensor, Tensor, Tensor]
-    noise: float
+    noise: Tensor
     region_XYZ: Tensor
 
 
@@ -60,7 +60,7 @@ class Batch:
             torch.stack([e.base_XYZ for e in examples]),
             torch.stack([e.slices_NXYZ for e in examples]),
             (x, y, z),
-            torch.tensor([e.noise for e in examples]),
+            torch.stack([e.noise for e in examples]),
             torch.stack([e.region_XYZ for e in examples]),
         )
 
@@ -70,6 +70,11 @@ class Batch:
         own = (self.truth_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ)
         truth, base, slices, noise, region = (t.to(device) for t in own)
         return Batch(truth, base, slices, (x, y, z), noise, region)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything it holds."""
+        own = (self.truth_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ)
+        return [*own, *self.positions]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,7 @@ class PatchSource:
         x, y, z = (torch.tensor(ready.positions[axis], dtype=torch.float32) for axis in order)
         volumes = [v.permute(order) for v in (truth[box], ready.base_XYZ, region[box])]
         slices = ready.slices_NXYZ.permute(0, *(axis + 1 for axis in order))
-        return Example(volumes[0], volumes[1], slices, (x, y, z), ready.noise, volumes[2])
+        return Example(volumes[0], volumes[1], slices, (x, y, z), ready.level.float(), volumes[2])
 
     def _cut(self, head: Head, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         side = self.patch + 2 * MARGIN
@@ -134,7 +139,7 @@ class PatchSource:
         box = tuple(slice(a, a + side) for a in start)
         data = head.data_XYZ[box].float()
         region = (
-            torch.full(data.shape, NO_REGION, dtype=torch.uint8) if head.region_XYZ is None else head.region_XYZ[box]
+            torch.full_like(data, NO_REGION, dtype=torch.uint8) if head.region_XYZ is None else head.region_XYZ[box]
         )
         short = [side - n for n in data.shape]
         pad = (0, short[2], 0, short[1], 0, short[0])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError
+from moediff.errors import ConfigError, DataError
 from moediff.evaluation.regions import BACKGROUND, region_map, scan_regions
 from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.labels import synthesise
+from moediff.training.kept import Head, ScanSource, kept
 from moediff.volume.geometry import axis_positions, canonicalise, with_spacing
 from moediff.volume.intensity import brain_scaling, foreground
 from moediff.volume.io import load
@@ -29,54 +29,26 @@ FWHM = 2.3548  # of a Gaussian, in standard deviations
 LEAST_BLUR = 0.1  # voxels
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScanSource:
-    """One training scan.
-
-    Args:
-        path: the file.
-        spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
-        weight: how often it is drawn, relative to the others.
-        labels: the file is a label map; scans are synthesised from it.
-        copies: synthetic scans made of one label map.
-        licence, source: terms and origin of the data, copied into the bundle.
-    """
-
-    path: str
-    spacing_mm: tuple[float, ...] = ()
-    weight: float = 1.0
-    labels: bool = False
-    copies: int = 1
-    licence: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Head:
-    """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known."""
-
-    data_XYZ: Tensor
-    inside_N3: Tensor
-    reference: float
-    region_XYZ: Tensor | None
-    weight: float
-
-
-def load_heads(sources: Sequence[ScanSource], root: Path, seed: int) -> list[Head]:
+def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path | None = None) -> list[Head]:
     """Read, prepare and resample every source; label maps become synthetic scans.
 
-    Regions come from the labels, and from tissue classification for stripped scans whose tissues can be told apart.
+    With a folder to `keep` them in, prepared heads are written there and read again by a resumed run, as long as
+    files, settings and seed are the same. Regions come from the labels, and from tissue classification for stripped
+    scans whose tissues can be told apart.
 
     Raises:
         ConfigError: no sources, or a voxel size asked for that is finer than the scan.
     """
     if not sources:
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
-    heads: list[Head] = []
-    for source in sources:
-        volume, _ = canonicalise(load(root / source.path).volume)
-        heads += _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
-    return heads
+    if keep is None:
+        return [head for source in sources for head in _heads_of(source, root, seed)]
+    return [head for source in sources for head in kept(source, root, seed, keep, _heads_of)]
+
+
+def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
+    volume, _ = canonicalise(load(root / source.path).volume)
+    return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
 
 
 def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
@@ -126,6 +98,8 @@ def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head
 
 
 def _head(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
+    if not bool(torch.isfinite(data_XYZ.half()).all()):
+        raise DataError("a training scan is not finite in half precision; check the scans named in the configuration")
     where = inside_XYZ.nonzero()
     return Head(
         data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight

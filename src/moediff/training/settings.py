@@ -12,9 +12,27 @@ from moediff.errors import ConfigError, InputMissing, shown
 from moediff.model.bundle import BundleConfig
 from moediff.simulate.recipe import RecipeRanges
 from moediff.training.augment import AugmentConfig
-from moediff.training.heads import ScanSource
+from moediff.training.kept import ScanSource
 from moediff.training.losses import LossConfig
 from moediff.training.validate import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a run with patches and batches of its own: small patches first, large ones late.
+
+    Args:
+        until: share of the run at which it ends, 0..1.
+        batch, patch: examples a step and their side in voxels.
+    """
+
+    until: float
+    batch: int
+    patch: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until <= 1 or self.batch < 1:
+            raise ConfigError(f"phases: until={self.until} must lie in 0..1 and batch={self.batch} be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +43,15 @@ class TrainConfig:
         out: folder for checkpoints, logs and the bundle.
         data: folder that scan paths are relative to.
         scans: what to learn from.
+        heads: folder for prepared scans, shared by runs and read again by a resumed one; none prepares them each time.
         validation: scans and recipes to judge by; none skips validation.
         steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
         minutes: optional budget; the schedule then follows the clock where that is further along.
         clock: what minutes are counted by: "wall", or "cpu", the process's own time, for comparisons beside other work.
         batch, patch: examples a step and their side in voxels.
+        phases: instead of one `batch` and `patch`, several in turn; the last must end at 1.
+        compile: compile the residual blocks where the run has a CUDA device.
+        examples: where patches are degraded: "device" (that of the run) or "cpu".
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
         rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
@@ -41,6 +63,7 @@ class TrainConfig:
     out: str
     data: str = "."
     scans: tuple[ScanSource, ...] = ()
+    heads: str | None = None
     validation: Validation = field(default_factory=Validation)
     model: BundleConfig = field(default_factory=BundleConfig)
     recipes: RecipeRanges = field(default_factory=RecipeRanges)
@@ -53,6 +76,9 @@ class TrainConfig:
     only: tuple[str, ...] = ()
     batch: int = 4
     patch: int = 48
+    phases: tuple[Phase, ...] = ()
+    compile: bool = False
+    examples: str = "device"
     rate: float = 5e-3
     warmup: int = 100
     weight_decay: float = 1e-3
@@ -73,15 +99,25 @@ class TrainConfig:
                 raise ConfigError(f"{name}={value} must be a positive number")
         if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
             raise ConfigError(f"weight_decay={self.weight_decay} and warmup={self.warmup} must be 0 or more")
+        if self.examples not in ("device", "cpu"):
+            raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema={self.ema} must lie in 0..1")
+        ends = [phase.until for phase in self.phases]
+        if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
+            raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
+
+    def phase_at(self, progress: float) -> Phase:
+        """What is drawn when this share of the run is done."""
+        whole = Phase(until=1, batch=self.batch, patch=self.patch)
+        return next((phase for phase in self.phases if progress < phase.until), whole)
 
 
 def load_config(path: Path) -> TrainConfig:
     """Read a TOML training configuration.
 
-    Relative `out`, `data` and `start` are taken from the file's folder; `like` names another configuration whose
-    settings hold unless this one says otherwise.
+    Relative `out`, `data`, `heads` and `start` are taken from the file's folder; `like` names another configuration
+    whose settings hold unless this one says otherwise.
 
     Raises:
         InputMissing: no such file.
@@ -106,7 +142,7 @@ def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputMissing(f"{shown(path)}: it cannot be read ({error.strerror}): check permissions") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
         raise ConfigError(f"not TOML ({error}), expected settings like those in configs/: mend it there") from error
-    for key in ("out", "data", "start"):
+    for key in ("out", "data", "heads", "start"):
         if isinstance(values.get(key), str):  # anything else is refused by its type later
             values[key] = str(path.parent / values[key])
     like = values.pop("like", "")

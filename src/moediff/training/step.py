@@ -37,28 +37,35 @@ class Draws:
     rank: int = 0
     of: int = 1
 
-    def __call__(self, shape: tuple[int, ...], sigma_data: float) -> tuple[Tensor, Tensor]:
-        """Sigma [B] and unit noise [B, X, Y, Z] for a share of this shape."""
-        mine = slice(self.rank * shape[0], (self.rank + 1) * shape[0])
-        sigma_B = draw_sigma(shape[0] * self.of, sigma_data, self.process, self.rng)
-        return sigma_B[mine], torch.randn(shape[0] * self.of, *shape[1:], generator=self.rng)[mine]
+    def __call__(self, like: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
+        """Sigma [B], on the CPU, and unit noise [B, X, Y, Z] for a share like this one, where it lies."""
+        mine = slice(self.rank * len(like), (self.rank + 1) * len(like))
+        sigma_B = draw_sigma(len(like) * self.of, sigma_data, self.process, self.rng)
+        rng = self.rng
+        if like.is_cuda:  # a CPU would need longer for the noise than the GPU for the step
+            seed = int(torch.randint(2**62, (), generator=self.rng))
+            rng = torch.Generator(like.device).manual_seed(seed)
+        noise = torch.randn(len(like) * self.of, *like.shape[1:], generator=rng, device=rng.device)
+        return sigma_B[mine], noise[mine].to(like.device)
 
 
-def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConfig) -> tuple[Tensor, dict[str, float]]:
+def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and its parts.
 
     Returns:
-        loss: scalar with gradient; parts: detached values by name ("aggregate" is error over interpolation's error at
-        sigma_max, so 1 means no gain).
+        loss: scalar with gradient; parts: detached scalars by name ("aggregate" is error over interpolation's error at
+        sigma_max, so 1 means no gain; NaN without an example there). Nothing waits for the device.
     """
     token, logit = denoiser.gate_logits(batch.base_BXYZ)
     scan = batch.base_BXYZ, batch.slices_BNXYZ
     condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, logit, sparse=True)
     data = denoiser.config.sigma_data
     residual = batch.truth_BXYZ - batch.base_BXYZ
-    sigma_B, noise = (drawn.to(residual.device) for drawn in draws(tuple(residual.shape), data))
+    sigma_B, noise = draws(residual, data)
     # At sigma_max a sample starts from the mean of the noise, so that is what the network sees there.
     at_max = sigma_B >= draws.process.sigma_max * data * 0.999
+    highest = at_max.nonzero()[:, 0].to(residual.device)  # found on the CPU: a GPU would have to be waited for
+    at_max, sigma_B = at_max.to(residual.device), sigma_B.to(residual.device)
     x = torch.where(
         at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise
     )
@@ -69,7 +76,8 @@ def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConf
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
     own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
-    gate["error"] = error_loss((predicted - residual)[at_max] / data, log_error[at_max])
+    wrong = (predicted - residual).index_select(0, highest) / data
+    gate["error"] = error_loss(wrong, log_error.index_select(0, highest))
     if probed:
         error_E = (each - residual[:probed]).square() * weight_B[:probed, None, None, None]
         error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)
@@ -77,6 +85,5 @@ def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConf
         gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, region)["agreement"]}
         own = expert_loss(error_BxyzE, logit[:probed], region)
     loss = combine(weights, error_B.mean(), own, gate)
-    parts = {name: float(value.detach()) for name, value in gate.items()}
-    parts["aggregate"] = float(error_B[at_max].mean().detach()) if bool(at_max.any()) else float("nan")
-    return loss, parts | {"loss": float(loss.detach())}
+    gate |= {"aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
+    return loss, {name: value.detach() for name, value in gate.items()}

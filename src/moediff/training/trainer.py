@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import subprocess
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError
@@ -76,7 +79,8 @@ def _train_here(config: TrainConfig, resume: bool, progress: bool, slice_minutes
 def _processes_for(config: TrainConfig) -> int:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     most = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
-    return max(n for n in range(1, max(most, 1) + 1) if config.batch % n == 0)
+    batches = [phase.batch for phase in config.phases] or [config.batch]
+    return max(n for n in range(1, max(most, 1) + 1) if all(batch % n == 0 for batch in batches))
 
 
 class Trainer:
@@ -101,9 +105,12 @@ class Trainer:
         )
         device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        if config.batch % self.processes:
-            raise ConfigError(f"batch={config.batch} must be a multiple of the {self.processes} processes")
+        for phase in config.phases or (config.phase_at(0),):
+            if phase.batch % self.processes:
+                raise ConfigError(f"batch={phase.batch} must be a multiple of the {self.processes} processes")
         self.state = State(denoiser.to(device), average.to(device), optimiser)
+        if config.compile and device.type == "cuda":
+            denoiser.compile_blocks()
 
     def _start(self, path: str) -> Denoiser:
         bundle = load_bundle(path)
@@ -122,23 +129,28 @@ class Trainer:
             if not resume:
                 raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
             self._restore()
-        config = self.config
-        heads = load_heads(config.scans, Path(config.data), config.seed)
+        config, device = self.config, self.accelerator.device
+        keep = None if config.heads is None else Path(config.heads)
+        there = device if config.examples == "device" else torch.device("cpu")
+        heads = [head.to(there) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
         source = PatchSource(
             heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare,
             ranges=config.recipes, augment=config.augment, rank=self.rank, of=self.processes,
         )  # fmt: skip
-        workers = 0 if self.accelerator.device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
+        workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
         log = Log(self.out, quiet=not progress) if self.rank == 0 else nullcontext()
-        with self.pause, log as told, Ahead(source, config.batch, workers) as ahead:
-            self._loop(ahead, told)
+        with self.pause, log as told:
+            while self.progress() < 1:
+                phase = config.phase_at(self.progress())
+                with Ahead(replace(source, patch=phase.patch), phase.batch, workers, device) as ahead:
+                    self._loop(ahead, told, phase.until)
         return self.out / "bundle"
 
-    def _loop(self, source: Ahead, log: Log | None) -> None:
-        """Steps to the end; only the process that has the log saves and validates."""
+    def _loop(self, source: Ahead, log: Log | None, until: float = 1.0) -> None:
+        """Steps until this share is done; only the process that has the log saves and validates."""
         state, config, bad = self.state, self.config, 0
         now = CLOCKS[config.clock]
-        while self.progress() < 1:
+        while self.progress() < until:
             start = now()
             parts = self.step(source.batch(state.step))
             bad = 0 if math.isfinite(parts["loss"]) else bad + 1
@@ -177,30 +189,33 @@ class Trainer:
         state.optimiser.zero_grad()
         loss.backward()
         average_gradients(state.denoiser.parameters())
-        parts["loss"] = agreed(parts["loss"])
         norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.clip)
-        if math.isfinite(parts["loss"]) and bool(torch.isfinite(norm)):
+        told = _read({**parts, "norm": norm})
+        finite = math.isfinite(told.pop("norm"))
+        told["loss"] = agreed(told["loss"])
+        if math.isfinite(told["loss"]) and finite:
             state.optimiser.step()
             self._average()
         else:
-            parts["loss"] = math.nan
-        return parts
+            told["loss"] = math.nan
+        return told
 
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
-        pairs = zip(self.state.average.parameters(), self.state.denoiser.parameters(), strict=True)
-        for mean, live in pairs:
-            mean.lerp_(live, 1 - decay)
+        means: list[Tensor] = list(self.state.average.parameters())
+        lives: list[Tensor] = list(self.state.denoiser.parameters())
+        torch._foreach_lerp_(means, lives, 1 - decay)
 
     def _save(self, log: Log | None = None) -> None:
         """Bundle first, then the checkpoint that continues from it; each is moved in whole.
 
         With a log the bundle is validated, and kept as "best" too while none was better.
         """
-        done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2)}
+        done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2), "hardware": self._hardware()}
+        done |= {"commit": _commit()}
         training = json.loads(json.dumps(asdict(self.config)))
-        training |= {"out": "", "data": "", "start": ""}  # no folder of ours travels with the weights
+        training |= {"out": "", "data": "", "heads": "", "start": ""}  # no folder of ours travels with the weights
         provenance = {**self.config.provenance, **self.origin, **done, "training": training}
         self._save_bundle("bundle", provenance)
         gains = validate(self.out / "bundle", self.config.validation, Path(self.config.data)) if log else {}
@@ -216,8 +231,29 @@ class Trainer:
     def _save_bundle(self, name: str, provenance: dict[str, Any]) -> None:
         save_bundle(self.out / name, self.config.model, self.state.average.state_dict(), provenance)
 
+    def _hardware(self) -> str:
+        device = self.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        return f"{self.processes} x {name}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
+
     def _restore(self) -> None:
         load_checkpoint(self.out / "checkpoint", self.state)
+
+
+def _commit() -> str:
+    """The commit of the source tree that trains; "unknown" outside a repository."""
+    tree = Path(__file__).resolve().parents[3]
+    try:
+        command = ["git", "-C", str(tree), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return "unknown"
+    return told.stdout.strip() or "unknown"
+
+
+def _read(values: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars of a device as numbers, in one go: the only time that a step waits for a GPU."""
+    return dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist(), strict=True))
 
 
 def _freeze_but(denoiser: Denoiser, parts: tuple[str, ...]) -> None:

@@ -48,8 +48,11 @@ class Validation:
             yield path, volume
 
 
-def validate(bundle: Path, validation: Validation, data: Path) -> dict[str, float]:
-    """PSNR gain over the interpolated input inside the head, in dB, by "scan/recipe" and as "mean/recipe"."""
+def validate(bundle: Path | None, validation: Validation, data: Path) -> dict[str, float]:
+    """PSNR gain over the interpolated input inside the head, in dB, by "scan/recipe" and as "mean/recipe".
+
+    Without a bundle the embedded one is judged.
+    """
     gains: dict[str, float] = {}
     if not (validation.scans or validation.label_maps):
         return gains

@@ -24,9 +24,17 @@ MAX_SAMPLES = 2_000_000  # quantiles of more voxels are read from an even subset
 
 
 def quantile(values: Tensor, q: float) -> float:
-    """Quantile of any number of values; above 2 million an even subset is read. NumPy selects where torch sorts."""
+    """Quantile of any number of values; above 2 million an even subset is read."""
+    return float(_quantile(values, q))
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """A scalar where the values lie. NumPy selects where torch sorts, but only torch need not wait for a device."""
     flat = values.flatten()
-    return float(np.quantile(flat[:: max(1, flat.numel() // MAX_SAMPLES)].float().cpu().numpy(), q))
+    sample = flat[:: max(1, flat.numel() // MAX_SAMPLES)].float()
+    if sample.device.type != "cpu":
+        return torch.quantile(sample, q)
+    return torch.tensor(np.quantile(sample.numpy(), q), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,14 @@ def brain_scaling(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float
 
 
 def noise_sigma(data_XYZ: Tensor, mask_XYZ: Tensor) -> float:
-    """Noise level from the median absolute value of 2x2x2 Haar detail coefficients, in the unit of the data.
+    """`noise_level` as a number."""
+    return float(noise_level(data_XYZ, mask_XYZ))
+
+
+def noise_level(data_XYZ: Tensor, mask_XYZ: Tensor | None) -> Tensor:
+    """Noise from the median absolute value of 2x2x2 Haar detail coefficients, in the unit of the data; a scalar tensor.
+
+    Without a mask all voxels count, and nothing waits for the device that holds them.
 
     Structure leaks into it, the same for simulated and real scans; the network is told this number, not the truth.
     (Donoho & Johnstone 1994, median estimator; Coupe 2010 for MRI.)
@@ -140,7 +155,7 @@ def noise_sigma(data_XYZ: Tensor, mask_XYZ: Tensor) -> float:
     for axis in range(3):
         pairs = detail.unflatten(axis, (-1, 2))
         detail = (pairs.select(axis + 1, 0) - pairs.select(axis + 1, 1)) * math.sqrt(0.5)
-    kept = detail[mask_XYZ[0:x:2, 0:y:2, 0:z:2]]
+    kept = detail if mask_XYZ is None else detail[mask_XYZ[0:x:2, 0:y:2, 0:z:2]]
     if kept.numel() < 8:
-        kept = detail.flatten()
-    return quantile(kept.abs(), 0.5) / 0.6745
+        kept = detail
+    return _quantile(kept.abs(), 0.5).double() / 0.6745

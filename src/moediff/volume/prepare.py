@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moediff.errors import GeometryError
 from moediff.volume.geometry import axis_positions, canonicalise
-from moediff.volume.intensity import Scaling, brain_scaling, foreground, noise_sigma
+from moediff.volume.intensity import Scaling, brain_scaling, foreground, noise_level
 from moediff.volume.resample import Positions, apply_axes, axis_matrix
 from moediff.volume.volume import Grid, Volume
 from moediff.volume.wiener import ratio_of, wiener
@@ -47,7 +47,7 @@ class Prepared:
         mask_XYZ: True where the head is; the network works only there.
         positions: per axis, where target voxels lie in source voxels.
         scaling: how intensities were mapped; `scaling.undo` goes back.
-        noise: estimated noise sigma of the source, scaled.
+        level: estimated noise sigma of the source, scaled; a scalar tensor where the scan lies.
         undo_axes: from canonical axes back to the source's.
     """
 
@@ -58,8 +58,13 @@ class Prepared:
     mask_XYZ: Tensor
     positions: tuple[Positions, Positions, Positions]
     scaling: Scaling
-    noise: float
+    level: Tensor
     undo_axes: Callable[[Volume], Volume]
+
+    @property
+    def noise(self) -> float:
+        """`level` as a number."""
+        return float(self.level)
 
     def undo(self, data_XYZ: Tensor) -> Volume:
         """Scaled voxels on the target grid -> a volume in the source's intensities and axis order."""
@@ -85,14 +90,14 @@ def prepare(
     scaling: Scaling | None = None,
     mask: bool = True,
 ) -> Prepared:
-    """Bring a scan to the target grid.
+    """Bring a scan to the target grid, on the device that holds it.
 
     Args:
         volume: the scan, any orientation, raw intensities.
         target: where to go; its axes must be parallel to the scan's, in any order and direction.
         settings: from the bundle.
         scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
-        mask: False takes the whole volume as foreground.
+        mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
 
     Raises:
         GeometryError: the target's axes are not parallel to the scan's.
@@ -104,26 +109,29 @@ def prepare(
     if positions is None:
         raise GeometryError("the target grid is oblique to the scan; resample the result instead")
     source = source.with_data(source.data_XYZ.float())
-    inside = foreground(source.data_XYZ, source.spacing_mm) if mask else torch.ones(source.shape, dtype=torch.bool)
+    everywhere = torch.ones((), dtype=torch.bool, device=source.data_XYZ.device)
+    inside = foreground(source.data_XYZ, source.spacing_mm) if mask else everywhere.expand(source.shape)
     scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
     source = source.with_data(scaling.apply(source.data_XYZ))
-    noise = noise_sigma(source.data_XYZ, inside)
+    level = noise_level(source.data_XYZ, inside if mask else None)
     return Prepared(
         source=source,
         grid=goal,
-        base_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel),
+        base_XYZ=_upsample(source.data_XYZ, positions, level, settings.kernel),
         slices_NXYZ=_neighbours(source.data_XYZ, positions),
-        mask_XYZ=_nearest(inside, positions),
+        mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(goal.shape),
         positions=positions,
         scaling=scaling,
-        noise=noise,
+        level=level,
         undo_axes=undo_axes,
     )
 
 
-def _upsample(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float, kernel: str) -> Tensor:
+def _upsample(
+    data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], level: Tensor, kernel: str
+) -> Tensor:
     if kernel == "wiener":
-        return wiener(data_XYZ, positions, noise)
+        return wiener(data_XYZ, positions, level)
     return apply_axes(data_XYZ, [axis_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
 
 
@@ -139,7 +147,7 @@ def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positio
         return None if axis == coarsest or _same(n, p) else axis_matrix(n, p, "cubic")
 
     plane = apply_axes(data_XYZ, [across(axis) for axis in range(3)])
-    before = torch.tensor(positions[coarsest]).add(1e-4).floor().long()
+    before = torch.tensor(positions[coarsest]).add(1e-4).floor().long().to(data_XYZ.device)
     top = data_XYZ.shape[coarsest] - 1
     return torch.stack([plane.index_select(coarsest, (before + side).clamp(0, top)) for side in (0, 1)])
 

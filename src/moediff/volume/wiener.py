@@ -109,17 +109,18 @@ def _low_pass(gap: np.ndarray, n_in: int) -> np.ndarray:
     return np.where(near, 2 * n_in, np.sin(n_in * angle) / safe)
 
 
-def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float) -> Tensor:
+def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float | Tensor) -> Tensor:
     """Posterior mean of the fine scan on the target grid.
 
     Args:
         data_XYZ: measured scan, scaled.
         positions: per axis, where target voxels lie in measured voxels.
-        noise: standard deviation of the noise, scaled.
+        noise: standard deviation of the noise, scaled; a number or a scalar tensor.
     """
     profiles = assumed_profiles(positions)
     x, y, z = (axis_model(n, p, kind) for n, p, kind in zip(data_XYZ.shape, positions, profiles, strict=True))
     coefficient = apply_axes(data_XYZ, (x.into, y.into, z.into))
     power = x.power_P[:, None, None] * y.power_P[:, None] * z.power_P
-    coefficient /= power.to(coefficient.device) + max(noise, NOISE_FLOOR) ** 2 / VARIANCE
+    trusted = torch.as_tensor(noise, dtype=torch.float64).clamp_min(NOISE_FLOOR)
+    coefficient /= power.to(coefficient.device) + trusted.to(coefficient.device) ** 2 / VARIANCE
     return apply_axes(coefficient, (x.out, y.out, z.out))

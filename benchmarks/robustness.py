@@ -1,0 +1,214 @@
+"""What must not matter: how far the result moves when the scan is stored, placed or scaled otherwise.
+
+    python benchmarks/robustness.py --data ../shared/data [--scans fsf_T1w M2307_T2w] [--recipes thick5 low1.5]
+
+Middle cubes of held-out scans are degraded and enhanced twice, as they are and changed; then the change is undone on
+the result. "gain" is how much of its gain over cubic (dB PSNR inside the head) is lost or won, "moved" the root mean
+square difference of the two results over that between the result and cubic interpolation; both in percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moediff.config import rng_for
+from moediff.evaluation.cases import Case, Scan
+from moediff.evaluation.metrics import data_range, head_mask, psnr
+from moediff.inference.engine import Enhancer
+from moediff.inference.options import EnhanceOptions
+from moediff.memory import keep_memory
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import NAMED
+from moediff.volume.geometry import middle, resample
+from moediff.volume.volume import Grid, Volume
+
+LIMIT = 2.0  # percent of the gain
+BIAS = 0.2  # peak log-gain of the added field
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scan, the grid its result should lie on, and the truth there."""
+
+    low: Volume
+    truth: Volume
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to a case, and how its result is brought back to the truth's intensities."""
+
+    make: Callable[[Asked], Asked]
+    undo: Callable[[Volume], Tensor] = lambda result: result.data_XYZ
+
+
+def reordered(volume: Volume, order: Sequence[int], flips: Sequence[int]) -> Volume:
+    """The same scan with its voxels stored in another order; every voxel stays where it is in the world."""
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    matrix[3, 3] = 1
+    for new, old in enumerate(order):
+        matrix[old, new] = -1 if new in flips else 1
+        matrix[old, 3] = volume.shape[old] - 1 if new in flips else 0
+    return Volume(volume.data_XYZ.permute(*order).flip(list(flips)).contiguous(), volume.affine @ matrix)
+
+
+def stored(order: Sequence[int], flips: Sequence[int]) -> Change:
+    """Another voxel order in the file."""
+    return Change(lambda case: replace(case, low=reordered(case.low, order, flips)))
+
+
+def placed(world: Tensor) -> Change:
+    """The head turned or mirrored in the scanner, with its slices."""
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = world
+
+    def move(volume: Volume) -> Volume:
+        return Volume(volume.data_XYZ, matrix @ volume.affine)
+
+    return Change(lambda case: Asked(move(case.low), move(case.truth)))
+
+
+def scaled(factor: float) -> Change:
+    """Other units of intensity."""
+    return Change(
+        lambda case: replace(case, low=case.low.with_data(case.low.data_XYZ * factor)),
+        lambda result: result.data_XYZ / factor,
+    )
+
+
+def field(grid: Grid) -> Tensor:
+    """A smooth gain over the world, the same on every grid."""
+    index = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")
+    world = torch.stack(index, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    return torch.exp(BIAS * torch.cos(world @ torch.tensor([0.02, 0.025, 0.015], dtype=torch.float64))).float()
+
+
+BIASED = Change(
+    lambda case: replace(case, low=case.low.with_data(case.low.data_XYZ * field(case.low.grid))),
+    lambda result: result.data_XYZ / field(result.grid),
+)
+
+
+def shifted(part: float) -> Change:
+    """The result asked for on a grid that lies off by a part of its voxels."""
+
+    def move(case: Asked) -> Asked:
+        affine = case.truth.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ torch.full((3,), part, dtype=torch.float64)
+        return Asked(case.low, resample(case.truth, Grid(case.truth.shape, affine), "zero-fill"))
+
+    return Change(move)
+
+
+def turn_about_z(degrees: float) -> Tensor:
+    """A rotation of the world."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)
+
+
+def signed(*rows: tuple[int, int]) -> Tensor:
+    """World axis i becomes sign x old axis."""
+    matrix = torch.zeros(3, 3, dtype=torch.float64)
+    for new, (old, sign) in enumerate(rows):
+        matrix[new, old] = sign
+    return matrix
+
+
+CHANGES = {
+    "stored z, x, y": stored((2, 0, 1), ()),
+    "stored backwards": stored((0, 1, 2), (0, 1, 2)),
+    "turned by 12 degrees": placed(turn_about_z(12)),
+    "turned by 90 degrees": placed(turn_about_z(90)),
+    "mirrored left to right": placed(signed((0, -1), (1, 1), (2, 1))),
+    "upside down": placed(signed((0, 1), (1, -1), (2, -1))),
+    "x, y, z become y, z, x": placed(signed((1, 1), (2, 1), (0, 1))),
+    "intensities x 1000": scaled(1000.0),
+    "intensities / 1000": scaled(0.001),
+    "bias field": BIASED,
+    "grid off by half a voxel": shifted(0.5),
+}
+
+
+def rms(data: Tensor, mask: Tensor) -> float:
+    """Inside the mask."""
+    return float(data[mask].square().mean().sqrt())
+
+
+def gain_of(result: Tensor, case: Asked, mask: Tensor) -> float:
+    """PSNR over cubic interpolation, dB."""
+    span, truth = data_range(case.truth.data_XYZ, mask), case.truth.data_XYZ
+    cubic = resample(case.low, case.truth.grid, "cubic").data_XYZ
+    return psnr(result, truth, mask, span) - psnr(cubic, truth, mask, span)
+
+
+def rows_of(enhancer: Enhancer, case: Asked) -> list[dict[str, float | str]]:
+    """One row per change."""
+
+    def enhanced(asked: Asked) -> Volume:
+        return enhancer(asked.low, EnhanceOptions(like=asked.truth.grid)).volume
+
+    plain, mask = enhanced(case), head_mask(case.truth.data_XYZ)
+    step = rms(plain.data_XYZ - resample(case.low, case.truth.grid, "cubic").data_XYZ, mask)
+    gain, rows = gain_of(plain.data_XYZ, case, mask), []
+    for name, change in CHANGES.items():
+        asked = change.make(case)
+        result = change.undo(enhanced(asked))
+        # a moved head is the same voxels, so only a shifted grid has another truth to be compared with
+        moved_grid = not torch.equal(asked.truth.data_XYZ, case.truth.data_XYZ)
+        there = replace(case, truth=asked.truth) if moved_grid else case
+        before = resample(plain, there.truth.grid, "zero-fill").data_XYZ if moved_grid else plain.data_XYZ
+        row: dict[str, float | str] = {"change": name, "gain_db": round(gain, 3)}
+        row["gain_percent"] = round(100 * (gain_of(result, there, mask) - gain) / gain, 2)
+        row["moved_percent"] = round(100 * rms(result - before, mask) / step, 2)
+        rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[dict[str, float | str]]) -> str:
+    """Markdown: a line a change; in each cell gain and movement in percent."""
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    lines = [f"| gain / moved, % | {' | '.join(map(str, cases))} |", "|---" * (1 + len(cases)) + "|"]
+    for name in CHANGES:
+        cells = {row["case"]: f"{row['gain_percent']:+.1f} / {row['moved_percent']:.1f}" for row in rows
+                 if row["change"] == name}  # fmt: skip
+        lines.append(f"| {name} | {' | '.join(cells[case] for case in cases)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a line per change, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--scans", nargs="+", default=["fsf_T1w", "M2307_T2w"])
+    parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5"])
+    parser.add_argument("--side", type=int, default=96, help="voxels of the middle cube; 0 takes the whole scan")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    keep_memory()
+    enhancer, rows = Enhancer(args.bundle), []
+    for scan in args.scans:
+        for recipe in args.recipes:
+            truth, _ = Case(Scan(scan, args.data / "val" / f"{scan}.nii.gz"), NAMED[recipe], seed=0).make()
+            truth = middle(truth, args.side) if args.side else truth
+            case = Asked(degrade(truth, NAMED[recipe], rng_for(0, scan, recipe)), truth)
+            for row in rows_of(enhancer, case):
+                rows.append({"case": f"{scan} {recipe}", **row})
+                print(rows[-1], flush=True)
+    print(table(rows))
+    over = [row for row in rows if abs(float(row["gain_percent"])) > LIMIT]
+    print(f"{len(rows) - len(over)} of {len(rows)} changes alter the gain by less than {LIMIT} %")
+    if args.json:
+        args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Heads as training keeps them, in memory and on disk, so that a resumed run need not prepare its scans again.
+
+Axes: X Y Z voxels, N voxels of the foreground.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moediff.errors import InputMissing
+from moediff.volume.atomic import shown
+
+FORMAT = 1  # raise it when heads are prepared differently
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSource:
+    """One training scan.
+
+    Args:
+        path: the file.
+        spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
+        weight: how often it is drawn, relative to the others.
+        labels: the file is a label map; scans are synthesised from it.
+        copies: synthetic scans made of one label map.
+        licence, source: terms and origin of the data, copied into the bundle.
+    """
+
+    path: str
+    spacing_mm: tuple[float, ...] = ()
+    weight: float = 1.0
+    labels: bool = False
+    copies: int = 1
+    licence: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known."""
+
+    data_XYZ: Tensor
+    inside_N3: Tensor
+    reference: float
+    region_XYZ: Tensor | None
+    weight: float
+
+    def to(self, device: torch.device) -> Head:
+        """The same head with its voxels on a device; the list of places that patches are drawn from stays here."""
+        region = None if self.region_XYZ is None else self.region_XYZ.to(device)
+        return replace(self, data_XYZ=self.data_XYZ.to(device), region_XYZ=region)
+
+
+Make = Callable[[ScanSource, Path, int], list[Head]]
+
+
+def kept(source: ScanSource, root: Path, seed: int, folder: Path, make: Make) -> list[Head]:
+    """The heads of one source, from `folder` where they lie there, else made and written to it.
+
+    Raises:
+        InputMissing: the scan cannot be read.
+    """
+    path = folder / f"{_key(source, root, seed)}.safetensors"
+    if not path.exists():
+        _write(path, make(source, root, seed))
+    return _read(path)
+
+
+def _key(source: ScanSource, root: Path, seed: int) -> str:
+    """Of all that a head depends on: the file's bytes, the settings, the seed."""
+    try:
+        content = (root / source.path).read_bytes()
+    except OSError as error:
+        raise InputMissing(f"{shown(root / source.path)}: cannot be read ({error.strerror}); check the name") from error
+    told = repr((FORMAT, source, seed, hashlib.sha256(content).hexdigest()))
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def _write(path: Path, heads: list[Head]) -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for index, head in enumerate(heads):
+        numbers = torch.tensor([head.reference, head.weight], dtype=torch.float64)
+        own = {"data": head.data_XYZ, "inside": head.inside_N3, "numbers": numbers, "region": head.region_XYZ}
+        # clones: copies of one label map share their regions, and safetensors refuses shared memory
+        tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    save_file(tensors, fresh)
+    fresh.replace(path)
+
+
+def _read(path: Path) -> list[Head]:
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    heads: list[Head] = []
+    while f"{len(heads)}.data" in tensors:
+        own = {name: tensors.get(f"{len(heads)}.{name}") for name in ("data", "inside", "numbers", "region")}
+        reference, weight = own["numbers"].tolist()  # type: ignore[union-attr]
+        heads.append(Head(own["data"], own["inside"], reference, own["region"], weight))  # type: ignore[arg-type]
+    return heads

@@ -1,0 +1,229 @@
+"""The recipe for one fast GPU, as far as a CPU can check it: its numbers, its phases, and the whole path in small."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from moediff.config import rng_for
+from moediff.diffusion.process import ProcessConfig
+from moediff.errors import ConfigError
+from moediff.model.bundle import load_bundle
+from moediff.model.denoiser import Denoiser
+from moediff.training.dataset import Batch, PatchSource
+from moediff.training.kept import Head, ScanSource, kept
+from moediff.training.losses import LossConfig
+from moediff.training.optimiser import Muon, orthogonalise
+from moediff.training.settings import Phase, TrainConfig, load_config
+from moediff.training.step import Draws, batch_loss
+from moediff.training.trainer import Trainer
+from moediff.volume.io import save
+from moediff.volume.prepare import PrepareSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = """
+[model.denoiser]
+vector = 8
+error_width = 8
+[model.denoiser.trunk]
+width = 8
+deep_width = 8
+blocks_deep = 1
+[model.denoiser.encoder]
+width = 16
+heads = 2
+[model.denoiser.gate]
+experts = {experts}
+top_k = 1
+[model.denoiser.experts]
+width = 8
+views = {views}
+"""
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    data = torch.rand(52, 52, 52, generator=rng_for(0))
+    head = Head(data.half(), torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
+    return PatchSource(heads=[head], patch=32, seed=0, settings=PrepareSettings()).batch(0, 2)
+
+
+def loss_and_gradient(denoiser: Denoiser, batch: Batch) -> tuple[float, Tensor]:
+    loss, _ = batch_loss(denoiser, batch, Draws(ProcessConfig(), rng_for(1)), LossConfig())
+    denoiser.zero_grad()
+    loss.backward()
+    own = [p.grad.flatten() for p in denoiser.parameters() if p.grad is not None]
+    return float(loss.detach()), torch.cat(own)
+
+
+def test_bfloat16_gives_the_loss_and_the_direction_of_float32(batch):
+    denoiser = load_bundle(None).denoiser.requires_grad_(True)
+    loss, gradient = loss_and_gradient(denoiser, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, other = loss_and_gradient(denoiser, batch)
+    assert rough == pytest.approx(loss, rel=0.01) and rough != loss
+    assert float(nn.functional.cosine_similarity(gradient, other, 0)) > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's tracing warns itself of tensors that are no leaves
+def test_compiled_blocks_give_the_same_loss_and_gradient(batch):
+    """Graphs are captured whole, without a compiler's own kernels: those are torch's to test."""
+    results = []
+    for compiled in (False, True):
+        denoiser = load_bundle(None).denoiser.requires_grad_(True)
+        if compiled:
+            denoiser.compile_blocks("aot_eager")
+        names = list(denoiser.state_dict())
+        results.append((names, *loss_and_gradient(denoiser, batch)))
+    assert results[0][0] == results[1][0]  # checkpoints and bundles do not notice
+    assert results[1][1] == pytest.approx(results[0][1], rel=1e-5)
+    assert_close(results[1][2], results[0][2], rtol=1e-3, atol=1e-4 * float(results[0][2].abs().max()))
+
+
+def test_matrices_of_one_shape_are_updated_as_each_alone():
+    torch.manual_seed(0)
+    stack = torch.randn(3, 9, 16)
+    assert_close(orthogonalise(stack), torch.stack([orthogonalise(matrix) for matrix in stack]))
+    layers = [nn.Linear(16, 9), nn.Linear(16, 9), nn.Linear(9, 16)]
+    alone, together = ([nn.Parameter(p.detach().clone()) for layer in layers for p in layer.parameters()] for _ in "ab")
+    every = Muon(together, weight_decay=0.1)
+    each = [Muon([parameter], weight_decay=0.1) for parameter in alone]
+    for _ in range(3):
+        for one, other in zip(alone, together, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        every.step()
+        for optimiser in each:
+            optimiser.step()
+    for one, other in zip(alone, together, strict=True):
+        assert_close(one, other)
+
+
+def test_phases_follow_each_other():
+    config = TrainConfig(out="", phases=(Phase(until=0.5, batch=8, patch=32), Phase(until=1, batch=2, patch=64)))
+    assert [config.phase_at(share).patch for share in (0, 0.49, 0.5, 0.99)] == [32, 32, 64, 64]
+    plain = TrainConfig(out="", batch=3, patch=48)
+    assert plain.phase_at(0.7) == Phase(until=1, batch=3, patch=48)
+
+
+@pytest.mark.parametrize("ends", [(0.5,), (0.7, 0.5, 1), (0.5, 0.5, 1)])
+def test_phases_must_rise_to_the_end(ends):
+    with pytest.raises(ConfigError, match="expected rising shares of the run, the last of them 1"):
+        TrainConfig(out="", phases=tuple(Phase(until=end, batch=1, patch=32) for end in ends))
+
+
+def test_a_run_goes_through_its_phases(tmp_path, make_phantom, monkeypatch):
+    save(make_phantom((72, 72, 72), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
+    phases = (Phase(until=0.5, batch=2, patch=32), Phase(until=1, batch=1, patch=48))
+    scans = (ScanSource(path="head_T1w.nii.gz"),)
+    trainer = Trainer(TrainConfig(
+        out=str(tmp_path / "run"), data=str(tmp_path), scans=scans, steps=4, phases=phases,
+        device="cpu", heads=str(tmp_path / "heads"), save_every=100,
+    ))  # fmt: skip
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr(trainer, "step", lambda batch: seen.append(tuple(batch.base_BXYZ.shape)) or {"loss": 1.0})
+    trainer.run(progress=False)
+    assert seen == [(2, 32, 32, 32)] * 2 + [(1, 48, 48, 48)] * 2
+    told = load_bundle(tmp_path / "run" / "bundle").provenance
+    assert told["commit"] and "CPU cores, torch" in told["hardware"] and told["training"]["seed"] == 0
+    assert str(tmp_path) not in json.dumps(dict(told))
+    assert len(list((tmp_path / "heads").iterdir())) == 1
+
+
+def test_kept_heads_are_those_that_were_made(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"first")
+    source, made = ScanSource(path="a.nii.gz", weight=2.0), []
+    region = torch.zeros(4, 5, 6, dtype=torch.uint8)
+
+    def make(source: ScanSource, root: Path, seed: int) -> list[Head]:
+        made.append(seed)
+        data = torch.rand(4, 5, 6, generator=rng_for(seed)).half()
+        return [Head(data, torch.tensor([[1, 2, 3]]), 0.1 + seed, known, 2.0) for known in (region, None)]
+
+    def again(seed: int = 0) -> list[Head]:
+        return kept(source, tmp_path, seed, tmp_path / "kept", make)
+
+    first, second = again(), again()
+    assert made == [0]
+    for one, other, fresh in zip(first, second, make(source, tmp_path, 0), strict=True):
+        for head in (one, other):
+            assert torch.equal(head.data_XYZ, fresh.data_XYZ) and torch.equal(head.inside_N3, fresh.inside_N3)
+            assert (head.reference, head.weight) == (fresh.reference, fresh.weight)
+            assert (head.region_XYZ is None) == (fresh.region_XYZ is None)
+    made.clear()
+    again(1)  # another seed
+    (tmp_path / "a.nii.gz").write_bytes(b"another file")
+    again()
+    source = replace(source, weight=1.0)
+    again()
+    assert made == [1, 0, 0]
+
+
+@pytest.fixture
+def script(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    spec = importlib.util.spec_from_file_location("train_default", ROOT / "scripts" / "train_default.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_default", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, name):
+    recipe = script.RECIPES[name]
+    configs = [load_config(ROOT / "configs" / f"{stage}.toml") for stage in recipe.stages]
+    assert all(config.minutes for config in configs) and configs[0].start is None
+    before = {str(Path(config.out) / "bundle") for config in configs}
+    before |= {str(Path(configs[0].out).parent / "average" / "bundle")} if recipe.averaged else set()
+    assert {config.start for config in configs[1:]} <= before
+    assert not any("val/" in path.path for config in configs for path in config.scans)
+    heads = [replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate,
+                     experts=configs[-1].model.denoiser.experts) for config in configs]  # fmt: skip
+    assert all(head == heads[0] for head in heads)
+
+
+def test_a_cuda_device_chooses_the_gpu_recipe(script, monkeypatch):
+    ran: list[str] = []
+    monkeypatch.setattr(script, "run_stage", lambda stage, args, minutes: ran.append(f"{stage} {minutes:.1f}") or 3)
+    for there, first in ((True, "gpu-uniform 9.8"), (False, "uniform 5.2")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert script.main(["--minutes", "25"]) == 3
+        assert ran.pop() == first
+
+
+@pytest.mark.slow
+def test_the_gpu_recipe_runs_to_its_end_in_small(script, tmp_path: Path, make_phantom: Callable):
+    """Three stages of a few steps in slices, the error head, and the comparison: all that a GPU would run."""
+    save(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
+    common = f'data = "{tmp_path}"\nheads = "heads"\nsteps = 4\nsave_every = 3\nminutes = 1.0\ncompile = true\n'
+    listed = '[[scans]]\npath = "head_T1w.nii.gz"\n[validation]\nscans = ["head_T1w.nii.gz"]\n'
+    listed += 'side = 32\nrecipes = ["iso2"]\n'
+    phases = "[[phases]]\nuntil = 0.5\nbatch = 2\npatch = 32\n[[phases]]\nuntil = 1.0\nbatch = 1\npatch = 32\n"
+    four = TINY.format(experts=4, views='["smooth", "detail", "window", "plain"]')
+    stages = {
+        "gpu-uniform": (f'out = "runs/gpu-uniform"\n{common}', TINY.format(experts=1, views='["plain"]')),
+        "gpu-experts": (f'out = "runs/gpu-experts"\nstart = "runs/gpu-uniform/bundle"\n{common}', four),
+        "gpu-home": (f'out = "runs/gpu-home"\nstart = "runs/gpu-experts/bundle"\nonly = ["experts"]\n{common}', four),
+    }
+    for name, (head, model) in stages.items():
+        (tmp_path / f"{name}.toml").write_text(head + model + phases + listed)
+    words = ["--recipe", "gpu", "--configs", str(tmp_path), "--patches", "1"]
+    assert script.main([*words, "--slice", "5"]) == 0
+    compared = json.loads((tmp_path / "runs" / "compared.json").read_text())
+    assert set(compared) == {"new", "embedded"} and "mean/iso2" in compared["new"]
+    told = load_bundle(tmp_path / "runs" / "final" / "bundle").provenance
+    assert told["steps"] == 4 and told["error_head"]["patches"] == 1
+    assert script.main(words) == 0  # run again: everything is done
