@@ -10,7 +10,7 @@ import torch
 from moediff.config import rng_for
 from moediff.inference.checks import FACE, HEAD_ML, doubts
 from moediff.volume.geometry import with_spacing
-from moediff.volume.intensity import Scaling
+from moediff.volume.intensity import Scaling, quantile
 from moediff.volume.prepare import Prepared, PrepareSettings, prepare
 from moediff.volume.volume import Volume
 
@@ -51,12 +51,22 @@ def test_a_flat_head_has_no_tissue_contrast(head):
     )
 
 
-def test_noise_is_doubted_from_the_trained_level_on(head):
+def test_noise_is_doubted_from_above_the_trained_level_on(head):
     prepared = prepared_at(head, (4, 4, 4))
-    assert doubts(replace(prepared, level=torch.tensor(0.119))) == []
-    assert doubts(replace(prepared, level=torch.tensor(0.15))) == [
-        "noise of 30% of brain intensity is above what the model was trained on"
+    bright = quantile(prepared.source.data_XYZ, 0.999)
+    assert doubts(replace(prepared, level=torch.tensor(0.08 * bright))) == []
+    assert doubts(replace(prepared, level=torch.tensor(0.15 * bright))) == [
+        "noise of 15% of the intensity range is above what the model was trained on (6 %)"
     ]
+
+
+@pytest.mark.parametrize(("spacing_z", "sides"), [(3.0, "176 x 224 x 64"), (20.0, "176 x 224 x 440")])
+@pytest.mark.fault(41)
+def test_slices_of_another_thickness_than_the_header_says(spacing_z, sides, make_phantom):
+    """A head of 160 mm whose slice distance was mistyped: its volume alone may still be that of a head."""
+    scan = make_phantom((48, 56, 22), (4.0, 4.0, spacing_z))
+    found = [d for d in doubts(prepared_at(scan, (4, 4, 4))) if d.startswith("the foreground measures")]
+    assert found and found[0].startswith(f"the foreground measures {sides} mm: not a whole head")
 
 
 @pytest.mark.fault(42)

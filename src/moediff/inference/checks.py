@@ -5,13 +5,17 @@ Each sign is a sentence for the sidecar and the terminal; none stops the run.
 
 from __future__ import annotations
 
+from moediff.inference.tiles import bounds
 from moediff.volume.intensity import BRAIN_LEVEL, quantile
 from moediff.volume.prepare import Prepared
 from moediff.volume.wiener import ratio_of
 
 HEAD_ML = (500.0, 9000.0)  # a stripped infant brain .. an adult head with neck, mask included
 SPREAD = (0.08, 1.5)  # interquartile range of tissue over the brain's median
-MAX_NOISE = 0.12  # of the brain's median x 2; training went to about this
+MAX_NOISE = 0.09  # of the scan's bright end; training went to 0.06
+SIDES_MM = (75.0, 320.0)  # of the box around a head: a newborn's brain .. a head with its neck
+OBLONG = 2.2  # longest over shortest side; a head with its neck has 1.4, a slab of slices more
+BRIGHT_END = 0.999  # quantile
 RATIO = (0.9, 7.0)
 FACE_MM = 1.5  # voxels this small let a face be drawn from a scan
 FACE_ML = 2800.0  # more than a stripped brain's generous mask; a head with its face fills 3 litres and more
@@ -21,8 +25,18 @@ FACE = (
 )
 
 
+def _odd_box(prepared: Prepared) -> str:
+    """What is odd about the size and shape of the box around the head; empty if nothing is."""
+    spacing = prepared.grid.spacing_mm
+    sides = [(high - low) * size for low, high, size in zip(*bounds(prepared.mask_XYZ), spacing, strict=True)]
+    if SIDES_MM[0] <= min(sides) and max(sides) <= min(SIDES_MM[1], OBLONG * min(sides)):
+        return ""
+    told = " x ".join(f"{side:.0f}" for side in sides)
+    return f"the foreground measures {told} mm: not a whole head, or wrong voxel sizes in the header"
+
+
 def doubts(prepared: Prepared) -> list[str]:
-    """Warnings about a prepared scan: size, contrast, noise, intensities, spacing ratio."""
+    """Warnings about a prepared scan: size, shape, contrast, noise, intensities, spacing ratio."""
     found = []
     voxel_ml = 1e-3
     for size in prepared.grid.spacing_mm:
@@ -34,6 +48,8 @@ def doubts(prepared: Prepared) -> list[str]:
             f"the foreground fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}: "
             "not a whole brain, or wrong voxel sizes"
         )
+    if odd := _odd_box(prepared):
+        found.append(odd)
     if FACE_ML < volume_ml <= HEAD_ML[1] and max(prepared.grid.spacing_mm) <= FACE_MM:
         found.append(FACE)
     tissue = prepared.base_XYZ[inside]
@@ -44,10 +60,9 @@ def doubts(prepared: Prepared) -> list[str]:
             f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: "
             "the model was not trained on this"
         )
-    if prepared.noise > MAX_NOISE:
-        found.append(
-            f"noise of {prepared.noise / BRAIN_LEVEL:.0%} of brain intensity is above what the model was trained on"
-        )
+    noise = prepared.noise / max(quantile(prepared.source.data_XYZ, BRIGHT_END), 1e-6)
+    if noise > MAX_NOISE:
+        found.append(f"noise of {noise:.0%} of the intensity range is above what the model was trained on (6 %)")
     if float(prepared.source.data_XYZ.min()) * prepared.scaling.scale + prepared.scaling.offset < -100:
         found.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
     ratios = [ratio_of(p) for p in prepared.positions]

@@ -79,7 +79,7 @@ class Frame:
 def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Frame:
     """Crop to the head and read it with the encoder and the gate; background cells get no expert."""
     device = next(denoiser.parameters()).device
-    low, high = _bounds(prepared.mask_XYZ)
+    low, high = bounds(prepared.mask_XYZ)
     box = slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
     order = network_order(prepared.positions)
     pad = [(low[a] - high[a]) % COARSE for a in order]
@@ -100,7 +100,7 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
     return Frame(box, (order[0], order[1], order[2]), (x, y, z), condition, inside)
 
 
-def _bounds(mask_XYZ: Tensor) -> tuple[list[int], list[int]]:
+def bounds(mask_XYZ: Tensor) -> tuple[list[int], list[int]]:
     """First and one past the last index of the foreground, per axis."""
     inside = [mask_XYZ.any(first).any(second).nonzero()[:, 0] for first, second in ((2, 1), (2, 0), (1, 0))]
     return [int(where[0]) for where in inside], [int(where[-1]) + 1 for where in inside]
