@@ -37,9 +37,9 @@ def rows(denoiser: Denoiser, source: PatchSource, number: int, sigma: float) -> 
     """Features [N, C], modulation [N, G] and errors in units of sigma_data [N, V] of one patch at sigma_max."""
     device = next(denoiser.parameters()).device
     batch = source.batch(number, 1).to(device)
-    token, logit = denoiser.gate_logits(batch.base_BXYZ)
+    token, weight = denoiser.routing(batch.base_BXYZ)
     scan = batch.base_BXYZ, batch.slices_BNXYZ
-    condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, logit, sparse=True)
+    condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, weight, sparse=True)
     x, sigma_B = torch.zeros_like(batch.base_BXYZ), torch.tensor([sigma], device=device)
     feature, vector = denoiser.features(x, sigma_B, condition)
     mean = denoiser.precondition(x, sigma_B, denoiser.experts.blend(feature, vector, condition.weight_BxyzE))

@@ -1,5 +1,7 @@
 """Preconditioning, gradients, the encoder's scales, and which settings are refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 from moediff.errors import ConfigError
 from moediff.model.denoiser import DenoiserConfig, make_condition, position_tables
 from moediff.model.encoder import EncoderConfig
-from moediff.model.gate import GateConfig
+from moediff.model.gate import GateConfig, cell_weights
 
 
 def condition_of(denoiser, base, sparse=True):
@@ -81,6 +83,20 @@ def test_the_deep_half_stays_alive_whatever_the_modulation(small):
     assert float(out.flatten(0, -2).std(0).min()) > 1e-3  # differs from place to place in every channel
 
 
+@torch.no_grad()
+def test_routing_is_the_mean_over_lattices(small):
+    """By hand: the same scan embedded 6 voxels further into a larger one, its patches then beginning at voxel 10."""
+    base = torch.rand(1, 32, 48, 32)
+    one = small.routing(base)[1]
+    small.config = replace(small.config, gate=replace(small.config.gate, lattices=(0, 10)))
+    larger = torch.zeros(1, 48, 64, 48)
+    larger[:, 6:38, 6:54, 6:38] = base
+    other = cell_weights(small.gate_logits(larger)[1])[:, 3:19, 3:27, 3:19]
+    both = (one.log() + other.log()).div(2).softmax(-1)
+    assert_close(small.routing(base)[1], both, atol=1e-5, rtol=1e-5)
+    assert float((one - other).abs().max()) > 1e-4
+
+
 def test_position_tables_know_where_samples_lie():
     table = position_tables(torch.tensor([[0.0, 0.25, 0.5, 0.75]]), torch.tensor([4.0]))
     assert table.shape == (1, 2, 6)
@@ -96,6 +112,10 @@ def test_position_tables_know_where_samples_lie():
         lambda: DenoiserConfig(sigma_data=0),
         lambda: GateConfig(top_k=5),
         lambda: GateConfig(threshold=0.9),
+        lambda: GateConfig(lattices=()),
+        lambda: GateConfig(lattices=(10, 0)),
+        lambda: GateConfig(lattices=(0, 3)),
+        lambda: GateConfig(lattices=(0, 16)),
         lambda: EncoderConfig(width=10, heads=4),
     ],
 )

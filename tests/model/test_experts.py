@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from moediff.errors import ConfigError
 from moediff.model import blocks
 from moediff.model.blocks import from_lattice, local_mean, to_lattice
 from moediff.model.experts import CHUNK_ROWS, Experts, ExpertsConfig
-from moediff.model.gate import cell_weights, sparsify
+from moediff.model.gate import cell_logits, cell_weights, shifted_logits, sparsify
 
 
 @pytest.fixture
@@ -98,3 +99,17 @@ def test_cell_weights_sum_to_one():
     weight = cell_weights(torch.randn(1, 4, 4, 4, 3) * 5)
     assert weight.shape == (1, 8, 8, 8, 3)
     assert_close(weight.sum(-1), torch.ones(1, 8, 8, 8))
+
+
+@pytest.mark.parametrize("offset", [0, 2, 6, 10, 14])
+def test_logits_of_a_shifted_lattice_land_where_they_belong(offset):
+    """Token means of a ramp along every axis; interpolation gives the ramp back inside."""
+
+    def read(base):
+        return F.avg_pool3d(base[:, None], 4)[:, 0, ..., None]
+
+    ramp = torch.arange(32.0)
+    base = (ramp[:, None, None] + 100 * ramp[:, None] + 10_000 * ramp)[None]
+    found = shifted_logits(read, base, offset) if offset else cell_logits(read(base))
+    inner = slice(2, -2)
+    assert_close(found[0, inner, inner, inner, 0], F.avg_pool3d(base[:, None], 2)[0, 0, inner, inner, inner])

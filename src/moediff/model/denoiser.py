@@ -16,7 +16,7 @@ from moediff.model.blocks import ResBlock, from_lattice, in_slabs, local_mean, s
 from moediff.model.encoder import Encoder, EncoderConfig
 from moediff.model.error import ErrorHead
 from moediff.model.experts import MAX_LAYERS, Experts, ExpertsConfig
-from moediff.model.gate import Gate, GateConfig, cell_weights, sparsify
+from moediff.model.gate import Gate, GateConfig, cell_logits, shifted_logits, sparsify
 
 Tables = tuple[Tensor, Tensor, Tensor]
 SEEN = 5  # what each voxel brings: noisy residual, interpolated scan, its fine structure, the slices before and after
@@ -177,6 +177,14 @@ class Denoiser(nn.Module):
         token_BxyzD = self.encoder(base_BXYZ)
         return token_BxyzD, self.gate(token_BxyzD)
 
+    def routing(self, base_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
+        """Fine tokens [B, x, y, z, D], and gate weights on cells from every lattice that inference reads."""
+        token_BxyzD, first = self.gate_logits(base_BXYZ)
+        logit_BxyzE, lattices = cell_logits(first), self.config.gate.lattices
+        for offset in lattices[1:]:
+            logit_BxyzE += shifted_logits(lambda base: self.gate_logits(base)[1], base_BXYZ, offset)
+        return token_BxyzD, logit_BxyzE.div_(len(lattices)).softmax(-1)
+
     def forward(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
         """Posterior mean of the residual given x = residual + sigma noise; [B, X, Y, Z]."""
         feature, vector = self.features(x_BXYZ, sigma_B, condition)
@@ -251,19 +259,18 @@ def make_condition(
         noise_B: estimated noise sigma, scaled.
         sparse: keep only the experts that the gate's top_k and threshold allow.
     """
-    token, logit = denoiser.gate_logits(scan[0])
-    return condition_from(denoiser.config, scan, positions, noise_B, token, logit, sparse=sparse)
+    token, weight = denoiser.routing(scan[0])
+    return condition_from(denoiser.config, scan, positions, noise_B, token, weight, sparse=sparse)
 
 
 def condition_from(  # noqa: PLR0913
     config: DenoiserConfig, scan: tuple[Tensor, Tensor], positions: Tables, noise_B: Tensor,
-    token: Tensor, logit: Tensor, *, sparse: bool,
+    token: Tensor, weight: Tensor, *, sparse: bool,
 ) -> Condition:  # fmt: skip
-    """`make_condition` for tokens and gate logits that were computed before, on the same lattice."""
+    """`make_condition` for tokens and gate weights on cells that were computed before."""
     ratios = [1 / (p[:, 1] - p[:, 0]).clamp_min(1e-3) for p in positions]
     x, y, z = (position_tables(p, r) for p, r in zip(positions, ratios, strict=True))
     acquisition = [(noise_B + 1e-4).log() / 4 + 1, noise_B / config.sigma_data, *(r.log() for r in ratios)]
-    weight = cell_weights(logit)
     if sparse:
         gate, dense = config.gate, weight
         weight = in_slabs(lambda slab: sparsify(dense[:, slab], gate.top_k, gate.threshold), dense)

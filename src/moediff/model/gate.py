@@ -5,6 +5,7 @@ Axes: B batch, xyz lattice (tokens, then cells), D width, E experts, M = E proba
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from moediff.errors import ConfigError
 from moediff.model.blocks import in_slabs
+from moediff.model.encoder import COARSE
+
+CELL = 2  # voxels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +27,22 @@ class GateConfig:
         experts: number of experts, 1..16.
         top_k: experts a cell may use at inference, 1..experts.
         threshold: weights below this are dropped before the rest are renormalised, 0..0.5.
+        lattices: where the lattices of patches begin that are read at inference, voxels: even numbers in 0..14, the
+            first is 0. Their logits are averaged, so that an expert's border follows tissue and not patches.
     """
 
     experts: int = 4
     top_k: int = 2
     threshold: float = 0.1
+    lattices: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts <= 16:
             raise ConfigError(f"gate.top_k={self.top_k} must lie in 1..gate.experts={self.experts}, at most 16")
         if not 0 <= self.threshold <= 0.5:
             raise ConfigError(f"gate.threshold={self.threshold} must lie in 0..0.5")
+        if self.lattices[:1] != (0,) or not set(self.lattices) <= set(range(0, COARSE, CELL)):
+            raise ConfigError(f"gate.lattices={list(self.lattices)} must be even numbers in 0..14, the first of them 0")
 
 
 class Gate(nn.Module):
@@ -51,12 +60,24 @@ class Gate(nn.Module):
         return in_slabs(lambda slab: F.normalize(self.key(token_BxyzD[:, slab]), dim=-1) @ query_DE, token_BxyzD)
 
 
-def cell_weights(logit_BxyzE: Tensor) -> Tensor:
-    """Token logits -> smooth weights on the cell lattice (two cells per token side), float32; they sum to one."""
+def cell_logits(logit_BxyzE: Tensor) -> Tensor:
+    """Token logits -> smooth logits on the cell lattice (two cells per token side), float32."""
     fine = F.interpolate(
         logit_BxyzE.float().permute(0, 4, 1, 2, 3), scale_factor=2.0, mode="trilinear", align_corners=False
     )
-    return fine.permute(0, 2, 3, 4, 1).softmax(-1)
+    return fine.permute(0, 2, 3, 4, 1)
+
+
+def cell_weights(logit_BxyzE: Tensor) -> Tensor:
+    """Token logits -> smooth weights on the cell lattice; they sum to one."""
+    return cell_logits(logit_BxyzE).softmax(-1)
+
+
+def shifted_logits(read: Callable[[Tensor], Tensor], base_BXYZ: Tensor, offset: int) -> Tensor:
+    """What `read` (scan -> token logits) says on cells when its lattice of patches begins `offset` voxels later."""
+    before, (x, y, z) = COARSE - offset, (n // CELL for n in base_BXYZ.shape[1:])
+    logit_BxyzE = cell_logits(read(F.pad(base_BXYZ, (before, offset) * 3)))
+    return logit_BxyzE[:, before // CELL :, before // CELL :, before // CELL :][:, :x, :y, :z]
 
 
 def sparsify(weight_E: Tensor, top_k: int, threshold: float) -> Tensor:

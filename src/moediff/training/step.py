@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moediff.diffusion.process import ProcessConfig, draw_sigma, loss_weight
 from moediff.model.denoiser import Denoiser, condition_from
+from moediff.model.gate import cell_weights
 from moediff.training.dataset import Batch
 from moediff.training.losses import (
     LossConfig,
@@ -58,7 +59,9 @@ def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConf
     """
     token, logit = denoiser.gate_logits(batch.base_BXYZ)
     scan = batch.base_BXYZ, batch.slices_BNXYZ
-    condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, logit, sparse=True)
+    condition = condition_from(
+        denoiser.config, scan, batch.positions, batch.noise_B, token, cell_weights(logit), sparse=True
+    )
     data = denoiser.config.sigma_data
     residual = batch.truth_BXYZ - batch.base_BXYZ
     sigma_B, noise = draws(residual, data)
