@@ -131,25 +131,6 @@ def nrmse(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
     return math.sqrt(float((pred_XYZ[mask_XYZ].double() - truth).square().sum()) / energy)
 
 
-def nrmse_unit_range(pred_XYZ: Tensor, truth_XYZ: Tensor) -> float:
-    """NRMSE as the MRIxFields2026 challenge counts it: intensities in [0, 1], the whole volume, no mask.
-
-    A truth outside [0, 1] is brought there by its own minimum and maximum, the prediction by the same two numbers; the
-    prediction is then cut off at 0 and 1, as the challenge's networks do.
-
-    Raises:
-        GeometryError: shapes differ.
-        DataError: NaN, or a truth that is zero all over.
-    """
-    everywhere = torch.ones_like(truth_XYZ, dtype=torch.bool)
-    check_pair(pred_XYZ, truth_XYZ, everywhere)
-    low, high = float(truth_XYZ.min()), float(truth_XYZ.max())
-    if low < 0 or high > 1:
-        check_range(high - low)
-        pred_XYZ, truth_XYZ = ((t - low) / (high - low) for t in (pred_XYZ, truth_XYZ))
-    return nrmse(pred_XYZ.clamp(0, 1), truth_XYZ, everywhere)
-
-
 def _similarity(x: Tensor, y: Tensor, windows: Sequence[Tensor]) -> Tensor:
     """Wang 2004, eq. 13, for intensities in units of L."""
     c1, c2 = K1**2, K2**2
