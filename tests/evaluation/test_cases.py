@@ -36,7 +36,7 @@ def test_lesions_lie_beside_the_scan_of_their_person(data):
 
 def drawn(path, mask, tmp_path, data_XYZ):
     """What a case says is drawn on it, with these outlines."""
-    save(mask.with_data(data_XYZ.float()), tmp_path / "outlines.nii.gz")
+    save(mask.with_data(data_XYZ.float()), tmp_path / "outlines.nii.gz", overwrite=True)
     return Case(Scan("b", path, lesions=tmp_path / "outlines.nii.gz"), NAMED["thick3"], 0).make_drawn()
 
 
