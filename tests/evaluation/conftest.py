@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moediff.config import rng_for
+from moediff.evaluation.summary import with_gains
 from moediff.evaluation.windows import gaussian_matrix
 from moediff.volume.resample import apply_axes
 from moediff.volume.volume import Volume
@@ -31,3 +32,29 @@ def blurred(head: Volume) -> Tensor:
 def everywhere() -> Tensor:
     """A mask of the whole volume."""
     return torch.ones(SHAPE, dtype=torch.bool)
+
+
+PSNR = {"cubic": (20.0, 30.0), "zero-fill": (21.0, 29.0), "tv": (24.0, 30.5), "ours": (23.0, 33.0)}
+HF = {"cubic": 0.5, "zero-fill": 0.6, "tv": 1.1, "ours": 0.8}
+
+
+def _lesions(lost, kept):
+    return {"count": 4, "lost": lost, "invented": 1, "volume_ref_ml": 2.0, "volume_pred_ml": 1.5, "contrast_kept": kept,
+            "dice": 0.5, "cnr_ref": 3.0, "cnr_pred": 2.0}  # fmt: skip
+
+
+def _row(method, scan, psnr, *, counts=True):
+    parts = {"cortex": {"voxels": 200, "psnr": psnr - 2, "ssim": 0.8, "nrmse": 0.1}} if scan == "a" else None
+    return {
+        "method": method, "kind": "interpolation", "scan": scan, "recipe": "thick5", "seed": 0, "counts": counts,
+        "metrics": {"psnr": psnr, "ssim": psnr / 100, "hf_ratio": HF[method]}, "consistency": None, "warnings": [],
+        "error": "", "seconds": 2.0, "compute_s": 1.0, "gflop": None, "peak_mib": 300.0, "parts": parts,
+        "lesions": _lesions(2, 0.5) if scan == "b" else _lesions(1, 0.7),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def known_rows():
+    """A benchmark's rows whose sums are easy: two persons, and one for behaviour only who is in nothing."""
+    made = [_row(m, s, v) for m, values in PSNR.items() for s, v in zip("ab", values, strict=True)]
+    return with_gains([*made, *(_row(m, "c", 99.0, counts=False) for m in PSNR)])

@@ -10,6 +10,7 @@ from moediff.evaluation.cases import Case, Scan, find_scans, mni152, region_name
 from moediff.simulate.recipe import NAMED
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load, save
+from moediff.volume.volume import Volume
 
 SHAPE = (30, 34, 36)
 
@@ -53,8 +54,7 @@ def test_what_is_drawn_on_a_case(data, tmp_path):
     corner[0, 0, 0] = 1
     made = drawn(path, truth, tmp_path, corner)
     assert made.drawn.lesions is None and "no lesion to judge" in made.missing["lesions"]
-    moved = truth.with_data(spot[:-1])
-    made = drawn(path, moved, tmp_path, spot[:-1])
+    made = drawn(path, Volume(spot[:-1], truth.affine), tmp_path, spot[:-1])
     assert made.drawn.lesions is None and "another grid" in made.missing["lesions"]
 
 

@@ -18,6 +18,7 @@ import torch
 from moediff import RESEARCH_ONLY, __version__
 from moediff.config import rng_for
 from moediff.evaluation.methods import BASELINES
+from moediff.evaluation.regions import REGIONS
 from moediff.evaluation.tables import plain, table_text
 from moediff.volume.atomic import shown
 
@@ -25,6 +26,7 @@ Row = dict[str, Any]
 
 COMPARED = {"psnr": "PSNR (dB)", "ssim": "SSIM", "haarpsi": "HaarPSI"}  # higher is better in all
 GAINED = ("psnr", "ssim")
+LESIONS = ("count", "lost", "invented", "contrast_kept", "dice", "volume_ref_ml", "volume_pred_ml")  # in the CSV
 DRAWS = 10_000
 LEVEL = 0.95
 
@@ -158,6 +160,9 @@ def as_csv(rows: Iterable[Row]) -> str:
     return table_text([
         plain({key: row.get(key) for key in first} | row["metrics"]
               | {f"consistency_{key}": (row["consistency"] or {}).get(key) for key in ("rms_over_range",)}
+              | {f"psnr_{part.replace(' ', '_')}": (row.get("parts") or {}).get(part, {}).get("psnr")
+                 for part in REGIONS}
+              | {f"lesions_{key}": (row.get("lesions") or {}).get(key) for key in LESIONS}
               | {key: row[key] for key in ("seconds", "compute_s", "gflop", "peak_mib")}
               | {"warnings": "; ".join(row["warnings"]), "error": row["error"]})
         for row in rows
@@ -185,7 +190,7 @@ def markdown(rows: Sequence[Row], focus: str) -> str:
         lines = [["method", *(title for title, _ in SHOWN.values()), "persons", "failed"]]
         lines += [[row["method"], *(cell(row, key) for key in SHOWN), str(row["persons"]), str(row["failed"])]
                   for row in averages if row["recipe"] == recipe]  # fmt: skip
-        parts.append(f"{recipe}, mean over persons:\n\n{_table(lines)}")
+        parts.append(f"{recipe}, mean over persons:\n\n{table(lines)}")
     return "\n\n".join([*parts, f"{focus}, gain per scan, PSNR (dB) / SSIM:\n\n{_gains(rows, focus)}"])
 
 
@@ -198,10 +203,10 @@ def _gains(rows: Sequence[Row], focus: str) -> str:
             psnr, ssim = (_mean(r[f"gain_{m}"] for r in mine if r["recipe"] == recipe) for m in GAINED)
             cells.append(f"{'-' if psnr is None else f'{psnr:+.2f}'} / {'-' if ssim is None else f'{ssim:+.3f}'}")
         lines.append([scan if all(row["counts"] for row in mine) else f"{scan} (behaviour only)", *cells])
-    return _table([["scan", *recipes], *lines])
+    return table([["scan", *recipes], *lines])
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up."""
     safe = [[shown(word).replace("|", "\\|") for word in line] for line in lines]
     widths = [max(len(line[i]) for line in safe) for i in range(len(safe[0]))]

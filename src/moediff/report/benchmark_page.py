@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moediff.evaluation.breakdown import JUDGED, lesion_sums, losses, part_means
 from moediff.evaluation.cases import Case
 from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs
 from moediff.report.figure import comparison_figure
@@ -79,8 +80,24 @@ def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: Sequence[str], 
         values = {row["against"]: (row["mean"], row["low"], row["high"]) for row in compared if row["metric"] == metric}
         if values:
             differences.append((title, intervals(values, f"{title}, {focus} minus the other")))
-    return {"name": recipe, "table": table, "differences": differences,
+    return {"name": recipe, "table": table, "differences": differences, "parts": _parts(mine),
+            "lesions": lesion_sums(mine), "losses": _losses(mine, focus),
             "dots": dots(gains, scans, rings, "gain over interpolation, PSNR (dB)")}  # fmt: skip
+
+
+def _parts(rows: Sequence[Row]) -> Row | None:
+    """PSNR by region and method, and the scans that regions were found in; None without any."""
+    found = part_means(rows)
+    if not found:
+        return None
+    names_, by_place = names(found, "part"), {(row["method"], row["part"]): row for row in found}
+    cells = {method: [f"{by_place[method, part]['psnr']:.2f}" if (method, part) in by_place else "-" for part in names_]
+             for method in names(found, "method")}  # fmt: skip
+    return {"names": names_, "lines": cells, "scans": sorted({scan for row in found for scan in row["scans"]})}
+
+
+def _losses(rows: Sequence[Row], focus: str) -> list[Row]:
+    return [row | {"title": JUDGED[row["metric"]].title} for row in losses(rows, focus)]
 
 
 def _by_scan(rows: Sequence[Row], method: str) -> dict[str, float]:
