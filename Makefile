@@ -16,13 +16,14 @@ UNIFORM   ?= runs/uniform/bundle
 METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),uniform="$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability fuzz audit demo benchmark train-default lint wheel-test docs gallery constraints clean
+.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables train-default lint wheel-test docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
 	@echo "make benchmark         every method on degraded scans of DATA/val (or MNI152) into ./benchmark/; continues"
 	@echo "                       UNIFORM=bundle of one denoiser for everything, judged too where it exists"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"more options of moediff benchmark\""
+	@echo "make benchmark-tables  its tables and plot into docs/benchmarks.md and README.md"
 	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make test              set up, lint, type-check and run every quick test"
@@ -75,6 +76,10 @@ demo: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark --methods $(METHODS) $(BENCHMARK)
+
+benchmark-tables: $(STAMP)
+	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md README.md \
+		--plot docs/images/quality_against_time.svg
 
 train-default: $(STAMP)
 	$(BIN)/python scripts/train_default.py $(TRAIN)

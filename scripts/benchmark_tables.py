@@ -21,25 +21,24 @@ HASH = "moediff"  # of the picture's identifiers, so that equal results give equ
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Gain against seconds, a dot per method, a panel per recipe."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": HASH, "svg.fonttype": "none", "font.size": 8})
-    import matplotlib.pyplot as plt
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     found = [row for row in means(rows) if row["gain_psnr"] is not None]
     recipes = list(dict.fromkeys(row["recipe"] for row in found))
-    figure, panels = plt.subplots(1, len(recipes), figsize=(2.4 * len(recipes) + 0.6, 2.8), sharey=True, squeeze=False)
-    for panel, recipe in zip(panels[0], recipes, strict=True):
-        panel.axhline(0, color="0.7", linewidth=0.8)
-        for row in (row for row in found if row["recipe"] == recipe):
-            at = row["seconds"], row["gain_psnr"]
-            panel.plot(*at, "o", markersize=4)
-            panel.annotate(row["method"], at, xytext=(4, 3), textcoords="offset points")
-        panel.set(xscale="log", title=recipe, xlabel="whole process, seconds")
-        panel.margins(x=0.3)
-    panels[0][0].set_ylabel("gain over interpolation, PSNR (dB)")
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    with rc_context({"svg.hashsalt": HASH, "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(2.4 * len(recipes) + 0.6, 2.8))
+        panels = figure.subplots(1, len(recipes), sharey=True, squeeze=False)[0]
+        for panel, recipe in zip(panels, recipes, strict=True):
+            panel.axhline(0, color="0.7", linewidth=0.8)
+            for row in (row for row in found if row["recipe"] == recipe):
+                at = row["seconds"], row["gain_psnr"]
+                panel.plot(*at, "o", markersize=4)
+                panel.annotate(row["method"], at, xytext=(4, 3), textcoords="offset points")
+            panel.set(xscale="log", title=recipe, xlabel="whole process, seconds")
+            panel.margins(x=0.3)
+        panels[0].set_ylabel("gain over interpolation, PSNR (dB)")
+        figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
 
 
 def main() -> None:

@@ -34,6 +34,25 @@ def everywhere() -> Tensor:
     return torch.ones(SHAPE, dtype=torch.bool)
 
 
+@pytest.fixture(scope="session")
+def slices():
+    """`slices((a, b))` -> the two pictures that numbers of piq in these tests were computed of."""
+
+    def made(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """A pattern that fades to zero at the rim, and the same with ripples; 0..1."""
+        a, b = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape)
+        fade = (1 - a[:, None] ** 4) * (1 - b**4)
+        truth = fade * (
+            0.5 + 0.3 * torch.sin(9 * a[:, None] * (1 + b)) + 0.2 * torch.sign(torch.cos(7 * b + 2 * a[:, None]))
+        )
+        pred = truth + 0.05 * fade * torch.sin(40 * a[:, None]) * torch.cos(33 * b)
+        truth[:2], truth[-2:], truth[:, :2], truth[:, -2:] = 0, 0, 0, 0
+        pred[:2], pred[-2:], pred[:, :2], pred[:, -2:] = 0, 0, 0, 0
+        return pred.clamp(0, 1), truth.clamp(0, 1)
+
+    return made
+
+
 PSNR = {"cubic": (20.0, 30.0), "zero-fill": (21.0, 29.0), "tv": (24.0, 30.5), "ours": (23.0, 33.0)}
 HF = {"cubic": 0.5, "zero-fill": 0.6, "tv": 1.1, "ours": 0.8}
 
