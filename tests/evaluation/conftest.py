@@ -67,7 +67,7 @@ def _row(method, scan, psnr, *, counts=True):
     return {
         "method": method, "kind": "interpolation", "scan": scan, "recipe": "thick5", "seed": 0, "counts": counts,
         "metrics": {"psnr": psnr, "ssim": psnr / 100, "hf_ratio": HF[method]}, "consistency": None, "warnings": [],
-        "error": "", "seconds": 2.0, "compute_s": 1.0, "gflop": None, "peak_mib": 300.0, "parts": parts,
+        "error": "", "seconds": 2.0, "cpu_s": 1.5, "compute_s": 1.0, "gflop": None, "peak_mib": 300.0, "parts": parts,
         "lesions": _lesions(2, 0.5) if scan == "b" else _lesions(1, 0.7),
     }  # fmt: skip
 

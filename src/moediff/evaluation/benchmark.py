@@ -170,7 +170,7 @@ def _measure(method: Method, case: Case, made: Made, settings: Settings, out: Pa
         "scan": case.scan.name, "scan_sha256": _sha256(case.scan.path), "recipe": case.recipe.name, "seed": case.seed,
         "input_shape": list(made.low.shape), "output_shape": list(made.truth.shape), "metrics": {},
         "consistency": None, "parts": None, "lesions": None, "not_computed": {}, "fit": None, "warnings": [],
-        "seconds": None, "compute_s": None, "gflop": None, "peak_mib": None, "error": "",
+        "seconds": None, "cpu_s": None, "compute_s": None, "gflop": None, "peak_mib": None, "error": "",
     }  # fmt: skip
     try:
         pred, spent = _run(method, case, made, settings, out / WORK)
@@ -225,7 +225,7 @@ def _run(method: Method, case: Case, made: Made, settings: Settings, work: Path)
             target.unlink(missing_ok=True)
         measured, told = _work(method, job, settings, work)
         spent |= told
-    spent |= {"seconds": measured.seconds, "peak_mib": measured.peak_mib}
+    spent |= {"seconds": measured.seconds, "cpu_s": measured.cpu_s, "peak_mib": measured.peak_mib}
     if not target.is_file():
         raise DataError("it ended well but wrote no file at {output}; expected a NIfTI scan (.nii.gz)")
     try:

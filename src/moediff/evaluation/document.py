@@ -16,7 +16,7 @@ from moediff.evaluation.summary import COMPARED, GAINED, SHOWN, cell, means, nam
 Row = dict[str, Any]
 
 BLOCK = re.compile(r"(?P<start><!-- benchmark (?P<name>[a-z]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
-TIMES = ("seconds", "compute_s", "gflop", "peak_mib")
+TIMES = ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")
 NUMBERS = {
     "psnr": "{:.2f}", "gain_psnr": "{:+.2f}", "ssim": "{:.4f}", "gain_ssim": "{:+.4f}", "haarpsi": "{:.3f}",
     "haarpsi_med": "{:.3f}", "vif": "{:.3f}", "gmsd": "{:.4f}", "hf_ratio": "{:.2f}", "consistency": "{:.4f}",

@@ -110,8 +110,8 @@ def means(rows: Sequence[Row]) -> list[Row]:
                 {"recipe": recipe, "method": method, "persons": len(names(kept, "scan")), "failed": failed}
                 | {metric: _mean(value_of(r, metric) for r in kept) for metric in metrics}
                 | {
-                    key: _mean(r[key] for r in kept)
-                    for key in ("gain_psnr", "gain_ssim", "seconds", "compute_s", "gflop")
+                    key: _mean(r.get(key) for r in kept)
+                    for key in ("gain_psnr", "gain_ssim", "seconds", "cpu_s", "compute_s", "gflop")
                 }
                 | {"consistency": _mean((r["consistency"] or {}).get("rms_over_range") for r in kept)}
                 | {"peak_mib": max((r["peak_mib"] for r in kept), default=None)}
@@ -163,7 +163,7 @@ def as_csv(rows: Iterable[Row]) -> str:
               | {f"psnr_{part.replace(' ', '_')}": (row.get("parts") or {}).get(part, {}).get("psnr")
                  for part in REGIONS}
               | {f"lesions_{key}": (row.get("lesions") or {}).get(key) for key in LESIONS}
-              | {key: row[key] for key in ("seconds", "compute_s", "gflop", "peak_mib")}
+              | {key: row.get(key) for key in ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")}
               | {"warnings": "; ".join(row["warnings"]), "error": row["error"]})
         for row in rows
     ])  # fmt: skip
@@ -172,8 +172,8 @@ def as_csv(rows: Iterable[Row]) -> str:
 SHOWN = {
     "psnr": ("PSNR (dB)", "{:.2f}"), "gain_psnr": ("gain (dB)", "{:+.2f}"), "ssim": ("SSIM", "{:.4f}"),
     "gain_ssim": ("gain SSIM", "{:+.4f}"), "haarpsi": ("HaarPSI", "{:.4f}"), "hf_ratio": ("hf ratio", "{:.2f}"),
-    "consistency": ("consistency", "{:.4f}"), "seconds": ("time (s)", "{:.1f}"), "compute_s": ("compute (s)", "{:.2f}"),
-    "gflop": ("GFLOP", "{:.0f}"), "peak_mib": ("peak (MiB)", "{:.0f}"),
+    "consistency": ("consistency", "{:.4f}"), "seconds": ("time (s)", "{:.1f}"), "cpu_s": ("CPU (s)", "{:.1f}"),
+    "compute_s": ("compute (s)", "{:.2f}"), "gflop": ("GFLOP", "{:.0f}"), "peak_mib": ("peak (MiB)", "{:.0f}"),
 }  # fmt: skip
 
 
