@@ -27,13 +27,23 @@ def test_lesions_are_summed_over_scans(known_rows):
 
 def test_losses_name_the_best_other_method_and_in_how_many_persons_it_wins(known_rows):
     found = {entry["metric"]: entry for entry in losses(known_rows, "ours")}
-    assert set(found) == {"hf_ratio"}  # 1.1 lies nearer to 1 than 0.8; tv wins PSNR in one person, not in the mean
+    assert set(found) == {"hf_ratio", "psnr cortex"}  # tv wins PSNR in person a, who alone has regions, not in the mean
     assert (found["hf_ratio"]["method"], found["hf_ratio"]["worse_in"], found["hf_ratio"]["cases"]) == ("tv", 2, 2)
     against = {entry["metric"]: entry for entry in losses(known_rows, "tv")}
     assert set(against) == {"psnr", "ssim"}
+    worse = [r | {"lesions": r["lesions"] | {"lost": 3}} if r["method"] == "ours" else r for r in known_rows]
+    found = {entry["metric"]: entry for entry in losses(worse, "ours")}
+    assert (found["lesions_lost"]["ours"], found["lesions_lost"]["other"]) == (3.0, 1.5)
+    assert losses([r | {"parts": None, "lesions": None} for r in known_rows], "ours")[0]["metric"] == "hf_ratio"
     assert (against["psnr"]["method"], against["psnr"]["worse_in"]) == ("ours", 1)
     assert (against["psnr"]["ours"], against["psnr"]["other"]) == (27.25, 28.0)
 
 
 def test_a_method_that_failed_everywhere_loses_to_nobody(known_rows):
-    assert losses([r | {"metrics": {}} if r["method"] == "ours" else r for r in known_rows], "ours") == []
+    assert (
+        losses(
+            [r | {"metrics": {}, "parts": None, "lesions": None} if r["method"] == "ours" else r for r in known_rows],
+            "ours",
+        )
+        == []
+    )

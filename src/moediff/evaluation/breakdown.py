@@ -24,10 +24,20 @@ LESION_MEANS = ("contrast_kept", "dice", "cnr_ref", "cnr_pred")
 
 @dataclass(frozen=True)
 class Judge:
-    """A metric in words, and what of it is better when larger."""
+    """A number of a row: in words, what of it is better when larger, and where it stands (default: among metrics)."""
 
     title: str
     merit: Callable[[float], float]
+    place: tuple[str, ...] = ()
+
+    def read(self, row: Row, key: str) -> float | None:
+        """The number in a row, None where it was not computed."""
+        if not self.place:
+            return value_of(row, key)
+        found: Any = row
+        for step in self.place:
+            found = (found or {}).get(step)
+        return None if found is None else float(found)
 
 
 def _up(value: float) -> float:
@@ -46,7 +56,11 @@ JUDGED = {
     "psnr": Judge("PSNR", _up), "ssim": Judge("SSIM", _up), "haarpsi": Judge("HaarPSI", _up),
     "haarpsi_med": Judge("HaarPSI (medical)", _up), "vif": Judge("VIF", _up), "gmsd": Judge("GMSD", _down),
     "hf_ratio": Judge("hf ratio (1 is right)", _near_one),
-}  # fmt: skip
+    "lesions_lost": Judge("lesions lost, per scan", _down, ("lesions", "lost")),
+    "lesions_invented": Judge("lesions invented, per scan", _down, ("lesions", "invented")),
+    "lesions_contrast_kept": Judge("lesion contrast kept (1 is right)", _near_one, ("lesions", "contrast_kept")),
+    "lesions_dice": Judge("lesion Dice", _up, ("lesions", "dice")),
+} | {f"psnr {part}": Judge(f"PSNR, {part}", _up, ("parts", part, "psnr")) for part in REGIONS}  # fmt: skip
 
 
 def part_means(rows: Sequence[Row]) -> list[Row]:
@@ -117,9 +131,9 @@ def losses(rows: Sequence[Row], focus: str) -> list[Row]:
 
 def _compared(rows: Sequence[Row], recipe: str, metric: str, methods: tuple[str, str]) -> Row | None:
     """Means of two methods over the cases that both have, and in how many the second is better."""
-    merit = JUDGED[metric].merit
+    merit, read = JUDGED[metric].merit, JUDGED[metric].read
     ours, other = ({(r["scan"], r["seed"]): v for r in counted(rows, method, recipe)
-                    if (v := value_of(r, metric)) is not None} for method in methods)  # fmt: skip
+                    if (v := read(r, metric)) is not None} for method in methods)  # fmt: skip
     both = [case for case in ours if case in other]
     if not both:
         return None

@@ -127,7 +127,7 @@ def loss_table(rows: Sequence[Row], focus: str) -> str:
     """Every recipe and metric in which some method's mean is better than the focus method's, with the best of them."""
     lines = [["recipe", "metric", focus, "better", "its value", f"{focus} is worse in"]]
     for entry in losses(rows, focus):
-        form = NUMBERS[entry["metric"]]
+        form = NUMBERS.get(entry["metric"], "{:.2f}")
         lines.append([
             entry["recipe"], JUDGED[entry["metric"]].title, form.format(entry["ours"]), entry["method"],
             form.format(entry["other"]), f"{entry['worse_in']} of {entry['cases']}",
@@ -170,8 +170,10 @@ def lesion_table(rows: Sequence[Row]) -> str:
 def time_table(rows: Sequence[Row]) -> str:
     """Seconds, operations and memory per method: means over all recipes and persons, the greatest of memory."""
     together = [row | {"recipe": "all"} for row in rows]
-    lines = [["method", "gain (dB)", *(SHOWN[key][0] for key in TIMES)]]
-    lines += [[row["method"], _cell(row, "gain_psnr"), *(cell(row, key) for key in TIMES)] for row in means(together)]
+    found = means(together)
+    keys = [key for key in TIMES if any(row.get(key) is not None for row in found)]
+    lines = [["method", "gain (dB)", *(SHOWN[key][0] for key in keys)]]
+    lines += [[row["method"], _cell(row, "gain_psnr"), *(cell(row, key) for key in keys)] for row in found]
     return table(lines)
 
 

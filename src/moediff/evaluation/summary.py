@@ -177,6 +177,12 @@ SHOWN = {
 }  # fmt: skip
 
 
+def shown_columns(rows: Sequence[Row]) -> list[str]:
+    """Keys of `SHOWN` that some mean has."""
+    found = means(rows)
+    return [key for key in SHOWN if any(row.get(key) is not None for row in found)]
+
+
 def cell(row: Row, key: str) -> str:
     """A number of `means` as tables show it; a dash where there is none."""
     value = row.get(key)
@@ -185,10 +191,10 @@ def cell(row: Row, key: str) -> str:
 
 def markdown(rows: Sequence[Row], focus: str) -> str:
     """Tables for a terminal or a document: means per recipe, then the focus method's gain per scan."""
-    averages, parts = means(rows), []
+    averages, columns, parts = means(rows), shown_columns(rows), []
     for recipe in names(rows, "recipe"):
-        lines = [["method", *(title for title, _ in SHOWN.values()), "persons", "failed"]]
-        lines += [[row["method"], *(cell(row, key) for key in SHOWN), str(row["persons"]), str(row["failed"])]
+        lines = [["method", *(SHOWN[key][0] for key in columns), "persons", "failed"]]
+        lines += [[row["method"], *(cell(row, key) for key in columns), str(row["persons"]), str(row["failed"])]
                   for row in averages if row["recipe"] == recipe]  # fmt: skip
         parts.append(f"{recipe}, mean over persons:\n\n{table(lines)}")
     return "\n\n".join([*parts, f"{focus}, gain per scan, PSNR (dB) / SSIM:\n\n{_gains(rows, focus)}"])

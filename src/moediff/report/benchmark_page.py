@@ -9,7 +9,7 @@ from typing import Any
 
 from moediff.evaluation.breakdown import JUDGED, lesion_sums, losses, part_means
 from moediff.evaluation.cases import Case
-from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs
+from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs, shown_columns
 from moediff.report.figure import comparison_figure
 from moediff.report.needs import require_parts
 from moediff.report.picture import data_uri
@@ -61,18 +61,19 @@ def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
     scans = names(rows, "scan")
     rings = [scan for scan in scans if not all(row["counts"] for row in rows if row["scan"] == scan)]
     return str(environment.get_template(TEMPLATE).render(
-        about=about, focus=focus, scans=scans, rings=rings, columns=[title for title, _ in SHOWN.values()],
-        recipes=[_recipe(rows, recipe, focus, scans, rings) for recipe in names(rows, "recipe")],
+        about=about, focus=focus, scans=scans, rings=rings, columns=[SHOWN[key][0] for key in shown_columns(rows)],
+        recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in names(rows, "recipe")],
         time=quality_against_time(_times(rows)), worst=_worst(rows, pictures),
         failures=[row for row in rows if row["error"]],
         doubts=[row for row in rows if row["warnings"] and not row["error"]],
     ))  # fmt: skip
 
 
-def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: Sequence[str], rings: Sequence[str]) -> Row:
-    """What the page shows of one recipe."""
+def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: tuple[Sequence[str], Sequence[str]]) -> Row:
+    """What the page shows of one recipe; `scans` are all, and those drawn as rings."""
+    columns = shown_columns(rows)
     mine = [row for row in rows if row["recipe"] == recipe]
-    table = [(row["method"], [cell(row, key) for key in SHOWN], row["persons"], row["failed"]) for row in means(mine)]
+    table = [(row["method"], [cell(row, key) for key in columns], row["persons"], row["failed"]) for row in means(mine)]
     gains = {method: _by_scan(mine, method) for method in names(mine, "method")}
     compared = pairs(mine, focus)
     differences = []
@@ -82,7 +83,7 @@ def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: Sequence[str], 
             differences.append((title, intervals(values, f"{title}, {focus} minus the other")))
     return {"name": recipe, "table": table, "differences": differences, "parts": _parts(mine),
             "lesions": lesion_sums(mine), "losses": _losses(mine, focus),
-            "dots": dots(gains, scans, rings, "gain over interpolation, PSNR (dB)")}  # fmt: skip
+            "dots": dots(gains, *scans, "gain over interpolation, PSNR (dB)")}  # fmt: skip
 
 
 def _parts(rows: Sequence[Row]) -> Row | None:
