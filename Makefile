@@ -10,6 +10,7 @@ STAMP     := $(VENV)/.installed
 SCAN      ?=
 DATA      ?= ../shared/data
 BENCHMARK ?=
+TIMES     ?=
 TRAIN     ?=
 SECONDS   ?= 600
 UNIFORM   ?= runs/uniform/bundle
@@ -24,6 +25,7 @@ help:
 	@echo "                       UNIFORM=bundle of one denoiser for everything, judged too where it exists"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"more options of moediff benchmark\""
 	@echo "make benchmark-tables  its tables and plot into docs/benchmarks.md and README.md"
+	@echo "                       TIMES=results.json of a run whose processor times stand for all"
 	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make test              set up, lint, type-check and run every quick test"
@@ -78,7 +80,7 @@ benchmark: $(STAMP)
 	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark --methods $(METHODS) $(BENCHMARK)
 
 benchmark-tables: $(STAMP)
-	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md README.md \
+	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md README.md $(if $(TIMES),--times "$(TIMES)") \
 		--plot docs/images/quality_against_time.svg
 
 train-default: $(STAMP)

@@ -67,7 +67,8 @@ def _name(panel: Any, points: Mapping[str, tuple[float, float]]) -> None:
         else:
             groups.append([method])
     for group in groups:
-        panel.annotate(", ".join(group), max(points[method] for method in group), xytext=(4, 3), textcoords="offset points")
+        place = max(points[method] for method in group)
+        panel.annotate(", ".join(group), place, xytext=(4, 3), textcoords="offset points")
 
 
 def main() -> None:
