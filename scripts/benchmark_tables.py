@@ -19,8 +19,9 @@ from moediff.evaluation.document import filled, tables, time_table
 from moediff.evaluation.summary import means, with_gains
 
 HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
-ACROSS = 4  # panels in a row
-SAME_DB = 0.12  # dots of methods with less between them share a text
+ACROSS = 3  # panels in a row
+MARKS = [m * 10**e for e in range(-2, 5) for m in (1, 2, 5)]  # seconds
+SAME_DB = 0.3  # dots of methods with less between them share a text
 
 Row = dict[str, Any]
 
@@ -39,8 +40,10 @@ def draw(rows: Sequence[Row], seconds: Mapping[str, float], path: Path) -> None:
 
     found = [row for row in means(rows) if row["gain_psnr"] is not None and row["method"] in seconds]
     recipes = list(dict.fromkeys(row["recipe"] for row in found))
+    if not recipes:
+        raise SystemExit("no row has a gain and a time; nothing to draw")
     with rc_context({"svg.hashsalt": HASH, "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(2.2 * min(len(recipes), ACROSS) + 0.6, 2.6 * -(-len(recipes) // ACROSS)))
+        figure = Figure(figsize=(2.8 * min(len(recipes), ACROSS) + 0.6, 2.6 * -(-len(recipes) // ACROSS)))
         panels = figure.subplots(-(-len(recipes) // ACROSS), min(len(recipes), ACROSS), sharey=True, squeeze=False)
         figure.set_layout_engine("constrained")
         for panel in panels.flat[len(recipes) :]:
@@ -51,7 +54,12 @@ def draw(rows: Sequence[Row], seconds: Mapping[str, float], path: Path) -> None:
                 panel.plot(seconds[row["method"]], row["gain_psnr"], "o", markersize=4)
             _name(panel, {r["method"]: (seconds[r["method"]], r["gain_psnr"]) for r in found if r["recipe"] == recipe})
             panel.set(xscale="log", title=recipe, xlabel="processor time, seconds")
-            panel.margins(x=0.35, y=0.1)
+            limits = min(seconds.values()) / 1.5, max(seconds.values()) * 4  # room for names
+            shown = [mark for mark in MARKS if limits[0] < mark < limits[1]]
+            panel.set_xlim(*limits)
+            panel.set_xticks(shown, [f"{mark:g}" for mark in shown])
+            panel.minorticks_off()
+            panel.margins(y=0.1)
         panels[0, 0].set_ylabel("gain over interpolation, PSNR (dB)")
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
