@@ -2,13 +2,16 @@
 
 import csv
 import json
+import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
 from moediff.cli import main
 from moediff.volume.io import save
 
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_tables.py"
 TOOL = f"{sys.executable} -S -c 'import shutil, sys; shutil.copy(*sys.argv[1:])' {{input}} {{output}}"
 FAILING = f"{sys.executable} -S -c 'import sys; sys.exit(4)' {{input}} {{output}}"
 
@@ -29,7 +32,7 @@ def run(data, tmp_path):
     return lambda *options: main(["benchmark", *fixed, "-o", str(tmp_path / "out"), *options])
 
 
-def test_tables_files_and_continuing(run, tmp_path, capsys):
+def test_tables_files_and_continuing(run, tmp_path, capsys, monkeypatch):
     methods = ["--methods", f"tool={TOOL}", f"bad={FAILING}"]
     assert run(*methods) == 8
     said, out = capsys.readouterr(), tmp_path / "out"
@@ -43,6 +46,7 @@ def test_tables_files_and_continuing(run, tmp_path, capsys):
     assert record["schema"] == 1 and record["focus"] == "bad" and record["about"]["threads"] == 1
     tool = next(r for r in record["means"] if r["method"] == "tool")
     assert tool["persons"] == 1 and tool["psnr"] == pytest.approx(float(rows[2]["psnr"]))
+    assert {part["part"] for part in record["parts"]} and record["rows"][2]["not_computed"] == {}
     page = (out / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 3 and len(list((out / "pictures").iterdir())) == 6
 
@@ -52,6 +56,18 @@ def test_tables_files_and_continuing(run, tmp_path, capsys):
     assert {file.name: file.stat().st_mtime_ns for file in (out / "rows").iterdir()} == times
     again = json.loads((out / "results.json").read_text())
     assert len(again["rows"]) == 6 and {p["focus"] for p in again["pairs"]} == {"tool"}
+    check_tables_of_documents(out, tmp_path, monkeypatch)
+
+
+def check_tables_of_documents(out, tmp_path, monkeypatch):
+    """The script fills documents from what was written, and the same picture comes out twice."""
+    document, plots = tmp_path / "page.md", [tmp_path / "a.svg", tmp_path / "b.svg"]
+    document.write_text("<!-- benchmark gains -->\n<!-- end -->\nrest\n")
+    for plot in plots:
+        monkeypatch.setattr(sys, "argv", ["", str(out / "results.json"), str(document), "--plot", str(plot)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "| one_T1w " in document.read_text() and document.read_text().endswith("<!-- end -->\nrest\n")
+    assert plots[0].read_bytes() == plots[1].read_bytes() and b">thick3<" in plots[0].read_bytes()
 
 
 @pytest.mark.parametrize(

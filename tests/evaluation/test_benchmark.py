@@ -47,6 +47,7 @@ def test_every_kind_of_method_is_measured_and_judged(run, bundle, tmp_path):
     assert tool["metrics"] == cubic["metrics"]  # resampled on the truth's grid by the same spline
     assert tv["metrics"]["psnr"] > cubic["metrics"]["psnr"]
     assert all(r["seconds"] > r["compute_s"] > 0 and r["peak_mib"] > 100 for r in (cubic, tv, small))
+    assert all(r["cpu_s"] > 0.3 for r in (cubic, tv, small))
     assert tool["compute_s"] is None and 0 < tool["peak_mib"] < 100
     assert len(small["identity"]["bundle_sha256"]) == 64
     assert all(0 < r["consistency"]["rms_over_range"] < 0.2 for r in (cubic, tv, small))

@@ -1,14 +1,16 @@
 """Which scans take part, and that a case is what `moediff degrade` makes."""
 
 import pytest
+import torch
 from torch.testing import assert_close
 
 from moediff.cli import main
 from moediff.errors import ConfigError, InputMissing
-from moediff.evaluation.cases import Case, Scan, find_scans, mni152
+from moediff.evaluation.cases import Case, Scan, find_scans, mni152, region_names
 from moediff.simulate.recipe import NAMED
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load, save
+from moediff.volume.volume import Volume
 
 SHAPE = (30, 34, 36)
 
@@ -26,6 +28,46 @@ def data(tmp_path, make_phantom):
 def test_all_scans_of_a_folder_but_masks(data):
     assert [s.name for s in find_scans(data)] == ["a_T2w", "b_T1w"]
     assert [s.counts for s in find_scans(data, shown_only=["b_T1w"])] == [True, False]
+
+
+def test_lesions_lie_beside_the_scan_of_their_person(data):
+    assert [s.lesions for s in find_scans(data)] == [data / "val" / "a_mask.nii.gz", None]
+    assert find_scans(data, ["b_T1w"])[0].lesions is None
+
+
+def drawn(path, mask, tmp_path, data_XYZ):
+    """What a case says is drawn on it, with these outlines."""
+    save(mask.with_data(data_XYZ.float()), tmp_path / "outlines.nii.gz", overwrite=True)
+    return Case(Scan("b", path, lesions=tmp_path / "outlines.nii.gz"), NAMED["thick3"], 0).make_drawn()
+
+
+def test_what_is_drawn_on_a_case(data, tmp_path):
+    path = data / "val" / "b_T1w.nii.gz"
+    truth = load(path).volume
+    spot = torch.zeros(SHAPE)
+    spot[14:16, 16:18, 17:19] = 1
+    made = drawn(path, truth, tmp_path, spot)
+    assert made.drawn.lesions is not None and int((made.drawn.lesions.data_XYZ > 0.5).sum()) == 8
+    assert made.drawn.labels is not None and made.missing == {}
+    assert set(made.drawn.labels.data_XYZ.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    corner = torch.zeros(SHAPE)
+    corner[0, 0, 0] = 1
+    made = drawn(path, truth, tmp_path, corner)
+    assert made.drawn.lesions is None and "no lesion to judge" in made.missing["lesions"]
+    made = drawn(path, Volume(spot[:-1], truth.affine), tmp_path, spot[:-1])
+    assert made.drawn.lesions is None and "another grid" in made.missing["lesions"]
+
+
+def test_a_scan_without_distinct_tissues_has_no_regions(tmp_path, make_phantom):
+    phantom = make_phantom(SHAPE)
+    save(phantom.with_data((phantom.data_XYZ > 50).float() * 900), tmp_path / "flat.nii.gz")
+    made = Case(Scan("flat", tmp_path / "flat.nii.gz"), NAMED["thick3"], 0).make_drawn()
+    assert made.drawn.labels is None and "cannot be told apart" in made.missing["parts"]
+
+
+def test_regions_of_a_case_keep_their_names():
+    scores = {"psnr": 30.0}
+    assert region_names({"1": scores, "3": scores}) == {"deep white matter": scores, "junction": scores}
 
 
 def test_named_scans_with_or_without_suffix_and_files_elsewhere(data, tmp_path, make_phantom):

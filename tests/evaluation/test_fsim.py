@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import DataError
@@ -17,19 +16,6 @@ L = 1000.0
 
 # piq 0.8.0 (whose import of torchvision was stubbed), fsim(chromatic=False) in double precision of the slices below.
 PIQ = {(64, 80): 0.967354, (65, 80): 0.966240, (63, 81): 0.967533, (97, 113): 0.956532}
-
-
-def slices(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A pattern that fades to zero at the rim, and the same with ripples; 0..1."""
-    a, b = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape)
-    fade = (1 - a[:, None] ** 4) * (1 - b**4)
-    truth = fade * (
-        0.5 + 0.3 * torch.sin(9 * a[:, None] * (1 + b)) + 0.2 * torch.sign(torch.cos(7 * b + 2 * a[:, None]))
-    )
-    pred = truth + 0.05 * fade * torch.sin(40 * a[:, None]) * torch.cos(33 * b)
-    truth[:2], truth[-2:], truth[:, :2], truth[:, -2:] = 0, 0, 0, 0
-    pred[:2], pred[-2:], pred[:, :2], pred[:, -2:] = 0, 0, 0, 0
-    return pred.clamp(0, 1), truth.clamp(0, 1)
 
 
 def kovesi(image: np.ndarray) -> np.ndarray:
@@ -68,14 +54,14 @@ def kovesi(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", PIQ)
-def test_phase_congruency_is_kovesis(shape):
+def test_phase_congruency_is_kovesis(shape, slices):
     pred, _ = slices(shape)
     found = phase_congruency(255 * pred[None].float())[0].double().numpy()
     assert np.abs(found - kovesi(255 * pred.numpy())).max() < 5e-4  # of even counts our median is the lower middle
 
 
 @pytest.mark.parametrize("shape", PIQ)
-def test_fsim_of_a_slice_is_piqs(shape, monkeypatch):
+def test_fsim_of_a_slice_is_piqs(shape, slices, monkeypatch):
     """A stack of equal slices; the two directions across it are kept out by looking at the first one alone."""
     pred, truth = (L * t.float()[None].expand(3, -1, -1) for t in slices(shape))
     monkeypatch.setattr("moediff.evaluation.fsim.DIRECTIONS", (0,))

@@ -6,9 +6,15 @@ import torch
 from scipy.signal import convolve2d
 from scipy.special import expit, logit
 
-from moediff.evaluation.haar import MEDICAL, STANDARD, haarpsi
+from moediff.evaluation.haar import MEDICAL, STANDARD, _averaged, _slice_scores, haarpsi
+from moediff.volume.resample import apply_axes
 
 L = 1000.0
+
+# piq 0.8.0 (whose import of torchvision was stubbed), haarpsi of the slices below: its defaults; c=5, alpha=4.9. It
+# places even windows as MATLAB does, so it was given the slices turned by 180 degrees and moved by one pixel.
+PIQ = {(64, 80): (0.965766, 0.931102), (96, 112): (0.936815, 0.886025), (98, 114): (0.933403, 0.883063)}
+MARGIN = 24  # of zeros around, since borders are treated in different ways
 
 
 def plain_slice(x, y, inside, c, alpha):
@@ -51,6 +57,15 @@ def test_haarpsi_equals_a_direct_version(parameters, head, blurred):
     mask[12:-12, 12:-12, 12:-12] = True  # beyond the reach of boundary handling, which the paper leaves open
     expected = plain(blurred, head.data_XYZ, mask, *parameters)
     assert haarpsi(blurred, head.data_XYZ, mask, L, parameters) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", PIQ)
+def test_haarpsi_of_a_slice_is_piqs(shape, slices):
+    x, y = (torch.nn.functional.pad(t.float(), (MARGIN,) * 4)[None] for t in slices(shape))
+    halves = (None, _averaged(x.shape[1]), _averaged(x.shape[2]))
+    half_x, half_y = (apply_axes(t * 255, halves) for t in (x, y))
+    scores = _slice_scores(half_x, half_y, torch.ones(half_x.shape, dtype=torch.bool), (STANDARD, MEDICAL))
+    assert [float(score) for score in scores] == pytest.approx(PIQ[shape], abs=1e-5)
 
 
 def test_identical_volumes_score_one_and_noise_less(head, blurred, everywhere):

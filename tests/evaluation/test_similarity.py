@@ -50,6 +50,15 @@ def test_gmsd_equals_a_plain_version(head, blurred, everywhere):
     assert gmsd(blurred, head.data_XYZ, everywhere, L) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((64, 80), 0.00257077), ((96, 112), 0.0264794), ((98, 114), 0.0296378)]
+)
+def test_gmsd_of_equal_slices_is_piqs(shape, expected, slices):
+    """piq 0.8.0 (whose import of torchvision was stubbed), gmsd of one slice; a stack has no gradient across it."""
+    pred, truth = (L * t.float()[None].expand(4, -1, -1).contiguous() for t in slices(shape))
+    assert gmsd(pred, truth, torch.ones(pred.shape, dtype=torch.bool), L) == pytest.approx(expected, abs=1e-6)
+
+
 def plain_vif(x, y):
     """Pixel-domain VIF written with scipy's filters in float64, on 0..255."""
     x, y = (t.double().numpy() * 255 / L for t in (x, y))

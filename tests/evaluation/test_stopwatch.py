@@ -32,6 +32,11 @@ def test_time_exit_code_output_and_environment(run, tmp_path):
     assert (tmp_path / "log").read_text() == "given\n"
 
 
+def test_processor_time_is_of_work_not_of_waiting(run):
+    idle, busy = run("import time; time.sleep(1)"), run("import time\nwhile time.process_time() < 0.6: pass")
+    assert idle.cpu_s < 0.4 < 0.6 <= busy.cpu_s < 1.0 <= idle.seconds
+
+
 def test_memory_is_the_programs_own_and_not_its_parents(run):
     ballast = torch.ones(60 * 2**20)  # 240 MiB that are ours
     small, large = run("pass"), run("b = bytearray(150 * 2**20)")

@@ -17,12 +17,18 @@ HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+LESIONS = {"count": 7, "lost": 2, "invented": 1, "volume_ref_ml": 2.25, "volume_pred_ml": 1.75, "contrast_kept": 0.625,
+           "dice": 0.5, "cnr_ref": 3.0, "cnr_pred": 2.0}  # fmt: skip
+
+
 def row(method, scan, psnr, key, *, error="", counts=True):
     metrics = {} if error else {"psnr": psnr, "ssim": 0.9, "haarpsi": 0.8}
     return {
         "key": key, "method": method, "scan": scan, "recipe": HOSTILE, "seed": 0, "counts": counts, "metrics": metrics,
         "consistency": None, "warnings": [] if error else [f"doubtful {HOSTILE}"], "error": error,
         "seconds": None if error else 3.0, "compute_s": None, "gflop": None, "peak_mib": None if error else 300.0,
+        "parts": None if error else {"cortex": {"voxels": 500, "psnr": psnr - 3, "ssim": 0.8, "nrmse": 0.1}},
+        "lesions": None if error else LESIONS,
     }  # fmt: skip
 
 
@@ -88,6 +94,19 @@ def test_it_follows_the_readers_colours_and_says_what_it_is(html):
 
 def test_failures_are_listed_and_behaviour_is_marked(html):
     assert "it said &lt;script" in html and "(behaviour only, in no mean)" in html
+
+
+def test_regions_lesions_and_losses_are_tables(html):
+    assert "<th>cortex</th>" in html and "<td>19.00</td>" in html
+    assert "<td>7</td><td>2</td><td>1</td><td>0.62</td><td>0.50</td><td>1.75</td><td>2.25</td>" in html
+    assert "No other method&#39;s mean is better" in html or "No other method's mean is better" in html
+
+
+def test_losses_are_told(tmp_path):
+    rows = with_gains([row("cubic", "a", 20, "k"), row("zero-fill", "a", 21, "l")])
+    assert "PSNR: zero-fill is better, 21 against 20 on average; in 1 of 1 cases." in page(
+        rows, about(1, "cpu", [0]), "cubic", tmp_path
+    )
 
 
 def test_all_failing_is_a_page_too(tmp_path):

@@ -121,6 +121,7 @@ def _focus(name: str | None, methods: Sequence[Method]) -> str:
 
 def _write(rows: list[dict[str, Any]], focus: str, settings: Settings, args: argparse.Namespace) -> None:
     from moediff.evaluation.benchmark import PICTURES, SCHEMA
+    from moediff.evaluation.breakdown import lesion_sums, losses, part_means
     from moediff.evaluation.summary import about, as_csv, markdown, means, pairs
     from moediff.evaluation.tables import as_json
     from moediff.report.benchmark_page import page
@@ -128,7 +129,8 @@ def _write(rows: list[dict[str, Any]], focus: str, settings: Settings, args: arg
 
     told = about(settings.threads, settings.device, args.seeds)
     record = {"schema": SCHEMA, "about": told, "focus": focus, "rows": rows, "means": means(rows),
-              "pairs": pairs(rows, focus)}  # fmt: skip
+              "pairs": pairs(rows, focus), "parts": part_means(rows), "lesions": lesion_sums(rows),
+              "losses": losses(rows, focus)}  # fmt: skip
     write_text(as_csv(rows), args.output / "results.csv", overwrite=True)
     write_text(as_json(record), args.output / "results.json", overwrite=True)
     write_text(page(rows, told, focus, args.output / PICTURES), args.output / "index.html", overwrite=True)

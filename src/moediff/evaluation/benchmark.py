@@ -22,7 +22,7 @@ import torch
 
 from moediff import __version__
 from moediff.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, TryAgain
-from moediff.evaluation.cases import Case
+from moediff.evaluation.cases import Case, Made, region_names
 from moediff.evaluation.evaluate import EvaluateOptions, evaluate
 from moediff.evaluation.methods import Method
 from moediff.evaluation.stopwatch import Measured, run_measured
@@ -72,6 +72,7 @@ def key_of(method: Method, case: Case, settings: Settings) -> str:
         "schema": SCHEMA,
         "method": method.identity,
         "scan": [case.scan.name, case.scan.path.name, _sha256(case.scan.path)],
+        "lesions": None if case.scan.lesions is None else _sha256(case.scan.lesions),
         "recipe": case.recipe.to_json(),
         "seed": case.seed,
         "judging": asdict(settings.judging),
@@ -106,11 +107,11 @@ def run_benchmark(
     with _held(out):
         total = len(cases) * len(methods)
         for case in cases:
-            made: list[tuple[Volume, Volume]] = []
+            made: list[Made] = []
             for method in methods:
                 row = _finished(out, key_of(method, case, settings))
                 if row is None:
-                    made = made or [case.make()]
+                    made = made or [case.make_drawn()]
                     row = _measure(method, case, made[0], settings, out, draw)
                 row |= {"counts": case.scan.counts}  # not part of the key: a choice of who reads
                 rows.append(row)
@@ -161,24 +162,21 @@ def _finished(out: Path, key: str) -> Row | None:
     return None if not isinstance(row, dict) or row.get("key") != key or row.get("error") else row
 
 
-def _measure(
-    method: Method, case: Case, made: tuple[Volume, Volume], settings: Settings, out: Path, draw: Draw | None
-) -> Row:
+def _measure(method: Method, case: Case, made: Made, settings: Settings, out: Path, draw: Draw | None) -> Row:
     """Run, judge, draw, and last write the row."""
-    truth, low = made
     key = key_of(method, case, settings)
     row: Row = {
         "schema": SCHEMA, "key": key, "method": method.name, "kind": method.kind, "identity": method.identity,
         "scan": case.scan.name, "scan_sha256": _sha256(case.scan.path), "recipe": case.recipe.name, "seed": case.seed,
-        "input_shape": list(low.shape), "output_shape": list(truth.shape), "metrics": {}, "consistency": None,
-        "fit": None, "warnings": [], "seconds": None, "compute_s": None, "gflop": None, "peak_mib": None, "error": "",
+        "input_shape": list(made.low.shape), "output_shape": list(made.truth.shape), "metrics": {},
+        "consistency": None, "parts": None, "lesions": None, "not_computed": {}, "fit": None, "warnings": [],
+        "seconds": None, "cpu_s": None, "compute_s": None, "gflop": None, "peak_mib": None, "error": "",
     }  # fmt: skip
     try:
         pred, spent = _run(method, case, made, settings, out / WORK)
         row |= spent
-        record = evaluate(pred, truth, settings.judging, measured=low)
-        row |= {name: record[name] for name in ("metrics", "consistency", "fit", "warnings", "data_range", "mask")}
-        _draw(draw, row, case, {"input": low, method.name: pred, "truth": truth}, out / PICTURES)
+        row |= _judged(pred, made, settings)
+        _draw(draw, row, case, {"input": made.low, method.name: pred, "truth": made.truth}, out / PICTURES)
     except (CannotCreate, OutputFailed):
         raise  # our own folder: the next row would fail as well
     except MoeDiffError as error:
@@ -186,6 +184,14 @@ def _measure(
     text = as_json(row)
     write_text(text, out / ROWS / f"{key}.json", overwrite=True)
     return dict(json.loads(text))  # as a later run will read it
+
+
+def _judged(pred: Volume, made: Made, settings: Settings) -> Row:
+    """What a row says of a result's quality."""
+    record = evaluate(pred, made.truth, settings.judging, measured=made.low, drawn=made.drawn)
+    kept = ("metrics", "consistency", "lesions", "fit", "warnings", "data_range", "mask")
+    parts = None if record["parts"] is None else region_names(record["parts"])
+    return {name: record[name] for name in kept} | {"parts": parts, "not_computed": made.missing}
 
 
 def _draw(draw: Draw | None, row: Row, case: Case, scans: dict[str, Volume], folder: Path) -> None:
@@ -199,7 +205,7 @@ def _draw(draw: Draw | None, row: Row, case: Case, scans: dict[str, Volume], fol
         row["warnings"] = [*row["warnings"], f"no picture: {error}"]
 
 
-def _run(method: Method, case: Case, made: tuple[Volume, Volume], settings: Settings, work: Path) -> tuple[Volume, Row]:
+def _run(method: Method, case: Case, made: Made, settings: Settings, work: Path) -> tuple[Volume, Row]:
     """The method's result, and what it took.
 
     Raises:
@@ -207,19 +213,19 @@ def _run(method: Method, case: Case, made: tuple[Volume, Volume], settings: Sett
     """
     source, target = work / "input.nii.gz", work / "output.nii.gz"
     target.unlink(missing_ok=True)
-    save(made[1], source, overwrite=True)
+    save(made.low, source, overwrite=True)
     spent: Row = {}
     if method.kind == "command":
         measured, _ = _start(method.words(source, target), settings, work)
     else:
-        job = Job(source=source, target=target, grid=made[0].grid, seed=case.seed, threads=settings.threads,
+        job = Job(source=source, target=target, grid=made.truth.grid, seed=case.seed, threads=settings.threads,
                   device=settings.device)  # fmt: skip
         if settings.flops:
             spent |= _work(method, replace(job, count=True), settings, work)[1]
             target.unlink(missing_ok=True)
         measured, told = _work(method, job, settings, work)
         spent |= told
-    spent |= {"seconds": measured.seconds, "peak_mib": measured.peak_mib}
+    spent |= {"seconds": measured.seconds, "cpu_s": measured.cpu_s, "peak_mib": measured.peak_mib}
     if not target.is_file():
         raise DataError("it ended well but wrote no file at {output}; expected a NIfTI scan (.nii.gz)")
     try:

@@ -2,16 +2,25 @@
 
 A case is made exactly as `moediff degrade` makes it, with the random key (seed, file name, recipe), from the scan in
 canonical orientation: thick slices are then axial for every person, however the file stores its axes.
+
+What is drawn on a scan goes with its case: regions of the brain where its tissues can be told apart, and outlined
+lesions where PERSON_mask lies beside PERSON_anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError, InputMissing
+from moediff.errors import ConfigError, DataError, GeometryError, InputMissing
+from moediff.evaluation.evaluate import Drawn
+from moediff.evaluation.lesions import judge_lesions
+from moediff.evaluation.metrics import head_mask
+from moediff.evaluation.pairing import require_same_grid
+from moediff.evaluation.regions import BACKGROUND, REGIONS, scan_regions
 from moediff.inference.outputs import stem_of
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe
@@ -19,6 +28,8 @@ from moediff.volume.atomic import shown
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
+
+Row: TypeAlias = "dict[str, Any]"
 
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"  # inside nilearn
 BEHAVIOUR_ONLY = ("trio_b17_T1w",)  # may be a training person: shown, left out of means
@@ -28,11 +39,22 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Scan:
-    """A sharp scan: its name in tables, its file, and whether means count it."""
+    """A sharp scan: its name in tables, its file, whether means count it, and the file of its lesions' outlines."""
 
     name: str
     path: Path
     counts: bool = True
+    lesions: Path | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A case made: the truth, canonical; the low-resolution scan; what is drawn on the truth, and why what is not."""
+
+    truth: Volume
+    low: Volume
+    drawn: Drawn
+    missing: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,6 +80,45 @@ class Case:
         rng = rng_for(self.seed, self.scan.path.name, self.recipe.name)
         return truth, degrade(truth, self.recipe, rng)
 
+    def make_drawn(self) -> Made:
+        """As `make`, with regions as labels 1.. in the order of REGIONS, and lesions.
+
+        Raises:
+            InputMissing, DataError: the scan cannot be read or degraded.
+        """
+        truth, low = self.make()
+        missing: dict[str, str] = {}
+        drawn = Drawn(labels=_regions(truth, missing), lesions=_lesions(self.scan.lesions, truth, missing))
+        return Made(truth, low, drawn, missing)
+
+
+def _regions(truth: Volume, missing: dict[str, str]) -> Volume | None:
+    found = scan_regions(truth.data_XYZ, truth.spacing_mm)
+    if found is None or not bool((found != BACKGROUND).any()):
+        missing["parts"] = "regions cannot be told apart by intensity (a skull, or tissues that overlap)"
+        return None
+    return truth.with_data(((found.long() + 1) * (found != BACKGROUND)).float())
+
+
+def region_names(parts: Mapping[str, Row]) -> dict[str, Row]:
+    """Labels of `Case.make_drawn` by their names."""
+    return {REGIONS[int(number) - 1]: values for number, values in parts.items()}
+
+
+def _lesions(path: Path | None, truth: Volume, missing: dict[str, str]) -> Volume | None:
+    """Outlines that can be judged on this truth."""
+    if path is None:
+        return None
+    try:
+        outlines, _ = canonicalise(load(path).volume)
+        require_same_grid("lesion mask", outlines.grid, truth.grid, "draw it on the scan")
+        data_XYZ, head_XYZ = truth.data_XYZ.float(), head_mask(truth.data_XYZ)
+        judge_lesions(data_XYZ, data_XYZ, head_XYZ, outlines.data_XYZ > 0.5, truth.spacing_mm)
+    except (DataError, GeometryError) as error:
+        missing["lesions"] = str(error)
+        return None
+    return outlines
+
 
 def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequence[str] = BEHAVIOUR_ONLY) -> list[Scan]:
     """Scans to run on.
@@ -82,11 +143,18 @@ def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequenc
         raise InputMissing(f"{shown(folder or '')}: no NIfTI scans here; name a folder whose val/ holds some")
     if len(paths) < len(names):
         raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be told apart")
-    return [Scan(name, path, name not in shown_only) for name, path in paths.items()]
+    return [Scan(name, path, name not in shown_only, _outlines(path)) for name, path in paths.items()]
 
 
 def _is_scan(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and not stem_of(path).endswith(MASKS) and not path.name.startswith(".")
+
+
+def _outlines(scan: Path) -> Path | None:
+    """The file of lesions that belongs to a scan: PERSON_mask beside PERSON_anything."""
+    person = stem_of(scan).partition("_")[0]
+    beside = [scan.with_name(f"{person}{MASKS}{suffix}") for suffix in SUFFIXES]
+    return next((path for path in beside if path != scan and path.is_file()), None)
 
 
 def _find(folder: Path | None, name: str) -> Path:

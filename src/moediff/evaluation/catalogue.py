@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 
 from moediff.errors import ConfigError
-from moediff.evaluation import blind, fsim, haar, metrics, similarity, spectrum
+from moediff.evaluation import blind, challenge, fsim, haar, metrics, similarity, spectrum
 
 MOST_WORKERS = 4  # each holds a metric's memory
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What metrics see: prediction (fitted) and truth on one grid, where to judge, L, and voxel size."""
+    """What metrics see: prediction (fitted) and truth on one grid, where to judge, L, voxel size, foot-to-head axis."""
 
     pred_XYZ: Tensor
     truth_XYZ: Tensor
     mask_XYZ: Tensor
     data_range: float
     spacing_mm: tuple[float, float, float]
+    axial: int = 2
 
     @property
     def pair(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,6 +51,9 @@ JOBS: dict[tuple[str, ...], Job] = {
     ("vif",): lambda c: [similarity.vif(*c.pair, c.data_range)],
     ("ssim", "ssim_all"): lambda c: metrics.ssims(*c.whole, c.data_range, (c.mask_XYZ, c.whole[2])),
     ("spectral_distance_db",): lambda c: [spectrum.radial_spectral_distance(*c.pair)],
+    ("psnr_mrixfields", "nrmse_mrixfields", "ssim_mrixfields"): lambda c: challenge.mrixfields(
+        c.pred_XYZ, c.truth_XYZ, c.axial
+    ),
     ("hf_ratio",): lambda c: [spectrum.high_frequency_ratio(*c.pair)],
     ("gmsd",): lambda c: [similarity.gmsd(*c.pair, c.data_range)],
     ("sharpness",): lambda c: [blind.sharpness(c.pred_XYZ, c.mask_XYZ, c.spacing_mm)],
@@ -60,13 +64,12 @@ JOBS: dict[tuple[str, ...], Job] = {
     ("psnr_all",): lambda c: [metrics.psnr(*c.whole, c.data_range)],
     ("nrmse",): lambda c: [metrics.nrmse(*c.pair)],
     ("nrmse_all",): lambda c: [metrics.nrmse(*c.whole)],
-    ("nrmse_mrixfields",): lambda c: [metrics.nrmse_unit_range(c.pred_XYZ, c.truth_XYZ)],
 }
 
 METRICS = (
-    "psnr", "nrmse", "ssim", "psnr_all", "nrmse_all", "ssim_all", "nrmse_mrixfields", "ms_ssim", "haarpsi",
-    "haarpsi_med", "gmsd", "vif", "fsim", "hf_ratio", "spectral_distance_db", "sharpness", "sharpness_ref", "noise",
-    "noise_ref",
+    "psnr", "nrmse", "ssim", "psnr_all", "nrmse_all", "ssim_all", "psnr_mrixfields", "nrmse_mrixfields",
+    "ssim_mrixfields", "ms_ssim", "haarpsi", "haarpsi_med", "gmsd", "vif", "fsim", "hf_ratio", "spectral_distance_db",
+    "sharpness", "sharpness_ref", "noise", "noise_ref",
 )  # fmt: skip
 
 

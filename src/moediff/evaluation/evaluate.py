@@ -23,6 +23,7 @@ from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_sam
 from moediff.evaluation.parts import Parts, by_part, named_parts
 from moediff.evaluation.perceptual import PerceptualWeights, perceptual
 from moediff.evaluation.remeasure import consistency
+from moediff.volume.geometry import ras_axes
 from moediff.volume.volume import Volume
 
 LEAST_INSIDE = 0.5  # of a given mask that the reference's head should hold
@@ -106,7 +107,7 @@ def evaluate(
     fit = fit_intensities(landed.data_XYZ[inside], ref.data_XYZ[inside]) if options.fit else None
     case = Judged(
         (fit or Fit()).apply(landed.data_XYZ.float()), ref.data_XYZ.float(), inside,
-        data_range(ref.data_XYZ, inside), ref.spacing_mm,
+        data_range(ref.data_XYZ, inside), ref.spacing_mm, ras_axes(ref.affine)[0][2],
     )  # fmt: skip
     parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
     record = {

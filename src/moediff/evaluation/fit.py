@@ -81,7 +81,7 @@ def fit_intensities(pred_V: Tensor, ref_V: Tensor) -> Fit:
     if not spread > 0:
         raise DataError("the reference is constant where it is judged; expected a scan with contrast")
     few = slice(None, None, max(1, x.numel() // FIRST_VOXELS))
-    fit = _weighted(x, y, torch.ones_like(x))
+    fit = _weighted(x[few], y[few], torch.ones_like(x[few]))
     fit = _reweighted(x, y, _reweighted(x[few], y[few], fit, spread), spread)
     if not (math.isfinite(fit.gain) and fit.gain > 0):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Wall time and peak memory of another program, whatever it is. Standard library only.
+"""Wall time, processor time and peak memory of another program, whatever it is. Standard library only.
 
 A program's peak memory includes that of the process that forked it, so a large parent would be charged to it. Hence
 this module runs itself as a process of a few megabytes, which starts the program, waits, and reports as JSON. When
@@ -30,6 +30,7 @@ class Measured:
     Args:
         exit_code: its own; negative for a signal; None when it did not start.
         seconds: wall time from start to end.
+        cpu_s: processor time of it and the children it waited for; unlike wall time it hardly depends on other work.
         peak_mib: resident memory of the largest process among it and the children it waited for, MiB.
         timed_out: it was stopped at the limit.
         fault: why it did not start, else "".
@@ -37,6 +38,7 @@ class Measured:
 
     exit_code: int | None
     seconds: float
+    cpu_s: float
     peak_mib: float
     timed_out: bool
     fault: str
@@ -66,7 +68,7 @@ def run_measured(command: Sequence[str], *, limit_s: float, log: Path, env: Mapp
     try:
         return Measured(**json.loads(said))
     except (ValueError, TypeError):
-        return Measured(None, 0.0, 0.0, False, "the process that measures it was killed")
+        return Measured(None, 0.0, 0.0, 0.0, False, "the process that measures it was killed")
 
 
 def _kill(group: int) -> None:
@@ -90,7 +92,7 @@ def _time(command: Sequence[str], limit_s: float, log: Path) -> Measured:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
     except OSError as error:
-        return Measured(None, 0.0, 0.0, False, f"{error.strerror or error}")
+        return Measured(None, 0.0, 0.0, 0.0, False, f"{error.strerror or error}")
     expired = threading.Event()
 
     def stop_late() -> None:
@@ -105,7 +107,8 @@ def _time(command: Sequence[str], limit_s: float, log: Path) -> Measured:
     timer.cancel()
     _kill(process.pid)  # children it left behind would disturb the next measurement
     code = os.waitstatus_to_exitcode(status)
-    return Measured(code, seconds, usage.ru_maxrss * MAXRSS_BYTES / 2**20, expired.is_set(), "")
+    cpu_s, peak_mib = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * MAXRSS_BYTES / 2**20
+    return Measured(code, seconds, cpu_s, peak_mib, expired.is_set(), "")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import torch
 from moediff import RESEARCH_ONLY, __version__
 from moediff.config import rng_for
 from moediff.evaluation.methods import BASELINES
+from moediff.evaluation.regions import REGIONS
 from moediff.evaluation.tables import plain, table_text
 from moediff.volume.atomic import shown
 
@@ -25,6 +26,7 @@ Row = dict[str, Any]
 
 COMPARED = {"psnr": "PSNR (dB)", "ssim": "SSIM", "haarpsi": "HaarPSI"}  # higher is better in all
 GAINED = ("psnr", "ssim")
+LESIONS = ("count", "lost", "invented", "contrast_kept", "dice", "volume_ref_ml", "volume_pred_ml")  # in the CSV
 DRAWS = 10_000
 LEVEL = 0.95
 
@@ -108,8 +110,8 @@ def means(rows: Sequence[Row]) -> list[Row]:
                 {"recipe": recipe, "method": method, "persons": len(names(kept, "scan")), "failed": failed}
                 | {metric: _mean(value_of(r, metric) for r in kept) for metric in metrics}
                 | {
-                    key: _mean(r[key] for r in kept)
-                    for key in ("gain_psnr", "gain_ssim", "seconds", "compute_s", "gflop")
+                    key: _mean(r.get(key) for r in kept)
+                    for key in ("gain_psnr", "gain_ssim", "seconds", "cpu_s", "compute_s", "gflop")
                 }
                 | {"consistency": _mean((r["consistency"] or {}).get("rms_over_range") for r in kept)}
                 | {"peak_mib": max((r["peak_mib"] for r in kept), default=None)}
@@ -158,7 +160,10 @@ def as_csv(rows: Iterable[Row]) -> str:
     return table_text([
         plain({key: row.get(key) for key in first} | row["metrics"]
               | {f"consistency_{key}": (row["consistency"] or {}).get(key) for key in ("rms_over_range",)}
-              | {key: row[key] for key in ("seconds", "compute_s", "gflop", "peak_mib")}
+              | {f"psnr_{part.replace(' ', '_')}": (row.get("parts") or {}).get(part, {}).get("psnr")
+                 for part in REGIONS}
+              | {f"lesions_{key}": (row.get("lesions") or {}).get(key) for key in LESIONS}
+              | {key: row.get(key) for key in ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")}
               | {"warnings": "; ".join(row["warnings"]), "error": row["error"]})
         for row in rows
     ])  # fmt: skip
@@ -167,9 +172,15 @@ def as_csv(rows: Iterable[Row]) -> str:
 SHOWN = {
     "psnr": ("PSNR (dB)", "{:.2f}"), "gain_psnr": ("gain (dB)", "{:+.2f}"), "ssim": ("SSIM", "{:.4f}"),
     "gain_ssim": ("gain SSIM", "{:+.4f}"), "haarpsi": ("HaarPSI", "{:.4f}"), "hf_ratio": ("hf ratio", "{:.2f}"),
-    "consistency": ("consistency", "{:.4f}"), "seconds": ("time (s)", "{:.1f}"), "compute_s": ("compute (s)", "{:.2f}"),
-    "gflop": ("GFLOP", "{:.0f}"), "peak_mib": ("peak (MiB)", "{:.0f}"),
+    "consistency": ("consistency", "{:.4f}"), "seconds": ("time (s)", "{:.1f}"), "cpu_s": ("CPU (s)", "{:.1f}"),
+    "compute_s": ("compute (s)", "{:.2f}"), "gflop": ("GFLOP", "{:.0f}"), "peak_mib": ("peak (MiB)", "{:.0f}"),
 }  # fmt: skip
+
+
+def shown_columns(rows: Sequence[Row]) -> list[str]:
+    """Keys of `SHOWN` that some mean has."""
+    found = means(rows)
+    return [key for key in SHOWN if any(row.get(key) is not None for row in found)]
 
 
 def cell(row: Row, key: str) -> str:
@@ -180,12 +191,12 @@ def cell(row: Row, key: str) -> str:
 
 def markdown(rows: Sequence[Row], focus: str) -> str:
     """Tables for a terminal or a document: means per recipe, then the focus method's gain per scan."""
-    averages, parts = means(rows), []
+    averages, columns, parts = means(rows), shown_columns(rows), []
     for recipe in names(rows, "recipe"):
-        lines = [["method", *(title for title, _ in SHOWN.values()), "persons", "failed"]]
-        lines += [[row["method"], *(cell(row, key) for key in SHOWN), str(row["persons"]), str(row["failed"])]
+        lines = [["method", *(SHOWN[key][0] for key in columns), "persons", "failed"]]
+        lines += [[row["method"], *(cell(row, key) for key in columns), str(row["persons"]), str(row["failed"])]
                   for row in averages if row["recipe"] == recipe]  # fmt: skip
-        parts.append(f"{recipe}, mean over persons:\n\n{_table(lines)}")
+        parts.append(f"{recipe}, mean over persons:\n\n{table(lines)}")
     return "\n\n".join([*parts, f"{focus}, gain per scan, PSNR (dB) / SSIM:\n\n{_gains(rows, focus)}"])
 
 
@@ -198,10 +209,10 @@ def _gains(rows: Sequence[Row], focus: str) -> str:
             psnr, ssim = (_mean(r[f"gain_{m}"] for r in mine if r["recipe"] == recipe) for m in GAINED)
             cells.append(f"{'-' if psnr is None else f'{psnr:+.2f}'} / {'-' if ssim is None else f'{ssim:+.3f}'}")
         lines.append([scan if all(row["counts"] for row in mine) else f"{scan} (behaviour only)", *cells])
-    return _table([["scan", *recipes], *lines])
+    return table([["scan", *recipes], *lines])
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up."""
     safe = [[shown(word).replace("|", "\\|") for word in line] for line in lines]
     widths = [max(len(line[i]) for line in safe) for i in range(len(safe[0]))]

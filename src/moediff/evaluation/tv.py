@@ -115,9 +115,17 @@ def gradient_adjoint(field_DXYZ: Tensor, spacing: Sequence[float]) -> Tensor:
     return out
 
 
+def lengths(field_DXYZ: Tensor) -> Tensor:
+    """Length of every voxel's vector [X, Y, Z]; `Tensor.norm(dim=0)` takes ten times as long on CPUs."""
+    found = field_DXYZ[0].square()
+    for component in field_DXYZ[1:]:
+        found.addcmul_(component, component)
+    return found.sqrt_()
+
+
 def total_variation(data_XYZ: Tensor, spacing: Sequence[float]) -> float:
     """Sum over voxels of the gradient's length."""
-    return float(gradient(data_XYZ, spacing).norm(dim=0).sum(dtype=torch.float64))
+    return float(lengths(gradient(data_XYZ, spacing)).sum(dtype=torch.float64))
 
 
 def minimise(problem: Problem, start_XYZ: Tensor, iterations: int = ITERATIONS) -> TvResult:
@@ -137,7 +145,7 @@ def minimise(problem: Problem, start_XYZ: Tensor, iterations: int = ITERATIONS) 
     energies = [problem.energy(x)]
     for count in range(1, iterations + 1):
         field_DXYZ += gradient(ahead, spacing) / (ratio * norm)
-        field_DXYZ *= (weight / field_DXYZ.norm(dim=0).clamp_min(TINY)).clamp_max(1)
+        field_DXYZ *= (weight / lengths(field_DXYZ).clamp_min_(TINY)).clamp_max_(1)
         before, x = x, solve(x - ratio / norm * gradient_adjoint(field_DXYZ, spacing))
         ahead = 2 * x - before
         if count % CHECK_EVERY:
@@ -158,8 +166,8 @@ def weight_of(prepared: Prepared, spacing: Sequence[float]) -> float:
     White noise of standard deviation s, and gradients with a density falling as exp(-|g| / b) in three dimensions,
     ask for s^2 / b; b is a third of the mean gradient inside the head, read off the interpolated scan.
     """
-    lengths = gradient(prepared.base_XYZ, spacing).norm(dim=0)[prepared.mask_XYZ]
-    scale = float(lengths.mean(dtype=torch.float64)) / 3
+    steepness = lengths(gradient(prepared.base_XYZ, spacing))[prepared.mask_XYZ]
+    scale = float(steepness.mean(dtype=torch.float64)) / 3
     return STRENGTH * prepared.noise**2 / max(scale, 1e-9)
 
 

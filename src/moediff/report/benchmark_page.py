@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moediff.evaluation.breakdown import JUDGED, lesion_sums, losses, part_means
 from moediff.evaluation.cases import Case
-from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs
+from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs, shown_columns
 from moediff.report.figure import comparison_figure
 from moediff.report.needs import require_parts
 from moediff.report.picture import data_uri
@@ -60,18 +61,19 @@ def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
     scans = names(rows, "scan")
     rings = [scan for scan in scans if not all(row["counts"] for row in rows if row["scan"] == scan)]
     return str(environment.get_template(TEMPLATE).render(
-        about=about, focus=focus, scans=scans, rings=rings, columns=[title for title, _ in SHOWN.values()],
-        recipes=[_recipe(rows, recipe, focus, scans, rings) for recipe in names(rows, "recipe")],
+        about=about, focus=focus, scans=scans, rings=rings, columns=[SHOWN[key][0] for key in shown_columns(rows)],
+        recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in names(rows, "recipe")],
         time=quality_against_time(_times(rows)), worst=_worst(rows, pictures),
         failures=[row for row in rows if row["error"]],
         doubts=[row for row in rows if row["warnings"] and not row["error"]],
     ))  # fmt: skip
 
 
-def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: Sequence[str], rings: Sequence[str]) -> Row:
-    """What the page shows of one recipe."""
+def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: tuple[Sequence[str], Sequence[str]]) -> Row:
+    """What the page shows of one recipe; `scans` are all, and those drawn as rings."""
+    columns = shown_columns(rows)
     mine = [row for row in rows if row["recipe"] == recipe]
-    table = [(row["method"], [cell(row, key) for key in SHOWN], row["persons"], row["failed"]) for row in means(mine)]
+    table = [(row["method"], [cell(row, key) for key in columns], row["persons"], row["failed"]) for row in means(mine)]
     gains = {method: _by_scan(mine, method) for method in names(mine, "method")}
     compared = pairs(mine, focus)
     differences = []
@@ -79,8 +81,24 @@ def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: Sequence[str], 
         values = {row["against"]: (row["mean"], row["low"], row["high"]) for row in compared if row["metric"] == metric}
         if values:
             differences.append((title, intervals(values, f"{title}, {focus} minus the other")))
-    return {"name": recipe, "table": table, "differences": differences,
-            "dots": dots(gains, scans, rings, "gain over interpolation, PSNR (dB)")}  # fmt: skip
+    return {"name": recipe, "table": table, "differences": differences, "parts": _parts(mine),
+            "lesions": lesion_sums(mine), "losses": _losses(mine, focus),
+            "dots": dots(gains, *scans, "gain over interpolation, PSNR (dB)")}  # fmt: skip
+
+
+def _parts(rows: Sequence[Row]) -> Row | None:
+    """PSNR by region and method, and the scans that regions were found in; None without any."""
+    found = part_means(rows)
+    if not found:
+        return None
+    names_, by_place = names(found, "part"), {(row["method"], row["part"]): row for row in found}
+    cells = {method: [f"{by_place[method, part]['psnr']:.2f}" if (method, part) in by_place else "-" for part in names_]
+             for method in names(found, "method")}  # fmt: skip
+    return {"names": names_, "lines": cells, "scans": sorted({scan for row in found for scan in row["scans"]})}
+
+
+def _losses(rows: Sequence[Row], focus: str) -> list[Row]:
+    return [row | {"title": JUDGED[row["metric"]].title} for row in losses(rows, focus)]
 
 
 def _by_scan(rows: Sequence[Row], method: str) -> dict[str, float]:
