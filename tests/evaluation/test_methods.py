@@ -1,5 +1,6 @@
 """Methods by name, folder and command, and what they are told apart by."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import pytest
 
 from moediff.errors import BundleError, ConfigError
 from moediff.evaluation.methods import parse_methods
-from moediff.model.bundle import embedded_path, read_manifest
 
 
 def test_the_baselines_are_always_there_and_order_is_kept():
@@ -15,10 +15,19 @@ def test_the_baselines_are_always_there_and_order_is_kept():
     assert [m.kind for m in parse_methods(["faithful"])] == ["interpolation", "interpolation", "bundle"]
 
 
-def test_the_embedded_bundle_is_known_by_its_weights():
+def test_the_embedded_bundle_is_told_apart_by_its_mode():
     faithful, detail = parse_methods(["faithful", "detail"])[-2:]
-    assert faithful.bundle is None and faithful.bundle_sha256 == read_manifest(embedded_path())["sha256"]
+    assert faithful.bundle is None and len(faithful.bundle_sha256) == 64
     assert (faithful.mode, detail.mode) == ("faithful", "detail") and faithful.identity != detail.identity
+
+
+def test_other_settings_beside_the_same_weights_are_another_method(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    manifest["config"]["denoiser"]["gate"]["threshold"] = 0.2
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(manifest))
+    one, other = (parse_methods([f"mine={folder}"])[-1] for folder in (bundle, tmp_path / "b"))
+    assert one.identity != other.identity
 
 
 def test_a_moved_bundle_is_the_same_method(bundle, tmp_path):

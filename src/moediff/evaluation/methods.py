@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ class Method:
         kind: "interpolation", "tv", "bundle" or "command".
         mode: of a bundle, "faithful" or "detail".
         bundle: model folder; None is the embedded one.
-        bundle_sha256: of its weights.
+        bundle_sha256: of its weights and settings together.
         command: words of an external command, with {input} and {output}; no shell reads them.
     """
 
@@ -42,7 +44,7 @@ class Method:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What its results depend on; folders are named by their weights, so a moved bundle is the same method."""
+        """What its results depend on; folders are named by their content, so a moved bundle is the same method."""
         return {"name": self.name, "kind": self.kind, "mode": self.mode, "bundle_sha256": self.bundle_sha256,
                 "command": list(self.command)}  # fmt: skip
 
@@ -77,7 +79,7 @@ def _parse(spec: str) -> Method:
         raise ConfigError(f"method {spec!r}: expected NAME=FOLDER or NAME=COMMAND with a name that is not built in")
     if INPUT in value or OUTPUT in value:
         return Method(name=name, kind="command", command=_words(name, value))
-    return Method(name=name, kind="bundle", mode="faithful", bundle=Path(value), bundle_sha256=_sha256(Path(value)))
+    return Method(name=name, kind="bundle", mode="faithful", bundle=Path(value), bundle_sha256=_digest(Path(value)))
 
 
 def _built_in(name: str) -> Method:
@@ -86,7 +88,7 @@ def _built_in(name: str) -> Method:
     if name == "tv":
         return Method(name=name, kind="tv")
     if name in MODES:
-        return Method(name=name, kind="bundle", mode=name, bundle_sha256=_sha256(embedded_path()))
+        return Method(name=name, kind="bundle", mode=name, bundle_sha256=_digest(embedded_path()))
     raise ConfigError(f"no method called {name!r}; choose from {', '.join(BUILT_IN)}, NAME=BUNDLE_FOLDER, "
                       f"or NAME='command {INPUT} {OUTPUT}'")  # fmt: skip
 
@@ -102,6 +104,8 @@ def _words(name: str, template: str) -> tuple[str, ...]:
     return words
 
 
-def _sha256(folder: Path) -> str:
+def _digest(folder: Path) -> str:
     with naming(shown(folder)):
-        return str(read_manifest(folder)["sha256"])
+        manifest = read_manifest(folder)
+    told = json.dumps([manifest["config"], manifest["sha256"]], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
