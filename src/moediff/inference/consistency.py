@@ -17,8 +17,8 @@ from moediff.volume.resample import apply_axes, axis_matrix, band_matrix, profil
 from moediff.volume.volume import Volume
 from moediff.volume.wiener import NOISE_FLOOR, VARIANCE, assumed_profiles, ratio_of, wiener
 
-# Variance of the error that the network leaves in what was measured: the first over noise^3, scaled. The noisier a
-# scan, the more of its gap is noise that the network was right not to follow. From training persons (docs/decisions.md).
+# Variance of the error that the network leaves in what was measured: the first over noise^3, scaled. The noisier the
+# scan, the more of the gap is noise that it was right not to follow. From training persons (docs/decisions.md).
 ERROR_LEFT, LARGEST_VARIANCE = 3e-9, 1e-2
 
 NAMES = {"gaussian": "gaussian slice profile", "band": "k-space truncation", "none": "none"}
