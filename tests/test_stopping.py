@@ -40,8 +40,9 @@ HEEDED = 1 << (signal.SIGTERM - 1)
 
 
 def heed_interrupts() -> None:
-    """A shell starts background jobs with Ctrl-C ignored, and the tests may be such a job."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A shell starts background jobs with Ctrl-C ignored, nohup with SIGHUP, and the tests may be such a job."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.fault(46)
