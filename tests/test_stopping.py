@@ -22,6 +22,7 @@ PLACES = {  # where a signal is easily lost or mistaken
     "exec of a text, as dataclasses do": "exec('{stop}')",
     "a destructor": "class X:\n    def __del__(self):\n        {stop}\nx = X()\ndel x\nimport time\ntime.sleep(5)",
     "an import that fails": "try:\n    {stop}\nexcept BaseException:\n    raise ImportError('numpy is broken')",
+    "clearing every exception": "try:\n    {stop}\nexcept BaseException:\n    pass\nimport time\ntime.sleep(30)",
     "cleaning up": "try:\n    {stop}\nfinally:\n    {stop}",
 }
 PROGRAM = """

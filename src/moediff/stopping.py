@@ -16,6 +16,7 @@ SIGNALS = {
 }
 ONCE_S = 2.0  # a second Ctrl-C this soon is impatience, and would only disturb the cleaning up
 AGAIN_S = 0.05
+STILL_S = 5.0  # who still works this long after being stopped has lost the exception: C code clears some unseen
 
 _asked: list[tuple[int, float]] = []  # signals that came, and when
 
@@ -36,11 +37,14 @@ def heed() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, _still_here)
     sys.unraisablehook = _unraisable
 
 
 def ignore() -> None:
     """At the end, when nothing is left to be stopped."""
+    _remind(0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -60,9 +64,24 @@ def _stop(number: int, frame: object) -> None:
     if _asked and now - _asked[-1][1] < ONCE_S:
         return
     _asked.append((number, now))
+    _raise(number)
+
+
+def _raise(number: int) -> None:
+    _remind(STILL_S)
     if number == signal.SIGINT:
         raise Interrupted
     raise Terminated(128 + number)
+
+
+def _remind(seconds: float) -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _still_here(number: int, frame: object) -> None:
+    if _asked:
+        _raise(_asked[0][0])
 
 
 def _unraisable(caught: sys.UnraisableHookArgs) -> None:
