@@ -69,7 +69,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 reliability: $(STAMP)
-	$(BIN)/python -m pytest --reliability docs/reliability.md --kills 30 --fuzz-seconds 60
+	$(BIN)/python -m pytest tests --reliability=docs/reliability.md --kills=30 --fuzz-seconds=60
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzzer.py --seconds $(SECONDS) --seed $$(date +%s)
