@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from moediff.config import rng_for
-from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, summary
+from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, error_variance, summary
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.volume.intensity import quantile
@@ -106,6 +107,24 @@ def test_the_noisier_the_scan_the_less_it_is_followed(truth):
     errors = [correct(wrong, scan, acquisition) - sharp for scan in scans]
     left = [abs(float(error[23:25, 23:25, 15:17].mean())) for error in errors]
     assert 0 <= left[0] < left[1] < left[2] < left[3] < 0.2
+
+
+def test_a_smooth_head_follows_noise_less_than_a_lively_one(truth):
+    """What stands out of a smooth head is more likely to be noise."""
+    prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
+    prepared, mask = replace(prepared, level=torch.tensor(0.02)), prepared.mask_XYZ
+    acquisition = assumed_acquisition(prepared)
+    noise = 0.02 * torch.randn(prepared.source.shape, generator=rng_for(0))
+
+    def moved(true_XYZ: Tensor) -> tuple[float, float]:
+        scan = replace(prepared, source=prepared.source.with_data(acquisition.apply(true_XYZ) + noise))
+        followed = (correct(true_XYZ, scan, acquisition) - true_XYZ)[mask]
+        return error_variance(scan), float(followed.square().mean().sqrt())
+
+    smooth = moved(sharp)
+    lively = moved(sharp + 0.2 * torch.randn(sharp.shape, generator=rng_for(1)) * mask)
+    assert lively[0] > 2 * smooth[0]
+    assert lively[1] > 1.2 * smooth[1]
 
 
 def test_air_is_never_corrected(truth):

@@ -17,7 +17,16 @@ from torch.testing import assert_close
 
 from moediff.config import rng_for
 from moediff.volume.resample import apply_axes, axis_matrix, sample_positions
-from moediff.volume.wiener import CORRELATION_VOX, NOISE_FLOOR, VARIANCE, assumed_profiles, ratio_of, wiener
+from moediff.volume.wiener import (
+    CORRELATION_VOX,
+    NOISE_FLOOR,
+    VARIANCE,
+    assumed_profiles,
+    axis_model,
+    detail_variance,
+    ratio_of,
+    wiener,
+)
 
 
 def positions_of(n_in: int, factor: float, n_out: int | None = None):
@@ -182,3 +191,16 @@ def test_mirrored_data_give_the_mirrored_result():
     data = torch.rand(6, 6, 5, generator=rng_for(7))
     positions = (positions_of(6, 1), positions_of(6, 2), positions_of(5, 3))
     assert_close(wiener(data.flip(1, 2), positions, 0.02), wiener(data, positions, 0.02).flip(1, 2), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_detail_of_a_draw_from_the_prior_is_the_priors_variance(noise):
+    positions = (positions_of(40, 1), positions_of(40, 1), positions_of(8, 5))
+    kinds = assumed_profiles(positions)
+    models = [axis_model(n, p, kind) for n, p, kind in zip((40, 40, 8), positions, kinds, strict=True)]
+    x, y, z = (model.power_P for model in models)
+    drawn = torch.randn(40, 40, 8, generator=rng_for(8)) * (VARIANCE * x[:, None, None] * y[:, None] * z).sqrt()
+    scan = apply_axes(drawn, [model.into.T.contiguous() for model in models])
+    grain = noise * torch.randn(scan.shape, generator=rng_for(9))
+    assert detail_variance(scan + grain, positions, noise) == pytest.approx(VARIANCE, rel=0.05)
+    assert abs(detail_variance(grain, positions, noise)) < 0.05 * VARIANCE

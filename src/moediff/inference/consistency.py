@@ -15,11 +15,15 @@ from moediff.volume.intensity import quantile
 from moediff.volume.prepare import Prepared
 from moediff.volume.resample import apply_axes, axis_matrix, band_matrix, profile_matrix
 from moediff.volume.volume import Volume
-from moediff.volume.wiener import NOISE_FLOOR, VARIANCE, assumed_profiles, ratio_of, wiener
+from moediff.volume.wiener import NOISE_FLOOR, VARIANCE, assumed_profiles, detail_variance, ratio_of, wiener
 
-# Variance of the error that the network leaves in what was measured: the first over noise^3, scaled. The noisier the
-# scan, the more of the gap is noise that it was right not to follow. From training persons (docs/decisions.md).
-ERROR_LEFT, LARGEST_VARIANCE = 3e-9, 1e-2
+# Variance of the error that the network leaves in what was measured: the first times detail^3 / noise^4. The noisier
+# the scan and the smoother the head, the more of the gap is noise that it was right not to follow (docs/decisions.md).
+ERROR_LEFT, LARGEST_VARIANCE = 2e-4, 1e-2
+INNER = 0.2, 0.8  # quantiles of the head along each axis between which its detail is looked at
+LEAST, MOST = 16, 128  # samples of that box along an axis
+TISSUE = 0.1  # scaled; the brain's median is 0.5
+SMALLEST_VARIANCE = 1e-8  # changes nothing
 
 NAMES = {"gaussian": "gaussian slice profile", "band": "k-space truncation", "none": "none"}
 
@@ -70,14 +74,36 @@ def correct(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> T
     back-projection of what single voxels contradict beyond twice their noise (Irani & Peleg 1991).
     """
     gap = discrepancy(data_XYZ, prepared, acquisition)
-    noise = max(prepared.noise, NOISE_FLOOR)
-    variance = min(ERROR_LEFT / noise**3, LARGEST_VARIANCE)
+    noise, variance = max(prepared.noise, NOISE_FLOOR), error_variance(prepared)
     likely = wiener(gap, prepared.positions, noise * (VARIANCE / variance) ** 0.5)
     nearer = likely.mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: a large head's peak lies here
     gap = discrepancy(nearer, prepared, acquisition)
     beyond = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
     axes = [axis_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
     return apply_axes(beyond, axes).mul_(prepared.mask_XYZ).add_(nearer)
+
+
+def error_variance(prepared: Prepared) -> float:
+    """Variance of the error that the network leaves in what was measured, scaled; from the scan's detail and noise."""
+    inner_XYZ = prepared.source.data_XYZ
+    tissue_XYZ = inner_XYZ > TISSUE
+    for axis in range(3):
+        rest = [other for other in range(3) if other != axis]
+        first, last = _between(tissue_XYZ.sum(rest))
+        inner_XYZ = inner_XYZ.narrow(axis, first, last - first)
+    noise = max(prepared.noise, NOISE_FLOOR)
+    detail = max(detail_variance(inner_XYZ, prepared.positions, noise), SMALLEST_VARIANCE)
+    return min(max(ERROR_LEFT * detail**3 / noise**4, SMALLEST_VARIANCE), LARGEST_VARIANCE)
+
+
+def _between(tissue_n: Tensor) -> tuple[int, int]:
+    """First and one past the last plane of the inner box along an axis, from the tissue voxels of every plane."""
+    n = len(tissue_n)
+    share_n = tissue_n.double().cumsum(0) / max(int(tissue_n.sum()), 1)
+    low, high = (int((share_n < q).sum()) for q in INNER)
+    wanted = min(max(high - low, LEAST), MOST, n)
+    first = min(max((low + high - wanted) // 2, 0), n - wanted)
+    return first, first + wanted
 
 
 def residual(gap_XYZ: Tensor, prepared: Prepared) -> Volume:

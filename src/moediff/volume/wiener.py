@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -124,3 +125,30 @@ def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], 
     trusted = torch.as_tensor(noise, dtype=torch.float64).clamp_min(NOISE_FLOOR)
     coefficient /= power.to(coefficient.device) + trusted.to(coefficient.device) ** 2 / VARIANCE
     return apply_axes(coefficient, (x.out, y.out, z.out))
+
+
+def detail_variance(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float) -> float:
+    """How lively a scan's fine detail is: the prior's variance that its weakest coefficients ask for, beyond noise.
+
+    Smooth scans (averages of many heads) have far less than VARIANCE, sharp or textured ones come near it. Coefficients
+    are sorted by prior power; the weaker half, the next quarter, eighth and sixteenth count alike.
+
+    Args:
+        data_XYZ: measured scan or a part of it, scaled, all of it inside the head.
+        positions: per axis, where target voxels lie in measured voxels; only their distance is read.
+        noise: standard deviation of the noise, scaled.
+    """
+    profiles = assumed_profiles(positions)
+    models = []
+    for n, p, kind in zip(data_XYZ.shape, positions, profiles, strict=True):
+        step = min(1 / ratio_of(p), 1.0)
+        models.append(axis_model(n, tuple(-0.5 + step * (i + 0.5) for i in range(round(n / step))), kind))
+    x, y, z = models
+    energy_N = apply_axes(data_XYZ, (x.into, y.into, z.into)).double().square().flatten()
+    power_N = (x.power_P[:, None, None] * y.power_P[:, None] * z.power_P).double().flatten()
+    power_N, order = power_N.to(energy_N.device).sort()
+    excess_N = energy_N[order] - max(noise, NOISE_FLOOR) ** 2
+    n = len(power_N)
+    ends = [0, n // 2, n - n // 4, n - n // 8, n - n // 16]
+    octaves = [slice(a, b) for a, b in pairwise(ends) if b > a]
+    return sum(float(excess_N[o].mean() / power_N[o].mean()) for o in octaves) / max(len(octaves), 1)
