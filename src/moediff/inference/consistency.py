@@ -66,16 +66,24 @@ def discrepancy(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) 
     return prepared.source.data_XYZ - acquisition.apply(data_XYZ)
 
 
-def correct(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> Tensor:
+def correct(
+    data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition, variance: float | None = None
+) -> Tensor:  # fmt: skip
     """The result nearer to what was measured, by as much as noise allows; same shape, scaled, foreground only.
 
     First the posterior mean of the result's error given what it leaves unexplained (a Kalman update, with the prior of
     interpolation at the error's size): errors that many voxels share show far below the noise of one. Then one
     back-projection of what single voxels contradict beyond twice their noise (Irani & Peleg 1991).
+
+    Args:
+        data_XYZ: the result, scaled, on the target grid.
+        prepared: the scan that it was made from.
+        acquisition: from `assumed_acquisition`.
+        variance: of the result's error, scaled; None takes `error_variance`.
     """
     gap = discrepancy(data_XYZ, prepared, acquisition)
-    noise, variance = max(prepared.noise, NOISE_FLOOR), error_variance(prepared)
-    likely = wiener(gap, prepared.positions, noise * (VARIANCE / variance) ** 0.5)
+    noise, left = max(prepared.noise, NOISE_FLOOR), error_variance(prepared) if variance is None else variance
+    likely = wiener(gap, prepared.positions, noise * (VARIANCE / left) ** 0.5)
     nearer = likely.mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: a large head's peak lies here
     gap = discrepancy(nearer, prepared, acquisition)
     beyond = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
