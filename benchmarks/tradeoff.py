@@ -16,9 +16,10 @@ MEASURES = {  # of perception: title of a panel, and the value of the truth wher
     "haarpsi": ("HaarPSI (1 is best)", None),
     "gmsd": ("GMSD (0 is best)", None),
     "spectral": ("spectral distance to truth, dB", 0.0),
-    "sharpness": ("sharpness over the truth's, no reference", 1.0),
+    "sharpness": ("sharpness (1 is the truth's)", 1.0),
 }
 SOLVERS = {"euler": "#0072b2", "heun": "#009e73", "churn": "#cc79a7", "dpm++2m": "#d55e00"}  # Okabe & Ito
+LEAST_DB = -2.0  # plans that lose more are left out: Heun with few evaluations falls apart
 HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
 
 
@@ -61,7 +62,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def _panel(panel: Any, found: dict[str, tuple[float, float]], goal: float | None) -> None:
     if goal is not None:
         panel.axhline(goal, color="0.7", linewidth=0.8)
-    for name, plans in lines(list(found)).items():
+    shown = {plan: point for plan, point in found.items() if point[0] > LEAST_DB}
+    for name, plans in lines(list(shown)).items():
         if not plans:
             continue
         style = {"color": SOLVERS.get(name, "0.3"), "linestyle": "-" if name in SOLVERS else ":"}
