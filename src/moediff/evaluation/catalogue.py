@@ -66,6 +66,11 @@ JOBS: dict[tuple[str, ...], Job] = {
     ("nrmse_all",): lambda c: [metrics.nrmse(*c.whole)],
 }
 
+# What takes the place of a job of which only a part is asked for.
+LIGHTER: dict[tuple[str, ...], Job] = {
+    ("ssim",): lambda c: [metrics.ssim(*c.pair, c.data_range)],
+}
+
 METRICS = (
     "psnr", "nrmse", "ssim", "psnr_all", "nrmse_all", "ssim_all", "psnr_mrixfields", "nrmse_mrixfields",
     "ssim_mrixfields", "ms_ssim", "haarpsi", "haarpsi_med", "gmsd", "vif", "fsim", "hf_ratio", "spectral_distance_db",
@@ -95,17 +100,27 @@ def check_names(names: Sequence[str]) -> None:
         raise ConfigError(f"no metric called {(unknown or [''])[0]!r}; choose from {', '.join(METRICS)}")
 
 
+def _jobs(wanted: Sequence[str]) -> dict[tuple[str, ...], Job]:
+    """The jobs that together give these metrics, and as little else as possible."""
+    found: dict[tuple[str, ...], Job] = {}
+    for group, job in JOBS.items():
+        asked = tuple(name for name in group if name in wanted)
+        if asked:
+            found |= {asked: LIGHTER[asked]} if asked in LIGHTER else {group: job}
+    return found
+
+
 def compute(judged: Judged, names: Iterable[str]) -> dict[str, float]:
     """Values by name, in the order asked for.
 
-    Metrics run side by side with few threads each: their steps are too short to share well. On a busy machine threads
-    that wait for each other within steps took ten times the processor time.
+    Metrics run side by side with one thread each: their steps are too short to share. On a busy machine threads that
+    wait for each other within steps took ten times the processor time.
     """
     wanted = list(names)
-    jobs = {group: job for group, job in JOBS.items() if set(group) & set(wanted)}
+    jobs = _jobs(wanted)
     threads = torch.get_num_threads()
     workers = max(1, min(threads, MOST_WORKERS, len(jobs)))
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             found = list(pool.map(lambda job: job(judged), jobs.values()))
         finally:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from moediff.errors import DataError, GeometryError
+from moediff.evaluation.voxels import energy, mean, picked, runs
 from moediff.inference.grids import land
 from moediff.volume.geometry import ras_axes
 from moediff.volume.volume import Grid, Volume
@@ -115,9 +116,10 @@ def judged_mask(mask_XYZ: Tensor, source: Grid, ref: Grid, notes: list[str]) -> 
 
 def correlation(x: Tensor, y: Tensor) -> float:
     """Pearson's correlation of two sets of values; 0 where one of them is constant."""
-    a, b = (t.float() - float(t.mean(dtype=torch.float64)) for t in (x, y))
-    scale = math.sqrt(float(a.square().sum(dtype=torch.float64) * b.square().sum(dtype=torch.float64)))
-    return float((a * b).sum(dtype=torch.float64)) / scale if scale > 0 else 0.0
+    mean_x, mean_y = mean(x), mean(y)
+    scale = math.sqrt(energy(x, mean_x) * energy(y, mean_y))
+    shared = sum(float(a.mul_(b).sum()) for a, b in zip(runs(x, mean_x), runs(y, mean_y), strict=True))
+    return shared / scale if scale > 0 else 0.0
 
 
 def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -> float:
@@ -131,7 +133,7 @@ def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -
     both = mask & mask.flip(axis)
     if not bool(both.any()):
         return 0.0
-    return correlation(*((t - t.flip(axis))[both] for t in (x, y)))
+    return correlation(*(picked(t - t.flip(axis), both) for t in (x, y)))
 
 
 def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list[str]]:
@@ -140,7 +142,7 @@ def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list
     Raises:
         DataError: prediction or reference is constant inside the mask.
     """
-    pred_V, truth_V = pred_XYZ[mask_XYZ], ref.data_XYZ[mask_XYZ]
+    pred_V, truth_V = picked(pred_XYZ, mask_XYZ), picked(ref.data_XYZ, mask_XYZ)
     for what, values in (("prediction", pred_V), ("reference", truth_V)):
         if float(values.min()) == float(values.max()):
             raise DataError(f"the {what} is constant where it is judged; expected a scan with contrast")
