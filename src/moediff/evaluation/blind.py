@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from moediff.errors import DataError
 from moediff.evaluation.metrics import check_pair, check_range
 from moediff.evaluation.voxels import energy, mean, picked
 from moediff.volume.intensity import noise_sigma
@@ -39,7 +40,8 @@ def sharpness(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float]) -
         power += energy(picked(step, inside)) / voxels
     values = picked(data_XYZ[1:-1, 1:-1, 1:-1], inside)
     spread = math.sqrt(energy(values, mean(values)) / voxels)
-    check_range(spread)
+    if not spread > 0:
+        raise DataError("the scan is constant inside the mask; expected one with contrast")
     return math.sqrt(power) / spread
 
 

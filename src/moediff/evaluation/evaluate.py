@@ -15,7 +15,7 @@ from moediff import RESEARCH_ONLY, __version__
 from moediff.errors import DataError, GeometryError
 from moediff.evaluation.anatomy import compare_tissues
 from moediff.evaluation.calibration import calibration
-from moediff.evaluation.catalogue import METRICS, Judged, check_names, compute
+from moediff.evaluation.catalogue import METRICS, PERCEPTUAL, Judged, check_names, compute
 from moediff.evaluation.fit import RULE, Fit, fit_intensities
 from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics import check_pair, data_range, head_mask
@@ -114,7 +114,7 @@ def evaluate(
         )  # fmt: skip
     parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
     record = {
-        "metrics": compute(case, options.metrics) | _perceptual(case, options.perceptual, missing),
+        "metrics": compute(case, options.metrics, missing) | _perceptual(case, options.perceptual, missing),
         "consistency": _consistency(pred, measured, options, notes),
         "parts": None if parts is None else by_part(*case.pair, parts),
         "tissues": _tissues(case, missing) if options.tissues else None,
@@ -136,9 +136,9 @@ def _perceptual(case: Judged, weights: PerceptualWeights | None, missing: dict[s
     try:
         found = perceptual(*case.pair, case.data_range, weights) if weights is not None else {}
     except DataError as error:
-        missing.update(dict.fromkeys(("lpips", "dists"), str(error)))
+        missing.update(dict.fromkeys(PERCEPTUAL, str(error)))
         return {}
-    missing.update({name: NEEDS_WEIGHTS for name in ("lpips", "dists") if name not in found})
+    missing.update({name: NEEDS_WEIGHTS for name in PERCEPTUAL if name not in found})
     return found
 
 

@@ -136,6 +136,24 @@ def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -
     return correlation(*(picked(t - t.flip(axis), both) for t in (x, y)))
 
 
+def _mirrors(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> list[str]:
+    """A warning when the prediction looks mirrored, along one axis or several."""
+    axes = ras_axes(ref.affine)[0]
+    matches = {axis: asymmetry_match(pred_XYZ, ref.data_XYZ, mask_XYZ, axis) for axis in axes}
+    doubtful = [axis for axis in axes if matches[axis] < MIRRORED]
+    if not doubtful:
+        return []
+    truth_V = picked(ref.data_XYZ, mask_XYZ)
+    tried = [some for many in range(1, len(doubtful) + 1) for some in itertools.combinations(doubtful, many)]
+    turned = max(tried, key=lambda some: correlation(picked(pred_XYZ.flip(some), mask_XYZ), truth_V))
+    words = " and ".join(MIRRORS[axes.index(axis)] for axis in turned)
+    worst = min(matches[axis] for axis in turned)
+    return [
+        f"the prediction looks mirrored {words}: its asymmetries are opposite to the reference's "
+        f"(correlation {worst:.2f}); is one of them flipped?"
+    ]
+
+
 def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list[str]]:
     """Correlation inside the mask, and warnings: a mirrored prediction, or scans that have little in common.
 
@@ -147,14 +165,7 @@ def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list
         if float(values.min()) == float(values.max()):
             raise DataError(f"the {what} is constant where it is judged; expected a scan with contrast")
     alike = correlation(pred_V, truth_V)
-    notes = []
-    for axis, words in zip(ras_axes(ref.affine)[0], MIRRORS, strict=True):
-        match = asymmetry_match(pred_XYZ, ref.data_XYZ, mask_XYZ, axis)
-        if match < MIRRORED:
-            notes.append(
-                f"the prediction looks mirrored {words}: its asymmetries are opposite to the reference's "
-                f"(correlation {match:.2f}); is one of them flipped?"
-            )
+    notes = _mirrors(pred_XYZ, ref, mask_XYZ)
     if alike < LEAST_CORRELATION:
         notes.append(
             f"the correlation inside the mask is {alike:.2f}, expected at least {LEAST_CORRELATION}: "

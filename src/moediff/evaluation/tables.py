@@ -94,9 +94,10 @@ def _load_drawn(path: Path) -> Volume:
     try:
         return load(path).volume
     except DataError as error:
-        if "all voxels have the value" not in str(error):
+        found, cut, _ = str(error).partition(": expected a scan with contrast")
+        if not cut:
             raise
-        raise DataError(f"{error} A mask needs voxels inside (1, or labels) and outside (0).") from error
+        raise DataError(f"{found}: expected voxels inside (1, or a label) and outside (0)") from error
 
 
 def judge_all(
