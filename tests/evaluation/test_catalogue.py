@@ -52,5 +52,5 @@ def test_ssim_alone_looks_inside_the_mask_only_and_finds_the_same(judged):
 
 def test_names_with_commas():
     assert metric_names(None) == METRICS and metric_names("psnr, vif") == ("psnr", "vif")
-    with pytest.raises(ConfigError, match="'lpips' .*--perceptual FILE.*; choose from psnr"):
+    with pytest.raises(ConfigError, match=r"'lpips' .*--perceptual FILE.*; choose from psnr"):
         metric_names("psnr,lpips")

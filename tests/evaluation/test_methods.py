@@ -66,7 +66,7 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path):
 
 def test_uniform_is_the_bundle_that_a_training_left_here(bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no bundle in runs/uniform/bundle or .* 'make ablation' .* uniform=FOLDER"):
+    with pytest.raises(ConfigError, match=r"no bundle in runs/uniform/bundle or .* 'make ablation' .* uniform=FOLDER"):
         parse_methods(["uniform"])
     shutil.copytree(bundle, tmp_path / UNIFORM_AT[-1])
     found, given = (parse_methods([spec])[-1] for spec in ("uniform", f"uniform={bundle}"))

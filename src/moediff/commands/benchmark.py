@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
         nargs="+",
         default=list(METHODS),
         metavar="METHOD",
-        help=f"{', '.join(METHODS)}; uniform (trained by yourself); NAME=BUNDLE_FOLDER; or NAME='command {{input}} {{output}}'",
+        help=f"{', '.join(METHODS)}; uniform (train it first); NAME=FOLDER; or NAME='command {{input}} {{output}}'",
     )
     add("--focus", metavar="NAME", help=f"the method others are compared with (default: {FOCUS}, else the last)")
     add("--seeds", nargs="+", type=int, default=[0], help="of noise, bias field and samples (default 0)")
