@@ -11,14 +11,13 @@ SCAN      ?=
 DATA      ?= ../shared/data
 # What README and docs/benchmarks.md show; trio_b17_T1w would count in no mean.
 PERSONS   := M2307_T2w aurora_T1c fsf_T1w ljms07_FLAIR seg3d_T1w
-RECIPES   := thick5 low1.5 iso2 thick3 mixed low-field
-METRICS   := psnr,nrmse,ssim,psnr_all,ssim_all,nrmse_mrixfields,ssim_mrixfields,haarpsi,haarpsi_med,gmsd,vif,hf_ratio,sharpness,sharpness_ref,noise
-BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) --threads 1 --recipes $(RECIPES) --metrics $(METRICS)
+RECIPES   := thick5 low1.5 iso2 thick3 mixed low-field iso1.5 inplane2
+BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) --threads 1 --recipes $(RECIPES)
 TIMES     ?=
 TRAIN     ?=
 SECONDS   ?= 600
-UNIFORM   ?= runs/uniform/bundle
-METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),uniform="$(UNIFORM)") faithful detail
+UNIFORM   ?= $(firstword $(patsubst %/bundle.json,%,$(wildcard runs/uniform/bundle/bundle.json runs/ablation/equal-compute/0/bundle/bundle.json)))
+METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
 .PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables ablation train-default lint wheel-test docs gallery constraints clean
@@ -26,7 +25,7 @@ METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
 	@echo "make benchmark         every method on degraded scans of DATA/val (or MNI152) into ./benchmark/; continues"
-	@echo "                       UNIFORM=bundle of one denoiser for everything, judged too where it exists"
+	@echo "                       UNIFORM=bundle of one denoiser for everything, judged too where one exists (make ablation)"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"other options of moediff benchmark\""
 	@echo "make benchmark-tables  its tables and plot into docs/benchmarks.md and README.md"
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from moediff.config import rng_for
+from moediff.evaluation.calibration import spearman
 from moediff.evaluation.metrics import head_mask
 from moediff.evaluation.regions import REGIONS, scan_regions
 from moediff.inference.engine import Enhancer
@@ -65,12 +66,6 @@ def errors(enhancer: Enhancer, truth: Volume, recipe: str, name: str) -> tuple[T
     return (result.volume.data_XYZ - truth.data_XYZ).abs()[where], result.uncertainty.data_XYZ[where], where
 
 
-def rank_correlation(a_N: Tensor, b_N: Tensor) -> float:
-    """Spearman's."""
-    ranks = torch.stack([t.argsort().argsort().double() for t in (a_N, b_N)])
-    return float(torch.corrcoef(ranks)[0, 1])
-
-
 def sparsification(error_N: Tensor, spread_N: Tensor) -> float:
     """Area between the RMSE left when the most uncertain voxels go and when the most wrong ones go, over the RMSE."""
     square = error_N.double().square()
@@ -96,7 +91,7 @@ def judged(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) ->
             error, spread, where = errors(enhancer, truth, recipe, name)
             few = slice(None, None, EVERY)
             row = {"scan": name, "recipe": recipe, "covered": covered(error, spread),
-                   "spearman": rank_correlation(error[few], spread[few]),
+                   "spearman": spearman(error[few], spread[few]),
                    "ause": sparsification(error[few], spread[few])}  # fmt: skip
             if regions is not None:
                 own = regions[where]

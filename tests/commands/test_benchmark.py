@@ -43,7 +43,7 @@ def test_tables_files_and_continuing(run, tmp_path, capsys, monkeypatch):
     assert {r["counts"] for r in rows if r["scan"] == "trio_b17_T1w"} == {"False"}
     assert max(float(r["gain_psnr"]) for r in rows[:2]) == 0 and rows[3]["error"] and not rows[3]["psnr"]
     record = json.loads((out / "results.json").read_text())
-    assert record["schema"] == 1 and record["focus"] == "bad" and record["about"]["threads"] == 1
+    assert record["schema"] == 1 and record["focus"] == "tool" and record["about"]["threads"] == 1
     tool = next(r for r in record["means"] if r["method"] == "tool")
     assert tool["persons"] == 1 and tool["psnr"] == pytest.approx(float(rows[2]["psnr"]))
     assert {part["part"] for part in record["parts"]} and record["rows"][2]["not_computed"] == {}

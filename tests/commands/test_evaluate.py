@@ -74,7 +74,7 @@ def test_a_choice_of_metrics_a_mask_and_no_fit(run, tmp_path):
     [
         (("shifted", "--metrics", "psnr"), 65, "5.00 mm apart"),
         (("pred", "--mask", "low"), 65, "mask lies on another grid"),
-        (("pred", "--mask", "empty"), 65, "A mask needs voxels inside"),
+        (("pred", "--mask", "empty"), 65, "expected voxels inside"),
         (("empty",), 65, "all voxels have the value 0"),
         (("nowhere",), 66, "no such file"),
         (("pred", "--metrics", "psnr,beauty"), 78, "'beauty'; choose from psnr"),

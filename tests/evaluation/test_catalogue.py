@@ -35,7 +35,22 @@ def test_threads_are_as_before_even_after_a_failure(judged):
     assert torch.get_num_threads() == before
 
 
+def test_what_a_pair_has_no_value_of_is_named_and_stops_nothing_else(judged):
+    flat = torch.full_like(judged.truth_XYZ, 500.0)
+    missing: dict[str, str] = {}
+    found = compute(Judged(judged.pred_XYZ, flat, judged.mask_XYZ, 1000.0, judged.spacing_mm), METRICS, missing)
+    assert {"psnr", "ssim", "gmsd"} <= found.keys()
+    assert missing.keys() == {"hf_ratio", "spectral_distance_db", "sharpness_ref"}
+    assert all(missing.values())
+    assert found.keys() | missing.keys() == set(METRICS)
+
+
+def test_ssim_alone_looks_inside_the_mask_only_and_finds_the_same(judged):
+    both = compute(judged, ["ssim", "ssim_all"])
+    assert compute(judged, ["ssim"])["ssim"] == pytest.approx(both["ssim"], abs=1e-6)
+
+
 def test_names_with_commas():
     assert metric_names(None) == METRICS and metric_names("psnr, vif") == ("psnr", "vif")
-    with pytest.raises(ConfigError, match="'lpips'; choose from psnr"):
+    with pytest.raises(ConfigError, match=r"'lpips' .*--perceptual FILE.*; choose from psnr"):
         metric_names("psnr,lpips")

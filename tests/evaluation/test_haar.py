@@ -86,5 +86,5 @@ def test_the_direction_of_axes_does_not_matter(head, blurred, everywhere):
 
 def test_slabs_change_nothing(head, blurred, everywhere, monkeypatch):
     whole = haarpsi(blurred, head.data_XYZ, everywhere, L)
-    monkeypatch.setattr("moediff.evaluation.haar.SLAB_VOX", 7)
+    monkeypatch.setattr("moediff.evaluation.haar.BATCH", 7)
     assert haarpsi(blurred, head.data_XYZ, everywhere, L) == pytest.approx(whole, abs=1e-6)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moediff.errors import BundleError, ConfigError
-from moediff.evaluation.methods import parse_methods
+from moediff.evaluation.methods import UNIFORM_AT, parse_methods
 
 
 def test_the_baselines_are_always_there_and_order_is_kept():
@@ -62,3 +62,13 @@ def test_impossible_methods_are_refused(specs, words):
 def test_a_folder_without_a_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError, match="no model bundle here"):
         parse_methods([f"x={tmp_path}"])
+
+
+def test_uniform_is_the_bundle_that_a_training_left_here(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"no bundle in runs/uniform/bundle or .* 'make ablation' .* uniform=FOLDER"):
+        parse_methods(["uniform"])
+    shutil.copytree(bundle, tmp_path / UNIFORM_AT[-1])
+    found, given = (parse_methods([spec])[-1] for spec in ("uniform", f"uniform={bundle}"))
+    assert (found.name, found.kind, found.bundle) == ("uniform", "bundle", UNIFORM_AT[-1])
+    assert found.identity == given.identity

@@ -93,10 +93,10 @@ def test_nrmse_equals_scikit_image(pair):
     assert nrmse(pred, truth, everywhere(truth)) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_ssim_does_not_depend_on_the_slabs(pair, monkeypatch):
+def test_ssim_does_not_depend_on_the_tiles(pair, monkeypatch):
     pred, truth = pair
     whole = ssim(pred, truth, everywhere(truth), 1000.0)
-    monkeypatch.setattr("moediff.evaluation.windows.SLAB_VOX", 7)
+    monkeypatch.setattr("moediff.evaluation.windows.TILE_VOX", 7)
     assert ssim(pred, truth, everywhere(truth), 1000.0) == pytest.approx(whole, abs=1e-6)
 
 

@@ -91,6 +91,18 @@ def test_a_flipped_prediction_is_named(head, blurred, everywhere, axis, words):
     assert any(f"mirrored {words}" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [((0,), "left to right:"), ((1,), "front to back:"), ((0, 1), "left to right and front to back:")],
+)
+def test_where_folds_turn_with_either_flip_only_the_true_one_is_named(make_phantom, axes, words):
+    head = make_phantom()  # its folds are odd in x and in y, so both asymmetries are opposite after one flip
+    noisy = head.data_XYZ + 50 * torch.randn(head.shape, generator=rng_for(0, "noise"))
+    _, notes = doubts(noisy.flip(axes), head, head.data_XYZ > 30)
+    named = [note for note in notes if "mirrored" in note]
+    assert len(named) <= 1 and (len(axes) == 2 or f"mirrored {words}" in named[0])
+
+
 def test_a_flip_is_named_by_anatomy_not_by_voxel_axis(head, blurred, everywhere):
     order = (1, 2, 0)
     affine = head.affine[:, [*order, 3]]

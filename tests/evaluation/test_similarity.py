@@ -121,7 +121,7 @@ def test_what_lies_far_outside_the_mask_does_not_count(measure, head, blurred):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_slabs_change_nothing(measure, head, blurred, everywhere, monkeypatch):
     whole = measure(blurred, head.data_XYZ, everywhere, L)
-    monkeypatch.setattr("moediff.evaluation.windows.SLAB_VOX", 9)
+    monkeypatch.setattr("moediff.evaluation.windows.TILE_VOX", 9)
     assert measure(blurred, head.data_XYZ, everywhere, L) == pytest.approx(whole, abs=1e-5)
 
 

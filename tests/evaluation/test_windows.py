@@ -7,7 +7,7 @@ from scipy import ndimage
 from torch.testing import assert_close
 
 from moediff.config import rng_for
-from moediff.evaluation.windows import gaussian_matrix, moments, slabs, tap_matrix
+from moediff.evaluation.windows import gaussian_matrix, moments, tap_matrix, tiles
 from moediff.volume.resample import apply_axes
 
 
@@ -26,16 +26,18 @@ def test_gaussian_windows_equal_scipy():
     assert_close(ours, torch.from_numpy(theirs), atol=1e-5, rtol=0)
 
 
-def test_slabs_together_equal_the_whole(monkeypatch):
-    monkeypatch.setattr("moediff.evaluation.windows.SLAB_VOX", 7)
-    data = torch.rand((25, 9, 8), generator=rng_for(0))
+def test_tiles_together_equal_the_whole(monkeypatch):
+    monkeypatch.setattr("moediff.evaluation.windows.TILE_VOX", 9)
+    data = torch.rand((25, 9, 14), generator=rng_for(0))
     mask = torch.ones(data.shape, dtype=torch.bool)
-    mask[7:14] = False  # the second slab holds nothing
+    mask[8:16] = False  # the second layer of tiles holds nothing
     whole = apply_axes(data, [gaussian_matrix(n, 1.5, 5) for n in data.shape])
-    seen = [slab.inner for slab in slabs(mask, 1.5, 5)]
-    assert [s.start for s in seen] == [0, 14, 21]
-    for slab in slabs(mask, 1.5, 5):
-        assert_close(apply_axes(data[slab.outer], slab.windows), whole[slab.inner], atol=1e-5, rtol=0)
+    seen = torch.zeros(data.shape, dtype=torch.int32)
+    for tile in tiles(mask, 1.5, 5):
+        assert max(data[tile.inner].shape) <= 9
+        assert_close(apply_axes(data[tile.outer], tile.windows), whole[tile.inner], atol=1e-5, rtol=0)
+        seen[tile.inner] += 1
+    assert torch.equal(seen, mask.int())  # every voxel once, and none in vain
 
 
 def test_moments_of_a_scaled_copy():

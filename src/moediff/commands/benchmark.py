@@ -41,9 +41,13 @@ def add(commands: Commands) -> None:
         nargs="+",
         default=list(METHODS),
         metavar="METHOD",
-        help=f"{', '.join(METHODS)}; NAME=BUNDLE_FOLDER; or NAME='command {{input}} {{output}}'",
+        help=f"{', '.join(METHODS)}; uniform (train it first); NAME=FOLDER; or NAME='command {{input}} {{output}}'",
     )
-    add("--focus", metavar="NAME", help=f"the method others are compared with (default: {FOCUS}, else the last)")
+    add(
+        "--focus",
+        metavar="NAME",
+        help=f"what others are compared with (default: {FOCUS}, else the last that works)",
+    )
     add("--seeds", nargs="+", type=int, default=[0], help="of noise, bias field and samples (default 0)")
     add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
     add("--no-fit", action="store_true", help="judge intensities as they are: no gain and offset")
@@ -76,7 +80,7 @@ def benchmark_command(args: argparse.Namespace) -> int:
 
     draw = None if args.no_pictures else draw_case
     rows = with_gains(run_benchmark(methods, cases, settings, args.output, draw=draw, tell=tell))
-    _write(rows, focus, settings, args)
+    _write(rows, focus if args.focus else _working(focus, methods, rows), settings, args)
     return SOME_FAILED if any(row["error"] for row in rows) else 0
 
 
@@ -117,6 +121,12 @@ def _focus(name: str | None, methods: Sequence[Method]) -> str:
     if name not in names:
         raise ConfigError(f"--focus {name!r} is not among the methods {', '.join(names)}")
     return name
+
+
+def _working(focus: str, methods: Sequence[Method], rows: list[dict[str, Any]]) -> str:
+    """The default focus, or the last method that ever succeeded: nothing compares with one that always fails."""
+    done = {row["method"] for row in rows if not row["error"]}
+    return next((name for name in (focus, *(method.name for method in reversed(methods))) if name in done), focus)
 
 
 def _write(rows: list[dict[str, Any]], focus: str, settings: Settings, args: argparse.Namespace) -> None:

@@ -143,6 +143,10 @@ def _many(pairs: list[Pair], left: list[dict[str, Any]], options: EvaluateOption
     return SOME_FAILED if any("error" in record for record in records) else 0
 
 
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.5g}"
+
+
 def _say(record: dict[str, Any]) -> None:
     for warning in record["warnings"]:
         print(f"moediff: warning: {warning}", file=sys.stderr)
@@ -150,16 +154,16 @@ def _say(record: dict[str, Any]) -> None:
     if record["consistency"]:
         rows |= {f"consistency_{key}": value for key, value in record["consistency"].items() if key != "assumed"}
     for name, value in rows.items():
-        print(f"{name:<30}{value:.5g}")
+        print(f"{name:<30}{_number(value)}")
     for name, part in (record["parts"] or {}).items():
-        print(f"{name:<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
+        print(f"{name:<30}" + "  ".join(f"{key} {_number(value)}" for key, value in part.items()))
     for name, part in (record["tissues"] or {}).items():
-        print(f"{name + ' (tissue)':<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
+        print(f"{name + ' (tissue)':<30}" + "  ".join(f"{key} {_number(value)}" for key, value in part.items()))
     for name, value in (record["lesions"] or {}).items():
         if name != "each":
-            print(f"{'lesions_' + name:<30}{value:.5g}")
+            print(f"{'lesions_' + name:<30}{_number(value)}")
     for name, part in (record["uncertainty"] or {}).items():
-        print(f"{'uncertainty, ' + name:<30}" + "  ".join(f"{key} {value:.5g}" for key, value in part.items()))
+        print(f"{'uncertainty, ' + name:<30}" + "  ".join(f"{key} {_number(value)}" for key, value in part.items()))
     for name, why in record["not_computed"].items():
         print(f"{name:<30}not computed: {why}")
     print(RESEARCH_ONLY)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from moediff.errors import DataError
 from moediff.evaluation.metrics import check_pair, check_range
+from moediff.evaluation.voxels import energy, mean, picked
 from moediff.volume.intensity import noise_sigma
 
 
@@ -26,18 +28,21 @@ def sharpness(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float]) -
     """
     check_pair(data_XYZ, data_XYZ, mask_XYZ)
     inside = mask_XYZ[1:-1, 1:-1, 1:-1]
-    check_range(int(inside.sum()))
-    energy = 0.0
+    voxels = int(inside.sum())
+    check_range(voxels)
+    power = 0.0
     for axis, size_mm in enumerate(spacing_mm):
         core = [slice(1, -1)] * 3
         core[axis] = slice(None)
         data = data_XYZ[tuple(core)]
         n = data.shape[axis] - 2
         step = (data.narrow(axis, 2, n) - data.narrow(axis, 0, n)) / (2 * size_mm)
-        energy += float(step[inside].double().square().mean())
-    spread = float(data_XYZ[1:-1, 1:-1, 1:-1][inside].double().std(correction=0))
-    check_range(spread)
-    return math.sqrt(energy) / spread
+        power += energy(picked(step, inside)) / voxels
+    values = picked(data_XYZ[1:-1, 1:-1, 1:-1], inside)
+    spread = math.sqrt(energy(values, mean(values)) / voxels)
+    if not spread > 0:
+        raise DataError("the scan is constant inside the mask; expected one with contrast")
+    return math.sqrt(power) / spread
 
 
 def noise(data_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> float:

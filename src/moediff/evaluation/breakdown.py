@@ -55,7 +55,9 @@ def _near_one(value: float) -> float:
 JUDGED = {
     "psnr": Judge("PSNR", _up), "ssim": Judge("SSIM", _up), "haarpsi": Judge("HaarPSI", _up),
     "haarpsi_med": Judge("HaarPSI (medical)", _up), "vif": Judge("VIF", _up), "gmsd": Judge("GMSD", _down),
+    "ms_ssim": Judge("MS-SSIM", _up), "fsim": Judge("FSIM", _up),
     "hf_ratio": Judge("hf ratio (1 is right)", _near_one),
+    "spectral_distance_db": Judge("spectral distance (dB)", _down),
     "lesions_lost": Judge("lesions lost, per scan", _down, ("lesions", "lost")),
     "lesions_invented": Judge("lesions invented, per scan", _down, ("lesions", "invented")),
     "lesions_contrast_kept": Judge("lesion contrast kept (1 is right)", _near_one, ("lesions", "contrast_kept")),

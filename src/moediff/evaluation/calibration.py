@@ -13,6 +13,7 @@ from torch import Tensor
 from moediff.errors import DataError
 from moediff.evaluation.pairing import correlation
 from moediff.evaluation.parts import LEAST_VOXELS, Parts
+from moediff.evaluation.voxels import kth, picked
 
 LEVELS = (50, 80, 90, 95)  # per cent
 AIMED = 90
@@ -52,9 +53,9 @@ def _judged(error_V: Tensor, sd_V: Tensor) -> dict[str, float]:
     oracle = _sparsified(error_V, error_V.argsort(descending=True))
     found: dict[str, float] = {"voxels": len(error_V)}
     found |= {f"coverage_{level}": float((ratio <= _z(level)).double().mean()) for level in LEVELS}
-    needed = ratio.kthvalue(max(1, -(-len(ratio) * AIMED // 100))).values
+    needed = kth(ratio, max(1, -(-len(ratio) * AIMED // 100)))
     return found | {
-        f"scale_{AIMED}": float(needed) / _z(AIMED),
+        f"scale_{AIMED}": needed / _z(AIMED),
         "spearman": spearman(sd_V, error_V),
         "ause": float((_sparsified(error_V, sd_V.argsort(descending=True)) - oracle).mean()),
         "ause_of_chance": float((1 - oracle).mean()),
@@ -85,15 +86,15 @@ def calibration(
     Raises:
         DataError: standard deviations that are negative, NaN, or zero all over the mask.
     """
-    inside = sd_XYZ[mask_XYZ]
+    inside = picked(sd_XYZ, mask_XYZ)
     if not bool(torch.isfinite(inside).all()) or float(inside.min()) < 0:
         raise DataError("the uncertainty holds negative, NaN or infinite values; expected standard deviations")
     if float(inside.max()) == 0:
         raise DataError("the uncertainty is 0 all over the mask; expected standard deviations")
-    found = {"all": _judged(error_XYZ[mask_XYZ].abs().float(), inside.float())}
+    found = {"all": _judged(picked(error_XYZ, mask_XYZ).abs().float(), inside.float())}
     number_XYZ, names = parts or (mask_XYZ, {})
     for number, name in names.items():
         part = mask_XYZ & (number_XYZ == number)
         if int(part.sum()) >= LEAST_VOXELS:
-            found[name] = _judged(error_XYZ[part].abs().float(), sd_XYZ[part].float())
+            found[name] = _judged(picked(error_XYZ, part).abs().float(), picked(sd_XYZ, part).float())
     return found

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from moediff.errors import ConfigError
+from moediff.errors import ConfigError, DataError
 from moediff.evaluation import blind, challenge, fsim, haar, metrics, similarity, spectrum
 
 MOST_WORKERS = 4  # each holds a metric's memory
@@ -66,11 +66,17 @@ JOBS: dict[tuple[str, ...], Job] = {
     ("nrmse_all",): lambda c: [metrics.nrmse(*c.whole)],
 }
 
+# What takes the place of a job of which only a part is asked for.
+LIGHTER: dict[tuple[str, ...], Job] = {
+    ("ssim",): lambda c: [metrics.ssim(*c.pair, c.data_range)],
+}
+
 METRICS = (
     "psnr", "nrmse", "ssim", "psnr_all", "nrmse_all", "ssim_all", "psnr_mrixfields", "nrmse_mrixfields",
     "ssim_mrixfields", "ms_ssim", "haarpsi", "haarpsi_med", "gmsd", "vif", "fsim", "hf_ratio", "spectral_distance_db",
     "sharpness", "sharpness_ref", "noise", "noise_ref",
 )  # fmt: skip
+PERCEPTUAL = ("lpips", "dists")  # from `evaluation.perceptual`, where the weights of their networks are given
 
 
 def metric_names(text: str | None) -> tuple[str, ...]:
@@ -92,25 +98,49 @@ def check_names(names: Sequence[str]) -> None:
     """
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
-        raise ConfigError(f"no metric called {(unknown or [''])[0]!r}; choose from {', '.join(METRICS)}")
+        name = (unknown or [""])[0]
+        hint = " (it needs weights: --perceptual FILE adds it)" if name in PERCEPTUAL else ""
+        raise ConfigError(f"no metric called {name!r}{hint}; choose from {', '.join(METRICS)}")
 
 
-def compute(judged: Judged, names: Iterable[str]) -> dict[str, float]:
-    """Values by name, in the order asked for.
+def _jobs(wanted: Sequence[str]) -> dict[tuple[str, ...], Job]:
+    """The jobs that together give these metrics, and as little else as possible."""
+    found: dict[tuple[str, ...], Job] = {}
+    for group, job in JOBS.items():
+        asked = tuple(name for name in group if name in wanted)
+        if asked:
+            found |= {asked: LIGHTER[asked]} if asked in LIGHTER else {group: job}
+    return found
 
-    Metrics run side by side with few threads each: their steps are too short to share well. On a busy machine threads
-    that wait for each other within steps took ten times the processor time.
+
+def compute(judged: Judged, names: Iterable[str], missing: dict[str, str] | None = None) -> dict[str, float]:
+    """Values by name, in the order asked for; what this pair has no value of is left out, its reason in `missing`.
+
+    Metrics run side by side with one thread each: their steps are too short to share. On a busy machine threads that
+    wait for each other within steps took ten times the processor time.
     """
-    wanted = list(names)
-    jobs = {group: job for group, job in JOBS.items() if set(group) & set(wanted)}
+    wanted, reasons = list(names), {} if missing is None else missing
+    jobs = _jobs(wanted)
     threads = torch.get_num_threads()
     workers = max(1, min(threads, MOST_WORKERS, len(jobs)))
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            found = list(pool.map(lambda job: job(judged), jobs.values()))
+            found = list(pool.map(lambda job: _tried(job, judged, stop=missing is None), jobs.values()))
         finally:
             torch.set_num_threads(threads)  # what workers set reaches parts of torch that we use too
-    values = {
-        name: value for group, each in zip(jobs, found, strict=True) for name, value in zip(group, each, strict=True)
-    }
-    return {name: values[name] for name in wanted}
+    values: dict[str, float] = {}
+    for group, each in zip(jobs, found, strict=True):
+        if isinstance(each, DataError):
+            reasons |= {name: str(each) for name in group if name in wanted}
+        else:
+            values |= dict(zip(group, each, strict=True))
+    return {name: values[name] for name in wanted if name in values}
+
+
+def _tried(job: Job, judged: Judged, *, stop: bool) -> Sequence[float] | DataError:
+    try:
+        return job(judged)
+    except DataError as error:
+        if stop:
+            raise
+        return error

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.evaluation.metrics import K1, K2, check_pair, check_range, nrmse, psnr
+from moediff.evaluation.voxels import kth
 
 TOP = 0.995
 SIDE_VOX = 7  # of a square, uniform window
@@ -28,7 +29,7 @@ def _top(data_XYZ: Tensor) -> float:
     """Percentile with linear interpolation, of any number of voxels."""
     values = data_XYZ.flatten().float()
     at = TOP * (values.numel() - 1)
-    low, high = (float(values.kthvalue(1 + k).values) for k in (math.floor(at), math.ceil(at)))
+    low, high = (kth(values, 1 + k) for k in (math.floor(at), math.ceil(at)))
     return low + (at - math.floor(at)) * (high - low)
 
 

@@ -19,9 +19,13 @@ BLOCK = re.compile(r"(?P<start><!-- benchmark (?P<name>[a-z]+) -->\n).*?(?P<end>
 TIMES = ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")
 NUMBERS = {
     "psnr": "{:.2f}", "gain_psnr": "{:+.2f}", "ssim": "{:.4f}", "gain_ssim": "{:+.4f}", "haarpsi": "{:.3f}",
-    "haarpsi_med": "{:.3f}", "vif": "{:.3f}", "gmsd": "{:.4f}", "hf_ratio": "{:.2f}", "consistency": "{:.4f}",
+    "haarpsi_med": "{:.3f}", "ms_ssim": "{:.4f}", "fsim": "{:.4f}", "vif": "{:.3f}", "gmsd": "{:.4f}",
+    "hf_ratio": "{:.2f}", "spectral_distance_db": "{:.2f}", "consistency": "{:.4f}",
 }  # fmt: skip
-TITLES = {"gain_psnr": "gain (dB)", "gain_ssim": "gain SSIM", "consistency": "consistency", "hf_ratio": "hf ratio"}
+TITLES = {
+    "gain_psnr": "gain (dB)", "gain_ssim": "gain SSIM", "consistency": "consistency", "hf_ratio": "hf ratio",
+    "spectral_distance_db": "spectra (dB)",
+}  # fmt: skip
 
 
 def tables(rows: Sequence[Row], focus: str, about: Row) -> dict[str, str]:

@@ -15,7 +15,7 @@ from moediff import RESEARCH_ONLY, __version__
 from moediff.errors import DataError, GeometryError
 from moediff.evaluation.anatomy import compare_tissues
 from moediff.evaluation.calibration import calibration
-from moediff.evaluation.catalogue import METRICS, Judged, check_names, compute
+from moediff.evaluation.catalogue import METRICS, PERCEPTUAL, Judged, check_names, compute
 from moediff.evaluation.fit import RULE, Fit, fit_intensities
 from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics import check_pair, data_range, head_mask
@@ -23,6 +23,8 @@ from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_sam
 from moediff.evaluation.parts import Parts, by_part, named_parts
 from moediff.evaluation.perceptual import PerceptualWeights, perceptual
 from moediff.evaluation.remeasure import consistency
+from moediff.evaluation.voxels import picked
+from moediff.memory import one_thread
 from moediff.volume.geometry import ras_axes
 from moediff.volume.volume import Volume
 
@@ -99,19 +101,20 @@ def evaluate(
     notes: list[str] = []
     missing: dict[str, str] = {}
     landed, how = on_grid(pred, ref.grid, resample=options.resample)
-    inside = _where(drawn.mask, ref, notes)
-    if how is not None:
-        inside = judged_mask(inside, pred.grid, ref.grid, notes)
-    check_pair(landed.data_XYZ, ref.data_XYZ, inside)
-    alike, found = doubts(landed.data_XYZ, ref, inside)
-    fit = fit_intensities(landed.data_XYZ[inside], ref.data_XYZ[inside]) if options.fit else None
-    case = Judged(
-        (fit or Fit()).apply(landed.data_XYZ.float()), ref.data_XYZ.float(), inside,
-        data_range(ref.data_XYZ, inside), ref.spacing_mm, ras_axes(ref.affine)[0][2],
-    )  # fmt: skip
+    with one_thread():  # many short steps
+        inside = _where(drawn.mask, ref, notes)
+        if how is not None:
+            inside = judged_mask(inside, pred.grid, ref.grid, notes)
+        check_pair(landed.data_XYZ, ref.data_XYZ, inside)
+        alike, found = doubts(landed.data_XYZ, ref, inside)
+        fit = fit_intensities(*(picked(scan.data_XYZ, inside) for scan in (landed, ref))) if options.fit else None
+        case = Judged(
+            (fit or Fit()).apply(landed.data_XYZ.float()), ref.data_XYZ.float(), inside,
+            data_range(ref.data_XYZ, inside), ref.spacing_mm, ras_axes(ref.affine)[0][2],
+        )  # fmt: skip
     parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
     record = {
-        "metrics": compute(case, options.metrics) | _perceptual(case, options.perceptual, missing),
+        "metrics": compute(case, options.metrics, missing) | _perceptual(case, options.perceptual, missing),
         "consistency": _consistency(pred, measured, options, notes),
         "parts": None if parts is None else by_part(*case.pair, parts),
         "tissues": _tissues(case, missing) if options.tissues else None,
@@ -133,9 +136,9 @@ def _perceptual(case: Judged, weights: PerceptualWeights | None, missing: dict[s
     try:
         found = perceptual(*case.pair, case.data_range, weights) if weights is not None else {}
     except DataError as error:
-        missing.update(dict.fromkeys(("lpips", "dists"), str(error)))
+        missing.update(dict.fromkeys(PERCEPTUAL, str(error)))
         return {}
-    missing.update({name: NEEDS_WEIGHTS for name in ("lpips", "dists") if name not in found})
+    missing.update({name: NEEDS_WEIGHTS for name in PERCEPTUAL if name not in found})
     return found
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moediff.errors import DataError
+from moediff.evaluation.voxels import median, runs
 
 RULE = "gain and offset by Huber's loss inside the mask"
 HUBER = 1.345  # residuals beyond this many sigma count linearly; 95 % efficient for Gaussian errors (Huber 1981)
@@ -37,29 +38,31 @@ class Fit:
         return data * self.gain + self.offset
 
 
-def _median(values: Tensor) -> float:
-    return float(values.kthvalue((values.numel() + 1) // 2).values)
-
-
-def _weighted(x_V: Tensor, y_V: Tensor, weight_V: Tensor) -> Fit:
-    """Weighted least squares of y on x."""
-    total = float(weight_V.sum(dtype=torch.float64))
-    mean_x, mean_y = (float((weight_V * t).sum(dtype=torch.float64)) / total for t in (x_V, y_V))
-    x, y = x_V - mean_x, y_V - mean_y
-    power = float((weight_V * x.square()).sum(dtype=torch.float64))
+def _weighted(x_V: Tensor, y_V: Tensor, before: Fit, width: float) -> Fit:
+    """Weighted least squares of y on x; residuals to `before` beyond `width` count as if they were that large."""
+    first_x, first_y = float(x_V[0]), float(y_V[0])  # near zero squares do not cancel, and constants are exactly zero
+    offset = before.offset + before.gain * first_x - first_y
+    sums = torch.zeros(5, dtype=torch.float64)
+    for x, y in zip(runs(x_V, first_x), runs(y_V, first_y), strict=True):
+        residual = (x * before.gain).add_(offset).sub_(y).abs_()
+        weight = residual.clamp_min_(TINY_RESIDUAL).reciprocal_().mul_(width).clamp_max_(1)
+        along = weight * x
+        terms = (weight, along, weight * y, along * x, along * y)
+        sums += torch.stack([term.sum() for term in terms])
+    total, of_x, of_y, squares, products = sums.tolist()
+    power = squares - of_x**2 / total
     if not power > 0:
         raise DataError("the prediction is constant where it is judged; expected a scan with contrast")
-    gain = float((weight_V * x * y).sum(dtype=torch.float64)) / power
-    return Fit(gain, mean_y - gain * mean_x)
+    gain = (products - of_x * of_y / total) / power
+    return Fit(gain, first_y + of_y / total - gain * (first_x + of_x / total))
 
 
 def _reweighted(x_V: Tensor, y_V: Tensor, start: Fit, spread: float) -> Fit:
     """Rounds of weighted least squares, the first one with weights from `start`, until gain and offset stay."""
-    fit, largest = start, float(x_V.abs().max())
+    fit, largest = start, max(abs(float(v)) for v in torch.aminmax(x_V))
     for _ in range(ROUNDS):
-        residual = (fit.apply(x_V) - y_V).abs_()
-        sigma = max(_median(residual) / 0.6745, LEAST_SIGMA * spread)
-        before, fit = fit, _weighted(x_V, y_V, (HUBER * sigma / residual.clamp_min(TINY_RESIDUAL)).clamp_max(1))
+        sigma = max(median(fit.apply(x_V).sub_(y_V).abs_()) / 0.6745, LEAST_SIGMA * spread)
+        before, fit = fit, _weighted(x_V, y_V, fit, HUBER * sigma)
         moved = abs(fit.gain - before.gain) * largest + abs(fit.offset - before.offset)
         if moved < CONVERGED * spread:
             break
@@ -77,12 +80,13 @@ def fit_intensities(pred_V: Tensor, ref_V: Tensor) -> Fit:
         DataError: a constant prediction or reference, or a gain that is not positive (inverted or unrelated contrast).
     """
     x, y = pred_V.float(), ref_V.float()
-    spread = float(y.double().std(correction=0))
-    if not spread > 0:
+    low, high = (float(v) for v in torch.aminmax(y))
+    spread = float(y.std(correction=0))
+    if low == high or not spread > 0:
         raise DataError("the reference is constant where it is judged; expected a scan with contrast")
     few = slice(None, None, max(1, x.numel() // FIRST_VOXELS))
-    fit = _weighted(x[few], y[few], torch.ones_like(x[few]))
-    fit = _reweighted(x, y, _reweighted(x[few], y[few], fit, spread), spread)
+    plain = _weighted(x[few], y[few], Fit(), math.inf)
+    fit = _reweighted(x, y, _reweighted(x[few], y[few], plain, spread), spread)
     if not (math.isfinite(fit.gain) and fit.gain > 0):
         raise DataError(
             f"the prediction's intensities fall where the reference's rise (gain {fit.gain:.3g}): another contrast "

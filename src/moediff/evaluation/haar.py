@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from moediff.evaluation.metrics import check_pair, check_range
-from moediff.evaluation.windows import SLAB_VOX, tap_matrix
+from moediff.evaluation.windows import tap_matrix
 from moediff.volume.resample import apply_axes
 
 STANDARD = (30.0, 4.2)  # C and alpha; Reisenhofer 2018, natural images
 MEDICAL = (5.0, 4.9)  # C and alpha; Karner 2025, radiographs and photoacoustic images
+BATCH = 32  # slices at once, which bounds memory
 SCALES = 3  # two for the similarity, the third for the weights
 
 
@@ -94,8 +95,8 @@ def haarpsis(
     directions = []
     for axis in range(3):
         totals, voxels = [0.0] * len(parameters), 0.0
-        for start in range(0, truth_XYZ.shape[axis], SLAB_VOX):
-            run = slice(start, start + SLAB_VOX)
+        for start in range(0, truth_XYZ.shape[axis], BATCH):
+            run = slice(start, start + BATCH)
             pred, truth, mask = (t.movedim(axis, 0)[run] for t in (pred_XYZ, truth_XYZ, mask_XYZ))
             halves = (None, _averaged(truth.shape[1]), _averaged(truth.shape[2]))
             x, y = (apply_axes(t.float() * (255 / data_range), halves) for t in (pred, truth))

@@ -18,6 +18,8 @@ from moediff.volume.atomic import shown
 INTERPOLATIONS = ("linear", "cubic", "lanczos", "zero-fill")
 BASELINES = ("cubic", "zero-fill")  # gains count from the better of the two
 BUILT_IN = (*INTERPOLATIONS, "tv", *MODES)
+UNIFORM = "uniform"  # one denoiser for everything; none is shipped
+UNIFORM_AT = (Path("runs/uniform/bundle"), Path("runs/ablation/equal-compute/0/bundle"))  # where trainings leave one
 INPUT, OUTPUT = "{input}", "{output}"
 MARKS = re.compile(f"{re.escape(INPUT)}|{re.escape(OUTPUT)}")
 
@@ -55,12 +57,12 @@ class Method:
 
 
 def parse_methods(specs: Sequence[str]) -> list[Method]:
-    """Methods as named on the command line: a name from `BUILT_IN`, NAME=FOLDER, or NAME=COMMAND.
+    """Methods as named on the command line: a name from `BUILT_IN`, `UNIFORM`, NAME=FOLDER, or NAME=COMMAND.
 
     Cubic and zero-fill are added where they are missing, because gains count from them.
 
     Raises:
-        ConfigError: an unknown or repeated name, or a command that lacks {input} or {output}.
+        ConfigError: an unknown or repeated name, no uniform bundle, or a command that lacks {input} or {output}.
         BundleError: no bundle in the folder.
     """
     methods = [_parse(spec) for spec in specs]
@@ -89,8 +91,20 @@ def _built_in(name: str) -> Method:
         return Method(name=name, kind="tv")
     if name in MODES:
         return Method(name=name, kind="bundle", mode=name, bundle_sha256=_digest(embedded_path()))
-    raise ConfigError(f"no method called {name!r}; choose from {', '.join(BUILT_IN)}, NAME=BUNDLE_FOLDER, "
+    if name == UNIFORM:
+        return _uniform()
+    raise ConfigError(f"no method called {name!r}; choose from {', '.join(BUILT_IN)}, {UNIFORM}, NAME=BUNDLE_FOLDER, "
                       f"or NAME='command {INPUT} {OUTPUT}'")  # fmt: skip
+
+
+def _uniform() -> Method:
+    """The bundle that a training left under the current folder."""
+    found = next((folder for folder in UNIFORM_AT if (folder / "bundle.json").is_file()), None)
+    if found is None:
+        places = " or ".join(str(folder) for folder in UNIFORM_AT)
+        raise ConfigError(f"method {UNIFORM!r}: no bundle in {places} of this folder; make one with 'make ablation' or "
+                          f"'moediff train configs/uniform.toml', or name yours as {UNIFORM}=FOLDER")  # fmt: skip
+    return Method(name=UNIFORM, kind="bundle", mode="faithful", bundle=found, bundle_sha256=_digest(found))
 
 
 def _words(name: str, template: str) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from moediff.errors import DataError, GeometryError
 from moediff.evaluation.shapes import closed, filled
-from moediff.evaluation.windows import slabs
-from moediff.volume.resample import apply_axes
+from moediff.evaluation.voxels import energy, mean, picked, quantile
+from moediff.evaluation.windows import averaged, tiles
 
 RANGE_QUANTILE = 0.999
 HEAD_FRACTION = 0.05  # of the robust maximum; air lies below
@@ -73,11 +73,6 @@ def check_range(data_range: float) -> None:
         raise DataError(f"data_range={data_range} must be positive; the truth is empty where it is judged")
 
 
-def _quantile(values: Tensor, q: float) -> float:
-    """The smallest value with a fraction q at or below it; of any number of values (torch.quantile stops at 2^24)."""
-    return float(values.flatten().float().kthvalue(max(1, math.ceil(q * values.numel()))).values)
-
-
 def data_range(truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
     """99.9th percentile of the truth inside the mask, the L of PSNR and SSIM.
 
@@ -85,7 +80,7 @@ def data_range(truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
         DataError: the mask is empty or nothing inside it is positive.
     """
     check_pair(truth_XYZ, truth_XYZ, mask_XYZ)
-    top = _quantile(truth_XYZ[mask_XYZ], RANGE_QUANTILE)
+    top = quantile(picked(truth_XYZ, mask_XYZ), RANGE_QUANTILE)
     check_range(top)
     return top
 
@@ -99,7 +94,7 @@ def head_mask(truth_XYZ: Tensor) -> Tensor:
     """
     everywhere = torch.ones_like(truth_XYZ, dtype=torch.bool)
     check_pair(truth_XYZ, truth_XYZ, everywhere)
-    top = _quantile(truth_XYZ, RANGE_QUANTILE)
+    top = quantile(truth_XYZ, RANGE_QUANTILE)
     check_range(top)
     return filled(closed(truth_XYZ > HEAD_FRACTION * top, CLOSING_VOX))
 
@@ -113,7 +108,7 @@ def psnr(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: floa
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     check_range(data_range)
-    mse = float((pred_XYZ[mask_XYZ] - truth_XYZ[mask_XYZ]).double().square().mean())
+    mse = energy(picked(pred_XYZ, mask_XYZ) - picked(truth_XYZ, mask_XYZ)) / int(mask_XYZ.sum())
     return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
 
 
@@ -125,20 +120,19 @@ def nrmse(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
         DataError: NaN, an empty mask, or a truth that is zero all over it.
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
-    truth = truth_XYZ[mask_XYZ].double()
-    energy = float(truth.square().sum())
-    check_range(energy)
-    return math.sqrt(float((pred_XYZ[mask_XYZ].double() - truth).square().sum()) / energy)
+    truth = picked(truth_XYZ, mask_XYZ)
+    power = energy(truth)
+    check_range(power)
+    return math.sqrt(energy(picked(pred_XYZ, mask_XYZ) - truth) / power)
 
 
 def _similarity(x: Tensor, y: Tensor, windows: Sequence[Tensor]) -> Tensor:
     """Wang 2004, eq. 13, for intensities in units of L."""
     c1, c2 = K1**2, K2**2
-    mean_x, mean_y = apply_axes(x, windows), apply_axes(y, windows)
+    mean_x, mean_y, both, cross = averaged((x, y, x.square() + y.square(), x * y), windows)
     product = mean_x * mean_y
     squares = mean_x.square() + mean_y.square()
-    variances = apply_axes(x.square() + y.square(), windows) - squares
-    covariance = apply_axes(x * y, windows) - product
+    variances, covariance = both - squares, cross - product
     return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
 
 
@@ -152,9 +146,9 @@ def ssim_map(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: 
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     check_range(data_range)
     found = torch.zeros(truth_XYZ.shape)
-    for slab in slabs(mask_XYZ, WINDOW_SIGMA_VOX, WINDOW_REACH_VOX):
-        x, y = (t[slab.outer].float() / data_range for t in (pred_XYZ, truth_XYZ))
-        found[slab.inner] = _similarity(x, y, slab.windows) * mask_XYZ[slab.inner]
+    for tile in tiles(mask_XYZ, WINDOW_SIGMA_VOX, WINDOW_REACH_VOX):
+        x, y = (t[tile.outer].float() / data_range for t in (pred_XYZ, truth_XYZ))
+        found[tile.inner] = _similarity(x, y, tile.windows) * mask_XYZ[tile.inner]
     return found
 
 
@@ -177,7 +171,7 @@ def ssims(
         GeometryError, DataError: see `ssim_map`.
     """
     found = ssim_map(pred_XYZ, truth_XYZ, mask_XYZ, data_range)
-    return [float(found[part].double().mean()) for part in parts]
+    return [mean(picked(found, part)) for part in parts]
 
 
 def score(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor | None = None) -> Scores:

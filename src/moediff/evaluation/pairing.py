@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from moediff.errors import DataError, GeometryError
+from moediff.evaluation.voxels import energy, mean, picked, runs
 from moediff.inference.grids import land
 from moediff.volume.geometry import ras_axes
 from moediff.volume.volume import Grid, Volume
@@ -115,9 +116,10 @@ def judged_mask(mask_XYZ: Tensor, source: Grid, ref: Grid, notes: list[str]) -> 
 
 def correlation(x: Tensor, y: Tensor) -> float:
     """Pearson's correlation of two sets of values; 0 where one of them is constant."""
-    a, b = (t.float() - float(t.mean(dtype=torch.float64)) for t in (x, y))
-    scale = math.sqrt(float(a.square().sum(dtype=torch.float64) * b.square().sum(dtype=torch.float64)))
-    return float((a * b).sum(dtype=torch.float64)) / scale if scale > 0 else 0.0
+    mean_x, mean_y = mean(x), mean(y)
+    scale = math.sqrt(energy(x, mean_x) * energy(y, mean_y))
+    shared = sum(float(a.mul_(b).sum()) for a, b in zip(runs(x, mean_x), runs(y, mean_y), strict=True))
+    return shared / scale if scale > 0 else 0.0
 
 
 def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -> float:
@@ -131,7 +133,25 @@ def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -
     both = mask & mask.flip(axis)
     if not bool(both.any()):
         return 0.0
-    return correlation(*((t - t.flip(axis))[both] for t in (x, y)))
+    return correlation(*(picked(t - t.flip(axis), both) for t in (x, y)))
+
+
+def _mirrors(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> list[str]:
+    """A warning when the prediction looks mirrored, along one axis or several."""
+    axes = ras_axes(ref.affine)[0]
+    matches = {axis: asymmetry_match(pred_XYZ, ref.data_XYZ, mask_XYZ, axis) for axis in axes}
+    doubtful = [axis for axis in axes if matches[axis] < MIRRORED]
+    if not doubtful:
+        return []
+    truth_V = picked(ref.data_XYZ, mask_XYZ)
+    tried = [some for many in range(1, len(doubtful) + 1) for some in itertools.combinations(doubtful, many)]
+    turned = max(tried, key=lambda some: correlation(picked(pred_XYZ.flip(some), mask_XYZ), truth_V))
+    words = " and ".join(MIRRORS[axes.index(axis)] for axis in turned)
+    worst = min(matches[axis] for axis in turned)
+    return [
+        f"the prediction looks mirrored {words}: its asymmetries are opposite to the reference's "
+        f"(correlation {worst:.2f}); is one of them flipped?"
+    ]
 
 
 def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list[str]]:
@@ -140,19 +160,12 @@ def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list
     Raises:
         DataError: prediction or reference is constant inside the mask.
     """
-    pred_V, truth_V = pred_XYZ[mask_XYZ], ref.data_XYZ[mask_XYZ]
+    pred_V, truth_V = picked(pred_XYZ, mask_XYZ), picked(ref.data_XYZ, mask_XYZ)
     for what, values in (("prediction", pred_V), ("reference", truth_V)):
         if float(values.min()) == float(values.max()):
             raise DataError(f"the {what} is constant where it is judged; expected a scan with contrast")
     alike = correlation(pred_V, truth_V)
-    notes = []
-    for axis, words in zip(ras_axes(ref.affine)[0], MIRRORS, strict=True):
-        match = asymmetry_match(pred_XYZ, ref.data_XYZ, mask_XYZ, axis)
-        if match < MIRRORED:
-            notes.append(
-                f"the prediction looks mirrored {words}: its asymmetries are opposite to the reference's "
-                f"(correlation {match:.2f}); is one of them flipped?"
-            )
+    notes = _mirrors(pred_XYZ, ref, mask_XYZ)
     if alike < LEAST_CORRELATION:
         notes.append(
             f"the correlation inside the mask is {alike:.2f}, expected at least {LEAST_CORRELATION}: "

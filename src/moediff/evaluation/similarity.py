@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.evaluation.metrics import K1, K2, WINDOW_REACH_VOX, WINDOW_SIGMA_VOX, check_pair, check_range
-from moediff.evaluation.windows import Moments, gaussian_matrix, moments, slabs, tap_matrix
+from moediff.evaluation.windows import Moments, gaussian_matrix, moments, tap_matrix, tiles
 from moediff.volume.resample import apply_axes
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang 2003, fine to coarse
@@ -39,11 +39,11 @@ def scale_terms(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor) -> tuple[float, 
     """SSIM and its contrast-structure factor, both averaged over the mask, for intensities in units of L."""
     c1, c2 = K1**2, K2**2
     ssim_sum = structure_sum = 0.0
-    for slab in slabs(mask_XYZ, WINDOW_SIGMA_VOX, WINDOW_REACH_VOX):
-        m = moments(x_XYZ[slab.outer], y_XYZ[slab.outer], slab.windows)
+    for tile in tiles(mask_XYZ, WINDOW_SIGMA_VOX, WINDOW_REACH_VOX):
+        m = moments(x_XYZ[tile.outer], y_XYZ[tile.outer], tile.windows)
         structure = (2 * m.covariance + c2) / (m.variance_x + m.variance_y + c2)
         luminance = (2 * m.mean_x * m.mean_y + c1) / (m.mean_x.square() + m.mean_y.square() + c1)
-        inside = mask_XYZ[slab.inner]
+        inside = mask_XYZ[tile.inner]
         structure_sum += float(structure[inside].double().sum())
         ssim_sum += float((luminance * structure)[inside].double().sum())
     voxels = int(mask_XYZ.sum())
@@ -143,9 +143,9 @@ def vif(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float
         if scale:
             coarser = [gaussian_matrix(n, sigma, reach)[::2] for n in y.shape]
             x, y, mask_XYZ = apply_axes(x, coarser), apply_axes(y, coarser), mask_XYZ[::2, ::2, ::2]
-        for slab in slabs(mask_XYZ, sigma, reach):
-            inside = mask_XYZ[slab.inner]
-            parts = _information(moments(x[slab.outer], y[slab.outer], slab.windows))
+        for tile in tiles(mask_XYZ, sigma, reach):
+            inside = mask_XYZ[tile.inner]
+            parts = _information(moments(x[tile.outer], y[tile.outer], tile.windows))
             seen += float(parts[0][inside].double().sum())
             present += float(parts[1][inside].double().sum())
     check_range(present)

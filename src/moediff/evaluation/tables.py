@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from moediff.errors import DataError, InputMissing, MoeDiffError, naming
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.volume.atomic import shown
 from moediff.volume.io import load
+from moediff.volume.loaded import Loaded
 from moediff.volume.volume import Volume
 
 REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels", "lesions", "uncertainty")
@@ -72,7 +74,7 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
         MoeDiffError: see `load` and `evaluate`.
     """
     files = {key: path for key, path in vars(pair).items() if path is not None}
-    loaded = {key: load(path) for key, path in files.items() if key not in DRAWN}
+    loaded = _load_scans({key: path for key, path in files.items() if key not in DRAWN})
     drawn = {key: _load_drawn(path) for key, path in files.items() if key in DRAWN}
     measured = loaded["input"].volume if "input" in loaded else None
     with naming(pair.pred):
@@ -82,13 +84,20 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
     return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}
 
 
+def _load_scans(files: Mapping[str, Path]) -> dict[str, Loaded]:
+    """Scans side by side: unpacking keeps one core busy for each."""
+    with ThreadPoolExecutor(len(files)) as pool:
+        return dict(zip(files, pool.map(load, files.values()), strict=True))
+
+
 def _load_drawn(path: Path) -> Volume:
     try:
         return load(path).volume
     except DataError as error:
-        if "all voxels have the value" not in str(error):
+        found, cut, _ = str(error).partition(": expected a scan with contrast")
+        if not cut:
             raise
-        raise DataError(f"{error} A mask needs voxels inside (1, or labels) and outside (0).") from error
+        raise DataError(f"{found}: expected voxels inside (1, or a label) and outside (0)") from error
 
 
 def judge_all(

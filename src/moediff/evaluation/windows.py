@@ -1,4 +1,4 @@
-"""Local windows for metrics: mirrored taps as matrices, slabs that bound memory, and local moments.
+"""Local windows for metrics: mirrored taps as matrices, tiles that stay in a processor's cache, and local moments.
 
 A filter along an axis is a banded matrix [n, n] (or [fewer, n]); samples beyond a face mirror with the edge sample
 repeated (2 1 0 | 0 1 2). Three of them make a separable 3-D window.
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from moediff.volume.resample import apply_axes
 
-SLAB_VOX = 32  # windowed metrics run slab by slab along X, which bounds their memory
+TILE_VOX = 32  # windowed metrics run tile by tile, the longest side of one; matrices of longer ones are mostly zeros
 
 
 def tap_matrix(n: int, taps: Tensor, first: int) -> Tensor:
@@ -34,30 +36,47 @@ def gaussian_matrix(n: int, sigma_vox: float, reach_vox: int) -> Tensor:
     return tap_matrix(n, weight / weight.sum(), -reach_vox)
 
 
+Box: TypeAlias = "tuple[slice, slice, slice]"
+
+
 @dataclass(frozen=True)
-class Slab:
-    """A run of voxel layers along X.
+class Tile:
+    """A box of voxels.
 
     Args:
-        outer: the layers that windows around it reach.
-        inner: its own layers.
-        windows: the three matrices from the outer layers to the inner ones.
+        outer: the voxels that windows around its own reach.
+        inner: its own voxels.
+        windows: the three matrices from the outer voxels to the inner ones.
     """
 
-    outer: slice
-    inner: slice
+    outer: Box
+    inner: Box
     windows: tuple[Tensor, Tensor, Tensor]
 
 
-def slabs(mask_XYZ: Tensor, sigma_vox: float, reach_vox: int) -> Iterator[Slab]:
-    """Cut a volume into slabs with Gaussian windows; slabs without a voxel of the mask are left out."""
-    x, y, z = (gaussian_matrix(n, sigma_vox, reach_vox).to(mask_XYZ.device) for n in mask_XYZ.shape)
-    n = mask_XYZ.shape[0]
-    for start in range(0, n, SLAB_VOX):
-        stop = min(n, start + SLAB_VOX)
-        if bool(mask_XYZ[start:stop].any()):
-            low, high = max(0, start - reach_vox), min(n, stop + reach_vox)
-            yield Slab(slice(low, high), slice(start, stop), (x[start:stop, low:high], y, z))
+def _pieces(n: int, window: Tensor, reach_vox: int) -> list[tuple[slice, slice, Tensor]]:
+    """An axis in pieces of nearly equal length: what windows reach, its own samples, the matrix between them."""
+    count = -(-n // TILE_VOX)
+    cuts = [n * k // count for k in range(count + 1)]
+    reached = [(max(0, start - reach_vox), min(n, stop + reach_vox)) for start, stop in pairwise(cuts)]
+    return [
+        (slice(low, high), slice(start, stop), window[start:stop, low:high].contiguous())
+        for (low, high), (start, stop) in zip(reached, pairwise(cuts), strict=True)
+    ]
+
+
+def tiles(mask_XYZ: Tensor, sigma_vox: float, reach_vox: int) -> Iterator[Tile]:
+    """Cut a volume into tiles with Gaussian windows; tiles without a voxel of the mask are left out."""
+    axes = [_pieces(n, gaussian_matrix(n, sigma_vox, reach_vox).to(mask_XYZ.device), reach_vox) for n in mask_XYZ.shape]
+    for x, y, z in product(*axes):
+        inner = x[1], y[1], z[1]
+        if bool(mask_XYZ[inner].any()):
+            yield Tile((x[0], y[0], z[0]), inner, (x[2], y[2], z[2]))
+
+
+def averaged(volumes: Sequence[Tensor], windows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Local means of several volumes at once."""
+    return apply_axes(torch.stack(list(volumes)), windows).unbind(0)
 
 
 @dataclass(frozen=True)
@@ -73,11 +92,13 @@ class Moments:
 
 def moments(x_XYZ: Tensor, y_XYZ: Tensor, windows: Sequence[Tensor]) -> Moments:
     """The five local moments of two volumes."""
-    mean_x, mean_y = apply_axes(x_XYZ, windows), apply_axes(y_XYZ, windows)
+    mean_x, mean_y, square_x, square_y, both = averaged(
+        (x_XYZ, y_XYZ, x_XYZ.square(), y_XYZ.square(), x_XYZ * y_XYZ), windows
+    )
     return Moments(
         mean_x=mean_x,
         mean_y=mean_y,
-        variance_x=apply_axes(x_XYZ.square(), windows) - mean_x.square(),
-        variance_y=apply_axes(y_XYZ.square(), windows) - mean_y.square(),
-        covariance=apply_axes(x_XYZ * y_XYZ, windows) - mean_x * mean_y,
+        variance_x=square_x - mean_x.square(),
+        variance_y=square_y - mean_y.square(),
+        covariance=both - mean_x * mean_y,
     )
