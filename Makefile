@@ -12,7 +12,8 @@ DATA      ?= ../shared/data
 # What README and docs/benchmarks.md show; trio_b17_T1w would count in no mean.
 PERSONS   := M2307_T2w aurora_T1c fsf_T1w ljms07_FLAIR seg3d_T1w
 RECIPES   := thick5 low1.5 iso2 thick3 mixed low-field iso1.5 inplane2
-BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) --threads 1 --recipes $(RECIPES)
+METRICS   := psnr,nrmse,ssim,psnr_all,ssim_all,nrmse_mrixfields,ssim_mrixfields,haarpsi,haarpsi_med,gmsd,vif,hf_ratio,sharpness,sharpness_ref,noise
+BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) --threads 1 --recipes $(RECIPES) --metrics $(METRICS)
 TIMES     ?=
 TRAIN     ?=
 SECONDS   ?= 600
