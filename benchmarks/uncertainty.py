@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from moediff.config import rng_for
 from moediff.evaluation.calibration import spearman
@@ -25,7 +26,6 @@ from moediff.evaluation.regions import REGIONS, scan_regions
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.memory import keep_memory
-from moediff.model.blocks import local_mean
 from moediff.simulate.degrade import degrade
 from moediff.simulate.labels import synthesise
 from moediff.simulate.recipe import NAMED
@@ -66,7 +66,7 @@ def errors(enhancer: Enhancer, truth: Volume, recipe: str, name: str) -> tuple[T
     assert result.uncertainty is not None
     where = head_mask(truth.data_XYZ) & (result.uncertainty.data_XYZ > 0)
     error_XYZ = (result.volume.data_XYZ - truth.data_XYZ).abs()
-    local_XYZ = local_mean(error_XYZ[None, ..., None], 2)[0, ..., 0]
+    local_XYZ = avg_pool3d(error_XYZ[None, None], 5, stride=1, padding=2, count_include_pad=False)[0, 0]
     return error_XYZ[where], local_XYZ[where], result.uncertainty.data_XYZ[where], where
 
 
