@@ -73,8 +73,8 @@ def points(rows: Sequence[dict[str, str]], where: str, recipe: str) -> list[tupl
 
 def table(rows: Sequence[dict[str, str]]) -> str:
     """Markdown: what a doubling brings and when a target would be reached, if nothing else changed."""
-    lines = ["| recipe | judged on | gain at the end, dB | a doubling of training time, dB (90 % interval) | target, dB "
-             "| training time for it, two cores (interval) |", "|---" * 6 + "|"]  # fmt: skip
+    lines = ["| recipe | judged on | gain at the end, dB | a doubling of training time, dB (90 % interval) "
+             "| target, dB | training time for it, two cores (interval) |", "|---" * 6 + "|"]  # fmt: skip
     for recipe in RECIPES:
         for where, words in WHERE.items():
             found = points(rows, where, recipe)
@@ -118,8 +118,8 @@ def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
                 panel.plot([float(r["minutes"]) for r in among], [float(r[recipe]) for r in among], "o", color=colour,
                            markersize=4, fillstyle="none")  # fmt: skip
             panel.axhline(TARGETS[recipe], color="0.3", linewidth=0.8, linestyle="--")
-            panel.annotate(f"target {TARGETS[recipe]:+.1f} dB", (ahead[0], TARGETS[recipe]), xytext=(2, 3),
-                           textcoords="offset points")  # fmt: skip
+            panel.annotate(f"target {TARGETS[recipe]:+.1f} dB", (ahead[0], TARGETS[recipe]),
+                           xytext=(2, 3 if TARGETS[recipe] > 1 else -9), textcoords="offset points")  # fmt: skip
             panel.set(xscale="log", title=recipe, xlabel="training time on two cores", ylim=(0, 3.3))
             panel.set_xticks([30, 120, 480, 1440, 10080, 43200], ["30 min", "2 h", "8 h", "1 d", "1 w", "1 m"])
             panel.minorticks_off()
