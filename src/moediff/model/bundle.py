@@ -193,9 +193,12 @@ def save_bundle(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_file({name: w.detach().float().cpu().contiguous() for name, w in weights.items()}, fresh / WEIGHTS)
+    told = asdict(config)
+    if config.familiar is None:
+        del told["familiar"]  # so that versions which do not know it read the bundle
     manifest = {
         "schema": SCHEMA,
-        "config": asdict(config),
+        "config": told,
         "provenance": dict(provenance),
         "sha256": sha256_of(fresh / WEIGHTS),
     }
