@@ -1,30 +1,47 @@
-"""Whole-process time and peak memory of `moediff enhance`, faithful, 1x1x5 mm -> 1 mm, at three sizes.
+"""What `moediff enhance` costs: time, memory, operations and how well they use the machine; one table.
 
-    python benchmarks/speed.py [--large] [--json out.json]
+    python benchmarks/speed.py [--threads 1 2] [--modes faithful detail] [--sides small middle large huge]
+                               [--clock wall|cpu] [--json out.json]
 
-Heads are phantoms (nested ellipsoids) so that anyone can run it; the largest has 224x224x208 output voxels. --large
-measures one of 512x512x416 voxels of 0.5 mm instead, from slices of 2 mm: minutes, and 6 GiB of memory. Then: floating
-point operations per voxel of one evaluation, encoder and gate included (the limit is 120 kFLOP), the rate that the
-network reaches with them, and its share of the rate of a large matrix product on the same threads.
+Heads are phantoms (nested ellipsoids), so that anyone can run it: 1x1x5 mm to 1 mm for 112x112x100, 160x160x150 and
+224x224x208 voxels out; "huge" is 512x512x416 voxels of 0.5 mm from slices of 2 mm (minutes, and 5 GiB of memory), and
+has to be asked for. Columns:
+
+- whole s, cpu s, peak MiB: the command in a process of its own, files and imports included.
+- network s: encoder, gate and every evaluation, nothing else, in another process; the first call, as a user has it.
+- GFLOP: matrix products, convolutions and attention that this call ran. Experts that the gate does not ask for and
+  tiles without foreground do not run; a box around the head holds some air, which does.
+- kFLOP: the same per foreground voxel and evaluation (limit: 120 for one).
+- share: GFLOP over network s, over the rate of a 2048^3 float32 matrix product in the same process and threads.
+
+--clock cpu counts processor time over the number of threads instead of wall time, for network and matrix product alike:
+for a machine that does other work. Best run on an idle one, by the wall clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from moediff.config import rng_for
+from moediff.evaluation.operations import counting
+from moediff.evaluation.stopwatch import run_measured
+from moediff.inference import engine
+from moediff.inference.options import MODES, EnhanceOptions
+from moediff.memory import keep_memory
 from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import make_condition
 from moediff.simulate.degrade import degrade
@@ -32,8 +49,24 @@ from moediff.simulate.recipe import thick_slices
 from moediff.volume.io import save
 from moediff.volume.volume import Volume
 
-SIZES = ((112, 112, 100), (160, 160, 150), (224, 224, 208))
-LARGE = (512, 512, 416)
+# Shape of the result, voxel size in mm, slice distance over it.
+SIDES: dict[str, tuple[tuple[int, int, int], float, float]] = {
+    "small": ((112, 112, 100), 1.0, 5),
+    "middle": ((160, 160, 150), 1.0, 5),
+    "large": ((224, 224, 208), 1.0, 5),
+    "huge": ((512, 512, 416), 0.5, 4),
+}
+MATRIX_SIDE = 2048
+LIMIT_S = 3600.0
+CLOCKS: dict[str, Callable[[int], float]] = {
+    "wall": lambda threads: time.perf_counter(),
+    "cpu": lambda threads: time.process_time() / threads,
+}
+COLUMNS = {
+    "side": "voxels out", "mode": "mode", "threads": "threads", "seconds": "whole s", "cpu_s": "cpu s",
+    "peak_mib": "peak MiB", "network_s": "network s", "evaluations": "evaluations", "gflop": "GFLOP",
+    "kflop_per_voxel": "kFLOP", "gflops": "GFLOP/s", "share_of_matrix_rate": "share",
+}  # fmt: skip
 
 
 def head(shape: tuple[int, int, int], spacing_mm: float) -> Volume:
@@ -46,79 +79,160 @@ def head(shape: tuple[int, int, int], spacing_mm: float) -> Volume:
     return Volume(torch.where(radius < 1, tissue, torch.zeros(())), affine)
 
 
-def run(shape: tuple[int, int, int], folder: Path, threads: int) -> dict[str, Any]:
-    """Enhance one phantom in a process of its own."""
-    source, target = folder / f"head{shape[0]}_T1w.nii.gz", folder / f"out{shape[0]}.nii.gz"
-    spacing_mm, thicker = (0.5, 4) if shape == LARGE else (1.0, 5)
+def written(side: str, folder: Path) -> Path:
+    """The file of a phantom with thick slices."""
+    shape, spacing_mm, thicker = SIDES[side]
+    source = folder / f"{side}_T1w.nii.gz"
     save(degrade(head(shape, spacing_mm), thick_slices(thicker, 0.01, "speed"), rng_for(0, "speed")), source)
-    command = [sys.executable, "-m", "moediff", "enhance", str(source), "-o", str(target), "-q"]
-    start = time.perf_counter()
-    process = subprocess.Popen([*command, "--threads", str(threads)])
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    record = json.loads(target.with_name(target.name.removesuffix(".nii.gz") + ".json").read_text())
-    voxels = shape[0] * shape[1] * shape[2]
-    network_s = record["timings"]["network_s"]
-    return {
-        "shape": shape,
-        "exit": status,
-        "seconds": round(seconds, 2),
-        "peak_mib": round(usage.ru_maxrss / 1024),
-        "network_s": network_s,
-        "network_us_per_voxel": round(1e6 * network_s / voxels, 3),
+    return source
+
+
+def whole(source: Path, mode: str, threads: int) -> dict[str, Any]:
+    """Time and memory of the command."""
+    command = [sys.executable, "-m", "moediff", "enhance", str(source), "-o", str(source.parent / "out.nii.gz"), "-q",
+               "--mode", mode, "--threads", str(threads), "--overwrite"]  # fmt: skip
+    log = source.parent / "log"
+    measured = run_measured(command, limit_s=LIMIT_S, log=log, env={})
+    if measured.exit_code != 0:
+        raise SystemExit(f"moediff enhance ended with {measured.exit_code}: {measured.fault or log.read_text()}")
+    return {"seconds": round(measured.seconds, 2), "cpu_s": round(measured.cpu_s, 2),
+            "peak_mib": round(measured.peak_mib)}  # fmt: skip
+
+
+@dataclass
+class Watch:
+    """Stands before the engine's two calls of the network, and adds up what they take."""
+
+    now: Callable[[], float]
+    seconds: float = 0.0
+    evaluations: int = 0
+    foreground: int = 0
+    gflop: float | None = None
+
+    def put(self, *, count: bool) -> None:
+        """Replace `frame` (encoder, gate) and `denoise_tiled` (an evaluation) in the engine."""
+        read, evaluate = engine.frame, engine.denoise_tiled
+
+        def frame(*args: Any, **options: Any) -> Any:
+            found = self.through(count, read, args, options)
+            self.foreground = int(found.inside_BXYZ.sum())
+            return found
+
+        def denoise_tiled(*args: Any, **options: Any) -> Any:
+            self.evaluations += 1
+            return self.through(count, evaluate, args, options)
+
+        engine.frame, engine.denoise_tiled = frame, denoise_tiled
+
+    def through(self, count: bool, call: Callable[..., Any], args: Sequence[Any], options: dict[str, Any]) -> Any:
+        """One call, timed or counted."""
+        start = self.now()
+        if count:
+            with counting() as counter:
+                found = call(*args, **options)
+            self.gflop = (self.gflop or 0.0) + counter.get_total_flops() / 1e9
+        else:
+            found = call(*args, **options)
+        self.seconds += self.now() - start
+        return found
+
+
+def matrix_rate(now: Callable[[], float]) -> float:
+    """GFLOP/s of a float32 matrix product: the best of five."""
+    a, times = torch.rand(MATRIX_SIDE, MATRIX_SIDE), []
+    for _ in range(5):
+        start = now()
+        a @ a
+        times.append(now() - start)
+    return 2 * MATRIX_SIDE**3 / min(times) / 1e9
+
+
+def network(source: Path, mode: str, threads: int, clock: str, count: bool) -> dict[str, Any]:
+    """Runs in a process of its own: the network of one enhancement, timed, or its operations counted."""
+    keep_memory()
+    enhancer = engine.Enhancer(threads=threads)
+    watch = Watch(lambda: CLOCKS[clock](threads))
+    best = None if count else matrix_rate(watch.now)
+    watch.put(count=count)
+    enhancer(source, EnhanceOptions(mode=mode))
+    return {"network_s": round(watch.seconds, 3), "evaluations": watch.evaluations, "gflop": watch.gflop,
+            "foreground_voxels": watch.foreground, "matrix_gflops": best}  # fmt: skip
+
+
+def alone(*job: Any) -> dict[str, Any]:
+    """`network` in a fresh process, so that nothing is warm."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(network, *job).result()
+
+
+def row(side: str, source: Path, mode: str, threads: int, *, clock: str, counted: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table."""
+    found = {"side": "x".join(map(str, SIDES[side][0])), "mode": mode, "threads": threads}
+    found |= whole(source, mode, threads) | alone(source, mode, threads, clock, False)
+    found["gflop"] = counted["gflop"]
+    each = found["foreground_voxels"] * found["evaluations"]
+    rate = found["gflop"] / found["network_s"]
+    found |= {
+        "kflop_per_voxel": 1e6 * found["gflop"] / each,
+        "network_us_per_voxel": round(1e6 * found["network_s"] / each, 3),
+        "gflops": rate,
+        "share_of_matrix_rate": rate / found["matrix_gflops"],
     }
+    return found
 
 
 @torch.no_grad()
-def operations(side: int = 64) -> dict[str, float]:
+def operations(side: int = 64) -> float:
     """kFLOP per voxel of one evaluation of the embedded network on a cube that is all head.
 
-    Convolutions, matrix products and attention are counted; a multiply-add is two operations. Gated experts count as
-    often as their gate asks for them, here of a phantom.
+    Encoder, gate and the head that foretells the error are in it. Gated experts count as often as their gate asks for
+    them, here of a phantom.
     """
-    denoiser, counter = load_bundle(None).denoiser, FlopCounterMode(display=False)
+    denoiser = load_bundle(None).denoiser
     base = head((side, side, side), 1.0).data_XYZ[None] / 1000
     at = torch.arange(side).float()[None]
-    with counter:
-        condition = make_condition(
-            denoiser, (base, torch.stack([base, base], 1)), (at, at, at / 5), torch.tensor([0.01])
-        )
+    with counting() as counter:
+        scan = base, torch.stack([base, base], 1)
+        condition = make_condition(denoiser, scan, (at, at, at / 5), torch.tensor([0.01]))
         denoiser.with_error(torch.zeros_like(base), torch.tensor([1.0]), condition)
-    return {"kflop_per_voxel": round(counter.get_total_flops() / base.numel() / 1e3, 1)}
+    return round(counter.get_total_flops() / base.numel() / 1e3, 1)
 
 
-def matrix_rate(threads: int, side: int = 2048) -> float:
-    """GFLOP/s of a float32 matrix product: the best of five."""
-    torch.set_num_threads(threads)
-    a, times = torch.rand(side, side), []
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / min(times) / 1e9
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown."""
+    digits = {"gflop": ".0f", "kflop_per_voxel": ".0f", "gflops": ".0f", "share_of_matrix_rate": ".2f",
+              "network_s": ".2f", "seconds": ".1f", "cpu_s": ".1f"}  # fmt: skip
+    lines = [f"| {' | '.join(COLUMNS.values())} |", "|---" * len(COLUMNS) + "|"]
+    for found in rows:
+        lines.append(f"| {' | '.join(format(found[key], digits.get(key, '')) for key in COLUMNS)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print JSON."""
+    """Print a line of JSON per case, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=[name for name in SIDES if name != "huge"])
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = [run(shape, Path(folder), args.threads) for shape in ((LARGE,) if args.large else SIZES)]
+        for side in args.sides:
+            source = written(side, Path(folder))
+            for mode in args.modes:
+                counted = alone(source, mode, max(args.threads), args.clock, True)
+                for threads in args.threads:
+                    rows.append(row(side, source, mode, threads, clock=args.clock, counted=counted))
+                    print(json.dumps(rows[-1]), flush=True)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "moediff", "--help"], check=True, capture_output=True)
-    about = {"threads": args.threads, "torch": torch.__version__, "machine": platform.machine()}
-    report: dict[str, Any] = {"rows": rows, "help_s": round(time.perf_counter() - start, 3)} | about | operations()
-    best = matrix_rate(args.threads)
-    for row in rows:
-        row["gflops"] = round(report["kflop_per_voxel"] / row["network_us_per_voxel"], 1)
-        row["share_of_matrix_rate"] = round(row["gflops"] / best, 3)
-    report["matrix_gflops"] = round(best, 1)
-    print(json.dumps(report, indent=1))
+    about = {"help_s": round(time.perf_counter() - start, 3), "kflop_per_voxel_of_a_cube": operations(),
+             "clock": args.clock, "torch": torch.__version__, "machine": platform.machine()}  # fmt: skip
+    print(table(rows), json.dumps(about), sep="\n\n")
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1))
+        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

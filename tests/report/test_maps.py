@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from moediff.config import rng_for
 from moediff.report.display import display
 from moediff.report.face import why_flat
 from moediff.report.scans import ReportScans
@@ -67,3 +69,16 @@ def test_only_stripped_scans_may_be_turned_in_3d(mni_scan, phantom):
     assert "face" in why_flat(ReportScans(enhanced=skin, name="a"))
     assert "face" in why_flat(replace(stripped, source=skin))  # one scan with a face is one too many
     assert why_flat(replace(stripped, source=skin, defaced=True)) == ""
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_part_of_a_head_is_not_taken_for_a_stripped_brain(axis, mni_scan):
+    """Air at zero and the volume of a brain, but cut by the field of view: a slab of a head may hold the face."""
+    middle = mni_scan.data_XYZ.narrow(axis, 25, mni_scan.shape[axis] - 60)
+    assert "face" in why_flat(ReportScans(enhanced=Volume(middle, mni_scan.affine), name="a"))
+
+
+def test_noise_in_air_keeps_a_scan_flat(mni_scan):
+    """Whether it was stripped cannot be told then; the volume alone would let parts of heads through."""
+    noise = 20 * torch.rand(mni_scan.shape, generator=rng_for(0))
+    assert "face" in why_flat(ReportScans(enhanced=mni_scan.with_data(mni_scan.data_XYZ + noise), name="a"))

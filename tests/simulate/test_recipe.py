@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ AXIS = st.builds(
 )  # fmt: skip
 RECIPE = st.builds(
     Recipe, axes=st.tuples(AXIS, AXIS, AXIS), noise=st.floats(0, 0.5), bias=st.floats(0, 1), gamma=st.floats(0.3, 3),
-    warp_mm=st.floats(0, 5), name=st.text(max_size=8),
+    warp_mm=st.floats(0, 5), slice_gain=st.floats(0, 0.5), name=st.text(max_size=8),
 )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def test_thick_slices_touch_one_axis():
     assert (recipe.noise, recipe.name, recipe.axes[1].thickness) == (0.02, "four", 1)
 
 
-LIMITS = {"noise": (0, 0.5), "bias": (0, 1), "gamma": (0.3, 3), "warp_mm": (0, 5)}
+LIMITS = {"noise": (0, 0.5), "bias": (0, 1), "gamma": (0.3, 3), "warp_mm": (0, 5), "slice_gain": (0, 0.5)}
 
 
 @pytest.mark.parametrize(("key", "low", "high"), [(key, *limits) for key, limits in LIMITS.items()])
@@ -154,3 +155,28 @@ def test_kinds_are_drawn_by_their_shares():
     drawn = [kind(draw_recipe(rng_for(seed, "share"), ranges)) for seed in range(3000)]
     for name in ("thick", "truncated", "mixed", "native"):
         assert drawn.count(name) / 3000 == pytest.approx(getattr(ranges, name), abs=0.03), name
+
+
+def test_gains_of_slices_are_written_only_where_there_are_some():
+    """Frozen recipes are known by the digest of their JSON, and old files have no such key."""
+    assert "slice_gain" not in NAMED["thick5"].to_json()
+    unequal = replace(NAMED["thick5"], slice_gain=0.02)
+    assert Recipe.from_json(unequal.to_json()) == unequal
+
+
+def test_no_frozen_recipe_has_unequal_slices():
+    assert {recipe.slice_gain for recipe in NAMED.values()} == {0}
+
+
+@given(st.integers(0, 10_000))
+def test_gains_of_slices_change_nothing_else_that_is_drawn(seed):
+    plain = draw_recipe(rng_for(seed))
+    drawn = draw_recipe(rng_for(seed), RecipeRanges(slice_gain=0.03))
+    assert replace(drawn, slice_gain=0.0) == plain and plain.slice_gain == 0
+    assert (0 < drawn.slice_gain <= 0.03) == (kind(plain) in ("thick", "mixed"))
+
+
+@pytest.mark.parametrize("value", [-0.01, 0.6, float("nan")])
+def test_impossible_ranges_of_gains_are_refused(value):
+    with pytest.raises(ConfigError, match=r"recipes.slice_gain=.* must lie in 0..0.5"):
+        RecipeRanges(slice_gain=value)

@@ -21,6 +21,7 @@ import torch
 from moediff.errors import MoeDiffError
 from moediff.evaluation import tv
 from moediff.evaluation.methods import Method
+from moediff.evaluation.operations import counting
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.memory import keep_memory
@@ -89,10 +90,7 @@ def _timed(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, dict[str, 
 
 
 def _counted(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, dict[str, float]]:
-    """Matrix products, convolutions and attention, as torch counts them: a multiplication and an addition are two."""
-    from torch.utils.flop_counter import FlopCounterMode  # seconds to import
-
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         result = apply(method, loaded, job)
     return result, {"gflop": counter.get_total_flops() / 1e9}
 

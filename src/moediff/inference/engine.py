@@ -22,6 +22,7 @@ from moediff.diffusion.sampler import sample
 from moediff.errors import ConfigError, DataError, TryAgain, naming
 from moediff.inference.checks import doubts
 from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, residual, summary
+from moediff.inference.familiar import strange, strangeness
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
 from moediff.inference.maps import maps_of, spread_summary
 from moediff.inference.options import Enhanced, EnhanceOptions, Maps
@@ -101,13 +102,14 @@ class Enhancer:
         ready = time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             head = frame(self.bundle.denoiser, prepared, sparse=options.sparse)
+            score = strangeness(head, self.bundle.config.familiar)
             prepared = replace(prepared, slices_NXYZ=torch.empty(0))  # the frame holds the part that is read
             scans = self._results(prepared, head, options, report)
             each = self._each(prepared, head, options, report) if options.each_expert else None
         report(0.95, "finishing")
         timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
         head = head.weights_only()
-        finished = self._finish(loaded, goal, prepared, head, scans, options, timings)
+        finished = self._finish(loaded, goal, prepared, head, scans, options, timings, score)
         if each is None:
             return finished
         return replace(finished, each_XYZE=torch.stack([land(prepared.undo(e), goal).data_XYZ for e in each], -1))
@@ -188,7 +190,7 @@ class Enhancer:
 
     def _finish(  # noqa: PLR0913
         self, loaded: Loaded, goal: Grid, prepared: Prepared, head: Frame,
-        scans: tuple[Tensor, Tensor | None], options: EnhanceOptions, timings: dict[str, float],
+        scans: tuple[Tensor, Tensor | None], options: EnhanceOptions, timings: dict[str, float], score: float | None,
     ) -> Enhanced:  # fmt: skip
         result, spread = scans
         if not bool(torch.isfinite(result).all()):
@@ -203,7 +205,8 @@ class Enhancer:
         record |= {
             "timings": timings,
             "data_consistency": summary(gap, prepared, acquisition),
-            "warnings": [*loaded.warnings, *doubts(prepared)],
+            "strangeness": score,
+            "warnings": [*loaded.warnings, *doubts(prepared), *strange(score)],
         }
         if spread is not None:
             record["uncertainty_over_range"] = spread_summary(spread, prepared)

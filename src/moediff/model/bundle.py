@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -28,18 +29,45 @@ MAX_BYTES = 2**31  # no bundle of ours comes near; larger ones are refused befor
 
 
 @dataclass(frozen=True, kw_only=True)
+class Familiar:
+    """What training scans look like to the encoder; see `moediff.inference.familiar`.
+
+    Args:
+        mean: over scans, of every channel's mean and then of every channel's standard deviation.
+        spread: their standard deviations over scans, above 0.
+    """
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.spread) or not all(0 < value < math.inf for value in self.spread):
+            raise ConfigError("familiar.mean and familiar.spread must be of one length, spreads positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BundleConfig:
     """Everything that the weights depend on.
 
     Args:
         error_scale: standard deviation over foretold absolute error, so that 90 % of errors lie within 1.645 of it;
             1.4 for Laplace errors (ln 10 / 1.645); how far that holds: benchmarks/uncertainty.py.
+        familiar: what training scans look like; without it no score tells how unlike them a scan is.
+
+    Raises:
+        ConfigError: `familiar` is not of the encoder's width.
     """
 
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
     error_scale: float = 1.4
+    familiar: Familiar | None = None
+
+    def __post_init__(self) -> None:
+        width = self.denoiser.encoder.width
+        if self.familiar is not None and len(self.familiar.mean) != 2 * width:
+            raise ConfigError(f"familiar holds {len(self.familiar.mean)} values, expected {2 * width}")
 
 
 @dataclass(frozen=True)
@@ -165,9 +193,12 @@ def save_bundle(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_file({name: w.detach().float().cpu().contiguous() for name, w in weights.items()}, fresh / WEIGHTS)
+    told = asdict(config)
+    if config.familiar is None:
+        del told["familiar"]  # so that versions which do not know it read the bundle
     manifest = {
         "schema": SCHEMA,
-        "config": asdict(config),
+        "config": told,
         "provenance": dict(provenance),
         "sha256": sha256_of(fresh / WEIGHTS),
     }

@@ -5,10 +5,16 @@ Axes: X Y Z voxels.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from moediff.evaluation.tissue import brain_of
 from moediff.report.scans import ReportScans
 from moediff.volume.volume import Volume
 
+MOST_CUT_CM2 = 20.0  # stripped brains in tight boxes have 4 at most, slabs of heads 200, a neck 60 and more
 COARSE_MM = 3.0  # voxels are skipped up to this distance; what is told apart is larger by far
 
 
@@ -16,7 +22,15 @@ def _stripped(volume: Volume) -> bool:
     steps = [max(1, int(COARSE_MM / s)) for s in volume.spacing_mm]
     data_XYZ = volume.data_XYZ[:: steps[0], :: steps[1], :: steps[2]]
     spacing_mm = [k * s for k, s in zip(steps, volume.spacing_mm, strict=True)]
-    return brain_of(data_XYZ, spacing_mm) is not None
+    brain = brain_of(data_XYZ, spacing_mm)
+    return brain is not None and _largest_cut_cm2(brain, spacing_mm) < MOST_CUT_CM2
+
+
+def _largest_cut_cm2(mask_XYZ: Tensor, spacing_mm: Sequence[float]) -> float:
+    """The largest area in which a side of the volume cuts the mask: a slab of a head may be as small as a brain."""
+    voxel_mm3 = math.prod(spacing_mm)
+    ends = ((axis, end) for axis in range(3) for end in (0, -1))
+    return max(float(mask_XYZ.select(axis, end).sum()) * voxel_mm3 / spacing_mm[axis] / 100 for axis, end in ends)
 
 
 def why_flat(scans: ReportScans) -> str:

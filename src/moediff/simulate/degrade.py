@@ -56,6 +56,15 @@ def bias_field(
     return torch.exp(field * (peak / field.abs().max().double().clamp_min(1e-6)))  # never waits for the device
 
 
+def unequal_slices(data: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
+    """Every slice times a gain of its own, |log gain| <= recipe.slice_gain, as steady state and cross-talk give."""
+    for axis, own in enumerate(recipe.axes):
+        if own.method in ("gaussian", "box"):
+            gain = torch.exp(recipe.slice_gain * (torch.rand(data.shape[axis], generator=rng) * 2 - 1))
+            data = data * gain.reshape([-1 if a == axis else 1 for a in range(3)]).to(data.device)
+    return data
+
+
 def gradient_warp(volume: Volume, peak_mm: float) -> Volume:
     """Radial cubic displacement, the leading term of gradient non-linearity; peak_mm at the farthest face centre."""
     device = volume.data_XYZ.device
@@ -76,7 +85,7 @@ def degrade(volume: Volume, recipe: Recipe, rng: torch.Generator, *, reference: 
     Args:
         volume: the sharp scan, non-negative magnitude.
         recipe: what to do; the same recipe and generator state give the same voxels.
-        rng: draws noise and bias field only.
+        rng: draws noise, bias field and gains of slices only.
         reference: intensity that the noise fraction refers to; measured on `volume` when absent. A patch passes
             its whole scan's value.
 
@@ -92,7 +101,10 @@ def degrade(volume: Volume, recipe: Recipe, rng: torch.Generator, *, reference: 
     if recipe.bias:
         data = data * bias_field(volume.shape, recipe.bias, rng, data.device)
     operators = [axis_operator(n, axis) for n, axis in zip(volume.shape, recipe.axes, strict=True)]
-    data = rician(apply_axes(data, [matrix for matrix, _ in operators]), recipe.noise * reference, rng)
+    data = apply_axes(data, [matrix for matrix, _ in operators])
+    if recipe.slice_gain:
+        data = unequal_slices(data, recipe, rng)
+    data = rician(data, recipe.noise * reference, rng)
     ratio = torch.tensor([r for _, r in operators], dtype=torch.float64)
     affine = volume.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ ((ratio - 1) / 2)

@@ -48,6 +48,7 @@ class Recipe:
         bias: peak log-gain of a smooth multiplicative field, 0..1.
         gamma: contrast change, intensity**gamma on [0, p99], 0.3..3.
         warp_mm: peak displacement by gradient non-linearity at the edge of the field of view, 0..5 mm.
+        slice_gain: peak log-gain of single slices along axes with a slice profile, 0..0.5; each has its own.
         name: label for tables.
     """
 
@@ -56,17 +57,21 @@ class Recipe:
     bias: float = 0.0
     gamma: float = 1.0
     warp_mm: float = 0.0
+    slice_gain: float = 0.0
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        ranges = {"noise": (0, 0.5), "bias": (0, 1), "gamma": (0.3, 3), "warp_mm": (0, 5)}
+        ranges = {"noise": (0, 0.5), "bias": (0, 1), "gamma": (0.3, 3), "warp_mm": (0, 5), "slice_gain": (0, 0.5)}
         for key, (low, high) in ranges.items():
             if not low <= getattr(self, key) <= high:
                 raise ConfigError(f"recipe {key}={getattr(self, key)} must lie in {low}..{high}")
 
     def to_json(self) -> str:
-        """The record as JSON text; `from_json` reads it back."""
-        return json.dumps(asdict(self), indent=2)
+        """The record as JSON text; `from_json` reads it back. Without unequal slices it is what it was before them."""
+        values = asdict(self)
+        if not self.slice_gain:
+            del values["slice_gain"]
+        return json.dumps(values, indent=2)
 
     @staticmethod
     def from_json(text: str) -> Recipe:
@@ -160,6 +165,7 @@ class RecipeRanges:
         thickness: range of profile width over slice distance.
         noise: range of the Rician noise fraction, drawn log-uniformly.
         slice_noise: the same for thick slices, which gather more signal.
+        slice_gain: largest peak log-gain of single slices, drawn uniformly from 0; 0 draws nothing.
     """
 
     thick: float = 0.45
@@ -171,6 +177,11 @@ class RecipeRanges:
     thickness: tuple[float, float] = (0.8, 1.1)
     noise: tuple[float, float] = (0.004, 0.06)
     slice_noise: tuple[float, float] = (0.004, 0.02)
+    slice_gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slice_gain <= 0.5:
+            raise ConfigError(f"recipes.slice_gain={self.slice_gain} must lie in 0..0.5")
 
 
 def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Recipe:
@@ -199,4 +210,6 @@ def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Rec
         axes[across] = slices
     if kind == 2 and uniform(0, 1) < 0.5:  # only one in-plane axis is often truncated (phase encoding)
         axes[(across + 1) % 3] = AxisRecipe()
-    return Recipe(axes=(axes[0], axes[1], axes[2]), noise=noise, name="drawn")
+    # Last, so that without it every draw is what it was before there was one.
+    gain = uniform(0, ranges.slice_gain) if ranges.slice_gain and kind in (0, 2) else 0.0
+    return Recipe(axes=(axes[0], axes[1], axes[2]), noise=noise, slice_gain=gain, name="drawn")

@@ -1,0 +1,149 @@
+"""What more training would bring: gain against the logarithm of training time, from recorded measurements.
+
+    python scripts/learning_curve.py [benchmarks/learning_curve.csv] [--plot docs/images/learning_curve.svg]
+        [--document docs/model-card.md]
+
+The measurements are those of docs/decisions.md, "The embedded weights"; the file says which one comes from where. A
+straight line in log2(minutes) is fitted by least squares to ends of stages (`counts`), for whole heads. The interval of
+its slope is Student's t at 90 %, as if residuals were independent; the line is turned about its middle to get the
+interval of the time that a target would take. Prints a table; writes it into a document between its markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moediff.evaluation.document import filled
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = ("thick5", "low1.5", "iso2")
+TARGETS = {"thick5": 3.0, "low1.5": 2.5, "iso2": 0.5}
+STUDENT_90 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943}  # by degrees of freedom, both sides
+WHERE = {"heads": "whole heads", "crops": "80^3 crops"}
+HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
+YEAR = 365.25 * 24 * 60  # minutes
+LONGEST = 100 * YEAR  # more is no statement
+
+
+@dataclass(frozen=True)
+class Line:
+    """gain = middle + slope (log2 minutes - centre), and the half width of the slope's 90 % interval."""
+
+    middle: float
+    slope: float
+    half: float
+    centre: float
+
+    def minutes(self, gain: float, slope: float) -> float:
+        """Training time at which a line of this slope through the middle reaches a gain."""
+        doublings = (gain - self.middle) / slope if slope > 0 else math.inf
+        return 2 ** (self.centre + doublings) if doublings < 200 else math.inf
+
+
+def fitted(points: Sequence[tuple[float, float]]) -> Line:
+    """Least squares on (minutes, gain); at least three points."""
+    x, y = [math.log2(minutes) for minutes, _ in points], [gain for _, gain in points]
+    centre, middle = sum(x) / len(x), sum(y) / len(y)
+    square = sum((a - centre) ** 2 for a in x)
+    slope = sum((a - centre) * (b - middle) for a, b in zip(x, y, strict=True)) / square
+    rest = sum((b - middle - slope * (a - centre)) ** 2 for a, b in zip(x, y, strict=True))
+    freedom = len(points) - 2
+    return Line(middle, slope, STUDENT_90[freedom] * math.sqrt(rest / freedom / square), centre)
+
+
+def duration(minutes: float) -> str:
+    """In words, two digits."""
+    if minutes > LONGEST:
+        return "over 100 years"
+    for unit, size in (("years", YEAR), ("days", 1440.0), ("hours", 60.0)):
+        if minutes >= 2 * size:
+            return f"{float(f'{minutes / size:.2g}'):g} {unit}"
+    return f"{minutes:.0f} minutes"
+
+
+def points(rows: Sequence[dict[str, str]], where: str, recipe: str) -> list[tuple[float, float]]:
+    """Minutes and gain at ends of stages."""
+    return [(float(r["minutes"]), float(r[recipe])) for r in rows if r["where"] == where and r["counts"] == "yes"]
+
+
+def table(rows: Sequence[dict[str, str]]) -> str:
+    """Markdown: what a doubling brings and when a target would be reached, if nothing else changed."""
+    lines = ["| recipe | judged on | gain at the end, dB | a doubling of training time, dB (90 % interval) "
+             "| target, dB | training time for it, two cores (interval) |", "|---" * 6 + "|"]  # fmt: skip
+    for recipe in RECIPES:
+        for where, words in WHERE.items():
+            found = points(rows, where, recipe)
+            line, last = fitted(found), found[-1][1]
+            low, high = line.slope - line.half, line.slope + line.half
+            if where == "crops":  # targets are of whole heads
+                target, when = "", ""
+            elif last >= TARGETS[recipe]:
+                target, when = f"{TARGETS[recipe]:+.1f}", "reached"
+            else:
+                target = f"{TARGETS[recipe]:+.1f}"
+                best, soon, late = (duration(line.minutes(TARGETS[recipe], s)) for s in (line.slope, high, low))
+                when = f"{best} ({soon} to {late})" if low > 0 else f"{best} ({soon} to never)"
+            lines.append(f"| {recipe} | {words} | {last:+.2f} | {line.slope:+.3f} ({low:+.3f} to {high:+.3f}) "
+                         f"| {target} | {when} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """A panel per recipe: measurements, lines, targets."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": HASH, "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(2.8 * len(RECIPES) + 0.6, 2.8))
+        panels = figure.subplots(1, len(RECIPES), sharey=True)
+        figure.set_layout_engine("constrained")
+        ahead = [2 ** (4.5 + 0.25 * k) for k in range(45)]  # 23 minutes to a month
+        for panel, recipe in zip(panels, RECIPES, strict=True):
+            for where, colour in (("heads", "C0"), ("crops", "C1")):
+                found = points(rows, where, recipe)
+                line = fitted(found)
+                gain = [line.middle + line.slope * (math.log2(m) - line.centre) for m in ahead]
+                half = [abs(line.half * (math.log2(m) - line.centre)) for m in ahead]
+                panel.plot(*zip(*found, strict=True), "o", color=colour, markersize=4, label=WHERE[where])
+                panel.plot(ahead, gain, color=colour, linewidth=0.9)
+                if where == "heads":
+                    bounds = [[g + side * h for g, h in zip(gain, half, strict=True)] for side in (-1, 1)]
+                    panel.fill_between(ahead, *bounds, color=colour, alpha=0.15, linewidth=0)
+                among = [r for r in rows if r["where"] == where and r["counts"] == "no"]
+                panel.plot([float(r["minutes"]) for r in among], [float(r[recipe]) for r in among], "o", color=colour,
+                           markersize=4, fillstyle="none")  # fmt: skip
+            panel.axhline(TARGETS[recipe], color="0.3", linewidth=0.8, linestyle="--")
+            panel.annotate(f"target {TARGETS[recipe]:+.1f} dB", (ahead[0], TARGETS[recipe]),
+                           xytext=(2, 3 if TARGETS[recipe] > 1 else -9), textcoords="offset points")  # fmt: skip
+            panel.set(xscale="log", title=recipe, xlabel="training time on two cores", ylim=(0, 3.3))
+            panel.set_xticks([30, 120, 480, 1440, 10080, 43200], ["30 min", "2 h", "8 h", "1 d", "1 w", "1 m"])
+            panel.minorticks_off()
+        panels[0].set_ylabel("gain over interpolation, PSNR (dB)")
+        panels[0].legend(loc="lower right", frameon=False)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def main() -> None:
+    """Print the table, write it into a document, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measured", type=Path, nargs="?", default=ROOT / "benchmarks" / "learning_curve.csv")
+    parser.add_argument("--plot", type=Path, metavar="SVG")
+    parser.add_argument("--document", type=Path, metavar="MD")
+    args = parser.parse_args()
+    with args.measured.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    print(table(rows))
+    if args.document:
+        text = args.document.read_text(encoding="utf-8")
+        args.document.write_text(filled(text, {"learning": table(rows)}), encoding="utf-8")
+    if args.plot:
+        draw(rows, args.plot)
+
+
+if __name__ == "__main__":
+    main()

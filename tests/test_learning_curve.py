@@ -1,0 +1,50 @@
+"""What more training would bring: the line is a least-squares line, and the page shows the file's numbers."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("learning_curve", ROOT / "scripts" / "learning_curve.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "learning_curve", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_exact_line_is_found_and_followed(script):
+    line = script.fitted([(minutes, 1 + 0.1 * math.log2(minutes)) for minutes in (10, 50, 400, 900)])
+    assert line.slope == pytest.approx(0.1) and line.half == pytest.approx(0, abs=1e-9)
+    assert line.minutes(1 + 0.1 * 12, line.slope) == pytest.approx(2**12)
+    assert line.minutes(9.0, 0.0) == math.inf
+
+
+def test_the_interval_is_students(script):
+    """Residuals 1, -2, 1 about a level line, at log2 of 0, 1, 2: one degree of freedom."""
+    line = script.fitted([(1, 1.0), (2, -2.0), (4, 1.0)])
+    assert line.slope == pytest.approx(0) and line.half == pytest.approx(6.314 * math.sqrt(6 / 1 / 2))
+
+
+@pytest.mark.parametrize(("minutes", "words"), [
+    (59, "59 minutes"), (300, "5 hours"), (3 * 1440, "3 days"), (5 * 365.25 * 1440, "5 years"),
+    (math.inf, "over 100 years"),
+])  # fmt: skip
+def test_durations_are_readable(minutes, words, script):
+    assert script.duration(minutes) == words
+
+
+def test_the_model_card_shows_the_recorded_measurements(script):
+    with (ROOT / "benchmarks" / "learning_curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert script.table(rows) in (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
