@@ -101,6 +101,21 @@ def teacher_table(results: Sequence[Result], cases: Sequence[str], teachers: Seq
     return lines
 
 
+def design_table(results: Sequence[Result], cases: Sequence[str], designs: Sequence[str]) -> list[str]:
+    """Every design that was tried, first seed, and what it went on from."""
+    lines = [f"| second half | kFLOP a voxel | steps | PSNR, dB | SSIM | HaarPSI | {' | '.join(REGIONS)} | AUC |",
+             "|---" * (7 + len(REGIONS)) + "|"]  # fmt: skip
+    for name in designs:
+        found = seeds_of(results, name).get(0)
+        if found is not None:
+            scores = [overall(found, key, cases) for key in METRICS]
+            inside = " | ".join(f"{in_region(found, region):.2f}" for region in REGIONS)
+            area = f"{gate(found)[0]:.2f}" if any("auc" in row for row in found["rows"]) else ""
+            lines.append(f"| {name} | {found['kflop']:.0f} | {found['steps']} | {scores[0]:.3f} | {scores[1]:.4f} "
+                         f"| {scores[2]:.4f} | {inside} | {area} |")  # fmt: skip
+    return lines
+
+
 def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
     """Experts minus each rival, a dot a seed: overall and by region; and what an evaluation costs."""
     import matplotlib
