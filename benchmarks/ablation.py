@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablation_judging import VAL, Crop, crops, results
+from ablation_judging import VAL, Crop, crops, results, timed_crop, times
 from ablation_tables import write
-from ablation_training import Design, own_kflop, parameters, trained, uniform, width_for
+from ablation_training import Design, folder, parameters, trained, uniform, width_for
 
 from moediff.memory import keep_memory
 
 Result = dict[str, Any]  # one network of one seed: name, cost, and a row per crop
-EXPERTS = Design()
+EXPERTS = Design(top_k=1, expert=0.0, probe_every=4)
 WITHOUT = {"region": 0.0, "agreement": 0.0, "balance": 0.0}
 TEACHERS = {
     "experts": EXPERTS,
@@ -36,31 +36,31 @@ TEACHERS = {
     "balance only": replace(EXPERTS, **{**WITHOUT, "balance": EXPERTS.balance}),
 }
 RIVALS = ("equal compute", "equal parameters")
+DESIGNS = {
+    "design first": Design(),
+    "design top-2 light": Design(expert=0.1, probe_every=4),
+    "design only experts": replace(EXPERTS, agreement=0.0, only=("experts", "gate")),
+    "design all plain": replace(EXPERTS, agreement=0.0, views=("plain",) * 4),
+    "design half rate": replace(EXPERTS, agreement=0.0, rate=2e-3),
+}
 
 
-def networks(seed: int, held_out: list[Crop], args: argparse.Namespace) -> list[Result]:
-    """Experts and both rivals of one seed, and what each was after its first half."""
-
-    def halves(name: str, first: Design, second: Design) -> tuple[Result, Result]:
-        half = f"{name} half"
-        pair = ((half, first), (name, replace(second, after=half)))
-        before, after = (results(n, trained(n, design, seed, args), seed, held_out) for n, design in pair)
-        return after, before
-
-    plain = uniform(EXPERTS.width)
-    moe, before = halves("experts", plain, EXPERTS)
-    aims = {"equal compute": (own_kflop, own_kflop(plain) + moe["kflop"] - before["kflop"]),
-            "equal parameters": (parameters, parameters(EXPERTS))}  # fmt: skip
-    found = [moe, before]
-    for name in RIVALS:
-        width = width_for(*aims[name])
-        found += halves(name, uniform(width), uniform(width, f"{name} half"))
-    return found
+def plan() -> dict[str, Design]:
+    """Every half of the main comparison, each after the one that it goes on from."""
+    wide = width_for(parameters, parameters(EXPERTS))
+    return {
+        "experts half": uniform(EXPERTS.width),
+        "experts": EXPERTS,
+        "equal compute": uniform(EXPERTS.width, "experts half"),
+        "equal parameters half": uniform(wide),
+        "equal parameters": uniform(wide, "equal parameters half"),
+    }
 
 
-def others(designs: dict[str, Design], held_out: list[Crop], args: argparse.Namespace) -> list[Result]:
-    """Second halves of the first seed under other designs."""
-    return [results(name, trained(name, design, 0, args), 0, held_out) for name, design in designs.items()]
+def compared(designs: dict[str, Design], seed: int, held_out: list[Crop], args: argparse.Namespace) -> list[Result]:
+    """Train and judge these halves of one seed."""
+    bundles = [(name, trained(name, design, seed, args)) for name, design in designs.items()]
+    return [results(name, bundle, seed, held_out, again=args.again) for name, bundle in bundles]
 
 
 def main() -> None:
@@ -71,16 +71,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8, help="of training, every network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--designs", action="store_true", help="try other designs of the experts too")
+    parser.add_argument("--again", action="store_true", help="judge again, after a change to what judges")
     args = parser.parse_args()
     keep_memory()
     torch.set_num_threads(1)
     held_out = crops(args.data)
-    found = [row for seed in range(args.seeds) for row in networks(seed, held_out, args)]
-    found += others({name: design for name, design in TEACHERS.items() if name != "experts"}, held_out, args)
+    found = [row for seed in range(args.seeds) for row in compared(plan(), seed, held_out, args)]
+    whole = ("experts", *RIVALS)
+    for seed in range(args.seeds):
+        folders = [folder(name, seed, args) / "bundle" for name in whole]
+        spent = dict(zip(whole, times(folders, timed_crop(held_out)), strict=True))
+        for row in found:
+            row |= {"us": spent[row["network"]]} if row["seed"] == seed and row["network"] in spent else {}
+    found += compared({name: design for name, design in TEACHERS.items() if name != "experts"}, 0, held_out, args)
     if args.designs:
-        found += others(DESIGNS, held_out, args)
+        found += compared(DESIGNS, 0, held_out, args)
     (args.out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print(write(args.out, VAL, tuple(TEACHERS)))
+    print(write(args.out, VAL, tuple(TEACHERS), tuple(DESIGNS)))
 
 
 if __name__ == "__main__":

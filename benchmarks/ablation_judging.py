@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,27 +34,6 @@ from moediff.volume.volume import Volume
 VAL = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 RECIPES = ("thick5", "low1.5", "iso2")
 SIDE = 96  # voxels of the crops that are judged, and of the one that is timed
-
-
-def cost(enhancer: Enhancer, low: Volume, goal: Volume) -> dict[str, float]:
-    """Of one evaluation with encoder and gate: kFLOP and, best of five, CPU microseconds a foreground voxel."""
-    denoiser, prepared = enhancer.bundle.denoiser, prepare(low, goal.grid, enhancer.bundle.config.prepare)
-    sigma = torch.tensor([enhancer.bundle.config.process.sigma_max * denoiser.config.sigma_data])
-
-    def evaluate() -> int:
-        head = frame(denoiser, prepared)
-        denoiser(torch.zeros(1, *head.shape), sigma, head.condition)
-        return int(head.inside_BXYZ.sum())
-
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        voxels = evaluate()
-        times.append(time.process_time() - start)
-    with FlopCounterMode(display=False) as counter:
-        evaluate()
-    return {"kflop": counter.get_total_flops() / voxels / 1e3, "us": min(times) / voxels * 1e6,
-            "parameters": sum(p.numel() for p in denoiser.parameters())}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,19 +89,60 @@ def judged(enhancer: Enhancer, crop: Crop) -> dict[str, Any]:
     return row
 
 
-def results(name: str, bundle: Path, seed: int, held_out: list[Crop]) -> dict[str, Any]:
-    """All numbers of one network; kept beside it."""
+def evaluation(enhancer: Enhancer, crop: Crop) -> Callable[[], int]:
+    """One evaluation with encoder and gate, to be counted or timed; it returns the number of foreground voxels."""
+    denoiser, prepared = enhancer.bundle.denoiser, prepare(crop.low, crop.truth.grid, enhancer.bundle.config.prepare)
+    sigma = torch.tensor([enhancer.bundle.config.process.sigma_max * denoiser.config.sigma_data])
+
+    def evaluate() -> int:
+        head = frame(denoiser, prepared)
+        denoiser(torch.zeros(1, *head.shape), sigma, head.condition)
+        return int(head.inside_BXYZ.sum())
+
+    return evaluate
+
+
+def cost(enhancer: Enhancer, crop: Crop) -> dict[str, float]:
+    """Thousands of operations of one evaluation a foreground voxel, and the number of weights."""
+    evaluate = evaluation(enhancer, crop)
+    with FlopCounterMode(display=False) as counter:
+        voxels = evaluate()
+    weights = sum(p.numel() for p in enhancer.bundle.denoiser.parameters())
+    return {"kflop": counter.get_total_flops() / voxels / 1e3, "parameters": weights}
+
+
+def times(bundles: list[Path], crop: Crop, rounds: int = 9) -> list[float]:
+    """CPU microseconds of an evaluation a foreground voxel: the best of so many rounds, networks taking turns.
+
+    Other work on the machine slows whichever runs beside it, so only what was timed in turns can be compared.
+    """
+    evaluations = [evaluation(Enhancer(bundle), crop) for bundle in bundles]
+    best = [float("inf")] * len(bundles)
+    for _ in range(rounds):
+        for index, evaluate in enumerate(evaluations):
+            start = time.process_time()
+            voxels = evaluate()
+            best[index] = min(best[index], (time.process_time() - start) / voxels * 1e6)
+    return best
+
+
+def results(name: str, bundle: Path, seed: int, held_out: list[Crop], *, again: bool = False) -> dict[str, Any]:
+    """All numbers of one network; kept beside it, and taken from there unless they shall be found `again`."""
     kept: Path = bundle.parent / "result.json"
-    if not kept.is_file():
+    if again or not kept.is_file():
         enhancer = Enhancer(bundle)
-        first = next(crop for crop in held_out if crop.regions_XYZ is not None)
         rows = [judged(enhancer, crop) for crop in held_out]
-        steps = enhancer.bundle.provenance.get("steps")
-        told = {"network": name, "seed": seed, "steps": steps, **cost(enhancer, first.low, first.truth), "rows": rows}
+        told = {"network": name, "seed": seed, "steps": enhancer.bundle.provenance.get("steps")}
+        told |= {**cost(enhancer, timed_crop(held_out)), "rows": rows}
         kept.write_text(json.dumps(told), encoding="utf-8")
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    print(name, seed, {key: round(found[key], 3) for key in ("kflop", "us", "parameters")}, summary(found), flush=True)
+    print(name, seed, {key: round(found[key], 3) for key in ("kflop", "parameters")}, summary(found), flush=True)
     return found
+
+
+def timed_crop(held_out: list[Crop]) -> Crop:
+    """The crop on which evaluations are counted and timed."""
+    return next(crop for crop in held_out if crop.regions_XYZ is not None)
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:

@@ -102,8 +102,8 @@ def teacher_table(results: Sequence[Result], cases: Sequence[str], teachers: Seq
 
 
 def design_table(results: Sequence[Result], cases: Sequence[str], designs: Sequence[str]) -> list[str]:
-    """Every design that was tried, first seed, and what it went on from."""
-    lines = [f"| second half | kFLOP a voxel | steps | PSNR, dB | SSIM | HaarPSI | {' | '.join(REGIONS)} | AUC |",
+    """Second halves that were tried, first seed, and what they went on from."""
+    lines = [f"| network | kFLOP a voxel | steps | PSNR, dB | SSIM | HaarPSI | {' | '.join(REGIONS)} | AUC |",
              "|---" * (7 + len(REGIONS)) + "|"]  # fmt: skip
     for name in designs:
         found = seeds_of(results, name).get(0)
@@ -143,10 +143,11 @@ def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(out: Path, cases: Sequence[str], teachers: Sequence[str]) -> str:
+def write(out: Path, cases: Sequence[str], teachers: Sequence[str], designs: Sequence[str]) -> str:
     """Write ablation.md and ablation.png into the folder of a run; returns the tables."""
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    parts = cost_table(results, cases), gap_table(results, cases), teacher_table(results, cases, teachers)
+    tried = design_table(results, cases, (HALF, "equal compute", OURS, *designs))
+    parts = cost_table(results, cases), gap_table(results, cases), teacher_table(results, cases, teachers), tried
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     (out / "ablation.md").write_text(text, encoding="utf-8")
     draw(results, cases, out / "ablation.png")
@@ -154,6 +155,6 @@ def write(out: Path, cases: Sequence[str], teachers: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    from ablation import TEACHERS, VAL
+    from ablation import DESIGNS, TEACHERS, VAL
 
-    print(write(Path(sys.argv[1]), VAL, tuple(TEACHERS)))
+    print(write(Path(sys.argv[1]), VAL, tuple(TEACHERS), tuple(DESIGNS)))

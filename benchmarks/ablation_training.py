@@ -102,11 +102,14 @@ def folder(name: str, seed: int, args: argparse.Namespace) -> Path:
 def trained(name: str, design: Design, seed: int, args: argparse.Namespace) -> Path:
     """Bundle of one half of a training; made now unless it is there."""
     out = folder(name, seed, args)
+    told, text = out / "train.toml", settings(design, seed, args, out)
+    if (out / "done").is_file() and told.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{out} was trained with other settings; move it away to train it anew")
     if not (out / "done").is_file():
         out.mkdir(parents=True, exist_ok=True)
-        (out / "train.toml").write_text(settings(design, seed, args, out), encoding="utf-8")
-        load_config(out / "train.toml")
-        command = [sys.executable, "-m", "moediff", "train", str(out / "train.toml"), "--resume", "--quiet"]
+        told.write_text(text, encoding="utf-8")
+        load_config(told)
+        command = [sys.executable, "-m", "moediff", "train", str(told), "--resume", "--quiet"]
         alone = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*command, "--processes", "1"], check=True, env=alone)
         (out / "done").touch()
@@ -122,9 +125,3 @@ def parameters(design: Design) -> float:
     """Weights of a network of this design."""
     with torch.device("meta"):
         return sum(p.numel() for p in Denoiser(design.network).parameters())
-
-
-def own_kflop(design: Design) -> float:
-    """Operations of one expert's own layers a voxel, in thousands."""
-    channels, width, layers = TRUNK.width, design.width, design.network.experts.layers
-    return 2 * (2 * channels * width + layers * width**2 + 8 * width) / 8 / 1e3
