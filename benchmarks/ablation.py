@@ -37,11 +37,11 @@ TEACHERS = {
 }
 RIVALS = ("equal compute", "equal parameters")
 DESIGNS = {
-    "design first": Design(),
-    "design top-2 light": Design(expert=0.1, probe_every=4),
-    "design only experts": replace(EXPERTS, agreement=0.0, only=("experts", "gate")),
-    "design all plain": replace(EXPERTS, agreement=0.0, views=("plain",) * 4),
-    "design half rate": replace(EXPERTS, agreement=0.0, rate=2e-3),
+    "first design": Design(),
+    "top 2 light": Design(expert=0.1, probe_every=4),
+    "only experts learn": replace(EXPERTS, agreement=0.0, only=("experts", "gate")),
+    "wider uniform half": uniform(232),  # of the operations of two experts of four
+    "wider uniform": uniform(232, "wider uniform half"),
 }
 
 
@@ -58,9 +58,18 @@ def plan() -> dict[str, Design]:
 
 
 def compared(designs: dict[str, Design], seed: int, held_out: list[Crop], args: argparse.Namespace) -> list[Result]:
-    """Train and judge these halves of one seed."""
+    """Train and judge these halves of one seed, or judge those that are there."""
+    if args.kept:
+        designs = {name: designs[name] for name in designs if (folder(name, seed, args) / "done").is_file()}
     bundles = [(name, trained(name, design, seed, args)) for name, design in designs.items()]
     return [results(name, bundle, seed, held_out, again=args.again) for name, bundle in bundles]
+
+
+def timed(rows: list[Result], held_out: list[Crop], args: argparse.Namespace) -> None:
+    """Add what an evaluation of each of these networks takes."""
+    folders = [folder(row["network"], row["seed"], args) / "bundle" for row in rows]
+    for row, spent in zip(rows, times(folders, timed_crop(held_out)), strict=True):
+        row["us"] = spent
 
 
 def main() -> None:
@@ -72,17 +81,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--designs", action="store_true", help="try other designs of the experts too")
     parser.add_argument("--again", action="store_true", help="judge again, after a change to what judges")
+    parser.add_argument("--kept", action="store_true", help="train nothing: tables of the networks that are there")
     args = parser.parse_args()
     keep_memory()
     torch.set_num_threads(1)
     held_out = crops(args.data)
     found = [row for seed in range(args.seeds) for row in compared(plan(), seed, held_out, args)]
-    whole = ("experts", *RIVALS)
     for seed in range(args.seeds):
-        folders = [folder(name, seed, args) / "bundle" for name in whole]
-        spent = dict(zip(whole, times(folders, timed_crop(held_out)), strict=True))
-        for row in found:
-            row |= {"us": spent[row["network"]]} if row["seed"] == seed and row["network"] in spent else {}
+        timed([row for row in found if row["seed"] == seed and row["network"] in ("experts", *RIVALS)], held_out, args)
     found += compared({name: design for name, design in TEACHERS.items() if name != "experts"}, 0, held_out, args)
     if args.designs:
         found += compared(DESIGNS, 0, held_out, args)

@@ -59,8 +59,8 @@ def told(values: Sequence[float], digits: int) -> str:
 
 def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
     """What each network is and costs: means over seeds."""
-    lines = ["| network | parameters | kFLOP a voxel | time over experts' | steps | PSNR, dB | SSIM | HaarPSI |",
-             "|---" * 8 + "|"]  # fmt: skip
+    lines = ["| network | seeds | parameters | kFLOP a voxel | time over experts' | steps | PSNR | SSIM | HaarPSI |",
+             "|---" * 9 + "|"]  # fmt: skip
     ours = seeds_of(results, OURS)
     for name in (OURS, *INK):
         own = seeds_of(results, name)
@@ -72,7 +72,7 @@ def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
 
         ratio = sum(own[seed]["us"] / ours[seed]["us"] for seed in own) / len(own)
         scores = [sum(overall(f, key, cases) for f in own.values()) / len(own) for key in METRICS]
-        lines.append(f"| {name} | {mean('parameters') / 1e6:.2f} M | {mean('kflop'):.0f} | {ratio:.2f} "
+        lines.append(f"| {name} | {len(own)} | {mean('parameters') / 1e6:.2f} M | {mean('kflop'):.0f} | {ratio:.2f} "
                      f"| {mean('steps'):.0f} | {scores[0]:.2f} | {scores[1]:.4f} | {scores[2]:.4f} |")  # fmt: skip
     return lines
 
