@@ -123,7 +123,7 @@ def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), width_ratios=(3, 1), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.4), width_ratios=(2.6, 1), layout="constrained")
     places = ("psnr", *REGIONS)
     for shift, rival in zip((-0.12, 0.12), INK, strict=True):
         found = gaps(results, rival, cases)
@@ -137,7 +137,7 @@ def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
     names = (OURS, *INK)
     means = [sum(f["us"] for f in seeds_of(results, name).values()) / len(seeds_of(results, name)) for name in names]
     right.bar(range(len(names)), [mean / means[0] for mean in means], color=["#009e73", *INK.values()])
-    right.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    right.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
     right.set_ylabel("time of an evaluation, experts = 1")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
