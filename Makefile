@@ -31,6 +31,7 @@ help:
 	@echo "make benchmark-tables  its tables and plot into docs/benchmarks.md and README.md"
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"
 	@echo "make ablation          does routing pay? small networks trained alike, tables and figure in ./runs/ablation (2 hours); continues"
+	@echo "                       ABLATION=--designs tries other designs of the experts too"
 	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make test              set up, lint, type-check and run every quick test"
@@ -85,7 +86,7 @@ benchmark: $(STAMP)
 	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark --methods $(METHODS) $(BENCHMARK)
 
 ablation: $(STAMP)
-	$(BIN)/python benchmarks/ablation.py --data "$(DATA)" --out runs/ablation
+	$(BIN)/python benchmarks/ablation.py --data "$(DATA)" --out runs/ablation $(ABLATION)
 
 benchmark-tables: $(STAMP)
 	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md README.md $(if $(TIMES),--times "$(TIMES)") \

@@ -51,6 +51,12 @@ def gaps(results: Sequence[Result], rival: str, cases: Sequence[str]) -> dict[st
     return found | {region: [in_region(a, region) - in_region(b, region) for a, b in pairs] for region in REGIONS}
 
 
+def slower(results: Sequence[Result], name: str) -> float:
+    """Time of an evaluation over the experts' of the same seed, mean over seeds."""
+    ours, own = seeds_of(results, OURS), seeds_of(results, name)
+    return sum(own[seed]["us"] / ours[seed]["us"] for seed in own) / len(own)
+
+
 def told(values: Sequence[float], digits: int) -> str:
     """Mean, and every seed."""
     each = ", ".join(f"{value:+.{digits}f}" for value in values)
@@ -59,9 +65,8 @@ def told(values: Sequence[float], digits: int) -> str:
 
 def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
     """What each network is and costs: means over seeds."""
-    lines = ["| network | parameters | kFLOP a voxel | time over experts' | steps | PSNR, dB | SSIM | HaarPSI |",
-             "|---" * 8 + "|"]  # fmt: skip
-    ours = seeds_of(results, OURS)
+    lines = ["| network | seeds | parameters | kFLOP a voxel | time over experts' | steps | PSNR | SSIM | HaarPSI |",
+             "|---" * 9 + "|"]  # fmt: skip
     for name in (OURS, *INK):
         own = seeds_of(results, name)
         if not own:
@@ -70,10 +75,10 @@ def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
         def mean(key: str, of: dict[int, Result] = own) -> float:
             return sum(found[key] for found in of.values()) / len(of)
 
-        ratio = sum(own[seed]["us"] / ours[seed]["us"] for seed in own) / len(own)
         scores = [sum(overall(f, key, cases) for f in own.values()) / len(own) for key in METRICS]
-        lines.append(f"| {name} | {mean('parameters') / 1e6:.2f} M | {mean('kflop'):.0f} | {ratio:.2f} "
-                     f"| {mean('steps'):.0f} | {scores[0]:.2f} | {scores[1]:.4f} | {scores[2]:.4f} |")  # fmt: skip
+        shape = f"{mean('parameters') / 1e6:.2f} M | {mean('kflop'):.0f} | {slower(results, name):.2f}"
+        told_scores = f"{scores[0]:.2f} | {scores[1]:.4f} | {scores[2]:.4f}"
+        lines.append(f"| {name} | {len(own)} | {shape} | {mean('steps'):.0f} | {told_scores} |")
     return lines
 
 
@@ -101,6 +106,21 @@ def teacher_table(results: Sequence[Result], cases: Sequence[str], teachers: Seq
     return lines
 
 
+def design_table(results: Sequence[Result], cases: Sequence[str], designs: Sequence[str]) -> list[str]:
+    """Second halves that were tried, first seed, and what they went on from."""
+    lines = [f"| network | kFLOP a voxel | steps | PSNR, dB | SSIM | HaarPSI | {' | '.join(REGIONS)} | AUC |",
+             "|---" * (7 + len(REGIONS)) + "|"]  # fmt: skip
+    for name in designs:
+        found = seeds_of(results, name).get(0)
+        if found is not None:
+            scores = [overall(found, key, cases) for key in METRICS]
+            inside = " | ".join(f"{in_region(found, region):.2f}" for region in REGIONS)
+            area = f"{gate(found)[0]:.2f}" if any("auc" in row for row in found["rows"]) else ""
+            lines.append(f"| {name} | {found['kflop']:.0f} | {found['steps']} | {scores[0]:.3f} | {scores[1]:.4f} "
+                         f"| {scores[2]:.4f} | {inside} | {area} |")  # fmt: skip
+    return lines
+
+
 def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
     """Experts minus each rival, a dot a seed: overall and by region; and what an evaluation costs."""
     import matplotlib
@@ -108,7 +128,7 @@ def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), width_ratios=(3, 1), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.4), width_ratios=(2.6, 1), layout="constrained")
     places = ("psnr", *REGIONS)
     for shift, rival in zip((-0.12, 0.12), INK, strict=True):
         found = gaps(results, rival, cases)
@@ -120,18 +140,19 @@ def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
     left.set_ylabel("gain of experts, dB PSNR")
     left.legend(frameon=False)
     names = (OURS, *INK)
-    means = [sum(f["us"] for f in seeds_of(results, name).values()) / len(seeds_of(results, name)) for name in names]
-    right.bar(range(len(names)), [mean / means[0] for mean in means], color=["#009e73", *INK.values()])
-    right.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    ratios = [slower(results, name) for name in names]
+    right.bar(range(len(names)), ratios, color=["#009e73", *INK.values()])
+    right.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
     right.set_ylabel("time of an evaluation, experts = 1")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
 
-def write(out: Path, cases: Sequence[str], teachers: Sequence[str]) -> str:
+def write(out: Path, cases: Sequence[str], teachers: Sequence[str], designs: Sequence[str]) -> str:
     """Write ablation.md and ablation.png into the folder of a run; returns the tables."""
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    parts = cost_table(results, cases), gap_table(results, cases), teacher_table(results, cases, teachers)
+    tried = design_table(results, cases, (HALF, "equal compute", OURS, *designs))
+    parts = cost_table(results, cases), gap_table(results, cases), teacher_table(results, cases, teachers), tried
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     (out / "ablation.md").write_text(text, encoding="utf-8")
     draw(results, cases, out / "ablation.png")
@@ -139,6 +160,6 @@ def write(out: Path, cases: Sequence[str], teachers: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    from ablation import TEACHERS, VAL
+    from ablation import DESIGNS, TEACHERS, VAL
 
-    print(write(Path(sys.argv[1]), VAL, tuple(TEACHERS)))
+    print(write(Path(sys.argv[1]), VAL, tuple(TEACHERS), tuple(DESIGNS)))

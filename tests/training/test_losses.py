@@ -1,11 +1,13 @@
 """Every term bounded; targets as they should be."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from moediff.errors import ConfigError
 from moediff.training.losses import (
     LossConfig,
     agreement_target,
@@ -93,3 +95,16 @@ def test_the_error_that_is_likeliest_is_the_mean_of_what_happens():
 def test_without_examples_there_is_no_error_to_foretell():
     log_error = torch.zeros(0, 4, 4, 4, requires_grad=True)
     assert float(error_loss(torch.zeros(0, 4, 4, 4), log_error).detach()) == 0
+
+
+def test_what_is_learned_on_every_third_step_counts_three_times():
+    weights = LossConfig(expert=0.2, agreement=0.02, region=0.05, probe_every=3)
+    assert [weights.probes(step) for step in range(4)] == [True, False, False, True]
+    assert weights.rare() == replace(weights, expert=pytest.approx(0.6), agreement=pytest.approx(0.06))
+    with pytest.raises(ConfigError, match="probe_every=0"):
+        LossConfig(probe_every=0)
+
+
+def test_experts_are_not_probed_for_nothing():
+    assert not LossConfig(expert=0.0, agreement=0.0).probes(0)
+    assert LossConfig(expert=0.1, agreement=0.0).probes(0)

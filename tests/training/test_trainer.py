@@ -20,6 +20,7 @@ from moediff.model.experts import ExpertsConfig
 from moediff.simulate.recipe import NAMED
 from moediff.training.dataset import Batch, PatchSource
 from moediff.training.kept import Head
+from moediff.training.losses import LossConfig
 from moediff.training.settings import TrainConfig
 from moediff.training.trainer import MAX_BAD_STEPS, Trainer, train
 
@@ -204,3 +205,14 @@ def test_what_cannot_begin_is_refused_before_any_process_starts(config, monkeypa
         train(config, processes=-2, progress=False)
     with pytest.raises(ConfigError, match="no training scans are listed"):
         train(replace(config, scans=()), progress=False)
+
+
+def test_a_step_without_probing_learns_from_the_aggregate_and_names_no_agreement(config):
+    trainer = Trainer(replace(config, loss=LossConfig(probe_every=2)))
+    first = trainer.step(batch_of(0.05))
+    before = weights(trainer)
+    trainer.state.step = 1
+    second = trainer.step(batch_of(0.05))
+    assert math.isfinite(first["agreement"]) and math.isnan(second["agreement"])
+    assert math.isfinite(second["loss"]) and first.keys() == second.keys()
+    assert not equal(before, weights(trainer))

@@ -5,12 +5,13 @@ Axes: B batch, X Y Z voxels, xyz tokens (4 voxels), E experts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.errors import ConfigError
 from moediff.model.encoder import FINE
 
 AGREEMENT_FLOOR = 0.05  # of the mean token error: the MAD temperature never falls below this
@@ -28,6 +29,7 @@ class LossConfig:
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
         error: likelihood of the errors under what the error head foretells; moves that head alone.
+        probe_every: steps from one on which every expert runs to the next; what is learned there counts that much more.
         relative_power: how far a patch's error counts relative to its own interpolation error (1) or absolutely (0).
         relative_floor: residual standard deviation under which a patch's error stops being up-weighted.
     """
@@ -37,8 +39,22 @@ class LossConfig:
     agreement: float = 0.02
     balance: float = 0.01
     error: float = 0.1
+    probe_every: int = 1
     relative_power: float = 0.75
     relative_floor: float = 0.015
+
+    def __post_init__(self) -> None:
+        if self.probe_every < 1:
+            raise ConfigError(f"loss.probe_every={self.probe_every} must be at least 1")
+
+    def probes(self, step: int) -> bool:
+        """Whether every expert runs on this step: not if nothing would be learned from it."""
+        return step % self.probe_every == 0 and max(self.expert, self.agreement) > 0
+
+    def rare(self) -> LossConfig:
+        """The weights on a step on which every expert runs."""
+        often = self.probe_every
+        return replace(self, expert=self.expert * often, agreement=self.agreement * often)
 
 
 def relative_weight(truth_BXYZ: Tensor, base_BXYZ: Tensor, sigma_data: float, weights: LossConfig) -> Tensor:

@@ -50,8 +50,13 @@ class Draws:
         return sigma_B[mine], noise[mine].to(like.device)
 
 
-def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def batch_loss(
+    denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConfig, *, probe: bool = True
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and its parts.
+
+    Args:
+        probe: run every expert on an example, where there are several; without it "agreement" is NaN.
 
     Returns:
         loss: scalar with gradient; parts: detached scalars by name ("aggregate" is error over interpolation's error at
@@ -75,10 +80,12 @@ def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConf
     relative_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, data, weights)
     # Below sigma_max the target is mostly noise, whatever the patch's contrast: there no patch counts above average.
     weight_B = torch.where(at_max, relative_B, relative_B.clamp_max(data**-2)) * loss_weight(sigma_B, data) * data**2
-    probed = min(PROBED, len(sigma_B)) if denoiser.config.gate.experts > 1 else 0
+    several = denoiser.config.gate.experts > 1
+    probed = min(PROBED, len(sigma_B)) if several and probe else 0
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
     own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
+    missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not probed else {}
     wrong = (predicted - residual).index_select(0, highest) / data
     gate["error"] = error_loss(wrong, log_error.index_select(0, highest))
     if probed:
@@ -87,6 +94,6 @@ def batch_loss(denoiser: Denoiser, batch: Batch, draws: Draws, weights: LossConf
         region = batch.region_BXYZ[:probed]
         gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, region)["agreement"]}
         own = expert_loss(error_BxyzE, logit[:probed], region)
-    loss = combine(weights, error_B.mean(), own, gate)
-    gate |= {"aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
+    loss = combine(weights.rare() if probed else weights, error_B.mean(), own, gate)
+    gate |= {**missing, "aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
     return loss, {name: value.detach() for name, value in gate.items()}

@@ -185,7 +185,8 @@ class Trainer:
         rng = rng_for(config.seed, "step", state.step)
         with self.accelerator.autocast():
             draws = Draws(config.model.process, rng, self.rank, self.processes)
-            loss, parts = batch_loss(state.denoiser, batch, draws, config.loss)
+            probe = config.loss.probes(state.step)
+            loss, parts = batch_loss(state.denoiser, batch, draws, config.loss, probe=probe)
         state.optimiser.zero_grad()
         loss.backward()
         average_gradients(state.denoiser.parameters())
