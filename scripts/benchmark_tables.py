@@ -21,7 +21,7 @@ from moediff.evaluation.summary import means, with_gains
 HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
 ACROSS = 3  # panels in a row
 MARKS = [m * 10**e for e in range(-2, 5) for m in (1, 2, 5)]  # seconds
-SAME_DB = 0.3  # dots of methods with less between them share a text
+SAME_DB, SAME_TIME = 0.3, 1.5  # dots of methods with less between them share a text
 
 Row = dict[str, Any]
 
@@ -68,8 +68,9 @@ def _name(panel: Any, points: Mapping[str, tuple[float, float]]) -> None:
     """Write every method beside its dot; dots that nearly coincide share a text."""
     groups: list[list[str]] = []
     for method in sorted(points, key=lambda name: points[name][1]):
-        near = [group for group in groups if abs(points[group[0]][1] - points[method][1]) < SAME_DB
-                and points[method][0] / points[group[0]][0] < 2 > points[group[0]][0] / points[method][0]]  # fmt: skip
+        seconds, gain = points[method]
+        near = [group for group in groups if gain - points[group[-1]][1] < SAME_DB
+                and 1 / SAME_TIME < seconds / points[group[-1]][0] < SAME_TIME]  # fmt: skip
         if near:
             near[0].append(method)
         else:
