@@ -21,11 +21,13 @@ from typing import Any
 import torch
 from ablation_judging import VAL, Crop, crops, results, timed_crop, times
 from ablation_tables import write
-from ablation_training import Design, folder, parameters, trained, uniform, width_for
+from ablation_training import VIEWS, Design, folder, parameters, trained, uniform, width_for
 
 from moediff.memory import keep_memory
+from moediff.model.denoiser import TrunkConfig
 
 Result = dict[str, Any]  # one network of one seed: name, cost, and a row per crop
+HALF = uniform(160)  # the first half, from eight persons and four label maps
 EXPERTS = Design(top_k=1, expert=0.0, probe_every=4)
 WITHOUT = {"region": 0.0, "agreement": 0.0, "balance": 0.0}
 TEACHERS = {
@@ -36,12 +38,24 @@ TEACHERS = {
     "balance only": replace(EXPERTS, **{**WITHOUT, "balance": EXPERTS.balance}),
 }
 RIVALS = ("equal compute", "equal parameters")
+BALANCED = TEACHERS["balance only"]  # the one teacher that does not say how many experts there are
+SMALL = TrunkConfig(width=16, deep_width=32)  # a quarter of the operations: where capacity is short
 DESIGNS = {
     "first design": Design(),
     "top 2 light": Design(expert=0.1, probe_every=4),
     "only experts learn": replace(EXPERTS, agreement=0.0, only=("experts", "gate")),
     "wider uniform half": uniform(232),  # of the operations of two experts of four
     "wider uniform": uniform(232, "wider uniform half"),
+    "two experts": replace(BALANCED, views=("detail", "plain")),
+    "eight experts": replace(BALANCED, views=VIEWS * 2),
+    "four plain views": replace(EXPERTS, views=("plain",) * 4),
+    "small uniform half": uniform(64, trunk=SMALL),
+    "small experts": replace(EXPERTS, width=64, trunk=SMALL, after="small uniform half"),
+    "small uniform": uniform(64, "small uniform half", SMALL),
+    "half from two persons": replace(HALF, learned_from=("M2208", "forrest", "labels/")),
+    "half from four persons": replace(HALF, learned_from=("M2208", "forrest", "pysynthsr", "mrgd", "labels/")),
+    "half from label maps": replace(HALF, learned_from=("labels/",)),
+    "half from real scans": replace(HALF, learned_from=("train/",)),
 }
 
 

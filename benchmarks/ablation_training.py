@@ -34,6 +34,8 @@ class Design:
         rate: learning rate at the half's start.
         only: parts that learn; none for all.
         after: the first half that it goes on from; None for a first half itself.
+        trunk: what all experts share.
+        learned_from: parts of the paths of the scans that are kept; none for all.
     """
 
     views: tuple[str, ...] = VIEWS
@@ -47,23 +49,27 @@ class Design:
     rate: float = 4e-3
     only: tuple[str, ...] = ()
     after: str | None = "experts half"
+    trunk: TrunkConfig = TRUNK
+    learned_from: tuple[str, ...] = ()
 
     @property
     def network(self) -> DenoiserConfig:
         """The shape of the network."""
         gate = GateConfig(experts=len(self.views), top_k=self.top_k)
-        return DenoiserConfig(trunk=TRUNK, gate=gate, experts=ExpertsConfig(views=self.views, width=self.width))
+        return DenoiserConfig(trunk=self.trunk, gate=gate, experts=ExpertsConfig(views=self.views, width=self.width))
 
 
-def uniform(width: int, after: str | None = None) -> Design:
+def uniform(width: int, after: str | None = None, trunk: TrunkConfig = TRUNK) -> Design:
     """One denoiser with layers of this width everywhere."""
-    return Design(views=("plain",), width=width, top_k=1, rate=4e-3 if after else 8e-3, after=after)
+    return Design(views=("plain",), width=width, top_k=1, rate=4e-3 if after else 8e-3, after=after, trunk=trunk)
 
 
-def sources() -> list[str]:
+def sources(design: Design) -> list[str]:
     """The embedded weights' scans, half of the label maps and one voxel size each, so that reading is soon done."""
     lines = []
     for scan in load_config(BASE).scans:
+        if design.learned_from and not any(part in scan.path for part in design.learned_from):
+            continue
         if scan.labels and int(Path(scan.path).name.split(".")[0][-2:]) > LABEL_MAPS:
             continue
         lines += [
@@ -77,16 +83,20 @@ def sources() -> list[str]:
 
 
 def settings(design: Design, seed: int, args: argparse.Namespace, out: Path) -> str:
-    """The TOML of one half of a training."""
-    start = [] if design.after is None else [f'start = "{folder(design.after, seed, args) / "bundle"}"']
+    """The TOML of one half of a training; paths are relative to its folder, so that a moved checkout goes on."""
+
+    def near(path: Path) -> str:
+        return Path(os.path.relpath(path.resolve(), out)).as_posix()
+
+    start = [] if design.after is None else [f'start = "{near(folder(design.after, seed, args) / "bundle")}"']
     lines = [
-        f'like = "{BASE}"', f'data = "{args.data.resolve()}"', f'out = "{out}"', f"seed = {seed}",
+        f'like = "{near(BASE)}"', f'data = "{near(args.data)}"', 'out = "."', f"seed = {seed}",
         f"minutes = {args.minutes / 2}", 'clock = "cpu"', "batch = 8", "ema = 0.99",
         "warmup = 30", f"rate = {design.rate}", "save_every = 100000", f"only = {json.dumps(design.only)}", *start,
-        *sources(), "[validation]", "label_maps = []",
+        *sources(design), "[validation]", "label_maps = []",
         "[loss]", f"expert = {design.expert}", f"region = {design.region}", f"agreement = {design.agreement}",
         f"balance = {design.balance}", f"probe_every = {design.probe_every}",
-        "[model.denoiser.trunk]", f"width = {TRUNK.width}", f"deep_width = {TRUNK.deep_width}",
+        "[model.denoiser.trunk]", f"width = {design.trunk.width}", f"deep_width = {design.trunk.deep_width}",
         "[model.denoiser.gate]", f"experts = {len(design.views)}", f"top_k = {design.top_k}",
         "[model.denoiser.experts]", f"views = {json.dumps(design.views)}", f"width = {design.width}",
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from moediff.training.losses import (
     gate_losses,
     region_target,
     relative_weight,
+    steady_loss,
 )
 
 
@@ -108,3 +109,31 @@ def test_what_is_learned_on_every_third_step_counts_three_times():
 def test_experts_are_not_probed_for_nothing():
     assert not LossConfig(expert=0.0, agreement=0.0).probes(0)
     assert LossConfig(expert=0.1, agreement=0.0).probes(0)
+
+
+def test_readings_that_agree_pull_nowhere():
+    """Two lattices a token apart that say the same: no gradient, and the term is their entropy."""
+    logit = torch.randn(1, 1, 1, 1, 3).expand(1, 8, 8, 8, 3).clone().requires_grad_()
+    other = logit.detach()[:, :4, :4, :4].clone().requires_grad_()
+    term = steady_loss(logit, other, (4, 8, 12))
+    term.backward()
+    entropy = -(logit.softmax(-1) * logit.log_softmax(-1)).sum(-1).mean()
+    assert float(term.detach()) == pytest.approx(float(entropy.detach()), abs=1e-5)
+    assert float(logit.grad.abs().max()) < 1e-6 and float(other.grad.abs().max()) < 1e-6
+
+
+def test_readings_that_differ_pull_both_towards_each_other():
+    logit = torch.zeros(1, 8, 8, 8, 2, requires_grad=True)
+    other = torch.tensor([2.0, 0.0]).expand(1, 4, 4, 4, 2).clone().requires_grad_()
+    steady_loss(logit, other, (1, 2, 3)).backward()
+    assert float(logit.grad[..., 0].sum()) < 0 < float(logit.grad[..., 1].sum())
+    assert float(other.grad[..., 0].sum()) > 0 > float(other.grad[..., 1].sum())
+
+
+def test_readings_are_compared_where_both_lie():
+    """A map that follows the voxels, read from 4 voxels later: moving by the offset gives the least difference."""
+    voxels = torch.zeros(1, 12, 12, 12, 2)
+    voxels[:, :6, :, :, 0], voxels[:, 6:, :, :, 1] = 6.0, 6.0
+    other = voxels[:, 1:9, 1:9, 1:9]
+    right, wrong = (float(steady_loss(voxels, other, offset)) for offset in ((4, 4, 4), (0, 4, 4)))
+    assert right < 0.7 * wrong

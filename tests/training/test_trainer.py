@@ -22,6 +22,7 @@ from moediff.training.dataset import Batch, PatchSource
 from moediff.training.kept import Head
 from moediff.training.losses import LossConfig
 from moediff.training.settings import TrainConfig
+from moediff.training.step import steadiness
 from moediff.training.trainer import MAX_BAD_STEPS, Trainer, train
 
 TINY = BundleConfig(
@@ -216,3 +217,16 @@ def test_a_step_without_probing_learns_from_the_aggregate_and_names_no_agreement
     assert math.isfinite(first["agreement"]) and math.isnan(second["agreement"])
     assert math.isfinite(second["loss"]) and first.keys() == second.keys()
     assert not equal(before, weights(trainer))
+
+
+def test_a_steady_gate_is_a_term_of_its_own_and_teaches_encoder_and_gate(config):
+    only = dict.fromkeys(("expert", "region", "agreement", "balance", "error"), 0.0)
+    steady, plain = (Trainer(replace(config, loss=LossConfig(**only, steady=weight))) for weight in (1.0, 0.0))
+    found = [trainer.step(batch_of(0.05)) for trainer in (steady, plain)]
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"] + found[0]["steady"], rel=1e-4)
+    assert "steady" not in found[1] and 0 < found[0]["steady"] <= 30
+    denoiser, base = plain.state.denoiser, batch_of(0.05).base_BXYZ
+    denoiser.zero_grad()
+    steadiness(denoiser, base, denoiser.gate_logits(base)[1], rng_for(0)).backward()
+    taught = {name.split(".")[0] for name, p in denoiser.named_parameters() if p.grad is not None and p.grad.any()}
+    assert taught == {"encoder", "gate"}

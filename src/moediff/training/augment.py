@@ -6,13 +6,14 @@ Axes: X Y Z voxels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.simulate.degrade import bias_field
+from moediff.training.planted import PlantedConfig, planted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class AugmentConfig:
         blur_vox: largest Gaussian sigma; high-resolution scans differ in their own sharpness.
         blur_share: share of patches that are blurred.
         sharpen_share: share of patches that get an unsharp mask.
+        planted: lesions put into patches.
     """
 
     amplitude: tuple[float, float] = (0.6, 1.6)
@@ -34,6 +36,7 @@ class AugmentConfig:
     blur_vox: float = 0.6
     blur_share: float = 0.35
     sharpen_share: float = 0.15
+    planted: PlantedConfig = field(default_factory=PlantedConfig)
 
 
 def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
@@ -50,7 +53,7 @@ def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
 
 
 def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> tuple[Tensor, float]:
-    """Amplitude, contrast, bias field and sharpness of the truth; returns it with the gain given to intensities."""
+    """Lesions, amplitude, contrast, bias field and sharpness of the truth; returns it with the gain of intensities."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=rng))
@@ -58,7 +61,7 @@ def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> 
     low, high = config.amplitude
     gain = low * (high / low) ** uniform(0, 1)
     gamma = uniform(*config.gamma)
-    data = data_XYZ.clamp_min(0)
+    data = planted(data_XYZ.clamp_min(0), config.planted, rng)
     data = gain * data if abs(gamma - 1) < 0.02 else gain * 0.5 * (data / 0.5) ** gamma
     x, y, z = data.shape
     data = data * bias_field((x, y, z), uniform(0, config.bias), rng, data.device)

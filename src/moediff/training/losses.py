@@ -5,6 +5,7 @@ Axes: B batch, X Y Z voxels, xyz tokens (4 voxels), E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +29,7 @@ class LossConfig:
         region: cross-entropy of the gate against label-map regions (anatomical prior).
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
+        steady: cross-entropy between the gate's readings of one patch from two lattices of patches.
         error: likelihood of the errors under what the error head foretells; moves that head alone.
         probe_every: steps from one on which every expert runs to the next; what is learned there counts that much more.
         relative_power: how far a patch's error counts relative to its own interpolation error (1) or absolutely (0).
@@ -38,6 +40,7 @@ class LossConfig:
     region: float = 0.05
     agreement: float = 0.02
     balance: float = 0.01
+    steady: float = 0.0
     error: float = 0.1
     probe_every: int = 1
     relative_power: float = 0.75
@@ -119,6 +122,26 @@ def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor) -
     target, known = region_target(region_BXYZ, error_BxyzE.shape[-1])
     home = torch.where(known[..., None] > 0.5, target, logit_BxyzE.detach().softmax(-1))
     return (home * error_BxyzE).sum(-1).mean()
+
+
+def steady_loss(logit_BxyzE: Tensor, other_BxyzE: Tensor, offset: Sequence[int]) -> Tensor:
+    """How far two readings of a patch differ, the second from tokens that begin `offset` voxels later on each axis.
+
+    Each reading is the other's target, so that neither is drawn to what is wrong with one lattice only; compared where
+    both know, on every second voxel. At most the largest logit (30).
+    """
+    fine = [_to_voxels(logit) for logit in (logit_BxyzE, other_BxyzE)]
+    x, y, z = (slice(at, at + n) for at, n in zip(offset, fine[1].shape[2:], strict=True))
+    one, other = (side[..., ::2, ::2, ::2] for side in (fine[0][:, :, x, y, z], fine[1]))
+    log_one, log_other = one.log_softmax(1), other.log_softmax(1)
+    both = log_one.exp().detach() * log_other + log_other.exp().detach() * log_one
+    return -0.5 * both.sum(1).mean()
+
+
+def _to_voxels(logit_BxyzE: Tensor) -> Tensor:
+    """Smooth logits on voxels, [B, E, X, Y, Z]."""
+    channels_first = logit_BxyzE.float().permute(0, 4, 1, 2, 3)
+    return F.interpolate(channels_first, scale_factor=float(FINE), mode="trilinear", align_corners=False)
 
 
 def error_loss(error_BXYZ: Tensor, log_error_BXYZ: Tensor) -> Tensor:

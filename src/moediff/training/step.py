@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moediff.diffusion.process import ProcessConfig, draw_sigma, loss_weight
 from moediff.model.denoiser import Denoiser, condition_from
+from moediff.model.encoder import COARSE
 from moediff.model.gate import cell_weights
 from moediff.training.dataset import Batch
 from moediff.training.losses import (
@@ -21,6 +22,7 @@ from moediff.training.losses import (
     expert_loss,
     gate_losses,
     relative_weight,
+    steady_loss,
     to_tokens,
 )
 
@@ -85,6 +87,8 @@ def batch_loss(
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
     own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
+    if several and weights.steady:
+        gate["steady"] = steadiness(denoiser, batch.base_BXYZ, logit, draws.rng)
     missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not probed else {}
     wrong = (predicted - residual).index_select(0, highest) / data
     gate["error"] = error_loss(wrong, log_error.index_select(0, highest))
@@ -97,3 +101,10 @@ def batch_loss(
     loss = combine(weights.rare() if probed else weights, error_B.mean(), own, gate)
     gate |= {**missing, "aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
     return loss, {name: value.detach() for name, value in gate.items()}
+
+
+def steadiness(denoiser: Denoiser, base_BXYZ: Tensor, logit_BxyzE: Tensor, rng: torch.Generator) -> Tensor:
+    """The gate read again where patches begin elsewhere: how far it differs from what it said first."""
+    offset = torch.randint(1, COARSE, (3,), generator=rng).tolist()
+    x, y, z = (slice(at, at + n - COARSE) for at, n in zip(offset, base_BXYZ.shape[1:], strict=True))
+    return steady_loss(logit_BxyzE, denoiser.gate_logits(base_BXYZ[:, x, y, z])[1], offset)
