@@ -1,13 +1,14 @@
 """Does routing pay? Small networks, trained alike from nothing: mixture of experts against one uniform denoiser.
 
-    python benchmarks/ablation.py --data ../shared/data --out runs/ablation [--minutes 8] [--seeds 3] [--designs]
+    python benchmarks/ablation.py --data ../shared/data --out runs/ablation [--minutes 8] [--seeds 3]
+        [--designs] [--search]
 
 Every network gets the same minutes of CPU time (one thread) on the same data in two halves of equal schedule. "experts"
 is a uniform denoiser in the first half and branched in the second; "equal compute" is a uniform denoiser whose own
 layers are as wide as makes an evaluation cost the same operations, "equal parameters" one that holds as many weights.
-The gate's teachers (label-map regions, agreement with the truth, balance of the load) are left out by turns, and with
-`--designs` other designs of the experts tried, on the first seed. Run it again to go on where it stopped.
-OUT/ablation.md holds the tables, OUT/ablation.png the figure.
+The gate's teachers (label-map regions, agreement with the truth, balance of the load) are left out by turns, on the
+first seed; with `--designs` other designs of the experts are tried there, with `--search` other ways to train one
+denoiser. Run it again to go on where it stopped. OUT/ablation.md holds the tables, OUT/ablation.png the figure.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from moediff.model.denoiser import TrunkConfig
 
 Result = dict[str, Any]  # one network of one seed: name, cost, and a row per crop
 HALF = uniform(160)  # the first half, from eight persons and four label maps
+GOING_ON = uniform(160, "experts half")  # "equal compute"
 EXPERTS = Design(top_k=1, expert=0.0, probe_every=4)
 WITHOUT = {"region": 0.0, "agreement": 0.0, "balance": 0.0}
 TEACHERS = {
@@ -52,6 +54,13 @@ DESIGNS = {
     "small uniform half": uniform(64, trunk=SMALL),
     "small experts": replace(EXPERTS, width=64, trunk=SMALL, after="small uniform half"),
     "small uniform": uniform(64, "small uniform half", SMALL),
+}
+SEARCH = {  # how one uniform denoiser is trained
+    "with gradient term": replace(GOING_ON, gradient=1.0),
+    "average over 50 steps": replace(GOING_ON, ema=0.98),
+    "average over 200 steps": replace(GOING_ON, ema=0.995),
+    "share at sigma_max 0.7": replace(GOING_ON, share_at_max=0.7),
+    "share at sigma_max 1": replace(GOING_ON, share_at_max=1.0),
     "half from two persons": replace(HALF, learned_from=("M2208", "forrest", "labels/")),
     "half from four persons": replace(HALF, learned_from=("M2208", "forrest", "pysynthsr", "mrgd", "labels/")),
     "half from label maps": replace(HALF, learned_from=("labels/",)),
@@ -94,6 +103,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8, help="of training, every network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--designs", action="store_true", help="try other designs of the experts too")
+    parser.add_argument("--search", action="store_true", help="try other ways to train a uniform denoiser too")
     parser.add_argument("--again", action="store_true", help="judge again, after a change to what judges")
     parser.add_argument("--kept", action="store_true", help="train nothing: tables of the networks that are there")
     args = parser.parse_args()
@@ -104,10 +114,10 @@ def main() -> None:
     for seed in range(args.seeds):
         timed([row for row in found if row["seed"] == seed and row["network"] in ("experts", *RIVALS)], held_out, args)
     found += compared({name: design for name, design in TEACHERS.items() if name != "experts"}, 0, held_out, args)
-    if args.designs:
-        found += compared(DESIGNS, 0, held_out, args)
+    for wanted, more in ((args.designs, DESIGNS), (args.search, SEARCH)):
+        found += compared(more, 0, held_out, args) if wanted else []
     (args.out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print(write(args.out, VAL, tuple(TEACHERS), tuple(DESIGNS)))
+    print(write(args.out, VAL, tuple(TEACHERS), (*DESIGNS, *SEARCH)))
 
 
 if __name__ == "__main__":

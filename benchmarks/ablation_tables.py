@@ -160,6 +160,6 @@ def write(out: Path, cases: Sequence[str], teachers: Sequence[str], designs: Seq
 
 
 if __name__ == "__main__":
-    from ablation import DESIGNS, TEACHERS, VAL
+    from ablation import DESIGNS, SEARCH, TEACHERS, VAL
 
-    print(write(Path(sys.argv[1]), VAL, tuple(TEACHERS), tuple(DESIGNS)))
+    print(write(Path(sys.argv[1]), VAL, tuple(TEACHERS), (*DESIGNS, *SEARCH)))

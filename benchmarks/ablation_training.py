@@ -30,7 +30,8 @@ class Design:
 
     Args:
         views, width, top_k: the experts' views, the width of their own layers, and how many a cell uses.
-        expert, region, agreement, balance, probe_every: as in `LossConfig`.
+        expert, region, agreement, balance, gradient, probe_every: as in `LossConfig`.
+        ema, share_at_max: decay of the weights' average; share of examples at the highest noise level.
         rate: learning rate at the half's start.
         only: parts that learn; none for all.
         after: the first half that it goes on from; None for a first half itself.
@@ -45,7 +46,10 @@ class Design:
     region: float = 0.2
     agreement: float = 0.02
     balance: float = 0.01
+    gradient: float = 0.0
     probe_every: int = 1
+    ema: float = 0.99
+    share_at_max: float = 0.95
     rate: float = 4e-3
     only: tuple[str, ...] = ()
     after: str | None = "experts half"
@@ -91,7 +95,7 @@ def settings(design: Design, seed: int, args: argparse.Namespace, out: Path) -> 
     start = [] if design.after is None else [f'start = "{near(folder(design.after, seed, args) / "bundle")}"']
     lines = [
         f'like = "{near(BASE)}"', f'data = "{near(args.data)}"', 'out = "."', f"seed = {seed}",
-        f"minutes = {args.minutes / 2}", 'clock = "cpu"', "batch = 8", "ema = 0.99",
+        f"minutes = {args.minutes / 2}", 'clock = "cpu"', "batch = 8", f"ema = {design.ema}",
         "warmup = 30", f"rate = {design.rate}", "save_every = 100000", f"only = {json.dumps(design.only)}", *start,
         *sources(design), "[validation]", "label_maps = []",
         "[loss]", f"expert = {design.expert}", f"region = {design.region}", f"agreement = {design.agreement}",
@@ -100,6 +104,10 @@ def settings(design: Design, seed: int, args: argparse.Namespace, out: Path) -> 
         "[model.denoiser.gate]", f"experts = {len(design.views)}", f"top_k = {design.top_k}",
         "[model.denoiser.experts]", f"views = {json.dumps(design.views)}", f"width = {design.width}",
     ]  # fmt: skip
+    if design.gradient:
+        lines.insert(lines.index(f"balance = {design.balance}"), f"gradient = {design.gradient}")
+    if design.share_at_max != Design.share_at_max:
+        lines += ["[model.process]", f"share_at_max = {design.share_at_max}"]
     return "\n".join(lines) + "\n"
 
 

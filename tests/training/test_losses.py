@@ -14,6 +14,7 @@ from moediff.training.losses import (
     error_loss,
     expert_loss,
     gate_losses,
+    gradient_loss,
     region_target,
     relative_weight,
     steady_loss,
@@ -137,3 +138,11 @@ def test_readings_are_compared_where_both_lie():
     other = voxels[:, 1:9, 1:9, 1:9]
     right, wrong = (float(steady_loss(voxels, other, offset)) for offset in ((4, 4, 4), (0, 4, 4)))
     assert right < 0.7 * wrong
+
+
+def test_the_gradient_term_sees_what_is_rough_and_not_what_is_shifted():
+    step = torch.zeros(2, 8, 8, 8)
+    step[0] += 3.0  # a wrong level only
+    step[1, 4:] = 2.0  # one edge of 2 along x: 64 of 448 differences, and none along y and z
+    weight = torch.tensor([5.0, 3.0])
+    assert float(gradient_loss(step, weight)) == pytest.approx(0.5 * 3.0 * (4.0 / 7) / 3)

@@ -29,6 +29,7 @@ class LossConfig:
         region: cross-entropy of the gate against label-map regions (anatomical prior).
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
+        gradient: squared error of the differences between neighbouring voxels, relative to the aggregate's.
         steady: cross-entropy between the gate's readings of one patch from two lattices of patches.
         error: likelihood of the errors under what the error head foretells; moves that head alone.
         probe_every: steps from one on which every expert runs to the next; what is learned there counts that much more.
@@ -40,6 +41,7 @@ class LossConfig:
     region: float = 0.05
     agreement: float = 0.02
     balance: float = 0.01
+    gradient: float = 0.0
     steady: float = 0.0
     error: float = 0.1
     probe_every: int = 1
@@ -122,6 +124,12 @@ def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor) -
     target, known = region_target(region_BXYZ, error_BxyzE.shape[-1])
     home = torch.where(known[..., None] > 0.5, target, logit_BxyzE.detach().softmax(-1))
     return (home * error_BxyzE).sum(-1).mean()
+
+
+def gradient_loss(wrong_BXYZ: Tensor, weight_B: Tensor) -> Tensor:
+    """Weighted mean square of the error's differences between neighbours, over the three axes."""
+    square_B = sum(wrong_BXYZ.diff(dim=axis).square().mean((1, 2, 3)) for axis in (1, 2, 3))
+    return (square_B * weight_B).mean() / 3
 
 
 def steady_loss(logit_BxyzE: Tensor, other_BxyzE: Tensor, offset: Sequence[int]) -> Tensor:

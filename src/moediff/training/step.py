@@ -21,6 +21,7 @@ from moediff.training.losses import (
     error_loss,
     expert_loss,
     gate_losses,
+    gradient_loss,
     relative_weight,
     steady_loss,
     to_tokens,
@@ -87,6 +88,8 @@ def batch_loss(
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
     own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
+    if weights.gradient:
+        gate["gradient"] = gradient_loss(predicted - residual, weight_B)
     if several and weights.steady:
         gate["steady"] = steadiness(denoiser, batch.base_BXYZ, logit, draws.rng)
     missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not probed else {}
