@@ -74,6 +74,8 @@ def test_a_moved_checkout_goes_on_and_other_settings_are_refused(scripts, args, 
     written(training, design, args)
     (out / "done").touch()
     assert training.trained("one", design, 0, args) == out / "bundle"
+    with pytest.raises(SystemExit, match="other settings"):
+        training.trained("one", replace(design, rate=1e-3), 0, args)
     monkeypatch.setattr(training, "sources", lambda _: [])
     texts = set()
     for root in (tmp_path / "here", tmp_path / "far" / "there"):
@@ -81,8 +83,6 @@ def test_a_moved_checkout_goes_on_and_other_settings_are_refused(scripts, args, 
         moved = argparse.Namespace(data=root / "data", out=root / "runs", minutes=8.0)
         texts.add(training.settings(replace(design, after="half"), 0, moved, training.folder("one", 0, moved)))
     assert len(texts) == 1
-    with pytest.raises(SystemExit, match="other settings"):
-        training.trained("one", replace(design, rate=1e-3), 0, args)
 
 
 def result(name: str, seed: int, psnr: float, us: float = 1.0) -> dict:
