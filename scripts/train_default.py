@@ -33,14 +33,14 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages in turn; before the last one the bundles of some are averaged, where it begins with their average."""
+    """Stages in turn, and which of them begins with the average of the two stages before it."""
 
     stages: tuple[str, ...]
-    averaged: tuple[str, str] | None = None
+    from_average: str | None = None
 
 
 RECIPES = {
-    "cpu": Recipe(("uniform", "default", "longer", "wide", "home"), ("longer", "wide")),
+    "cpu": Recipe(("uniform", "default", "longer", "wide", "home", "lesions", "home-again"), from_average="home"),
     "gpu": Recipe(("gpu-uniform", "gpu-experts", "gpu-home")),
 }
 
@@ -109,9 +109,11 @@ def main(words: Sequence[str] | None = None) -> int:
     configs = {stage: load_config(args.configs / f"{stage}.toml") for stage in recipe.stages}
     runs = Path(configs[recipe.stages[0]].out).parent
     share = None if args.minutes is None else args.minutes / sum(config.minutes or 0.0 for config in configs.values())
-    for stage in recipe.stages:
-        if recipe.averaged and stage == recipe.stages[-1]:
-            average(*(runs / name / "bundle" for name in recipe.averaged), runs / "average" / "bundle")
+    for number, stage in enumerate(recipe.stages):
+        if stage == recipe.from_average:
+            average(
+                *(runs / name / "bundle" for name in recipe.stages[number - 2 : number]), runs / "average" / "bundle"
+            )
         code = run_stage(stage, args, None if share is None else share * (configs[stage].minutes or 0.0))
         if code:
             return code

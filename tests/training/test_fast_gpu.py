@@ -187,7 +187,7 @@ def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, n
     configs = [load_config(ROOT / "configs" / f"{stage}.toml") for stage in recipe.stages]
     assert all(config.minutes for config in configs) and configs[0].start is None
     before = {str(Path(config.out) / "bundle") for config in configs}
-    before |= {str(Path(configs[0].out).parent / "average" / "bundle")} if recipe.averaged else set()
+    before |= {str(Path(configs[0].out).parent / "average" / "bundle")} if recipe.from_average else set()
     assert {config.start for config in configs[1:]} <= before
     assert not any("val/" in path.path for config in configs for path in config.scans)
     heads = [replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate,
@@ -198,7 +198,7 @@ def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, n
 def test_a_cuda_device_chooses_the_gpu_recipe(script, monkeypatch):
     ran: list[str] = []
     monkeypatch.setattr(script, "run_stage", lambda stage, args, minutes: ran.append(f"{stage} {minutes:.1f}") or 3)
-    for there, first in ((True, "gpu-uniform 9.8"), (False, "uniform 5.2")):
+    for there, first in ((True, "gpu-uniform 9.8"), (False, "uniform 4.4")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert script.main(["--minutes", "25"]) == 3
         assert ran.pop() == first
