@@ -7,8 +7,9 @@ error is fitted, what real training scans look like is written down, and the res
 weights on the validation cases of the last stage.
 Running the same command again goes on where it stopped. "gpu" is chosen where torch sees a CUDA device: larger batches,
 patches that grow, bfloat16, compiled blocks. Minutes of every stage are as configured (a night on two cores, 23 minutes
-on one fast GPU), or their share of --minutes. runs/final/bundle is the result; every stage keeps its best bundle by
-validation as well, on scans made from label maps kept out of training. Nothing is installed into the package by itself.
+on one fast GPU), or their share of --minutes. runs/training.svg shows how it went, runs/final/bundle is the result;
+every stage keeps its best bundle by validation as well, on scans made from label maps kept out of training. Nothing is
+installed into the package by itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from average_bundles import average
 from moediff.errors import TryAgain
 from moediff.training.settings import TrainConfig, load_config
 from moediff.training.validate import validate
+from plot_training import draw, read_stage
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -115,6 +117,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 *(runs / name / "bundle" for name in recipe.stages[number - 2 : number]), runs / "average" / "bundle"
             )
         code = run_stage(stage, args, None if share is None else share * (configs[stage].minutes or 0.0))
+        if (runs / stage / "losses.csv").is_file():
+            stages = [runs / name for name in recipe.stages[: number + 1]]
+            draw([read_stage(run) for run in stages if (run / "losses.csv").is_file()], runs / "training.svg")
         if code:
             return code
     last = recipe.stages[-1]

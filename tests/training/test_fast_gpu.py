@@ -222,6 +222,7 @@ def test_the_gpu_recipe_runs_to_its_end_in_small(script, tmp_path: Path, make_ph
         (tmp_path / f"{name}.toml").write_text(head + model + phases + listed)
     words = ["--recipe", "gpu", "--configs", str(tmp_path), "--patches", "1"]
     assert script.main([*words, "--slice", "5"]) == 0
+    assert "gpu-home" in (tmp_path / "runs" / "training.svg").read_text()
     compared = json.loads((tmp_path / "runs" / "compared.json").read_text())
     assert set(compared) == {"new", "embedded"} and "mean/iso2" in compared["new"]
     told = load_bundle(tmp_path / "runs" / "final" / "bundle").provenance

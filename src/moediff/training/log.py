@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,29 @@ class Log:
     def _row(self, name: str, values: Mapping[str, Any]) -> None:
         path = self.out / name
         known = sorted(values) if name == "losses.csv" else list(values)
+        columns = _columns(path, known)
         with path.open("a", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, known)
+            writer = csv.DictWriter(handle, columns)
             if handle.tell() == 0:
                 writer.writeheader()
             writer.writerow(dict(values))
+
+
+def _columns(path: Path, known: Sequence[str]) -> list[str]:
+    """Columns to write to; a run that was resumed with other terms of the loss gets its file widened first."""
+    if not path.is_file():
+        return list(known)
+    with path.open(newline="", encoding="utf-8") as handle:
+        there = next(csv.reader(handle), [])
+        if set(known) <= set(there):
+            return there or list(known)
+        handle.seek(0)
+        rows = list(csv.DictReader(handle))
+    columns = sorted({*there, *known})
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    fresh.replace(path)
+    return columns

@@ -1,0 +1,33 @@
+"""The log: one row a step under the right columns, also when a run goes on with other terms of the loss."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from moediff.training.log import Log
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_rows_follow_each_other_over_a_resumed_run(tmp_path):
+    for step in (1, 2):
+        with Log(tmp_path, quiet=True) as log:
+            log.step(step, 0.1, {"loss": 0.5 * step, "aggregate": float("nan")}, 3.0)
+            log.validation(step, {"mean/iso2": 1.23456})
+    assert [(row["step"], row["loss"], row["aggregate"]) for row in rows(tmp_path / "losses.csv")] == [
+        ("1", "0.5", "nan"), ("2", "1.0", "nan")]  # fmt: skip
+    assert rows(tmp_path / "validation.csv")[1] == {"step": "2", "case": "mean/iso2", "gain_db": "1.235"}
+
+
+def test_a_term_that_comes_or_goes_keeps_every_value_under_its_name(tmp_path):
+    for step, parts in enumerate(({"loss": 1.0}, {"loss": 2.0, "steady": 0.7}, {"loss": 3.0, "balance": 0.1})):
+        with Log(tmp_path, quiet=True) as log:
+            log.step(step, 0.0, parts, 1.0)
+    found = rows(tmp_path / "losses.csv")
+    assert [row["loss"] for row in found] == ["1.0", "2.0", "3.0"]
+    assert [(row["steady"], row["balance"]) for row in found] == [("", ""), ("0.7", ""), ("", "0.1")]
+    assert not list(tmp_path.glob(".*"))
