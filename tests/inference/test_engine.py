@@ -204,3 +204,36 @@ def test_recipe_none_changes_nothing_geometric(enhancer, make_phantom):
     truth = make_phantom((48, 48, 48), (4.0, 4.0, 4.0))
     same = degrade(truth, Recipe(), rng_for(0))
     assert torch.equal(same.affine, truth.affine)
+
+
+@pytest.mark.parametrize(("mirrors", "axes"), [(2, [(), (0,)]), (4, [(), (0,), (1,), (0, 1)])])
+def test_mirrors_are_the_mean_of_mirrored_scans(mirrors, axes, enhancer, low):
+    """Every mirrored scan, enhanced and mirrored back, adds as much to result, spread and experts."""
+    options = EnhanceOptions(voxel_size=(3.0,), consistency=False, sparse=False, each_expert=True)
+
+    def found(scan: Volume, given: EnhanceOptions) -> torch.Tensor:
+        result = enhancer(scan, given)
+        each = result.each_XYZE.movedim(-1, 0)
+        return torch.cat([torch.stack([result.volume.data_XYZ, result.uncertainty.data_XYZ]), each])
+
+    turned = [
+        found(low.with_data(low.data_XYZ.flip(along)), options).flip([axis + 1 for axis in along]) for along in axes
+    ]
+    together = found(low, replace(options, mirrors=mirrors))
+    mean = sum(turned) / mirrors
+    positive = torch.stack(turned).amin(0) > 0  # negative intensities are cut off at the end, after the mean
+    for own, expected, first, inside in zip(together, mean, turned[0], positive, strict=True):
+        # A mirrored scan's noise is estimated a little differently, so the two agree as far as that goes.
+        off, moved = ((one - expected)[inside].square().mean().sqrt() for one in (own, first))
+        assert off < 0.01 * moved
+    assert enhancer(low, replace(options, mirrors=mirrors)).record["mirrors"] == mirrors
+
+
+def test_all_eight_mirrors_of_a_symmetric_scan_give_a_symmetric_result(enhancer, low):
+    data = low.data_XYZ
+    for axis in range(3):
+        data = (data + data.flip(axis)) / 2
+    result = enhancer(low.with_data(data), EnhanceOptions(voxel_size=(3.0,), mirrors=8, consistency=False)).volume
+    scale = float(result.data_XYZ.std())
+    for axis in range(3):
+        assert float((result.data_XYZ - result.data_XYZ.flip(axis)).abs().max()) < 1e-3 * scale

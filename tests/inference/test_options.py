@@ -42,6 +42,8 @@ REFUSED = {
     "negative": ({"voxel_size": (-1.0,)}, "at least 0.2 mm"),
     "one_step": ({"steps": 1}, "expected 2 to 64"),
     "many_steps": ({"steps": 65}, "expected 2 to 64"),
+    "mirrors": ({"mirrors": 3}, "expected 1, 2, 4 or 8"),
+    "mirrored_samples": ({"mirrors": 2, "mode": "detail"}, "mirrors average the posterior mean"),
     "no_sample": ({"samples": 0}, "expected 1 to 64"),
     "many_samples": ({"samples": 65}, "expected 1 to 64"),
     "no_memory": ({"memory_mb": 63}, "memory_mb is 63, expected 64 to"),

@@ -47,6 +47,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--like", type=Path, metavar="REF", help="land exactly on this scan's grid")
     add("--mode", default="faithful", choices=("faithful", "detail"), help="posterior mean, or a few-step sample")
     add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
+    add(
+        "--mirrors",
+        type=int,
+        default=1,
+        choices=(1, 2, 4, 8),
+        metavar="N",
+        help="average over N mirrored readings, 2, 4 or 8: better, N times as long",
+    )
     add("--samples", type=int, default=1, help="take the uncertainty from N samples (default 1: foretold)")
     add(
         "--uncertainty",
@@ -153,7 +161,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=load(args.like).volume.grid if args.like else None,
-        mode=args.mode, steps=args.steps, samples=args.samples, seed=args.seed,
+        mode=args.mode, mirrors=args.mirrors, steps=args.steps, samples=args.samples, seed=args.seed,
         consistency=not args.no_consistency, memory_mb=args.mem_mb,
         each_expert=args.each_expert is not None or args.differences is not None,
     )  # fmt: skip

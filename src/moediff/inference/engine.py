@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moediff import RESEARCH_ONLY
 from moediff.config import rng_for
 from moediff.diffusion.process import schedule
 from moediff.diffusion.sampler import sample
@@ -25,14 +25,15 @@ from moediff.inference.consistency import assumed_acquisition, correct, discrepa
 from moediff.inference.familiar import strange, strangeness
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
 from moediff.inference.maps import maps_of, spread_summary
-from moediff.inference.options import Enhanced, EnhanceOptions, Maps
+from moediff.inference.options import MIRRORS, Enhanced, EnhanceOptions, Maps
+from moediff.inference.record import record_of
 from moediff.inference.tiles import Frame, denoise_tiled, frame
 from moediff.memory import ran_out
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.model.experts import NAMES
 from moediff.volume.geometry import resample
 from moediff.volume.io import Loaded, from_nibabel, load
-from moediff.volume.prepare import Prepared, prepare
+from moediff.volume.prepare import Prepared, mirrored, prepare
 from moediff.volume.volume import Grid, Volume
 
 Progress = Callable[[float, str], None]
@@ -120,39 +121,55 @@ class Enhancer:
         """The scaled result and, with several samples, their standard deviation, on the target grid."""
         faithful = options.mode == "faithful"
         count = options.samples if options.samples > 1 or not faithful else 0
-        evaluations, done = faithful + count * options.steps, 0
+        evaluations, done = faithful * options.mirrors + count * options.steps, 0
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
+        def denoised() -> None:
             nonlocal done
             report(0.1 + 0.85 * done / evaluations, "denoising")
             done += 1
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            denoised()
             return self._denoise(x, sigma, head, options)
 
-        mean = spread_BXYZ = None
+        mean_XYZ = spread_XYZ = None
         if faithful:
-            report(0.1, "denoising")
-            done += 1
-            mean, error_BXYZ = self._posterior_mean(head, options)
-            spread_BXYZ = error_BXYZ.mul_(self.bundle.config.error_scale)
+            mean_XYZ, spread_XYZ = self._mean(prepared, head, options, denoised)
+            spread_XYZ.mul_(self.bundle.config.error_scale)
         total = square = torch.zeros(())
         for index in range(count):
             drawn = self._sample(head, denoise, options, index)
             total, square = total + drawn, square + drawn.square()
         if count > 1:
-            spread_BXYZ = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
-        whole = _whole(mean if mean is not None else total / count, prepared, head, options)
-        nothing = torch.zeros(()).expand(prepared.grid.shape)
-        return whole, None if spread_BXYZ is None else head.place(spread_BXYZ, nothing)
+            deviation = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
+            spread_XYZ = head.place(deviation, _nothing(prepared))
+        if mean_XYZ is None:
+            mean_XYZ = head.place(total / count, _nothing(prepared))
+        return _whole(mean_XYZ, prepared, options), spread_XYZ
 
     def _each(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> list[Tensor]:
         """The scaled result of every expert alone."""
         results = []
         for index, name in enumerate(self._names()):
-            report(0.95, f"{name} alone")
-            alone = head.alone(index)
-            residual, _ = self._posterior_mean(alone, options)
-            results.append(_whole(residual, prepared, alone, options))
+            mean_XYZ, _ = self._mean(prepared, head, options, partial(report, 0.95, f"{name} alone"), alone=index)
+            results.append(_whole(mean_XYZ, prepared, options))
         return results
+
+    def _mean(
+        self, prepared: Prepared, head: Frame, options: EnhanceOptions, before_each: Callable[[], None], *,
+        alone: int | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The residual's posterior mean and the absolute error to expect, on the target grid; mean over mirrors."""
+        total: list[Tensor] = []
+        for axes in MIRRORS[: options.mirrors]:
+            before_each()
+            view = frame(self.bundle.denoiser, mirrored(prepared, axes), sparse=options.sparse) if axes else head
+            view = view if alone is None else view.alone(alone)
+            found = [view.place(part, _nothing(prepared)) for part in self._posterior_mean(view, options)]
+            found = [part.flip(axes) for part in found] if axes else found
+            total = [so_far.add_(part) for so_far, part in zip(total, found, strict=True)] if total else found
+        mean, error = (part.div_(options.mirrors) if options.mirrors > 1 else part for part in total)
+        return mean, error
 
     def _posterior_mean(self, head: Frame, options: EnhanceOptions) -> tuple[Tensor, Tensor]:
         """The residual's posterior mean, and the absolute error to expect of it."""
@@ -201,7 +218,7 @@ class Enhancer:
             uncertainty = land(plain, goal)
         acquisition = assumed_acquisition(prepared)
         gap = discrepancy(result, prepared, acquisition)
-        record = self._record(loaded, goal, options)
+        record = record_of(self.bundle, self.device, loaded, goal, options)
         record |= {
             "timings": timings,
             "data_consistency": summary(gap, prepared, acquisition),
@@ -216,31 +233,10 @@ class Enhancer:
     def _names(self) -> tuple[str, ...]:
         return tuple(NAMES[view] for view in self.bundle.config.denoiser.experts.views)
 
-    def _record(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> dict[str, Any]:
-        from moediff import __version__
-
-        return {
-            "software": f"moediff-sr {__version__}",
-            "notice": RESEARCH_ONLY,
-            "bundle_sha256": self.bundle.sha256,
-            "bundle_name": str(self.bundle.provenance.get("name", "unnamed")),
-            "mode": options.mode,
-            "steps": options.steps if options.mode == "detail" or options.samples > 1 else 1,
-            "samples": options.samples,
-            "uncertainty": _uncertainty(options),
-            "seed": options.seed,
-            "consistency": options.consistency,
-            "input_shape": list(loaded.volume.shape),
-            "input_spacing_mm": [round(s, 5) for s in loaded.volume.spacing_mm],
-            "output_shape": list(goal.shape),
-            "output_spacing_mm": [round(s, 5) for s in goal.spacing_mm],
-            "device": str(self.device),
-        }
-
     def _passed(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> Enhanced:
         """Nothing to sharpen: the input on the target grid, with a warning."""
         volume = resample(loaded.volume, goal)
-        record = self._record(loaded, goal, options)
+        record = record_of(self.bundle, self.device, loaded, goal, options)
         record["uncertainty"] = "none"
         record["warnings"] = [
             *loaded.warnings,
@@ -252,16 +248,14 @@ class Enhancer:
         return Enhanced(volume, maps, None, self._names(), loaded, record, each)
 
 
-def _uncertainty(options: EnhanceOptions) -> str:
-    """What the uncertainty map holds, in words."""
-    if options.samples > 1:
-        return f"standard deviation of {options.samples} samples, not calibrated"
-    return "standard deviation foretold by the network, calibrated" if options.mode == "faithful" else "none"
+def _nothing(prepared: Prepared) -> Tensor:
+    """Zero on the whole target grid, in the room of one number."""
+    return torch.zeros(()).expand(prepared.grid.shape)
 
 
-def _whole(residual_BXYZ: Tensor, prepared: Prepared, head: Frame, options: EnhanceOptions) -> Tensor:
-    """The head's residual (overwritten) put back into the interpolated scan, consistent with the measurement."""
-    result = head.place(residual_BXYZ.add_(head.condition.base_BXYZ), prepared.base_XYZ)
+def _whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> Tensor:
+    """The residual (overwritten) put on the interpolated scan, consistent with the measurement."""
+    result = residual_XYZ.add_(prepared.base_XYZ)
     result.clamp_(min=min(float(prepared.source.data_XYZ.min()), 0.0))
     return correct(result, prepared, assumed_acquisition(prepared)) if options.consistency else result
 

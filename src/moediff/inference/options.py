@@ -20,6 +20,7 @@ from moediff.volume.io import Loaded
 from moediff.volume.volume import Grid, Volume
 
 MODES = ("faithful", "detail")
+MIRRORS = ((), (0,), (1,), (0, 1), (2,), (0, 2), (1, 2), (0, 1, 2))  # axes along which a scan is mirrored, in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class EnhanceOptions:
             where any axis is coarser than 1.2 mm, else half the voxel size.
         like: a grid to land on exactly; excludes voxel_size.
         mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
+        mirrors: 1, 2, 4 or 8: the posterior mean is averaged over so many mirrored readings of the scan.
         steps: network evaluations of a sample, 2..64.
         samples: how many samples the uncertainty is taken from; with 1 the network foretells it in mode "faithful".
         seed: of the samples.
@@ -46,6 +48,7 @@ class EnhanceOptions:
     voxel_size: tuple[float, ...] | None = None
     like: Grid | None = None
     mode: str = "faithful"
+    mirrors: int = 1
     steps: int = 3
     samples: int = 1
     seed: int = 0
@@ -62,6 +65,10 @@ class EnhanceOptions:
         sizes = self.voxel_size
         if sizes is not None and (len(sizes) not in (1, 3) or not all(0.2 <= s < math.inf for s in sizes)):
             raise ConfigError(f"voxel size {self.voxel_size}: give one or three numbers of at least 0.2 mm")
+        if self.mirrors not in (1, 2, 4, 8):
+            raise ConfigError(f"mirrors is {self.mirrors}, expected 1, 2, 4 or 8: choose one of these")
+        if self.mirrors > 1 and self.mode != "faithful":
+            raise ConfigError(f"mirrors average the posterior mean, mode {self.mode!r} draws samples; leave one out")
         for name, low, high in (("steps", 2, 64), ("samples", 1, 64), ("memory_mb", 64, 2**24)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected {low} to {high}: choose one of these")

@@ -8,8 +8,8 @@ Axes: X Y Z voxels of the target grid, RAS+.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -124,6 +124,27 @@ def prepare(
         scaling=scaling,
         level=level,
         undo_axes=undo_axes,
+    )
+
+
+def mirrored(prepared: Prepared, axes: Sequence[int]) -> Prepared:
+    """The same scan as if source and target had been mirrored along these axes before anything was done.
+
+    `undo_axes` stays the unmirrored scan's: flip a result back before it is used. The measured slices are read again,
+    since "before" and "after" of a voxel trade places.
+    """
+    source = prepared.source.with_data(prepared.source.data_XYZ.flip(axes))
+    x, y, z = (
+        tuple(n - 1 - at for at in reversed(positions)) if axis in axes else positions
+        for axis, (n, positions) in enumerate(zip(source.shape, prepared.positions, strict=True))
+    )
+    return replace(
+        prepared,
+        source=source,
+        base_XYZ=prepared.base_XYZ.flip(axes),
+        slices_NXYZ=_neighbours(source.data_XYZ, (x, y, z)),
+        mask_XYZ=prepared.mask_XYZ.flip(axes),
+        positions=(x, y, z),
     )
 
 

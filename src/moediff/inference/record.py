@@ -1,0 +1,44 @@
+"""What a result's sidecar says of how it was made, before anything is measured on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from moediff import RESEARCH_ONLY, __version__
+from moediff.inference.options import EnhanceOptions
+from moediff.model.bundle import Bundle
+from moediff.volume.io import Loaded
+from moediff.volume.volume import Grid
+
+
+def record_of(
+    bundle: Bundle, device: torch.device, loaded: Loaded, goal: Grid, options: EnhanceOptions
+) -> dict[str, Any]:
+    """Software, weights, settings and grids."""
+    return {
+        "software": f"moediff-sr {__version__}",
+        "notice": RESEARCH_ONLY,
+        "bundle_sha256": bundle.sha256,
+        "bundle_name": str(bundle.provenance.get("name", "unnamed")),
+        "mode": options.mode,
+        "steps": options.steps if options.mode == "detail" or options.samples > 1 else 1,
+        "mirrors": options.mirrors,
+        "samples": options.samples,
+        "uncertainty": _uncertainty(options),
+        "seed": options.seed,
+        "consistency": options.consistency,
+        "input_shape": list(loaded.volume.shape),
+        "input_spacing_mm": [round(s, 5) for s in loaded.volume.spacing_mm],
+        "output_shape": list(goal.shape),
+        "output_spacing_mm": [round(s, 5) for s in goal.spacing_mm],
+        "device": str(device),
+    }
+
+
+def _uncertainty(options: EnhanceOptions) -> str:
+    """What the uncertainty map holds, in words."""
+    if options.samples > 1:
+        return f"standard deviation of {options.samples} samples, not calibrated"
+    return "standard deviation foretold by the network, calibrated" if options.mode == "faithful" else "none"
