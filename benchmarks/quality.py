@@ -57,7 +57,7 @@ def evaluate(enhancer: Enhancer, path: Path, recipe: str, args: argparse.Namespa
     consistency = not args.no_consistency
     mask = head_mask(truth.data_XYZ)
     start = time.perf_counter()
-    result = enhancer(low, EnhanceOptions(like=truth.grid, consistency=consistency))
+    result = enhancer(low, EnhanceOptions(like=truth.grid, consistency=consistency, mirrors=args.mirrors))
     seconds = time.perf_counter() - start
     row: dict[str, object] = {"scan": stem_of(path), "recipe": recipe, "seconds": round(seconds, 1)}
     volumes = {
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--scans", nargs="+", help="names without suffix (default: all of the folder that are sharp)")
     parser.add_argument("--side", type=int, default=0, help="judge the middle cube of this many voxels only")
     parser.add_argument("--child", type=float, default=1.0, help="declared voxel size over the true one")
+    parser.add_argument("--mirrors", type=int, default=1, help="average over so many mirrored readings (1, 2, 4, 8)")
     parser.add_argument("--no-consistency", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
