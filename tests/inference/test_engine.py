@@ -206,7 +206,7 @@ def test_recipe_none_changes_nothing_geometric(enhancer, make_phantom):
     assert torch.equal(same.affine, truth.affine)
 
 
-@pytest.mark.parametrize(("mirrors", "axes"), [(2, [(), (0,)]), (4, [(), (0,), (1,), (0, 1)])])
+@pytest.mark.parametrize(("mirrors", "axes"), [(2, [(), (0, 1, 2)]), (4, [(), (0, 1, 2), (0,), (1, 2)])])
 def test_mirrors_are_the_mean_of_mirrored_scans(mirrors, axes, enhancer, low):
     """Every mirrored scan, enhanced and mirrored back, adds as much to result, spread and experts."""
     options = EnhanceOptions(voxel_size=(3.0,), consistency=False, sparse=False, each_expert=True)

@@ -20,7 +20,7 @@ from moediff.volume.io import Loaded
 from moediff.volume.volume import Grid, Volume
 
 MODES = ("faithful", "detail")
-MIRRORS = ((), (0,), (1,), (0, 1), (2,), (0, 2), (1, 2), (0, 1, 2))  # axes along which a scan is mirrored, in turn
+MIRRORS = ((), (0, 1, 2), (0,), (1, 2), (1,), (0, 2), (2,), (0, 1))  # axes that a scan is mirrored along, best first
 
 
 @dataclass(frozen=True, kw_only=True)
