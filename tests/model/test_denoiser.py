@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from moediff.errors import ConfigError
@@ -97,6 +98,17 @@ def test_routing_is_the_mean_over_lattices(small):
     assert float((one - other).abs().max()) > 1e-4
 
 
+@torch.no_grad()
+def test_smooth_routing_is_the_mean_over_cells_nearby(small):
+    """In logits, over the 3x3x3 cells around each that there are, twice."""
+    base = torch.rand(1, 32, 48, 32)
+    logit = small.routing(base)[1].log().movedim(-1, 1)
+    for _ in range(2):
+        logit = F.avg_pool3d(logit, 3, 1, 1, count_include_pad=False)
+    small.config = replace(small.config, gate=replace(small.config.gate, smooth=2))
+    assert_close(small.routing(base)[1], logit.softmax(1).movedim(1, -1), atol=1e-5, rtol=1e-5)
+
+
 def test_position_tables_know_where_samples_lie():
     table = position_tables(torch.tensor([[0.0, 0.25, 0.5, 0.75]]), torch.tensor([4.0]))
     assert table.shape == (1, 2, 6)
@@ -116,6 +128,7 @@ def test_position_tables_know_where_samples_lie():
         lambda: GateConfig(lattices=(10, 0)),
         lambda: GateConfig(lattices=(0, 3)),
         lambda: GateConfig(lattices=(0, 16)),
+        lambda: GateConfig(smooth=-1),
         lambda: EncoderConfig(width=10, heads=4),
     ],
 )

@@ -16,7 +16,7 @@ from moediff.model.blocks import ResBlock, from_lattice, in_slabs, local_mean, s
 from moediff.model.encoder import Encoder, EncoderConfig
 from moediff.model.error import ErrorHead
 from moediff.model.experts import MAX_LAYERS, Experts, ExpertsConfig
-from moediff.model.gate import Gate, GateConfig, cell_logits, shifted_logits, sparsify
+from moediff.model.gate import Gate, GateConfig, cell_logits, shifted_logits, smoothed, sparsify
 
 Tables = tuple[Tensor, Tensor, Tensor]
 SEEN = 5  # what each voxel brings: noisy residual, interpolated scan, its fine structure, the slices before and after
@@ -183,7 +183,7 @@ class Denoiser(nn.Module):
         logit_BxyzE, lattices = cell_logits(first), self.config.gate.lattices
         for offset in lattices[1:]:
             logit_BxyzE += shifted_logits(lambda base: self.gate_logits(base)[1], base_BXYZ, offset)
-        return token_BxyzD, logit_BxyzE.div_(len(lattices)).softmax(-1)
+        return token_BxyzD, smoothed(logit_BxyzE.div_(len(lattices)), self.config.gate.smooth).softmax(-1)
 
     def forward(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
         """Posterior mean of the residual given x = residual + sigma noise; [B, X, Y, Z]."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import in_slabs
+from moediff.model.blocks import in_slabs, local_mean
 from moediff.model.encoder import COARSE
 
 CELL = 2  # voxels
@@ -29,18 +29,23 @@ class GateConfig:
         threshold: weights below this are dropped before the rest are renormalised, 0..0.5.
         lattices: where the lattices of patches begin that are read at inference, voxels: even numbers in 0..14, the
             first is 0. Their logits are averaged, so that an expert's border follows tissue and not patches.
+        smooth: how often logits are averaged over 3x3x3 cells at inference, 0..8, so that a border is no matter of
+            one cell.
     """
 
     experts: int = 4
     top_k: int = 2
     threshold: float = 0.1
     lattices: tuple[int, ...] = (0,)
+    smooth: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts <= 16:
             raise ConfigError(f"gate.top_k={self.top_k} must lie in 1..gate.experts={self.experts}, at most 16")
         if not 0 <= self.threshold <= 0.5:
             raise ConfigError(f"gate.threshold={self.threshold} must lie in 0..0.5")
+        if not 0 <= self.smooth <= 8:
+            raise ConfigError(f"gate.smooth={self.smooth} must lie in 0..8")
         if self.lattices[:1] != (0,) or not set(self.lattices) <= set(range(0, COARSE, CELL)):
             raise ConfigError(f"gate.lattices={list(self.lattices)} must be even numbers in 0..14, the first of them 0")
 
@@ -78,6 +83,13 @@ def shifted_logits(read: Callable[[Tensor], Tensor], base_BXYZ: Tensor, offset: 
     before, (x, y, z) = COARSE - offset, (n // CELL for n in base_BXYZ.shape[1:])
     logit_BxyzE = cell_logits(read(F.pad(base_BXYZ, (before, offset) * 3)))
     return logit_BxyzE[:, before // CELL :, before // CELL :, before // CELL :][:, :x, :y, :z]
+
+
+def smoothed(logit_BxyzE: Tensor, times: int) -> Tensor:
+    """Logits averaged so many times over the 3x3x3 cells around each, as far as the lattice goes."""
+    for _ in range(times):
+        logit_BxyzE = local_mean(logit_BxyzE, 1) / local_mean(torch.ones_like(logit_BxyzE[:1, ..., :1]), 1)
+    return logit_BxyzE
 
 
 def sparsify(weight_E: Tensor, top_k: int, threshold: float) -> Tensor:
