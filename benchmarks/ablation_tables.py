@@ -5,6 +5,7 @@ python benchmarks/ablation_tables.py runs/ablation        # writes ablation.md a
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from moediff.evaluation.regions import REGIONS
 
 Result = dict[str, Any]  # one network of one seed: name, cost, and a row per crop
-OURS, HALF = "experts", "experts half"
+OURS, PLAIN, HALF = "experts", "four plain views", "experts half"
 METRICS = ("psnr", "ssim", "haarpsi")
 INK = {"equal compute": "#0072b2", "equal parameters": "#d55e00"}  # colour-blind safe (Okabe & Ito)
 
@@ -43,9 +44,9 @@ def seeds_of(results: Sequence[Result], name: str) -> dict[int, Result]:
     return {found["seed"]: found for found in results if found["network"] == name}
 
 
-def gaps(results: Sequence[Result], rival: str, cases: Sequence[str]) -> dict[str, list[float]]:
+def gaps(results: Sequence[Result], rival: str, cases: Sequence[str], name: str = OURS) -> dict[str, list[float]]:
     """Experts minus a rival, seed by seed: every metric over `cases`, PSNR in every region."""
-    ours, theirs = seeds_of(results, OURS), seeds_of(results, rival)
+    ours, theirs = seeds_of(results, name), seeds_of(results, rival)
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     found = {key: [overall(a, key, cases) - overall(b, key, cases) for a, b in pairs] for key in METRICS}
     return found | {region: [in_region(a, region) - in_region(b, region) for a, b in pairs] for region in REGIONS}
@@ -67,8 +68,8 @@ def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
     """What each network is and costs: means over seeds."""
     lines = ["| network | seeds | parameters | kFLOP a voxel | time over experts' | steps | PSNR | SSIM | HaarPSI |",
              "|---" * 9 + "|"]  # fmt: skip
-    for name in (OURS, *INK):
-        own = seeds_of(results, name)
+    for name in (OURS, PLAIN, *INK):
+        own = {seed: found for seed, found in seeds_of(results, name).items() if "us" in found}
         if not own:
             continue
 
@@ -83,14 +84,14 @@ def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
 
 
 def gap_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
-    """Experts against both rivals: mean over seeds, and each."""
-    lines = [f"| experts minus | PSNR, dB | SSIM | HaarPSI | {' | '.join(f'{r}, dB' for r in REGIONS)} |",
+    """Experts, with views of their own and without, against both rivals: mean over seeds, and each."""
+    lines = [f"| gain | PSNR, dB | SSIM | HaarPSI | {' | '.join(f'{r}, dB' for r in REGIONS)} |",
              "|---" * (4 + len(REGIONS)) + "|"]  # fmt: skip
-    for rival in INK:
-        if seeds_of(results, rival):
-            found = gaps(results, rival, cases)
+    for name, rival in itertools.product((OURS, PLAIN), INK):
+        if seeds_of(results, rival) and seeds_of(results, name):
+            found = gaps(results, rival, cases, name)
             cells = [told(found[key], 2 if key not in METRICS[1:] else 4) for key in (*METRICS, *REGIONS)]
-            lines.append(f"| {rival} | {' | '.join(cells)} |")
+            lines.append(f"| {name} minus {rival} | {' | '.join(cells)} |")
     return lines
 
 
@@ -151,7 +152,7 @@ def draw(results: Sequence[Result], cases: Sequence[str], path: Path) -> None:
 def write(out: Path, cases: Sequence[str], teachers: Sequence[str], designs: Sequence[str]) -> str:
     """Write ablation.md and ablation.png into the folder of a run; returns the tables."""
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    tried = design_table(results, cases, (HALF, "equal compute", OURS, *designs))
+    tried = design_table(results, cases, (HALF, "equal compute", OURS, PLAIN, *designs))
     parts = cost_table(results, cases), gap_table(results, cases), teacher_table(results, cases, teachers), tried
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     (out / "ablation.md").write_text(text, encoding="utf-8")

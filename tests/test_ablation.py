@@ -113,5 +113,5 @@ def test_tables_and_figure_are_written(scripts, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(found))
     text = scripts.ablation_tables.write(tmp_path, ("val",), ("experts", "no teacher"), ())
     assert (tmp_path / "ablation.md").read_text() == text and (tmp_path / "ablation.png").stat().st_size > 5000
-    assert "| equal compute | -0.10 (-0.10, -0.10) |" in text  # 26.1 against 26.2
+    assert "| experts minus equal compute | -0.10 (-0.10, -0.10) |" in text  # 26.1 against 26.2
     assert "| no teacher | 0.60 | 0.10-0.40 | 26.40 |" in text
