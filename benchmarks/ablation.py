@@ -115,14 +115,6 @@ def main() -> None:
     for seed in range(args.seeds):
         main_ones = [row for row in found if row["seed"] == seed and row["network"] in COMPARED]
         timed(main_ones, held_out, args)
-            [
-                row
-                for row in found
-                if row["seed"] == seed and row["network"] in ("experts", "four plain views", *RIVALS)
-            ],
-            held_out,
-            args,
-        )
     found += compared({name: design for name, design in TEACHERS.items() if name != "experts"}, 0, held_out, args)
     for wanted, more in ((args.designs, DESIGNS), (args.search, SEARCH)):
         found += compared(more, 0, held_out, args) if wanted else []
