@@ -31,7 +31,7 @@ from moediff.evaluation.haar import haarpsi
 from moediff.evaluation.metrics import data_range, head_mask, psnr
 from moediff.evaluation.similarity import gmsd
 from moediff.evaluation.spectrum import radial_spectral_distance, taper
-from moediff.inference.engine import Enhancer
+from moediff.inference.engine import Enhancer, nothing, whole
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiles import Frame, frame
 from moediff.memory import keep_memory
@@ -118,9 +118,7 @@ class Case:
 
     def result(self, residual: Tensor) -> Volume:
         """The whole scan for a residual of the head, consistent with the measurement."""
-        from moediff.inference.engine import _whole
-
-        return self.prepared.undo(_whole(residual, self.prepared, self.head, self.options))
+        return self.prepared.undo(whole(self.head.place(residual, nothing(self.prepared)), self.prepared, self.options))
 
     def sharpness(self, data_XYZ: Tensor) -> float:
         """Without a reference."""

@@ -142,17 +142,17 @@ class Enhancer:
             total, square = total + drawn, square + drawn.square()
         if count > 1:
             deviation = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
-            spread_XYZ = head.place(deviation, _nothing(prepared))
+            spread_XYZ = head.place(deviation, nothing(prepared))
         if mean_XYZ is None:
-            mean_XYZ = head.place(total / count, _nothing(prepared))
-        return _whole(mean_XYZ, prepared, options), spread_XYZ
+            mean_XYZ = head.place(total / count, nothing(prepared))
+        return whole(mean_XYZ, prepared, options), spread_XYZ
 
     def _each(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> list[Tensor]:
         """The scaled result of every expert alone."""
         results = []
         for index, name in enumerate(self._names()):
             mean_XYZ, _ = self._mean(prepared, head, options, partial(report, 0.95, f"{name} alone"), alone=index)
-            results.append(_whole(mean_XYZ, prepared, options))
+            results.append(whole(mean_XYZ, prepared, options))
         return results
 
     def _mean(
@@ -165,7 +165,7 @@ class Enhancer:
             before_each()
             view = frame(self.bundle.denoiser, mirrored(prepared, axes), sparse=options.sparse) if axes else head
             view = view if alone is None else view.alone(alone)
-            found = [view.place(part, _nothing(prepared)) for part in self._posterior_mean(view, options)]
+            found = [view.place(part, nothing(prepared)) for part in self._posterior_mean(view, options)]
             found = [part.flip(axes) for part in found] if axes else found
             total = [so_far.add_(part) for so_far, part in zip(total, found, strict=True)] if total else found
         mean, error = (part.div_(options.mirrors) if options.mirrors > 1 else part for part in total)
@@ -248,12 +248,12 @@ class Enhancer:
         return Enhanced(volume, maps, None, self._names(), loaded, record, each)
 
 
-def _nothing(prepared: Prepared) -> Tensor:
+def nothing(prepared: Prepared) -> Tensor:
     """Zero on the whole target grid, in the room of one number."""
     return torch.zeros(()).expand(prepared.grid.shape)
 
 
-def _whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> Tensor:
+def whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> Tensor:
     """The residual (overwritten) put on the interpolated scan, consistent with the measurement."""
     result = residual_XYZ.add_(prepared.base_XYZ)
     result.clamp_(min=min(float(prepared.source.data_XYZ.min()), 0.0))
