@@ -8,7 +8,7 @@ Axes: X Y Z voxels of the target grid, RAS+.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -127,7 +127,7 @@ def prepare(
     )
 
 
-def mirrored(prepared: Prepared, axes: Sequence[int]) -> Prepared:
+def mirrored(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
     """The same scan as if source and target had been mirrored along these axes before anything was done.
 
     `undo_axes` stays the unmirrored scan's: flip a result back before it is used. The measured slices are read again,
