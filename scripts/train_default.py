@@ -117,9 +117,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 *(runs / name / "bundle" for name in recipe.stages[number - 2 : number]), runs / "average" / "bundle"
             )
         code = run_stage(stage, args, None if share is None else share * (configs[stage].minutes or 0.0))
-        if (runs / stage / "losses.csv").is_file():
-            stages = [runs / name for name in recipe.stages[: number + 1]]
-            draw([read_stage(run) for run in stages if (run / "losses.csv").is_file()], runs / "training.svg")
+        begun = [runs / name for name in recipe.stages if (runs / name / "losses.csv").is_file()]
+        if begun:
+            draw([read_stage(run) for run in begun], runs / "training.svg")
         if code:
             return code
     last = recipe.stages[-1]
