@@ -62,7 +62,7 @@ def _columns(path: Path, known: Sequence[str]) -> list[str]:
     with path.open(newline="", encoding="utf-8") as handle:
         there = next(csv.reader(handle), [])
         if set(known) <= set(there):
-            return there or list(known)
+            return there
         handle.seek(0)
         rows = list(csv.DictReader(handle))
     columns = sorted({*there, *known})

@@ -136,7 +136,7 @@ def steady_loss(logit_BxyzE: Tensor, other_BxyzE: Tensor, offset: Sequence[int])
     """How far two readings of a patch differ, the second from tokens that begin `offset` voxels later on each axis.
 
     Each reading is the other's target, so that neither is drawn to what is wrong with one lattice only; compared where
-    both know, on every second voxel. At most the largest logit (30).
+    both know, on every second voxel. At most about twice the largest logit (60).
     """
     fine = [_to_voxels(logit) for logit in (logit_BxyzE, other_BxyzE)]
     x, y, z = (slice(at, at + n) for at, n in zip(offset, fine[1].shape[2:], strict=True))

@@ -96,7 +96,7 @@ def _lesion(
     at_abc3 = torch.stack(torch.meshgrid(x, y, z, indexing="ij"), -1)
     far = (at_abc3 @ turn / axes).square().sum(-1).sqrt()
     wave, phase = torch.randn(3, 3, generator=rng), torch.rand(3, generator=rng) * math.tau
-    # Waves of a few radii across the direction from the centre bend the outline without tearing it.
+    # Slow waves over the directions from the centre bend the outline without tearing it.
     direction = at_abc3 / at_abc3.norm(dim=-1, keepdim=True).clamp_min(1e-3)
     outline = 1 + bumps * torch.sin(2 * direction @ wave + phase).mean(-1)
     return box, torch.sigmoid((outline - far) * radius / (0.5 * edge)).where(far < 3, torch.zeros(()))
