@@ -32,8 +32,8 @@ Result = dict[str, Any]  # one network of one seed: name, cost, and a row per cr
 HALF = uniform(160)  # the first half, from eight persons and four label maps
 GOING_ON = uniform(160, "experts half")  # "equal compute"
 EXPERTS = Design(top_k=1, expert=0.0, probe_every=4)
-WITHOUT = {"region": 0.0, "agreement": 0.0, "balance": 0.0}
-TEACHERS = {
+WITHOUT: dict[str, Any] = {"region": 0.0, "agreement": 0.0, "balance": 0.0}
+TEACHERS: dict[str, Design] = {
     "experts": EXPERTS,
     "no teacher": replace(EXPERTS, **WITHOUT),
     "regions only": replace(EXPERTS, **{**WITHOUT, "region": EXPERTS.region}),
@@ -43,7 +43,7 @@ TEACHERS = {
 COMPARED = ("experts", "four plain views", "equal compute", "equal parameters")
 BALANCED = TEACHERS["balance only"]  # the one teacher that does not say how many experts there are
 SMALL = TrunkConfig(width=16, deep_width=32)  # a quarter of the operations: where capacity is short
-DESIGNS = {
+DESIGNS: dict[str, Design] = {
     "first design": Design(),
     "top 2 light": Design(expert=0.1, probe_every=4),
     "only experts learn": replace(EXPERTS, agreement=0.0, only=("experts", "gate")),
@@ -55,7 +55,7 @@ DESIGNS = {
     "small experts": replace(EXPERTS, width=64, trunk=SMALL, after="small uniform half"),
     "small uniform": uniform(64, "small uniform half", SMALL),
 }
-SEARCH = {  # how one uniform denoiser is trained
+SEARCH: dict[str, Design] = {  # how one uniform denoiser is trained
     "with gradient term": replace(GOING_ON, gradient=1.0),
     "average over 50 steps": replace(GOING_ON, ema=0.98),
     "average over 200 steps": replace(GOING_ON, ema=0.995),

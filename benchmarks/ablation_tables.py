@@ -161,6 +161,7 @@ def write(out: Path, cases: Sequence[str], teachers: Sequence[str], designs: Seq
 
 
 if __name__ == "__main__":
-    from ablation import DESIGNS, SEARCH, TEACHERS, VAL
+    import ablation
+    from ablation_judging import VAL
 
-    print(write(Path(sys.argv[1]), VAL, tuple(TEACHERS), (*DESIGNS, *SEARCH)))
+    print(write(Path(sys.argv[1]), VAL, tuple(ablation.TEACHERS), (*ablation.DESIGNS, *ablation.SEARCH)))

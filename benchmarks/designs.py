@@ -32,7 +32,7 @@ from moediff.model.denoiser import (
     make_condition,
 )
 from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import PatchSource
+from moediff.training.dataset import Batch, PatchSource
 from moediff.training.heads import load_heads
 from moediff.training.kept import ScanSource
 from moediff.training.losses import LossConfig
@@ -175,7 +175,7 @@ def sources(folder: str, names: tuple[str, ...]) -> list[ScanSource]:
     return [ScanSource(path=f"{folder}/{n}.nii.gz", spacing_mm=spacing.get(n, ())) for n in names]
 
 
-def gains(denoiser: Denoiser, batches: dict[str, list]) -> dict[str, float]:
+def gains(denoiser: Denoiser, batches: dict[str, list[Batch]]) -> dict[str, float]:
     """Mean PSNR gain over the network's starting point, per recipe."""
     result = {}
     for name, items in batches.items():
@@ -216,10 +216,10 @@ def train(name: str, data: PatchSource, seconds: float, seed: int, rate: float) 
 def nanoseconds_a_voxel(denoiser: Denoiser) -> float:
     """CPU time of one evaluation, encoder and gate included, at its best of five."""
     base, times = torch.rand(1, 96, 96, 96), []
-    positions = tuple(torch.linspace(0, 95 / ratio, 96)[None] for ratio in (1, 1, 5))
+    x, y, z = (torch.linspace(0, 95 / ratio, 96)[None] for ratio in (1, 1, 5))
     for _ in range(5):
         start = time.process_time()
-        condition = make_condition(denoiser, (base, torch.stack([base, base], 1)), positions, torch.tensor([0.01]))
+        condition = make_condition(denoiser, (base, torch.stack([base, base], 1)), (x, y, z), torch.tensor([0.01]))
         denoiser(torch.zeros_like(base), torch.tensor([1.0]), condition)
         times.append(time.process_time() - start)
     return min(times) / base.numel() * 1e9

@@ -41,6 +41,7 @@ from moediff.evaluation.operations import counting
 from moediff.evaluation.stopwatch import run_measured
 from moediff.inference import engine
 from moediff.inference.options import MODES, EnhanceOptions
+from moediff.inference.tiles import denoise_tiled, frame
 from moediff.memory import keep_memory
 from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import make_condition
@@ -111,18 +112,18 @@ class Watch:
 
     def put(self, *, count: bool) -> None:
         """Replace `frame` (encoder, gate) and `denoise_tiled` (an evaluation) in the engine."""
-        read, evaluate = engine.frame, engine.denoise_tiled
+        read, evaluate = frame, denoise_tiled
 
-        def frame(*args: Any, **options: Any) -> Any:
+        def read_head(*args: Any, **options: Any) -> Any:
             found = self.through(count, read, args, options)
             self.foreground = int(found.inside_BXYZ.sum())
             return found
 
-        def denoise_tiled(*args: Any, **options: Any) -> Any:
+        def denoised(*args: Any, **options: Any) -> Any:
             self.evaluations += 1
             return self.through(count, evaluate, args, options)
 
-        engine.frame, engine.denoise_tiled = frame, denoise_tiled
+        vars(engine).update(frame=read_head, denoise_tiled=denoised)
 
     def through(self, count: bool, call: Callable[..., Any], args: Sequence[Any], options: dict[str, Any]) -> Any:
         """One call, timed or counted."""
@@ -167,7 +168,7 @@ def alone(*job: Any) -> dict[str, Any]:
 
 def row(side: str, source: Path, mode: str, threads: int, *, clock: str, counted: dict[str, Any]) -> dict[str, Any]:
     """One line of the table."""
-    found = {"side": "x".join(map(str, SIDES[side][0])), "mode": mode, "threads": threads}
+    found: dict[str, Any] = {"side": "x".join(map(str, SIDES[side][0])), "mode": mode, "threads": threads}
     found |= whole(source, mode, threads) | alone(source, mode, threads, clock, False)
     found["gflop"] = counted["gflop"]
     each = found["foreground_voxels"] * found["evaluations"]

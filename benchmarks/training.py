@@ -1,6 +1,7 @@
 """Where the time of a training step goes: voxels a second, and the share of every part.
 
     python benchmarks/training.py [--device cuda] [--config configs/default.toml] [--batch 12 --patch 32] [--steps 10]
+    python benchmarks/training.py --precision bfloat16   # where the processor multiplies bfloat16 fast
 
 Patches are cut from a phantom, so anyone can run it; what is drawn, the network and the losses are the configuration's.
 Parts are timed one after the other, each to its end (a GPU is waited for), so their sum is the time of a step without
@@ -43,7 +44,7 @@ class Clock:
     """Adds up the time of named parts, outermost first."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.total = device, defaultdict(float)
+        self.device, self.total = device, defaultdict[str, float](float)
 
     def now(self) -> float:
         """Seconds; on a GPU after everything that was asked of it."""
@@ -89,7 +90,7 @@ def parts_of_steps(trainer: Trainer, source: PatchSource, batch: int, steps: int
                 setattr(dataset, name, clock.wrapped(name, call))
         with clock.part("examples"):
             drawn = source.batch(step, batch).to(clock.device)
-        with clock.part("forward"), trainer.accelerator.autocast():
+        with clock.part("forward"), trainer.autocast():
             loss, _ = batch_loss(state.denoiser, drawn, Draws(config.model.process, rng_for(0, step)), config.loss)
         with clock.part("backward"):
             state.optimiser.zero_grad()
@@ -119,7 +120,8 @@ def overlapped(trainer: Trainer, source: PatchSource, batch: int, steps: int, wo
 
 def measured(config: TrainConfig, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One batch and patch size."""
-    trainer = Trainer(replace(config, out=args.out, start=None, device=args.device, minutes=None, phases=()))
+    own = {"out": args.out, "device": args.device, "precision": args.precision}
+    trainer = Trainer(replace(config, start=None, minutes=None, phases=(), **own))
     head = phantom().to(torch.device("cpu") if args.examples == "cpu" else device)
     source = PatchSource(
         heads=[head], patch=args.patch, seed=0, settings=config.model.prepare, ranges=config.recipes,
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parent.parent / "configs/default.toml")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--examples", choices=["device", "cpu"], default="device", help="where examples are made")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--patch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
@@ -165,7 +168,7 @@ def main() -> None:
     args.workers = args.workers if args.workers is not None else (os.cpu_count() or 1) // 2 if on_cuda else 0
     row = measured(load_config(args.config), args, torch.device(args.device))
     name = torch.cuda.get_device_name() if on_cuda else f"CPU, {args.threads} thread(s)"
-    row |= {"device": name, "torch": torch.__version__, "workers": args.workers}
+    row |= {"device": name, "precision": args.precision, "torch": torch.__version__, "workers": args.workers}
     print(json.dumps(row, indent=1))
     if args.json:
         args.json.write_text(json.dumps(row, indent=1))

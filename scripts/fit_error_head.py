@@ -80,7 +80,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config, bundle = load_config(args.config), load_bundle(args.bundle, device)
     denoiser, sigma = bundle.denoiser, bundle.config.process.sigma_max * bundle.config.denoiser.sigma_data
-    heads = load_heads(config.scans, args.data or Path(config.data), config.seed, config.heads and Path(config.heads))
+    keep = None if config.heads is None else Path(config.heads)
+    heads = load_heads(config.scans, args.data or Path(config.data), config.seed, keep)
     source = PatchSource(
         heads=[head.to(device) for head in heads], patch=config.patch, seed=SEED,
         settings=bundle.config.prepare, ranges=config.recipes, augment=config.augment,

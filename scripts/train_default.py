@@ -113,9 +113,8 @@ def main(words: Sequence[str] | None = None) -> int:
     share = None if args.minutes is None else args.minutes / sum(config.minutes or 0.0 for config in configs.values())
     for number, stage in enumerate(recipe.stages):
         if stage == recipe.from_average:
-            average(
-                *(runs / name / "bundle" for name in recipe.stages[number - 2 : number]), runs / "average" / "bundle"
-            )
+            one, other = (runs / name / "bundle" for name in recipe.stages[number - 2 : number])
+            average(one, other, runs / "average" / "bundle")
         code = run_stage(stage, args, None if share is None else share * (configs[stage].minutes or 0.0))
         begun = [runs / name for name in recipe.stages if (runs / name / "losses.csv").is_file()]
         if begun:

@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from moediff.model.blocks import FULL, LINE, PLANE, SLAB_BYTES, Conv, from_lattice, local_mean, slabs, to_lattice
+from moediff.model.blocks import (
+    FULL,
+    LINE,
+    PLANE,
+    SLAB_BYTES,
+    Conv,
+    attended,
+    from_lattice,
+    local_mean,
+    slabs,
+    to_lattice,
+)
 from moediff.model.denoiser import Condition, Trunk, TrunkConfig
 
 
@@ -77,3 +88,17 @@ def test_a_trunk_looks_no_further_than_it_says():
     reach = 2 * int((touched.nonzero() - 24).abs().amax())
     assert reach <= config.reach_voxels <= reach + 16  # experts look three cells further
     assert replace(config, blocks_deep=3).reach_voxels == config.reach_voxels + 4
+
+
+def test_attention_on_a_cpu_is_worked_out_in_float32():
+    q, k, v = (torch.randn(2, 3, 9, 8, requires_grad=True) for _ in "qkv")
+    bias = torch.randn(3, 9, 9)
+    exact = attended(q, k, v, bias)
+    with torch.autocast("cpu", torch.bfloat16):  # which would take it back to bfloat16
+        rough = attended(*(part.bfloat16() for part in (q, k, v)), bias)
+    rounded = attended(*(part.bfloat16().float() for part in (q, k, v)), bias)
+    assert rough.dtype == torch.bfloat16 and exact.dtype == torch.float32
+    assert torch.equal(rough, rounded.bfloat16())
+    assert not torch.equal(attended(q, k, v), exact)
+    gradient = torch.autograd.grad(rough.float().sum(), v)[0]
+    assert_close(gradient, torch.autograd.grad(exact.sum(), v)[0], atol=0.05, rtol=0.05)

@@ -230,3 +230,16 @@ def test_a_steady_gate_is_a_term_of_its_own_and_teaches_encoder_and_gate(config)
     steadiness(denoiser, base, denoiser.gate_logits(base)[1], rng_for(0)).backward()
     taught = {name.split(".")[0] for name, p in denoiser.named_parameters() if p.grad is not None and p.grad.any()}
     assert taught == {"encoder", "gate"}
+
+
+def test_precision_reaches_the_layers_and_leaves_the_weights(config):
+    seen, results = [], []
+    for precision in ("auto", "float32", "bfloat16"):
+        trainer = Trainer(replace(config, precision=precision))
+        look = trainer.state.denoiser.trunk.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+        assert math.isfinite(trainer.step(batch_of(0.05))["loss"])
+        look.remove()
+        assert all(value.dtype == torch.float32 for value in weights(trainer))
+        results.append(weights(trainer))
+    assert seen == [torch.float32, torch.float32, torch.bfloat16]
+    assert equal(results[0], results[1]) and not equal(results[1], results[2])

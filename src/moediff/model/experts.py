@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.errors import ConfigError
-from moediff.model.blocks import from_lattice, in_slabs, local_mean, to_lattice
+from moediff.model.blocks import attended, from_lattice, in_slabs, local_mean, to_lattice
 
 WINDOW = 4  # cells; the reach of the junction expert's attention
 CHUNK_ROWS = 8192  # rows of one matrix product: activations stay in cache
@@ -66,7 +66,7 @@ class WindowAttention(nn.Module):
         windows = to_lattice(self.qkv(h_BxyzC), WINDOW)
         lattice = windows.shape[:4]
         q, k, v = windows.reshape(-1, 1, WINDOW**3, 3, self.out.in_features).unbind(-2)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attended(q, k, v)
         return self.out(from_lattice(mixed.reshape(*lattice, -1), WINDOW))
 
 

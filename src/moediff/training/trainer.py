@@ -93,7 +93,8 @@ class Trainer:
         self.out = Path(config.out)
         self.origin: dict[str, Any] = {}
         on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # one setting a process: ours is `autocast`
+        self.half = config.precision == "bfloat16" or (config.precision == "auto" and not on_cpu)
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
         denoiser, average = Denoiser(config.model.denoiser), Denoiser(config.model.denoiser)
         if config.start:
@@ -167,6 +168,10 @@ class Trainer:
                     self._save()
                 self.pause.leave(state.step, self.progress())
 
+    def autocast(self) -> torch.autocast:
+        """The precision that the configuration asks for, for the forward pass."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half)
+
     def progress(self) -> float:
         """Share of the run that is done, 0..1."""
         share = self.state.step / self.config.steps
@@ -183,7 +188,7 @@ class Trainer:
             group["lr"] = rate
         batch = batch.to(self.accelerator.device)
         rng = rng_for(config.seed, "step", state.step)
-        with self.accelerator.autocast():
+        with self.autocast():
             draws = Draws(config.model.process, rng, self.rank, self.processes)
             probe = config.loss.probes(state.step)
             loss, parts = batch_loss(state.denoiser, batch, draws, config.loss, probe=probe)
