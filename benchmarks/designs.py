@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from short_runs import descend
 from torch import Tensor, nn
 
 from moediff.config import rng_for
@@ -36,7 +36,6 @@ from moediff.training.dataset import Batch, PatchSource
 from moediff.training.heads import load_heads
 from moediff.training.kept import ScanSource
 from moediff.training.losses import LossConfig
-from moediff.training.optimiser import Muon
 from moediff.training.step import Draws, batch_loss
 from moediff.volume.prepare import PrepareSettings
 
@@ -194,22 +193,12 @@ def gains(denoiser: Denoiser, batches: dict[str, list[Batch]]) -> dict[str, floa
 def train(name: str, data: PatchSource, seconds: float, seed: int, rate: float) -> tuple[Denoiser, int]:
     torch.manual_seed(seed)
     denoiser = DESIGNS[name]()
-    mean = torch.optim.swa_utils.AveragedModel(denoiser, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.95))
-    optimiser = Muon(denoiser.parameters(), lr=rate, weight_decay=1e-3)
-    used, step, rng = 0.0, 0, rng_for(seed, "train")
-    while used < seconds:
-        batch = data.batch(step, 4)  # drawing is the same for all designs and not counted
-        start = time.process_time()
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, used / seconds)))
-        loss, _ = batch_loss(denoiser, batch, Draws(ProcessConfig(), rng), LossConfig())
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimiser.step()
-        mean.update_parameters(denoiser)
-        used, step = used + time.process_time() - start, step + 1
-    return mean.module, step  # type: ignore[return-value]
+    rng = rng_for(seed, "train")
+
+    def loss_of(network: Denoiser, batch: Batch) -> Tensor:
+        return batch_loss(network, batch, Draws(ProcessConfig(), rng), LossConfig())[0]
+
+    return descend(denoiser, lambda step: data.batch(step, 4), loss_of, seconds=seconds, rate=rate)
 
 
 @torch.no_grad()
