@@ -3,7 +3,7 @@
     python benchmarks/specialists.py --data ../shared/data [--minutes 3] [--sizes tiny,small] [--seed 0]
 
 One denoiser learns from synthetic scans of label maps. From there it goes on for all regions ("everywhere"), or for
-one: its loss then counts voxels of that region alone, its patches lie around such voxels, and all its layers are its own.
+one: its loss then counts voxels of that region alone, its patches lie around such voxels, all its layers are its own.
 Each takes as long, so the four specialists together get four times the training and the parameters, at one denoiser's
 operations a voxel, and the true regions say who works where. No gate over these regions can do better by routing, so
 what this shows bounds what it can. Judged on patches of label maps kept out of training, without data consistency.
