@@ -123,8 +123,9 @@ def test_half_precision_on_a_processor(scan, enhance):
         out = scan.with_name(f"{name}.nii.gz")
         assert enhance("--dtype", name, "-o", str(out))[0] == 0
         results.append(load(out).volume.data_XYZ)
+        assert json.loads(scan.with_name(f"{name}.json").read_text())["dtype"] == name
     gap = (results[0] - results[1]).square().mean().sqrt() / results[0].max()
-    assert 0 < float(gap) < 0.005
+    assert 0 < float(gap) < 5e-4
 
 
 @pytest.mark.fault(48)

@@ -70,7 +70,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--dicom-out", type=Path, metavar="FOLDER", help="write a new DICOM series too (DICOM input only)")
     add("--bundle", type=Path, help="model folder (default: the embedded weights)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"))
+    add(
+        "--dtype", default="float32", choices=("float32", "bfloat16"),
+        help="what the network computes in (default float32): bfloat16 is 1.6 times as fast where a processor has it",
+    )  # fmt: skip
     add("--threads", type=int, help="CPU threads")
     add("--seed", type=int, default=0)
     add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")

@@ -24,6 +24,7 @@ from moediff.inference.checks import doubts
 from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, residual, summary
 from moediff.inference.familiar import strange, strangeness
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
+from moediff.inference.hardware import device_named, dtype_named, slow_precision
 from moediff.inference.maps import maps_of, spread_summary
 from moediff.inference.options import MIRRORS, Enhanced, EnhanceOptions, Maps
 from moediff.inference.record import record_of
@@ -39,7 +40,6 @@ from moediff.volume.volume import Grid, Volume
 Progress = Callable[[float, str], None]
 Source = Path | str | Volume | Any  # Any: a nibabel image
 MAX_THREADS = 1024  # OpenMP ends the process without a word where it cannot start so many
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Enhancer:
@@ -68,9 +68,7 @@ class Enhancer:
             if not 1 <= threads <= MAX_THREADS:
                 raise ConfigError(f"threads is {threads}, expected 1 to {MAX_THREADS}: choose about as many as cores")
             torch.set_num_threads(threads)
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype {dtype!r} is unknown; choose from {', '.join(DTYPES)}")
-        self.device, self.dtype = _device(device), DTYPES[dtype]
+        self.device, self.dtype = device_named(device), dtype_named(dtype)
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, self.device)
 
     @torch.no_grad()
@@ -101,12 +99,11 @@ class Enhancer:
         near = aligned_grid(loaded.volume.grid, goal)
         prepared = prepare(loaded.volume, near, self.bundle.config.prepare)
         ready = time.perf_counter()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            head = frame(self.bundle.denoiser, prepared, sparse=options.sparse)
-            score = strangeness(head, self.bundle.config.familiar)
-            prepared = replace(prepared, slices_NXYZ=torch.empty(0))  # the frame holds the part that is read
-            scans = self._results(prepared, head, options, report)
-            each = self._each(prepared, head, options, report) if options.each_expert else None
+        head = self._read(prepared, options)
+        score = strangeness(head, self.bundle.config.familiar)
+        prepared = replace(prepared, slices_NXYZ=torch.empty(0))  # the frame holds the part that is read
+        scans = self._results(prepared, head, options, report)
+        each = self._each(prepared, head, options, report) if options.each_expert else None
         report(0.95, "finishing")
         timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
         head = head.weights_only()
@@ -114,6 +111,14 @@ class Enhancer:
         if each is None:
             return finished
         return replace(finished, each_XYZE=torch.stack([land(prepared.undo(e), goal).data_XYZ for e in each], -1))
+
+    def _autocast(self) -> torch.autocast:
+        """For the network alone: what comes before and after it needs float32 (data consistency above all)."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _read(self, prepared: Prepared, options: EnhanceOptions) -> Frame:
+        with self._autocast():
+            return frame(self.bundle.denoiser, prepared, sparse=options.sparse)
 
     def _results(
         self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress
@@ -163,7 +168,7 @@ class Enhancer:
         total: list[Tensor] = []
         for axes in MIRRORS[: options.mirrors]:
             before_each()
-            view = frame(self.bundle.denoiser, mirrored(prepared, axes), sparse=options.sparse) if axes else head
+            view = self._read(mirrored(prepared, axes), options) if axes else head
             view = view if alone is None else view.alone(alone)
             found = [view.place(part, nothing(prepared)) for part in self._posterior_mean(view, options)]
             found = [part.flip(axes) for part in found] if axes else found
@@ -195,7 +200,8 @@ class Enhancer:
         budget = options.memory_mb * 2**20
         while True:
             try:
-                return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget, error=error).float()
+                with self._autocast():
+                    return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget, error=error).float()
             except (RuntimeError, MemoryError) as fault:
                 if not ran_out(fault):
                     raise
@@ -218,17 +224,25 @@ class Enhancer:
             uncertainty = land(plain, goal)
         acquisition = assumed_acquisition(prepared)
         gap = discrepancy(result, prepared, acquisition)
-        record = record_of(self.bundle, self.device, loaded, goal, options)
+        record = self._record(loaded, goal, options)
         record |= {
             "timings": timings,
             "data_consistency": summary(gap, prepared, acquisition),
             "strangeness": score,
-            "warnings": [*loaded.warnings, *doubts(prepared), *strange(score)],
+            "warnings": [
+                *loaded.warnings,
+                *doubts(prepared),
+                *strange(score),
+                *slow_precision(self.device, self.dtype),
+            ],
         }
         if spread is not None:
             record["uncertainty_over_range"] = spread_summary(spread, prepared)
         volume, maps = land(prepared.undo(result), goal), maps_of(loaded, goal, prepared, head)
         return Enhanced(volume, maps, uncertainty, self._names(), loaded, record, residual=residual(gap, prepared))
+
+    def _record(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> dict[str, Any]:
+        return record_of(self.bundle, (self.device, self.dtype), loaded, goal, options)
 
     def _names(self) -> tuple[str, ...]:
         return tuple(NAMES[view] for view in self.bundle.config.denoiser.experts.views)
@@ -236,7 +250,7 @@ class Enhancer:
     def _passed(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> Enhanced:
         """Nothing to sharpen: the input on the target grid, with a warning."""
         volume = resample(loaded.volume, goal)
-        record = record_of(self.bundle, self.device, loaded, goal, options)
+        record = self._record(loaded, goal, options)
         record["uncertainty"] = "none"
         record["warnings"] = [
             *loaded.warnings,
@@ -258,19 +272,6 @@ def whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> 
     result = residual_XYZ.add_(prepared.base_XYZ)
     result.clamp_(min=min(float(prepared.source.data_XYZ.min()), 0.0))
     return correct(result, prepared, assumed_acquisition(prepared)) if options.consistency else result
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    kind, _, number = name.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise ConfigError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
-    if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
-    return torch.device(name)
 
 
 def read_source(source: Source) -> Loaded:

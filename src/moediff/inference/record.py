@@ -14,9 +14,10 @@ from moediff.volume.volume import Grid
 
 
 def record_of(
-    bundle: Bundle, device: torch.device, loaded: Loaded, goal: Grid, options: EnhanceOptions
+    bundle: Bundle, where: tuple[torch.device, torch.dtype], loaded: Loaded, goal: Grid, options: EnhanceOptions
 ) -> dict[str, Any]:
-    """Software, weights, settings and grids."""
+    """Software, weights, settings and grids; `where` is the network's device and precision."""
+    device, dtype = where
     return {
         "software": f"moediff-sr {__version__}",
         "notice": RESEARCH_ONLY,
@@ -34,6 +35,7 @@ def record_of(
         "output_shape": list(goal.shape),
         "output_spacing_mm": [round(s, 5) for s in goal.spacing_mm],
         "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
     }
 
 

@@ -93,7 +93,8 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
         ("Corrected towards the measurement", {True: "yes", False: "no"}.get(record.get("consistency", ""), "")),
         ("Uncertainty", record.get("uncertainty", "") if isinstance(record.get("uncertainty"), str) else ""),
         ("Warnings", "none" if warnings == [] else ""),  # others stand at the top
-        ("Time", _seconds(record)), ("Device", record.get("device", "")), ("Software", record.get("software", "")),
+        ("Time", _seconds(record)), ("Device", record.get("device", "")),
+        ("Precision of the network", record.get("dtype", "")), ("Software", record.get("software", "")),
     ]  # fmt: skip
     return [(what, one_line(value)) for what, value in rows if value != ""]
 

@@ -1,0 +1,58 @@
+"""Where the network runs and in which precision: names users give, and what a processor is fast at."""
+
+from __future__ import annotations
+
+import torch
+
+from moediff.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SLOW_HERE = (
+    "this processor has no instructions for bfloat16, so it is slower here than float32 and less exact: "
+    "leave --dtype out"
+)
+
+
+def device_named(name: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:N" means here.
+
+    Raises:
+        ConfigError: an unknown name, or a device that is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ConfigError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    return torch.device(name)
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The precision that layers compute in.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is unknown; choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def fast_at_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by instructions of its own; True where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        known = torch.cpu.get_capabilities()  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):  # an older torch
+        return True
+    return any(bool(known[name]) for name in known if name.endswith("bf16"))
+
+
+def slow_precision(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """A warning where the precision asked for does not pay."""
+    return (SLOW_HERE,) if dtype == torch.bfloat16 and not fast_at_bfloat16(device) else ()

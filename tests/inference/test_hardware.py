@@ -1,0 +1,69 @@
+"""Names of devices and precisions, and what a processor is fast at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moediff.errors import ConfigError
+from moediff.inference.engine import Enhancer
+from moediff.inference.hardware import SLOW_HERE, device_named, dtype_named, fast_at_bfloat16
+from moediff.volume.volume import Volume
+
+CPU = torch.device("cpu")
+
+
+def test_names_are_taken_or_refused_with_the_choices():
+    assert device_named("cpu") == CPU and dtype_named("bfloat16") == torch.bfloat16
+    with pytest.raises(ConfigError, match="device 'gpu' is unknown; choose auto, cpu, cuda or cuda:N"):
+        device_named("gpu")
+    with pytest.raises(ConfigError, match="torch sees 0 CUDA devices; use cpu"):
+        device_named("cuda:99") if not torch.cuda.is_available() else pytest.skip("a CUDA device is here")
+    with pytest.raises(ConfigError, match="dtype 'half' is unknown; choose from float32, bfloat16"):
+        dtype_named("half")
+
+
+@pytest.mark.parametrize(
+    ("told", "fast"),
+    [({"avx512_bf16": True, "amx_bf16": False}, True), ({"avx512_bf16": False, "avx2": True}, False), ({}, False)],
+)
+def test_a_processor_says_what_it_is_fast_at(told, fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+    assert fast_at_bfloat16(CPU) is fast
+
+
+def test_an_older_torch_that_cannot_tell_is_believed(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fast_at_bfloat16(CPU)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fast", "warned"), [("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)]
+)
+def test_precision_that_does_not_pay_is_said(dtype, fast, warned, monkeypatch):
+    monkeypatch.setattr("moediff.inference.hardware.fast_at_bfloat16", lambda _: fast)
+    axis = torch.linspace(-1, 1, 24)
+    ball = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < 0.8).float() * 100 + torch.rand(24, 24, 24)
+    scan = Volume(ball[..., ::3].contiguous(), torch.diag(torch.tensor([2.0, 2, 6, 1], dtype=torch.float64)))
+    record = Enhancer(dtype=dtype, device="cpu")(scan).record
+    assert (SLOW_HERE in record["warnings"]) is warned
+    assert record["dtype"] == dtype
+
+
+@pytest.mark.skipif(not fast_at_bfloat16(CPU), reason="this processor has no bfloat16 instructions")
+def test_only_the_network_runs_in_bfloat16(monkeypatch):
+    """What is done with its result, data consistency above all, needs float32."""
+    seen = []
+    import moediff.inference.engine as engine
+
+    monkeypatch.setattr(
+        engine,
+        "whole",
+        lambda part, *rest: (seen.append(torch.is_autocast_enabled("cpu")), engine_whole(part, *rest))[1],
+    )
+    scan = Volume(torch.rand(24, 24, 8) + 1, torch.diag(torch.tensor([2.0, 2, 6, 1], dtype=torch.float64)))
+    result = Enhancer(dtype="bfloat16", device="cpu")(scan)
+    assert seen == [False] and result.volume.data_XYZ.dtype == torch.float32
+
+
+from moediff.inference.engine import whole as engine_whole  # noqa: E402
