@@ -6,11 +6,18 @@ import pytest
 import torch
 
 from moediff.errors import ConfigError
-from moediff.inference.engine import Enhancer
+from moediff.inference import engine
 from moediff.inference.hardware import SLOW_HERE, device_named, dtype_named, fast_at_bfloat16
 from moediff.volume.volume import Volume
 
 CPU = torch.device("cpu")
+
+
+def scan() -> Volume:
+    """A few thick slices of a ball."""
+    x, y, z = torch.meshgrid(*[torch.linspace(-1, 1, 24)] * 3, indexing="ij")
+    ball = (x**2 + y**2 + z**2 < 0.8) * 100 + torch.rand(24, 24, 24)
+    return Volume(ball[..., ::3].contiguous(), torch.diag(torch.tensor([2.0, 2, 6, 1], dtype=torch.float64)))
 
 
 def test_names_are_taken_or_refused_with_the_choices():
@@ -42,10 +49,7 @@ def test_an_older_torch_that_cannot_tell_is_believed(monkeypatch):
 )
 def test_precision_that_does_not_pay_is_said(dtype, fast, warned, monkeypatch):
     monkeypatch.setattr("moediff.inference.hardware.fast_at_bfloat16", lambda _: fast)
-    axis = torch.linspace(-1, 1, 24)
-    ball = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < 0.8).float() * 100 + torch.rand(24, 24, 24)
-    scan = Volume(ball[..., ::3].contiguous(), torch.diag(torch.tensor([2.0, 2, 6, 1], dtype=torch.float64)))
-    record = Enhancer(dtype=dtype, device="cpu")(scan).record
+    record = engine.Enhancer(dtype=dtype, device="cpu")(scan()).record
     assert (SLOW_HERE in record["warnings"]) is warned
     assert record["dtype"] == dtype
 
@@ -53,17 +57,12 @@ def test_precision_that_does_not_pay_is_said(dtype, fast, warned, monkeypatch):
 @pytest.mark.skipif(not fast_at_bfloat16(CPU), reason="this processor has no bfloat16 instructions")
 def test_only_the_network_runs_in_bfloat16(monkeypatch):
     """What is done with its result, data consistency above all, needs float32."""
-    seen = []
-    import moediff.inference.engine as engine
+    seen, real = [], engine.whole
 
-    monkeypatch.setattr(
-        engine,
-        "whole",
-        lambda part, *rest: (seen.append(torch.is_autocast_enabled("cpu")), engine_whole(part, *rest))[1],
-    )
-    scan = Volume(torch.rand(24, 24, 8) + 1, torch.diag(torch.tensor([2.0, 2, 6, 1], dtype=torch.float64)))
-    result = Enhancer(dtype="bfloat16", device="cpu")(scan)
+    def watched(*args):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return real(*args)
+
+    monkeypatch.setattr(engine, "whole", watched)
+    result = engine.Enhancer(dtype="bfloat16", device="cpu")(scan())
     assert seen == [False] and result.volume.data_XYZ.dtype == torch.float32
-
-
-from moediff.inference.engine import whole as engine_whole  # noqa: E402

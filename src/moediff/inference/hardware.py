@@ -47,7 +47,7 @@ def fast_at_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:
-        known = torch.cpu.get_capabilities()  # type: ignore[attr-defined]
+        known = torch.cpu.get_capabilities()
     except (AttributeError, RuntimeError):  # an older torch
         return True
     return any(bool(known[name]) for name in known if name.endswith("bf16"))
