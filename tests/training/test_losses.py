@@ -68,6 +68,30 @@ def test_expert_loss_counts_only_the_home_region():
     assert float(expert_loss(error, torch.zeros(1, 2, 2, 2, 4), region)) == pytest.approx(0.5)
 
 
+def test_evenly_a_small_and_easy_home_counts_as_much_as_the_rest():
+    """One token of eight is deep white matter, its errors a hundred times smaller."""
+    region = torch.full((1, 8, 8, 8), 3, dtype=torch.uint8)
+    region[:, :4, :4, :4] = 0
+    error = torch.ones(1, 2, 2, 2, 4)
+    error[0, 0, 0, 0] = 0.01
+    logit = torch.zeros(1, 2, 2, 2, 4)
+
+    def pull(evenly: bool) -> list[float]:
+        leaf = error.clone().requires_grad_()
+        expert_loss(leaf, logit, region, evenly=evenly).backward()
+        return (leaf.grad * error).sum((0, 1, 2, 3)).tolist()  # what a change by a hundredth would bring
+
+    assert pull(evenly=False) == pytest.approx([0.01 / 8, 0, 0, 7 / 8])
+    assert pull(evenly=True) == pytest.approx([0.25, 0, 0, 0.25])  # one of four experts each
+    bad = error.clone()
+    bad[0, 0, 0, 0, 0] = 1e9  # bounded, whatever an expert does
+    assert float(expert_loss(bad, logit, region, evenly=True)) <= 4
+    scattered = torch.full((1, 32, 32, 32), 3, dtype=torch.uint8)
+    scattered[:, :4, :4, :4] = 0  # one token of 512 is a home under 5 %
+    loss = expert_loss(torch.ones(1, 8, 8, 8, 4), torch.zeros(1, 8, 8, 8, 4), scattered, evenly=True)
+    assert float(loss) == pytest.approx((1 / 512 / 0.05 + 1) / 4)
+
+
 def test_relative_weight_has_a_floor():
     base = torch.zeros(2, 4, 4, 4)
     truth = torch.stack([torch.zeros(4, 4, 4), torch.full((4, 4, 4), 0.1)])

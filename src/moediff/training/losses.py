@@ -26,6 +26,7 @@ class LossConfig:
 
     Args:
         expert: each expert's own error, weighted by its region.
+        expert_evenly: each expert's own error counts alike, however small or easy its region; else by voxels and error.
         region: cross-entropy of the gate against label-map regions (anatomical prior).
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
@@ -38,6 +39,7 @@ class LossConfig:
     """
 
     expert: float = 0.2
+    expert_evenly: bool = False
     region: float = 0.05
     agreement: float = 0.02
     balance: float = 0.01
@@ -119,11 +121,22 @@ def gate_losses(logit_BxyzE: Tensor, error_BxyzE: Tensor | None, region_BXYZ: Te
     return terms
 
 
-def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor) -> Tensor:
-    """Each expert's error where it is at home: the labelled region where known, the (detached) gate elsewhere."""
+def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor, *, evenly: bool = False) -> Tensor:
+    """Each expert's error where it is at home: the labelled region where known, the (detached) gate elsewhere.
+
+    Args:
+        evenly: relative to the mean of all experts there, so that deep white matter, small and smooth, is learned as
+            eagerly as the rest; at most the number of experts. A home under `LEAST_SHARE` of the tokens counts less.
+    """
     target, known = region_target(region_BXYZ, error_BxyzE.shape[-1])
     home = torch.where(known[..., None] > 0.5, target, logit_BxyzE.detach().softmax(-1))
-    return (home * error_BxyzE).sum(-1).mean()
+    if not evenly:
+        return (home * error_BxyzE).sum(-1).mean()
+    everyone = error_BxyzE.detach().mean(-1, keepdim=True)
+    own_E, usual_E, share_E = (
+        (home * part).mean((0, 1, 2, 3)) for part in (error_BxyzE, everyone, torch.ones_like(home))
+    )
+    return (own_E / usual_E.clamp_min(1e-12) * (share_E / LEAST_SHARE).clamp_max(1)).mean()
 
 
 def gradient_loss(wrong_BXYZ: Tensor, weight_B: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def batch_loss(
         error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)
         region = batch.region_BXYZ[:probed]
         gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, region)["agreement"]}
-        own = expert_loss(error_BxyzE, logit[:probed], region)
+        own = expert_loss(error_BxyzE, logit[:probed], region, evenly=weights.expert_evenly)
     loss = combine(weights.rare() if probed else weights, error_B.mean(), own, gate)
     gate |= {**missing, "aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
     return loss, {name: value.detach() for name, value in gate.items()}
