@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parent.parent / "configs/default.toml")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--examples", choices=["device", "cpu"], default="device", help="where examples are made")
-    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--precision", choices=["auto", "fast", "float32", "bfloat16"], default="auto")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--patch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)

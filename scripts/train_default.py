@@ -42,7 +42,10 @@ class Recipe:
 
 
 RECIPES = {
-    "cpu": Recipe(("uniform", "default", "longer", "wide", "home", "lesions", "home-again"), from_average="home"),
+    "cpu": Recipe(
+        ("uniform", "default", "longer", "wide", "home", "lesions", "home-again", "finer", "home-last"),
+        from_average="home",
+    ),
     "gpu": Recipe(("gpu-uniform", "gpu-experts", "gpu-home")),
 }
 

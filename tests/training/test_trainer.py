@@ -232,14 +232,15 @@ def test_a_steady_gate_is_a_term_of_its_own_and_teaches_encoder_and_gate(config)
     assert taught == {"encoder", "gate"}
 
 
-def test_precision_reaches_the_layers_and_leaves_the_weights(config):
+def test_precision_reaches_the_layers_and_leaves_the_weights(config, monkeypatch):
     seen, results = [], []
-    for precision in ("auto", "float32", "bfloat16"):
+    monkeypatch.setattr("moediff.training.trainer.fast_at_bfloat16", lambda device: device.type == "cpu")
+    for precision in ("auto", "float32", "bfloat16", "fast"):
         trainer = Trainer(replace(config, precision=precision))
         look = trainer.state.denoiser.trunk.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
         assert math.isfinite(trainer.step(batch_of(0.05))["loss"])
         look.remove()
         assert all(value.dtype == torch.float32 for value in weights(trainer))
         results.append(weights(trainer))
-    assert seen == [torch.float32, torch.float32, torch.bfloat16]
-    assert equal(results[0], results[1]) and not equal(results[1], results[2])
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
+    assert equal(results[0], results[1]) and not equal(results[1], results[2]) and equal(results[2], results[3])

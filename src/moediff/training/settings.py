@@ -52,7 +52,8 @@ class TrainConfig:
         phases: instead of one `batch` and `patch`, several in turn; the last must end at 1.
         compile: compile the residual blocks where the run has a CUDA device.
         examples: where patches are degraded: "device" (that of the run) or "cpu".
-        precision: of what layers compute; "auto" takes bfloat16 on CUDA, float32 on a CPU. Weights stay float32.
+        precision: of what layers compute; "auto" takes bfloat16 on CUDA and float32 on a CPU, "fast" bfloat16 wherever
+            the device has instructions for it. Weights stay float32.
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
         rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
@@ -80,7 +81,7 @@ class TrainConfig:
     phases: tuple[Phase, ...] = ()
     compile: bool = False
     examples: str = "device"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "fast", "float32", "bfloat16"] = "auto"
     rate: float = 5e-3
     warmup: int = 100
     weight_decay: float = 1e-3

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError
+from moediff.inference.hardware import fast_at_bfloat16
 from moediff.model.branch import begin_from
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
@@ -94,7 +95,7 @@ class Trainer:
         self.origin: dict[str, Any] = {}
         on_cpu = config.device == "cpu" or not torch.cuda.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # one setting a process: ours is `autocast`
-        self.half = config.precision == "bfloat16" or (config.precision == "auto" and not on_cpu)
+        self.half = _in_half(config.precision, self.accelerator.device)
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
         denoiser, average = Denoiser(config.model.denoiser), Denoiser(config.model.denoiser)
         if config.start:
@@ -255,6 +256,12 @@ def _commit() -> str:
     except OSError:  # no git
         return "unknown"
     return told.stdout.strip() or "unknown"
+
+
+def _in_half(precision: str, device: torch.device) -> bool:
+    if precision == "fast":
+        return fast_at_bfloat16(device)
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
 
 
 def _read(values: dict[str, Tensor]) -> dict[str, float]:
