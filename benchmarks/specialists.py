@@ -1,23 +1,26 @@
 """What routing by region could bring at best: a denoiser for all regions against one of its size for each.
 
-    python benchmarks/specialists.py --data ../shared/data [--minutes 3] [--sizes tiny,small] [--seed 0]
+    python benchmarks/specialists.py --data ../shared/data [--minutes 2.5] [--sizes tiny,small] [--seed 0]
 
 One denoiser learns from synthetic scans of label maps. From there it goes on for all regions ("everywhere"), or for
 one: elsewhere its loss counts a tenth, its patches lie around voxels of its region, and all its layers are its own.
 Each takes as long, so the four specialists together get four times the training and the parameters, at one denoiser's
-operations a voxel, and the true regions say who works where. No gate over these regions can do better by routing, so
-what this shows bounds what it can. Judged on patches of label maps kept out of training, without data consistency.
+operations a voxel; "everywhere, four times as long" gets their training too. The true regions say who works where. No
+gate over these regions can route better, so this bounds what it can bring. Judged on patches of label maps kept out of
+training, without data consistency.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from short_runs import descend
@@ -45,6 +48,8 @@ PATCH, BATCH = 32, 8
 PATCHES = 24  # judged for each recipe
 FIRST_RATE, NEXT_RATE = 8e-3, 4e-3
 EVERYWHERE = "everywhere"
+LONGER = "everywhere, four times as long"
+Errors = dict[str, dict[str, list[float]]]
 ELSEWHERE = 0.1  # weight of errors outside a specialist's region: with none at all training was unstable
 
 
@@ -88,100 +93,96 @@ def around(heads: Sequence[Head], name: str) -> list[Head]:
 
 
 @torch.no_grad()
-def judged(denoiser: Denoiser, batches: dict[str, list[Batch]]) -> dict[str, dict[str, tuple[float, float, int]]]:
-    """By recipe and region: sum of squared errors, that of the interpolated scan, and the number of voxels.
+def judged(denoiser: Denoiser, batches: dict[str, list[Batch]]) -> Errors:
+    """By recipe and region: sum of squared errors, and that of the interpolated scan.
 
     Errors are counted in units of their patch's interpolation error, so that no contrast outweighs the others.
     """
-    found: dict[str, dict[str, tuple[float, float, int]]] = {}
+    found: Errors = {recipe: {name: [0.0, 0.0] for name in REGIONS} for recipe in batches}
     for recipe, some in batches.items():
-        totals = {name: (0.0, 0.0, 0) for name in REGIONS}
         for batch in some:
             before = (batch.truth_BXYZ - batch.base_BXYZ).square()
             unit = before.mean((1, 2, 3), keepdim=True)
-            wrong, before = squares(denoiser, batch) / unit, before / unit
-            for name, (error, base, count) in totals.items():
+            for name, total in found[recipe].items():
                 own = inside(batch.region_BXYZ, name)
-                totals[name] = (
-                    error + float(wrong[own].sum()),
-                    base + float(before[own].sum()),
-                    count + int(own.sum()),
-                )
-        found[recipe] = totals
+                for index, error in enumerate((squares(denoiser, batch) / unit, before / unit)):
+                    total[index] += float(error[own].sum())
     return found
 
 
-def decibels(ours: float, theirs: float) -> float:
-    """How far the first error lies under the second."""
-    return float(10 * torch.log10(torch.tensor(theirs / ours)))
-
-
-def compared(
-    size: str, source: Callable[[str], PatchSource], batches: dict[str, list[Batch]], args: argparse.Namespace
-) -> list[str]:
-    """Train and judge one size; the lines of its table."""
+def trained(
+    size: str, source: Callable[[str], PatchSource], args: argparse.Namespace
+) -> Iterator[tuple[str, int, Denoiser]]:
+    """Every network of a size, with its name and steps; what they all begin with is trained first."""
     torch.manual_seed(args.seed)
-    seconds = 60 * args.minutes
 
-    def train(start: Denoiser, name: str, first: int, rate: float) -> tuple[Denoiser, int]:
-        drawn = source(name)
+    def train(start: Denoiser, name: str, rate: float, *, times: float = 1, first: int = 0) -> tuple[Denoiser, int]:
+        drawn, seconds = source(name), 60 * args.minutes * times
         return descend(
             start, lambda step: drawn.batch(first + step, BATCH), partial(loss, name=name), seconds=seconds, rate=rate
         )
 
-    half, steps = train(uniform(size), EVERYWHERE, 0, FIRST_RATE)
-    errors, made = {}, {}
-    for name in (EVERYWHERE, *REGIONS):
-        grown, made[name] = train(deepcopy(half), name, steps, NEXT_RATE)
-        errors[name] = judged(grown, batches)
-        print(
-            json.dumps({"size": size, "learns": name, "steps": [steps, made[name]], "errors": errors[name]}), flush=True
-        )
-    lines = []
-    for recipe in batches:
-        rival = errors[EVERYWHERE][recipe]
-        gains = [decibels(errors[name][recipe][name][0], rival[name][0]) for name in REGIONS]
-        routed, whole = (
-            sum(part) for part in zip(*((errors[n][recipe][n][0], rival[n][0]) for n in REGIONS), strict=True)
-        )
-        over_base = decibels(whole, sum(rival[name][1] for name in REGIONS))
-        cells = [f"{value:+.2f}" for value in (over_base, decibels(routed, whole), *gains)]
-        lines.append(f"| {size} | {recipe} | " + " | ".join(cells) + " |")
-    return lines
+    half, steps = train(uniform(size), EVERYWHERE, FIRST_RATE)
+    for name in (EVERYWHERE, *REGIONS, LONGER):
+        region, times = (EVERYWHERE, len(REGIONS)) if name == LONGER else (name, 1)
+        grown, more = train(deepcopy(half), region, NEXT_RATE, times=times, first=steps)
+        yield name, steps + more, grown
 
 
-def main() -> None:
-    """Print a line of JSON for every network, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--minutes", type=float, default=3, help="processor time of each training")
-    parser.add_argument("--sizes", default=",".join(SIZES))
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def decibels(ours: float, theirs: float) -> str:
+    """How far the first error lies under the second."""
+    return f"{10 * math.log10(theirs / ours):+.2f}"
+
+
+def lines(size: str, errors: dict[str, Errors]) -> list[str]:
+    """A row for every recipe."""
+    rows = []
+    for recipe, rival in errors[EVERYWHERE].items():
+        whole, base = (sum(rival[name][index] for name in REGIONS) for index in (0, 1))
+        patient = sum(errors[LONGER][recipe][name][0] for name in REGIONS)
+        own = {name: errors[name][recipe][name][0] for name in REGIONS}
+        routed = sum(own.values())
+        cells = [decibels(whole, base), decibels(patient, whole), decibels(routed, whole), decibels(routed, patient)]
+        cells += [decibels(own[name], rival[name][0]) for name in REGIONS]
+        rows.append(f"| {size} | {recipe} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def sources(args: argparse.Namespace) -> tuple[Callable[[str], PatchSource], dict[str, list[Batch]]]:
+    """Where a network's patches come from, by what it learns; and what is judged, by recipe."""
 
     def heads(numbers: Sequence[int]) -> list[Head]:
         maps = [ScanSource(path=f"labels/training_seg_{n:02d}.nii.gz", labels=True) for n in numbers]
         return load_heads(maps, args.data, args.seed)
 
-    known = heads(LEARNED)
-    settings = PrepareSettings()
-
-    def source(name: str) -> PatchSource:
-        return PatchSource(heads=around(known, name), patch=PATCH, seed=args.seed, settings=settings)
-
-    held, batches = heads(HELD_OUT), {}
+    known, held, settings, batches = heads(LEARNED), heads(HELD_OUT), PrepareSettings(), {}
     for recipe in RECIPES:
         fixed = PatchSource(heads=held, patch=48, seed=1, settings=settings, augment=None, recipe=NAMED[recipe])
         batches[recipe] = [fixed.batch(index, 4) for index in range(PATCHES // 4)]
-    print(
-        "| size | recipe | everywhere over interpolation, dB | specialists over everywhere | "
-        + " | ".join(REGIONS)
-        + " |"
-    )
-    print("|---" * (4 + len(REGIONS)) + "|")
-    lines = [line for size in args.sizes.split(",") for line in compared(size, source, batches, args)]
-    print("\n".join(lines))
+    return lambda name: PatchSource(heads=around(known, name), patch=PATCH, seed=args.seed, settings=settings), batches
+
+
+def main() -> None:
+    """Write what was measured after every network, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--minutes", type=float, default=2.5, help="processor time of each training")
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path("specialists.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    source, batches = sources(args)
+    found: dict[str, dict[str, Any]] = {}
+    for size in args.sizes.split(","):
+        kept = found.setdefault(size, {"steps": {}, "errors": {}})
+        for name, steps, denoiser in trained(size, source, args):
+            kept["steps"][name], kept["errors"][name] = steps, judged(denoiser, batches)
+            args.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    head = ("size", "recipe", "everywhere over interpolation, dB", f"{LONGER} over everywhere",
+            "specialists over everywhere", f"specialists over {LONGER}", *REGIONS)  # fmt: skip
+    print("\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]))
+    print("\n".join(row for size in found for row in lines(size, found[size]["errors"])))
 
 
 if __name__ == "__main__":
