@@ -16,6 +16,7 @@ from moediff.inference.tiles import denoise_tiled
 from moediff.model.bundle import Bundle
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, thick_slices
+from moediff.volume.prepare import coarseness, prepare
 from moediff.volume.volume import Volume
 
 
@@ -133,6 +134,12 @@ def test_uncertainty_is_foretold_without_samples(enhancer, low):
     twice = Enhancer(doubled)(low, options)
     assert twice.uncertainty is not None
     assert_close(twice.uncertainty.data_XYZ, 2 * result.uncertainty.data_XYZ, atol=1e-4, rtol=1e-5)
+    steep = Bundle(replace(config, error_slices=config.error_slices + 1), enhancer.bundle.denoiser, {}, "")
+    raised = Enhancer(steep)(low, options).uncertainty
+    assert raised is not None
+    ratio = coarseness(prepare(low, raised.grid, config.prepare))
+    assert ratio > 1.5
+    assert_close(raised.data_XYZ, ratio * result.uncertainty.data_XYZ, atol=1e-4, rtol=1e-4)
     tiled = enhancer(low, replace(options, memory_mb=64)).uncertainty
     assert tiled is not None
     assert_close(tiled.data_XYZ, result.uncertainty.data_XYZ, atol=1e-3, rtol=1e-4)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from moediff.errors import DataError, GeometryError
 from moediff.volume.geometry import axis_positions, canonicalise, resample, with_spacing
 from moediff.volume.intensity import Scaling, brain_scaling, foreground
-from moediff.volume.prepare import PrepareSettings, canonical_grid, network_order, prepare
+from moediff.volume.prepare import PrepareSettings, canonical_grid, coarseness, network_order, prepare
 from moediff.volume.resample import KERNELS
 from moediff.volume.volume import Grid, Volume
 from moediff.volume.wiener import wiener
@@ -31,6 +31,11 @@ def test_on_its_own_grid_a_scan_comes_back(order, flips, thick, stored):
     back = prepared.undo(prepared.base_XYZ)
     assert_close(back.data_XYZ, scan.data_XYZ, atol=0.01, rtol=1e-5)
     assert_close(back.affine, scan.affine)
+
+
+def test_coarseness_is_that_of_the_slices_over_the_plane(thick):
+    for spacing, expected in (((4, 4, 4), 2), ((2, 2, 2), 2), ((4, 4, 8), 1), ((4, 4, 2), 4), ((2, 4, 8), 2), ((2, 2, 8), 2**0.5)):
+        assert coarseness(prepare(thick, with_spacing(thick.grid, spacing), CUBIC)) == pytest.approx(expected, rel=0.02)
 
 
 def test_storage_order_does_not_change_what_the_network_reads(thick, stored):

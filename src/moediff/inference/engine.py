@@ -34,7 +34,7 @@ from moediff.model.bundle import Bundle, load_bundle
 from moediff.model.experts import NAMES
 from moediff.volume.geometry import resample
 from moediff.volume.io import Loaded, from_nibabel, load
-from moediff.volume.prepare import Prepared, mirrored, prepare
+from moediff.volume.prepare import Prepared, coarseness, mirrored, prepare
 from moediff.volume.volume import Grid, Volume
 
 Progress = Callable[[float, str], None]
@@ -140,7 +140,7 @@ class Enhancer:
         mean_XYZ = spread_XYZ = None
         if faithful:
             mean_XYZ, spread_XYZ = self._mean(prepared, head, options, denoised)
-            spread_XYZ.mul_(self.bundle.config.error_scale)
+            spread_XYZ.mul_(self.bundle.config.error_scale * coarseness(prepared) ** self.bundle.config.error_slices)
         total = square = torch.zeros(())
         for index in range(count):
             drawn = self._sample(head, denoise, options, index)

@@ -52,6 +52,7 @@ class BundleConfig:
     Args:
         error_scale: standard deviation over foretold absolute error, so that 90 % of errors lie within 1.645 of it;
             1.4 for Laplace errors (ln 10 / 1.645); how far that holds: benchmarks/uncertainty.py.
+        error_slices: power of how much coarser the slices are than the other axes that foretold errors are raised by.
         familiar: what training scans look like; without it no score tells how unlike them a scan is.
 
     Raises:
@@ -62,6 +63,7 @@ class BundleConfig:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
     error_scale: float = 1.4
+    error_slices: float = 0.0
     familiar: Familiar | None = None
 
     def __post_init__(self) -> None:

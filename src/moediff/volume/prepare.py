@@ -76,6 +76,12 @@ def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int
     return sorted(range(3), key=lambda axis: round(ratio_of(positions[axis]), 3))
 
 
+def coarseness(prepared: Prepared) -> float:
+    """How many times coarser the coarsest axis was measured than the mean (geometric) of the others; at least 1."""
+    first, second, coarsest = sorted(ratio_of(positions) for positions in prepared.positions)
+    return max(coarsest / (first * second) ** 0.5, 1.0)
+
+
 def canonical_grid(grid: Grid) -> Grid:
     """A grid's own axes permuted and flipped to run nearest to R, A, S."""
     stand_in = Volume(torch.empty(1).expand(grid.shape), grid.affine)
