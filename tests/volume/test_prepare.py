@@ -34,7 +34,8 @@ def test_on_its_own_grid_a_scan_comes_back(order, flips, thick, stored):
 
 
 def test_coarseness_is_that_of_the_slices_over_the_plane(thick):
-    for spacing, expected in (((4, 4, 4), 2), ((2, 2, 2), 2), ((4, 4, 8), 1), ((4, 4, 2), 4), ((2, 4, 8), 2), ((2, 2, 8), 2**0.5)):
+    known = {(4, 4, 4): 2, (2, 2, 2): 2, (4, 4, 8): 1, (4, 4, 2): 4, (2, 4, 8): 2, (2, 2, 8): 2**0.5}
+    for spacing, expected in known.items():
         assert coarseness(prepare(thick, with_spacing(thick.grid, spacing), CUBIC)) == pytest.approx(expected, rel=0.02)
 
 
