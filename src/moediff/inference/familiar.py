@@ -19,7 +19,7 @@ from moediff.inference.tiles import Frame
 from moediff.model.bundle import Familiar
 from moediff.model.encoder import FINE
 
-STRANGE = 1.4  # whole real heads that the encoder never saw have 0.7 to 1.3; docs/failure-modes.md
+STRANGE = 1.7  # whole real heads that the encoder never saw have 0.7 to 1.6; docs/failure-modes.md
 
 
 @torch.no_grad()
@@ -46,6 +46,6 @@ def strange(score: float | None) -> list[str]:
     if score is None or score <= STRANGE:
         return []
     return [
-        f"to the network this scan looks unlike its training scans (score {score:.1f}; other heads reach 1.3): "
+        f"to the network this scan looks unlike its training scans (score {score:.1f}; other heads reach 1.6): "
         "not a whole head, an unusual contrast, or damaged; do not trust what was added"
     ]
