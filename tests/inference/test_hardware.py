@@ -24,8 +24,8 @@ def test_names_are_taken_or_refused_with_the_choices():
     assert device_named("cpu") == CPU and dtype_named("bfloat16") == torch.bfloat16
     with pytest.raises(ConfigError, match="device 'gpu' is unknown; choose auto, cpu, cuda or cuda:N"):
         device_named("gpu")
-    with pytest.raises(ConfigError, match="torch sees 0 CUDA devices; use cpu"):
-        device_named("cuda:99") if not torch.cuda.is_available() else pytest.skip("a CUDA device is here")
+    with pytest.raises(ConfigError, match=r"torch sees \d+ CUDA devices; use cpu"):
+        device_named("cuda:99")
     with pytest.raises(ConfigError, match="dtype 'half' is unknown; choose from float32, bfloat16"):
         dtype_named("half")
 
