@@ -1,13 +1,13 @@
-"""What routing by region could bring at best: a denoiser for all regions against one of its size for each.
+"""What specialising by region brings: a denoiser for all regions against one of its size for each.
 
     python benchmarks/specialists.py --data ../shared/data [--minutes 2.5] [--sizes tiny,small] [--seed 0]
 
 One denoiser learns from synthetic scans of label maps. From there it goes on for all regions ("everywhere"), or for
 one: elsewhere its loss counts a tenth, its patches lie around voxels of its region, and all its layers are its own.
 Each takes as long, so the four specialists together get four times the training and the parameters, at one denoiser's
-operations a voxel; "everywhere, four times as long" gets their training too. The true regions say who works where. No
-gate over these regions can route better, so this bounds what it can bring. Judged on patches of label maps kept out of
-training, without data consistency.
+operations a voxel; "everywhere, four times as long" gets their training too. The true regions say who works where: no
+gate over these regions can route better. Experts that share layers are another matter: what they share learns all the
+time. Judged on patches of label maps kept out of training, without data consistency.
 """
 
 from __future__ import annotations
@@ -103,9 +103,10 @@ def judged(denoiser: Denoiser, batches: dict[str, list[Batch]]) -> Errors:
         for batch in some:
             before = (batch.truth_BXYZ - batch.base_BXYZ).square()
             unit = before.mean((1, 2, 3), keepdim=True)
+            both = squares(denoiser, batch) / unit, before / unit
             for name, total in found[recipe].items():
                 own = inside(batch.region_BXYZ, name)
-                for index, error in enumerate((squares(denoiser, batch) / unit, before / unit)):
+                for index, error in enumerate(both):
                     total[index] += float(error[own].sum())
     return found
 
