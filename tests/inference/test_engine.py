@@ -244,3 +244,21 @@ def test_all_eight_mirrors_of_a_symmetric_scan_give_a_symmetric_result(enhancer,
     scale = float(result.data_XYZ.std())
     for axis in range(3):
         assert float((result.data_XYZ - result.data_XYZ.flip(axis)).abs().max()) < 1e-3 * scale
+
+
+def test_slices_that_alternate_are_named_and_evened_on_request(enhancer, make_phantom):
+    thick = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
+    sign = 1 - 2 * (torch.arange(22) % 2)
+    uneven = thick.with_data(thick.data_XYZ * torch.exp(0.05 * sign))
+    left = enhancer(uneven, EnhanceOptions(voxel_size=(4.0,)))
+    taken = enhancer(uneven, EnhanceOptions(voxel_size=(4.0,), even_slices=True))
+    assert left.record["slices"] == {**taken.record["slices"], "evened": False}
+    assert taken.record["slices"]["noticeable"] and taken.record["slices"]["evened"]
+    assert taken.record["slices"]["alternate_by"] == pytest.approx(math.exp(0.1) - 1, abs=0.01)
+    told = [warning for warning in left.record["warnings"] if "--even-slices" in warning]
+    assert len(told) == 1 and f"every other slice is {left.record['slices']['alternate_by']:.1%} brighter" in told[0]
+    assert not any("--even-slices" in warning for warning in taken.record["warnings"])
+    even = enhancer(thick, EnhanceOptions(voxel_size=(4.0,))).volume.data_XYZ
+    far, near = ((result.volume.data_XYZ - even).abs().mean() for result in (left, taken))
+    assert near < 0.3 * far
+    assert torch.equal(taken.interpolated.data_XYZ, left.interpolated.data_XYZ), "the input is shown as it came"

@@ -77,6 +77,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, help="CPU threads")
     add("--seed", type=int, default=0)
     add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")
+    add("--even-slices", action="store_true", help="take out what alternates in brightness from slice to slice")
     add("--no-consistency", action="store_true", help="do not correct what the measurement contradicts")
     add("--trust", choices=("sform", "qform"), help="which form to believe when they contradict each other")
     add("--volume", type=int, metavar="N", help="which volume of a 4-D file, counted from 0")
@@ -165,7 +166,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=load(args.like).volume.grid if args.like else None,
         mode=args.mode, mirrors=args.mirrors, steps=args.steps, samples=args.samples, seed=args.seed,
-        consistency=not args.no_consistency, memory_mb=args.mem_mb,
+        even_slices=args.even_slices, consistency=not args.no_consistency, memory_mb=args.mem_mb,
         each_expert=args.each_expert is not None or args.differences is not None,
     )  # fmt: skip
 

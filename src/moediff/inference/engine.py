@@ -20,14 +20,14 @@ from moediff.config import rng_for
 from moediff.diffusion.process import schedule
 from moediff.diffusion.sampler import sample
 from moediff.errors import ConfigError, DataError, TryAgain, naming
-from moediff.inference.checks import doubts
+from moediff.inference.checks import doubts, uneven
 from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, residual, summary
 from moediff.inference.familiar import strange, strangeness
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
 from moediff.inference.hardware import device_named, dtype_named, slow_precision
 from moediff.inference.maps import maps_of, spread_summary
 from moediff.inference.options import MIRRORS, Enhanced, EnhanceOptions, Maps
-from moediff.inference.record import record_of
+from moediff.inference.record import alternation, record_of
 from moediff.inference.tiles import Frame, denoise_tiled, frame
 from moediff.memory import ran_out
 from moediff.model.bundle import Bundle, load_bundle
@@ -97,7 +97,7 @@ class Enhancer:
             return self._passed(loaded, goal, options)
         report(0.02, "preparing")
         near = aligned_grid(loaded.volume.grid, goal)
-        prepared = prepare(loaded.volume, near, self.bundle.config.prepare)
+        prepared = prepare(loaded.volume, near, self.bundle.config.prepare, even_slices=options.even_slices)
         ready = time.perf_counter()
         head = self._read(prepared, options)
         score = strangeness(head, self.bundle.config.familiar)
@@ -225,6 +225,7 @@ class Enhancer:
         acquisition = assumed_acquisition(prepared)
         gap = discrepancy(result, prepared, acquisition)
         record = self._record(loaded, goal, options)
+        record |= alternation(prepared, options)
         record |= {
             "timings": timings,
             "data_consistency": summary(gap, prepared, acquisition),
@@ -232,6 +233,7 @@ class Enhancer:
             "warnings": [
                 *loaded.warnings,
                 *doubts(prepared),
+                *uneven(prepared, options),
                 *strange(score),
                 *slow_precision(self.device, self.dtype),
             ],

@@ -36,6 +36,7 @@ class EnhanceOptions:
         steps: network evaluations of a sample, 2..64.
         samples: how many samples the uncertainty is taken from; with 1 the network foretells it in mode "faithful".
         seed: of the samples.
+        even_slices: take out what alternates in brightness from one thick slice to the next (interleaved acquisition).
         consistency: correct what the measurement contradicts beyond its noise.
         sparse: run only the experts that the gate asks for.
         each_expert: also run every expert alone over the whole head (posterior mean; one evaluation each).
@@ -52,6 +53,7 @@ class EnhanceOptions:
     steps: int = 3
     samples: int = 1
     seed: int = 0
+    even_slices: bool = False
     consistency: bool = True
     sparse: bool = True
     each_expert: bool = False

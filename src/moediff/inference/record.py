@@ -10,6 +10,7 @@ from moediff import RESEARCH_ONLY, __version__
 from moediff.inference.options import EnhanceOptions
 from moediff.model.bundle import Bundle
 from moediff.volume.io import Loaded
+from moediff.volume.prepare import Prepared
 from moediff.volume.volume import Grid
 
 
@@ -37,6 +38,15 @@ def record_of(
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
     }
+
+
+def alternation(prepared: Prepared, options: EnhanceOptions) -> dict[str, Any]:
+    """How much brighter every other slice was, and whether that was taken out; nothing where slices are not thick."""
+    found = prepared.interleave
+    if found is None:
+        return {}
+    evened = options.even_slices and found.noticeable
+    return {"slices": {"alternate_by": round(found.difference, 4), "noticeable": found.noticeable, "evened": evened}}
 
 
 def _uncertainty(options: EnhanceOptions) -> str:

@@ -91,12 +91,22 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
         ("Mirrored readings", record.get("mirrors", "")), ("Samples", record.get("samples", "")),
         ("Seed", record.get("seed", "")),
         ("Corrected towards the measurement", {True: "yes", False: "no"}.get(record.get("consistency", ""), "")),
+        ("Every other slice", _slices(record)),
         ("Uncertainty", record.get("uncertainty", "") if isinstance(record.get("uncertainty"), str) else ""),
         ("Warnings", "none" if warnings == [] else ""),  # others stand at the top
         ("Time", _seconds(record)), ("Device", record.get("device", "")),
         ("Precision of the network", record.get("dtype", "")), ("Software", record.get("software", "")),
     ]  # fmt: skip
     return [(what, one_line(value)) for what, value in rows if value != ""]
+
+
+def _slices(record: Mapping[str, Any]) -> str:
+    found = record.get("slices")
+    told = found if isinstance(found, dict) else {}
+    share = number(told.get("alternate_by"))
+    if share is None or not told.get("noticeable"):
+        return ""
+    return f"{share:.1%} brighter than those between, {'taken out' if told.get('evened') else 'left as it is'}"
 
 
 def _agreement(record: Mapping[str, Any]) -> tuple[float | None, float | None]:

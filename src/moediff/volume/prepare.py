@@ -17,6 +17,7 @@ from torch import Tensor
 from moediff.errors import GeometryError
 from moediff.volume.geometry import axis_positions, canonicalise
 from moediff.volume.intensity import Scaling, brain_scaling, foreground, noise_level
+from moediff.volume.interleave import Interleave, interleave
 from moediff.volume.resample import Positions, apply_axes, axis_matrix
 from moediff.volume.volume import Grid, Volume
 from moediff.volume.wiener import ratio_of, wiener
@@ -49,6 +50,7 @@ class Prepared:
         scaling: how intensities were mapped; `scaling.undo` goes back.
         level: estimated noise sigma of the source, scaled; a scalar tensor where the scan lies.
         undo_axes: from canonical axes back to the source's.
+        interleave: how the brightness of thick slices alternated; None where that was not measured.
     """
 
     source: Volume
@@ -60,6 +62,7 @@ class Prepared:
     scaling: Scaling
     level: Tensor
     undo_axes: Callable[[Volume], Volume]
+    interleave: Interleave | None = None
 
     @property
     def noise(self) -> float:
@@ -95,6 +98,7 @@ def prepare(
     *,
     scaling: Scaling | None = None,
     mask: bool = True,
+    even_slices: bool = False,
 ) -> Prepared:
     """Bring a scan to the target grid, on the device that holds it.
 
@@ -104,6 +108,7 @@ def prepare(
         settings: from the bundle.
         scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
         mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
+        even_slices: take out what alternates in brightness from slice to slice, if that is more than chance.
 
     Raises:
         GeometryError: the target's axes are not parallel to the scan's.
@@ -119,6 +124,9 @@ def prepare(
     inside = foreground(source.data_XYZ, source.spacing_mm) if mask else everywhere.expand(source.shape)
     scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
     source = source.with_data(scaling.apply(source.data_XYZ))
+    alternating = interleave(source.data_XYZ, source.spacing_mm) if mask else None
+    if even_slices and alternating is not None and alternating.noticeable:
+        source = source.with_data(alternating.evened(source.data_XYZ))
     level = noise_level(source.data_XYZ, inside if mask else None)
     return Prepared(
         source=source,
@@ -130,6 +138,7 @@ def prepare(
         scaling=scaling,
         level=level,
         undo_axes=undo_axes,
+        interleave=alternating,
     )
 
 
