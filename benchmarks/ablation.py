@@ -42,7 +42,9 @@ TEACHERS: dict[str, Design] = {
 }
 COMPARED = ("experts", "four plain views", "equal compute", "equal parameters")
 BALANCED = TEACHERS["balance only"]  # the one teacher that does not say how many experts there are
+PLAIN = ("plain",) * 4
 SMALL = TrunkConfig(width=16, deep_width=32)  # a quarter of the operations: where capacity is short
+TINY = TrunkConfig(width=8, deep_width=16)  # a tenth
 DESIGNS: dict[str, Design] = {
     "first design": Design(),
     "top 2 light": Design(expert=0.1, probe_every=4),
@@ -54,6 +56,9 @@ DESIGNS: dict[str, Design] = {
     "small uniform half": uniform(64, trunk=SMALL),
     "small experts": replace(EXPERTS, width=64, trunk=SMALL, after="small uniform half"),
     "small uniform": uniform(64, "small uniform half", SMALL),
+    "tiny half": uniform(32, trunk=TINY),
+    "tiny experts": replace(EXPERTS, views=PLAIN, width=32, trunk=TINY, after="tiny half"),
+    "tiny uniform": uniform(32, "tiny half", TINY),
 }
 SEARCH: dict[str, Design] = {  # how one uniform denoiser is trained
     "with gradient term": replace(GOING_ON, gradient=1.0),
@@ -74,7 +79,7 @@ def plan() -> dict[str, Design]:
     return {
         "experts half": uniform(EXPERTS.width),
         "experts": EXPERTS,
-        "four plain views": replace(EXPERTS, views=("plain",) * 4),
+        "four plain views": replace(EXPERTS, views=PLAIN),
         "equal compute": uniform(EXPERTS.width, "experts half"),
         "equal parameters half": uniform(wide),
         "equal parameters": uniform(wide, "equal parameters half"),

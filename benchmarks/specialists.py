@@ -5,9 +5,10 @@
 One denoiser learns from synthetic scans of label maps. From there it goes on for all regions ("everywhere"), or for
 one: elsewhere its loss counts a tenth, its patches lie around voxels of its region, and all its layers are its own.
 Each takes as long, so the four specialists together get four times the training and the parameters, at one denoiser's
-operations a voxel; "everywhere, four times as long" gets their training too. The true regions say who works where: no
-gate over these regions can route better. Experts that share layers are another matter: what they share learns all the
-time. Judged on patches of label maps kept out of training, without data consistency.
+operations a voxel; "everywhere, four times as long" gets their training too. Who works where is said by the true
+regions, which also give away what tissue is there and so flatter the specialists, or by the embedded weights' gate,
+which reads the degraded scan only. Experts that share layers are another matter: what they share learns all the time.
+Judged on patches of label maps kept out of training, without data consistency.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from short_runs import descend
 from torch import Tensor
 
 from moediff.evaluation.regions import BACKGROUND, REGIONS
+from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig, make_condition
 from moediff.model.experts import ExpertsConfig
 from moediff.model.gate import GateConfig
@@ -49,6 +51,9 @@ PATCHES = 24  # judged for each recipe
 FIRST_RATE, NEXT_RATE = 8e-3, 4e-3
 EVERYWHERE = "everywhere"
 LONGER = "everywhere, four times as long"
+GATED = "specialists, by the embedded gate"
+Batches = dict[str, list[Batch]]
+Means = dict[str, list[Tensor]]
 Errors = dict[str, dict[str, list[float]]]
 ELSEWHERE = 0.1  # weight of errors outside a specialist's region: with none at all training was unstable
 
@@ -60,12 +65,16 @@ def uniform(size: str) -> Denoiser:
     return Denoiser(DenoiserConfig(trunk=trunk, gate=GateConfig(experts=1, top_k=1), experts=experts))
 
 
-def squares(denoiser: Denoiser, batch: Batch) -> Tensor:
-    """Squared error of the posterior mean, [B, X, Y, Z]."""
+def means(denoiser: Denoiser, batch: Batch) -> Tensor:
+    """The residual's posterior mean, [B, X, Y, Z]."""
     condition = make_condition(denoiser, (batch.base_BXYZ, batch.slices_BNXYZ), batch.positions, batch.noise_B)
     sigma_B = torch.full((len(batch.noise_B),), SIGMA_MAX * denoiser.config.sigma_data)
-    mean = denoiser(torch.zeros_like(batch.base_BXYZ), sigma_B, condition)
-    return (mean - (batch.truth_BXYZ - batch.base_BXYZ)).square()
+    return denoiser(torch.zeros_like(batch.base_BXYZ), sigma_B, condition)
+
+
+def squares(mean_BXYZ: Tensor, batch: Batch) -> Tensor:
+    """Squared error of a residual, [B, X, Y, Z]."""
+    return (mean_BXYZ - (batch.truth_BXYZ - batch.base_BXYZ)).square()
 
 
 def inside(region_BXYZ: Tensor, name: str) -> Tensor:
@@ -77,7 +86,7 @@ def loss(denoiser: Denoiser, batch: Batch, *, name: str) -> Tensor:
     """Mean over voxels, above all the region's, patches weighted as in training."""
     weight_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, denoiser.config.sigma_data, LossConfig())
     counted = inside(batch.region_BXYZ, name).float().clamp_min(ELSEWHERE) * inside(batch.region_BXYZ, EVERYWHERE)
-    wrong = squares(denoiser, batch) * weight_B[:, None, None, None]
+    wrong = squares(means(denoiser, batch), batch) * weight_B[:, None, None, None]
     return (wrong * counted).sum() / counted.sum().clamp_min(1)
 
 
@@ -93,22 +102,42 @@ def around(heads: Sequence[Head], name: str) -> list[Head]:
 
 
 @torch.no_grad()
-def judged(denoiser: Denoiser, batches: dict[str, list[Batch]]) -> Errors:
+def found_by(denoiser: Denoiser, batches: Batches) -> Means:
+    """What a network makes of every patch, by recipe."""
+    return {recipe: [means(denoiser, batch) for batch in some] for recipe, some in batches.items()}
+
+
+def judged(found: Means, batches: Batches) -> Errors:
     """By recipe and region: sum of squared errors, and that of the interpolated scan.
 
     Errors are counted in units of their patch's interpolation error, so that no contrast outweighs the others.
     """
-    found: Errors = {recipe: {name: [0.0, 0.0] for name in REGIONS} for recipe in batches}
+    errors: Errors = {recipe: {name: [0.0, 0.0] for name in REGIONS} for recipe in batches}
     for recipe, some in batches.items():
-        for batch in some:
+        for batch, mean in zip(some, found[recipe], strict=True):
             before = (batch.truth_BXYZ - batch.base_BXYZ).square()
             unit = before.mean((1, 2, 3), keepdim=True)
-            both = squares(denoiser, batch) / unit, before / unit
-            for name, total in found[recipe].items():
+            both = squares(mean, batch) / unit, before / unit
+            for name, total in errors[recipe].items():
                 own = inside(batch.region_BXYZ, name)
                 for index, error in enumerate(both):
                     total[index] += float(error[own].sum())
-    return found
+    return errors
+
+
+@torch.no_grad()
+def routed(specialists: Sequence[Means], batches: Batches) -> Means:
+    """The specialists' results, in the order of regions, weighted by the embedded gate, which sees no truth."""
+    gate = load_bundle(None, torch.device("cpu")).denoiser
+    mixed: Means = {}
+    for recipe, some in batches.items():
+        mixed[recipe] = []
+        for index, batch in enumerate(some):
+            weight_BxyzE = gate.routing(batch.base_BXYZ)[1]
+            weight_BXYZE = weight_BxyzE.repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+            each = torch.stack([found[recipe][index] for found in specialists], -1)
+            mixed[recipe].append((weight_BXYZE * each).sum(-1))
+    return mixed
 
 
 def trained(
@@ -142,14 +171,15 @@ def lines(size: str, errors: dict[str, Errors]) -> list[str]:
         whole, base = (sum(rival[name][index] for name in REGIONS) for index in (0, 1))
         patient = sum(errors[LONGER][recipe][name][0] for name in REGIONS)
         own = {name: errors[name][recipe][name][0] for name in REGIONS}
-        routed = sum(own.values())
-        cells = [decibels(whole, base), decibels(patient, whole), decibels(routed, whole), decibels(routed, patient)]
+        true, gated = sum(own.values()), sum(errors[GATED][recipe][name][0] for name in REGIONS)
+        cells = [decibels(whole, base), decibels(patient, whole)]
+        cells += [decibels(ours, theirs) for ours in (true, gated) for theirs in (whole, patient)]
         cells += [decibels(own[name], rival[name][0]) for name in REGIONS]
         rows.append(f"| {size} | {recipe} | " + " | ".join(cells) + " |")
     return rows
 
 
-def sources(args: argparse.Namespace) -> tuple[Callable[[str], PatchSource], dict[str, list[Batch]]]:
+def sources(args: argparse.Namespace) -> tuple[Callable[[str], PatchSource], Batches]:
     """Where a network's patches come from, by what it learns; and what is judged, by recipe."""
 
     def heads(numbers: Sequence[int]) -> list[Head]:
@@ -177,11 +207,16 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for size in args.sizes.split(","):
         kept = found.setdefault(size, {"steps": {}, "errors": {}})
+        means_of: dict[str, Means] = {}
         for name, steps, denoiser in trained(size, source, args):
-            kept["steps"][name], kept["errors"][name] = steps, judged(denoiser, batches)
+            means_of[name] = found_by(denoiser, batches)
+            kept["steps"][name], kept["errors"][name] = steps, judged(means_of[name], batches)
+            if all(region in means_of for region in REGIONS):
+                kept["errors"][GATED] = judged(routed([means_of[region] for region in REGIONS], batches), batches)
             args.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     head = ("size", "recipe", "everywhere over interpolation, dB", f"{LONGER} over everywhere",
-            "specialists over everywhere", f"specialists over {LONGER}", *REGIONS)  # fmt: skip
+            "true regions over everywhere", f"true regions over {LONGER}",
+            "gate over everywhere", f"gate over {LONGER}", *REGIONS)  # fmt: skip
     print("\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]))
     print("\n".join(row for size in found for row in lines(size, found[size]["errors"])))
 
