@@ -1,14 +1,15 @@
 """What specialising by region brings: a denoiser for all regions against one of its size for each.
 
-    python benchmarks/specialists.py --data ../shared/data [--minutes 2.5] [--sizes tiny,small] [--seed 0]
+    python benchmarks/specialists.py --data ../shared/data [--regions truth|gate] [--sizes tiny,small] [--seed 0]
 
 One denoiser learns from synthetic scans of label maps. From there it goes on for all regions ("everywhere"), or for
 one: elsewhere its loss counts a tenth, its patches lie around voxels of its region, and all its layers are its own.
 Each takes as long, so the four specialists together get four times the training and the parameters, at one denoiser's
-operations a voxel; "everywhere, four times as long" gets their training too. Who works where is said by the true
-regions, which also give away what tissue is there and so flatter the specialists, or by the embedded weights' gate,
-which reads the degraded scan only. Experts that share layers are another matter: what they share learns all the time.
-Judged on patches of label maps kept out of training, without data consistency.
+operations a voxel; "everywhere, four times as long" gets their training too. Who learns and works where is said by the
+true regions, which also give away what tissue is there and so flatter the specialists, or (`--regions gate`) by the
+embedded weights' gate, which reads the degraded scan only; its soft weights are tried in either case. Experts that
+share layers are another matter: what they share learns all the time. Judged on patches of label maps kept out of
+training, without data consistency.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ PATCHES = 24  # judged for each recipe
 FIRST_RATE, NEXT_RATE = 8e-3, 4e-3
 EVERYWHERE = "everywhere"
 LONGER = "everywhere, four times as long"
-GATED = "specialists, by the embedded gate"
+GATED = "specialists, mixed by the gate"
 Batches = dict[str, list[Batch]]
 Means = dict[str, list[Tensor]]
 Errors = dict[str, dict[str, list[float]]]
@@ -107,6 +108,20 @@ def found_by(denoiser: Denoiser, batches: Batches) -> Means:
     return {recipe: [means(denoiser, batch) for batch in some] for recipe, some in batches.items()}
 
 
+def gate_weights(gate: Denoiser, base_BXYZ: Tensor) -> Tensor:
+    """What the gate says of every voxel of an interpolated scan, [B, X, Y, Z, E]."""
+    weight_BxyzE = gate.routing(base_BXYZ)[1]
+    return weight_BxyzE.repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@torch.no_grad()
+def as_seen(batch: Batch, gate: Denoiser) -> Batch:
+    """The batch with the regions that the gate sees instead of the true ones."""
+    seen = gate_weights(gate, batch.base_BXYZ).argmax(-1)
+    region = torch.where(batch.region_BXYZ == BACKGROUND, BACKGROUND, seen.to(batch.region_BXYZ.dtype))
+    return replace(batch, region_BXYZ=region)
+
+
 def judged(found: Means, batches: Batches) -> Errors:
     """By recipe and region: sum of squared errors, and that of the interpolated scan.
 
@@ -126,31 +141,33 @@ def judged(found: Means, batches: Batches) -> Errors:
 
 
 @torch.no_grad()
-def routed(specialists: Sequence[Means], batches: Batches) -> Means:
-    """The specialists' results, in the order of regions, weighted by the embedded gate, which sees no truth."""
-    gate = load_bundle(None, torch.device("cpu")).denoiser
-    mixed: Means = {}
+def mixed(specialists: Sequence[Means], batches: Batches, gate: Denoiser) -> Means:
+    """The specialists' results, in the order of regions, weighted by the gate."""
+    found: Means = {}
     for recipe, some in batches.items():
-        mixed[recipe] = []
-        for index, batch in enumerate(some):
-            weight_BxyzE = gate.routing(batch.base_BXYZ)[1]
-            weight_BXYZE = weight_BxyzE.repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
-            each = torch.stack([found[recipe][index] for found in specialists], -1)
-            mixed[recipe].append((weight_BXYZE * each).sum(-1))
-    return mixed
+        each = (torch.stack([means_of[recipe][index] for means_of in specialists], -1) for index in range(len(some)))
+        pairs = zip(some, each, strict=True)
+        found[recipe] = [(gate_weights(gate, batch.base_BXYZ) * mean).sum(-1) for batch, mean in pairs]
+    return found
 
 
 def trained(
-    size: str, source: Callable[[str], PatchSource], args: argparse.Namespace
+    size: str, source: Callable[[str], PatchSource], gate: Denoiser | None, args: argparse.Namespace
 ) -> Iterator[tuple[str, int, Denoiser]]:
-    """Every network of a size, with its name and steps; what they all begin with is trained first."""
+    """Every network of a size, with its name and steps; what they all begin with is trained first.
+
+    With a gate, regions are those that it sees.
+    """
     torch.manual_seed(args.seed)
 
     def train(start: Denoiser, name: str, rate: float, *, times: float = 1, first: int = 0) -> tuple[Denoiser, int]:
         drawn, seconds = source(name), 60 * args.minutes * times
-        return descend(
-            start, lambda step: drawn.batch(first + step, BATCH), partial(loss, name=name), seconds=seconds, rate=rate
-        )
+
+        def draw(step: int) -> Batch:
+            batch = drawn.batch(first + step, BATCH)
+            return batch if gate is None else as_seen(batch, gate)
+
+        return descend(start, draw, partial(loss, name=name), seconds=seconds, rate=rate)
 
     half, steps = train(uniform(size), EVERYWHERE, FIRST_RATE)
     for name in (EVERYWHERE, *REGIONS, LONGER):
@@ -171,9 +188,9 @@ def lines(size: str, errors: dict[str, Errors]) -> list[str]:
         whole, base = (sum(rival[name][index] for name in REGIONS) for index in (0, 1))
         patient = sum(errors[LONGER][recipe][name][0] for name in REGIONS)
         own = {name: errors[name][recipe][name][0] for name in REGIONS}
-        true, gated = sum(own.values()), sum(errors[GATED][recipe][name][0] for name in REGIONS)
+        routed, gated = sum(own.values()), sum(errors[GATED][recipe][name][0] for name in REGIONS)
         cells = [decibels(whole, base), decibels(patient, whole)]
-        cells += [decibels(ours, theirs) for ours in (true, gated) for theirs in (whole, patient)]
+        cells += [decibels(ours, theirs) for ours in (routed, gated) for theirs in (whole, patient)]
         cells += [decibels(own[name], rival[name][0]) for name in REGIONS]
         rows.append(f"| {size} | {recipe} | " + " | ".join(cells) + " |")
     return rows
@@ -199,24 +216,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--minutes", type=float, default=2.5, help="processor time of each training")
     parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--regions", default="truth", choices=("truth", "gate"), help="who says where they are")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("specialists.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     source, batches = sources(args)
+    embedded = load_bundle(None, torch.device("cpu")).denoiser
+    gate = embedded if args.regions == "gate" else None
+    if gate is not None:
+        batches = {recipe: [as_seen(batch, gate) for batch in some] for recipe, some in batches.items()}
     found: dict[str, dict[str, Any]] = {}
     for size in args.sizes.split(","):
         kept = found.setdefault(size, {"steps": {}, "errors": {}})
         means_of: dict[str, Means] = {}
-        for name, steps, denoiser in trained(size, source, args):
+        for name, steps, denoiser in trained(size, source, gate, args):
             means_of[name] = found_by(denoiser, batches)
             kept["steps"][name], kept["errors"][name] = steps, judged(means_of[name], batches)
             if all(region in means_of for region in REGIONS):
-                kept["errors"][GATED] = judged(routed([means_of[region] for region in REGIONS], batches), batches)
+                kept["errors"][GATED] = judged(mixed([means_of[name] for name in REGIONS], batches, embedded), batches)
             args.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     head = ("size", "recipe", "everywhere over interpolation, dB", f"{LONGER} over everywhere",
-            "true regions over everywhere", f"true regions over {LONGER}",
-            "gate over everywhere", f"gate over {LONGER}", *REGIONS)  # fmt: skip
+            f"{args.regions} over everywhere", f"{args.regions} over {LONGER}",
+            "mixed by the gate over everywhere", f"mixed by the gate over {LONGER}", *REGIONS)  # fmt: skip
     print("\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]))
     print("\n".join(row for size in found for row in lines(size, found[size]["errors"])))
 
