@@ -43,7 +43,7 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(
-        ("uniform", "default", "longer", "wide", "home", "lesions", "home-again", "finer", "home-last"),
+        ("uniform", "default", "longer", "wide", "home", "lesions", "home-again", "finer", "home-last", "finest"),
         from_average="home",
     ),
     "gpu": Recipe(("gpu-uniform", "gpu-experts", "gpu-home")),
