@@ -43,7 +43,19 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(
-        ("uniform", "default", "longer", "wide", "home", "lesions", "home-again", "finer", "home-last", "finest"),
+        (
+            "uniform",
+            "default",
+            "longer",
+            "wide",
+            "home",
+            "lesions",
+            "home-again",
+            "finer",
+            "home-last",
+            "finest",
+            "home-final",
+        ),
         from_average="home",
     ),
     "gpu": Recipe(("gpu-uniform", "gpu-experts", "gpu-home")),
