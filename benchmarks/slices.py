@@ -1,6 +1,6 @@
 """Slices that alternate in brightness: what they cost, and what `--even-slices` gives back.
 
-    python benchmarks/slices.py --data ../shared/data [--threads 1]
+    python benchmarks/slices.py --data ../shared/data [--threads 1] [--scans fsf_T1w ...]
 
 Every scan of val/ is degraded into thick slices, which then alternate by a known gain, as interleaved acquisitions do;
 the result is compared with the truth, brightness of the whole fitted. The second table says what real thick-slice scans
@@ -59,13 +59,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--scans", nargs="+", default=list(VAL), metavar="NAME", help="of val/ (default: all five)")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     keep_memory()
     enhancer = Enhancer(args.bundle, threads=args.threads)
     columns = [f"{2 * gain:.0%} {word}" for gain in LOG_GAINS for _, word in CASES]
     print(f"| scan | recipe | {' | '.join(columns)} | log-gain found |", "|---" * (len(columns) + 3) + "|", sep="\n")
-    for name in VAL:
+    for name in args.scans:
         truth = canonicalise(load(args.data / "val" / f"{name}.nii.gz").volume)[0]
         for recipe in RECIPES:
             low = canonicalise(degrade(truth, NAMED[recipe], rng_for(0, name, recipe)))[0]
