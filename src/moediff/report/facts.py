@@ -100,9 +100,13 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
     return [(what, one_line(value)) for what, value in rows if value != ""]
 
 
+def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _slices(record: Mapping[str, Any]) -> str:
-    found = record.get("slices")
-    told = found if isinstance(found, dict) else {}
+    told = _section(record, "slices")
     share = number(told.get("alternate_by"))
     if share is None or not told.get("noticeable"):
         return ""
@@ -110,8 +114,7 @@ def _slices(record: Mapping[str, Any]) -> str:
 
 
 def _agreement(record: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    found = record.get("data_consistency")
-    told = found if isinstance(found, dict) else {}
+    told = _section(record, "data_consistency")
     return number(told.get("rms_over_range")), number(told.get("noise_over_range"))
 
 
