@@ -118,6 +118,14 @@ def test_a_contradiction_of_the_measurement_is_said_in_words(text, scans):
     assert "9.0 times the noise" in told and "agrees with what was measured" not in told
 
 
+@pytest.mark.parametrize(("evened", "word"), [(True, "taken out"), (False, "left as it is")])
+def test_slices_that_alternate_are_told_with_what_was_done(evened, word, scans):
+    slices = {"alternate_by": 0.0409, "noticeable": True, "evened": evened}
+    assert f"4.1% brighter than those between, {word}" in render(replace(scans, record={"slices": slices}))
+    assert "Every other slice" not in render(replace(scans, record={"slices": {**slices, "noticeable": False}}))
+    assert "Every other slice" not in render(replace(scans, record={"slices": "odd"}))
+
+
 def test_a_bare_result_still_makes_a_page(scans):
     text = render(ReportScans(enhanced=scans.enhanced, name="a.nii.gz"))
     assert "a.nii.gz" in text and "swipe" not in text.split("<script>")[0].split("</style>")[1]
