@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from moediff import RESEARCH_ONLY, __version__, stopping
-from moediff.commands import benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
+from moediff.commands import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
 from moediff.errors import InputMissing, MoeDiffError, OutputFailed, TryAgain, shown
 from moediff.memory import ran_out
 
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"moediff-sr {__version__}")
     parser.add_argument("--debug", action="store_true", help=DEBUG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (enhance, report, evaluate, benchmark, degrade, dicom, train, bundle):
+    for command in (enhance, adapt, report, evaluate, benchmark, degrade, dicom, train, bundle):
         command.add(commands)
     _debug_everywhere(commands)
     return parser

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moediff.commands import Commands
     from moediff.inference.options import EnhanceOptions
     from moediff.inference.outputs import OutputPaths
+    from moediff.model.bundle import Bundle
     from moediff.volume.io import Loaded
 
 
@@ -69,6 +70,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--report", type=Path, metavar="HTML", help="write a page that shows the result (one file, works offline)")
     add("--dicom-out", type=Path, metavar="FOLDER", help="write a new DICOM series too (DICOM input only)")
     add("--bundle", type=Path, help="model folder (default: the embedded weights)")
+    add("--adapt", action="store_true", help="thick slices: let the weights learn on from this scan first (minutes)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add(
         "--dtype", default="float32", choices=("float32", "bfloat16"),
@@ -93,7 +95,7 @@ def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
     from moediff.errors import ConfigError
     from moediff.inference.outputs import OutputPaths, check_outputs, claimed, default_output
-    from moediff.report.needs import require_parts
+    from moediff.report.needs import LEARNING, require_parts
     from moediff.volume.io import load
 
     keep_memory()
@@ -106,6 +108,8 @@ def enhance_command(args: argparse.Namespace) -> int:
         raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
     if args.report is not None:
         require_parts("jinja2")
+    if args.adapt:
+        require_parts(*LEARNING, what="--adapt", extra="train")
     read = [args.like] if args.like is not None else []
     if args.dry_run:
         check_outputs(paths, args.source, overwrite=args.overwrite, read=read)
@@ -143,6 +147,8 @@ def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: 
     from moediff.report.scans import from_result
 
     enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
+    if args.adapt:
+        enhancer = Enhancer(_adapted(loaded, enhancer.bundle, args), device=args.device, dtype=args.dtype)
     with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
         result = enhancer(loaded, options, report)
 
@@ -153,6 +159,15 @@ def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: 
         write(result, paths, overwrite=args.overwrite, draw=draw)
         report(1.0, "done")
     return result.record
+
+
+def _adapted(loaded: Loaded, bundle: Bundle, args: argparse.Namespace) -> Bundle:
+    """The weights after learning on from the scan."""
+    from moediff.training.adapt import AdaptOptions, adapt
+
+    processes = 1 if args.threads == 1 else 0
+    options = AdaptOptions(seed=args.seed, device=args.device, processes=processes)
+    return adapt([loaded], bundle, options, progress=not args.quiet and sys.stderr.isatty())
 
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:

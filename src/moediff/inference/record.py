@@ -19,11 +19,13 @@ def record_of(
 ) -> dict[str, Any]:
     """Software, weights, settings and grids; `where` is the network's device and precision."""
     device, dtype = where
+    adapted = bundle.provenance.get("adapted")
     return {
         "software": f"moediff-sr {__version__}",
         "notice": RESEARCH_ONLY,
         "bundle_sha256": bundle.sha256,
         "bundle_name": str(bundle.provenance.get("name", "unnamed")),
+        **({"bundle_adapted": adapted} if adapted else {}),
         "mode": options.mode,
         "steps": options.steps if options.mode == "detail" or options.samples > 1 else 1,
         "mirrors": options.mirrors,

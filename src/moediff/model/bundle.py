@@ -18,8 +18,9 @@ from torch import Tensor
 
 from moediff.config import parse_as
 from moediff.diffusion.process import ProcessConfig
-from moediff.errors import BundleError, ConfigError, naming
+from moediff.errors import BundleError, CannotCreate, ConfigError, naming, shown
 from moediff.model.denoiser import Denoiser, DenoiserConfig
+from moediff.volume.atomic import require_free
 from moediff.volume.prepare import PrepareSettings
 
 SCHEMA = 1
@@ -177,6 +178,29 @@ def _check_fit(config: DenoiserConfig, weights: Mapping[str, Tensor]) -> None:
             raise BundleError(f"{name} has shape {tuple(tensor.shape)}; expected {tuple(own[name].shape)}")
         if not bool(torch.isfinite(tensor).all()):
             raise BundleError(f"{name} holds NaN or infinite weights; use another bundle")
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Can a bundle be written there? Ask before any long work.
+
+    Raises:
+        CannotCreate: something is there (another bundle may be replaced with `overwrite`), or the folder around it is
+            missing or closed to us.
+        OutputFailed: the disk is full already.
+    """
+    with naming(shown(folder)):
+        try:
+            bundle = (folder / MANIFEST).is_file()
+        except OSError:
+            bundle = False
+        if not bundle and folder.is_dir():
+            raise CannotCreate("a folder with other things in it has this name: choose another name")
+        if bundle and not overwrite:
+            raise CannotCreate(
+                "a model bundle is there already: choose another name or allow overwriting (--overwrite)"
+            )
+        if not bundle:
+            require_free(folder, overwrite=False)
 
 
 def save_bundle(

@@ -88,7 +88,7 @@ class PatchSource:
         settings: preparation, as in the bundle.
         ranges: of the recipes drawn.
         augment: None leaves the truth as it is.
-        recipe: one recipe for all examples instead of drawn ones.
+        recipe: one recipe for all examples instead of drawn ones; heads with a `stack` bring their own.
         rank, of: which share of every batch this process takes.
     """
 
@@ -118,7 +118,7 @@ class PatchSource:
         data, region = self._cut(head, rng)
         truth, gain = augmented(data, self.augment, rng) if self.augment else (data, 1.0)
         scan = Volume(truth, torch.eye(4, dtype=torch.float64))
-        recipe = self.recipe or draw_recipe(rng, self.ranges)
+        recipe = self._recipe(head, rng)
         low = degrade(scan, recipe, rng, reference=head.reference * gain)
         offset = torch.randint(MARGIN // 2, MARGIN + 1, (3,), generator=rng).tolist()
         goal = _box_grid(scan.grid, offset, self.patch)
@@ -129,6 +129,11 @@ class PatchSource:
         volumes = [v.permute(order) for v in (truth[box], ready.base_XYZ, region[box])]
         slices = ready.slices_NXYZ.permute(0, *(axis + 1 for axis in order))
         return Example(volumes[0], volumes[1], slices, (x, y, z), ready.level.float(), volumes[2])
+
+    def _recipe(self, head: Head, rng: torch.Generator) -> Recipe:
+        if head.stack is not None:
+            return head.stack.recipe
+        return self.recipe or draw_recipe(rng, self.ranges)
 
     def _cut(self, head: Head, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         side = self.patch + 2 * MARGIN
@@ -144,9 +149,18 @@ class PatchSource:
         short = [side - n for n in data.shape]
         pad = (0, short[2], 0, short[1], 0, short[0])
         data, region = F.pad(data, pad), F.pad(region, pad, value=NO_REGION)
-        order = torch.randperm(3, generator=rng).tolist()
+        order = _turned(head, rng)
         flips = [axis for axis in range(3) if float(torch.rand((), generator=rng)) < 0.5]
         return data.permute(order).flip(flips).contiguous(), region.permute(order).flip(flips)
+
+
+def _turned(head: Head, rng: torch.Generator) -> list[int]:
+    """An order of the axes; what a scan of thick slices did not measure never comes last, where slices are stacked."""
+    order: list[int] = torch.randperm(3, generator=rng).tolist()
+    if head.stack is not None and order[2] == head.stack.axis:
+        other = int(torch.randint(2, (), generator=rng))
+        order[2], order[other] = order[other], order[2]
+    return order
 
 
 def _box_grid(grid: Grid, start: Sequence[int], side: int) -> Grid:

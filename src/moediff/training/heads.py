@@ -18,7 +18,7 @@ from moediff.errors import ConfigError, DataError
 from moediff.evaluation.regions import BACKGROUND, region_map, scan_regions
 from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.labels import synthesise
-from moediff.training.kept import Head, ScanSource, kept
+from moediff.training.kept import Head, ScanSource, kept, read_heads
 from moediff.volume.geometry import axis_positions, canonicalise, with_spacing
 from moediff.volume.intensity import brain_scaling, foreground
 from moediff.volume.io import load
@@ -41,12 +41,18 @@ def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path 
     """
     if not sources:
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
-    if keep is None:
-        return [head for source in sources for head in _heads_of(source, root, seed)]
-    return [head for source in sources for head in kept(source, root, seed, keep, _heads_of)]
+    heads: list[Head] = []
+    for source in sources:
+        if keep is None or source.prepared:
+            heads += _heads_of(source, root, seed)
+        else:
+            heads += kept(source, root, seed, keep, _heads_of)
+    return heads
 
 
 def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
+    if source.prepared:
+        return read_heads(root / source.path)
     volume, _ = canonicalise(load(root / source.path).volume)
     return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
 
@@ -63,15 +69,15 @@ def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
         )
     heads = []
     for size in sizes:
-        at = scaled if size == 0 else _shrink(scaled, size)
+        at = scaled if size == 0 else shrink(scaled, size)
         inside = foreground(at.data_XYZ, at.spacing_mm)
         regions = scan_regions(at.data_XYZ, at.spacing_mm)
-        heads.append(_head(at.data_XYZ, inside, regions, source.weight / len(sizes)))
+        heads.append(head_of(at.data_XYZ, inside, regions, source.weight / len(sizes)))
     return heads
 
 
-def _shrink(volume: Volume, size_mm: float) -> Volume:
-    """To coarser isotropic voxels, blurred first so that nothing aliases; both in one matrix an axis."""
+def shrink(volume: Volume, size_mm: float) -> Volume:
+    """A scan on coarser isotropic voxels, blurred first so that nothing aliases; both in one matrix an axis."""
     goal = with_spacing(volume.grid, (size_mm,) * 3)
     positions = axis_positions(volume.grid, goal)
     assert positions is not None  # the axes are the volume's own
@@ -93,11 +99,16 @@ def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head
     heads = []
     for copy in range(source.copies):
         scan = synthesise(labels, rng_for(seed, source.path, copy))
-        heads.append(_head(scan, region != BACKGROUND, region, source.weight / source.copies))
+        heads.append(head_of(scan, region != BACKGROUND, region, source.weight / source.copies))
     return heads
 
 
-def _head(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
+def head_of(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
+    """A scaled scan as training keeps it.
+
+    Raises:
+        DataError: values too large for half precision.
+    """
     if not bool(torch.isfinite(data_XYZ.half()).all()):
         raise DataError("a training scan is not finite in half precision; check the scans named in the configuration")
     where = inside_XYZ.nonzero()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moediff.errors import InputMissing
+from moediff.simulate.recipe import Recipe, thick_slices
 from moediff.volume.atomic import shown
 
 FORMAT = 1  # raise it when heads are prepared differently
@@ -29,6 +30,7 @@ class ScanSource:
         spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
         weight: how often it is drawn, relative to the others.
         labels: the file is a label map; scans are synthesised from it.
+        prepared: the file holds heads as `write_heads` writes them; nothing else here applies to it.
         copies: synthetic scans made of one label map.
         licence, source: terms and origin of the data, copied into the bundle.
     """
@@ -37,20 +39,38 @@ class ScanSource:
     spacing_mm: tuple[float, ...] = ()
     weight: float = 1.0
     labels: bool = False
+    prepared: bool = False
     copies: int = 1
     licence: str = ""
     source: str = ""
 
 
 @dataclass(frozen=True)
+class Stack:
+    """How the slices of a scan lie that stands in for a sharp one, and how such slices are acquired.
+
+    Args:
+        axis: along which they are stacked; detail along it was not measured, so nothing is learned of it.
+        recipe: what the scan's own acquisition does to other axes, slices along the last.
+    """
+
+    axis: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
 class Head:
-    """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known."""
+    """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known.
+
+    With a `stack` it is a scan of thick slices as far as it could be enhanced: sharp in the plane of its slices.
+    """
 
     data_XYZ: Tensor
     inside_N3: Tensor
     reference: float
     region_XYZ: Tensor | None
     weight: float
+    stack: Stack | None = None
 
     def to(self, device: torch.device) -> Head:
         """The same head with its voxels on a device; the list of places that patches are drawn from stays here."""
@@ -69,8 +89,8 @@ def kept(source: ScanSource, root: Path, seed: int, folder: Path, make: Make) ->
     """
     path = folder / f"{_key(source, root, seed)}.safetensors"
     if not path.exists():
-        _write(path, make(source, root, seed))
-    return _read(path)
+        write_heads(path, make(source, root, seed))
+    return read_heads(path)
 
 
 def _key(source: ScanSource, root: Path, seed: int) -> str:
@@ -83,13 +103,18 @@ def _key(source: ScanSource, root: Path, seed: int) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 
-def _write(path: Path, heads: list[Head]) -> None:
+def write_heads(path: Path, heads: list[Head]) -> None:
+    """Write heads to one safetensors file, which appears whole."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     for index, head in enumerate(heads):
         numbers = torch.tensor([head.reference, head.weight], dtype=torch.float64)
         own = {"data": head.data_XYZ, "inside": head.inside_N3, "numbers": numbers, "region": head.region_XYZ}
+        if head.stack is not None:
+            across = head.stack.recipe.axes[2]
+            told = [head.stack.axis, across.factor, head.stack.recipe.noise]
+            own["stack"] = torch.tensor(told, dtype=torch.float64)
         # clones: copies of one label map share their regions, and safetensors refuses shared memory
         tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,13 +123,19 @@ def _write(path: Path, heads: list[Head]) -> None:
     fresh.replace(path)
 
 
-def _read(path: Path) -> list[Head]:
+def read_heads(path: Path) -> list[Head]:
+    """What `write_heads` wrote."""
     from safetensors.torch import load_file
 
     tensors = load_file(path)
     heads: list[Head] = []
     while f"{len(heads)}.data" in tensors:
-        own = {name: tensors.get(f"{len(heads)}.{name}") for name in ("data", "inside", "numbers", "region")}
+        own = {name: tensors.get(f"{len(heads)}.{name}") for name in ("data", "inside", "numbers", "region", "stack")}
         reference, weight = own["numbers"].tolist()  # type: ignore[union-attr]
-        heads.append(Head(own["data"], own["inside"], reference, own["region"], weight))  # type: ignore[arg-type]
+        stack = None if own["stack"] is None else _stack(*own["stack"].tolist())
+        heads.append(Head(own["data"], own["inside"], reference, own["region"], weight, stack))  # type: ignore[arg-type]
     return heads
+
+
+def _stack(axis: float, factor: float, noise: float) -> Stack:
+    return Stack(int(axis), thick_slices(factor, noise, "slices"))

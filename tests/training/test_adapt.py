@@ -1,0 +1,174 @@
+"""Learning on from thick-slice scans: what of them is learned from, what changes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from moediff.config import rng_for
+from moediff.errors import CannotCreate, ConfigError, DataError
+from moediff.evaluation.metrics import score
+from moediff.inference.engine import Enhancer
+from moediff.inference.options import EnhanceOptions
+from moediff.model.bundle import Bundle, check_free, load_bundle
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import thick_slices
+from moediff.training.adapt import AdaptOptions, adapt, head_from
+from moediff.training.dataset import PatchSource
+from moediff.training.heads import load_heads
+from moediff.training.kept import Head, ScanSource, Stack, read_heads, write_heads
+from moediff.volume.io import Loaded
+from moediff.volume.prepare import PrepareSettings
+from moediff.volume.volume import Volume
+
+QUICK = AdaptOptions(steps=2, patch=32, processes=1, device="cpu")
+
+
+def loaded(volume: Volume) -> Loaded:
+    return Loaded(volume, None, (1, 1), ())
+
+
+@pytest.fixture
+def thick(make_phantom) -> Loaded:
+    """A phantom head of 1 mm voxels with slices of 4 mm stacked along its second axis, 2 % noise."""
+    truth = make_phantom((64, 72, 60), (1.0, 1.0, 1.0))
+    return loaded(degrade(truth, thick_slices(4, 0.02, "thick4", axis=1), rng_for(0)))
+
+
+@pytest.fixture
+def weights(bundle: Path) -> Bundle:
+    return load_bundle(bundle)
+
+
+def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
+    head = head_from(thick, Enhancer(weights))
+    assert head.data_XYZ.shape == (64, 72, 60)
+    assert head.stack is not None and head.stack.axis == 1
+    across = head.stack.recipe.axes[2]
+    assert (across.method, across.factor) == ("gaussian", pytest.approx(4.0))
+    assert head.stack.recipe.noise == pytest.approx(0.02, rel=0.3)
+    assert float(head.data_XYZ.float().median()) == pytest.approx(0.5, abs=0.5) and head.region_XYZ is None
+
+
+def test_voxels_are_no_finer_than_the_plane_was_measured(make_phantom, weights):
+    truth = make_phantom((64, 64, 48), (1.5, 1.5, 1.5))
+    head = head_from(loaded(degrade(truth, thick_slices(3, 0.01, "thick3"), rng_for(0))), Enhancer(weights))
+    assert head.data_XYZ.shape == (64, 64, 48) and head.stack is not None
+    assert head.stack.recipe.axes[2].factor == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (1.5, 1.5, 2.0), (1.0, 1.0, 10.0)])
+def test_other_scans_are_refused(make_phantom, weights, spacing_mm):
+    scan = loaded(make_phantom((48, 48, 32), spacing_mm))
+    with pytest.raises(DataError, match=r"times as thick as the voxels of their plane, expected 1\.8 to 8"):
+        head_from(scan, Enhancer(weights))
+
+
+def test_at_least_one_scan_is_asked_for(weights):
+    with pytest.raises(ConfigError, match="no scan to learn from"):
+        adapt([], weights)
+
+
+def ridged(axis: int) -> Head:
+    """A head that varies along one axis only, from voxel to voxel."""
+    line = torch.rand(60, generator=rng_for(0)) + 0.5
+    data = line.reshape([-1 if a == axis else 1 for a in range(3)]).expand(60, 60, 60).half()
+    stack = Stack(axis, thick_slices(4, 0.0, "slices"))
+    return Head(data.contiguous(), torch.tensor([[30, 30, 30]]), 1.0, None, 1.0, stack)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_nothing_is_learned_along_the_axis_that_was_not_measured(axis):
+    source = PatchSource(heads=[ridged(axis)], patch=32, seed=0, settings=PrepareSettings(kernel="cubic"), augment=None)
+    varying = set()
+    for number in range(12):
+        example = source.example(number)
+        assert float((example.base_XYZ - example.truth_XYZ).abs().max()) < 1e-3  # only flat directions were cut thick
+        varying.add(max(range(3), key=lambda a: float(example.truth_XYZ.diff(dim=a).abs().mean())))
+        assert 1 / float(example.positions[2].diff().mean()) == pytest.approx(4)
+    assert varying == {0, 1}
+
+
+def test_without_a_stack_every_axis_takes_its_turn():
+    head = replace(ridged(0), stack=None)
+    source = PatchSource(heads=[head], patch=32, seed=0, settings=PrepareSettings(kernel="cubic"), augment=None,
+                         recipe=thick_slices(4, 0.0, "slices"))  # fmt: skip
+    gaps = [float((e.base_XYZ - e.truth_XYZ).abs().max()) for e in map(source.example, range(12))]
+    assert max(gaps) > 0.1 and min(gaps) < 1e-3
+
+
+def test_heads_come_back_from_a_file(tmp_path):
+    plain, stacked = replace(ridged(1), stack=None, weight=2.0), ridged(1)
+    write_heads(tmp_path / "some.safetensors", [plain, stacked])
+    first, second = load_heads([ScanSource(path="some.safetensors", prepared=True)], tmp_path, 0, tmp_path / "kept")
+    assert first.stack is None and first.weight == 2.0
+    assert second.stack == stacked.stack and torch.equal(second.data_XYZ, stacked.data_XYZ)
+    assert not (tmp_path / "kept").exists()  # they are prepared already
+    assert len(read_heads(tmp_path / "some.safetensors")) == 2
+
+
+def test_only_what_sharpens_learns(thick, weights, tmp_path):
+    made = adapt([thick], weights, QUICK, out=tmp_path / "mine")
+    old, new = weights.denoiser.state_dict(), made.denoiser.state_dict()
+    moved = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    assert moved == {"vector", "trunk", "experts"}
+    assert made.config == weights.config and made.sha256 != weights.sha256
+    told = made.provenance["adapted"]
+    assert (told["scans"], told["slice_factors"], told["steps"]) == (1, [4.0], 2)
+    assert told["from_sha256"] == weights.sha256 and made.provenance["name"].endswith(", adapted")
+    assert load_bundle(tmp_path / "mine").sha256 == made.sha256
+
+
+def test_nothing_that_names_the_scan_is_kept(thick, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    named = replace(thick, path=Path("/home/someone/sub-jane_doe_T2w.nii.gz"))
+    adapt([named], weights, QUICK, out=tmp_path / "mine")
+    text = (tmp_path / "mine" / "bundle.json").read_text()
+    assert "jane" not in text and "someone" not in text and str(tmp_path) not in text
+
+
+def test_the_same_seed_gives_the_same_weights(thick, weights):
+    first, again, other = (adapt([thick], weights, replace(QUICK, seed=seed)).sha256 for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_a_result_says_what_its_weights_were_adapted_to(thick, weights):
+    result = Enhancer(adapt([thick], weights, QUICK))(thick, EnhanceOptions())
+    assert result.record["bundle_adapted"]["from_sha256"] == weights.sha256
+    assert "bundle_adapted" not in Enhancer(weights)(thick, EnhanceOptions()).record
+    json.dumps(result.record)
+
+
+def test_weights_get_better_on_the_scan_they_learn_from(make_phantom, weights):
+    truth = make_phantom((72, 72, 64), (1.0, 1.0, 1.0))
+    low = degrade(truth, thick_slices(4, 0.01, "thick4"), rng_for(0))
+    options = EnhanceOptions(like=truth.grid)
+    learned = adapt([loaded(low)], weights, replace(QUICK, steps=40, rate=5e-3))
+    before, after = (
+        score(Enhancer(one)(low, options).volume.data_XYZ, truth.data_XYZ).psnr for one in (weights, learned)
+    )
+    assert after > before + 0.05
+
+
+@pytest.mark.parametrize("steps", [0, -1, 100_001])
+def test_steps_have_limits(steps):
+    with pytest.raises(ConfigError, match=f"steps is {steps}, expected 1 to 100000"):
+        AdaptOptions(steps=steps)
+
+
+def test_a_bundle_is_not_written_over_other_things(bundle, tmp_path):
+    check_free(tmp_path / "new", overwrite=False)
+    check_free(bundle, overwrite=True)
+    with pytest.raises(CannotCreate, match="a model bundle is there already"):
+        check_free(bundle, overwrite=False)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("thesis", "file"):
+        with pytest.raises(CannotCreate):
+            check_free(tmp_path / name, overwrite=True)
+    with pytest.raises(CannotCreate, match="does not exist"):
+        check_free(tmp_path / "nowhere" / "bundle", overwrite=False)
