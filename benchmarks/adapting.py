@@ -58,11 +58,18 @@ def row(bundle: Bundle, path: Path, recipe: str, args: argparse.Namespace, optio
     """One scan and recipe: before, after, and what it took."""
     truth, low = case_of(path, recipe, args.side, 1.0)
     start = time.perf_counter()
-    adapted = adapt([Loaded(low, None, (1, 1), ())], bundle, options)
+    adapted = adapt([Loaded(low, None, (1, 1), ())], bundle, options, goal=EnhanceOptions(like=truth.grid))
     seconds = round(time.perf_counter() - start, 1)
     before, after = (judged(one, low, truth, args.mode) for one in (bundle, adapted))
     scan = path.name.removesuffix(".nii.gz")
-    return {"scan": scan, "recipe": recipe, "before": before, "after": after, "adapt_s": seconds}
+    return {
+        "scan": scan,
+        "recipe": recipe,
+        "before": before,
+        "after": after,
+        "adapt_s": seconds,
+        "own": adapted.provenance["adapted"]["error_over_interpolation"],
+    }
 
 
 def table(rows: list[dict[str, object]]) -> str:

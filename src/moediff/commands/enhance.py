@@ -148,7 +148,7 @@ def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: 
 
     enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
     if args.adapt:
-        enhancer = Enhancer(_adapted(loaded, enhancer.bundle, args), device=args.device, dtype=args.dtype)
+        enhancer = Enhancer(_adapted(loaded, options, enhancer.bundle, args), device=args.device, dtype=args.dtype)
     with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
         result = enhancer(loaded, options, report)
 
@@ -161,13 +161,13 @@ def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: 
     return result.record
 
 
-def _adapted(loaded: Loaded, bundle: Bundle, args: argparse.Namespace) -> Bundle:
+def _adapted(loaded: Loaded, goal: EnhanceOptions, bundle: Bundle, args: argparse.Namespace) -> Bundle:
     """The weights after learning on from the scan."""
     from moediff.training.adapt import AdaptOptions, adapt
 
     processes = 1 if args.threads == 1 else 0
-    options = AdaptOptions(seed=args.seed, device=args.device, processes=processes)
-    return adapt([loaded], bundle, options, progress=not args.quiet and sys.stderr.isatty())
+    chosen = AdaptOptions(seed=args.seed, device=args.device, processes=processes)
+    return adapt([loaded], bundle, chosen, goal=goal, progress=not args.quiet and sys.stderr.isatty())
 
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:

@@ -10,36 +10,45 @@ Axes: X Y Z voxels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from moediff import __version__
+from moediff.config import rng_for
 from moediff.errors import ConfigError, DataError, naming
 from moediff.inference.engine import Enhancer
-from moediff.inference.grids import target_grid
+from moediff.inference.grids import aligned_grid, target_grid
 from moediff.inference.hardware import device_named
 from moediff.inference.options import EnhanceOptions
 from moediff.model.bundle import Bundle, load_bundle, save_bundle
+from moediff.model.denoiser import Denoiser
 from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.recipe import thick_slices
 from moediff.training.augment import AugmentConfig
-from moediff.training.heads import head_of, shrink
+from moediff.training.dataset import PatchSource
+from moediff.training.heads import head_of
 from moediff.training.kept import Head, ScanSource, Stack, write_heads
 from moediff.training.losses import LossConfig
 from moediff.training.settings import TrainConfig
+from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import train
 from moediff.volume.geometry import canonicalise
 from moediff.volume.intensity import brain_scaling, foreground
 from moediff.volume.io import Loaded
-from moediff.volume.prepare import prepare
+from moediff.volume.prepare import canonical_grid, prepare
+from moediff.volume.volume import Grid
 
+PROBES = 6  # batches that tell how much was learned
 PARTS = ("vector", "trunk", "experts")
 THINNEST, THICKEST = 1.8, 8.0  # slice distance in voxels of what is learned from: no gap to learn of; too few slices
+UNEQUAL = 1.25  # voxels' longest over shortest side, up to which detail counts as alike along all axes
 MOST_NOISE = 0.2  # of the scan's intensity
-DEFAULTS = EnhanceOptions(even_slices=True)  # bands are no anatomy to learn from
 AS_IT_IS = AugmentConfig(amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_share=0.0, sharpen_share=0.0)
 LOSS = LossConfig(expert=0.0, region=0.0, agreement=0.0, balance=0.0, error=0.0, gradient=1.0)
 
@@ -78,6 +87,7 @@ def adapt(
     bundle: Bundle,
     options: AdaptOptions | None = None,
     *,
+    goal: EnhanceOptions | None = None,
     out: Path | None = None,
     progress: bool = False,
 ) -> Bundle:
@@ -87,6 +97,7 @@ def adapt(
         scans: as `load` returns them, raw intensities, slices along any axis.
         bundle: the weights to begin with, on the device of the options.
         options: how; defaults suit one scan.
+        goal: what the scans will be enhanced to (voxel size or grid); None is the default of `enhance`.
         out: folder to write the adapted bundle to, replaced whole where there is one; None writes nothing.
         progress: show a line about it.
 
@@ -100,67 +111,64 @@ def adapt(
     chosen = options or AdaptOptions()
     if not scans:
         raise ConfigError("there is no scan to learn from; name at least one")
-    heads = [_named_head(scan, bundle, chosen) for scan in scans]
+    heads = list(_heads(scans, Enhancer(bundle, device=chosen.device), goal))
     with TemporaryDirectory(prefix="moediff-adapt-") as name:
         work = Path(name)
         write_heads(work / "heads.safetensors", heads)
         save_bundle(work / "start", bundle.config, bundle.denoiser.state_dict(), {})
         learned = load_bundle(train(_config(work, bundle, chosen), processes=chosen.processes, progress=progress))
         made = work / "made" if out is None else out
-        save_bundle(made, bundle.config, learned.denoiser.state_dict(), _provenance(bundle, heads, chosen))
-        return load_bundle(made, device_named(chosen.device))
+        device = device_named(chosen.device)
+        left = [_error_left(one.denoiser.to(device), bundle, heads, chosen) for one in (bundle, learned)]
+        told = _provenance(bundle, heads, chosen, left)
+        save_bundle(made, bundle.config, learned.denoiser.state_dict(), told)
+        return load_bundle(made, device)
 
 
-def head_from(scan: Loaded, enhancer: Enhancer) -> Head:
-    """A thick-slice scan, enhanced, on isotropic voxels no finer than its plane, as something to learn from.
+def head_from(scan: Loaded, enhancer: Enhancer, options: EnhanceOptions | None = None) -> Head:
+    """A thick-slice scan, enhanced, as something to learn from.
+
+    It lies on voxels as `options` ask for, but no finer than its plane was measured.
+
+    Args:
+        scan: as `load` returns it.
+        enhancer: with the weights at hand.
+        options: what the scan will be enhanced to.
 
     Raises:
         DataError: its slices are not thick, or too thick.
     """
-    plane, across = _plane_and_slices(scan)
-    goal = target_grid(scan.volume.grid, DEFAULTS)
-    size = max(*goal.spacing_mm, *(scan.volume.spacing_mm[axis] for axis in plane))
-    factor = scan.volume.spacing_mm[across] / size
+    volume, _ = canonicalise(scan.volume)
+    goal = target_grid(scan.volume.grid, options or EnhanceOptions())
+    across = max(range(3), key=lambda axis: volume.spacing_mm[axis])
+    size = _sizes(volume.grid, canonical_grid(aligned_grid(scan.volume.grid, goal)), across)
+    factor = volume.spacing_mm[across] / size[across]
     if not THINNEST <= factor <= THICKEST:
         raise DataError(
             f"slices are {factor:.2g} times as thick as the voxels of their plane, expected {THINNEST:g} to "
             f"{THICKEST:g}: weights adapt to scans of thick slices only, enhance this one without"
         )
-    enhanced = enhancer(scan, DEFAULTS).volume
-    noise = _noise(scan, enhancer.bundle)
-    reference = reference_intensity(enhanced.data_XYZ)
-    canonical, _ = canonicalise(shrink(enhanced, size) if size > 1.01 * min(enhanced.spacing_mm) else enhanced)
-    inside = foreground(canonical.data_XYZ, canonical.spacing_mm)
-    scaled = brain_scaling(canonical.data_XYZ, inside, canonical.spacing_mm).apply(canonical.data_XYZ)
-    axis = _axis_of(scan)
-    stack = Stack(axis, thick_slices(factor, min(noise / reference, MOST_NOISE), "slices"))
+    sharp = enhancer(volume, EnhanceOptions(voxel_size=size, even_slices=True)).volume  # bands are no anatomy
+    read = prepare(volume, sharp.grid, enhancer.bundle.config.prepare)
+    noise_share = read.noise * read.scaling.scale / reference_intensity(sharp.data_XYZ)
+    inside = foreground(sharp.data_XYZ, sharp.spacing_mm)
+    scaled = brain_scaling(sharp.data_XYZ, inside, sharp.spacing_mm).apply(sharp.data_XYZ)
+    stack = Stack(across, thick_slices(factor, min(noise_share, MOST_NOISE), "slices"))
     return replace(head_of(scaled, inside, None, 1.0), stack=stack)
 
 
-def _named_head(scan: Loaded, bundle: Bundle, options: AdaptOptions) -> Head:
-    enhancer = Enhancer(bundle, device=options.device)
-    if scan.path is None:
-        return head_from(scan, enhancer)
-    with naming(scan.path):
-        return head_from(scan, enhancer)
+def _sizes(source: Grid, goal: Grid, across: int) -> tuple[float, ...]:
+    """Voxel size along each axis: the goal's, but no finer than the plane; one for all where they differ much."""
+    floor = list(source.spacing_mm)
+    floor[across] = max(size for axis, size in enumerate(floor) if axis != across)
+    size = tuple(max(pair) for pair in zip(goal.spacing_mm, floor, strict=True))
+    return size if max(size) <= UNEQUAL * min(size) else (max(size),) * 3
 
 
-def _plane_and_slices(scan: Loaded) -> tuple[list[int], int]:
-    """The scan's own axes: the two of its slices' plane, and the one that they are stacked along."""
-    order = sorted(range(3), key=lambda axis: scan.volume.spacing_mm[axis])
-    return order[:2], order[2]
-
-
-def _axis_of(scan: Loaded) -> int:
-    """The canonical axis that slices are stacked along."""
-    spacing = canonicalise(scan.volume)[0].spacing_mm
-    return max(range(3), key=lambda axis: spacing[axis])
-
-
-def _noise(scan: Loaded, bundle: Bundle) -> float:
-    """Standard deviation of the scan's noise, in its intensities."""
-    prepared = prepare(scan.volume, target_grid(scan.volume.grid, DEFAULTS), bundle.config.prepare)
-    return prepared.noise * prepared.scaling.scale
+def _heads(scans: Sequence[Loaded], enhancer: Enhancer, goal: EnhanceOptions | None) -> Iterator[Head]:
+    for scan in scans:
+        with naming(scan.path) if scan.path is not None else nullcontext():
+            yield head_from(scan, enhancer, goal)
 
 
 def _config(work: Path, bundle: Bundle, options: AdaptOptions) -> TrainConfig:
@@ -172,7 +180,21 @@ def _config(work: Path, bundle: Bundle, options: AdaptOptions) -> TrainConfig:
     )  # fmt: skip
 
 
-def _provenance(bundle: Bundle, heads: Sequence[Head], options: AdaptOptions) -> dict[str, Any]:
+@torch.no_grad()
+def _error_left(denoiser: Denoiser, bundle: Bundle, heads: Sequence[Head], options: AdaptOptions) -> float:
+    """Squared error over that of interpolation, on patches of the heads that were not learned from."""
+    source = PatchSource(
+        heads=heads, patch=options.patch, seed=options.seed, settings=bundle.config.prepare, augment=None
+    )
+    process, parts = replace(bundle.config.process, share_at_max=1.0), []
+    for number in range(PROBES):
+        batch = source.batch(options.steps + number, options.batch).to(next(denoiser.parameters()).device)
+        draws = Draws(process, rng_for(options.seed, "left", number))
+        parts.append(batch_loss(denoiser, batch, draws, LOSS, probe=False)[1]["aggregate"])
+    return float(torch.stack(parts).mean())
+
+
+def _provenance(bundle: Bundle, heads: Sequence[Head], options: AdaptOptions, left: Sequence[float]) -> dict[str, Any]:
     """What the bundle says of itself: where it comes from, and nothing that names a scan."""
     factors = [head.stack.recipe.axes[2].factor for head in heads if head.stack is not None]
     told = {
@@ -183,6 +205,7 @@ def _provenance(bundle: Bundle, heads: Sequence[Head], options: AdaptOptions) ->
         "patch": options.patch,
         "rate": options.rate,
         "seed": options.seed,
+        "error_over_interpolation": [round(error, 4) for error in left],  # of what was learned, before and after
         "from_sha256": bundle.sha256,
         "software": f"moediff-sr {__version__}",
     }

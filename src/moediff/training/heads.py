@@ -69,14 +69,14 @@ def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
         )
     heads = []
     for size in sizes:
-        at = scaled if size == 0 else shrink(scaled, size)
+        at = scaled if size == 0 else _shrink(scaled, size)
         inside = foreground(at.data_XYZ, at.spacing_mm)
         regions = scan_regions(at.data_XYZ, at.spacing_mm)
         heads.append(head_of(at.data_XYZ, inside, regions, source.weight / len(sizes)))
     return heads
 
 
-def shrink(volume: Volume, size_mm: float) -> Volume:
+def _shrink(volume: Volume, size_mm: float) -> Volume:
     """A scan on coarser isotropic voxels, blurred first so that nothing aliases; both in one matrix an axis."""
     goal = with_spacing(volume.grid, (size_mm,) * 3)
     positions = axis_positions(volume.grid, goal)
