@@ -54,11 +54,22 @@ def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
     assert float(head.data_XYZ.float().median()) == pytest.approx(0.5, abs=0.5) and head.region_XYZ is None
 
 
-def test_voxels_are_no_finer_than_the_plane_was_measured(make_phantom, weights):
-    truth = make_phantom((64, 64, 48), (1.5, 1.5, 1.5))
-    head = head_from(loaded(degrade(truth, thick_slices(3, 0.01, "thick3"), rng_for(0))), Enhancer(weights))
-    assert head.data_XYZ.shape == (64, 64, 48) and head.stack is not None
-    assert head.stack.recipe.axes[2].factor == pytest.approx(3.0)
+@pytest.mark.parametrize(
+    ("plane_mm", "goal", "size_mm"),
+    [
+        ((1.5, 1.5), None, (1.5, 1.5, 1.5)),  # no finer than the plane was measured
+        ((1.0, 1.0), (0.7,), (1.0, 1.0, 1.0)),
+        ((1.0, 1.0), (1.5,), (1.5, 1.5, 1.5)),  # but as coarse as is asked for
+        ((1.0, 0.9), None, (1.0, 0.9, 1.0)),  # nearly as long as wide: as the result will be
+        ((0.5, 0.5), None, (1.0, 1.0, 1.0)),  # far from it: isotropic
+    ],
+)
+def test_voxels_are_those_of_the_result_where_the_plane_allows(make_phantom, weights, plane_mm, goal, size_mm):
+    low = make_phantom((64, 64, 21), (*plane_mm, 4.5))
+    head = head_from(loaded(low), Enhancer(weights), EnhanceOptions(voxel_size=goal))
+    assert head.stack is not None and head.stack.recipe.axes[2].factor == pytest.approx(4.5 / size_mm[2])
+    extent_mm = (64 * plane_mm[0], 64 * plane_mm[1], 21 * 4.5)
+    assert head.data_XYZ.shape == tuple(round(mm / size) for mm, size in zip(extent_mm, size_mm, strict=True))
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (1.5, 1.5, 2.0), (1.0, 1.0, 10.0)])
