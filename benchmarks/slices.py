@@ -22,7 +22,7 @@ from moediff.inference.options import EnhanceOptions
 from moediff.memory import keep_memory
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise
+from moediff.volume.geometry import canonicalise, coarsest_axis
 from moediff.volume.intensity import brain_scaling, foreground
 from moediff.volume.interleave import Interleave, interleave
 from moediff.volume.io import load
@@ -41,7 +41,7 @@ def measured(volume: Volume) -> Interleave | None:
 
 def alternating(volume: Volume, log_gain: float) -> Volume:
     """A canonical scan whose slices alternate by this gain."""
-    axis = max(range(3), key=lambda each: volume.spacing_mm[each])
+    axis = coarsest_axis(volume.spacing_mm)
     return volume.with_data(Interleave(axis, -log_gain, 0.0).evened(volume.data_XYZ))
 
 

@@ -5,7 +5,6 @@ Each sign is a sentence for the sidecar and the terminal; none stops the run.
 
 from __future__ import annotations
 
-from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiles import bounds
 from moediff.volume.intensity import BRAIN_LEVEL, quantile
 from moediff.volume.prepare import Prepared
@@ -74,10 +73,10 @@ def doubts(prepared: Prepared) -> list[str]:
     return found
 
 
-def uneven(prepared: Prepared, options: EnhanceOptions) -> list[str]:
+def uneven(prepared: Prepared) -> list[str]:
     """A warning where slices alternate in brightness and that was not taken out."""
     found = prepared.interleave
-    if options.even_slices or found is None or not found.noticeable:
+    if prepared.evened or found is None or not found.noticeable:
         return []
     return [
         f"every other slice is {found.difference:.1%} brighter than those between, which shows as bands: "

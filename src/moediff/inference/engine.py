@@ -225,7 +225,7 @@ class Enhancer:
         acquisition = assumed_acquisition(prepared)
         gap = discrepancy(result, prepared, acquisition)
         record = self._record(loaded, goal, options)
-        record |= alternation(prepared, options)
+        record |= alternation(prepared)
         record |= {
             "timings": timings,
             "data_consistency": summary(gap, prepared, acquisition),
@@ -233,7 +233,7 @@ class Enhancer:
             "warnings": [
                 *loaded.warnings,
                 *doubts(prepared),
-                *uneven(prepared, options),
+                *uneven(prepared),
                 *strange(score),
                 *slow_precision(self.device, self.dtype),
             ],

@@ -42,13 +42,13 @@ def record_of(
     }
 
 
-def alternation(prepared: Prepared, options: EnhanceOptions) -> dict[str, Any]:
+def alternation(prepared: Prepared) -> dict[str, Any]:
     """How much brighter every other slice was, and whether that was taken out; nothing where slices are not thick."""
     found = prepared.interleave
     if found is None:
         return {}
-    evened = options.even_slices and found.noticeable
-    return {"slices": {"alternate_by": round(found.difference, 4), "noticeable": found.noticeable, "evened": evened}}
+    told = {"alternate_by": round(found.difference, 4), "noticeable": found.noticeable, "evened": prepared.evened}
+    return {"slices": told}
 
 
 def _uncertainty(options: EnhanceOptions) -> str:

@@ -38,7 +38,7 @@ from moediff.training.losses import LossConfig
 from moediff.training.settings import TrainConfig
 from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import train
-from moediff.volume.geometry import canonicalise
+from moediff.volume.geometry import canonicalise, coarsest_axis
 from moediff.volume.intensity import brain_scaling, foreground
 from moediff.volume.io import Loaded
 from moediff.volume.prepare import canonical_grid, prepare
@@ -140,7 +140,7 @@ def head_from(scan: Loaded, enhancer: Enhancer, options: EnhanceOptions | None =
     """
     volume, _ = canonicalise(scan.volume)
     goal = target_grid(scan.volume.grid, options or EnhanceOptions())
-    across = max(range(3), key=lambda axis: volume.spacing_mm[axis])
+    across = coarsest_axis(volume.spacing_mm)
     size = _sizes(volume.grid, canonical_grid(aligned_grid(scan.volume.grid, goal)), across)
     factor = volume.spacing_mm[across] / size[across]
     if not THINNEST <= factor <= THICKEST:

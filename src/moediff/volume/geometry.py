@@ -61,6 +61,11 @@ def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
     return Volume(volume.data_XYZ.permute(order).flip(flipped_axes).contiguous(), affine), undo
 
 
+def coarsest_axis(spacing_mm: Sequence[float]) -> int:
+    """The axis along which samples lie farthest apart: across thick slices."""
+    return max(range(3), key=lambda axis: spacing_mm[axis])
+
+
 def with_spacing(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     """The same field of view with another voxel size (mm, one per axis).
 

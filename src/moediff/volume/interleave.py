@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.volume.geometry import coarsest_axis
+
 THICK = 1.5  # times the plane's voxel size: slices as thick as this were acquired one by one
 TISSUE = 0.2  # scaled intensity (the brain's median is 0.5): darker voxels say little about a gain
 LEAST_VOXELS, LEAST_SLICES = 400, 6
@@ -65,7 +67,7 @@ def interleave(scaled_XYZ: Tensor, spacing_mm: Sequence[float]) -> Interleave | 
     Returns:
         None where there are no thick slices, or too few of them.
     """
-    axis = max(range(3), key=lambda each: spacing_mm[each])
+    axis = coarsest_axis(spacing_mm)
     others = [size for each, size in enumerate(spacing_mm) if each != axis]
     if spacing_mm[axis] < THICK * math.sqrt(others[0] * others[1]):
         return None

@@ -51,6 +51,7 @@ class Prepared:
         level: estimated noise sigma of the source, scaled; a scalar tensor where the scan lies.
         undo_axes: from canonical axes back to the source's.
         interleave: how the brightness of thick slices alternated; None where that was not measured.
+        evened: whether that was taken out.
     """
 
     source: Volume
@@ -63,6 +64,7 @@ class Prepared:
     level: Tensor
     undo_axes: Callable[[Volume], Volume]
     interleave: Interleave | None = None
+    evened: bool = False
 
     @property
     def noise(self) -> float:
@@ -125,7 +127,8 @@ def prepare(
     scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
     source = source.with_data(scaling.apply(source.data_XYZ))
     alternating = interleave(source.data_XYZ, source.spacing_mm) if mask else None
-    if even_slices and alternating is not None and alternating.noticeable:
+    evened = even_slices and alternating is not None and alternating.noticeable
+    if alternating is not None and evened:
         source = source.with_data(alternating.evened(source.data_XYZ))
     level = noise_level(source.data_XYZ, inside if mask else None)
     return Prepared(
@@ -139,6 +142,7 @@ def prepare(
         level=level,
         undo_axes=undo_axes,
         interleave=alternating,
+        evened=evened,
     )
 
 
