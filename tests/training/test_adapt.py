@@ -17,10 +17,11 @@ from moediff.inference.options import EnhanceOptions
 from moediff.model.bundle import Bundle, check_free, load_bundle
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
-from moediff.training.adapt import AdaptOptions, adapt, head_from
+from moediff.training.adapt import AdaptOptions, adapt
 from moediff.training.dataset import PatchSource
 from moediff.training.heads import load_heads
 from moediff.training.kept import Head, ScanSource, Stack, read_heads, write_heads
+from moediff.training.stacked import head_from, slices_of
 from moediff.volume.io import Loaded
 from moediff.volume.prepare import PrepareSettings
 from moediff.volume.volume import Volume
@@ -45,7 +46,7 @@ def weights(bundle: Path) -> Bundle:
 
 
 def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
-    head = head_from(thick, Enhancer(weights))
+    head = head_from(thick, slices_of(thick.volume.grid), Enhancer(weights))
     assert head.data_XYZ.shape == (64, 72, 60)
     assert head.stack is not None and head.stack.axis == 1
     across = head.stack.recipe.axes[2]
@@ -66,17 +67,25 @@ def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
 )
 def test_voxels_are_those_of_the_result_where_the_plane_allows(make_phantom, weights, plane_mm, goal, size_mm):
     low = make_phantom((64, 64, 21), (*plane_mm, 4.5))
-    head = head_from(loaded(low), Enhancer(weights), EnhanceOptions(voxel_size=goal))
+    slices = slices_of(low.grid, EnhanceOptions(voxel_size=goal))
+    assert slices.voxel_mm == pytest.approx(size_mm) and slices.axis == 2
+    head = head_from(loaded(low), slices, Enhancer(weights))
     assert head.stack is not None and head.stack.recipe.axes[2].factor == pytest.approx(4.5 / size_mm[2])
     extent_mm = (64 * plane_mm[0], 64 * plane_mm[1], 21 * 4.5)
     assert head.data_XYZ.shape == tuple(round(mm / size) for mm, size in zip(extent_mm, size_mm, strict=True))
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (1.5, 1.5, 2.0), (1.0, 1.0, 10.0)])
-def test_other_scans_are_refused(make_phantom, weights, spacing_mm):
-    scan = loaded(make_phantom((48, 48, 32), spacing_mm))
+def test_other_scans_are_refused(make_phantom, spacing_mm):
     with pytest.raises(DataError, match=r"times as thick as the voxels of their plane, expected 1\.8 to 8"):
-        head_from(scan, Enhancer(weights))
+        slices_of(make_phantom((48, 48, 32), spacing_mm).grid)
+
+
+def test_all_scans_are_looked_at_before_any_work(thick, make_phantom, weights, monkeypatch):
+    thin = replace(loaded(make_phantom((48, 48, 32), (1.0, 1.0, 1.0))), path=Path("thin_T1w.nii.gz"))
+    monkeypatch.setattr("moediff.training.adapt.head_from", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(DataError, match=r"thin_T1w\.nii\.gz: slices are"):
+        adapt([thick, thin], weights)
 
 
 def test_at_least_one_scan_is_asked_for(weights):

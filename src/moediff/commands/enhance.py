@@ -95,7 +95,7 @@ def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
     from moediff.errors import ConfigError
     from moediff.inference.outputs import OutputPaths, check_outputs, claimed, default_output
-    from moediff.report.needs import LEARNING, require_parts
+    from moediff.report.needs import require_parts
     from moediff.volume.io import load
 
     keep_memory()
@@ -109,7 +109,7 @@ def enhance_command(args: argparse.Namespace) -> int:
     if args.report is not None:
         require_parts("jinja2")
     if args.adapt:
-        require_parts(*LEARNING, what="--adapt", extra="train")
+        _check_adaptable(loaded, options)
     read = [args.like] if args.like is not None else []
     if args.dry_run:
         check_outputs(paths, args.source, overwrite=args.overwrite, read=read)
@@ -159,6 +159,17 @@ def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: 
         write(result, paths, overwrite=args.overwrite, draw=draw)
         report(1.0, "done")
     return result.record
+
+
+def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
+    """Refuse before any long work."""
+    from moediff.errors import naming
+    from moediff.report.needs import LEARNING, require_parts
+    from moediff.training.stacked import slices_of
+
+    require_parts(*LEARNING, what="--adapt", extra="train")
+    with naming(loaded.path or "the scan"):
+        slices_of(loaded.volume.grid, options)
 
 
 def _adapted(loaded: Loaded, goal: EnhanceOptions, bundle: Bundle, args: argparse.Namespace) -> Bundle:

@@ -10,7 +10,7 @@ Axes: X Y Z voxels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,34 +21,24 @@ import torch
 
 from moediff import __version__
 from moediff.config import rng_for
-from moediff.errors import ConfigError, DataError, naming
+from moediff.errors import ConfigError, naming
 from moediff.inference.engine import Enhancer
-from moediff.inference.grids import aligned_grid, target_grid
 from moediff.inference.hardware import device_named
 from moediff.inference.options import EnhanceOptions
 from moediff.model.bundle import Bundle, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
-from moediff.simulate.degrade import reference_intensity
-from moediff.simulate.recipe import thick_slices
 from moediff.training.augment import AugmentConfig
 from moediff.training.dataset import PatchSource
-from moediff.training.heads import head_of
-from moediff.training.kept import Head, ScanSource, Stack, write_heads
+from moediff.training.kept import Head, ScanSource, write_heads
 from moediff.training.losses import LossConfig
 from moediff.training.settings import TrainConfig
+from moediff.training.stacked import head_from, slices_of
 from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import train
-from moediff.volume.geometry import canonicalise, coarsest_axis
-from moediff.volume.intensity import brain_scaling, foreground
 from moediff.volume.io import Loaded
-from moediff.volume.prepare import canonical_grid, prepare
-from moediff.volume.volume import Grid
 
 PROBES = 6  # batches that tell how much was learned
 PARTS = ("vector", "trunk", "experts")
-THINNEST, THICKEST = 1.8, 8.0  # slice distance in voxels of what is learned from: no gap to learn of; too few slices
-UNEQUAL = 1.25  # voxels' longest over shortest side, up to which detail counts as alike along all axes
-MOST_NOISE = 0.2  # of the scan's intensity
 AS_IT_IS = AugmentConfig(amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_share=0.0, sharpen_share=0.0)
 LOSS = LossConfig(expert=0.0, region=0.0, agreement=0.0, balance=0.0, error=0.0, gradient=1.0)
 
@@ -111,7 +101,7 @@ def adapt(
     chosen = options or AdaptOptions()
     if not scans:
         raise ConfigError("there is no scan to learn from; name at least one")
-    heads = list(_heads(scans, Enhancer(bundle, device=chosen.device), goal))
+    heads = _heads(scans, Enhancer(bundle, device=chosen.device), goal)
     with TemporaryDirectory(prefix="moediff-adapt-") as name:
         work = Path(name)
         write_heads(work / "heads.safetensors", heads)
@@ -125,50 +115,12 @@ def adapt(
         return load_bundle(made, device)
 
 
-def head_from(scan: Loaded, enhancer: Enhancer, options: EnhanceOptions | None = None) -> Head:
-    """A thick-slice scan, enhanced, as something to learn from.
-
-    It lies on voxels as `options` ask for, but no finer than its plane was measured.
-
-    Args:
-        scan: as `load` returns it.
-        enhancer: with the weights at hand.
-        options: what the scan will be enhanced to.
-
-    Raises:
-        DataError: its slices are not thick, or too thick.
-    """
-    volume, _ = canonicalise(scan.volume)
-    goal = target_grid(scan.volume.grid, options or EnhanceOptions())
-    across = coarsest_axis(volume.spacing_mm)
-    size = _sizes(volume.grid, canonical_grid(aligned_grid(scan.volume.grid, goal)), across)
-    factor = volume.spacing_mm[across] / size[across]
-    if not THINNEST <= factor <= THICKEST:
-        raise DataError(
-            f"slices are {factor:.2g} times as thick as the voxels of their plane, expected {THINNEST:g} to "
-            f"{THICKEST:g}: weights adapt to scans of thick slices only, enhance this one without"
-        )
-    sharp = enhancer(volume, EnhanceOptions(voxel_size=size, even_slices=True)).volume  # bands are no anatomy
-    read = prepare(volume, sharp.grid, enhancer.bundle.config.prepare)
-    noise_share = read.noise * read.scaling.scale / reference_intensity(sharp.data_XYZ)
-    inside = foreground(sharp.data_XYZ, sharp.spacing_mm)
-    scaled = brain_scaling(sharp.data_XYZ, inside, sharp.spacing_mm).apply(sharp.data_XYZ)
-    stack = Stack(across, thick_slices(factor, min(noise_share, MOST_NOISE), "slices"))
-    return replace(head_of(scaled, inside, None, 1.0), stack=stack)
-
-
-def _sizes(source: Grid, goal: Grid, across: int) -> tuple[float, ...]:
-    """Voxel size along each axis: the goal's, but no finer than the plane; one for all where they differ much."""
-    floor = list(source.spacing_mm)
-    floor[across] = max(size for axis, size in enumerate(floor) if axis != across)
-    size = tuple(max(pair) for pair in zip(goal.spacing_mm, floor, strict=True))
-    return size if max(size) <= UNEQUAL * min(size) else (max(size),) * 3
-
-
-def _heads(scans: Sequence[Loaded], enhancer: Enhancer, goal: EnhanceOptions | None) -> Iterator[Head]:
-    for scan in scans:
+def _heads(scans: Sequence[Loaded], enhancer: Enhancer, goal: EnhanceOptions | None) -> list[Head]:
+    known = []
+    for scan in scans:  # all of them before the work on the first begins
         with naming(scan.path) if scan.path is not None else nullcontext():
-            yield head_from(scan, enhancer, goal)
+            known.append(slices_of(scan.volume.grid, goal))
+    return [head_from(scan, slices, enhancer) for scan, slices in zip(scans, known, strict=True)]
 
 
 def _config(work: Path, bundle: Bundle, options: AdaptOptions) -> TrainConfig:
