@@ -167,11 +167,24 @@ def test_weights_get_better_on_the_scan_they_learn_from(make_phantom, weights):
     truth = make_phantom((72, 72, 64), (1.0, 1.0, 1.0))
     low = degrade(truth, thick_slices(4, 0.01, "thick4"), rng_for(0))
     options = EnhanceOptions(like=truth.grid)
-    learned = adapt([loaded(low)], weights, replace(QUICK, steps=40, rate=5e-3))
+    learned = adapt([loaded(low)], weights, replace(QUICK, steps=40, rate=5e-3, share=1.0))
     before, after = (
         score(Enhancer(one)(low, options).volume.data_XYZ, truth.data_XYZ).psnr for one in (weights, learned)
     )
     assert after > before + 0.05
+
+
+def test_weights_go_part_of_the_way(thick, weights):
+    half, whole = (adapt([thick], weights, replace(QUICK, share=share)).denoiser.state_dict() for share in (0.5, 1.0))
+    begun = weights.denoiser.state_dict()
+    for name, value in begun.items():
+        torch.testing.assert_close(half[name] - value, 0.5 * (whole[name] - value), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_the_share_has_limits(share):
+    with pytest.raises(ConfigError, match="expected more than 0, at most 1"):
+        AdaptOptions(share=share)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 100_001])
