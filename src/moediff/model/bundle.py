@@ -229,6 +229,7 @@ def save_bundle(
         "sha256": sha256_of(fresh / WEIGHTS),
     }
     (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    shutil.copymode(fresh / MANIFEST, fresh / WEIGHTS)  # safetensors writes for its owner alone
     old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
     if folder.exists():
         folder.rename(old)
