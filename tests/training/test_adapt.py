@@ -187,6 +187,12 @@ def test_the_share_has_limits(share):
         AdaptOptions(share=share)
 
 
+@pytest.mark.parametrize("processes", [-1, 3])
+def test_processes_share_the_patches_of_a_step(processes):
+    with pytest.raises(ConfigError, match=f"processes is {processes}, which cannot share 2 patches"):
+        AdaptOptions(processes=processes)
+
+
 @pytest.mark.parametrize("steps", [0, -1, 100_001])
 def test_steps_have_limits(steps):
     with pytest.raises(ConfigError, match=f"steps is {steps}, expected 1 to 100000"):

@@ -73,6 +73,10 @@ class AdaptOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 100_000:
             raise ConfigError(f"steps is {self.steps}, expected 1 to 100000: choose one of these")
+        if self.processes < 0 or (self.processes and self.batch % self.processes):
+            raise ConfigError(
+                f"processes is {self.processes}, which cannot share {self.batch} patches: choose 1, {self.batch} or 0"
+            )
         if not 0 < self.share <= 1:
             raise ConfigError(f"share is {self.share}, expected more than 0, at most 1: choose one of these")
 
