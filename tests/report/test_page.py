@@ -126,6 +126,15 @@ def test_slices_that_alternate_are_told_with_what_was_done(evened, word, scans):
     assert "Every other slice" not in render(replace(scans, record={"slices": "odd"}))
 
 
+@pytest.mark.parametrize(
+    ("scans_learned", "words"), [(1, "1 thick-slice scan, 50% of the way"), (7, "7 thick-slice scans, 50%")]
+)
+def test_adapted_weights_are_told(scans_learned, words, scans):
+    told = {"bundle_adapted": {"scans": scans_learned, "share": 0.5}}
+    assert words in render(replace(scans, record=told))
+    assert "Learned on from" not in render(replace(scans, record={}))
+
+
 def test_a_bare_result_still_makes_a_page(scans):
     text = render(ReportScans(enhanced=scans.enhanced, name="a.nii.gz"))
     assert "a.nii.gz" in text and "swipe" not in text.split("<script>")[0].split("</style>")[1]

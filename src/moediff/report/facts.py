@@ -86,6 +86,7 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
     rows = [
         ("Scan", scans.name), ("Input grid", _grid(record, "input")), ("Enhanced grid", _grid(record, "output")),
         ("Mode", MODES.get(str(record.get("mode")), record.get("mode", ""))), ("Model", record.get("bundle_name", "")),
+        ("Learned on from", _learned(record)),
         ("Fingerprint of the model (sha256)", record.get("bundle_sha256", "")),
         ("Evaluations of the network", record.get("steps", "")),
         ("Mirrored readings", record.get("mirrors", "")), ("Samples", record.get("samples", "")),
@@ -111,6 +112,14 @@ def _slices(record: Mapping[str, Any]) -> str:
     if share is None or not told.get("noticeable"):
         return ""
     return f"{share:.1%} brighter than those between, {'taken out' if told.get('evened') else 'left as it is'}"
+
+
+def _learned(record: Mapping[str, Any]) -> str:
+    told = _section(record, "bundle_adapted")
+    scans, share = number(told.get("scans")), number(told.get("share"))
+    if scans is None or share is None:
+        return ""
+    return f"{scans:.0f} thick-slice scan{'' if scans == 1 else 's'}, {share:.0%} of the way"
 
 
 def _agreement(record: Mapping[str, Any]) -> tuple[float | None, float | None]:
