@@ -89,13 +89,13 @@ def test_missing_parts_are_refused(folder, tmp_path):
         load_bundle(tmp_path / "nowhere")
 
 
-@pytest.mark.fault(50)
 def test_whoever_may_read_the_manifest_may_read_the_weights(tmp_path, small):
     save_bundle(tmp_path / "shared", BundleConfig(denoiser=small.config), small.state_dict(), {})
     modes = {path.stat().st_mode for path in (tmp_path / "shared").iterdir()}
     assert len(modes) == 1
 
 
+@pytest.mark.fault(50)
 def test_nan_weights_are_never_saved(tmp_path, small):
     weights = dict(small.state_dict())
     weights["trunk.enter.bias"] = torch.full_like(weights["trunk.enter.bias"], torch.nan)
