@@ -49,7 +49,8 @@ class AdaptOptions:
 
     Args:
         steps: optimiser steps, 1..100000, of `batch` patches; the learning rate falls to zero at the end.
-        batch, patch: examples a step and their side in voxels.
+        batch: examples a step.
+        patch: their side in voxels, a multiple of 16, at least 32.
         rate: the learning rate at its highest.
         share: how far the weights go from where they began (0) to what they learned (1). What a scan's plane teaches
             makes them too sure between its slices; half the way keeps most of the gain (Wortsman et al. 2022).
