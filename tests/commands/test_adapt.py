@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,16 @@ def test_a_scan_gives_a_model_folder_that_enhance_takes(scan, bundle, tmp_path, 
     assert main(["enhance", str(scan), "--bundle", str(made), "-o", str(tmp_path / "out.nii.gz"), "-q"]) == 0
     told = json.loads((tmp_path / "out.json").read_text())
     assert told["bundle_adapted"]["slice_factors"] == [4.0]
+
+
+def test_a_volume_of_a_4d_file_is_chosen_as_in_enhance(scan, bundle, tmp_path, capsys):
+    image = nib.load(scan)
+    both = nib.Nifti1Image(np.stack([image.get_fdata(dtype=np.float32)] * 2, -1), image.affine)
+    nib.save(both, tmp_path / "both_T2w.nii.gz")
+    command = ["adapt", str(tmp_path / "both_T2w.nii.gz"), "-o", str(tmp_path / "mine"), "--bundle", str(bundle)]
+    assert main(command) == 65 and "--volume" in capsys.readouterr().err
+    assert main([*command, "--volume", "1", "--steps", "1", "--processes", "1"]) == 0
+    assert load_bundle(tmp_path / "mine").provenance["adapted"]["steps"] == 1
 
 
 def test_an_existing_model_folder_stays(scan, bundle, tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff import RESEARCH_ONLY
+from moediff.commands.reading import add_reading, read
 from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def add(commands: Commands) -> None:
     add("scans", type=Path, nargs="+", metavar="SCAN", help="thick-slice scans, one or several of the same protocol")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write")
     add("--bundle", type=Path, help="model folder to begin with (default: the embedded weights)")
+    add_reading(parser)
     add("--steps", type=int, default=100, help="how long to learn (default 100, one to three minutes on two cores)")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -41,14 +43,13 @@ def adapt_command(args: argparse.Namespace) -> int:
     from moediff.model.bundle import check_free, load_bundle
     from moediff.report.needs import LEARNING, require_parts
     from moediff.training.adapt import AdaptOptions, adapt
-    from moediff.volume.io import load
 
     keep_memory()
     require_parts(*LEARNING, what="learning", extra="train")
     check_free(args.output, overwrite=args.overwrite)
     options = AdaptOptions(steps=args.steps, seed=args.seed, device=args.device, processes=args.processes)
     progress = not args.quiet and sys.stderr.isatty()
-    scans = [load(scan) for scan in args.scans]
+    scans = [read(scan, args) for scan in args.scans]
     adapt(scans, load_bundle(args.bundle, device_named(args.device)), options, out=args.output, progress=progress)
     if not args.quiet:
         print(f"{args.output}\n{RESEARCH_ONLY}")

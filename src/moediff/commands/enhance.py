@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import RESEARCH_ONLY
+from moediff.commands.reading import add_reading, read
 from moediff.commands.terminal import progress_bar
 from moediff.memory import keep_memory
 
@@ -81,9 +82,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")
     add("--even-slices", action="store_true", help="take out what alternates in brightness from slice to slice")
     add("--no-consistency", action="store_true", help="do not correct what the measurement contradicts")
-    add("--trust", choices=("sform", "qform"), help="which form to believe when they contradict each other")
-    add("--volume", type=int, metavar="N", help="which volume of a 4-D file, counted from 0")
-    add("--series", metavar="N", help="which DICOM series, by number or UID (see `moediff dicom list`)")
+    add_reading(parser)
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--dry-run", action="store_true", help="say what would be done and stop")
     add("--json", action="store_true", help="print the sidecar's content to standard output")
@@ -96,11 +95,10 @@ def enhance_command(args: argparse.Namespace) -> int:
     from moediff.errors import ConfigError
     from moediff.inference.outputs import OutputPaths, check_outputs, claimed, default_output
     from moediff.report.needs import require_parts
-    from moediff.volume.io import load
 
     keep_memory()
     options = _options(args)
-    loaded = load(args.source, trust=args.trust, index=args.volume, series=args.series)
+    loaded = read(args.source, args)
     paths = OutputPaths(scan=args.output or default_output(args.source, loaded.stem), uncertainty=args.uncertainty,
                         experts=args.experts, mask=args.mask, each_expert=args.each_expert,
                         differences=args.differences, report=args.report, dicom=args.dicom_out)  # fmt: skip
@@ -110,12 +108,12 @@ def enhance_command(args: argparse.Namespace) -> int:
         require_parts("jinja2")
     if args.adapt:
         _check_adaptable(loaded, options)
-    read = [args.like] if args.like is not None else []
+    also = [args.like] if args.like is not None else []
     if args.dry_run:
-        check_outputs(paths, args.source, overwrite=args.overwrite, read=read)
+        check_outputs(paths, args.source, overwrite=args.overwrite, read=also)
         print(json.dumps(_plan(loaded, options, paths, args), indent=2))
         return 0
-    with claimed(paths, args.source, overwrite=args.overwrite, read=read):
+    with claimed(paths, args.source, overwrite=args.overwrite, read=also):
         record = _enhance(loaded, options, paths, args)
     _say(record, paths.scan, args)
     return 0

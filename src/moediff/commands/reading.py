@@ -1,0 +1,25 @@
+"""Options that say how a scan is read, shared by the commands that take scans from scanners."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moediff.volume.io import Loaded
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    add = parser.add_argument
+    add("--trust", choices=("sform", "qform"), help="which form to believe when they contradict each other")
+    add("--volume", type=int, metavar="N", help="which volume of a 4-D file, counted from 0")
+    add("--series", metavar="N", help="which DICOM series, by number or UID (see `moediff dicom list`)")
+
+
+def read(path: Path, args: argparse.Namespace) -> Loaded:
+    """The scan as these options want it."""
+    from moediff.volume.io import load
+
+    return load(path, trust=args.trust, index=args.volume, series=args.series)
