@@ -37,17 +37,20 @@ INSIDE_90 = 1.645
 ROWS = ("gain_db", "ssim", "haarpsi", "coverage")
 
 
-def judged(bundle: Bundle, low: Volume, truth: Volume, mode: str) -> dict[str, float]:
+def interpolated_db(low: Volume, truth: Volume) -> float:
+    """PSNR of the better of two interpolations."""
+    results = (resample(low, truth.grid, kernel).data_XYZ for kernel in ("cubic", "zero-fill"))
+    return max(score(data, truth.data_XYZ, head_mask(truth.data_XYZ)).psnr for data in results)
+
+
+def judged(bundle: Bundle, low: Volume, truth: Volume, plain_db: float, mode: str) -> dict[str, float]:
     """What the bundle makes of a degraded scan."""
     mask = head_mask(truth.data_XYZ)
     top = data_range(truth.data_XYZ, mask)
-    plain = [
-        score(resample(low, truth.grid, kernel).data_XYZ, truth.data_XYZ, mask) for kernel in ("cubic", "zero-fill")
-    ]
     result = Enhancer(bundle)(low, EnhanceOptions(like=truth.grid, mode=mode))
     ours = score(result.volume.data_XYZ, truth.data_XYZ, mask)
     told = {
-        "gain_db": ours.psnr - max(one.psnr for one in plain),
+        "gain_db": ours.psnr - plain_db,
         "ssim": ours.ssim,
         "haarpsi": haarpsi(result.volume.data_XYZ, truth.data_XYZ, mask, top),
     }
@@ -63,13 +66,13 @@ def row(bundle: Bundle, path: Path, recipe: str, args: argparse.Namespace, optio
     start = time.perf_counter()
     adapted = adapt([Loaded(low, None, (1, 1), ())], bundle, options, goal=EnhanceOptions(like=truth.grid))
     seconds = round(time.perf_counter() - start, 1)
-    after = {}
+    plain_db, after = interpolated_db(low, truth), {}
     for share in args.shares:
         denoiser = part_way(bundle.denoiser, copy.deepcopy(adapted.denoiser), share)
-        after[str(share)] = judged(replace(adapted, denoiser=denoiser), low, truth, args.mode)
+        after[str(share)] = judged(replace(adapted, denoiser=denoiser), low, truth, plain_db, args.mode)
     told = {"scan": path.name.removesuffix(".nii.gz"), "recipe": recipe, "adapt_s": seconds}
     own = adapted.provenance["adapted"]["error_over_interpolation"]
-    return {**told, "own": own, "before": judged(bundle, low, truth, args.mode), "after": after}
+    return {**told, "own": own, "before": judged(bundle, low, truth, plain_db, args.mode), "after": after}
 
 
 def table(rows: list[dict[str, Any]], shares: list[float]) -> str:

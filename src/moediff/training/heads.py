@@ -58,8 +58,7 @@ def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
 
 
 def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
-    mask = foreground(volume.data_XYZ, volume.spacing_mm)
-    scaled = volume.with_data(brain_scaling(volume.data_XYZ, mask, volume.spacing_mm).apply(volume.data_XYZ))
+    scaled, _ = brain_scaled(volume)
     sizes = source.spacing_mm or (0.0,)
     finest = min(volume.spacing_mm)
     if any(0 < size < 0.98 * finest for size in sizes):
@@ -101,6 +100,12 @@ def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head
         scan = synthesise(labels, rng_for(seed, source.path, copy))
         heads.append(head_of(scan, region != BACKGROUND, region, source.weight / source.copies))
     return heads
+
+
+def brain_scaled(volume: Volume) -> tuple[Volume, Tensor]:
+    """A scan in training's intensities, the brain's median 0.5, and where its head is."""
+    inside = foreground(volume.data_XYZ, volume.spacing_mm)
+    return volume.with_data(brain_scaling(volume.data_XYZ, inside, volume.spacing_mm).apply(volume.data_XYZ)), inside
 
 
 def head_of(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:

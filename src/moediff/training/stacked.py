@@ -13,12 +13,12 @@ from moediff.inference.grids import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.recipe import thick_slices
-from moediff.training.heads import head_of
+from moediff.training.heads import brain_scaled, head_of
 from moediff.training.kept import Head, Stack
 from moediff.volume.geometry import canonicalise, coarsest_axis
-from moediff.volume.intensity import brain_scaling, foreground
+from moediff.volume.intensity import foreground, noise_sigma
 from moediff.volume.io import Loaded
-from moediff.volume.prepare import canonical_grid, prepare
+from moediff.volume.prepare import canonical_grid
 from moediff.volume.volume import Grid
 
 THINNEST, THICKEST = 1.8, 8.0  # slice distance in voxels of what is learned from: no gap to learn of; too few slices
@@ -75,12 +75,11 @@ def head_from(scan: Loaded, slices: Slices, enhancer: Enhancer) -> Head:
     volume, _ = canonicalise(scan.volume)
     options = EnhanceOptions(voxel_size=slices.voxel_mm, even_slices=True)  # bands are no anatomy
     sharp = enhancer(volume, options).volume
-    measured = prepare(volume, sharp.grid, enhancer.bundle.config.prepare)
-    noise = measured.noise * measured.scaling.scale / reference_intensity(sharp.data_XYZ)
-    inside = foreground(sharp.data_XYZ, sharp.spacing_mm)
-    scaled = brain_scaling(sharp.data_XYZ, inside, sharp.spacing_mm).apply(sharp.data_XYZ)
+    noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))
+    noise /= reference_intensity(sharp.data_XYZ)
+    scaled, inside = brain_scaled(sharp)
     stack = Stack(slices.axis, thick_slices(slices.factor, min(noise, MOST_NOISE), "slices"))
-    return replace(head_of(scaled, inside, None, 1.0), stack=stack)
+    return replace(head_of(scaled.data_XYZ, inside, None, 1.0), stack=stack)
 
 
 def _voxel_mm(source: Grid, goal: Grid, axis: int) -> tuple[float, ...]:
