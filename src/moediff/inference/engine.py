@@ -24,7 +24,7 @@ from moediff.inference.checks import doubts, uneven
 from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, residual, summary
 from moediff.inference.familiar import strange, strangeness
 from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
-from moediff.inference.hardware import device_named, dtype_named, slow_precision
+from moediff.inference.hardware import device_named, dtype_named, on_device, slow_precision
 from moediff.inference.maps import maps_of, spread_summary
 from moediff.inference.options import MIRRORS, Enhanced, EnhanceOptions, Maps
 from moediff.inference.record import alternation, record_of
@@ -97,7 +97,8 @@ class Enhancer:
             return self._passed(loaded, goal, options)
         report(0.02, "preparing")
         near = aligned_grid(loaded.volume.grid, goal)
-        prepared = prepare(loaded.volume, near, self.bundle.config.prepare, even_slices=options.even_slices)
+        scan = on_device(loaded.volume, near, self.device, options.memory_mb)
+        prepared = prepare(scan, near, self.bundle.config.prepare, even_slices=options.even_slices)
         ready = time.perf_counter()
         head = self._read(prepared, options)
         score = strangeness(head, self.bundle.config.familiar)
@@ -110,7 +111,8 @@ class Enhancer:
         finished = self._finish(loaded, goal, prepared, head, scans, options, timings, score)
         if each is None:
             return finished
-        return replace(finished, each_XYZE=torch.stack([land(prepared.undo(e), goal).data_XYZ for e in each], -1))
+        alone = [land(prepared.undo(result), goal).data_XYZ for result in each]
+        return replace(finished, each_XYZE=torch.stack(alone, -1))
 
     def _autocast(self) -> torch.autocast:
         """For the network alone: what comes before and after it needs float32 (data consistency above all)."""
@@ -153,11 +155,11 @@ class Enhancer:
         return whole(mean_XYZ, prepared, options), spread_XYZ
 
     def _each(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> list[Tensor]:
-        """The scaled result of every expert alone."""
+        """The scaled result of every expert alone, on the CPU."""
         results = []
         for index, name in enumerate(self._names()):
             mean_XYZ, _ = self._mean(prepared, head, options, partial(report, 0.95, f"{name} alone"), alone=index)
-            results.append(whole(mean_XYZ, prepared, options))
+            results.append(whole(mean_XYZ, prepared, options).cpu())
         return results
 
     def _mean(
@@ -220,8 +222,8 @@ class Enhancer:
             raise DataError("the result is not finite, expected numbers: rescale the input's intensities")
         uncertainty = None
         if spread is not None:
-            plain = prepared.undo_axes(Volume(spread * prepared.scaling.scale, prepared.grid.affine))
-            uncertainty = land(plain, goal)
+            plain = Volume(spread * prepared.scaling.scale, prepared.grid.affine)
+            uncertainty = land(prepared.undo_axes(plain).to("cpu"), goal)
         acquisition = assumed_acquisition(prepared)
         gap = discrepancy(result, prepared, acquisition)
         record = self._record(loaded, goal, options)
@@ -240,8 +242,9 @@ class Enhancer:
         }
         if spread is not None:
             record["uncertainty_over_range"] = spread_summary(spread, prepared)
-        volume, maps = land(prepared.undo(result), goal), maps_of(loaded, goal, prepared, head)
-        return Enhanced(volume, maps, uncertainty, self._names(), loaded, record, residual=residual(gap, prepared))
+        volume, maps = land(prepared.undo(result).to("cpu"), goal), maps_of(loaded, goal, prepared, head)
+        left = residual(gap, prepared).to("cpu")
+        return Enhanced(volume, maps, uncertainty, self._names(), loaded, record, residual=left)
 
     def _record(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> dict[str, Any]:
         return record_of(self.bundle, (self.device, self.dtype), loaded, goal, options)
@@ -266,7 +269,7 @@ class Enhancer:
 
 def nothing(prepared: Prepared) -> Tensor:
     """Zero on the whole target grid, in the room of one number."""
-    return torch.zeros(()).expand(prepared.grid.shape)
+    return prepared.base_XYZ.new_zeros(()).expand(prepared.grid.shape)
 
 
 def whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from moediff.errors import ConfigError
+from moediff.volume.volume import Grid, Volume
 
+BYTES_A_VOXEL = 64  # of the target grid: sixteen volumes of float32, more than are ever alive together
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SLOW_HERE = (
     "this processor has no instructions for bfloat16, so it is slower here than float32 and less exact: "
@@ -29,6 +33,19 @@ def device_named(name: str) -> torch.device:
     if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return torch.device(name)
+
+
+def on_device(scan: Volume, goal: Grid, device: torch.device, memory_mb: int) -> Volume:
+    """The scan where it is to be prepared and finished: on the device, if a result of the goal's size fits there.
+
+    Args:
+        memory_mb: what the network's tiles take besides.
+    """
+    if device.type == "cuda":
+        needed = BYTES_A_VOXEL * math.prod(goal.shape) + memory_mb * 2**20
+        if torch.cuda.mem_get_info(device)[0] < needed:
+            return scan
+    return scan.to(device)
 
 
 def dtype_named(name: str) -> torch.dtype:

@@ -20,7 +20,7 @@ from moediff.volume.volume import Grid, Volume
 
 def maps_of(loaded: Loaded, goal: Grid, prepared: Prepared, head: Frame) -> Maps:
     """What makes the maps later; it keeps no volume of the target grid but a boolean mask."""
-    grid, mask_XYZ, undo_axes = prepared.grid, prepared.mask_XYZ, prepared.undo_axes
+    grid, mask_XYZ, undo_axes = prepared.grid, prepared.mask_XYZ.cpu(), prepared.undo_axes
     experts = head.condition.weight_BxyzE.shape[-1]
 
     def landed(data_XYZ: Tensor) -> Tensor:

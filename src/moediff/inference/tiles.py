@@ -48,25 +48,26 @@ class Frame:
 
     def place(self, data_BXYZ: Tensor, around_XYZ: Tensor) -> Tensor:
         """A target-grid volume with box voxels put in; foreground only, the rest is as `around_XYZ`."""
-        inside = self._back(self.inside_BXYZ[0]).cpu()
+        inside = self._back(self.inside_BXYZ[0]).to(around_XYZ.device)
         out = around_XYZ.clone(memory_format=torch.contiguous_format)
         out[self.box] = torch.where(inside, self._back(data_BXYZ[0]).to(out), out[self.box])
         return out
 
     def weight_XYZ(self, expert: int, shape: Sequence[int]) -> Tensor:
         """One expert's gate weight per voxel of the target grid; zero outside the foreground."""
-        cells = self.condition.weight_BxyzE[0, ..., expert].float().cpu()
+        cells = self.condition.weight_BxyzE[0, ..., expert].float()
         for axis in range(3):
             cells = cells.repeat_interleave(2, dim=axis)
-        out = torch.zeros(*shape)
-        out[self.box] = self._back(cells * self.inside_BXYZ[0].cpu())
+        out = cells.new_zeros(*shape)
+        out[self.box] = self._back(cells * self.inside_BXYZ[0])
         return out
 
     def weights_only(self) -> Frame:
-        """Without what only the network reads, which takes most of the memory."""
+        """Without what only the network reads, which takes most of the memory; on the CPU."""
         few = {name: getattr(self.condition, name)[..., :0] for name in ("base_BXYZ", "slices_BNXYZ", "token_BxyzD")}
         few = {name: value.clone() for name, value in few.items()}
-        return replace(self, condition=replace(self.condition, **few))
+        few["weight_BxyzE"] = self.condition.weight_BxyzE.cpu()
+        return replace(self, condition=replace(self.condition, **few), inside_BXYZ=self.inside_BXYZ.cpu())
 
     def alone(self, expert: int) -> Frame:
         """The same head with one expert everywhere."""

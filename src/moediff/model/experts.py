@@ -9,6 +9,8 @@ Axes: B batch, xyz cells, C channels, E experts, R rows (cells), V voxels of a c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from moediff.errors import ConfigError
 from moediff.model.blocks import attended, from_lattice, in_slabs, local_mean, to_lattice
+from moediff.model.streams import side_by_side
 
 WINDOW = 4  # cells; the reach of the junction expert's attention
 CHUNK_ROWS = 8192  # rows of one matrix product: activations stay in cache
@@ -156,18 +159,34 @@ class Experts(nn.Module):
         lattice = weight_BxyzE[:, slab].shape[:4]
         owner_R = torch.arange(lattice[0], device=h_BxyzC.device).repeat_interleave(len(feature_RC) // lattice[0])
         total_RV = weight_RE.new_zeros(len(feature_RC), VOXELS)  # float32, also where features are bfloat16
-        for weight_R, shift_BW, expert in zip(weight_RE.unbind(-1), shift_EBW, self.each, strict=True):
-            chosen = weight_R.nonzero()[:, 0]
-            if not len(chosen):
-                continue
-            view_RC = _seen(expert.view, h_BxyzC, slab).flatten(0, 3)  # type: ignore[arg-type]
-            # Chunks keep activations in cache; with gradients each chunk would cost a full-size zero tensor.
-            for part in (chosen,) if torch.is_grad_enabled() else chosen.split(CHUNK_ROWS):
+
+        def work(expert: Expert, shift_BW: Tensor, weight_R: Tensor, chosen: Tensor) -> Tensor:
+            view_RC = _seen(expert.view, h_BxyzC, slab).flatten(0, 3)
+            made = []
+            for part in _chunks(chosen):
                 shift = shift_BW.index_select(0, owner_R.index_select(0, part))
                 rows = feature_RC.index_select(0, part), view_RC.index_select(0, part), shift
-                result = expert.rows(*rows) * weight_R.index_select(0, part)[:, None]  # type: ignore[operator]
-                total_RV = total_RV.index_add(0, part, result.to(total_RV.dtype))
+                made.append((expert.rows(*rows) * weight_R.index_select(0, part)[:, None]).to(total_RV.dtype))
+            return made[0] if len(made) == 1 else torch.cat(made)
+
+        asked = _rows_of_each(weight_RE)
+        needed = [e for e, rows in enumerate(asked) if len(rows)]
+        works = [partial(work, cast(Expert, self.each[e]), shift_EBW[e], weight_RE[:, e], asked[e]) for e in needed]
+        for e, result in zip(needed, side_by_side(works, h_BxyzC.device), strict=True):
+            total_RV = total_RV.index_add(0, asked[e], result)
         return total_RV.reshape(*lattice, VOXELS)
+
+
+def _rows_of_each(weight_RE: Tensor) -> list[Tensor]:
+    """For every expert the rows that ask for it; a GPU is waited for before any expert begins, not between them."""
+    expert_N, row_N = weight_RE.T.nonzero().unbind(1)
+    counts = torch.bincount(expert_N, minlength=weight_RE.shape[1]).tolist()
+    return list(row_N.split(counts))
+
+
+def _chunks(chosen: Tensor) -> tuple[Tensor, ...]:
+    """A CPU's caches hold the activations of a chunk; with gradients each would cost a full-size zero tensor."""
+    return (chosen,) if torch.is_grad_enabled() or chosen.is_cuda else chosen.split(CHUNK_ROWS)
 
 
 def _seen(view: nn.Module, h_BxyzC: Tensor, slab: slice) -> Tensor:

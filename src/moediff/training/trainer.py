@@ -97,7 +97,8 @@ class Trainer:
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # one setting a process: ours is `autocast`
         self.half = _in_half(config.precision, self.accelerator.device)
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
-        denoiser, average = Denoiser(config.model.denoiser), Denoiser(config.model.denoiser)
+        device = self.accelerator.device
+        denoiser, average = (Denoiser(config.model.denoiser).to(device) for _ in range(2))
         if config.start:
             begin_from(denoiser, self._start(config.start))
         average.load_state_dict(denoiser.state_dict())
@@ -105,12 +106,11 @@ class Trainer:
         optimiser = Muon(
             (p for p in denoiser.parameters() if p.requires_grad), lr=config.rate, weight_decay=config.weight_decay
         )
-        device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         for phase in config.phases or (config.phase_at(0),):
             if phase.batch % self.processes:
                 raise ConfigError(f"batch={phase.batch} must be a multiple of the {self.processes} processes")
-        self.state = State(denoiser.to(device), average.to(device), optimiser)
+        self.state = State(denoiser, average, optimiser)
         if config.compile and device.type == "cuda":
             denoiser.compile_blocks()
 

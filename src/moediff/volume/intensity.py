@@ -122,7 +122,7 @@ def brain_scaling(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float
     small = data_XYZ[:: stride[0], :: stride[1], :: stride[2]].float()
     inside = mask_XYZ[:: stride[0], :: stride[1], :: stride[2]]
     step = torch.tensor([s * k for s, k in zip(spacing_mm, stride, strict=True)])
-    where = inside.nonzero() * step
+    where = inside.nonzero() * step.to(inside.device)
     centre = where.median(dim=0).values
     top, bottom = float(where[:, 2].max()), float(where[:, 2].min())
     centre[2] = max(top - VERTEX_TO_CENTRE_MM, (top + bottom) / 2)

@@ -199,5 +199,5 @@ def _same(n: int, positions: Positions) -> bool:
 def _nearest(mask_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
     for axis, at in enumerate(positions):
         index = torch.tensor(at).round().long().clamp(0, mask_XYZ.shape[axis] - 1)
-        mask_XYZ = mask_XYZ.index_select(axis, index)
+        mask_XYZ = mask_XYZ.index_select(axis, index.to(mask_XYZ.device))
     return mask_XYZ

@@ -74,6 +74,10 @@ class Volume:
         """Voxel size along each axis, mm."""
         return self.grid.spacing_mm
 
+    def to(self, device: torch.device | str) -> Volume:
+        """The same scan with its voxels on another device."""
+        return self.with_data(self.data_XYZ.to(device))
+
     def with_data(self, data_XYZ: Tensor) -> Volume:
         """The same place, other voxels; the shape must not change."""
         if tuple(data_XYZ.shape) != self.shape:
