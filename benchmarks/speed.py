@@ -1,7 +1,7 @@
 """What `moediff enhance` costs: time, memory, operations and how well they use the machine; one table.
 
     python benchmarks/speed.py [--threads 1 2] [--modes faithful detail] [--sides small middle large huge]
-                               [--clock wall|cpu] [--json out.json]
+                               [--clock wall|cpu] [--device cpu|cuda] [--json out.json]
 
 Heads are phantoms (nested ellipsoids), so that anyone can run it: 1x1x5 mm to 1 mm for 112x112x100, 160x160x150 and
 224x224x208 voxels out; "huge" is 512x512x416 voxels of 0.5 mm from slices of 2 mm (minutes, and 5 GiB of memory), and
@@ -9,10 +9,13 @@ has to be asked for. Columns:
 
 - whole s, cpu s, peak MiB: the command in a process of its own, files and imports included.
 - network s: encoder, gate and every evaluation, nothing else, in another process; the first call, as a user has it.
+- again s: a second call of the same `Enhancer` in that process, the scan in memory before and the result after it.
 - GFLOP: matrix products, convolutions and attention that this call ran. Experts that the gate does not ask for and
   tiles without foreground do not run; a box around the head holds some air, which does.
 - kFLOP: the same per foreground voxel and evaluation (limit: 120 for one).
 - share: GFLOP over network s, over the rate of a 2048^3 float32 matrix product in the same process and threads.
+- GPU MiB: with --device cuda, the most that tensors held there. The first call also loads kernels, so GFLOP/s
+  and share are of the second.
 
 --clock cpu counts processor time over the number of threads instead of wall time, for network and matrix product alike:
 for a machine that does other work. Best run on an idle one, by the wall clock.
@@ -29,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,7 @@ from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import make_condition
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
-from moediff.volume.io import save
+from moediff.volume.io import load, save
 from moediff.volume.volume import Volume
 
 # Shape of the result, voxel size in mm, slice distance over it.
@@ -63,9 +66,11 @@ CLOCKS: dict[str, Callable[[int], float]] = {
     "wall": lambda threads: time.perf_counter(),
     "cpu": lambda threads: time.process_time() / threads,
 }
+Case = tuple[Path, str, int, str, str]  # file, mode, threads, clock, device
 COLUMNS = {
     "side": "voxels out", "mode": "mode", "threads": "threads", "seconds": "whole s", "cpu_s": "cpu s",
-    "peak_mib": "peak MiB", "network_s": "network s", "evaluations": "evaluations", "gflop": "GFLOP",
+    "peak_mib": "peak MiB", "gpu_mib": "GPU MiB", "network_s": "network s", "again_s": "again s",
+    "evaluations": "evaluations", "gflop": "GFLOP",
     "kflop_per_voxel": "kFLOP", "gflops": "GFLOP/s", "share_of_matrix_rate": "share",
 }  # fmt: skip
 
@@ -88,10 +93,10 @@ def written(side: str, folder: Path) -> Path:
     return source
 
 
-def whole(source: Path, mode: str, threads: int) -> dict[str, Any]:
+def whole(source: Path, mode: str, threads: int, device: str) -> dict[str, Any]:
     """Time and memory of the command."""
     command = [sys.executable, "-m", "moediff", "enhance", str(source), "-o", str(source.parent / "out.nii.gz"), "-q",
-               "--mode", mode, "--threads", str(threads), "--overwrite"]  # fmt: skip
+               "--mode", mode, "--threads", str(threads), "--device", device, "--overwrite"]  # fmt: skip
     log = source.parent / "log"
     measured = run_measured(command, limit_s=LIMIT_S, log=log, env={})
     if measured.exit_code != 0:
@@ -138,9 +143,9 @@ class Watch:
         return found
 
 
-def matrix_rate(now: Callable[[], float]) -> float:
+def matrix_rate(now: Callable[[], float], device: str) -> float:
     """GFLOP/s of a float32 matrix product: the best of five."""
-    a, times = torch.rand(MATRIX_SIDE, MATRIX_SIDE), []
+    a, times = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device), []
     for _ in range(5):
         start = now()
         a @ a
@@ -148,34 +153,63 @@ def matrix_rate(now: Callable[[], float]) -> float:
     return 2 * MATRIX_SIDE**3 / min(times) / 1e9
 
 
-def network(source: Path, mode: str, threads: int, clock: str, count: bool) -> dict[str, Any]:
-    """Runs in a process of its own: the network of one enhancement, timed, or its operations counted."""
+def clock_of(name: str, threads: int, device: str) -> Callable[[], float]:
+    """Seconds; on a GPU after everything that was asked of it."""
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return CLOCKS[name](threads)
+
+    return now
+
+
+def counted(case: Case) -> float:
+    """Runs in a process of its own: GFLOP of the network in one enhancement."""
+    source, mode, threads, _, device = case
+    watch = Watch(time.perf_counter)
+    watch.put(count=True)
+    engine.Enhancer(threads=threads, device=device)(source, EnhanceOptions(mode=mode))
+    return watch.gflop or 0.0
+
+
+def network(case: Case) -> dict[str, Any]:
+    """Runs in a process of its own: the network of one enhancement, then a whole one again."""
+    source, mode, threads, clock, device = case
     keep_memory()
-    enhancer = engine.Enhancer(threads=threads)
-    watch = Watch(lambda: CLOCKS[clock](threads))
-    best = None if count else matrix_rate(watch.now)
-    watch.put(count=count)
-    enhancer(source, EnhanceOptions(mode=mode))
-    return {"network_s": round(watch.seconds, 3), "evaluations": watch.evaluations, "gflop": watch.gflop,
-            "foreground_voxels": watch.foreground, "matrix_gflops": best}  # fmt: skip
+    now = clock_of(clock, threads, device)
+    enhancer, watch, scan = engine.Enhancer(threads=threads, device=device), Watch(now), load(source)
+    best = matrix_rate(now, device)
+    watch.put(count=False)
+    enhancer(scan, EnhanceOptions(mode=mode))
+    first, start = replace(watch), now()
+    enhancer(scan, EnhanceOptions(mode=mode))
+    again = now() - start
+    on_gpu = device == "cuda"
+    return {
+        "network_s": round(first.seconds, 3), "evaluations": first.evaluations, "again_s": round(again, 3),
+        "steady_s": round(watch.seconds - first.seconds if on_gpu else first.seconds, 3),
+        "foreground_voxels": watch.foreground, "matrix_gflops": best,
+        "gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else "",
+    }  # fmt: skip
 
 
-def alone(*job: Any) -> dict[str, Any]:
-    """`network` in a fresh process, so that nothing is warm."""
+def alone(job: Callable[[Case], Any], case: Case) -> Any:
+    """A job in a fresh process, so that nothing is warm."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(network, *job).result()
+        return pool.submit(job, case).result()
 
 
-def row(side: str, source: Path, mode: str, threads: int, *, clock: str, counted: dict[str, Any]) -> dict[str, Any]:
+def row(side: str, case: Case, gflop: float) -> dict[str, Any]:
     """One line of the table."""
+    source, mode, threads, _, device = case
     found: dict[str, Any] = {"side": "x".join(map(str, SIDES[side][0])), "mode": mode, "threads": threads}
-    found |= whole(source, mode, threads) | alone(source, mode, threads, clock, False)
-    found["gflop"] = counted["gflop"]
+    found |= whole(source, mode, threads, device) | alone(network, case) | {"gflop": gflop}
     each = found["foreground_voxels"] * found["evaluations"]
-    rate = found["gflop"] / found["network_s"]
+    rate = gflop / found["steady_s"]
     found |= {
-        "kflop_per_voxel": 1e6 * found["gflop"] / each,
-        "network_us_per_voxel": round(1e6 * found["network_s"] / each, 3),
+        "kflop_per_voxel": 1e6 * gflop / each,
+        "network_us_per_voxel": round(1e6 * found["steady_s"] / each, 3),
         "gflops": rate,
         "share_of_matrix_rate": rate / found["matrix_gflops"],
     }
@@ -202,7 +236,7 @@ def operations(side: int = 64) -> float:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
     digits = {"gflop": ".0f", "kflop_per_voxel": ".0f", "gflops": ".0f", "share_of_matrix_rate": ".2f",
-              "network_s": ".2f", "seconds": ".1f", "cpu_s": ".1f"}  # fmt: skip
+              "network_s": ".2f", "again_s": ".2f", "seconds": ".1f", "cpu_s": ".1f"}  # fmt: skip
     lines = [f"| {' | '.join(COLUMNS.values())} |", "|---" * len(COLUMNS) + "|"]
     for found in rows:
         lines.append(f"| {' | '.join(format(found[key], digits.get(key, '')) for key in COLUMNS)} |")
@@ -216,21 +250,25 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=[name for name in SIDES if name != "huge"])
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA device here; leave --device out")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for side in args.sides:
             source = written(side, Path(folder))
             for mode in args.modes:
-                counted = alone(source, mode, max(args.threads), args.clock, True)
+                gflop = alone(counted, (source, mode, max(args.threads), args.clock, args.device))
                 for threads in args.threads:
-                    rows.append(row(side, source, mode, threads, clock=args.clock, counted=counted))
+                    rows.append(row(side, (source, mode, threads, args.clock, args.device), gflop))
                     print(json.dumps(rows[-1]), flush=True)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "moediff", "--help"], check=True, capture_output=True)
     about = {"help_s": round(time.perf_counter() - start, 3), "kflop_per_voxel_of_a_cube": operations(),
-             "clock": args.clock, "torch": torch.__version__, "machine": platform.machine()}  # fmt: skip
+             "clock": args.clock, "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU",
+             "torch": torch.__version__, "machine": platform.machine()}  # fmt: skip
     print(table(rows), json.dumps(about), sep="\n\n")
     if args.json:
         args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1))
