@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch.testing import assert_close
 
 from moediff.config import rng_for
 from moediff.model.bundle import BundleConfig
 from moediff.training.dataset import PatchSource
-from moediff.training.kept import Head
+from moediff.training.kept import Head, Measured
 from moediff.training.losses import LossConfig
 from moediff.training.settings import TrainConfig
 from moediff.training.trainer import Trainer
+from moediff.volume.prepare import PrepareSettings
 from pretend_gpu import OnGpu, pretended
 
 SAME = ("region", "balance", "agreement", "aggregate")  # other parts depend on noise, which a GPU draws itself
@@ -66,3 +68,20 @@ def test_a_step_on_a_gpu_is_that_of_a_cpu(config):
         files[place.split()[1].split(":")[0]] += count
     # Rows of the experts and how many; what the log says. Patches are cut and degraded without waiting.
     assert files == {"model/experts.py": 2 * 3, "training/trainer.py": 3}
+
+
+def test_patches_of_a_pair_are_cut_on_the_gpu():
+    data = torch.rand(48, 48, 48, generator=rng_for(0)).half()
+    low, affine = torch.rand(48, 48, 12, generator=rng_for(1)).half(), torch.eye(4, dtype=torch.float64)
+    affine[2, 2], affine[2, 3] = 4, 1.5
+    measured = Measured(low, affine, torch.ones(48, 48, 48, dtype=torch.bool))
+    head = Head(data, torch.tensor([[24, 24, 24]]), 1.0, None, 1.0, measured=measured)
+    made = []
+    for device in ("cpu", "cuda"):
+        with pretended() as gpu:
+            there = head.to(torch.device(device))
+            batch = PatchSource(heads=[there], patch=32, seed=0, settings=PrepareSettings()).batch(0, 2)
+            assert batch.base_BXYZ.device.type == device and not gpu.waits
+            made.append(batch.to(torch.device("cpu")))
+    for one, other in zip(*(batch.tensors() for batch in made), strict=True):
+        assert_close(one, other)

@@ -88,7 +88,9 @@ class Enhancer:
         """
         loaded = read_source(source)
         with naming(loaded.path) if loaded.path is not None else nullcontext():
-            return self._enhanced(loaded, options or EnhanceOptions(), progress or (lambda share, word: None))
+            chosen = options or EnhanceOptions()
+            chosen = replace(chosen, consistency=chosen.consistency and self.bundle.config.consistency)
+            return self._enhanced(loaded, chosen, progress or (lambda share, word: None))
 
     def _enhanced(self, loaded: Loaded, options: EnhanceOptions, report: Progress) -> Enhanced:
         start = time.perf_counter()

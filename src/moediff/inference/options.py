@@ -37,7 +37,7 @@ class EnhanceOptions:
         samples: how many samples the uncertainty is taken from; with 1 the network foretells it in mode "faithful".
         seed: of the samples.
         even_slices: take out what alternates in brightness from one thick slice to the next (interleaved acquisition).
-        consistency: correct what the measurement contradicts beyond its noise.
+        consistency: correct what the measurement contradicts beyond its noise, unless the weights forbid it.
         sparse: run only the experts that the gate asks for.
         each_expert: also run every expert alone over the whole head (posterior mean; one evaluation each).
         memory_mb: bound on the activations of a tile.

@@ -55,6 +55,8 @@ class BundleConfig:
             1.4 for Laplace errors (ln 10 / 1.645); how far that holds: benchmarks/uncertainty.py.
         error_slices: power of how much coarser the slices are than the other axes that foretold errors are raised by.
         familiar: what training scans look like; without it no score tells how unlike them a scan is.
+        consistency: whether results are corrected towards the measurement. False for weights that learned from pairs
+            what the input's scanner would not have measured (another field strength or contrast).
 
     Raises:
         ConfigError: `familiar` is not of the encoder's width.
@@ -66,6 +68,7 @@ class BundleConfig:
     error_scale: float = 1.4
     error_slices: float = 0.0
     familiar: Familiar | None = None
+    consistency: bool = True
 
     def __post_init__(self) -> None:
         width = self.denoiser.encoder.width

@@ -5,6 +5,7 @@ Axes: X Y Z voxels, B batch, n voxels of an axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,14 +19,18 @@ from moediff.evaluation.regions import BACKGROUND
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, RecipeRanges, draw_recipe
 from moediff.training.augment import AugmentConfig, augmented
-from moediff.training.kept import Head
-from moediff.volume.geometry import crop
+from moediff.training.kept import Head, Measured
+from moediff.training.pairs import corners_known
+from moediff.volume.geometry import canonicalise, crop
 from moediff.volume.intensity import Scaling
-from moediff.volume.prepare import PrepareSettings, network_order, prepare
+from moediff.volume.prepare import Prepared, PrepareSettings, network_order, prepare
 from moediff.volume.volume import Grid, Volume
 
 NO_REGION = BACKGROUND
 MARGIN = 10  # voxels degraded around a patch and cut off again: edges of the cut never reach the network
+
+LEAST_SAMPLES = 3  # of a pair's input beyond a patch
+ATTEMPTS = 100  # to find a patch that both scans of a pair cover
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ class PatchSource:
         """Cut, augment, degrade, prepare, and cut the margin off."""
         rng = rng_for(self.seed, "patch", number)
         head = self.heads[int(torch.multinomial(torch.tensor([h.weight for h in self.heads]), 1, generator=rng))]
+        if head.measured is not None:
+            return self._pair(head, head.measured, rng)
         data, region = self._cut(head, rng)
         truth, gain = augmented(data, self.augment, rng) if self.augment else (data, 1.0)
         scan = Volume(truth, torch.eye(4, dtype=torch.float64))
@@ -124,11 +131,35 @@ class PatchSource:
         goal = _box_grid(scan.grid, offset, self.patch)
         ready = prepare(low, goal, self.settings, scaling=Scaling(), mask=False)
         box = tuple(slice(a, a + self.patch) for a in offset)
-        order = network_order(ready.positions)
-        x, y, z = (torch.tensor(ready.positions[axis], dtype=torch.float32) for axis in order)
-        volumes = [v.permute(order) for v in (truth[box], ready.base_XYZ, region[box])]
-        slices = ready.slices_NXYZ.permute(0, *(axis + 1 for axis in order))
-        return Example(volumes[0], volumes[1], slices, (x, y, z), ready.level.float(), volumes[2])
+        return _told(truth[box], ready, region[box])
+
+    def _pair(self, head: Head, measured: Measured, rng: torch.Generator) -> Example:
+        """A patch of both scans, axes turned and mirrored alike; brightness is all that is changed."""
+        start = self._place(head, measured, rng)
+        turn = _signed_permutation(rng)
+        patch = torch.eye(4, dtype=torch.float64)
+        patch[:3, 3] = torch.tensor(start, dtype=torch.float64)
+        box = tuple(slice(a, a + self.patch) for a in start)
+        low, high = self.augment.amplitude if self.augment else (1.0, 1.0)
+        gain = low * (high / low) ** float(torch.rand((), generator=rng))
+        truth, _ = canonicalise(Volume(head.data_XYZ[box].float() * gain, turn @ patch))
+        regions = torch.full_like(truth.data_XYZ, NO_REGION)
+        if head.region_XYZ is not None:
+            regions = canonicalise(Volume(head.region_XYZ[box].float(), turn @ patch))[0].data_XYZ
+        around = _around(measured, start, self.patch)
+        scan = Volume(around.data_XYZ.float() * gain, turn @ around.affine)
+        ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), mask=False)
+        return _told(truth.data_XYZ, ready, regions.to(torch.uint8))
+
+    def _place(self, head: Head, measured: Measured, rng: torch.Generator) -> list[int]:
+        """Where a patch begins that both scans cover."""
+        for _ in range(ATTEMPTS):
+            start = self._start(head, self.patch, rng)
+            if corners_known(measured.known_XYZ, start, self.patch):
+                return start
+        raise ConfigError(
+            f"no patch of {self.patch} voxels was found that both scans of a pair cover; choose a smaller `patch`"
+        )
 
     def _recipe(self, head: Head, rng: torch.Generator) -> Recipe:
         if head.stack is not None:
@@ -137,10 +168,7 @@ class PatchSource:
 
     def _cut(self, head: Head, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         side = self.patch + 2 * MARGIN
-        centre = head.inside_N3[int(torch.randint(len(head.inside_N3), (), generator=rng))].tolist()
-        shift = (torch.randint(-8, 9, (3,), generator=rng)).tolist()
-        shape = head.data_XYZ.shape
-        start = [min(max(c + d - side // 2, 0), max(n - side, 0)) for c, d, n in zip(centre, shift, shape, strict=True)]
+        start = self._start(head, side, rng)
         box = tuple(slice(a, a + side) for a in start)
         data = head.data_XYZ[box].float()
         region = (
@@ -152,6 +180,45 @@ class PatchSource:
         order = _turned(head, rng)
         flips = [axis for axis in range(3) if float(torch.rand((), generator=rng)) < 0.5]
         return data.permute(order).flip(flips).contiguous(), region.permute(order).flip(flips)
+
+    def _start(self, head: Head, side: int, rng: torch.Generator) -> list[int]:
+        """Corner of a cube about some voxel of the head, inside the scan where that is large enough."""
+        centre = head.inside_N3[int(torch.randint(len(head.inside_N3), (), generator=rng))].tolist()
+        shift = (torch.randint(-8, 9, (3,), generator=rng)).tolist()
+        shape = head.data_XYZ.shape
+        return [min(max(c + d - side // 2, 0), max(n - side, 0)) for c, d, n in zip(centre, shift, shape, strict=True)]
+
+
+def _told(truth_XYZ: Tensor, ready: Prepared, region_XYZ: Tensor) -> Example:
+    """An example with its axes in the network's order."""
+    order = network_order(ready.positions)
+    x, y, z = (torch.tensor(ready.positions[axis], dtype=torch.float32) for axis in order)
+    truth, base, region = (v.permute(order) for v in (truth_XYZ, ready.base_XYZ, region_XYZ))
+    slices = ready.slices_NXYZ.permute(0, *(axis + 1 for axis in order))
+    return Example(truth, base, slices, (x, y, z), ready.level.float(), region)
+
+
+def _signed_permutation(rng: torch.Generator) -> Tensor:
+    """A map of space that permutes and mirrors axes, 4x4."""
+    turn = torch.zeros(4, 4, dtype=torch.float64)
+    turn[3, 3] = 1
+    for row, column in enumerate(torch.randperm(3, generator=rng).tolist()):
+        turn[row, column] = 1 - 2 * int(torch.randint(2, (), generator=rng))
+    return turn
+
+
+def _around(measured: Measured, start: Sequence[int], side: int) -> Volume:
+    """The measured samples in and around a patch, so far that the edges of the cut do not matter in it."""
+    step = torch.diagonal(measured.affine)[:3].abs().tolist()  # of a sample, in voxels of the patch
+    first, shape = [], []
+    for axis, n in enumerate(measured.data_XYZ.shape):
+        ends = [(a - float(measured.affine[axis, 3])) / float(measured.affine[axis, axis])
+                for a in (start[axis], start[axis] + side - 1)]  # fmt: skip
+        more = max(MARGIN / step[axis], LEAST_SAMPLES)
+        low, high = max(math.floor(min(ends) - more), 0), min(math.ceil(max(ends) + more), n - 1)
+        first.append(low)
+        shape.append(high - low + 1)
+    return crop(Volume(measured.data_XYZ, measured.affine), first, shape)
 
 
 def _turned(head: Head, rng: torch.Generator) -> list[int]:

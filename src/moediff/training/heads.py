@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError, DataError
+from moediff.errors import ConfigError, naming
 from moediff.evaluation.regions import BACKGROUND, region_map, scan_regions
-from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.labels import synthesise
-from moediff.training.kept import Head, ScanSource, kept, read_heads
+from moediff.training.kept import Head, ScanSource, head_of, kept, read_heads
+from moediff.training.pairs import pair_of
 from moediff.volume.geometry import axis_positions, canonicalise, with_spacing
 from moediff.volume.intensity import brain_scaling, foreground
 from moediff.volume.io import load
@@ -54,10 +54,16 @@ def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
     if source.prepared:
         return read_heads(root / source.path)
     volume, _ = canonicalise(load(root / source.path).volume)
-    return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
+    if source.labels:
+        return _synthetic_heads(volume, source, seed)
+    if source.input is None:
+        return _real_heads(volume, source)
+    low, _ = canonicalise(load(root / source.input).volume)
+    with naming(root / source.input):
+        return _real_heads(volume, source, brain_scaled(low)[0])
 
 
-def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
+def _real_heads(volume: Volume, source: ScanSource, low: Volume | None = None) -> list[Head]:
     scaled, _ = brain_scaled(volume)
     sizes = source.spacing_mm or (0.0,)
     finest = min(volume.spacing_mm)
@@ -69,6 +75,9 @@ def _real_heads(volume: Volume, source: ScanSource) -> list[Head]:
     heads = []
     for size in sizes:
         at = scaled if size == 0 else _shrink(scaled, size)
+        if low is not None:
+            heads.append(pair_of(at, low, source.weight / len(sizes)))
+            continue
         inside = foreground(at.data_XYZ, at.spacing_mm)
         regions = scan_regions(at.data_XYZ, at.spacing_mm)
         heads.append(head_of(at.data_XYZ, inside, regions, source.weight / len(sizes)))
@@ -106,17 +115,3 @@ def brain_scaled(volume: Volume) -> tuple[Volume, Tensor]:
     """A scan in training's intensities, the brain's median 0.5, and where its head is."""
     inside = foreground(volume.data_XYZ, volume.spacing_mm)
     return volume.with_data(brain_scaling(volume.data_XYZ, inside, volume.spacing_mm).apply(volume.data_XYZ)), inside
-
-
-def head_of(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
-    """A scaled scan as training keeps it.
-
-    Raises:
-        DataError: values too large for half precision.
-    """
-    if not bool(torch.isfinite(data_XYZ.half()).all()):
-        raise DataError("a training scan is not finite in half precision; check the scans named in the configuration")
-    where = inside_XYZ.nonzero()
-    return Head(
-        data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight
-    )

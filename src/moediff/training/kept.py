@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moediff.errors import InputMissing
+from moediff.errors import ConfigError, DataError, InputMissing
+from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.recipe import Recipe, thick_slices
 from moediff.volume.atomic import shown
 
@@ -27,6 +28,8 @@ class ScanSource:
 
     Args:
         path: the file.
+        input: the same head as it is usually acquired, registered to `path`: patches then are pairs as they were
+            measured, and nothing is simulated.
         spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
         weight: how often it is drawn, relative to the others.
         labels: the file is a label map; scans are synthesised from it.
@@ -36,6 +39,7 @@ class ScanSource:
     """
 
     path: str
+    input: str | None = None
     spacing_mm: tuple[float, ...] = ()
     weight: float = 1.0
     labels: bool = False
@@ -43,6 +47,10 @@ class ScanSource:
     copies: int = 1
     licence: str = ""
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.input is not None and (self.labels or self.prepared):
+            raise ConfigError(f"{self.path}: `input` goes with sharp scans, not with labels or prepared; leave one out")
 
 
 @dataclass(frozen=True)
@@ -59,10 +67,26 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The head as it is usually acquired, beside the sharp one.
+
+    Args:
+        data_XYZ: scaled, half precision, canonical axes.
+        affine: 4x4, its voxels -> voxels of the sharp head; axes parallel.
+        known_XYZ: voxels of the sharp head that both scans cover, a convex set.
+    """
+
+    data_XYZ: Tensor
+    affine: Tensor
+    known_XYZ: Tensor
+
+
+@dataclass(frozen=True)
 class Head:
     """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known.
 
-    With a `stack` it is a scan of thick slices as far as it could be enhanced: sharp in the plane of its slices.
+    With a `stack` it is a scan of thick slices as far as it could be enhanced: sharp in the plane of its slices. With
+    `measured` it was acquired twice.
     """
 
     data_XYZ: Tensor
@@ -71,11 +95,28 @@ class Head:
     region_XYZ: Tensor | None
     weight: float
     stack: Stack | None = None
+    measured: Measured | None = None
 
     def to(self, device: torch.device) -> Head:
         """The same head with its voxels on a device; the list of places that patches are drawn from stays here."""
         region = None if self.region_XYZ is None else self.region_XYZ.to(device)
-        return replace(self, data_XYZ=self.data_XYZ.to(device), region_XYZ=region)
+        low = self.measured
+        low = None if low is None else replace(low, data_XYZ=low.data_XYZ.to(device))
+        return replace(self, data_XYZ=self.data_XYZ.to(device), region_XYZ=region, measured=low)
+
+
+def head_of(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
+    """A scaled scan as training keeps it.
+
+    Raises:
+        DataError: values too large for half precision.
+    """
+    if not bool(torch.isfinite(data_XYZ.half()).all()):
+        raise DataError("a training scan is not finite in half precision; check the scans named in the configuration")
+    where = inside_XYZ.nonzero()
+    return Head(
+        data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight
+    )
 
 
 Make = Callable[[ScanSource, Path, int], list[Head]]
@@ -94,12 +135,14 @@ def kept(source: ScanSource, root: Path, seed: int, folder: Path, make: Make) ->
 
 
 def _key(source: ScanSource, root: Path, seed: int) -> str:
-    """Of all that a head depends on: the file's bytes, the settings, the seed."""
-    try:
-        content = (root / source.path).read_bytes()
-    except OSError as error:
-        raise InputMissing(f"{shown(root / source.path)}: cannot be read ({error.strerror}); check the name") from error
-    told = repr((FORMAT, source, seed, hashlib.sha256(content).hexdigest()))
+    """Of all that a head depends on: the files' bytes, the settings, the seed."""
+    content = hashlib.sha256()
+    for path in [root / name for name in (source.path, source.input) if name is not None]:
+        try:
+            content.update(path.read_bytes())
+        except OSError as error:
+            raise InputMissing(f"{shown(path)}: cannot be read ({error.strerror}); check the name") from error
+    told = repr((FORMAT, source, seed, content.hexdigest()))
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 
@@ -115,6 +158,8 @@ def write_heads(path: Path, heads: list[Head]) -> None:
             across = head.stack.recipe.axes[2]
             told = [head.stack.axis, across.factor, head.stack.recipe.noise]
             own["stack"] = torch.tensor(told, dtype=torch.float64)
+        if (low := head.measured) is not None:
+            own |= {"low": low.data_XYZ, "affine": low.affine, "known": low.known_XYZ}
         # clones: copies of one label map share their regions, and safetensors refuses shared memory
         tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +175,12 @@ def read_heads(path: Path) -> list[Head]:
     tensors = load_file(path)
     heads: list[Head] = []
     while f"{len(heads)}.data" in tensors:
-        own = {name: tensors.get(f"{len(heads)}.{name}") for name in ("data", "inside", "numbers", "region", "stack")}
-        reference, weight = own["numbers"].tolist()  # type: ignore[union-attr]
-        stack = None if own["stack"] is None else _stack(*own["stack"].tolist())
-        heads.append(Head(own["data"], own["inside"], reference, own["region"], weight, stack))  # type: ignore[arg-type]
+        prefix = f"{len(heads)}."
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        reference, weight = own["numbers"].tolist()
+        stack = _stack(*own["stack"].tolist()) if "stack" in own else None
+        measured = Measured(own["low"], own["affine"], own["known"]) if "low" in own else None
+        heads.append(Head(own["data"], own["inside"], reference, own.get("region"), weight, stack, measured))
     return heads
 
 

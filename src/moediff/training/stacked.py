@@ -13,8 +13,8 @@ from moediff.inference.grids import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.recipe import thick_slices
-from moediff.training.heads import brain_scaled, head_of
-from moediff.training.kept import Head, Stack
+from moediff.training.heads import brain_scaled
+from moediff.training.kept import Head, Stack, head_of
 from moediff.volume.geometry import canonicalise, coarsest_axis
 from moediff.volume.intensity import foreground, noise_sigma
 from moediff.volume.io import Loaded

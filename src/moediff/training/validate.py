@@ -9,15 +9,27 @@ from pathlib import Path
 import torch
 
 from moediff.config import rng_for
+from moediff.evaluation.fit import fit_intensities
 from moediff.evaluation.metrics import data_range, head_mask, psnr
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
 from moediff.simulate.labels import synthesise
 from moediff.simulate.recipe import NAMED
+from moediff.training.pairs import covered
 from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
+
+PAIR = "pair"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A head measured twice: the sharp scan, and the same as it is usually acquired, registered to it."""
+
+    path: str
+    input: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +39,14 @@ class Validation:
     Args:
         scans: sharp scans.
         label_maps: one synthetic scan is made of each.
+        pairs: heads that were measured twice; nothing is simulated of them.
         recipes: names of frozen recipes.
         side: voxels of the middle cube that is judged; none judges the whole.
     """
 
     scans: tuple[str, ...] = ()
     label_maps: tuple[str, ...] = ()
+    pairs: tuple[Pair, ...] = ()
     recipes: tuple[str, ...] = ("thick5", "low1.5", "iso2")
     side: int | None = None
 
@@ -51,10 +65,10 @@ class Validation:
 def validate(bundle: Path | None, validation: Validation, data: Path) -> dict[str, float]:
     """PSNR gain over the interpolated input inside the head, in dB, by "scan/recipe" and as "mean/recipe".
 
-    Without a bundle the embedded one is judged.
+    Pairs have the recipe "pair". Without a bundle the embedded one is judged.
     """
     gains: dict[str, float] = {}
-    if not (validation.scans or validation.label_maps):
+    if not (validation.scans or validation.label_maps or validation.pairs):
         return gains
     enhancer = Enhancer(bundle)
     for path, truth in validation.truths(data):
@@ -66,7 +80,24 @@ def validate(bundle: Path | None, validation: Validation, data: Path) -> dict[st
             ours = psnr(result.volume.data_XYZ, truth.data_XYZ, mask, span)
             plain = psnr(result.interpolated.data_XYZ, truth.data_XYZ, mask, span)
             gains[f"{path}/{recipe}"] = ours - plain
-    for recipe in validation.recipes:
+    for pair in validation.pairs:
+        gains[f"{pair.path}/{PAIR}"] = _gain_of_pair(enhancer, data / pair.path, data / pair.input)
+    for recipe in dict.fromkeys(case.rpartition("/")[2] for case in gains):
         values = [gain for case, gain in gains.items() if case.endswith(f"/{recipe}")]
         gains[f"mean/{recipe}"] = sum(values) / len(values)
     return gains
+
+
+def _gain_of_pair(enhancer: Enhancer, path: Path, low: Path) -> float:
+    """Where both scans were measured, after each result is fitted to the sharp scan's intensities."""
+    truth, _ = canonicalise(load(path).volume)
+    scan = load(low)
+    mask = head_mask(truth.data_XYZ) & covered(truth.grid, scan.volume.grid)
+    result = enhancer(scan, EnhanceOptions(like=truth.grid))
+    wanted = truth.data_XYZ[mask]
+    span = data_range(truth.data_XYZ, mask)
+    ours, plain = (
+        psnr(fit_intensities(volume.data_XYZ[mask], wanted).apply(volume.data_XYZ), truth.data_XYZ, mask, span)
+        for volume in (result.volume, result.interpolated)
+    )
+    return ours - plain

@@ -1,0 +1,152 @@
+"""Pairs: one head measured twice, as it is usually acquired and sharp (thin slices, more field, more averages).
+
+The input stays as it was measured. The sharp scan is brought to voxels whose axes run along the input's, as enhancing
+does, and both to intensities of their own: air 0, the brain's median 0.5.
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.errors import DataError
+from moediff.evaluation.regions import scan_regions
+from moediff.inference.grids import aligned_grid
+from moediff.training.kept import Head, Measured, head_of
+from moediff.volume.geometry import crop, resample
+from moediff.volume.intensity import foreground
+from moediff.volume.volume import Grid, Volume
+
+BLOCK_MM = 2.0  # edges are compared on voxels of about this size
+REACH_MM = 20.0  # how far apart two scans are looked for
+ALIKE = 0.35  # least correlation of edges: one head in two contrasts has 0.5 and more, two heads 0.25 at most
+TOLERATED_MM = 1.0  # or half the input's voxel size
+
+
+def on_common_grid(sharp: Volume, low: Volume) -> tuple[Volume, Tensor]:
+    """The sharp scan on voxels parallel to the input's, and which of them both scans cover.
+
+    Args:
+        sharp, low: canonical axes.
+
+    Returns:
+        The sharp scan itself where its axes are parallel to the input's, else read on the input's box in voxels as
+        fine as its finest; a boolean mask, convex.
+    """
+    own = sharp.grid
+    goal = aligned_grid(low.grid, own)
+    truth = sharp if goal is own else resample(sharp, goal)
+    return truth, covered(goal, own) & covered(goal, low.grid)
+
+
+def covered(grid: Grid, other: Grid) -> Tensor:
+    """Voxels of `grid` whose centres lie in the other's field of view."""
+    between = (torch.linalg.inv(other.affine) @ grid.affine).float()
+    lines = [torch.arange(n, dtype=torch.float32) for n in grid.shape]
+    known = torch.ones(grid.shape, dtype=torch.bool)
+    for axis, length in enumerate(other.shape):
+        x, y, z = (between[axis, i] * line for i, line in enumerate(lines))
+        at = x[:, None, None] + y[:, None] + (z + between[axis, 3])
+        known &= (at >= -0.501) & (at <= length - 0.499)
+    return known
+
+
+def pair_of(sharp: Volume, low: Volume, weight: float) -> Head:
+    """Two scaled, canonical scans of a head as training keeps them.
+
+    Raises:
+        DataError: they do not show one head in one place.
+    """
+    truth, known = on_common_grid(sharp, low)
+    box = _bounding_box(known)
+    truth = crop(truth, [s.start for s in box], [s.stop - s.start for s in box])
+    known = known[box]
+    inside = foreground(truth.data_XYZ, truth.spacing_mm) & known
+    require_one_place(truth, resample(low, truth.grid), inside, low.spacing_mm)
+    head = head_of(truth.data_XYZ, inside, scan_regions(truth.data_XYZ, truth.spacing_mm), weight)
+    measured = Measured(low.data_XYZ.half(), torch.linalg.inv(truth.affine) @ low.affine, known)
+    return replace(head, measured=measured)
+
+
+def require_one_place(sharp: Volume, low: Volume, inside_XYZ: Tensor, low_mm: Sequence[float]) -> None:
+    """Refuse scans of two heads, and those of one that lies in two places.
+
+    Edges are compared, so that contrasts may differ.
+
+    Args:
+        sharp, low: on one grid.
+        inside_XYZ: where the head is.
+        low_mm: the input's own voxel size.
+
+    Raises:
+        DataError: with how far apart they lie.
+    """
+    block = [max(1, round(BLOCK_MM / size)) for size in sharp.spacing_mm]
+    step_mm = [size * n for size, n in zip(sharp.spacing_mm, block, strict=True)]
+    here, there = (_edges(volume.data_XYZ, inside_XYZ, block) for volume in (sharp, low))
+    spectrum = torch.fft.rfftn(here) * torch.fft.rfftn(there).conj()
+    alike = torch.fft.irfftn(spectrum, here.shape) / (here.norm() * there.norm()).clamp_min(1e-12)
+    reach = [min(int(REACH_MM / step), (n - 1) // 2) for step, n in zip(step_mm, here.shape, strict=True)]
+    near = alike.roll(reach, (0, 1, 2))[tuple(slice(0, 2 * r + 1) for r in reach)]
+    shift_mm = [(at - r) * step for at, r, step in zip(_peak(near), reach, step_mm, strict=True)]
+    if float(near.max()) < ALIKE:
+        raise DataError(
+            f"the two scans do not look like one head (their edges correlate by {float(near.max()):.2f}), expected a "
+            "pair: name scans of one person"
+        )
+    if any(abs(s) > max(TOLERATED_MM, size / 2) + 1e-3 for s, size in zip(shift_mm, low_mm, strict=True)):
+        right, front, up = (round(-s, 1) + 0.0 for s in shift_mm)  # never "-0.0"
+        raise DataError(
+            f"the input lies about {right:+.1f} mm to the right, {front:+.1f} mm to the front and {up:+.1f} mm above "
+            "the sharp scan, expected one place: register one to the other first"
+        )
+
+
+def _edges(data_XYZ: Tensor, inside_XYZ: Tensor, block: Sequence[int]) -> Tensor:
+    """Size of the gradient inside the head, on blocks, less its mean."""
+    small = F.avg_pool3d((data_XYZ * inside_XYZ)[None, None].float(), list(block))[0, 0]
+    there = F.avg_pool3d(inside_XYZ[None, None].float(), list(block))[0, 0] > 0.99
+    square = torch.zeros_like(small)
+    for axis in range(3):
+        square += (small.roll(-1, axis) - small.roll(1, axis)).square()
+    there = 1 - F.max_pool3d(1 - there[None, None].float(), 3, 1, 1)[0, 0]
+    size = square.sqrt() * there
+    return (size - size.sum() / there.sum().clamp_min(1)) * there
+
+
+def _peak(alike_XYZ: Tensor) -> list[float]:
+    """Where it is largest, between samples by a parabola along each axis."""
+    place = [int(at) for at in torch.unravel_index(alike_XYZ.argmax(), alike_XYZ.shape)]
+    found = []
+    for axis, at in enumerate(place):
+        line = alike_XYZ[tuple(slice(None) if a == axis else place[a] for a in range(3))]
+        if 0 < at < len(line) - 1:
+            before, here, after = line[at - 1 : at + 2].tolist()
+            bend = before - 2 * here + after
+            found.append(at + (0.5 * (before - after) / bend if bend < 0 else 0.0))
+        else:
+            found.append(float(at))
+    return found
+
+
+def _bounding_box(known_XYZ: Tensor) -> tuple[slice, slice, slice]:
+    where = known_XYZ.nonzero()
+    if not len(where):
+        raise DataError("the two scans have no place in common, expected one head: check their headers")
+    x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
+    return x, y, z
+
+
+def corners_known(known_XYZ: Tensor, start: Sequence[int], side: int) -> bool:
+    """Whether a cube lies wholly in a convex set of voxels."""
+    ends = [(a, a + side - 1) for a in start]
+    if any(a < 0 or b >= n for (a, b), n in zip(ends, known_XYZ.shape, strict=True)):
+        return False
+    return all(bool(known_XYZ[corner]) for corner in itertools.product(*ends))
