@@ -49,6 +49,9 @@ class OnGpu(torch.Tensor):
     def __init__(self, held: torch.Tensor) -> None:
         self.held = held
 
+    def record_stream(self, stream: Any) -> None:
+        """Memory is never used again here."""
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError(f"{func} was called after the GPU was gone: the result was left there")
@@ -115,6 +118,8 @@ class Calls(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name in ("tensor", "as_tensor") and _is_gpu(kwargs.get("device")):
             return OnGpu(func(*args, **{**kwargs, "device": CPU}))
+        if name == "new_tensor" and isinstance(args[0], OnGpu):
+            return OnGpu(args[0].held.new_tensor(*args[1:], **kwargs))
         if name == "to" and isinstance(args[0], torch.Tensor):
             given = [*args[1:], *kwargs.values()]
             like = [tensor for tensor in given if isinstance(tensor, torch.Tensor)]
@@ -122,8 +127,6 @@ class Calls(TorchFunctionMode):
             if goals and _is_gpu(goals[0]):
                 dtypes = [x for x in given if isinstance(x, torch.dtype)] + [tensor.dtype for tensor in like]
                 return _sent(args[0], dtypes[0] if dtypes else args[0].dtype)
-        if name == "record_stream":
-            return None
         if name == "tolist" and isinstance(args[0], OnGpu):
             return args[0].cpu().tolist()
         if name == "numpy" and isinstance(args[0], OnGpu):
@@ -149,6 +152,9 @@ class Stream:
     def wait_stream(self, other: Stream) -> None:
         self.waited.append(other)
 
+    def synchronize(self) -> None:
+        """Nothing is ever pending."""
+
 
 @contextmanager
 def pretended() -> Iterator[Operations]:
@@ -165,6 +171,7 @@ def pretended() -> Iterator[Operations]:
         "_lazy_init": lambda: None, "is_available": lambda: True, "device_count": lambda: 1,
         "current_device": lambda: 0, "synchronize": lambda *_: None, "get_device_capability": lambda *_: (9, 0),
         "get_device_name": lambda *_: "none", "mem_get_info": lambda *_: (80 * 2**30, 80 * 2**30),
+        "is_bf16_supported": lambda *_: True,
         "Stream": Stream, "stream": lambda _: nullcontext(), "current_stream": lambda *_: default,
     }  # fmt: skip
     operations = Operations()

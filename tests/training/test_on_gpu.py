@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,24 @@ from accelerate.state import AcceleratorState
 from torch.testing import assert_close
 
 from moediff.config import rng_for
-from moediff.model.bundle import BundleConfig
+from moediff.errors import TryAgain
+from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import thick_slices
+from moediff.training import ahead
+from moediff.training.adapt import AdaptOptions, adapt
 from moediff.training.dataset import PatchSource
-from moediff.training.kept import Head, Measured
+from moediff.training.kept import Head, Measured, ScanSource
 from moediff.training.losses import LossConfig
+from moediff.training.pause import Pause
 from moediff.training.settings import TrainConfig
-from moediff.training.trainer import Trainer
+from moediff.training.trainer import Trainer, train
+from moediff.training.validate import Validation
+from moediff.volume.io import load, save
 from moediff.volume.prepare import PrepareSettings
 from pretend_gpu import OnGpu, pretended
 
+GPU = torch.device("cuda:0")
 SAME = ("region", "balance", "agreement", "aggregate")  # other parts depend on noise, which a GPU draws itself
 EVERYTHING = LossConfig(steady=0.5, gradient=1.0, expert_evenly=True)
 
@@ -32,6 +42,21 @@ def forget_the_device() -> Iterator[None]:
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
+
+
+class AtOnce:
+    """Draws ahead in the thread that asks: what is pretended is pretended in one thread."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def submit(self, work: Callable, *args: object) -> Future:
+        done: Future = Future()
+        done.set_result(work(*args))
+        return done
+
+    def shutdown(self, **_: object) -> None:
+        """Nothing waits."""
 
 
 @pytest.fixture
@@ -85,3 +110,42 @@ def test_patches_of_a_pair_are_cut_on_the_gpu():
             made.append(batch.to(torch.device("cpu")))
     for one, other in zip(*(batch.tensors() for batch in made), strict=True):
         assert_close(one, other)
+
+
+def test_a_whole_run_is_saved_validated_and_resumed(config, tmp_path, make_phantom, monkeypatch):
+    monkeypatch.setattr(ahead, "ThreadPoolExecutor", AtOnce)
+    save(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
+    judged = Validation(scans=("head_T1w.nii.gz",), recipes=("iso2",), side=32)
+    config = replace(
+        config, data=str(tmp_path), scans=(ScanSource(path="head_T1w.nii.gz"),), validation=judged, steps=4, batch=1,
+        save_every=2,
+    )  # fmt: skip
+    weights = []
+    for out in ("whole", "parts"):
+        with pretended():
+            here = replace(config, out=str(tmp_path / out))
+            if out == "parts":
+                with monkeypatch.context() as stopped, pytest.raises(TryAgain):
+                    stopped.setattr(Pause, "due", lambda self: True)
+                    train(here, progress=False)
+            bundle = load_bundle(train(here, progress=False, resume=out == "parts"))
+        told = bundle.provenance["hardware"]
+        assert told.startswith("1 x none,") and "mean/iso2" in (tmp_path / out / "validation.csv").read_text()
+        weights.append(torch.cat([weight.flatten() for weight in bundle.denoiser.state_dict().values()]))
+    assert bool(torch.isfinite(weights[0]).all()) and torch.equal(*weights)
+
+
+def test_weights_adapt_on_a_gpu(tmp_path, make_phantom, make_denoiser, monkeypatch):
+    monkeypatch.setattr(ahead, "ThreadPoolExecutor", AtOnce)
+    small = make_denoiser(awake=True)
+    save_bundle(tmp_path / "start", BundleConfig(denoiser=small.config), small.state_dict(), {})
+    low = degrade(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), thick_slices(4, 0.01, "thick4"), rng_for(0))
+    save(low, tmp_path / "low_T1w.nii.gz")
+    with pretended():
+        options = AdaptOptions(steps=2, patch=32, batch=1)
+        made = adapt([load(tmp_path / "low_T1w.nii.gz")], load_bundle(tmp_path / "start", GPU), options)
+        assert all(isinstance(weight, OnGpu) for weight in made.denoiser.parameters())
+        learned = [weight.cpu() for weight in made.denoiser.trunk.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(learned, small.trunk.parameters(), strict=True))
+    before, after = made.provenance["adapted"]["error_over_interpolation"]
+    assert 0 < after < 2 * before
