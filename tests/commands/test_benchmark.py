@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from moediff.cli import main
+from moediff.config import rng_for
+from moediff.evaluation.metrics import head_mask
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import thick_slices
 from moediff.volume.io import save
+from moediff.volume.volume import Volume
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_tables.py"
 TOOL = f"{sys.executable} -S -c 'import shutil, sys; shutil.copy(*sys.argv[1:])' {{input}} {{output}}"
@@ -74,6 +79,7 @@ def check_tables_of_documents(out, tmp_path, monkeypatch):
     ("options", "code", "words"),
     [
         (["--methods", "best"], 78, "choose from linear"),
+        (["--pairs", "list.csv"], 78, "--pairs brings its own scans, already acquired; leave out --data"),
         (["--recipes", "thick9"], 78, "choose from thick3"),
         (["--recipes", "thick3", "thick3"], 78, "two recipes share a name"),
         (["--scans", "gone"], 66, "no scan 'gone'"),
@@ -101,3 +107,43 @@ def test_a_folder_without_val_falls_back_and_says_so(tmp_path, capsys, monkeypat
     (tmp_path / "rows").mkdir()
     assert main(["benchmark", "--data", str(tmp_path / "none"), "--methods", "cubic", "-o", str(tmp_path)]) == 0
     assert "using nilearn's MNI152 scan" in capsys.readouterr().err
+
+
+def test_pairs_are_judged_as_they_were_measured(tmp_path, make_phantom, capsys):
+    sharp = make_phantom((34, 38, 33))
+    low = degrade(sharp, thick_slices(3, 0.01, "thick3"), rng_for(0))
+    save(sharp, tmp_path / "one_7T.nii.gz")
+    save(Volume(low.data_XYZ[:20], low.affine), tmp_path / "one_3T.nii.gz")  # half of the head
+    listed = tmp_path / "pairs.csv"
+    listed.write_text("input,ref\none_3T.nii.gz,one_7T.nii.gz\n")
+    fixed = ["benchmark", "--pairs", str(listed), "--metrics", "psnr", "--threads", "1", "--no-pictures", "-q"]
+    out = tmp_path / "out"
+    assert main([*fixed, "--methods", "cubic", "-o", str(out)]) == 0
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert sorted((row["recipe"], row["method"]) for row in rows) == [("measured", "cubic"), ("measured", "zero-fill")]
+    inside = head_mask(sharp.data_XYZ)
+    assert rows[0]["mask"] == {"source": "given", "voxels": int(inside[:20].sum())}
+    assert rows[0]["input_shape"][0] == 20 and rows[0]["consistency"]["assumed"].count("gaussian slice profile") == 1
+    before = set((out / "rows").iterdir())
+    assert main([*fixed, "--methods", "cubic", "-o", str(out)]) == 0 and set((out / "rows").iterdir()) == before
+    save(low, tmp_path / "again_3T.nii.gz")
+    listed.write_text("input,ref\nagain_3T.nii.gz,one_7T.nii.gz\n")  # another input is another row
+    assert main([*fixed, "--methods", "cubic", "-o", str(out)]) == 0
+    assert len(set((out / "rows").iterdir())) == 2 * len(before)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("listed", "code", "words"),
+    [
+        ("input,ref\nnone.nii.gz,one.nii.gz\n", 66, "no file"),
+        ("pred,ref\na.nii.gz,b.nii.gz\n", 65, "unknown column 'pred'; expected columns input,ref[,lesions]"),
+        ("input,ref\none.nii.gz,one.nii.gz\none.nii.gz,one.nii.gz\n", 78, "two sharp scans share a name"),
+    ],
+)
+def test_wrong_lists_of_pairs_end_with_one_sentence(tmp_path, phantom, capsys, listed, code, words):
+    save(phantom, tmp_path / "one.nii.gz")
+    (tmp_path / "pairs.csv").write_text(listed)
+    assert main(["benchmark", "--pairs", str(tmp_path / "pairs.csv"), "-o", str(tmp_path / "out")]) == code
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -34,8 +34,9 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (else nilearn's MNI152 scan)")
     add("--scans", nargs="+", default=[], metavar="NAME|FILE", help="which of them, or other files (default: all)")
+    add("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]")
     add("--behaviour-only", nargs="*", metavar="NAME", help="scans shown but left out of means")
-    add("--recipes", nargs="+", default=list(RECIPES), metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}")
+    add("--recipes", nargs="+", metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}")
     add(
         "--methods",
         nargs="+",
@@ -99,14 +100,18 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _cases(args: argparse.Namespace) -> list[Case]:
     from moediff.errors import ConfigError
-    from moediff.evaluation.cases import BEHAVIOUR_ONLY, Case, find_scans
+    from moediff.evaluation.cases import BEHAVIOUR_ONLY, MEASURED, Case, find_pairs, find_scans
     from moediff.simulate.recipe import recipe_for
 
+    if args.pairs is not None:
+        if args.data is not None or args.scans or args.recipes:
+            raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
+        return [Case(scan, MEASURED, seed) for scan in find_pairs(args.pairs) for seed in args.seeds]
     if args.data is not None and not (args.data / "val").is_dir() and not args.scans and not args.quiet:
         print(f"moediff: no folder {args.data / 'val'}; using nilearn's MNI152 scan", file=sys.stderr)
     only_shown = BEHAVIOUR_ONLY if args.behaviour_only is None else args.behaviour_only
     scans = find_scans(args.data, args.scans, only_shown)
-    recipes = [recipe_for(name) for name in args.recipes]
+    recipes = [recipe_for(name) for name in args.recipes or RECIPES]
     if len({recipe.name for recipe in recipes}) < len(recipes) or len(set(args.seeds)) < len(args.seeds):
         raise ConfigError("two recipes share a name, or two seeds are the same; results could not be told apart")
     return [Case(scan, recipe, seed) for recipe in recipes for scan in scans for seed in args.seeds]

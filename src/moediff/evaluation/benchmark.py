@@ -73,6 +73,7 @@ def key_of(method: Method, case: Case, settings: Settings) -> str:
         "method": method.identity,
         "scan": [case.scan.name, case.scan.path.name, _sha256(case.scan.path)],
         "lesions": None if case.scan.lesions is None else _sha256(case.scan.lesions),
+        **({} if case.scan.input is None else {"input": _sha256(case.scan.input)}),
         "recipe": case.recipe.to_json(),
         "seed": case.seed,
         "judging": asdict(settings.judging),

@@ -19,32 +19,38 @@ from moediff.errors import ConfigError, DataError, GeometryError, InputMissing
 from moediff.evaluation.evaluate import Drawn
 from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics import head_mask
-from moediff.evaluation.pairing import require_same_grid
+from moediff.evaluation.pairing import covered, require_same_grid
 from moediff.evaluation.regions import BACKGROUND, REGIONS, scan_regions
+from moediff.evaluation.tables import read_files
 from moediff.inference.outputs import stem_of
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe
 from moediff.volume.atomic import shown
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.volume.volume import Grid, Volume
 
 Row: TypeAlias = "dict[str, Any]"
 
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"  # inside nilearn
 BEHAVIOUR_ONLY = ("trio_b17_T1w",)  # may be a training person: shown, left out of means
+MEASURED = Recipe(name="measured")  # of pairs: nothing is simulated
 MASKS = "_mask"
 SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A sharp scan: its name in tables, its file, whether means count it, and the file of its lesions' outlines."""
+    """A sharp scan: its name in tables, its file, whether means count it, and the file of its lesions' outlines.
+
+    With an `input`, the same head as it is usually acquired and registered to it, nothing is simulated.
+    """
 
     name: str
     path: Path
     counts: bool = True
     lesions: Path | None = None
+    input: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,19 +83,31 @@ class Case:
             InputMissing, DataError: the scan cannot be read or degraded.
         """
         truth, _ = canonicalise(load(self.scan.path).volume)
+        if self.scan.input is not None:
+            return truth, load(self.scan.input).volume
         rng = rng_for(self.seed, self.scan.path.name, self.recipe.name)
         return truth, degrade(truth, self.recipe, rng)
 
     def make_drawn(self) -> Made:
         """As `make`, with regions as labels 1.. in the order of REGIONS, and lesions.
 
+        Of a pair, only what both scans cover is judged.
+
         Raises:
-            InputMissing, DataError: the scan cannot be read or degraded.
+            InputMissing, DataError: the scan cannot be read or degraded, or a pair has nothing in common.
         """
         truth, low = self.make()
         missing: dict[str, str] = {}
-        drawn = Drawn(labels=_regions(truth, missing), lesions=_lesions(self.scan.lesions, truth, missing))
+        mask = None if self.scan.input is None else _both_cover(truth, low.grid)
+        drawn = Drawn(mask=mask, labels=_regions(truth, missing), lesions=_lesions(self.scan.lesions, truth, missing))
         return Made(truth, low, drawn, missing)
+
+
+def _both_cover(truth: Volume, low: Grid) -> Volume:
+    inside = head_mask(truth.data_XYZ) & covered(low, truth.grid)
+    if not bool(inside.any()):
+        raise DataError("the two scans of a pair have no part of a head in common: check their headers")
+    return truth.with_data(inside.float())
 
 
 def _regions(truth: Volume, missing: dict[str, str]) -> Volume | None:
@@ -144,6 +162,25 @@ def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequenc
     if len(paths) < len(names):
         raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be told apart")
     return [Scan(name, path, name not in shown_only, _outlines(path)) for name, path in paths.items()]
+
+
+def find_pairs(listed: Path) -> list[Scan]:
+    """Heads that were measured twice, from a CSV file with columns input, ref and perhaps lesions.
+
+    Raises:
+        InputMissing, DataError: the list or a scan in it cannot be read.
+        ConfigError: two sharp scans share a name.
+    """
+    scans = []
+    for files in read_files(listed, ("input", "ref"), ("lesions",)):
+        for path in files.values():
+            if not path.is_file():
+                raise InputMissing(f"{shown(listed)}: no file {shown(path)}; paths count from the list's folder")
+        ref = files["ref"]
+        scans.append(Scan(stem_of(ref), ref, True, files.get("lesions") or _outlines(ref), files["input"]))
+    if len({scan.name for scan in scans}) < len(scans):
+        raise ConfigError(f"{shown(listed)}: two sharp scans share a name; results could not be told apart")
+    return scans
 
 
 def _is_scan(path: Path) -> bool:

@@ -21,7 +21,6 @@ from moediff.volume.volume import Volume
 
 REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels", "lesions", "uncertainty")
 DRAWN = ("mask", "labels", "lesions", "uncertainty")
-COLUMNS = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,30 +40,39 @@ def read_pairs(path: Path) -> list[Pair]:
     """Pairs from a CSV file with columns pred, ref, perhaps those of `OPTIONAL`; paths count from its folder.
 
     Raises:
+        InputMissing, DataError: see `read_files`.
+    """
+    return [Pair(**files) for files in read_files(path, REQUIRED, OPTIONAL)]
+
+
+def read_files(path: Path, required: Sequence[str], optional: Sequence[str]) -> list[dict[str, Path]]:
+    """Files by column of a CSV list, a dict per line; paths count from its folder, empty optional cells are left out.
+
+    Raises:
         InputMissing: there is no such file.
         DataError: a column is missing or unknown, a cell is empty, or there are no rows.
     """
+    columns = f"{','.join(required)}[,{','.join(optional)}]"
     with naming(shown(path)):
         try:
             rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
         except OSError as error:
             raise InputMissing(f"the list of pairs cannot be read ({error.strerror}): check the name") from error
         except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"not a CSV file ({error}); expected columns {COLUMNS}") from error
+            raise DataError(f"not a CSV file ({error}); expected columns {columns}") from error
         if not rows:
-            raise DataError(f"no pairs; expected a line {COLUMNS} and one line per pair")
-        return [_pair(row, number, path.parent) for number, row in enumerate(rows, start=2)]
-
-
-def _pair(row: dict[str, str | None], line: int, folder: Path) -> Pair:
-    unknown = [str(key) for key in row if key not in REQUIRED + OPTIONAL]
-    empty = [key for key in REQUIRED if not row.get(key)]
-    if unknown or empty:
-        found = f"unknown column {unknown[0]!r}" if unknown else f"no value for {empty[0]!r}"
-        raise DataError(f"line {line}: {found}; expected columns {COLUMNS}")
-    if any("\0" in str(value) for value in row.values()):
-        raise DataError(f"line {line}: a null character in a file name; write the list again as plain text")
-    return Pair(**{key: folder / value for key, value in row.items() if value})
+            raise DataError(f"no pairs; expected a line {columns} and one line per pair")
+        found = []
+        for line, row in enumerate(rows, start=2):
+            unknown = [str(key) for key in row if key not in (*required, *optional)]
+            empty = [key for key in required if not row.get(key)]
+            if unknown or empty:
+                fault = f"unknown column {unknown[0]!r}" if unknown else f"no value for {empty[0]!r}"
+                raise DataError(f"line {line}: {fault}; expected columns {columns}")
+            if any("\0" in str(value) for value in row.values()):
+                raise DataError(f"line {line}: a null character in a file name; write the list again as plain text")
+            found.append({key: path.parent / value for key, value in row.items() if value})
+        return found
 
 
 def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.errors import DataError
+from moediff.evaluation.pairing import covered
 from moediff.evaluation.regions import scan_regions
 from moediff.inference.grids import aligned_grid
 from moediff.training.kept import Head, Measured, head_of
 from moediff.volume.geometry import crop, resample
 from moediff.volume.intensity import foreground
-from moediff.volume.volume import Grid, Volume
+from moediff.volume.volume import Volume
 
 BLOCK_MM = 2.0  # edges are compared on voxels of about this size
 REACH_MM = 20.0  # how far apart two scans are looked for
@@ -43,19 +44,7 @@ def on_common_grid(sharp: Volume, low: Volume) -> tuple[Volume, Tensor]:
     own = sharp.grid
     goal = aligned_grid(low.grid, own)
     truth = sharp if goal is own else resample(sharp, goal)
-    return truth, covered(goal, own) & covered(goal, low.grid)
-
-
-def covered(grid: Grid, other: Grid) -> Tensor:
-    """Voxels of `grid` whose centres lie in the other's field of view."""
-    between = (torch.linalg.inv(other.affine) @ grid.affine).float()
-    lines = [torch.arange(n, dtype=torch.float32) for n in grid.shape]
-    known = torch.ones(grid.shape, dtype=torch.bool)
-    for axis, length in enumerate(other.shape):
-        x, y, z = (between[axis, i] * line for i, line in enumerate(lines))
-        at = x[:, None, None] + y[:, None] + (z + between[axis, 3])
-        known &= (at >= -0.501) & (at <= length - 0.499)
-    return known
+    return truth, covered(own, goal) & covered(low.grid, goal)
 
 
 def pair_of(sharp: Volume, low: Volume, weight: float) -> Head:
@@ -91,15 +80,17 @@ def require_one_place(sharp: Volume, low: Volume, inside_XYZ: Tensor, low_mm: Se
     block = [max(1, round(BLOCK_MM / size)) for size in sharp.spacing_mm]
     step_mm = [size * n for size, n in zip(sharp.spacing_mm, block, strict=True)]
     here, there = (_edges(volume.data_XYZ, inside_XYZ, block) for volume in (sharp, low))
-    spectrum = torch.fft.rfftn(here) * torch.fft.rfftn(there).conj()
-    alike = torch.fft.irfftn(spectrum, here.shape) / (here.norm() * there.norm()).clamp_min(1e-12)
     reach = [min(int(REACH_MM / step), (n - 1) // 2) for step, n in zip(step_mm, here.shape, strict=True)]
-    near = alike.roll(reach, (0, 1, 2))[tuple(slice(0, 2 * r + 1) for r in reach)]
+    near, mirrored = (_alike(here, volume, reach) for volume in (there, there.flip(0)))
     shift_mm = [(at - r) * step for at, r, step in zip(_peak(near), reach, step_mm, strict=True)]
     if float(near.max()) < ALIKE:
         raise DataError(
             f"the two scans do not look like one head (their edges correlate by {float(near.max()):.2f}), expected a "
             "pair: name scans of one person"
+        )
+    if float(mirrored.max()) > float(near.max()):
+        raise DataError(
+            "the input looks mirrored left to right beside the sharp scan, expected one head: is one flipped?"
         )
     if any(abs(s) > max(TOLERATED_MM, size / 2) + 1e-3 for s, size in zip(shift_mm, low_mm, strict=True)):
         right, front, up = (round(-s, 1) + 0.0 for s in shift_mm)  # never "-0.0"
@@ -107,6 +98,13 @@ def require_one_place(sharp: Volume, low: Volume, inside_XYZ: Tensor, low_mm: Se
             f"the input lies about {right:+.1f} mm to the right, {front:+.1f} mm to the front and {up:+.1f} mm above "
             "the sharp scan, expected one place: register one to the other first"
         )
+
+
+def _alike(here_XYZ: Tensor, there_XYZ: Tensor, reach: Sequence[int]) -> Tensor:
+    """Correlation at every shift of up to `reach` samples either way."""
+    spectrum = torch.fft.rfftn(here_XYZ) * torch.fft.rfftn(there_XYZ).conj()
+    alike = torch.fft.irfftn(spectrum, here_XYZ.shape) / (here_XYZ.norm() * there_XYZ.norm()).clamp_min(1e-12)
+    return alike.roll(list(reach), (0, 1, 2))[tuple(slice(0, 2 * r + 1) for r in reach)]
 
 
 def _edges(data_XYZ: Tensor, inside_XYZ: Tensor, block: Sequence[int]) -> Tensor:

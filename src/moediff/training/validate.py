@@ -11,12 +11,12 @@ import torch
 from moediff.config import rng_for
 from moediff.evaluation.fit import fit_intensities
 from moediff.evaluation.metrics import data_range, head_mask, psnr
+from moediff.evaluation.pairing import covered
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
 from moediff.simulate.labels import synthesise
 from moediff.simulate.recipe import NAMED
-from moediff.training.pairs import covered
 from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
@@ -92,7 +92,7 @@ def _gain_of_pair(enhancer: Enhancer, path: Path, low: Path) -> float:
     """Where both scans were measured, after each result is fitted to the sharp scan's intensities."""
     truth, _ = canonicalise(load(path).volume)
     scan = load(low)
-    mask = head_mask(truth.data_XYZ) & covered(truth.grid, scan.volume.grid)
+    mask = head_mask(truth.data_XYZ) & covered(scan.volume.grid, truth.grid)
     result = enhancer(scan, EnhanceOptions(like=truth.grid))
     wanted = truth.data_XYZ[mask]
     span = data_range(truth.data_XYZ, mask)
