@@ -3,6 +3,7 @@
     python benchmarks/quality.py --data ../shared/data [--bundle DIR] [--json out.json]
     python benchmarks/quality.py --side 96 --folder train          # persons it learned from: the gap to the others
     python benchmarks/quality.py --child 0.85                      # the same voxels declared 15 % smaller
+    python benchmarks/quality.py --depth --scans seg3d_T1w         # by depth under the surface of the head
 
 Per scan of val/ and frozen recipe: gain over the better of cubic and zero-filled interpolation, then by kind of scan.
 `--child` stands for a small head: nothing but sizes in millimetres changes.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ import torch
 from moediff.config import rng_for
 from moediff.evaluation.cases import BEHAVIOUR_ONLY, Case, Scan
 from moediff.evaluation.metrics import head_mask, score
+from moediff.evaluation.regions import within
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import stem_of
@@ -36,6 +39,7 @@ SCANS = {
     "train": ("M2208_T2w", "cstar_stroke_FLAIR", "cstar_stroke_T1", "cstar_stroke_T2", "forrest_T1w", "mrgd_T1c",
               "niimath_T1w", "pysynthsr_FLAIR"),
 }  # fmt: skip
+BAND_MM, BANDS = 6.0, 3  # scalp and skull lie in the first two
 WITH_SKULL = ("seg3d_T1w", "trio_b17_T1w", "forrest_T1w", "pysynthsr_FLAIR")  # the others are brains
 
 
@@ -69,8 +73,28 @@ def evaluate(enhancer: Enhancer, path: Path, recipe: str, args: argparse.Namespa
     for name, value in scores.items():
         row |= {f"psnr_{name}": round(value.psnr, 3), f"ssim_{name}": round(value.ssim, 4)}
     row["gain_db"] = round(scores["ours"].psnr - max(scores["cubic"].psnr, scores["zero-fill"].psnr), 3)
+    if args.depth:
+        better = max(("cubic", "zero-fill"), key=lambda name: scores[name].psnr)
+        row["depth"] = by_depth(volumes["ours"], volumes[better], truth, mask)
     row["ssim_gain"] = round(scores["ours"].ssim - max(scores["cubic"].ssim, scores["zero-fill"].ssim), 4)
     return row
+
+
+def by_depth(ours: Volume, plain: Volume, truth: Volume, mask_XYZ: torch.Tensor) -> list[dict[str, float]]:
+    """Per band under the surface of the head: share of its voxels and of our squared error, and the gain in dB."""
+    square, before = ((volume.data_XYZ - truth.data_XYZ).double().square() for volume in (ours, plain))
+    bands, above = [], ~mask_XYZ
+    for number in range(BANDS + 1):
+        upto = within(above, BAND_MM, truth.spacing_mm) if number < BANDS else torch.ones_like(mask_XYZ)
+        band, above = upto & ~above, upto
+        if not bool(band.any()):
+            continue
+        gain = 10 * math.log10(float(before[band].sum() / square[band].sum()))
+        bands.append({
+            "from_mm": number * BAND_MM, "voxels": round(float(band.sum() / mask_XYZ.sum()), 3),
+            "error": round(float(square[band].sum() / square[mask_XYZ].sum()), 3), "gain_db": round(gain, 2),
+        })  # fmt: skip
+    return bands
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -120,6 +144,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=0, help="judge the middle cube of this many voxels only")
     parser.add_argument("--child", type=float, default=1.0, help="declared voxel size over the true one")
     parser.add_argument("--mirrors", type=int, default=1, help="average over so many mirrored readings (1, 2, 4, 8)")
+    parser.add_argument("--depth", action="store_true", help="also by depth under the surface of the head")
     parser.add_argument("--no-consistency", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
