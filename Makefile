@@ -21,7 +21,7 @@ UNIFORM   ?= $(firstword $(patsubst %/bundle.json,%,$(wildcard runs/uniform/bund
 METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables ablation train-default lint wheel-test docs gallery constraints clean
+.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables ablation train-default gpu lint wheel-test docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -34,6 +34,7 @@ help:
 	@echo "                       ABLATION=--designs tries other designs of the experts too"
 	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
+	@echo "make gpu               where torch sees a GPU: does it agree with the CPU, and how fast is it?"
 	@echo "make test              set up, lint, type-check and run every quick test"
 	@echo "make browser           Debian's Chromium for the tests of the report (needs root); without it they are skipped"
 	@echo "make reliability       every fault's tests, 30 kills, a minute of mutated files; writes docs/reliability.md"
@@ -94,6 +95,14 @@ benchmark-tables: $(STAMP)
 
 train-default: $(STAMP)
 	$(BIN)/python scripts/train_default.py $(TRAIN)
+
+# What only a machine with a GPU can tell; results in ./runs/gpu.
+gpu: $(STAMP)
+	mkdir -p runs/gpu
+	$(BIN)/python benchmarks/gpu.py --json runs/gpu/gpu.json
+	$(BIN)/python benchmarks/speed.py --device cuda --threads 4 --sides middle large huge --json runs/gpu/speed.json
+	for made in device cpu; do $(BIN)/python benchmarks/training.py --device cuda --config configs/gpu-experts.toml --batch 32 --patch 48 \
+		--examples $$made --json runs/gpu/training-$$made.json || exit 1; done
 
 wheel-test:
 	PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)" .ci/wheel-test

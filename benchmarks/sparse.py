@@ -55,20 +55,23 @@ def routed(bundle: Bundle, top_k: int, threshold: float) -> Bundle:
     return replace(bundle, denoiser=network.eval(), config=replace(bundle.config, denoiser=network.config))
 
 
-def least_seconds(work: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """CPU seconds of every piece of work, the least of several turns."""
+def least_seconds(
+    work: dict[str, Callable[[], object]], now: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Seconds of every piece of work, the least of several turns; of the processor, if no other clock is given."""
     best = dict.fromkeys(work, float("inf"))
     for _ in range(TURNS):
         for name, piece in work.items():
-            start = time.process_time()
+            start = now()
             piece()
-            best[name] = min(best[name], time.process_time() - start)
+            best[name] = min(best[name], now() - start)
     return best
 
 
 def evaluation(denoiser: Denoiser, head: Frame, sigma: float) -> Callable[[], object]:
     """One evaluation at this noise level, from what was computed once for the scan."""
-    return lambda: denoiser(torch.zeros(1, *head.shape), torch.tensor([sigma]), head.condition)
+    x = torch.zeros_like(head.condition.base_BXYZ)
+    return lambda: denoiser(x, torch.tensor([sigma], device=x.device), head.condition)
 
 
 @torch.no_grad()
@@ -84,9 +87,11 @@ def times_by_route(variants: dict[str, Bundle], prepared: Prepared) -> dict[str,
 
 
 @torch.no_grad()
-def times_by_count(bundle: Bundle, prepared: Prepared) -> dict[str, dict[str, float]]:
-    """CPU seconds of an evaluation for every number of experts, one or two of them a voxel."""
-    shape = bundle.config.denoiser
+def times_by_count(
+    bundle: Bundle, prepared: Prepared, now: Callable[[], float] = time.process_time
+) -> dict[str, dict[str, float]]:
+    """Seconds of an evaluation for every number of experts, one or two of them a voxel, where the bundle lies."""
+    shape, device = bundle.config.denoiser, next(bundle.denoiser.parameters()).device
     work: dict[str, dict[str, Callable[[], object]]] = {"top 1": {}, "top 2": {}}
     for name, top_k in (("top 1", 1), ("top 2", 2)):
         for count in COUNTS:
@@ -94,9 +99,9 @@ def times_by_count(bundle: Bundle, prepared: Prepared) -> dict[str, dict[str, fl
             torch.manual_seed(0)
             network = Denoiser(replace(shape, gate=gate, experts=ExpertsConfig(views=VIEWS[:count]))).eval()
             network.gate.log_scale.data.fill_(30.0)  # untrained tokens differ little: this spreads them over experts
-            head = frame(network, prepared)
+            head = frame(network.to(device), prepared)
             work[name][str(count)] = evaluation(network, head, bundle.config.process.sigma_max * shape.sigma_data)
-    return {name: least_seconds(pieces) for name, pieces in work.items()}
+    return {name: least_seconds(pieces, now) for name, pieces in work.items()}
 
 
 def case(data: Path, scan: str, recipe: str, side: int) -> tuple[Volume, Volume]:
