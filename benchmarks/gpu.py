@@ -27,6 +27,7 @@ from moediff.config import rng_for
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.model import experts
+from moediff.model.streams import side_by_side
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
 from moediff.volume.geometry import resample
@@ -68,11 +69,11 @@ def by_count(low: Volume, like: Volume) -> dict[str, dict[str, dict[str, float]]
     """Seconds of an evaluation by the number of experts, with streams and without."""
     bundle = Enhancer(device="cuda").bundle
     prepared = prepare(low.to("cuda"), like.grid, bundle.config.prepare)
-    with_streams, found = experts.side_by_side, {}
-    for name, way in (("streams", with_streams), ("one after the other", one_after_the_other)):
+    found = {}
+    for name, way in (("streams", side_by_side), ("one after the other", one_after_the_other)):
         vars(experts)["side_by_side"] = way
         found[name] = times_by_count(bundle, prepared, now)
-    vars(experts)["side_by_side"] = with_streams
+    vars(experts)["side_by_side"] = side_by_side
     return found
 
 
