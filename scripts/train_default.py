@@ -55,6 +55,8 @@ RECIPES = {
             "home-last",
             "finest",
             "home-final",
+            "longest",
+            "home-longest",
         ),
         from_average="home",
     ),
