@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from sparse import COUNTS, times_by_count
-from speed import head
+from speed import clock_of, head
 from torch import Tensor
 
 from moediff.config import rng_for
@@ -35,12 +34,7 @@ from moediff.volume.prepare import prepare
 from moediff.volume.volume import Volume
 
 WAYS = ("float32", "bfloat16")
-
-
-def now() -> float:
-    """Seconds, after everything that was asked of the GPU."""
-    torch.cuda.synchronize()
-    return time.perf_counter()
+now = clock_of("wall", 1, "cuda")
 
 
 def differences(low: Volume) -> dict[str, dict[str, float]]:

@@ -72,9 +72,9 @@ def evaluate(enhancer: Enhancer, path: Path, recipe: str, args: argparse.Namespa
     scores = {name: score(volume.data_XYZ, truth.data_XYZ, mask) for name, volume in volumes.items()}
     for name, value in scores.items():
         row |= {f"psnr_{name}": round(value.psnr, 3), f"ssim_{name}": round(value.ssim, 4)}
-    row["gain_db"] = round(scores["ours"].psnr - max(scores["cubic"].psnr, scores["zero-fill"].psnr), 3)
+    better = max(("cubic", "zero-fill"), key=lambda name: scores[name].psnr)
+    row["gain_db"] = round(scores["ours"].psnr - scores[better].psnr, 3)
     if args.depth:
-        better = max(("cubic", "zero-fill"), key=lambda name: scores[name].psnr)
         row["depth"] = by_depth(volumes["ours"], volumes[better], truth, mask)
     row["ssim_gain"] = round(scores["ours"].ssim - max(scores["cubic"].ssim, scores["zero-fill"].ssim), 4)
     return row

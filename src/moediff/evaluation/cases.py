@@ -98,12 +98,17 @@ class Case:
         """
         truth, low = self.make()
         missing: dict[str, str] = {}
-        mask = None if self.scan.input is None else _both_cover(truth, low.grid)
+        mask = None if self.scan.input is None else both_cover(truth, low.grid)
         drawn = Drawn(mask=mask, labels=_regions(truth, missing), lesions=_lesions(self.scan.lesions, truth, missing))
         return Made(truth, low, drawn, missing)
 
 
-def _both_cover(truth: Volume, low: Grid) -> Volume:
+def both_cover(truth: Volume, low: Grid) -> Volume:
+    """The head as far as both scans of a pair cover it: 1 inside.
+
+    Raises:
+        DataError: that is nothing.
+    """
     inside = head_mask(truth.data_XYZ) & covered(low, truth.grid)
     if not bool(inside.any()):
         raise DataError("the two scans of a pair have no part of a head in common: check their headers")

@@ -20,6 +20,7 @@ from moediff.errors import DataError
 from moediff.evaluation.pairing import covered
 from moediff.evaluation.regions import scan_regions
 from moediff.inference.grids import aligned_grid
+from moediff.inference.tiles import bounds
 from moediff.training.kept import Head, Measured, head_of
 from moediff.volume.geometry import crop, resample
 from moediff.volume.intensity import foreground
@@ -54,9 +55,11 @@ def pair_of(sharp: Volume, low: Volume, weight: float) -> Head:
         DataError: they do not show one head in one place.
     """
     truth, known = on_common_grid(sharp, low)
-    box = _bounding_box(known)
-    truth = crop(truth, [s.start for s in box], [s.stop - s.start for s in box])
-    known = known[box]
+    if not bool(known.any()):
+        raise DataError("the two scans have no place in common, expected one head: check their headers")
+    first, end = bounds(known)
+    truth = crop(truth, first, [b - a for a, b in zip(first, end, strict=True)])
+    known = known[tuple(slice(a, b) for a, b in zip(first, end, strict=True))]
     inside = foreground(truth.data_XYZ, truth.spacing_mm) & known
     require_one_place(truth, resample(low, truth.grid), inside, low.spacing_mm)
     head = head_of(truth.data_XYZ, inside, scan_regions(truth.data_XYZ, truth.spacing_mm), weight)
@@ -132,14 +135,6 @@ def _peak(alike_XYZ: Tensor) -> list[float]:
         else:
             found.append(float(at))
     return found
-
-
-def _bounding_box(known_XYZ: Tensor) -> tuple[slice, slice, slice]:
-    where = known_XYZ.nonzero()
-    if not len(where):
-        raise DataError("the two scans have no place in common, expected one head: check their headers")
-    x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
-    return x, y, z
 
 
 def corners_known(known_XYZ: Tensor, start: Sequence[int], side: int) -> bool:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from moediff.config import rng_for
-from moediff.evaluation.fit import fit_intensities
+from moediff.evaluation.cases import MEASURED, Case, Scan, both_cover
+from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.evaluation.pairing import covered
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
@@ -90,14 +90,10 @@ def validate(bundle: Path | None, validation: Validation, data: Path) -> dict[st
 
 def _gain_of_pair(enhancer: Enhancer, path: Path, low: Path) -> float:
     """Where both scans were measured, after each result is fitted to the sharp scan's intensities."""
-    truth, _ = canonicalise(load(path).volume)
-    scan = load(low)
-    mask = head_mask(truth.data_XYZ) & covered(scan.volume.grid, truth.grid)
-    result = enhancer(scan, EnhanceOptions(like=truth.grid))
-    wanted = truth.data_XYZ[mask]
-    span = data_range(truth.data_XYZ, mask)
+    truth, scan = Case(Scan(path.name, path, input=low), MEASURED, seed=0).make()
+    result, drawn = enhancer(scan, EnhanceOptions(like=truth.grid)), Drawn(mask=both_cover(truth, scan.grid))
     ours, plain = (
-        psnr(fit_intensities(volume.data_XYZ[mask], wanted).apply(volume.data_XYZ), truth.data_XYZ, mask, span)
+        evaluate(volume, truth, EvaluateOptions(metrics=("psnr",)), drawn=drawn)["metrics"]["psnr"]
         for volume in (result.volume, result.interpolated)
     )
-    return ours - plain
+    return float(ours - plain)
