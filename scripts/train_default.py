@@ -56,6 +56,7 @@ RECIPES = {
             "finest",
             "home-final",
             "longest",
+            "longest-again",
             "home-longest",
         ),
         from_average="home",

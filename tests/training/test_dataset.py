@@ -21,6 +21,7 @@ from moediff.training.dataset import (
     PatchSource,
 )
 from moediff.training.kept import Head
+from moediff.training.planted import PlantedConfig
 from moediff.volume.prepare import PrepareSettings
 
 CUBIC = PrepareSettings(kernel="cubic")
@@ -94,6 +95,27 @@ def test_shapes_types_and_regions_that_are_not_known(source, patch):
     assert example.truth_XYZ.dtype == example.base_XYZ.dtype == torch.float32
     assert example.region_XYZ.dtype == torch.uint8 and (example.region_XYZ == NO_REGION).all()
     assert all(torch.isfinite(t).all() for t in tensors(example))
+
+
+def test_lesions_are_where_the_truth_was_changed():
+    """Flat heads of 0.5 with lesions of 40 %, on every axis and mirrored: nothing else differs from 0.5."""
+    lesions = PlantedConfig(share=1.0, contrast=(0.4, 0.4), density=30.0)
+    plain = AugmentConfig(
+        amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_share=0, sharpen_share=0, planted=lesions
+    )
+    source = PatchSource(
+        heads=[head_of(torch.full((60, 72, 80), 0.5))], patch=32, seed=0, settings=CUBIC, augment=plain
+    )
+    changed = []
+    for example in map(source.example, range(6)):
+        assert torch.equal(example.lesion_XYZ > 0.05, (example.truth_XYZ - 0.5).abs() > 0.01)
+        changed.append(int((example.lesion_XYZ > 0.5).sum()))
+    assert sum(changed) > 20
+
+
+def test_without_planting_there_are_no_lesions(source):
+    assert source.example(0).lesion_XYZ.count_nonzero() == 0
+    assert replace(source, augment=None).example(0).lesion_XYZ.count_nonzero() == 0
 
 
 def test_batches_move_to_a_device_whole(source):

@@ -15,6 +15,7 @@ from moediff.training.losses import (
     expert_loss,
     gate_losses,
     gradient_loss,
+    lesion_loss,
     region_target,
     relative_weight,
     steady_loss,
@@ -162,6 +163,13 @@ def test_readings_are_compared_where_both_lie():
     other = voxels[:, 1:9, 1:9, 1:9]
     right, wrong = (float(steady_loss(voxels, other, offset)) for offset in ((4, 4, 4), (0, 4, 4)))
     assert right < 0.7 * wrong
+
+
+def test_the_lesion_term_counts_errors_inside_lesions_by_their_share_of_a_voxel():
+    wrong, lesion, weight = torch.full((2, 8, 8, 8), 0.5), torch.zeros(2, 8, 8, 8), torch.tensor([2.0, 1.0])
+    wrong[0, :2], lesion[0, :2], lesion[0, 2:4] = 3.0, 1.0, 0.5
+    assert float(lesion_loss(wrong, lesion, weight)) == pytest.approx(0.5 * 2.0 * (0.25 * 9.0 + 0.125 * 0.25))
+    assert float(lesion_loss(wrong, torch.zeros_like(lesion), weight)) == 0
 
 
 def test_the_gradient_term_sees_what_is_rough_and_not_what_is_shifted():

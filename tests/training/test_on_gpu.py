@@ -33,7 +33,7 @@ from pretend_gpu import OnGpu, pretended
 
 GPU = torch.device("cuda:0")
 SAME = ("region", "balance", "agreement", "aggregate")  # other parts depend on noise, which a GPU draws itself
-EVERYTHING = LossConfig(steady=0.5, gradient=1.0, expert_evenly=True)
+EVERYTHING = LossConfig(steady=0.5, lesion=5.0, gradient=1.0, expert_evenly=True)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,22 @@ def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
     return F.conv3d(padded, (tap / tap.sum()).reshape(kernel_shape).to(data.device))[0, 0]
 
 
-def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> tuple[Tensor, float]:
-    """Lesions, amplitude, contrast, bias field and sharpness of the truth; returns it with the gain of intensities."""
+class Augmented(NamedTuple):
+    """The truth as the network shall give it back.
+
+    Args:
+        data_XYZ: intensities.
+        lesion_XYZ: how much of each voxel is a planted lesion's, 0..1.
+        gain: of intensities.
+    """
+
+    data_XYZ: Tensor
+    lesion_XYZ: Tensor
+    gain: float
+
+
+def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> Augmented:
+    """Lesions, amplitude, contrast, bias field and sharpness of the truth are drawn."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=rng))
@@ -61,7 +76,7 @@ def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> 
     low, high = config.amplitude
     gain = low * (high / low) ** uniform(0, 1)
     gamma = uniform(*config.gamma)
-    data = planted(data_XYZ.clamp_min(0), config.planted, rng)
+    data, lesion = planted(data_XYZ.clamp_min(0), config.planted, rng)
     data = gain * data if abs(gamma - 1) < 0.02 else gain * 0.5 * (data / 0.5) ** gamma
     x, y, z = data.shape
     data = data * bias_field((x, y, z), uniform(0, config.bias), rng, data.device)
@@ -71,4 +86,4 @@ def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> 
         for axis in range(3):
             soft = blur_axis(soft, axis, config.blur_vox * strength)
         data = soft if kind < config.blur_share else (data + 0.6 * strength * (data - soft)).clamp_min(0)
-    return data, gain
+    return Augmented(data, lesion, gain)

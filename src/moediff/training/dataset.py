@@ -35,9 +35,10 @@ ATTEMPTS = 100  # to find a patch that both scans of a pair cover
 
 @dataclass(frozen=True)
 class Example:
-    """One patch: the truth, the interpolated degraded patch, and what the network is told."""
+    """One patch: the truth, how much of it is planted lesions, the interpolated patch, and what the network is told."""
 
     truth_XYZ: Tensor
+    lesion_XYZ: Tensor
     base_XYZ: Tensor
     slices_NXYZ: Tensor
     positions: tuple[Tensor, Tensor, Tensor]
@@ -50,6 +51,7 @@ class Batch:
     """Examples side by side; region 255 means unknown or background."""
 
     truth_BXYZ: Tensor
+    lesion_BXYZ: Tensor
     base_BXYZ: Tensor
     slices_BNXYZ: Tensor
     positions: tuple[Tensor, Tensor, Tensor]
@@ -62,6 +64,7 @@ class Batch:
         x, y, z = (torch.stack([e.positions[axis] for e in examples]) for axis in range(3))
         return Batch(
             torch.stack([e.truth_XYZ for e in examples]),
+            torch.stack([e.lesion_XYZ for e in examples]),
             torch.stack([e.base_XYZ for e in examples]),
             torch.stack([e.slices_NXYZ for e in examples]),
             (x, y, z),
@@ -72,14 +75,16 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         x, y, z = (p.to(device) for p in self.positions)
-        own = (self.truth_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ)
-        truth, base, slices, noise, region = (t.to(device) for t in own)
-        return Batch(truth, base, slices, (x, y, z), noise, region)
+        truth, lesion, base, slices, noise, region = (t.to(device) for t in self._own())
+        return Batch(truth, lesion, base, slices, (x, y, z), noise, region)
 
     def tensors(self) -> list[Tensor]:
         """Everything it holds."""
-        own = (self.truth_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ)
-        return [*own, *self.positions]
+        return [*self._own(), *self.positions]
+
+    def _own(self) -> tuple[Tensor, ...]:
+        """All but positions, in the order of the fields."""
+        return self.truth_BXYZ, self.lesion_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,9 @@ class PatchSource:
         if head.measured is not None:
             return self._pair(head, head.measured, rng)
         data, region = self._cut(head, rng)
-        truth, gain = augmented(data, self.augment, rng) if self.augment else (data, 1.0)
+        truth, lesion, gain = (
+            augmented(data, self.augment, rng) if self.augment else (data, torch.zeros_like(data), 1.0)
+        )
         scan = Volume(truth, torch.eye(4, dtype=torch.float64))
         recipe = self._recipe(head, rng)
         low = degrade(scan, recipe, rng, reference=head.reference * gain)
@@ -131,7 +138,7 @@ class PatchSource:
         goal = _box_grid(scan.grid, offset, self.patch)
         ready = prepare(low, goal, self.settings, scaling=Scaling(), mask=False)
         box = tuple(slice(a, a + self.patch) for a in offset)
-        return _told(truth[box], ready, region[box])
+        return _told(truth[box], lesion[box], ready, region[box])
 
     def _pair(self, head: Head, measured: Measured, rng: torch.Generator) -> Example:
         """A patch of both scans, axes turned and mirrored alike; brightness is all that is changed."""
@@ -149,7 +156,7 @@ class PatchSource:
         around = _around(measured, start, self.patch)
         scan = Volume(around.data_XYZ.float() * gain, turn @ around.affine)
         ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), mask=False)
-        return _told(truth.data_XYZ, ready, regions.to(torch.uint8))
+        return _told(truth.data_XYZ, torch.zeros_like(truth.data_XYZ), ready, regions.to(torch.uint8))
 
     def _place(self, head: Head, measured: Measured, rng: torch.Generator) -> list[int]:
         """Where a patch begins that both scans cover."""
@@ -189,13 +196,13 @@ class PatchSource:
         return [min(max(c + d - side // 2, 0), max(n - side, 0)) for c, d, n in zip(centre, shift, shape, strict=True)]
 
 
-def _told(truth_XYZ: Tensor, ready: Prepared, region_XYZ: Tensor) -> Example:
+def _told(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ: Tensor) -> Example:
     """An example with its axes in the network's order."""
     order = network_order(ready.positions)
     x, y, z = (torch.tensor(ready.positions[axis], dtype=torch.float32) for axis in order)
-    truth, base, region = (v.permute(order) for v in (truth_XYZ, ready.base_XYZ, region_XYZ))
+    truth, lesion, base, region = (v.permute(order) for v in (truth_XYZ, lesion_XYZ, ready.base_XYZ, region_XYZ))
     slices = ready.slices_NXYZ.permute(0, *(axis + 1 for axis in order))
-    return Example(truth, base, slices, (x, y, z), ready.level.float(), region)
+    return Example(truth, lesion, base, slices, (x, y, z), ready.level.float(), region)
 
 
 def _signed_permutation(rng: torch.Generator) -> Tensor:

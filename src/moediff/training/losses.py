@@ -30,6 +30,8 @@ class LossConfig:
         region: cross-entropy of the gate against label-map regions (anatomical prior).
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
+        lesion: squared error inside planted lesions, besides what they count in the aggregate's: at 10 a voxel of
+            theirs weighs 11 times as much as another, as if lesions were so much more frequent.
         gradient: squared error of the differences between neighbouring voxels, relative to the aggregate's.
         steady: cross-entropy between the gate's readings of one patch from two lattices of patches.
         error: likelihood of the errors under what the error head foretells; moves that head alone.
@@ -43,6 +45,7 @@ class LossConfig:
     region: float = 0.05
     agreement: float = 0.02
     balance: float = 0.01
+    lesion: float = 0.0
     gradient: float = 0.0
     steady: float = 0.0
     error: float = 0.1
@@ -137,6 +140,11 @@ def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor, *
         (home * part).mean((0, 1, 2, 3)) for part in (error_BxyzE, everyone, torch.ones_like(home))
     )
     return (own_E / usual_E.clamp_min(1e-12) * (share_E / LEAST_SHARE).clamp_max(1)).mean()
+
+
+def lesion_loss(wrong_BXYZ: Tensor, lesion_BXYZ: Tensor, weight_B: Tensor) -> Tensor:
+    """Weighted mean square of the error over all voxels, counting it inside planted lesions (share 0..1) only."""
+    return ((wrong_BXYZ.square() * lesion_BXYZ).mean((1, 2, 3)) * weight_B).mean()
 
 
 def gradient_loss(wrong_BXYZ: Tensor, weight_B: Tensor) -> Tensor:

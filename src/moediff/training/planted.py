@@ -50,8 +50,10 @@ class PlantedConfig:
                 raise ConfigError(f"augment.planted.{name}={[low, high]}: give a rising range in 0..{most:g}")
 
 
-def planted(data_XYZ: Tensor, config: PlantedConfig, rng: torch.Generator) -> Tensor:
-    """The patch with lesions in it, or the patch itself; nothing is drawn where the share is 0.
+def planted(data_XYZ: Tensor, config: PlantedConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The patch with lesions in it, or the patch itself, and how much of each voxel is a lesion's, 0..1.
+
+    Nothing is drawn where the share is 0.
 
     Args:
         data_XYZ: non-negative intensities; air (0) stays air.
@@ -59,8 +61,8 @@ def planted(data_XYZ: Tensor, config: PlantedConfig, rng: torch.Generator) -> Te
         rng: draws everything, on the CPU.
     """
     if config.share == 0 or float(torch.rand((), generator=rng)) >= config.share:
-        return data_XYZ
-    data = data_XYZ.clone()
+        return data_XYZ, torch.zeros_like(data_XYZ)
+    data, lesion = data_XYZ.clone(), torch.zeros_like(data_XYZ)
     number = int(torch.poisson(torch.tensor(config.density * data.numel() / 1e6), generator=rng))
     for place, drawn in zip(torch.rand(number, 3, generator=rng), torch.rand(number, 4, generator=rng), strict=True):
         centre = [float(p) * (n - 1) for p, n in zip(place, data.shape, strict=True)]
@@ -75,7 +77,8 @@ def planted(data_XYZ: Tensor, config: PlantedConfig, rng: torch.Generator) -> Te
         sign = 1.0 if float(drawn[3]) < 0.5 else -1.0
         # A share of each voxel's own intensity where that is lower, so that air and thin gaps stay what they are.
         data[box] = (there + sign * size * inside * torch.minimum(there, level)).clamp_min(0)
-    return data
+        lesion[box] = torch.maximum(lesion[box], inside * (there > 0))
+    return data, lesion
 
 
 def _between(bounds: tuple[float, float], share: float) -> float:

@@ -22,6 +22,7 @@ from moediff.training.losses import (
     expert_loss,
     gate_losses,
     gradient_loss,
+    lesion_loss,
     relative_weight,
     steady_loss,
     to_tokens,
@@ -88,6 +89,8 @@ def batch_loss(
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
     own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
+    if weights.lesion:
+        gate["lesion"] = lesion_loss(predicted - residual, batch.lesion_BXYZ, weight_B)
     if weights.gradient:
         gate["gradient"] = gradient_loss(predicted - residual, weight_B)
     if several and weights.steady:
