@@ -32,7 +32,7 @@ help:
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"
 	@echo "make ablation          does routing pay? small networks trained alike, tables and figure in ./runs/ablation (2 hours); continues"
 	@echo "                       ABLATION=--designs tries other designs of the experts too"
-	@echo "make train-default     train the embedded weights anew into ./runs (a night on 2 cores); run again to go on"
+	@echo "make train-default     train the embedded weights anew into ./runs (14 hours on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make gpu               where torch sees a GPU: does it agree with the CPU, and how fast is it?"
 	@echo "make test              set up, lint, type-check and run every quick test"

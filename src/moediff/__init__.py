@@ -59,6 +59,9 @@ def enhance(
         overwrite: replace an existing target.
         options: as in `EnhanceOptions`, e.g. voxel_size=(1.0,), mode="detail".
 
+    Returns:
+        The enhanced scan with its maps and its record, also where a target was written.
+
     Raises:
         MoeDiffError: see `moediff.errors`; each class says what kind of fault it was.
     """

@@ -78,9 +78,12 @@ class Enhancer:
         """Enhance one scan.
 
         Args:
-            source: a path, a nibabel image or a `Volume`.
+            source: a path, a nibabel image, a `Volume`, or what `load` returned.
             options: what to do; defaults suit most scans.
             progress: called with the share done (0..1) and a word.
+
+        Returns:
+            The enhanced scan with its maps and its record; nothing is written.
 
         Raises:
             DataError, GeometryError, InputMissing: the scan cannot be used; the message says why.

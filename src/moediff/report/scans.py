@@ -108,6 +108,9 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
     Args:
         name: file name to show; for DICOM give the neutral stem, never a patient's name.
         truth: the true scan, on any grid.
+
+    Returns:
+        What `write_page` shows.
     """
     worked = bool(result.mask_XYZ.any())
     changed_XYZE = None

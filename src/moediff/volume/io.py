@@ -40,6 +40,9 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
         index: which volume of a 4-D file, from 0; NIfTI only.
         series: which DICOM series, by number or UID; None takes the only usable one.
 
+    Returns:
+        The scan as stored (axes in the file's order, intensities in float32), its header and what is to be noted of it.
+
     Raises:
         InputMissing: there is no such file, or it cannot be read.
         DataError, GeometryError: the file is damaged, or is no scan we can enhance.

@@ -79,7 +79,11 @@ class Volume:
         return self.with_data(self.data_XYZ.to(device))
 
     def with_data(self, data_XYZ: Tensor) -> Volume:
-        """The same place, other voxels; the shape must not change."""
+        """The same place, other voxels.
+
+        Raises:
+            GeometryError: the shape is another one.
+        """
         if tuple(data_XYZ.shape) != self.shape:
             raise GeometryError(f"expected shape {self.shape}, got {tuple(data_XYZ.shape)}")
         return replace(self, data_XYZ=data_XYZ)
