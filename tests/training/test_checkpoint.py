@@ -12,7 +12,7 @@ from moediff.config import rng_for
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
-from moediff.training.checkpoint import State, load_checkpoint, save_checkpoint
+from moediff.training.checkpoint import State, has_checkpoint, load_checkpoint, save_checkpoint
 from moediff.training.optimiser import Muon, is_matrix
 
 TINY = DenoiserConfig(
@@ -54,6 +54,17 @@ def saved(tmp_path: Path) -> tuple[State, Path]:
     train(state, range(3))
     save_checkpoint(tmp_path / "deep" / "checkpoint", state)
     return state, tmp_path / "deep" / "checkpoint"
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_goes_with_the_next(saved, tmp_path):
+    state, folder = saved
+    assert has_checkpoint(folder) and not has_checkpoint(tmp_path / "none")
+    half = tmp_path / "half" / ".state.safetensors.12"
+    half.parent.mkdir()
+    half.write_bytes(b"half")
+    assert not has_checkpoint(half.parent)
+    save_checkpoint(half.parent, state)
+    assert has_checkpoint(half.parent) and not half.exists()
 
 
 def test_weights_average_and_progress_come_back(saved):

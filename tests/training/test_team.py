@@ -22,14 +22,19 @@ from moediff.training.team import agreed, average_gradients, run_together
 
 
 def note_gradients(folder: Path) -> None:
-    """Each process brings another gradient (the second none for the bias) and writes what it is left with."""
+    """Each process brings another gradient and writes what it is left with.
+
+    The second process has none for the bias, neither has one for the layer that nobody asked.
+    """
     rank = int(os.environ.get("RANK", 0))
     if "RANK" in os.environ:
         torch.distributed.init_process_group("gloo")
     layer = nn.Linear(2, 3)
     layer.weight.grad = torch.full_like(layer.weight, 1.0 + 2 * rank)
     layer.bias.grad = torch.full_like(layer.bias, 4.0) if rank == 0 else None
-    average_gradients(layer.parameters())
+    idle = nn.Linear(2, 2)
+    average_gradients([*layer.parameters(), *idle.parameters()])
+    assert idle.weight.grad is None and idle.bias.grad is None  # zeros would let momentum move it at full rate
     torch.save((layer.weight.grad, layer.bias.grad, agreed(float(rank))), folder / f"{rank}.pt")
 
 

@@ -12,18 +12,21 @@ from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.diffusion.process import ProcessConfig
-from moediff.errors import ConfigError, MoeDiffError
+from moediff.errors import ConfigError, DataError, InputMissing, MoeDiffError
 from moediff.model.bundle import BundleConfig, load_bundle
 from moediff.model.denoiser import DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import Batch, PatchSource
-from moediff.training.kept import Head
+from moediff.training.dataset import Batch, Example, PatchSource
+from moediff.training.kept import Head, ScanSource
 from moediff.training.losses import LossConfig
-from moediff.training.settings import TrainConfig
+from moediff.training.settings import Phase, TrainConfig
 from moediff.training.step import steadiness
 from moediff.training.trainer import MAX_BAD_STEPS, Trainer, train
+from moediff.training.validate import Validation
+from moediff.volume.io import save
+from moediff.volume.volume import Volume
 
 TINY = BundleConfig(
     denoiser=DenoiserConfig(
@@ -152,9 +155,40 @@ def test_training_gives_up_on_a_loss_that_stays_not_finite(config):
 
 
 def test_a_folder_with_a_run_is_not_overwritten(config):
-    (Path(config.out) / "checkpoint").mkdir(parents=True)
+    Trainer(config)._save()
     with pytest.raises(ConfigError, match="holds a run already; add --resume"):
         Trainer(config).run(progress=False)
+
+
+@pytest.mark.fault(46)
+def test_a_run_killed_in_its_first_save_begins_again(config, tmp_path):
+    """A checkpoint's folder without the file: the same command, with --resume or not, trains from the start."""
+    save(Volume(torch.rand(44, 44, 44, generator=rng_for(0)) + 0.2, torch.eye(4)), tmp_path / "scan.nii.gz")
+    listed = replace(config, data=str(tmp_path), scans=(ScanSource(path="scan.nii.gz"),), steps=1)
+    for resume in (True, False):
+        run = replace(listed, out=str(tmp_path / f"resumed {resume}"))
+        left = Path(run.out) / "checkpoint" / ".state.safetensors.123"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"half of it")
+        train(run, processes=1, resume=resume, progress=False)
+        assert [path.name for path in left.parent.iterdir()] == ["state.safetensors"]
+        assert load_bundle(Path(run.out) / "bundle").provenance["steps"] == 1
+
+
+def test_what_cannot_be_validated_loses_no_step(config, monkeypatch):
+    """The checkpoint comes before the validation that fails."""
+
+    def broken(*_: object) -> dict[str, float]:
+        raise DataError("the scan is damaged")
+
+    monkeypatch.setattr("moediff.training.trainer.validate", broken)
+    trainer, again = Trainer(config), Trainer(config)
+    trainer.step(batch_of(0.05))
+    trainer.state.step = 7
+    with pytest.raises(DataError, match="damaged"):
+        trainer._save(Silent())  # type: ignore[arg-type]
+    again._restore()
+    assert again.state.step == 7 and equal(weights(again), weights(trainer))
 
 
 def test_the_bundle_names_what_it_began_from(config, tmp_path):
@@ -206,6 +240,43 @@ def test_what_cannot_begin_is_refused_before_any_process_starts(config, monkeypa
         train(config, processes=-2, progress=False)
     with pytest.raises(ConfigError, match="no training scans are listed"):
         train(replace(config, scans=()), progress=False)
+    listed = replace(config, scans=(ScanSource(path="a.nii.gz"),), validation=Validation(scans=("b.nii.gz",)))
+    with pytest.raises(InputMissing, match="b.nii.gz: no such scan to validate on"):
+        train(listed, progress=False)
+
+
+@pytest.mark.parametrize(("device", "words"), [("nonsense", "must be 'auto'"), ("cuda:1", "CUDA_VISIBLE_DEVICES")])
+def test_a_device_that_cannot_be_chosen_is_refused(config, device, words):
+    with pytest.raises(ConfigError, match=words):
+        replace(config, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_not_replaced_by_the_cpu(config):
+    with pytest.raises(ConfigError, match="device 'cuda' is not here"):
+        Trainer(replace(config, device="cuda"))
+
+
+def test_no_example_comes_twice_when_batches_shrink(config):
+    """Two phases of one patch: what a step draws in the second has not been drawn in the first."""
+    phases = (Phase(until=0.5, batch=4, patch=32), Phase(until=1, batch=2, patch=32))
+    largest = max(phase.batch for phase in replace(config, phases=phases).parts())
+    seen: list[int] = []
+
+    class Counting(PatchSource):
+        def example(self, number: int) -> Example:
+            seen.append(number)
+            return super().example(number)
+
+    data = torch.rand(52, 52, 52, generator=rng_for(0)).half()
+    head = Head(data, torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
+    for rank in range(2):
+        source = Counting(
+            heads=[head], patch=32, seed=0, settings=TINY.prepare, largest=largest, rank=rank, of=2, augment=None
+        )
+        for step, batch in ((0, 4), (1, 4), (2, 2), (3, 2)):
+            source.batch(step, batch)
+    assert sorted(seen) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13]
 
 
 def test_a_step_without_probing_learns_from_the_aggregate_and_names_no_agreement(config):

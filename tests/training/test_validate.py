@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from moediff.errors import InputMissing
+from moediff.errors import ConfigError, InputMissing
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
-from moediff.training.validate import Validation, validate
+from moediff.training.validate import Pair, Validation, validate
 from moediff.volume.io import save
 from moediff.volume.prepare import PrepareSettings
 from moediff.volume.volume import Volume
@@ -40,6 +40,24 @@ def data(tmp_path: Path, make_phantom) -> Path:
     for seed in (0, 1):
         save(make_phantom((40, 48, 36), (4.0, 4.0, 4.0), seed=seed), tmp_path / f"{seed}.nii.gz")
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [({"recipes": ("thik5",)}, r"\['thik5'\] are unknown"), ({"side": 0}, "side=0 must be")]
+)
+def test_what_cannot_be_judged_is_refused(wrong, words):
+    with pytest.raises(ConfigError, match=words):
+        Validation(**wrong)
+
+
+def test_missing_files_are_named_before_anything_is_trained(data):
+    Validation(scans=("0.nii.gz",), pairs=(Pair(path="0.nii.gz", input="1.nii.gz"),)).check(data)
+    for missing in (
+        Validation(scans=("2.nii.gz",)), Validation(label_maps=("2.nii.gz",)),
+        Validation(pairs=(Pair(path="0.nii.gz", input="2.nii.gz"),)),
+    ):  # fmt: skip
+        with pytest.raises(InputMissing, match="2.nii.gz: no such scan"):
+            missing.check(data)
 
 
 def test_without_scans_nothing_is_loaded(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -154,6 +155,12 @@ def recipe_for(name: str) -> Recipe:
     return Recipe.load(Path(name))
 
 
+RANGES = {  # that may be drawn from; noise is drawn log-uniformly, so it has no 0
+    "slice_factor": (1, 12), "truncation": (1, 12), "thickness": (0.3, 2), "noise": (1e-6, 0.5),
+    "slice_noise": (1e-6, 0.5),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecipeRanges:
     """What `draw_recipe` draws from; shares need not sum to one.
@@ -166,6 +173,9 @@ class RecipeRanges:
         noise: range of the Rician noise fraction, drawn log-uniformly.
         slice_noise: the same for thick slices, which gather more signal.
         slice_gain: largest peak log-gain of single slices, drawn uniformly from 0; 0 draws nothing.
+
+    Raises:
+        ConfigError: a range that no recipe can have, or no share above 0.
     """
 
     thick: float = 0.45
@@ -182,6 +192,13 @@ class RecipeRanges:
     def __post_init__(self) -> None:
         if not 0 <= self.slice_gain <= 0.5:
             raise ConfigError(f"recipes.slice_gain={self.slice_gain} must lie in 0..0.5")
+        shares = self.thick, self.truncated, self.mixed, self.native
+        if min(shares) < 0 or not 0 < sum(shares) < math.inf:
+            raise ConfigError(f"recipes: shares {list(shares)} must be 0 or more, one of them above 0")
+        for name, (least, most) in RANGES.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ConfigError(f"recipes.{name}={[low, high]}: give a rising range in {least:g}..{most:g}")
 
 
 def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Recipe:

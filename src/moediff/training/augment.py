@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.errors import ConfigError
 from moediff.simulate.degrade import bias_field
 from moediff.training.planted import PlantedConfig, planted
 
@@ -29,6 +30,9 @@ class AugmentConfig:
         blur_share: share of patches that are blurred.
         sharpen_share: share of patches that get an unsharp mask.
         planted: lesions put into patches.
+
+    Raises:
+        ConfigError: a range that is not one, or a share that is none.
     """
 
     amplitude: tuple[float, float] = (0.6, 1.6)
@@ -38,6 +42,19 @@ class AugmentConfig:
     blur_share: float = 0.35
     sharpen_share: float = 0.15
     planted: PlantedConfig = field(default_factory=PlantedConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("amplitude", "gamma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < math.inf:
+                raise ConfigError(f"augment.{name}={[low, high]}: give a rising range above 0")
+        if not (0 <= self.bias <= 1 and 0 <= self.blur_vox <= 10):
+            raise ConfigError(f"augment.bias={self.bias} must lie in 0..1 and blur_vox={self.blur_vox} in 0..10")
+        if min(self.blur_share, self.sharpen_share) < 0 or self.blur_share + self.sharpen_share > 1:
+            raise ConfigError(
+                f"augment.blur_share={self.blur_share} and sharpen_share={self.sharpen_share} must be 0 or more, "
+                "1 at most together"
+            )
 
 
 def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from moediff.model.denoiser import Denoiser
 
+STATE = "state.safetensors"
+
 
 @dataclass
 class State:
@@ -33,24 +35,31 @@ def _named_moments(state: State) -> dict[str, Tensor]:
     return moments
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run can go on from there: a save that was killed leaves a folder without its file."""
+    return (folder / STATE).is_file()
+
+
 def save_checkpoint(folder: Path, state: State) -> None:
     """Everything that the next step depends on, as one safetensors file, moved in whole."""
     from safetensors.torch import save_file
 
+    for left in folder.glob(f".{STATE}.*"):  # of a save that was killed
+        left.unlink(missing_ok=True)
     tensors = {f"live.{k}": v for k, v in state.denoiser.state_dict().items()}
     tensors |= {f"mean.{k}": v for k, v in state.average.state_dict().items()} | _named_moments(state)
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".state.{os.getpid()}"
+    fresh = folder / f".{STATE}.{os.getpid()}"
     metadata = {"step": str(state.step), "seconds": repr(state.seconds), "best": repr(state.best)}
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, metadata=metadata)
-    fresh.replace(folder / "state.safetensors")
+    fresh.replace(folder / STATE)
 
 
 def load_checkpoint(folder: Path, state: State) -> None:
     """Put a checkpoint back into a freshly built state."""
     from safetensors import safe_open
 
-    with safe_open(folder / "state.safetensors", framework="pt") as file:
+    with safe_open(folder / STATE, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
     state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})

@@ -87,6 +87,16 @@ class Batch:
         return self.truth_BXYZ, self.lesion_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ
 
 
+def check_patch(side: int, name: str = "patch") -> None:
+    """Refuse a patch that the encoder's coarse tokens do not divide.
+
+    Raises:
+        ConfigError: it is no multiple of 16 from 32 up.
+    """
+    if side % 16 or side < 32:
+        raise ConfigError(f"{name}={side} must be a multiple of 16, at least 32")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchSource:
     """Draws examples; example number i depends on the seed and i alone.
@@ -99,6 +109,7 @@ class PatchSource:
         ranges: of the recipes drawn.
         augment: None leaves the truth as it is.
         recipe: one recipe for all examples instead of drawn ones; heads with a `stack` bring their own.
+        largest: batch of a run whose batches differ in size: no example then comes twice. 0: all are of one size.
         rank, of: which share of every batch this process takes.
     """
 
@@ -109,17 +120,17 @@ class PatchSource:
     ranges: RecipeRanges = field(default_factory=RecipeRanges)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     recipe: Recipe | None = None
+    largest: int = 0
     rank: int = 0
     of: int = 1
 
     def __post_init__(self) -> None:
-        if self.patch % 16 or self.patch < 32:
-            raise ConfigError(f"patch={self.patch} must be a multiple of 16, at least 32")
+        check_patch(self.patch)
 
     def batch(self, step: int, size: int) -> Batch:
         """This process's share of the examples of one training step."""
-        share = size // self.of
-        return Batch.of([self.example(step * size + self.rank * share + i) for i in range(share)])
+        share, first = size // self.of, step * max(size, self.largest)
+        return Batch.of([self.example(first + self.rank * share + i) for i in range(share)])
 
     def example(self, number: int) -> Example:
         """Cut, augment, degrade, prepare, and cut the margin off."""

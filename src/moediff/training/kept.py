@@ -6,6 +6,7 @@ Axes: X Y Z voxels, N voxels of the foreground.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,6 +52,12 @@ class ScanSource:
     def __post_init__(self) -> None:
         if self.input is not None and (self.labels or self.prepared):
             raise ConfigError(f"{self.path}: `input` goes with sharp scans, not with labels or prepared; leave one out")
+        if self.labels and self.spacing_mm:
+            raise ConfigError(f"{self.path}: label maps are not resampled, expected no spacing_mm; leave it out")
+        if self.copies < 1 or not 0 < self.weight < math.inf:
+            raise ConfigError(
+                f"{self.path}: copies={self.copies} must be at least 1 and weight={self.weight} a positive number"
+            )
 
 
 @dataclass(frozen=True)

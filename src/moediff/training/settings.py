@@ -12,6 +12,7 @@ from moediff.errors import ConfigError, InputMissing, shown
 from moediff.model.bundle import BundleConfig
 from moediff.simulate.recipe import RecipeRanges
 from moediff.training.augment import AugmentConfig
+from moediff.training.dataset import check_patch
 from moediff.training.kept import ScanSource
 from moediff.training.losses import LossConfig
 from moediff.training.validate import Validation
@@ -33,6 +34,7 @@ class Phase:
     def __post_init__(self) -> None:
         if not 0 < self.until <= 1 or self.batch < 1:
             raise ConfigError(f"phases: until={self.until} must lie in 0..1 and batch={self.batch} be at least 1")
+        check_patch(self.patch, "phases: patch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class TrainConfig:
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
         rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
         ema: decay of the weight average that is saved.
+        device: "auto", "cpu" or "cuda".
         save_every: steps between checkpoints (and validation).
         provenance: who and what, copied into the bundle.
     """
@@ -102,6 +105,11 @@ class TrainConfig:
                 raise ConfigError(f"{name}={value} must be a positive number")
         if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
             raise ConfigError(f"weight_decay={self.weight_decay} and warmup={self.warmup} must be 0 or more")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among several GPUs"
+            )
+        check_patch(self.patch)
         if self.examples not in ("device", "cpu"):
             raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
         if not 0 <= self.ema < 1:
@@ -110,10 +118,13 @@ class TrainConfig:
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
 
+    def parts(self) -> tuple[Phase, ...]:
+        """The phases, or the one that a run without any is."""
+        return self.phases or (Phase(until=1, batch=self.batch, patch=self.patch),)
+
     def phase_at(self, progress: float) -> Phase:
         """What is drawn when this share of the run is done."""
-        whole = Phase(until=1, batch=self.batch, patch=self.patch)
-        return next((phase for phase in self.phases if progress < phase.until), whole)
+        return next((phase for phase in self.parts() if progress < phase.until), self.parts()[-1])
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -86,16 +86,22 @@ def _member(
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of every gradient over the processes; one message for all. A parameter without a gradient counts as zero."""
+    """Mean of every gradient over the processes; one message for all.
+
+    A parameter without a gradient counts as zero, and stays without one where no process has any: an optimiser that
+    makes gradients orthogonal would else step as far for an expert that nobody asked.
+    """
     if not torch.distributed.is_initialized():
         return
     owners = [p for p in parameters if p.requires_grad]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
-    flat: Tensor = torch.cat([part.flatten() for part in parts])
+    asked = parts[0].new_tensor([float(p.grad is not None) for p in owners])
+    flat: Tensor = torch.cat([*(part.flatten() for part in parts), asked])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    for parameter, mean in zip(owners, flat.split([p.numel() for p in owners]), strict=True):
-        parameter.grad = mean.view_as(parameter)
+    *means, asked = flat.split([*(p.numel() for p in owners), len(owners)])
+    for parameter, mean, some in zip(owners, means, asked.tolist(), strict=True):
+        parameter.grad = mean.view_as(parameter) if some else None
 
 
 def agreed(value: float) -> float:

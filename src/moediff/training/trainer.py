@@ -22,12 +22,12 @@ from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError
-from moediff.inference.hardware import fast_at_bfloat16
+from moediff.inference.hardware import device_named, fast_at_bfloat16
 from moediff.model.branch import begin_from
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.training.ahead import Ahead
-from moediff.training.checkpoint import State, load_checkpoint, save_checkpoint
+from moediff.training.checkpoint import State, has_checkpoint, load_checkpoint, save_checkpoint
 from moediff.training.dataset import Batch, PatchSource
 from moediff.training.heads import load_heads
 from moediff.training.log import Log
@@ -60,6 +60,7 @@ def train(
     Raises:
         ConfigError: the folder already holds a run and resume is False, the batch cannot be shared out, no scans are
             listed, or the loss stays not finite.
+        InputMissing: a scan to learn from or to validate on is not there.
         TryAgain: the slice is over before the run is.
     """
     if processes < 0:
@@ -68,6 +69,7 @@ def train(
         raise ConfigError(f"batch={config.batch} must be a multiple of the {processes} processes")
     if not config.scans:
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
+    config.validation.check(Path(config.data))
     work = partial(_train_here, config, resume, progress, slice_minutes)
     run_together(work, processes or _processes_for(config))
     return Path(config.out) / "bundle"
@@ -80,7 +82,7 @@ def _train_here(config: TrainConfig, resume: bool, progress: bool, slice_minutes
 def _processes_for(config: TrainConfig) -> int:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     most = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
-    batches = [phase.batch for phase in config.phases] or [config.batch]
+    batches = [phase.batch for phase in config.parts()]
     return max(n for n in range(1, max(most, 1) + 1) if all(batch % n == 0 for batch in batches))
 
 
@@ -93,7 +95,7 @@ class Trainer:
         self.config, self.pause = config, pause or Pause()
         self.out = Path(config.out)
         self.origin: dict[str, Any] = {}
-        on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+        on_cpu = device_named(config.device).type == "cpu"
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # one setting a process: ours is `autocast`
         self.half = _in_half(config.precision, self.accelerator.device)
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
@@ -107,7 +109,7 @@ class Trainer:
             (p for p in denoiser.parameters() if p.requires_grad), lr=config.rate, weight_decay=config.weight_decay
         )
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        for phase in config.phases or (config.phase_at(0),):
+        for phase in config.parts():
             if phase.batch % self.processes:
                 raise ConfigError(f"batch={phase.batch} must be a multiple of the {self.processes} processes")
         self.state = State(denoiser, average, optimiser)
@@ -125,9 +127,10 @@ class Trainer:
 
         Raises:
             ConfigError: the folder already holds a run and resume is False, or the loss stays not finite.
+            InputMissing: a scan is not there.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        if (self.out / "checkpoint").exists():
+        if has_checkpoint(self.out / "checkpoint"):
             if not resume:
                 raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
             self._restore()
@@ -136,8 +139,9 @@ class Trainer:
         there = device if config.examples == "device" else torch.device("cpu")
         heads = [head.to(there) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
         source = PatchSource(
-            heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare,
-            ranges=config.recipes, augment=config.augment, rank=self.rank, of=self.processes,
+            heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare, ranges=config.recipes,
+            augment=config.augment, largest=max(phase.batch for phase in config.parts()), rank=self.rank,
+            of=self.processes,
         )  # fmt: skip
         workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
         log = Log(self.out, quiet=not progress) if self.rank == 0 else nullcontext()
@@ -217,7 +221,8 @@ class Trainer:
     def _save(self, log: Log | None = None) -> None:
         """Bundle first, then the checkpoint that continues from it; each is moved in whole.
 
-        With a log the bundle is validated, and kept as "best" too while none was better.
+        With a log the bundle is validated then, so that nothing is lost where that fails, and kept as "best" too while
+        none was better.
         """
         done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2), "hardware": self._hardware()}
         done |= {"commit": _commit()}
@@ -225,6 +230,7 @@ class Trainer:
         training |= {"out": "", "data": "", "heads": "", "start": ""}  # no folder of ours travels with the weights
         provenance = {**self.config.provenance, **self.origin, **done, "training": training}
         self._save_bundle("bundle", provenance)
+        save_checkpoint(self.out / "checkpoint", self.state)
         gains = validate(self.out / "bundle", self.config.validation, Path(self.config.data)) if log else {}
         if log is not None:
             log.validation(self.state.step, gains)
@@ -233,7 +239,7 @@ class Trainer:
             self.state.best = sum(mean) / len(mean)
             rounded = {name: round(gain, 3) for name, gain in gains.items() if name.startswith("mean/")}
             self._save_bundle("best", {**provenance, "validation_gain_db": rounded})
-        save_checkpoint(self.out / "checkpoint", self.state)
+            save_checkpoint(self.out / "checkpoint", self.state)
 
     def _save_bundle(self, name: str, provenance: dict[str, Any]) -> None:
         save_bundle(self.out / name, self.config.model, self.state.average.state_dict(), provenance)

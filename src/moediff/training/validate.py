@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from moediff.config import rng_for
+from moediff.errors import ConfigError, InputMissing, shown
 from moediff.evaluation.cases import MEASURED, Case, Scan, both_cover
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.evaluation.metrics import data_range, head_mask, psnr
@@ -42,6 +43,9 @@ class Validation:
         pairs: heads that were measured twice; nothing is simulated of them.
         recipes: names of frozen recipes.
         side: voxels of the middle cube that is judged; none judges the whole.
+
+    Raises:
+        ConfigError: an unknown recipe, or an empty cube.
     """
 
     scans: tuple[str, ...] = ()
@@ -49,6 +53,23 @@ class Validation:
     pairs: tuple[Pair, ...] = ()
     recipes: tuple[str, ...] = ("thick5", "low1.5", "iso2")
     side: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [recipe for recipe in self.recipes if recipe not in NAMED]:
+            raise ConfigError(f"validation.recipes: {unknown} are unknown; choose from {', '.join(NAMED)}")
+        if self.side is not None and self.side < 1:
+            raise ConfigError(f"validation.side={self.side} must be at least 1")
+
+    def check(self, data: Path) -> None:
+        """Before hours of training: is everything there?
+
+        Raises:
+            InputMissing: a file is not.
+        """
+        pairs = [path for pair in self.pairs for path in (pair.path, pair.input)]
+        for path in (*self.scans, *self.label_maps, *pairs):
+            if not (data / path).exists():
+                raise InputMissing(f"{shown(data / path)}: no such scan to validate on; check [validation] and --data")
 
     def truths(self, data: Path) -> Iterator[tuple[str, Volume]]:
         """Path and sharp scan of every case."""
