@@ -136,6 +136,27 @@ REFUSED = {
     "no batch": ("batch = 0", "batch=0 must be at least 1"),
     "ema of one": ("ema = 1.0", "ema=1.0 must lie in"),
     "not TOML": ("steps = = 3", "not TOML"),
+    "a patch that does not fit": ("patch = 40", "patch=40 must be a multiple of 16"),
+    "a phase's patch that does not fit": (
+        "[[phases]]\nuntil = 1.0\nbatch = 2\npatch = 40",
+        "phases: patch=40 must be a multiple of 16",
+    ),
+    "a device of the future": ('device = "tpu"', "device='tpu' must be"),
+    "labels on other voxels": (
+        '[[scans]]\npath = "a"\nlabels = true\nspacing_mm = [1.0]',
+        "a: label maps are not resampled",
+    ),
+    "no copies": ('[[scans]]\npath = "a"\nlabels = true\ncopies = 0', "a: copies=0 must be at least 1"),
+    "no weight": ('[[scans]]\npath = "a"\nweight = 0.0', "weight=0.0 a positive number"),
+    "noise from zero": ("[recipes]\nnoise = [0.0, 0.06]", "recipes.noise=[0.0, 0.06]: give a rising range"),
+    "slices too thick": ("[recipes]\nslice_factor = [2.0, 14.0]", "recipes.slice_factor=[2.0, 14.0]"),
+    "no kind of scan": (
+        "[recipes]\nthick = 0.0\ntruncated = 0.0\nmixed = 0.0\nnative = 0.0",
+        "one of them above 0",
+    ),
+    "amplitude from zero": ("[augment]\namplitude = [0.0, 1.0]", "augment.amplitude=[0.0, 1.0]"),
+    "shares over one": ("[augment]\nblur_share = 0.9", "1 at most together"),
+    "an unknown recipe to validate": ('[validation]\nrecipes = ["thik5"]', "validation.recipes: ['thik5']"),
     "impossible in a part": ("[model.denoiser.trunk]\nwidth = 4", "trunk widths 4"),
 }
 
