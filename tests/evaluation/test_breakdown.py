@@ -25,6 +25,19 @@ def test_lesions_are_summed_over_scans(known_rows):
     assert ours["volume_pred_ml"] == 3.0 and ours["contrast_kept"] == pytest.approx(0.6)
 
 
+def test_several_seeds_count_as_their_mean(known_rows):
+    """The same rows again with another seed, better by 4 dB in all methods: gains stay, PSNR rises by 2."""
+
+    def again(row: dict) -> dict:
+        parts = row["parts"] and {name: values | {"psnr": values["psnr"] + 4} for name, values in row["parts"].items()}
+        return row | {"seed": 1, "parts": parts}
+
+    both = [*known_rows, *map(again, known_rows)]
+    for one, two in zip(part_means(known_rows), part_means(both), strict=True):
+        assert two == one | {"psnr": one["psnr"] + 2}
+    assert lesion_sums(both) == lesion_sums(known_rows)
+
+
 def test_losses_name_the_best_other_method_and_in_how_many_persons_it_wins(known_rows):
     found = {entry["metric"]: entry for entry in losses(known_rows, "ours")}
     assert set(found) == {"hf_ratio", "psnr cortex"}  # tv wins PSNR in person a, who alone has regions, not in the mean

@@ -79,6 +79,37 @@ def test_half_the_contrast_is_measured_as_half(truth):
     assert judged(pred, truth)["contrast_kept"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_bright_and_dark_lesions_do_not_cancel():
+    """One of each, of nearly opposite contrast: half of both is half, and their noise ratios are sizes."""
+    tissue = TISSUE + 0.01 * torch.randn(SHAPE, generator=rng_for(0, "tissue"))
+    change = 0.3 * BALLS[0].float() - 0.29 * BALLS[1].float()
+    outlines = BALLS[0] | BALLS[1]
+    found = judge_lesions(tissue + 0.5 * change, tissue + change, EVERYWHERE, outlines, ONE_MM)
+    assert found["count"] == 2 and found["contrast_kept"] == pytest.approx(0.5, abs=0.02)
+    assert found["cnr_ref"] == pytest.approx(2 * found["cnr_pred"], rel=0.1) and found["cnr_ref"] > 20
+    turned = judge_lesions(tissue - change, tissue + change, EVERYWHERE, outlines, ONE_MM)
+    assert turned["contrast_kept"] == pytest.approx(-1, abs=0.02)
+
+
+def test_lesions_without_any_contrast_are_judged_not_divided_by():
+    flat = torch.full(SHAPE, TISSUE)
+    found = judge_lesions(flat, flat, EVERYWHERE, OUTLINES, ONE_MM)
+    assert found["contrast_kept"] == 0 and found["lost"] == 0
+
+
+def test_an_erased_lesion_beside_a_large_one_is_lost():
+    """Three voxels two voxels from a large lesion's edge: what the neighbour shows does not stand for them."""
+    small = torch.zeros(SHAPE, dtype=torch.bool)
+    small[20, 13:16, 14] = True
+    large = BALLS[0] & ~small
+    truth = torch.full(SHAPE, TISSUE) + 0.01 * torch.randn(SHAPE, generator=rng_for(0, "tissue"))
+    both = truth + 0.3 * (large | small)
+    found = judge_lesions(truth + 0.3 * large, both, EVERYWHERE, large | small, ONE_MM)
+    assert (found["count"], found["lost"]) == (2, 1)
+    kept = judge_lesions(both, both, EVERYWHERE, large | small, ONE_MM)
+    assert kept["volume_ref_ml"] == pytest.approx(int((large | small).sum()) / 1000)
+
+
 @pytest.mark.parametrize(("radius", "invented"), [(2.0, 1), (1.0, 1), (0.5, 0)])
 def test_a_new_bright_spot_is_invented_when_large_enough(radius, invented, truth):
     spot = ball(DEEP, radius)

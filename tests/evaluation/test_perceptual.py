@@ -132,6 +132,14 @@ def test_only_slices_of_the_mask_count(weights_file):
     assert found["lpips"] == pytest.approx(0, abs=1e-6)
 
 
+def test_slices_are_axial_however_a_scan_is_stored(weights_file):
+    weights, (pred, truth) = load_perceptual(weights_file()), pair((32, 40, 36))
+    stored = perceptual(pred, truth, truth >= 0, 1.0, weights)
+    turned = [volume.permute(2, 0, 1) for volume in (pred, truth, truth >= 0)]
+    assert perceptual(*turned, 1.0, weights, axial=0) == pytest.approx(stored, rel=1e-5)
+    assert perceptual(*turned, 1.0, weights)["lpips"] != pytest.approx(stored["lpips"], rel=1e-3)
+
+
 def test_a_file_with_one_of_them_gives_one(weights_file):
     pred, truth = pair()
     weights = load_perceptual(weights_file(lpips=False))

@@ -64,7 +64,7 @@ def test_where_lesions_are_is_told_and_nowhere_else():
     told = replace(ALWAYS, contrast=(0.4, 0.4), edge=(0.5, 0.5), density=4.0)
     for number in range(12):
         found, lesion = planted(FLAT, told, rng_for(6, number))
-        assert 0 <= float(lesion.min()) and float(lesion.max()) <= 1
+        assert float(lesion.min()) >= 0 and float(lesion.max()) <= 1
         assert_close((found - FLAT).abs(), 0.4 * FLAT * lesion, atol=1e-5, rtol=0)
     assert planted(FLAT, PlantedConfig(), rng_for(6))[1].count_nonzero() == 0
 

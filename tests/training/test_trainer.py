@@ -241,7 +241,7 @@ def test_what_cannot_begin_is_refused_before_any_process_starts(config, monkeypa
     with pytest.raises(ConfigError, match="no training scans are listed"):
         train(replace(config, scans=()), progress=False)
     listed = replace(config, scans=(ScanSource(path="a.nii.gz"),), validation=Validation(scans=("b.nii.gz",)))
-    with pytest.raises(InputMissing, match="b.nii.gz: no such scan to validate on"):
+    with pytest.raises(InputMissing, match=r"b\.nii\.gz: no such scan to validate on"):
         train(listed, progress=False)
 
 

@@ -56,7 +56,7 @@ def test_missing_files_are_named_before_anything_is_trained(data):
         Validation(scans=("2.nii.gz",)), Validation(label_maps=("2.nii.gz",)),
         Validation(pairs=(Pair(path="0.nii.gz", input="2.nii.gz"),)),
     ):  # fmt: skip
-        with pytest.raises(InputMissing, match="2.nii.gz: no such scan"):
+        with pytest.raises(InputMissing, match=r"2\.nii\.gz: no such scan"):
             missing.check(data)
 
 

@@ -7,7 +7,7 @@ every entry names its scans.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ from moediff.evaluation.regions import REGIONS
 from moediff.evaluation.summary import counted, names, value_of
 
 Row = dict[str, Any]
+Case = tuple[str, Any]  # scan and seed
 
 LESION_SUMS = ("count", "lost", "invented", "volume_ref_ml", "volume_pred_ml")
 LESION_MEANS = ("contrast_kept", "dice", "cnr_ref", "cnr_pred")
@@ -72,15 +73,14 @@ def part_means(rows: Sequence[Row]) -> list[Row]:
         for part in REGIONS:
             base = _best_baseline(rows, recipe, part)
             for method in names(rows, "method"):
-                kept = {str(r["scan"]): r["parts"][part] for r in _drawn(rows, method, recipe, "parts")
-                        if part in r["parts"]}  # fmt: skip
+                kept = {_case(r): r["parts"][part] for r in _drawn(rows, method, recipe, "parts") if part in r["parts"]}
                 if kept:
-                    gains = [float(v["psnr"]) - base[scan] for scan, v in kept.items() if scan in base]
+                    gains = {case: float(v["psnr"]) - base[case] for case, v in kept.items() if case in base}
                     out.append({
-                        "recipe": recipe, "part": part, "method": method, "scans": sorted(kept),
-                        "psnr": fmean(float(v["psnr"]) for v in kept.values()),
-                        "ssim": fmean(float(v["ssim"]) for v in kept.values()),
-                        "gain_psnr": fmean(gains) if gains else None,
+                        "recipe": recipe, "part": part, "method": method, "scans": sorted({scan for scan, _ in kept}),
+                        "psnr": _mean_of_scans({case: float(v["psnr"]) for case, v in kept.items()}),
+                        "ssim": _mean_of_scans({case: float(v["ssim"]) for case, v in kept.items()}),
+                        "gain_psnr": _mean_of_scans(gains) if gains else None,
                     })  # fmt: skip
     return out
 
@@ -89,28 +89,49 @@ def _drawn(rows: Sequence[Row], method: str, recipe: str, what: str) -> Iterable
     return (row for row in counted(rows, method, recipe) if row.get(what))
 
 
-def _best_baseline(rows: Sequence[Row], recipe: str, part: str) -> dict[str, float]:
-    """PSNR of the better interpolation per scan, where both are there."""
+def _case(row: Row) -> Case:
+    return str(row["scan"]), row["seed"]
+
+
+def _by_scan(values: Mapping[Case, float]) -> dict[str, float]:
+    """Means over the seeds of every scan."""
     found: dict[str, list[float]] = {}
+    for (scan, _), value in values.items():
+        found.setdefault(scan, []).append(value)
+    return {scan: fmean(each) for scan, each in found.items()}
+
+
+def _mean_of_scans(values: Mapping[Case, float]) -> float:
+    """Every scan counts alike, however many seeds it has."""
+    return fmean(_by_scan(values).values())
+
+
+def _best_baseline(rows: Sequence[Row], recipe: str, part: str) -> dict[Case, float]:
+    """PSNR of the better interpolation per scan and seed, where both are there."""
+    found: dict[Case, list[float]] = {}
     for method in BASELINES:
         for row in _drawn(rows, method, recipe, "parts"):
             if part in row["parts"]:
-                found.setdefault(str(row["scan"]), []).append(float(row["parts"][part]["psnr"]))
-    return {scan: max(values) for scan, values in found.items() if len(values) >= len(BASELINES)}
+                found.setdefault(_case(row), []).append(float(row["parts"][part]["psnr"]))
+    return {case: max(values) for case, values in found.items() if len(values) >= len(BASELINES)}
 
 
 def lesion_sums(rows: Sequence[Row]) -> list[Row]:
-    """Per recipe and method over all scans with outlines: sums of counts and volumes, means of the rest, and scans."""
+    """Per recipe and method over all scans with outlines: sums of counts and volumes, means of the rest, and scans.
+
+    Where a scan was judged with several seeds, its mean over them counts.
+    """
     out = []
     for recipe in names(rows, "recipe"):
         for method in names(rows, "method"):
-            kept = list(_drawn(rows, method, recipe, "lesions"))
+            kept = {_case(row): row["lesions"] for row in _drawn(rows, method, recipe, "lesions")}
             if kept:
-                found = [row["lesions"] for row in kept]
+                found = {key: _by_scan({case: float(one[key]) for case, one in kept.items()})
+                         for key in (*LESION_SUMS, *LESION_MEANS)}  # fmt: skip
                 out.append(
-                    {"recipe": recipe, "method": method, "scans": sorted({str(row["scan"]) for row in kept})}
-                    | {key: sum(float(one[key]) for one in found) for key in LESION_SUMS}
-                    | {key: fmean(float(one[key]) for one in found) for key in LESION_MEANS}
+                    {"recipe": recipe, "method": method, "scans": sorted({scan for scan, _ in kept})}
+                    | {key: sum(found[key].values()) for key in LESION_SUMS}
+                    | {key: fmean(found[key].values()) for key in LESION_MEANS}
                 )
     return out
 
@@ -134,7 +155,7 @@ def losses(rows: Sequence[Row], focus: str) -> list[Row]:
 def _compared(rows: Sequence[Row], recipe: str, metric: str, methods: tuple[str, str]) -> Row | None:
     """Means of two methods over the cases that both have, and in how many the second is better."""
     merit, read = JUDGED[metric].merit, JUDGED[metric].read
-    ours, other = ({(r["scan"], r["seed"]): v for r in counted(rows, method, recipe)
+    ours, other = ({_case(r): v for r in counted(rows, method, recipe)
                     if (v := read(r, metric)) is not None} for method in methods)  # fmt: skip
     both = [case for case in ours if case in other]
     if not both:

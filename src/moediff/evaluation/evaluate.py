@@ -134,7 +134,7 @@ def evaluate(
 
 def _perceptual(case: Judged, weights: PerceptualWeights | None, missing: dict[str, str]) -> dict[str, float]:
     try:
-        found = perceptual(*case.pair, case.data_range, weights) if weights is not None else {}
+        found = perceptual(*case.pair, case.data_range, weights, axial=case.axial) if weights is not None else {}
     except DataError as error:
         missing.update(dict.fromkeys(PERCEPTUAL, str(error)))
         return {}

@@ -1,7 +1,8 @@
 """What became of lesions whose outline is known: contrast, volume, and how many were lost or invented.
 
 One threshold rule, fixed on the reference, for every method: a voxel counts as lesion where it lies beyond the middle
-between the lesion's mean and that of the tissue around it, at most 2 mm from the outline. Invented is what a reader
+between the lesion's mean and that of the tissue around it, in the outline or at most 2 mm from it and further than that
+from every other outline. Invented is what a reader
 could take for one more lesion: a separate spot in white matter, not the displaced edge of something that is there.
 
 Axes: X Y Z voxels of the reference's grid.
@@ -102,7 +103,8 @@ def _measured(
     around = {name: float(scan[ring].mean()) for name, scan in (("pred", pred), ("ref", truth))}
     contrast = float(truth[one_XYZ].mean()) - around["ref"]
     sign, level = math.copysign(1.0, contrast), around["ref"] + contrast / 2
-    near = within(one_XYZ, REACH_MM, spacing_mm) & brain_XYZ
+    others = within(lesion_XYZ & ~one_XYZ, REACH_MM, spacing_mm)  # what a neighbour shows is no part of this one
+    near = (within(one_XYZ, REACH_MM, spacing_mm) & ~others | one_XYZ) & brain_XYZ
     in_ref, in_pred = (near & (sign * (scan - level) > 0) for scan in (truth, pred))
     seen, shown = int(in_ref.sum()), int(in_pred.sum())
     shown_contrast = float(pred[one_XYZ].mean()) - around["pred"]
@@ -188,7 +190,8 @@ def judge_lesions(
         spacing_mm: voxel sizes.
 
     Returns:
-        Counts, sums, means over lesions, and `each`.
+        Counts, sums, means over lesions, and `each`. Contrasts of dark lesions count as their size there: kept is what
+        has the reference's sign.
 
     Raises:
         DataError: no lesion of 3 voxels with tissue around it inside the mask.
@@ -216,6 +219,8 @@ def judge_lesions(
     where = brain_XYZ, known, white_matter(truth_XYZ, brain_XYZ, spacing_mm)
     invented = _invented(spots, where, scans, spacing_mm)
     volume_ref, volume_pred = (sum(getattr(x, f"volume_{name}_ml") for x in found) for name in ("ref", "pred"))
+    kept = {name: sum(math.copysign(1.0, lesion.contrast_ref) * getattr(lesion, name) for lesion in found)
+            for name in ("contrast_ref", "contrast_pred", "cnr_ref", "cnr_pred")}  # fmt: skip
     return {
         "count": len(found),
         "lost": sum(lesion.lost for lesion in found),
@@ -224,8 +229,8 @@ def judge_lesions(
         "volume_ref_ml": volume_ref,
         "volume_pred_ml": volume_pred,
         "dice": sum(lesion.dice * lesion.voxels for lesion in found) / sum(lesion.voxels for lesion in found),
-        "contrast_kept": sum(lesion.contrast_pred for lesion in found) / sum(lesion.contrast_ref for lesion in found),
-        "cnr_ref": sum(lesion.cnr_ref for lesion in found) / len(found),
-        "cnr_pred": sum(lesion.cnr_pred for lesion in found) / len(found),
+        "contrast_kept": kept["contrast_pred"] / max(kept["contrast_ref"], 1e-12),
+        "cnr_ref": kept["cnr_ref"] / len(found),
+        "cnr_pred": kept["cnr_pred"] / len(found),
         "each": [asdict(lesion) for lesion in found],
     }

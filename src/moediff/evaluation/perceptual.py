@@ -87,23 +87,33 @@ def _check_heads(path: Path, weights: PerceptualWeights, channels: list[int]) ->
 
 
 def perceptual(
-    pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float, weights: PerceptualWeights
+    pred_XYZ: Tensor,
+    truth_XYZ: Tensor,
+    mask_XYZ: Tensor,
+    data_range: float,
+    weights: PerceptualWeights,
+    *,
+    axial: int = 2,
 ) -> dict[str, float]:
     """LPIPS and DISTS, as far as there are weights: 0 for equal scans, means over axial slices.
 
     Intensities are divided by data_range and cut off at 0 and 1, and stand for all three colours.
 
+    Args:
+        axial: the voxel axis that slices are counted along, foot to head.
+
     Raises:
         DataError: slices are smaller than 32x32 voxels.
     """
-    if min(truth_XYZ.shape[:2]) < LEAST_SIDE:
-        found = "x".join(str(n) for n in truth_XYZ.shape[:2])
+    pred, truth, mask = (volume.movedim(axial, -1) for volume in (pred_XYZ, truth_XYZ, mask_XYZ))
+    if min(truth.shape[:2]) < LEAST_SIDE:
+        found = "x".join(str(n) for n in truth.shape[:2])
         raise DataError(f"slices have {found} voxels; LPIPS and DISTS need {LEAST_SIDE}x{LEAST_SIDE}")
-    where = mask_XYZ.any(0).any(0).nonzero()[:, 0]
+    where = mask.any(0).any(0).nonzero()[:, 0]
     chosen = where[torch.linspace(0, len(where) - 1, min(SLICES, len(where))).round().long()]
     values: dict[str, list[float]] = {}
     for z in chosen.tolist():
-        pair = torch.stack([pred_XYZ[..., z], truth_XYZ[..., z]])[:, None].float() / data_range
+        pair = torch.stack([pred[..., z], truth[..., z]])[:, None].float() / data_range
         pair = pair.clamp(0, 1).expand(-1, 3, -1, -1)
         if weights.lpips:
             values.setdefault("lpips", []).append(_lpips(pair, weights.tensors))

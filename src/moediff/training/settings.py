@@ -107,7 +107,7 @@ class TrainConfig:
             raise ConfigError(f"weight_decay={self.weight_decay} and warmup={self.warmup} must be 0 or more")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(
-                f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among several GPUs"
+                f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among GPUs"
             )
         check_patch(self.patch)
         if self.examples not in ("device", "cpu"):
