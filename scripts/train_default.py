@@ -8,8 +8,8 @@ weights on the validation cases of the last stage.
 Running the same command again goes on where it stopped. "gpu" is chosen where torch sees a CUDA device: larger batches,
 patches that grow, bfloat16, compiled blocks. Minutes of every stage are as configured (14 hours on two cores, 23
 minutes on one fast GPU), or their share of --minutes. runs/training.svg shows how it went, runs/final/bundle is the
-result; every stage keeps its best bundle by validation as well, on scans made from label maps kept out of training. Nothing
-is installed into the package by itself.
+result; every stage keeps its best bundle by validation as well, on scans made from label maps kept out of training.
+Nothing is installed into the package by itself.
 """
 
 from __future__ import annotations

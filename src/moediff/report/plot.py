@@ -15,8 +15,8 @@ from moediff.volume.volume import Volume
 def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | None = None) -> Any:
     """Input, interpolated, enhanced (truth, error), experts and uncertainty in three planes, one intensity window.
 
-    Columns that a result lacks are left out: experts where the scan was passed through, uncertainty in mode `detail` with
-    one sample.
+    Columns that a result lacks are left out: experts where the scan was passed through, uncertainty in mode `detail`
+    with one sample.
 
     Args:
         path: where a PNG goes; an existing file is replaced, None writes nothing.
