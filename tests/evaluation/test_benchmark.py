@@ -132,6 +132,14 @@ def test_everything_that_numbers_depend_on_is_in_the_key(case, bundle):
     assert key_of(cubic, case, SETTINGS) == key_of(cubic, case, replace(SETTINGS, limit_s=5))
 
 
+def test_a_new_rule_for_lesions_concerns_scans_with_outlines_only(case, monkeypatch):
+    cubic, _ = parse_methods(["cubic", "zero-fill"])
+    outlined = replace(case, scan=replace(case.scan, lesions=case.scan.path))
+    before = key_of(cubic, case, SETTINGS), key_of(cubic, outlined, SETTINGS)
+    monkeypatch.setattr("moediff.evaluation.benchmark.LESION_RULE", -1)
+    assert key_of(cubic, case, SETTINGS) == before[0] and key_of(cubic, outlined, SETTINGS) != before[1]
+
+
 def test_a_picture_is_drawn_after_judging_and_may_fail_alone(case, tmp_path):
     def draw(row, of, scans, path):
         assert row["metrics"]["psnr"] > 0 and of == case and list(scans) == ["input", "tool", "truth"]

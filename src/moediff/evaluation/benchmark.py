@@ -24,6 +24,7 @@ from moediff import __version__
 from moediff.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, TryAgain
 from moediff.evaluation.cases import Case, Made, region_names
 from moediff.evaluation.evaluate import EvaluateOptions, evaluate
+from moediff.evaluation.lesions import RULE as LESION_RULE
 from moediff.evaluation.methods import Method
 from moediff.evaluation.stopwatch import Measured, run_measured
 from moediff.evaluation.tables import as_json
@@ -72,7 +73,7 @@ def key_of(method: Method, case: Case, settings: Settings) -> str:
         "schema": SCHEMA,
         "method": method.identity,
         "scan": [case.scan.name, case.scan.path.name, _sha256(case.scan.path)],
-        "lesions": None if case.scan.lesions is None else _sha256(case.scan.lesions),
+        "lesions": None if case.scan.lesions is None else [LESION_RULE, _sha256(case.scan.lesions)],
         **({} if case.scan.input is None else {"input": _sha256(case.scan.input)}),
         "recipe": case.recipe.to_json(),
         "seed": case.seed,

@@ -23,6 +23,7 @@ from moediff.evaluation.regions import within
 from moediff.evaluation.shapes import dilated, reached_from
 from moediff.evaluation.tissue import WHITE, depth_mm, tissue_map
 
+RULE = 2  # another number for every change of what is counted: a benchmark's rows from before are judged again
 LEAST_VOXELS = 3  # of an outlined lesion; fewer are left out
 REACH_MM = 2.0  # beyond the outline
 RING_MM = (2.0, 6.0)  # the tissue around: this far from the lesion and further than 2 mm from all others
