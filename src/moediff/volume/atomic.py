@@ -17,6 +17,8 @@ from moediff.errors import shown as shown
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
 
+_named: set[tuple[int, int]] = set()  # device and inode of all that got a name since `forget_names`, or was about to
+
 
 def tag(path: Path) -> str:
     """A short word for a file name of any length, for the hidden files that go with it."""
@@ -26,6 +28,26 @@ def tag(path: Path) -> str:
 def temporaries(path: Path) -> list[Path]:
     """Hidden files that writers of this path were killed with."""
     return sorted(path.parent.glob(f".moediff-{tag(path)}-*.tmp"))
+
+
+def about_to_name(temporary: Path) -> None:
+    """Remember a hidden file or folder before it gets its name: a signal may come right after."""
+    found = temporary.lstat()
+    _named.add((found.st_dev, found.st_ino))
+
+
+def forget_names() -> None:
+    """Begin anew: what was written so far counts as older."""
+    _named.clear()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this process wrote what has this name, since `forget_names`; renaming and linking keep the inode."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) in _named
 
 
 def check_free(path: Path | str, *, overwrite: bool) -> None:
@@ -83,6 +105,7 @@ def write_whole(
             file.close()
             if verify is not None:
                 verify(temporary)
+            about_to_name(temporary)
             _commit(temporary, path, overwrite=overwrite)
         except DataError as error:
             raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
