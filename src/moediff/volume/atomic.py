@@ -61,8 +61,22 @@ def check_free(path: Path | str, *, overwrite: bool) -> None:
         require_free(Path(path), overwrite=overwrite)
 
 
+def check_new_folder(path: Path) -> None:
+    """Can a folder of this name be made? What is there already is never replaced.
+
+    Raises:
+        CannotCreate: something has this name, or the folder around it is missing or closed to us.
+        OutputFailed: the disk is full already.
+    """
+    with naming(shown(path)):
+        if os.path.lexists(path):
+            raise CannotCreate("this exists already and would not be replaced, not even by --overwrite: "
+                               "give the name of a new folder")  # fmt: skip
+        require_free(path, overwrite=False)
+
+
 def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write UTF-8 text in one step; for JSON sidecars.
+    """Write UTF-8 text in one step; of file names that are not UTF-8, the odd bytes are escaped.
 
     Raises:
         CannotCreate: see `check_free`.
@@ -70,7 +84,7 @@ def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
     """
 
     def fill(file: BinaryIO) -> None:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
     with naming(shown(path)):
         write_whole(Path(path), fill, overwrite=overwrite)
