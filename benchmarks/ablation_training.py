@@ -121,7 +121,8 @@ def trained(name: str, design: Design, seed: int, args: argparse.Namespace) -> P
     """Bundle of one half of a training; made now unless it is there."""
     out = folder(name, seed, args)
     told, text = out / "train.toml", settings(design, seed, args, out)
-    if (out / "done").is_file() and told.read_text(encoding="utf-8") != text:
+    begun = told.is_file() and any((out / part).exists() for part in ("done", "checkpoint"))
+    if begun and told.read_text(encoding="utf-8") != text:
         raise SystemExit(f"{out} was trained with other settings; move it away to train it anew")
     if not (out / "done").is_file():
         out.mkdir(parents=True, exist_ok=True)

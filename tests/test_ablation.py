@@ -85,6 +85,23 @@ def test_a_moved_checkout_goes_on_and_other_settings_are_refused(scripts, args, 
     assert len(texts) == 1
 
 
+def test_half_a_training_is_not_resumed_with_other_settings(scripts, args, monkeypatch):
+    """It would go on from the old settings' checkpoint and be told as a training with the new ones."""
+    training, calls = scripts.ablation_training, []
+    monkeypatch.setattr(training.subprocess, "run", lambda command, **_: calls.append(command))
+    design, out = training.uniform(64), training.folder("one", 0, args)
+    written(training, design, args)
+    training.trained("one", replace(design, rate=1e-3), 0, args)  # nothing was learned before: begun anew
+    (out / "done").unlink()
+    (out / "checkpoint").mkdir()
+    before = (out / "train.toml").read_text()
+    with pytest.raises(SystemExit, match="other settings"):
+        training.trained("one", design, 0, args)
+    assert len(calls) == 1 and (out / "train.toml").read_text() == before
+    training.trained("one", replace(design, rate=1e-3), 0, args)
+    assert len(calls) == 2 and (out / "done").is_file()
+
+
 def result(name: str, seed: int, psnr: float, us: float = 1.0) -> dict:
     rows = [
         {"case": "val", "recipe": "thick5", "psnr": psnr, "ssim": 0.8, "haarpsi": 0.7},

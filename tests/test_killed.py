@@ -12,12 +12,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from moediff import stopping
 from moediff.cli import main
 from moediff.config import rng_for
+from moediff.errors import OutputFailed
 from moediff.inference import outputs
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
@@ -121,6 +124,35 @@ def test_killed_between_two_files(step, after, command, tmp_path, prepared):
     assert left.items() <= whole.items() and (SIDECAR in left) == (step == "write_text" and after == 1)
     assert main(command) == (73 if SIDECAR in left else 0)
     assert contents(tmp_path) == whole
+
+
+ENDS = {
+    "Ctrl-C": (KeyboardInterrupt(), 130),
+    "SIGTERM": (stopping.Terminated(143), 143),
+    "disk full": (OutputFailed("no room"), 74),
+    "fault": (RuntimeError("drawing failed"), 70),
+}
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize(("end", "code"), ENDS.values(), ids=ENDS.keys())
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_broken_off_between_two_files(end, code, files, command, tmp_path, monkeypatch):
+    """Before the scan, the mask or the sidecar: what was written goes, and running again finishes."""
+    real, left = {step: getattr(outputs, step) for step in ("save", "write_text")}, [files]
+
+    def ending(step: str, *args: object, **options: object) -> None:
+        if not left[0]:
+            raise end
+        left[0] -= 1
+        real[step](*args, **options)
+
+    with monkeypatch.context() as patched:
+        for step in real:
+            patched.setattr(outputs, step, partial(ending, step))
+        assert main(command) == code
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
+    assert main(command) == 0 and {SIDECAR, RESULT, MASK} <= contents(tmp_path).keys()
 
 
 def heed_interrupts() -> None:

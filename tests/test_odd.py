@@ -117,6 +117,19 @@ def test_a_map_that_is_not_known_is_missed_aloud(enhance, scan):
     assert any("no uncertainty map was written" in warning for warning in record["warnings"])
 
 
+@pytest.mark.parametrize("mode", ["faithful", "detail"])
+def test_differences_from_a_sample_are_refused_before_any_work(mode, enhance, scan):
+    code, said = enhance("--mode", mode, "--differences", str(scan.with_name("d.nii.gz")), "--dry-run")
+    assert code == (78 if mode == "detail" else 0)
+    assert mode == "faithful" or ("--differences" in said and "--mode detail" in said and said.count("\n") == 1)
+
+
+def test_what_is_printed_is_what_the_sidecar_says(scan, bundle, capsys):
+    assert main(["enhance", str(scan), "--bundle", str(bundle), "--voxel-size", "4", "-q", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(scan.with_name("scan_desc-sr.json").read_text()) and len(printed["experts"]) == 4
+
+
 def test_half_precision_on_a_processor(scan, enhance):
     results = []
     for name in ("float32", "bfloat16"):

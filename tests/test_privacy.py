@@ -6,6 +6,7 @@ import base64
 import gzip
 import html
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -109,6 +110,23 @@ def test_nothing_of_a_synthetic_person_comes_out(tmp_path, made, bundle, capsys,
     everything = texts(made) + said.lower().encode()
     assert len(texts(made)) > 10_000 and b"research use only" in everything
     assert found_in(everything, set(SECRETS)) == []
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("name", ["Quimby_Jane", "Quimby_Jane.zip"])
+def test_an_export_named_after_its_patient_names_nothing_that_comes_out(name, tmp_path, made, bundle, capsys):
+    folder = write(tmp_path / name.removesuffix(".zip"), slices())
+    if name.endswith(".zip"):
+        shutil.make_archive(str(folder), "zip", folder)
+    source, low = tmp_path / name, made / "low.nii.gz"
+    assert main(["degrade", str(source), "--recipe", "inplane2", "-o", str(low), "-q"]) == 0
+    judged = ["evaluate", "--pred", str(source), "--ref", str(source), "--metrics", "psnr", "-q"]
+    assert main([*judged, "--json", str(made / "r.json"), "--csv", str(made / "r.csv")]) == 0
+    lists = tmp_path / "pairs.csv"
+    lists.write_text(f"pred,ref\n{name},{name}\n{name},none.nii\n")
+    assert main(["evaluate", "--pairs", str(lists), "--metrics", "psnr", "--json", str(made / "many.json")]) == 8
+    assert main(every_output(source, made, bundle, "--voxel-size", "6")) == 0
+    assert found_in(texts(made).replace(b"quimby_jane", b"quimby jane"), set(SECRETS) | {"Quimby"}) == []
 
 
 @pytest.mark.fault(43)

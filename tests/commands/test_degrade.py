@@ -130,3 +130,22 @@ def test_a_recipe_of_ones_own_is_not_replaced_by_the_sidecar(scan, out):
     before = own.read_bytes()
     assert run(scan, out, own, "--overwrite") == 73
     assert own.read_bytes() == before and not out.exists()
+
+
+def test_a_sidecar_that_came_with_the_scan_is_not_replaced(scan):
+    beside = scan.with_name("head_T1w.json")
+    beside.write_text('{"EchoTime": 0.1}')
+    assert run(scan, scan.with_name("head_T1w.nii"), "thick3", "--overwrite") == 73
+    assert beside.read_text() == '{"EchoTime": 0.1}'
+
+
+@pytest.mark.fault(22)
+def test_a_scan_without_orientation_is_told_in_our_own_words(scan, out, tmp_path, capsys):
+    lost = nib.load(scan)
+    lost.header["qform_code"] = lost.header["sform_code"] = 0
+    image = nib.Nifti1Image(np.asarray(lost.dataobj), None, lost.header)
+    nib.save(image, tmp_path / "lost.nii.gz")
+    assert run(tmp_path / "lost.nii.gz", out, "thick3", "-q") == 0 and capsys.readouterr().err == ""
+    assert run(tmp_path / "lost.nii.gz", out, "thick3", "--overwrite") == 0
+    assert "moediff: warning: LEFT AND RIGHT ARE NOT KNOWN" in capsys.readouterr().err
+    assert load(out).codes == (0, 1)

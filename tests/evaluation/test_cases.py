@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from moediff.cli import main
 from moediff.errors import ConfigError, InputMissing
-from moediff.evaluation.cases import Case, Scan, find_scans, mni152, region_names
+from moediff.evaluation.cases import Case, Scan, find_pairs, find_scans, mni152, region_names
 from moediff.simulate.recipe import NAMED
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load, save
@@ -107,3 +107,11 @@ def test_slices_are_axial_however_the_scan_is_stored(tmp_path, make_phantom, sto
     truth, low = Case(Scan("turned", tmp_path / "turned.nii.gz"), NAMED["thick3"], 0).make()
     assert truth.shape == SHAPE and low.shape == (30, 34, 12)
     assert canonicalise(low)[0].affine.equal(low.affine)
+
+
+@pytest.mark.fault(43)
+def test_row43_a_pair_from_an_archive_is_not_named_after_its_patient(tmp_path):
+    for name in ("a.nii.gz", "b_7T.nii.gz", "Quimby_Jane.zip"):
+        (tmp_path / name).touch()
+    (tmp_path / "pairs.csv").write_text("input,ref\na.nii.gz,b_7T.nii.gz\na.nii.gz,Quimby_Jane.zip\n")
+    assert [scan.name for scan in find_pairs(tmp_path / "pairs.csv")] == ["b_7T", "pair-2"]

@@ -82,3 +82,27 @@ def test_the_taper_is_one_inside_and_zero_at_the_rim():
 def test_a_truth_without_contrast_is_refused(measure):
     with pytest.raises(DataError, match="expected a scan"):
         measure(wave(3), torch.zeros(N, N, N), MASK)
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("times", [1e-38, 1e-22, 1e-3, 700.0, 1e15, 1e17, 1e25, 3e34])
+def test_row38_the_unit_of_intensities_does_not_matter(times, head, blurred, everywhere):
+    """Squares of such values leave float32, whose largest number is 3e38, on either side."""
+    for measure in (high_frequency_ratio, radial_spectral_distance):
+        plain = measure(blurred, head.data_XYZ, everywhere)
+        assert measure(blurred * times, head.data_XYZ * times, everywhere) == pytest.approx(plain, rel=1e-6)
+
+
+def test_scans_of_one_power_of_two_give_the_same_bits(head, blurred, everywhere):
+    for measure in (high_frequency_ratio, radial_spectral_distance):
+        plain = measure(blurred, head.data_XYZ, everywhere)
+        assert measure(blurred * 2.0**100, head.data_XYZ * 2.0**100, everywhere) == plain
+
+
+@pytest.mark.fault(38)
+def test_row38_whole_numbers_and_doubles_are_judged_alike(head, blurred, everywhere):
+    pred, truth = blurred.round(), head.data_XYZ.round()
+    for measure in (high_frequency_ratio, radial_spectral_distance):
+        for dtype in (torch.int16, torch.float64):
+            found = measure(pred.to(dtype), truth.to(dtype), everywhere)
+            assert found == pytest.approx(measure(pred, truth, everywhere), rel=1e-6)

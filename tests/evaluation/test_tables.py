@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 
 import pytest
 
@@ -55,3 +56,10 @@ def test_csv_has_a_row_per_pair_and_empty_cells():
     assert rows[0]["pred"] == "p,1.nii" and float(rows[0]["psnr"]) == 30 and float(rows[0]["gain"]) == 2
     assert rows[0]["warnings"] == "a; b" and rows[0]["error"] == ""
     assert rows[1]["psnr"] == "" and rows[1]["error"] == "no such file"
+
+
+@pytest.mark.fault(44)
+def test_row44_a_name_that_is_not_utf8_stands_in_the_table_with_its_bytes_escaped():
+    record = {"files": {"pred": os.fsdecode(b"sub-\xe9.nii"), "ref": "r.nii"}, "metrics": {"psnr": 30.0}}
+    (row,) = csv.DictReader(io.StringIO(as_csv([record])))
+    assert row["pred"] == r"sub-\udce9.nii" and as_csv([record]).encode()

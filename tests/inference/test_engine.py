@@ -103,6 +103,43 @@ def test_every_expert_alone_and_its_differences(enhancer, low):
     assert_close(from_input, result.each_XYZE, atol=1e-3, rtol=1e-5)
 
 
+def test_differences_from_a_sample_are_refused(enhancer, low):
+    sampled = enhancer(low, EnhanceOptions(voxel_size=(3.0,), mode="detail", steps=2, each_expert=True))
+    with pytest.raises(ConfigError, match=r"differences .* 'detail' draws samples; leave one out"):
+        sampled.differences_XYZN()
+    assert sampled.record["experts"] == list(sampled.expert_names)
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.float16, torch.float64])
+@pytest.mark.parametrize("size", [3.0, 12.0])
+def test_row38_a_volume_of_any_type_is_taken_as_a_file_is(dtype, size, enhancer, low):
+    """At 12 mm the scan is passed through."""
+    whole = low.with_data((low.data_XYZ / 4).clamp(0, 255).round())
+    options = EnhanceOptions(voxel_size=(size,))
+    expected, found = enhancer(whole, options), enhancer(whole.with_data(whole.data_XYZ.to(dtype)), options)
+    assert float(found.interpolated.data_XYZ.abs().mean()) > 1 and found.volume.data_XYZ.dtype == torch.float32
+    assert_close(found.interpolated.data_XYZ, expected.interpolated.data_XYZ)
+    assert_close(found.volume.data_XYZ, expected.volume.data_XYZ)
+
+
+@pytest.mark.fault(32)
+def test_row32_a_volume_with_one_nan_is_filled_and_says_so(enhancer, low):
+    data_XYZ = low.data_XYZ.clone()
+    data_XYZ[20, 20, 5] = torch.nan
+    result = enhancer(low.with_data(data_XYZ), EnhanceOptions(voxel_size=(3.0,)))
+    assert bool(torch.isfinite(result.volume.data_XYZ).all())
+    assert any("1 voxels that were NaN" in warning for warning in result.record["warnings"])
+    assert bool(data_XYZ[20, 20, 5].isnan())  # the caller's own is left alone
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64])
+def test_row34_a_volume_that_is_no_scan_is_refused(dtype, enhancer, low):
+    with pytest.raises(DataError, match="expected real voxels, got"):
+        enhancer(low.with_data(low.data_XYZ.to(dtype)))
+
+
 def test_differences_need_experts_run_alone(enhancer, low):
     with pytest.raises(ConfigError, match="ask for each_expert"):
         enhancer(low, EnhanceOptions(voxel_size=(3.0,))).differences_XYZN()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -84,6 +85,42 @@ def test_the_input_is_never_replaced(overwrite, tmp_path):
         check_outputs(OutputPaths(scan=tmp_path / "out.nii", mask=source), source, overwrite=overwrite)
 
 
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("of", ["source", "read"])
+def test_a_sidecar_that_came_with_the_input_is_never_replaced(of, tmp_path):
+    """BIDS metadata lie beside a scan under the same name, whether it is packed or not."""
+    scan, other = tmp_path / "in.nii.gz", tmp_path / "other.nii.gz"
+    source, read = (scan, []) if of == "source" else (other, [scan])
+    paths = OutputPaths(scan=tmp_path / "in.nii")
+    check_outputs(paths, source, read=read, overwrite=True)  # there is none yet
+    (tmp_path / "in.json").write_text('{"EchoTime": 0.1}')
+    with pytest.raises(CannotCreate, match=r"in\.nii\.gz: an output would replace the input's sidecar in\.json"):
+        check_outputs(paths, source, read=read, overwrite=True)
+    with pytest.raises(CannotCreate, match="sidecar"):
+        check_outputs(OutputPaths(scan=tmp_path / "a.nii", report=tmp_path / "in.json"), scan, overwrite=True)
+    check_outputs(OutputPaths(scan=tmp_path / "in_desc-sr.nii"), source, read=read, overwrite=True)
+
+
+def test_a_sidecar_beside_a_folder_of_dicom_files_is_an_older_results(tmp_path):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export.json").write_text("{}")
+    check_outputs(OutputPaths(scan=tmp_path / "export.nii.gz"), tmp_path / "export", overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_dicom_folder_that_exists_is_told_as_it_is(overwrite, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("folder", "file"):
+        paths = OutputPaths(scan=tmp_path / "a.nii", dicom=tmp_path / name)
+        with pytest.raises(CannotCreate, match=f"{name}: this exists already .* give the name of a new folder"):
+            check_outputs(paths, tmp_path / "in.nii", overwrite=overwrite)
+    check_outputs(
+        OutputPaths(scan=tmp_path / "a.nii", dicom=tmp_path / "new"), tmp_path / "in.nii", overwrite=overwrite
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "file"}
+
+
 def test_two_outputs_need_two_names(tmp_path):
     paths = OutputPaths(scan=tmp_path / "out.nii.gz", mask=tmp_path / "." / "out.nii.gz")
     with pytest.raises(CannotCreate, match="two outputs have the same name"):
@@ -125,7 +162,7 @@ def test_everything_is_written_as_it_was(result, tmp_path):
         np.testing.assert_allclose(image.affine, result.volume.affine.numpy(), atol=1e-4)
         assert int(image.header["sform_code"]) == 2
     record = json.loads(paths.sidecar.read_text(encoding="utf-8"))
-    assert record == {"mode": "faithful", "warnings": [], "experts": ["smooth", "sharp"]}
+    assert record == result.record
     assert sorted(tmp_path.iterdir()) == sorted(paths.every())
 
 
@@ -147,6 +184,15 @@ def test_without_a_sidecar_the_result_is_not_complete(result, tmp_path, monkeypa
     with pytest.raises(CannotCreate, match="went away"):
         write(result, paths, overwrite=True)
     assert paths.scan.exists() and not paths.sidecar.exists()
+
+
+@pytest.mark.fault(22)
+def test_row22_a_source_without_orientation_is_written_without_a_second_word(result, tmp_path):
+    """Reading said it; Python's own warnings are errors in these tests."""
+    paths = all_paths(tmp_path)
+    write(replace(result, source=replace(result.source, codes=(0, 0))), paths)
+    for path in paths.volumes():
+        assert int(nib.Nifti1Image.from_filename(path).header["sform_code"]) == 1
 
 
 def test_writing_twice_needs_overwrite(result, tmp_path):

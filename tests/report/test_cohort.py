@@ -1,5 +1,6 @@
 """The list of many scans: what stands out comes first, links lead to pages, nothing hostile becomes markup."""
 
+import os
 import re
 from dataclasses import replace
 from html import unescape
@@ -27,6 +28,14 @@ def test_outliers_come_first_and_names_stay_text(tmp_path):
     assert "uncertainty, %" not in text  # no scan has one
 
 
+@pytest.mark.fault(44)
+def test_row44_a_name_that_is_not_utf8_is_linked_by_its_bytes(tmp_path):
+    page = tmp_path / os.fsdecode(b"sub-\xe9.html")
+    (entry,) = entries(tmp_path, [1.0])
+    text = render_index([replace(entry, page=page)], tmp_path)
+    assert 'href="sub-%E9.html"' in text
+
+
 def test_it_asks_for_nothing(tmp_path):
     text = unescape(render_index(entries(tmp_path, [1.0]), tmp_path))
     assert "default-src 'none'" in text and "http:" not in text and "https:" not in text and "connect-src" not in text
@@ -41,6 +50,8 @@ def test_an_entry_takes_its_numbers_from_the_sidecar(scans, tmp_path):
         replace(scans, record={"data_consistency": [1], "timings": "x", "warnings": 3}), tmp_path / "a.html"
     )
     assert set(odd.numbers.values()) == {None, 0.0}
+    huge = {"data_consistency": {"rms_over_range": 10**400}, "timings": {"a": 1e308, "b": 1e308}}
+    assert summarise(replace(scans, record=huge), tmp_path / "a.html").numbers["gap"] is None
 
 
 def test_a_folder_stands_for_the_results_in_it(tmp_path):

@@ -14,7 +14,7 @@ from moediff.errors import CannotCreate, ConfigError, DataError
 from moediff.evaluation.metrics import score
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.model.bundle import Bundle, check_free, load_bundle
+from moediff.model.bundle import Bundle, check_free, load_bundle, save_bundle
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import thick_slices
 from moediff.training.adapt import AdaptOptions, adapt
@@ -206,9 +206,46 @@ def test_a_bundle_is_not_written_over_other_things(bundle, tmp_path):
     with pytest.raises(CannotCreate, match="a model bundle is there already"):
         check_free(bundle, overwrite=False)
     (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").touch()
     (tmp_path / "file").touch()
     for name in ("thesis", "file"):
         with pytest.raises(CannotCreate):
             check_free(tmp_path / name, overwrite=True)
     with pytest.raises(CannotCreate, match="does not exist"):
         check_free(tmp_path / "nowhere" / "bundle", overwrite=False)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return folder
+
+
+def test_an_empty_folder_is_filled(empty, weights):
+    """Made beforehand by a user or a script, it holds nothing that could be lost."""
+    check_free(empty, overwrite=False)
+    save_bundle(empty, weights.config, weights.denoiser.state_dict(), {"name": "filled"})
+    assert load_bundle(empty).provenance["name"] == "filled"
+    assert [path.name for path in empty.parent.iterdir()] == ["empty"]
+
+
+def test_the_current_folder_cannot_be_replaced(empty, monkeypatch):
+    monkeypatch.chdir(empty)
+    with pytest.raises(CannotCreate, match="name a new one inside it"):
+        check_free(Path("."), overwrite=False)
+
+
+def test_threads_have_a_limit_and_are_passed_on(thick, weights, monkeypatch):
+    seen = {}
+
+    def training(config, **options):
+        seen.update(options)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("moediff.training.adapt.train", training)
+    with pytest.raises(ConfigError, match="enough"):
+        adapt([thick], weights, replace(QUICK, threads=3))
+    assert seen["threads"] == 3
+    with pytest.raises(ConfigError, match="threads is 0"):
+        AdaptOptions(threads=0)

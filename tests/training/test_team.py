@@ -52,6 +52,25 @@ def test_alone_nothing_changes(tmp_path):
     assert torch.equal(weight, torch.ones(3, 2)) and torch.equal(bias, torch.full((3,), 4.0)) and number == 0
 
 
+def note_threads(folder: Path) -> None:
+    (folder / os.environ.get("RANK", "alone")).write_text(str(torch.get_num_threads()))
+
+
+@pytest.mark.parametrize(("limit", "each"), [(1, "1"), (2, "1"), (6, "3")])
+def test_processes_share_the_threads_they_are_given(limit, each, tmp_path):
+    run_together(partial(note_threads, tmp_path), 2, limit)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [each, each]
+
+
+def test_alone_all_threads_are_taken(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        run_together(partial(note_threads, tmp_path), 1, 1)
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "alone").read_text() == "1"
+
+
 def refuse() -> None:
     raise DataError("no scan here; expected one")
 

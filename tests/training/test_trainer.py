@@ -23,7 +23,7 @@ from moediff.training.kept import Head, ScanSource
 from moediff.training.losses import LossConfig
 from moediff.training.settings import Phase, TrainConfig
 from moediff.training.step import steadiness
-from moediff.training.trainer import MAX_BAD_STEPS, Trainer, train
+from moediff.training.trainer import MAX_BAD_STEPS, Trainer, _processes_for, train
 from moediff.training.validate import Validation
 from moediff.volume.io import save
 from moediff.volume.volume import Volume
@@ -63,6 +63,14 @@ def weights(trainer: Trainer) -> list[Tensor]:
 
 def equal(one: list[Tensor], two: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch", "expected"), [(1, 8, 1), (2, 8, 2), (3, 8, 2), (4, 6, 3), (99, 16, 8), (None, 8, 8)]
+)
+def test_a_limit_of_threads_limits_the_processes(threads, batch, expected, config, monkeypatch):
+    monkeypatch.setattr("moediff.training.trainer.os.cpu_count", lambda: 8)
+    assert _processes_for(replace(config, batch=batch), threads) == expected
 
 
 def test_progress_follows_steps(config):

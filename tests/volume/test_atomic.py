@@ -27,6 +27,12 @@ def test_text_is_written_whole(tmp_path):
     assert (tmp_path / "side.json").read_text(encoding="utf-8") == TEXT and names(tmp_path) == ["side.json"]
 
 
+@pytest.mark.fault(44)
+def test_row44_text_that_names_a_file_that_is_not_utf8_is_written(tmp_path):
+    write_text(os.fsdecode(b"sub-\xe9.nii") + " \u03c0", tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text(encoding="utf-8") == "sub-\\udce9.nii \u03c0"
+
+
 def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch.testing import assert_close
 
+from moediff.config import rng_for
 from moediff.errors import GeometryError
 from moediff.volume.resample import (
     KERNELS,
@@ -159,6 +160,14 @@ def test_apply_axes_equals_einsum_and_leaves_out_none():
     assert_close(apply_axes(data, (a, b, c)), torch.einsum("xyz,ax,by,cz->abc", data, a, b, c))
     assert_close(apply_axes(data, (None, b, None)), torch.einsum("xyz,by->xbz", data, b))
     assert torch.equal(apply_axes(data, (None, None, None)), data)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.bool])
+def test_whole_numbers_are_weighed_as_float32(dtype):
+    data = torch.randint(0, 2 if dtype == torch.bool else 100, (4, 5, 6), generator=rng_for(0)).to(dtype)
+    weights = [torch.full((3, n), 0.25) for n in data.shape]
+    assert torch.equal(apply_axes(data, weights), apply_axes(data.float(), weights))
+    assert float(apply_axes(data, weights).mean()) > 0
 
 
 def test_apply_axes_takes_leading_batch_axes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def degrade_command(args: argparse.Namespace) -> int:
     from moediff.simulate.recipe import recipe_for
     from moediff.volume.claim import announce
     from moediff.volume.io import load, save, write_text
+    from moediff.volume.nifti_out import codes_to_write
 
     recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
     loaded = load(args.source)
@@ -47,9 +49,11 @@ def degrade_command(args: argparse.Namespace) -> int:
         announce(paths.every())
         if args.overwrite:
             paths.sidecar.unlink(missing_ok=True)
-        save(low, paths.scan, codes=loaded.codes, overwrite=args.overwrite)
+        save(low, paths.scan, codes=codes_to_write(loaded.codes), overwrite=args.overwrite)
         write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=args.overwrite)
     if not args.quiet:
+        for warning in record["warnings"]:
+            print(f"moediff: warning: {warning}", file=sys.stderr)
         print(f"{paths.scan}\n{RESEARCH_ONLY}")
     return 0
 
@@ -59,7 +63,8 @@ def _simulate(loaded: Loaded, recipe: Recipe, args: argparse.Namespace) -> tuple
     from moediff.config import rng_for
     from moediff.simulate.degrade import degrade, reference_intensity
 
-    key = (args.seed, args.source.name, recipe.name)  # the same everywhere: training's validation, benchmarks
+    name = loaded.stem or args.source.name  # a DICOM folder may be called like its patient
+    key = (args.seed, name, recipe.name)  # the same everywhere: training's validation, benchmarks
     reference = reference_intensity(loaded.volume.data_XYZ)
     low = degrade(loaded.volume, recipe, rng_for(*key), reference=reference)
     return low, {

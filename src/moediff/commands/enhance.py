@@ -174,8 +174,7 @@ def _adapted(loaded: Loaded, goal: EnhanceOptions, bundle: Bundle, args: argpars
     """The weights after learning on from the scan."""
     from moediff.training.adapt import AdaptOptions, adapt
 
-    processes = 1 if args.threads == 1 else 0
-    chosen = AdaptOptions(seed=args.seed, device=args.device, processes=processes)
+    chosen = AdaptOptions(seed=args.seed, device=args.device, threads=args.threads)
     return adapt([loaded], bundle, chosen, goal=goal, progress=not args.quiet and sys.stderr.isatty())
 
 
@@ -186,6 +185,9 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
 
     if args.uncertainty is not None and args.mode == "detail" and args.samples < 2:
         raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful foretells it")
+    if args.differences is not None and args.mode == "detail":
+        raise ConfigError("--differences compares experts' posterior means with the result, --mode detail draws a "
+                          "sample: leave one of the two out")  # fmt: skip
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=load(args.like).volume.grid if args.like else None,

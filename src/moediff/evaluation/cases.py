@@ -26,6 +26,7 @@ from moediff.inference.outputs import stem_of
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe
 from moediff.volume.atomic import shown
+from moediff.volume.dicom_files import is_export
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load
 from moediff.volume.volume import Grid, Volume
@@ -176,13 +177,14 @@ def find_pairs(listed: Path) -> list[Scan]:
         InputMissing, DataError: the list or a scan in it cannot be read.
         ConfigError: two sharp scans share a name.
     """
-    scans = []
-    for files in read_files(listed, ("input", "ref"), ("lesions",)):
+    scans: list[Scan] = []
+    for number, files in enumerate(read_files(listed, ("input", "ref"), ("lesions",)), start=1):
         for path in files.values():
             if not path.is_file():
                 raise InputMissing(f"{shown(listed)}: no file {shown(path)}; paths count from the list's folder")
         ref = files["ref"]
-        scans.append(Scan(stem_of(ref), ref, True, files.get("lesions") or _outlines(ref), files["input"]))
+        name = f"pair-{number}" if is_export(ref) else stem_of(ref)  # an archive may be called like its patient
+        scans.append(Scan(name, ref, True, files.get("lesions") or _outlines(ref), files["input"]))
     if len({scan.name for scan in scans}) < len(scans):
         raise ConfigError(f"{shown(listed)}: two sharp scans share a name; results could not be told apart")
     return scans

@@ -137,7 +137,10 @@ def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -
 
 
 def _mirrors(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> list[str]:
-    """A warning when the prediction looks mirrored, along one axis or several."""
+    """A warning when the prediction looks mirrored, along one axis or several.
+
+    Two flips at once are seen where each axis has an asymmetry of its own: what is odd along both is as it was.
+    """
     axes = ras_axes(ref.affine)[0]
     matches = {axis: asymmetry_match(pred_XYZ, ref.data_XYZ, mask_XYZ, axis) for axis in axes}
     doubtful = [axis for axis in axes if matches[axis] < MIRRORED]

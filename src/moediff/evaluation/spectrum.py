@@ -23,6 +23,7 @@ HIGH_FROM = 0.5  # of Nyquist; detail finer than twice the reference's voxels
 TAPER_SIGMA_VOX = 2.0
 TAPER_REACH_VOX = 6
 MIN_SHELLS = 4
+LEAST_EXPONENT = -120  # float32's smallest normal number is 2 ** -126
 
 
 def taper(mask_XYZ: Tensor) -> Tensor:
@@ -37,6 +38,13 @@ def radius(shape: torch.Size) -> Tensor:
     x, y = (torch.fft.fftfreq(n) * 2 for n in shape[:2])
     z = torch.fft.rfftfreq(shape[2]) * 2
     return torch.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2)
+
+
+def _scaled(*scans: Tensor) -> list[Tensor]:
+    """Scans over a common power of two, so that their powers neither overflow nor vanish; ratios stay as they are."""
+    largest = max(abs(float(end)) for scan in scans for end in torch.aminmax(scan))
+    scale = 2.0 ** max(math.frexp(largest)[1], LEAST_EXPONENT)
+    return [scan / scale for scan in scans]
 
 
 def _power(data_XYZ: Tensor, weight_XYZ: Tensor) -> Tensor:
@@ -61,7 +69,7 @@ def high_frequency_ratio(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) 
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     weight, high = taper(mask_XYZ), radius(truth_XYZ.shape) >= HIGH_FROM
-    pred, truth = (float(_power(t, weight)[high].sum(dtype=torch.float64)) for t in (pred_XYZ, truth_XYZ))
+    pred, truth = (float(_power(t, weight)[high].sum(dtype=torch.float64)) for t in _scaled(pred_XYZ, truth_XYZ))
     if truth <= 0:
         raise DataError("the reference has no power beyond half of Nyquist; expected a scan with detail")
     return pred / truth
@@ -84,7 +92,7 @@ def radial_spectral_distance(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tens
     weight, shells = taper(mask_XYZ), max(MIN_SHELLS, min(truth_XYZ.shape) // 2)
     index = (radius(truth_XYZ.shape) * shells).long().clamp_max(shells).flatten()
     index[0] = shells  # the mean is no detail; it joins what lies beyond Nyquist in the bin that is dropped
-    pred_K, truth_K = (_shells(_power(t, weight), index, shells) for t in (pred_XYZ, truth_XYZ))
+    pred_K, truth_K = (_shells(_power(t, weight), index, shells) for t in _scaled(pred_XYZ, truth_XYZ))
     used = torch.bincount(index, minlength=shells + 1)[:shells] > 0
     floor = 1e-12 * float(truth_K.max())
     if floor <= 0:

@@ -15,11 +15,13 @@ from typing import Any
 from moediff.errors import DataError, InputMissing, MoeDiffError, naming
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.volume.atomic import shown
+from moediff.volume.dicom_files import is_export
 from moediff.volume.io import load
 from moediff.volume.loaded import Loaded
 from moediff.volume.volume import Volume
 
 REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels", "lesions", "uncertainty")
+EXPORT = "DICOM export"
 DRAWN = ("mask", "labels", "lesions", "uncertainty")
 
 
@@ -88,8 +90,22 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
     with naming(pair.pred):
         record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
     said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
-    names = {key: path.name for key, path in files.items()}
+    names = {key: _name_of(path, loaded.get(key)) for key, path in files.items()}
     return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}
+
+
+def _name_of(path: Path, loaded: Loaded | None = None) -> str:
+    """A file's name; that of a folder or zip of DICOM files may be its patient's, and is not repeated."""
+    stem = None if loaded is None else loaded.stem
+    return stem or (EXPORT if is_export(path) else path.name)
+
+
+def _fault_of(error: MoeDiffError, files: Mapping[str, Path]) -> str:
+    """What went wrong, with names as `_name_of` gives them."""
+    said = str(error)
+    for path in files.values():
+        said = said.replace(shown(path), EXPORT) if is_export(path) else said
+    return said
 
 
 def _load_scans(files: Mapping[str, Path]) -> dict[str, Loaded]:
@@ -114,12 +130,13 @@ def judge_all(
     """Records of all pairs in order; one that cannot be judged has an "error" instead of metrics."""
     records = []
     for number, pair in enumerate(pairs, start=1):
-        names = {key: path.name for key, path in vars(pair).items() if path is not None}
+        files = {key: path for key, path in vars(pair).items() if path is not None}
         try:
             records.append(judge(pair, options))
         except MoeDiffError as error:
-            records.append({"files": names, "error": str(error), "exit_code": error.exit_code})
-        tell(f"{number}/{len(pairs)} {shown(pair.pred.name)}: {records[-1].get('error', 'judged')}")
+            names = {key: _name_of(path) for key, path in files.items()}
+            records.append({"files": names, "error": _fault_of(error, files), "exit_code": error.exit_code})
+        tell(f"{number}/{len(pairs)} {shown(_name_of(pair.pred))}: {records[-1].get('error', 'judged')}")
     return records
 
 
@@ -144,7 +161,7 @@ def row_of(record: dict[str, Any]) -> dict[str, Any]:
     fit, remeasured, parts, lesions = (record.get(key) or {} for key in ("fit", "consistency", "parts", "lesions"))
     tissues, doubt = (record.get(key) or {} for key in ("tissues", "uncertainty"))
     return plain(
-        {key: record["files"].get(key, "") for key in REQUIRED + OPTIONAL}
+        {key: shown(record["files"].get(key, "")) for key in REQUIRED + OPTIONAL}
         | record.get("metrics", {})
         | {f"{key}_{name}": value for name, part in parts.items() for key, value in part.items()}
         | {f"{name}_{key}": value for name, one in tissues.items() for key, value in one.items()}

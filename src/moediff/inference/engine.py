@@ -33,7 +33,7 @@ from moediff.memory import ran_out
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.model.experts import NAMES
 from moediff.volume.geometry import resample
-from moediff.volume.io import Loaded, from_nibabel, load
+from moediff.volume.io import Loaded, from_nibabel, from_volume, load
 from moediff.volume.prepare import Prepared, coarseness, mirrored, prepare
 from moediff.volume.volume import Grid, Volume
 
@@ -289,7 +289,7 @@ def read_source(source: Source) -> Loaded:
     if isinstance(source, Loaded):
         return source
     if isinstance(source, Volume):
-        return Loaded(source, None, (1, 1), ())
+        return from_volume(source)
     if isinstance(source, Path | str):
         return load(source)
     return from_nibabel(source)

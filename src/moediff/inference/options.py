@@ -147,9 +147,12 @@ class Enhanced:
         """Every expert's own result minus the aggregate (E volumes), then minus the interpolated input (E volumes).
 
         Raises:
-            ConfigError: the experts were not run alone.
+            ConfigError: the experts were not run alone, or the aggregate is a sample.
         """
         if self.each_XYZE is None:
             raise ConfigError("the experts were not run alone; ask for each_expert in EnhanceOptions")
+        if self.record.get("mode") == "detail":
+            raise ConfigError("differences compare the experts' posterior means with the result, mode 'detail' draws "
+                              "samples; leave one out")  # fmt: skip
         others = (self.volume, self.interpolated)
         return torch.cat([self.each_XYZE - other.data_XYZ[..., None] for other in others], -1)

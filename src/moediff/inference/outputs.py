@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.errors import CannotCreate, naming
+from moediff.errors import CannotCreate, naming, shown
 from moediff.inference.options import Enhanced
+from moediff.volume.atomic import check_new_folder
 from moediff.volume.claim import announce, held
 from moediff.volume.dicom_out import write_series
 from moediff.volume.io import check_free, save, save_maps, write_text
-from moediff.volume.nifti_out import require_suffix
+from moediff.volume.nifti_out import codes_to_write, require_suffix
 from moediff.volume.scan_file import files_of, suffix_of
 
 NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that was passed through or sampled once"
@@ -35,7 +36,7 @@ class OutputPaths:
     @property
     def sidecar(self) -> Path:
         """The JSON beside the scan."""
-        return self.scan.parent / (stem_of(self.scan) + ".json")
+        return sidecar_of(self.scan)
 
     def every(self) -> list[Path]:
         """All files that will be written, the sidecar last."""
@@ -52,6 +53,11 @@ def stem_of(path: Path) -> str:
     """File name without the suffix of its kind."""
     suffix = suffix_of(path)
     return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def sidecar_of(scan: Path) -> Path:
+    """The JSON beside a scan that belongs to it, by BIDS and as we write it."""
+    return scan.parent / (stem_of(scan) + ".json")
 
 
 def default_output(source: Path, stem: str | None = None) -> Path:
@@ -75,7 +81,7 @@ def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Se
 
     Raises:
         CannotCreate: a file exists, has a name of another kind or a closed folder, two outputs share a name, or a file
-            that is read would be replaced.
+            that is read, or its own sidecar, would be replaced.
     """
     for path in paths.volumes():
         with naming(path):
@@ -84,11 +90,24 @@ def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Se
     if len(set(every)) < len(every):
         raise CannotCreate("two outputs have the same name; give each its own")
     for path in (source, *read):
-        if {part.resolve() for part in files_of(path)} & set(every):
-            with naming(path):
-                raise CannotCreate("the output would replace the input: choose another name for it")
+        _protect(path, set(every))
     for path in paths.every():
-        check_free(path, overwrite=overwrite and path != paths.dicom)
+        if path == paths.dicom:
+            check_new_folder(path)
+        else:
+            check_free(path, overwrite=overwrite)
+
+
+def _protect(path: Path, every: set[Path]) -> None:
+    """Refuse outputs, resolved, that would replace a file that is read, or the sidecar that came with a scan."""
+    with naming(path):
+        if {part.resolve() for part in files_of(path)} & every:
+            raise CannotCreate("the output would replace the input: choose another name for it")
+        sidecar = sidecar_of(path)
+        if suffix_of(path) is not None and sidecar.exists() and sidecar.resolve() in every:
+            raise CannotCreate(
+                f"an output would replace the input's sidecar {shown(sidecar.name)}: choose another name"
+            )
 
 
 @contextmanager
@@ -115,7 +134,7 @@ def write(
     Raises:
         CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
     """
-    codes, affine = result.source.codes, result.volume.affine
+    codes, affine = codes_to_write(result.source.codes), result.volume.affine
     announce(paths.every())
     if overwrite:
         paths.sidecar.unlink(missing_ok=True)
@@ -134,13 +153,12 @@ def write(
         write_series(result.volume, result.source.origin, paths.dicom)
     if paths.report is not None and draw is not None:
         draw(paths.report)
-    record = result.record | {"experts": list(result.expert_names)}
-    write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)
+    write_text(json.dumps(result.record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)
 
 
 def _write_uncertainty(result: Enhanced, path: Path, *, overwrite: bool) -> None:
     if result.uncertainty is not None:
-        save(result.uncertainty, path, codes=result.source.codes, overwrite=overwrite)
+        save(result.uncertainty, path, codes=codes_to_write(result.source.codes), overwrite=overwrite)
         return
     if overwrite:
         path.unlink(missing_ok=True)  # an older one would be taken for this result's

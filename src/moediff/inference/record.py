@@ -9,6 +9,7 @@ import torch
 from moediff import RESEARCH_ONLY, __version__
 from moediff.inference.options import EnhanceOptions
 from moediff.model.bundle import Bundle
+from moediff.model.experts import NAMES
 from moediff.volume.io import Loaded
 from moediff.volume.prepare import Prepared
 from moediff.volume.volume import Grid
@@ -37,6 +38,7 @@ def record_of(
         "input_spacing_mm": [round(s, 5) for s in loaded.volume.spacing_mm],
         "output_shape": list(goal.shape),
         "output_spacing_mm": [round(s, 5) for s in goal.spacing_mm],
+        "experts": [NAMES[view] for view in bundle.config.denoiser.experts.views],
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
     }

@@ -187,23 +187,30 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     """Can a bundle be written there? Ask before any long work.
 
     Raises:
-        CannotCreate: something is there (another bundle may be replaced with `overwrite`), or the folder around it is
-            missing or closed to us.
+        CannotCreate: something is there (another bundle may be replaced with `overwrite`, an empty folder is filled),
+            or the folder around it is missing or closed to us.
         OutputFailed: the disk is full already.
     """
     with naming(shown(folder)):
         try:
-            bundle = (folder / MANIFEST).is_file()
-        except OSError:
-            bundle = False
-        if not bundle and folder.is_dir():
+            bundle, there = (folder / MANIFEST).is_file(), folder.is_dir()
+            full, fixed = there and any(folder.iterdir()), there and (folder.name in ("", "..") or folder.is_mount())
+        except OSError as error:
+            raise CannotCreate(f"the folder cannot be looked into ({error.strerror}): choose another one") from error
+        if full and not bundle:
             raise CannotCreate("a folder with other things in it has this name: choose another name")
         if bundle and not overwrite:
             raise CannotCreate(
                 "a model bundle is there already: choose another name or allow overwriting (--overwrite)"
             )
-        if not bundle:
-            require_free(folder, overwrite=False)
+        if fixed:
+            raise CannotCreate("this folder cannot be replaced as a whole: name a new one inside it")
+        require_free(_beside(folder) if there else folder, overwrite=False)
+
+
+def _beside(folder: Path) -> Path:
+    """Where a bundle is written before it gets its name."""
+    return folder.with_name(f".{folder.name}.{os.getpid()}")
 
 
 def save_bundle(
@@ -218,7 +225,7 @@ def save_bundle(
 
     if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
         raise BundleError("refusing to save NaN or infinite weights")
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    fresh = _beside(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_file({name: w.detach().float().cpu().contiguous() for name, w in weights.items()}, fresh / WEIGHTS)

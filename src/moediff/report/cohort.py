@@ -5,7 +5,6 @@ Axes: X Y Z voxels (RAS+), H W picture rows and columns.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -103,7 +102,7 @@ def summarise(scans: ReportScans, page: Path) -> Entry:
     numbers = {key: _field(scans.record, part, field, scale) for key, _, part, field, scale in COLUMNS}
     timings = scans.record.get("timings")
     seconds = [number(s) or 0.0 for s in timings.values()] if isinstance(timings, dict) else []
-    numbers |= {"warnings": float(len(warnings)), "time": math.fsum(seconds) if seconds else None}
+    numbers |= {"warnings": float(len(warnings)), "time": sum(seconds) if seconds else None}
     return Entry(one_line(scans.name), page, data_uri(png(np.hstack(squares)), "image/png"), numbers, warnings)
 
 
@@ -130,7 +129,7 @@ def _rows(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], folder: 
             out = z is not None and abs(z) > LIMIT
             flags += out
             cells.append({"key": key, "value": value, "z": z, "out": out})
-        href = quote(Path(_relative(entry.page, folder)).as_posix())
+        href = quote(os.fsencode(Path(_relative(entry.page, folder)).as_posix()))  # names need not be UTF-8
         rows.append({"entry": entry, "href": href, "cells": cells, "flags": flags})
     return sorted(rows, key=lambda row: (-row["flags"], row["entry"].name))
 

@@ -91,7 +91,7 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
         ("Evaluations of the network", record.get("steps", "")),
         ("Mirrored readings", record.get("mirrors", "")), ("Samples", record.get("samples", "")),
         ("Seed", record.get("seed", "")),
-        ("Corrected towards the measurement", {True: "yes", False: "no"}.get(record.get("consistency", ""), "")),
+        ("Corrected towards the measurement", _yes_or_no(record.get("consistency"))),
         ("Every other slice", _slices(record)),
         ("Uncertainty", record.get("uncertainty", "") if isinstance(record.get("uncertainty"), str) else ""),
         ("Warnings", "none" if warnings == [] else ""),  # others stand at the top
@@ -99,6 +99,10 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
         ("Precision of the network", record.get("dtype", "")), ("Software", record.get("software", "")),
     ]  # fmt: skip
     return [(what, one_line(value)) for what, value in rows if value != ""]
+
+
+def _yes_or_no(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else ""
 
 
 def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:

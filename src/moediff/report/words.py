@@ -14,5 +14,10 @@ def one_line(value: object) -> str:
 
 def number(value: object) -> float | None:
     """A sidecar's value if it is a finite number."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:  # JSON's whole numbers know no limit
+        return None
+    return found if math.isfinite(found) else None

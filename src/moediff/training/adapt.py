@@ -57,6 +57,7 @@ class AdaptOptions:
         seed: of everything random.
         device: "auto", "cpu", "cuda" or "cuda:N".
         processes: that share a batch; 0 chooses as `train` does.
+        threads: CPU threads that they share; None takes all cores.
 
     Raises:
         ConfigError: a value is out of range.
@@ -70,6 +71,7 @@ class AdaptOptions:
     seed: int = 0
     device: str = "auto"
     processes: int = 0
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 100_000:
@@ -78,6 +80,8 @@ class AdaptOptions:
             raise ConfigError(
                 f"processes is {self.processes}, which cannot share {self.batch} patches: choose 1, {self.batch} or 0"
             )
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}, expected 1 or more: choose about as many as cores")
         if not 0 < self.share <= 1:
             raise ConfigError(f"share is {self.share}, expected more than 0, at most 1: choose one of these")
 
@@ -116,7 +120,9 @@ def adapt(
         work = Path(name)
         write_heads(work / "heads.safetensors", heads)
         save_bundle(work / "start", bundle.config, bundle.denoiser.state_dict(), {})
-        learned = load_bundle(train(_config(work, bundle, chosen), processes=chosen.processes, progress=progress))
+        config = _config(work, bundle, chosen)
+        run = train(config, processes=chosen.processes, threads=chosen.threads, progress=progress)
+        learned = load_bundle(run)
         device = device_named(chosen.device)
         denoiser = part_way(bundle.denoiser, learned.denoiser.to(device), chosen.share)
         left = [_error_left(one, bundle, heads, chosen) for one in (bundle.denoiser, denoiser)]

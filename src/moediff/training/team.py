@@ -23,17 +23,20 @@ from moediff.memory import keep_memory
 PATIENCE_S = 120  # for members that were asked to stop: a step, and saving
 
 
-def run_together(work: Callable[[], None], processes: int) -> None:
+def run_together(work: Callable[[], None], processes: int, threads: int | None = None) -> None:
     """Run `work` in that many processes of this machine, which find each other through accelerate.
 
     Args:
         work: picklable; called in every process.
         processes: at least 1; 1 runs it here.
+        threads: CPU threads that they share, at least one each; None shares all cores.
 
     Raises:
         MoeDiffError: as `work` raised it in the first process that failed; the others are stopped.
     """
     if processes == 1:
+        if threads is not None:
+            torch.set_num_threads(threads)
         work()
         return
     with socket.socket() as free:
@@ -42,7 +45,8 @@ def run_together(work: Callable[[], None], processes: int) -> None:
     failures = get_context("spawn").SimpleQueue()
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # else it tells whom it stops, and why not
     try:
-        _wait_for(spawn(_member, args=(work, processes, port, failures), nprocs=processes, join=False))
+        share = max(1, (threads or os.cpu_count() or 1) // processes)
+        _wait_for(spawn(_member, args=(work, (processes, share), port, failures), nprocs=processes, join=False))
     except (ProcessExitedException, ProcessRaisedException):
         if failures.empty():
             raise
@@ -63,12 +67,13 @@ def _wait_for(members: ProcessContext) -> None:
 
 
 def _member(
-    rank: int, work: Callable[[], None], processes: int, port: int, failures: SimpleQueue[MoeDiffError]
+    rank: int, work: Callable[[], None], size: tuple[int, int], port: int, failures: SimpleQueue[MoeDiffError]
 ) -> None:
+    """One process of the team; `size` is how many there are and how many threads each has."""
+    processes, threads = size
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ.update({key: str(value) for key, value in place.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
     keep_memory()

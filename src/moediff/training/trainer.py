@@ -49,6 +49,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     slice_minutes: float | None = None,
+    threads: int | None = None,
 ) -> Path:
     """Train to the end; returns the bundle's folder.
 
@@ -56,6 +57,7 @@ def train(
         slice_minutes: stop after that long, ready to be resumed.
         processes: that share every batch; 0 chooses as many as there are GPUs, or CPU cores where there is no GPU, as
             far as `batch` can be shared out.
+        threads: CPU threads that all processes share; None takes all cores.
 
     Raises:
         ConfigError: the folder already holds a run and resume is False, the batch cannot be shared out, no scans are
@@ -71,7 +73,7 @@ def train(
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
     config.validation.check(Path(config.data))
     work = partial(_train_here, config, resume, progress, slice_minutes)
-    run_together(work, processes or _processes_for(config))
+    run_together(work, processes or _processes_for(config, threads), threads)
     return Path(config.out) / "bundle"
 
 
@@ -79,9 +81,10 @@ def _train_here(config: TrainConfig, resume: bool, progress: bool, slice_minutes
     Trainer(config, Pause(slice_minutes)).run(resume=resume, progress=progress)
 
 
-def _processes_for(config: TrainConfig) -> int:
+def _processes_for(config: TrainConfig, threads: int | None = None) -> int:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-    most = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
+    cores = os.cpu_count() or 1
+    most = min(threads or cores, cores) if on_cpu else torch.cuda.device_count()
     batches = [phase.batch for phase in config.parts()]
     return max(n for n in range(1, max(most, 1) + 1) if all(batch % n == 0 for batch in batches))
 

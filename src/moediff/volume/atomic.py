@@ -17,6 +17,8 @@ from moediff.errors import shown as shown
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
 
+_named: set[tuple[int, int]] = set()  # device and inode of all that got a name since `forget_names`, or was about to
+
 
 def tag(path: Path) -> str:
     """A short word for a file name of any length, for the hidden files that go with it."""
@@ -26,6 +28,26 @@ def tag(path: Path) -> str:
 def temporaries(path: Path) -> list[Path]:
     """Hidden files that writers of this path were killed with."""
     return sorted(path.parent.glob(f".moediff-{tag(path)}-*.tmp"))
+
+
+def about_to_name(temporary: Path) -> None:
+    """Remember a hidden file or folder before it gets its name: a signal may come right after."""
+    found = temporary.lstat()
+    _named.add((found.st_dev, found.st_ino))
+
+
+def forget_names() -> None:
+    """Begin anew: what was written so far counts as older."""
+    _named.clear()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this process wrote what has this name, since `forget_names`; renaming and linking keep the inode."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) in _named
 
 
 def check_free(path: Path | str, *, overwrite: bool) -> None:
@@ -39,8 +61,22 @@ def check_free(path: Path | str, *, overwrite: bool) -> None:
         require_free(Path(path), overwrite=overwrite)
 
 
+def check_new_folder(path: Path) -> None:
+    """Can a folder of this name be made? What is there already is never replaced.
+
+    Raises:
+        CannotCreate: something has this name, or the folder around it is missing or closed to us.
+        OutputFailed: the disk is full already.
+    """
+    with naming(shown(path)):
+        if os.path.lexists(path):
+            raise CannotCreate("this exists already and would not be replaced, not even by --overwrite: "
+                               "give the name of a new folder")  # fmt: skip
+        require_free(path, overwrite=False)
+
+
 def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write UTF-8 text in one step; for JSON sidecars.
+    """Write UTF-8 text in one step; of file names that are not UTF-8, the odd bytes are escaped.
 
     Raises:
         CannotCreate: see `check_free`.
@@ -48,7 +84,7 @@ def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
     """
 
     def fill(file: BinaryIO) -> None:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
     with naming(shown(path)):
         write_whole(Path(path), fill, overwrite=overwrite)
@@ -83,6 +119,7 @@ def write_whole(
             file.close()
             if verify is not None:
                 verify(temporary)
+            about_to_name(temporary)
             _commit(temporary, path, overwrite=overwrite)
         except DataError as error:
             raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moediff.errors import CannotCreate, TryAgain, naming
-from moediff.volume.atomic import require_free, shown, tag, temporaries
+from moediff.volume.atomic import forget_names, is_ours, require_free, shown, tag, temporaries
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # some network shares
 MOST_BYTES = 1 << 16
@@ -32,6 +32,8 @@ def lock_of(first: Path) -> Path:
 def held(every: Sequence[Path]) -> Iterator[None]:
     """These outputs for us alone, the first naming the lock; unfinished ones of a killed run are removed first.
 
+    Where the work ends by a fault or a signal before its last output, the sidecar, is there, what it wrote is removed.
+
     Raises:
         TryAgain: another run holds them.
         CannotCreate, OutputFailed: the folder is missing, closed to us, or full.
@@ -41,7 +43,11 @@ def held(every: Sequence[Path]) -> Iterator[None]:
         handle = _lock(first)
     try:
         _clear(handle, every)
+        forget_names()
         yield
+    except BaseException:
+        _withdraw(handle, every)
+        raise
     finally:
         with suppress(OSError):
             lock_of(first).unlink()  # while it is still locked: see _lock
@@ -88,17 +94,29 @@ def _clear(handle: int, every: Sequence[Path]) -> None:
     for path in every:
         for temporary in temporaries(path):
             _remove(temporary)
-    try:
-        names = json.loads(os.read(handle, MOST_BYTES))
-        promised = {(every[0].parent / name).resolve() for name in names}
-        last = (every[0].parent / names[-1]).resolve()
-    except (ValueError, TypeError, IndexError, KeyError):  # nothing was announced
-        return
-    if last.exists():
-        return  # complete: only the lock was left
-    for path in every:
-        if path.resolve() in promised:
+    for path in _unfinished(handle, every):
+        _remove(path)
+
+
+def _withdraw(handle: int, every: Sequence[Path]) -> None:
+    """Remove what this run itself has written of these outputs; older files and other programs' stay."""
+    for path in _unfinished(handle, every):
+        if is_ours(path):
             _remove(path)
+
+
+def _unfinished(handle: int, every: Sequence[Path]) -> list[Path]:
+    """Which of these outputs were announced by a run whose sidecar is not there."""
+    folder = every[0].parent
+    try:
+        names = json.loads(os.pread(handle, MOST_BYTES, 0))
+        promised = {(folder / name).resolve() for name in names}
+        last = (folder / names[-1]).resolve()
+    except (ValueError, TypeError, IndexError, KeyError):  # nothing was announced
+        return []
+    if last.exists():
+        return []  # complete: only the lock was left
+    return [path for path in every if path.resolve() in promised]
 
 
 def _remove(path: Path) -> None:

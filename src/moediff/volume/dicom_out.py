@@ -18,7 +18,7 @@ import numpy as np
 
 from moediff import RESEARCH_ONLY, __version__
 from moediff.errors import CannotCreate, DataError, OutputFailed, naming
-from moediff.volume.atomic import shown, tag
+from moediff.volume.atomic import about_to_name, shown, tag
 from moediff.volume.dicom import load_series
 from moediff.volume.dicom_geometry import LPS_TO_RAS
 from moediff.volume.dicom_tags import need_pydicom
@@ -60,6 +60,7 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
             _verify(fresh, volume)
             if folder.exists():
                 raise CannotCreate("the folder exists already: choose another name")
+            about_to_name(fresh)
             fresh.rename(folder)
         except OSError as error:
             raise OutputFailed(f"writing failed ({error.strerror}), nothing was left behind: check the disk") from error

@@ -29,7 +29,7 @@ from moediff.volume.scan_file import read_scan, suffix_of
 from moediff.volume.values import check_values, decode
 from moediff.volume.volume import Volume
 
-__all__ = ["Loaded", "check_free", "from_nibabel", "load", "save", "save_maps", "write_text"]
+__all__ = ["Loaded", "check_free", "from_nibabel", "from_volume", "load", "save", "save_maps", "write_text"]
 
 
 def load(path: Path | str, *, trust: str | None = None, index: int | None = None, series: str | None = None) -> Loaded:
@@ -83,6 +83,20 @@ def from_nibabel(image: Any) -> Loaded:
     check_plausible(affine, shape, notes)
     data_XYZ = check_values(_image_voxels(image, shape, notes), notes)
     return Loaded(Volume(data_XYZ, torch.from_numpy(affine)), None, source_codes(codes, notes), tuple(notes))
+
+
+def from_volume(volume: Volume) -> Loaded:
+    """Take a scan in memory under the rules that files are under: float32, finite, with contrast.
+
+    Raises:
+        DataError: its voxels are no real numbers, more than 5 % of them are not finite, or all are equal.
+    """
+    notes: list[str] = []
+    stored_XYZ = volume.data_XYZ.detach()
+    if stored_XYZ.is_complex() or stored_XYZ.dtype == torch.bool:
+        raise DataError(f"expected real voxels, got {str(stored_XYZ.dtype).removeprefix('torch.')}: give a scan")
+    data_XYZ = check_values(stored_XYZ.to("cpu", torch.float32), notes)
+    return Loaded(volume.with_data(data_XYZ), None, (1, 1), tuple(notes))
 
 
 def save(volume: Volume, path: Path | str, *, codes: tuple[int, int] = (1, 1), overwrite: bool = False) -> None:

@@ -68,13 +68,17 @@ def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], o
     write_whole(path, fill, overwrite=overwrite, verify=verify)
 
 
+def codes_to_write(codes: tuple[int, int]) -> tuple[int, int]:
+    """(qform_code, sform_code) that place a result of a source with these; reading has warned where both are 0."""
+    return codes if any(codes) else (0, 1)
+
+
 def _known_codes(codes: tuple[int, int]) -> tuple[int, int]:
     if not all(code in CODES for code in codes):
         raise ConfigError(f"codes {codes} are not in the standard: give qform_code and sform_code within 0..5")
-    if any(codes):
-        return codes
-    warnings.warn("the source had no orientation; the result carries sform_code 1", MoeDiffWarning, stacklevel=4)
-    return 0, 1
+    if not any(codes):
+        warnings.warn("the source had no orientation; the result carries sform_code 1", MoeDiffWarning, stacklevel=4)
+    return codes_to_write(codes)
 
 
 def _make_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, int]) -> nib.Nifti1Header:

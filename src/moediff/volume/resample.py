@@ -153,13 +153,15 @@ def profile_matrix(n_in: int, positions: Positions, profile: str, thickness_vox:
 def apply_axes(data: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
     """Apply one matrix [O, I] to each of the last three axes; None leaves that axis alone.
 
-    The axes that shrink most go first, which keeps the intermediate volumes small.
+    Whole numbers become float32: weights are fractions, which no integer type can hold. The axes that shrink most go
+    first, which keeps the intermediate volumes small.
     """
 
     def growth(axis: int) -> float:
         matrix = matrices[axis]
         return 1.0 if matrix is None else matrix.shape[0] / matrix.shape[1]
 
+    data = data if data.is_floating_point() else data.float()
     for axis in sorted(range(3), key=growth):
         matrix = matrices[axis]
         if matrix is None:

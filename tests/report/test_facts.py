@@ -1,0 +1,45 @@
+"""Sidecars that are not what we wrote: what they lack or distort is left out, and nothing fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from moediff.report.facts import facts
+from moediff.report.words import number
+
+ODD = {
+    "an unhashable answer": {"consistency": []},
+    "an object for an answer": {"consistency": {"a": 1}},
+    "a list for a mode": {"mode": ["x"]},
+    "objects for words": {"warnings": [{"a": 1}], "experts": [[]]},
+    "a time beyond floats": {"timings": {"a": 10**400}},
+    "a share beyond floats": {"data_consistency": {"rms_over_range": 10**400, "noise_over_range": 10**400}},
+    "a shape beyond floats": {"input_shape": [10**400, 1, 1], "input_spacing_mm": [10**400, 1, 1]},
+}
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("record", ODD.values(), ids=ODD.keys())
+def test_row44_what_an_odd_sidecar_says_is_left_out(record, scans):
+    told = facts(replace(scans, record=record))
+    named = {what for what, _ in told.done}
+    assert "Scan" in named and not named & {"Corrected towards the measurement", "Input grid"}
+    assert told.verdict == "" and told.numbers == () and "corrected" not in told.story
+
+
+@pytest.mark.parametrize(("value", "word"), [(True, "yes"), (False, "no")])
+def test_a_plain_answer_is_told(value, word, scans):
+    told = facts(replace(scans, record={"consistency": value}))
+    assert ("Corrected towards the measurement", word) in told.done
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), True, "1", None, [1]])
+def test_what_is_no_finite_number_is_none(value):
+    assert number(value) is None
+
+
+@pytest.mark.parametrize("value", [0, 3, -2.5, 2**1000])
+def test_a_number_is_itself(value):
+    assert number(value) == value
