@@ -87,6 +87,8 @@ def place(tmp_path_factory, make_phantom, bundle) -> dict[str, Path]:
 @pytest.mark.parametrize("spoil", BAD.values(), ids=BAD.keys())
 def test_a_bad_scan_gets_one_sentence_and_leaves_nothing(spoil, command, place, capsys):
     place["bad"].write_bytes(spoil(place["good"].read_bytes()))
+    if "--like" in command and spoil is BAD["row33_constant"]:
+        pytest.skip("of a reference only the grid counts")
     assert main([word.format(**place) for word in command]) == 65
     said = capsys.readouterr().err.strip().splitlines()
     assert "bad.nii.gz: " in said[-1] and said[-1].startswith("moediff: ") and "Traceback" not in "".join(said)

@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from moediff.config import rng_for
 from moediff.errors import DataError, GeometryError
-from moediff.evaluation.pairing import correlation, covered, doubts, judged_mask, on_grid, same_grid
-from moediff.volume.geometry import crop, with_spacing
+from moediff.evaluation.pairing import correlation, doubts, judged_mask, on_grid, same_grid
+from moediff.volume.geometry import covered, crop, with_spacing
 from moediff.volume.volume import Grid, Volume
 
 

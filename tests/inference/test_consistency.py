@@ -13,6 +13,7 @@ from moediff.config import rng_for
 from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, error_variance, summary
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import AxisRecipe, Recipe, thick_slices
+from moediff.volume.geometry import crop
 from moediff.volume.intensity import quantile
 from moediff.volume.prepare import Prepared, PrepareSettings, prepare
 from moediff.volume.volume import Volume
@@ -125,6 +126,19 @@ def test_a_smooth_head_follows_noise_less_than_a_lively_one(truth):
     lively = moved(sharp + 0.2 * torch.randn(sharp.shape, generator=rng_for(1)) * mask)
     assert lively[0] > 2 * smooth[0]
     assert lively[1] > 1.2 * smooth[1]
+
+
+@pytest.mark.parametrize("name", ["thick_z", "truncated"])
+def test_samples_that_a_small_grid_does_not_reach_correct_nothing(name, truth):
+    """A part of the target grid: measured samples beside it must not leak in from its edge."""
+    low = degrade(truth, RECIPES[name][0], rng_for(0))
+    part = crop(truth, (0, 0, 20), (48, 56, 24))
+    whole, cut = (prepare(low, grid, PrepareSettings()) for grid in (truth.grid, part.grid))
+    moved = [(correct(p.base_XYZ.clone(), p, assumed_acquisition(p)) - p.base_XYZ).abs() for p in (whole, cut)]
+    assert float(moved[1].max()) < 1.5 * float(moved[0].max())
+    gap = discrepancy(cut.base_XYZ, cut, assumed_acquisition(cut))
+    assert float(gap[:, :, : 5 if name == "thick_z" else 10].abs().max()) == 0
+    assert summary(gap, cut, assumed_acquisition(cut))["rms_over_range"] < 0.05
 
 
 def test_air_is_never_corrected(truth):

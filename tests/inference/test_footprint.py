@@ -30,8 +30,8 @@ def grid(*shape: int) -> Grid:
     return Grid((shape[0], shape[1], shape[2]), torch.eye(4, dtype=torch.float64))
 
 
-def foretold(goal: Grid, **options) -> int:
-    return predicted_mib(grid(64, 64, 20), goal, EnhanceOptions(**options), width=64, experts=4)
+def foretold(goal: Grid, near: Grid | None = None, **options) -> int:
+    return predicted_mib(grid(64, 64, 20), goal, EnhanceOptions(**options), width=64, experts=4, near=near)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak is read from Linux' /proc")
@@ -53,3 +53,11 @@ def test_it_grows_with_voxels_tiles_and_maps():
     assert foretold(large) > foretold(small) + 500
     assert foretold(large, memory_mb=64) == pytest.approx(foretold(large) - 1.4 * 8e6 * 64 / 2**20 + 64, abs=2)
     assert foretold(large, each_expert=True) == pytest.approx(foretold(large) + 16 * 8e6 / 2**20, abs=2)
+
+
+def test_it_counts_the_voxels_that_are_worked_on():
+    goal, near = grid(50, 50, 50), grid(178, 178, 178)
+    assert foretold(goal, near=near) > foretold(near)
+    turned = torch.eye(4, dtype=torch.float64)
+    turned[:2, :2] = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    assert foretold(Grid(goal.shape, turned), near=near, memory_mb=64) > foretold(goal, near=near, memory_mb=64) + 150

@@ -9,10 +9,18 @@ import torch
 from torch.testing import assert_close
 
 from moediff.errors import DataError
-from moediff.inference.grids import MAX_OUTPUT_VOXELS, aligned_grid, land, passes_through, target_grid
+from moediff.inference.grids import (
+    MARGIN_VOX,
+    MAX_OUTPUT_VOXELS,
+    aligned_grid,
+    land,
+    measured,
+    passes_through,
+    target_grid,
+    working_grid,
+)
 from moediff.inference.options import EnhanceOptions
-from moediff.volume.geometry import axis_positions, canonicalise, with_spacing
-from moediff.volume.prepare import canonical_grid
+from moediff.volume.geometry import axis_positions, canonical_grid, canonicalise, with_spacing
 from moediff.volume.volume import Grid, Volume
 
 
@@ -80,13 +88,94 @@ PASSES = {
     (1.0, 1.0, 4.0): False,
     (0.9, 2.0, 5.0): False,
     (0.99, 0.99, 4.95): True,
-    (5.0, 1.0, 1.0): True,
+    (5.0, 1.0, 1.0): False,  # coarser along one axis is no stand-in for finer along another
 }
 
 
 @pytest.mark.parametrize(("spacing", "expected"), PASSES.items())
 def test_passes_through_table(spacing, expected):
     assert passes_through(grid(), grid(spacing)) is expected
+
+
+def test_sorted_sizes_count_where_axes_are_not_parallel():
+    assert passes_through(grid(), grid((5.0, 1.0, 1.0), degrees=20)) is True
+    assert passes_through(grid(), grid((4.0, 1.0, 1.0), degrees=20)) is False
+
+
+def shifted(on: Grid, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Grid:
+    """Another box of the same lattice."""
+    affine = on.affine.clone()
+    affine[:3, 3] += affine[:3, :3] @ torch.tensor(start).double()
+    return Grid(shape, affine)
+
+
+ORDINARY = [(1.0, 1.0, 1.0), (0.9, 0.7, 1.1), (1.0, 1.0, 2.0), (0.6, 0.6, 1.7)]
+
+
+@pytest.mark.parametrize("spacing", ORDINARY)
+def test_a_goal_over_the_whole_scan_is_worked_on_as_it_is(spacing):
+    goal = with_spacing(grid(), spacing)
+    assert working_grid(grid(), goal) is goal and measured(grid(), goal) is None
+    turned = stored(Volume(torch.zeros(goal.shape), goal.affine)).grid
+    assert working_grid(grid(), turned) is turned
+
+
+def test_a_goal_short_of_the_scan_by_less_than_a_sample_is_worked_on_as_it_is():
+    """A degraded scan ends up to one thick slice beyond its truth."""
+    goal = shifted(with_spacing(grid(), (1, 1, 1)), (0, 0, 0), (40, 44, 46))
+    assert working_grid(grid(), goal) is goal
+
+
+def test_a_part_of_the_scan_is_worked_on_with_all_around_it_on_the_same_lattice():
+    whole = with_spacing(grid(), (1, 1, 1))
+    near = working_grid(grid(), shifted(whole, (10, 12, 20), (20, 20, 20)))
+    assert near.shape == whole.shape
+    assert_close(near.affine, whole.affine)
+
+
+def test_work_around_a_small_goal_of_fine_voxels_is_bounded():
+    fine = with_spacing(grid(), (0.1, 0.1, 0.1))
+    near = working_grid(grid(), shifted(fine, (200, 200, 250), (30, 30, 30)))
+    assert near.shape == (30 + 2 * MARGIN_VOX,) * 3
+
+
+def test_a_goal_beyond_the_scan_is_worked_on_where_it_was_measured():
+    whole = with_spacing(grid(), (1, 1, 1))
+    goal = shifted(whole, (-8, 0, 30), (40, 44, 50))
+    near = working_grid(grid(), goal)
+    assert near.shape == whole.shape
+    assert_close(near.affine, whole.affine)
+    inside = measured(grid(), goal)
+    expected = torch.zeros(goal.shape, dtype=torch.bool)
+    expected[8:, :, :20] = True
+    assert inside is not None and torch.equal(inside, expected)
+
+
+def test_an_oblique_goal_is_worked_on_over_its_own_box_and_size_is_limited():
+    scan = grid((1.0, 1.0, 5.0), (200, 200, 40))
+    goal = grid((0.5, 0.5, 0.5), (40, 40, 40), degrees=20)
+    goal = Grid(goal.shape, goal.affine + torch.tensor([[0, 0, 0, 100], [0, 0, 0, 100], [0, 0, 0, 100], [0] * 4]))
+    near = working_grid(scan, goal)
+    assert axis_positions(scan, near) is not None
+    assert all(40 < n < 2 * (40 + MARGIN_VOX) for n in near.shape)
+    huge = grid((0.1, 0.4, 0.4), (2000, 400, 400), degrees=20)
+    assert target_grid(scan, EnhanceOptions(like=huge)) is huge
+    with pytest.raises(DataError, match=r"part of the scan to work on .* expected at most 600 M: ask for larger"):
+        working_grid(scan, huge)
+
+
+def test_a_goal_elsewhere_is_refused():
+    with pytest.raises(DataError, match=r"wholly outside .* expected the same part of one head: register"):
+        measured(grid(), shifted(grid(), (400, 0, 0), (40, 44, 10)))
+
+
+def test_land_cuts_and_pads_one_lattice_exactly():
+    volume = ramp(grid())
+    goal = stored(Volume(torch.zeros(30, 50, 9), shifted(grid(), (15, -3, 1), (30, 50, 9)).affine)).grid
+    landed = land(volume, goal, outside=-7.0)
+    back = land(landed, volume.grid, outside=0.0).data_XYZ
+    assert torch.equal(back[15:, :, 1:], volume.data_XYZ[15:, :, 1:])
+    assert int((landed.data_XYZ == -7).sum()) == 30 * 50 * 9 - 25 * 44 * 9
 
 
 def test_aligned_grid_is_the_goal_when_axes_are_parallel():

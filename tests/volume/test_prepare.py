@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from moediff.errors import DataError, GeometryError
-from moediff.volume.geometry import axis_positions, canonicalise, resample, with_spacing
+from moediff.volume.geometry import axis_positions, canonical_grid, canonicalise, crop, resample, with_spacing
 from moediff.volume.intensity import Scaling, brain_scaling, foreground
-from moediff.volume.prepare import PrepareSettings, canonical_grid, coarseness, network_order, prepare
+from moediff.volume.prepare import PrepareSettings, coarseness, mirrored, network_order, prepare
 from moediff.volume.resample import KERNELS
 from moediff.volume.volume import Grid, Volume
 from moediff.volume.wiener import wiener
@@ -159,3 +159,36 @@ def test_every_voxel_brings_the_two_slices_it_lies_between(axis):
     # Fine voxel i lies at (i - 1.5) / 4 slices: 0.125 and 0.375 past a slice, or as much short of the next one.
     assert before.tolist() == [1, 1, *(1.0 + i for i in range(7) for _ in range(4)), 8, 8]
     assert after.tolist() == [1, 1, *(2.0 + i for i in range(7) for _ in range(4)), 8, 8]
+
+
+def test_nothing_outside_the_field_of_view_is_foreground(thick):
+    affine = thick.affine.clone()
+    affine[:3, 3] -= affine[:3, :3] @ torch.tensor([3.0, 0.0, 2.0], dtype=torch.float64)
+    larger = Volume(torch.ones(60, 56, 30), affine)
+    full = Volume(torch.rand(thick.shape) + 1, thick.affine)
+    scan = full.with_data(full.data_XYZ * (thick.data_XYZ > 0))
+    whole = prepare(scan, scan.grid, CUBIC).mask_XYZ
+    inside = prepare(scan, larger.grid, CUBIC).mask_XYZ
+    assert torch.equal(inside[3:51, :, 2:24], whole) and int(inside.sum()) == int(whole.sum())
+
+
+def test_a_coarser_grid_holds_no_alias():
+    x = torch.arange(64.0)[:, None, None]
+    scan = Volume((100 + 50 * torch.cos(2.6 * x)).expand(64, 32, 8).clone(), torch.diag(torch.tensor([1.0, 1, 4, 1])))
+    for kernel in ("cubic", "wiener"):
+        grid = with_spacing(scan.grid, (2, 1, 1))
+        base = prepare(scan, grid, PrepareSettings(kernel=kernel), scaling=Scaling(), mask=False).base_XYZ[4:-4]
+        assert_close(base, torch.full_like(base, 100.0), atol=6.0, rtol=0)
+
+
+def test_the_head_is_known_beyond_the_grid_and_when_mirrored(thick):
+    whole, part = (prepare(thick, crop(thick, start, shape).grid, CUBIC) for start, shape in PARTS)
+    assert part.head == whole.head and whole.reached == tuple(slice(0, n) for n in thick.shape)
+    assert part.reached == (slice(10, 30), slice(0, 56), slice(5, 22))
+    turned = mirrored(part, (0, 2))
+    assert turned.reached == (slice(18, 38), slice(0, 56), slice(0, 17))
+    first, last = part.head[0]
+    assert turned.head[0] == (47 - last, 47 - first) and turned.head[1] == part.head[1]
+
+
+PARTS = (((0, 0, 0), (48, 56, 22)), ((10, 0, 5), (20, 56, 17)))

@@ -18,6 +18,7 @@ from moediff.volume.resample import (
     axis_matrix,
     band_matrix,
     profile_matrix,
+    reading_matrix,
     sample_positions,
     truncation_matrix,
 )
@@ -186,3 +187,13 @@ def test_unknown_names_are_refused_with_the_choices():
         axis_matrix(5, (0.0,), "sinc")
     with pytest.raises(GeometryError, match="'triangle'; choose gaussian or box"):
         profile_matrix(5, (0.0,), "triangle", 2.0)
+
+
+def test_reading_is_interpolation_unless_the_target_is_coarser():
+    for step in (0.3, 1.0):
+        at = sample_positions(20, step, 0.1)
+        assert reading_matrix(23, at, "cubic") is axis_matrix(23, at, "cubic")
+    coarse = sample_positions(8, 3.0, 1.0)
+    assert torch.equal(reading_matrix(24, coarse, "cubic"), truncation_matrix(24, 8))
+    beyond = reading_matrix(24, sample_positions(12, 3.0, -5.0), "cubic")
+    assert torch.equal(beyond[0], beyond[1]) and torch.equal(beyond[-1], beyond[-2])

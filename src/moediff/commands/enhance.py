@@ -123,17 +123,20 @@ def _plan(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: arg
     """What --dry-run says."""
     from moediff.inference.footprint import predicted_mib
     from moediff.inference.grids import target_grid
+    from moediff.inference.route import route
     from moediff.model.bundle import load_bundle
 
-    goal, network = target_grid(loaded.volume.grid, options), load_bundle(args.bundle).config.denoiser
-    experts = len(network.experts.views)
+    source, network = loaded.volume.grid, load_bundle(args.bundle).config.denoiser
+    goal, experts = target_grid(source, options), len(network.experts.views)
+    way = route(loaded.volume, goal)
+    width = network.trunk.width
     return {
         "input": list(loaded.volume.shape),
         "output": list(goal.shape),
         "output_spacing_mm": [round(s, 4) for s in goal.spacing_mm],
-        "peak_memory_mib": predicted_mib(loaded.volume.grid, goal, options, width=network.trunk.width, experts=experts),
+        "peak_memory_mib": predicted_mib(source, goal, options, width=width, experts=experts, near=way.near),
         "files": [str(path) for path in paths.every()],
-        "warnings": list(loaded.warnings),
+        "warnings": [*loaded.warnings, *way.warnings()],
     }
 
 
@@ -181,7 +184,7 @@ def _adapted(loaded: Loaded, goal: EnhanceOptions, bundle: Bundle, args: argpars
 def _options(args: argparse.Namespace) -> EnhanceOptions:
     from moediff.errors import ConfigError
     from moediff.inference.options import EnhanceOptions
-    from moediff.volume.io import load
+    from moediff.volume.reference import reference_grid
 
     if args.uncertainty is not None and args.mode == "detail" and args.samples < 2:
         raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful foretells it")
@@ -190,7 +193,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
                           "sample: leave one of the two out")  # fmt: skip
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
-        like=load(args.like).volume.grid if args.like else None,
+        like=reference_grid(args.like) if args.like else None,
         mode=args.mode, mirrors=args.mirrors, steps=args.steps, samples=args.samples, seed=args.seed,
         even_slices=args.even_slices, consistency=not args.no_consistency, memory_mb=args.mem_mb,
         each_expert=args.each_expert is not None or args.differences is not None,

@@ -19,7 +19,7 @@ from moediff.errors import ConfigError, DataError, GeometryError, InputMissing
 from moediff.evaluation.evaluate import Drawn
 from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics import head_mask
-from moediff.evaluation.pairing import covered, require_same_grid
+from moediff.evaluation.pairing import require_same_grid
 from moediff.evaluation.regions import BACKGROUND, REGIONS, scan_regions
 from moediff.evaluation.tables import read_files
 from moediff.inference.outputs import stem_of
@@ -27,7 +27,7 @@ from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe
 from moediff.volume.atomic import shown
 from moediff.volume.dicom_files import is_export
-from moediff.volume.geometry import canonicalise
+from moediff.volume.geometry import canonicalise, covered
 from moediff.volume.io import load
 from moediff.volume.volume import Grid, Volume
 

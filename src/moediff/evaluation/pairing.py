@@ -15,7 +15,7 @@ from torch import Tensor
 from moediff.errors import DataError, GeometryError
 from moediff.evaluation.voxels import energy, mean, picked, runs
 from moediff.inference.grids import land
-from moediff.volume.geometry import ras_axes
+from moediff.volume.geometry import covered, ras_axes
 from moediff.volume.volume import Grid, Volume
 
 SAME_VOX = 0.02  # corners this close, in voxels, are one grid: room for a header's rounding and no more
@@ -82,18 +82,6 @@ def on_grid(pred: Volume, ref: Grid, *, resample: bool, kernel: str = RESAMPLED_
     if not resample:
         require_same_grid("prediction", pred.grid, ref, "resample it, or let us do it with --resample")
     return land(pred, ref, kernel), kernel
-
-
-def covered(source: Grid, ref: Grid) -> Tensor:
-    """Boolean mask of the reference's voxels whose centres lie in the source's field of view."""
-    between = (torch.linalg.inv(source.affine) @ ref.affine).float()
-    x, y, z = (torch.arange(n, dtype=torch.float32) for n in ref.shape)
-    inside = torch.ones(ref.shape, dtype=torch.bool)
-    for axis, n in enumerate(source.shape):
-        a, b, c, start = between[axis].tolist()
-        index = a * x[:, None, None] + b * y[:, None] + (c * z + start)
-        inside &= (index > -0.5 - SAME_VOX) & (index < n - 0.5 + SAME_VOX)
-    return inside
 
 
 def judged_mask(mask_XYZ: Tensor, source: Grid, ref: Grid, notes: list[str]) -> Tensor:

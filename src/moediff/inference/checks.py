@@ -1,13 +1,15 @@
 """Is this a brain scan at all? Cheap signs of input that the model has never seen.
 
-Each sign is a sentence for the sidecar and the terminal; none stops the run.
+Each sign is a sentence for the sidecar and the terminal; none stops the run but a target grid without any head.
 """
 
 from __future__ import annotations
 
-from moediff.inference.tiles import bounds
+from moediff.errors import DataError
+from moediff.inference.route import Route
 from moediff.volume.intensity import BRAIN_LEVEL, quantile
-from moediff.volume.prepare import Prepared
+from moediff.volume.prepare import Prepared, bounds
+from moediff.volume.volume import Volume
 from moediff.volume.wiener import ratio_of
 
 HEAD_ML = (500.0, 9000.0)  # a stripped infant brain .. an adult head with neck, mask included
@@ -73,12 +75,32 @@ def doubts(prepared: Prepared) -> list[str]:
     return found
 
 
-def uneven(prepared: Prepared) -> list[str]:
-    """A warning where slices alternate in brightness and that was not taken out."""
+def uneven(prepared: Prepared, *, asked: bool) -> list[str]:
+    """A warning where slices alternate in brightness and that was not taken out, or where asking for it did nothing."""
     found = prepared.interleave
+    if asked and found is None:
+        return ["--even-slices changed nothing: it needs thick slices, and enough of them to see brightness alternate"]
+    if asked and found is not None and not prepared.evened:
+        return [f"--even-slices changed nothing: slices alternate by {found.difference:.1%}, no more than chance"]
     if prepared.evened or found is None or not found.noticeable:
         return []
     return [
         f"every other slice is {found.difference:.1%} brighter than those between, which shows as bands: "
         "--even-slices takes it out"
     ]
+
+
+def require_head(prepared: Prepared, way: Route) -> None:
+    """Refuse a target grid that holds no part of the head.
+
+    Raises:
+        DataError: that is so.
+    """
+    found = prepared.mask_XYZ
+    if way.near is not way.goal and bool(found.any()):
+        found = way.map(prepared.undo_axes(Volume(found.float(), prepared.grid.affine)).to("cpu")).data_XYZ > 0.5
+    if not bool(found.any()):
+        raise DataError(
+            "the target grid (--like) holds no part of the head, only air, expected a grid over the head: "
+            "register the two scans, or leave --like out"
+        )

@@ -13,7 +13,7 @@ from torch import Tensor
 from moediff.volume.geometry import axis_positions
 from moediff.volume.intensity import quantile
 from moediff.volume.prepare import Prepared
-from moediff.volume.resample import apply_axes, axis_matrix, band_matrix, profile_matrix
+from moediff.volume.resample import apply_axes, axis_matrix, band_matrix, profile_matrix, reading_matrix
 from moediff.volume.volume import Volume
 from moediff.volume.wiener import NOISE_FLOOR, VARIANCE, assumed_profiles, detail_variance, ratio_of, wiener
 
@@ -62,8 +62,12 @@ def assumed_acquisition(prepared: Prepared) -> Acquisition:
 
 
 def discrepancy(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> Tensor:
-    """Measured minus re-acquired, on the measured grid, scaled."""
-    return prepared.source.data_XYZ - acquisition.apply(data_XYZ)
+    """Measured minus re-acquired, on the measured grid, scaled; zero where the target grid does not reach."""
+    gap_XYZ = prepared.source.data_XYZ - acquisition.apply(data_XYZ)
+    for axis, part in enumerate(prepared.reached):
+        gap_XYZ.narrow(axis, 0, part.start).zero_()
+        gap_XYZ.narrow(axis, part.stop, gap_XYZ.shape[axis] - part.stop).zero_()
+    return gap_XYZ
 
 
 def correct(
@@ -87,7 +91,7 @@ def correct(
     nearer = likely.mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: a large head's peak lies here
     gap = discrepancy(nearer, prepared, acquisition)
     beyond = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
-    axes = [axis_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
+    axes = [reading_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
     return apply_axes(beyond, axes).mul_(prepared.mask_XYZ).add_(nearer)
 
 
@@ -122,8 +126,8 @@ def residual(gap_XYZ: Tensor, prepared: Prepared) -> Volume:
 def summary(gap_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> dict[str, object]:
     """RMS of a discrepancy over the scan's intensity range (99th percentile), for the sidecar."""
     top = max(quantile(prepared.source.data_XYZ, 0.999), 1e-6)
-    tissue = prepared.source.data_XYZ > 0.05 * top
-    rms = float(gap_XYZ[tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
+    tissue = prepared.source.data_XYZ[prepared.reached] > 0.05 * top
+    rms = float(gap_XYZ[prepared.reached][tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
     return {
         "rms_over_range": round(rms / top, 5),
         "noise_over_range": round(prepared.noise / top, 5),

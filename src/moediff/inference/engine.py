@@ -20,19 +20,20 @@ from moediff.config import rng_for
 from moediff.diffusion.process import schedule
 from moediff.diffusion.sampler import sample
 from moediff.errors import ConfigError, DataError, TryAgain, naming
-from moediff.inference.checks import doubts, uneven
+from moediff.inference.checks import doubts, require_head, uneven
 from moediff.inference.consistency import assumed_acquisition, correct, discrepancy, residual, summary
 from moediff.inference.familiar import strange, strangeness
-from moediff.inference.grids import aligned_grid, land, passes_through, target_grid
+from moediff.inference.grids import passes_through, target_grid
 from moediff.inference.hardware import device_named, dtype_named, on_device, slow_precision
 from moediff.inference.maps import maps_of, spread_summary
-from moediff.inference.options import MIRRORS, Enhanced, EnhanceOptions, Maps
+from moediff.inference.options import MIRRORS, Enhanced, EnhanceOptions
+from moediff.inference.passed import passed
 from moediff.inference.record import alternation, record_of
+from moediff.inference.route import Route, route
 from moediff.inference.tiles import Frame, denoise_tiled, frame
 from moediff.memory import ran_out
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.model.experts import NAMES
-from moediff.volume.geometry import resample
 from moediff.volume.io import Loaded, from_nibabel, from_volume, load
 from moediff.volume.prepare import Prepared, coarseness, mirrored, prepare
 from moediff.volume.volume import Grid, Volume
@@ -98,12 +99,13 @@ class Enhancer:
     def _enhanced(self, loaded: Loaded, options: EnhanceOptions, report: Progress) -> Enhanced:
         start = time.perf_counter()
         goal = target_grid(loaded.volume.grid, options)
+        way = route(loaded.volume, goal)
         if passes_through(loaded.volume.grid, goal):
-            return self._passed(loaded, goal, options)
+            return passed(loaded, way, options, self._names(), self._record(loaded, goal, options))
         report(0.02, "preparing")
-        near = aligned_grid(loaded.volume.grid, goal)
-        scan = on_device(loaded.volume, near, self.device, options.memory_mb)
-        prepared = prepare(scan, near, self.bundle.config.prepare, even_slices=options.even_slices)
+        scan = on_device(loaded.volume, way.near, self.device, options.memory_mb)
+        prepared = prepare(scan, way.near, self.bundle.config.prepare, even_slices=options.even_slices)
+        require_head(prepared, way)
         ready = time.perf_counter()
         head = self._read(prepared, options)
         score = strangeness(head, self.bundle.config.familiar)
@@ -113,10 +115,10 @@ class Enhancer:
         report(0.95, "finishing")
         timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
         head = head.weights_only()
-        finished = self._finish(loaded, goal, prepared, head, scans, options, timings, score)
+        finished = self._finish(loaded, way, prepared, head, scans, options, timings, score)
         if each is None:
             return finished
-        alone = [land(prepared.undo(result), goal).data_XYZ for result in each]
+        alone = [way.scan(prepared.undo(result)).data_XYZ for result in each]
         return replace(finished, each_XYZE=torch.stack(alone, -1))
 
     def _autocast(self) -> torch.autocast:
@@ -219,7 +221,7 @@ class Enhancer:
                 budget //= 2
 
     def _finish(  # noqa: PLR0913
-        self, loaded: Loaded, goal: Grid, prepared: Prepared, head: Frame,
+        self, loaded: Loaded, way: Route, prepared: Prepared, head: Frame,
         scans: tuple[Tensor, Tensor | None], options: EnhanceOptions, timings: dict[str, float], score: float | None,
     ) -> Enhanced:  # fmt: skip
         result, spread = scans
@@ -228,26 +230,27 @@ class Enhancer:
         uncertainty = None
         if spread is not None:
             plain = Volume(spread * prepared.scaling.scale, prepared.grid.affine)
-            uncertainty = land(prepared.undo_axes(plain).to("cpu"), goal)
+            uncertainty = way.map(prepared.undo_axes(plain).to("cpu"))
         acquisition = assumed_acquisition(prepared)
         gap = discrepancy(result, prepared, acquisition)
-        record = self._record(loaded, goal, options)
-        record |= alternation(prepared)
+        record = self._record(loaded, way.goal, options)
+        record |= alternation(prepared, asked=options.even_slices)
         record |= {
             "timings": timings,
             "data_consistency": summary(gap, prepared, acquisition),
             "strangeness": score,
             "warnings": [
                 *loaded.warnings,
+                *way.warnings(),
                 *doubts(prepared),
-                *uneven(prepared),
+                *uneven(prepared, asked=options.even_slices),
                 *strange(score),
                 *slow_precision(self.device, self.dtype),
             ],
         }
         if spread is not None:
             record["uncertainty_over_range"] = spread_summary(spread, prepared)
-        volume, maps = land(prepared.undo(result).to("cpu"), goal), maps_of(loaded, goal, prepared, head)
+        volume, maps = way.scan(prepared.undo(result).to("cpu")), maps_of(loaded, way, prepared, head)
         left = residual(gap, prepared).to("cpu")
         return Enhanced(volume, maps, uncertainty, self._names(), loaded, record, residual=left)
 
@@ -257,20 +260,6 @@ class Enhancer:
     def _names(self) -> tuple[str, ...]:
         return tuple(NAMES[view] for view in self.bundle.config.denoiser.experts.views)
 
-    def _passed(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> Enhanced:
-        """Nothing to sharpen: the input on the target grid, with a warning."""
-        volume = resample(loaded.volume, goal)
-        record = self._record(loaded, goal, options)
-        record["uncertainty"] = "none"
-        record["warnings"] = [
-            *loaded.warnings,
-            "the scan is already as fine as the target grid and was passed through; ask for smaller voxels",
-        ]
-        shape = (*goal.shape, len(self._names()))
-        each = volume.data_XYZ[..., None].expand(shape) if options.each_expert else None
-        maps = Maps(lambda: volume, lambda: torch.zeros(shape), lambda: torch.zeros(goal.shape, dtype=torch.bool))
-        return Enhanced(volume, maps, None, self._names(), loaded, record, each)
-
 
 def nothing(prepared: Prepared) -> Tensor:
     """Zero on the whole target grid, in the room of one number."""
@@ -279,9 +268,11 @@ def nothing(prepared: Prepared) -> Tensor:
 
 def whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> Tensor:
     """The residual (overwritten) put on the interpolated scan, consistent with the measurement."""
-    result = residual_XYZ.add_(prepared.base_XYZ)
-    result.clamp_(min=min(float(prepared.source.data_XYZ.min()), 0.0))
-    return correct(result, prepared, assumed_acquisition(prepared)) if options.consistency else result
+    least = min(float(prepared.source.data_XYZ.min()), 0.0)
+    result = residual_XYZ.add_(prepared.base_XYZ).clamp_(min=least)
+    if not options.consistency:
+        return result
+    return correct(result, prepared, assumed_acquisition(prepared)).clamp_(min=least)
 
 
 def read_source(source: Source) -> Loaded:

@@ -8,32 +8,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moediff.inference.grids import land
 from moediff.inference.options import Maps
+from moediff.inference.route import Route
 from moediff.inference.tiles import Frame
-from moediff.volume.geometry import resample
 from moediff.volume.intensity import quantile
 from moediff.volume.io import Loaded
 from moediff.volume.prepare import Prepared
-from moediff.volume.volume import Grid, Volume
+from moediff.volume.volume import Volume
 
 
-def maps_of(loaded: Loaded, goal: Grid, prepared: Prepared, head: Frame) -> Maps:
+def maps_of(loaded: Loaded, way: Route, prepared: Prepared, head: Frame) -> Maps:
     """What makes the maps later; it keeps no volume of the target grid but a boolean mask."""
     grid, mask_XYZ, undo_axes = prepared.grid, prepared.mask_XYZ.cpu(), prepared.undo_axes
     experts = head.condition.weight_BxyzE.shape[-1]
 
     def landed(data_XYZ: Tensor) -> Tensor:
-        return land(undo_axes(Volume(data_XYZ, grid.affine)), goal, "linear").data_XYZ
+        return way.map(undo_axes(Volume(data_XYZ, grid.affine))).data_XYZ
 
     def gate_XYZE() -> Tensor:
-        out_XYZE = torch.empty(*goal.shape, experts)
+        out_XYZE = torch.empty(*way.goal.shape, experts)
         for expert in range(experts):
             out_XYZE[..., expert] = landed(head.weight_XYZ(expert, grid.shape))
         return out_XYZE
 
     return Maps(
-        interpolated=lambda: resample(loaded.volume, goal, "cubic"),
+        interpolated=lambda: way.interpolated(loaded.volume),
         gate_XYZE=gate_XYZE,
         mask_XYZ=lambda: landed(mask_XYZ.float()) > 0.5,
     )

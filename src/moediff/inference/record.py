@@ -44,11 +44,14 @@ def record_of(
     }
 
 
-def alternation(prepared: Prepared) -> dict[str, Any]:
-    """How much brighter every other slice was, and whether that was taken out; nothing where slices are not thick."""
+def alternation(prepared: Prepared, *, asked: bool) -> dict[str, Any]:
+    """How much brighter every other slice was, and whether that was taken out.
+
+    Where that cannot be measured it says so if it was asked for.
+    """
     found = prepared.interleave
     if found is None:
-        return {}
+        return {"slices": {"evened": False}} if asked else {}
     told = {"alternate_by": round(found.difference, 4), "noticeable": found.noticeable, "evened": prepared.evened}
     return {"slices": told}
 

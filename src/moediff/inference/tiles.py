@@ -6,6 +6,7 @@ Axes: B batch (1), X Y Z voxels of the head's box (multiples of 16), xyz cells o
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from moediff.model.denoiser import Condition, Denoiser, make_condition
 from moediff.model.encoder import COARSE, FINE
-from moediff.volume.prepare import Prepared, network_order
+from moediff.volume.prepare import Prepared, bounds, network_order
+from moediff.volume.wiener import ratio_of
 
 Box = tuple[slice, slice, slice]
 BYTES_PER_CHANNEL = 1.0  # a tile's measured peak a voxel and trunk channel, fp32 (0.9 with 64 channels)
@@ -81,6 +83,7 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
     """Crop to the head and read it with the encoder and the gate; background cells get no expert."""
     device = next(denoiser.parameters()).device
     low, high = bounds(prepared.mask_XYZ)
+    low = _in_step(low, high, prepared)
     box = slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
     order = network_order(prepared.positions)
     pad = [(low[a] - high[a]) % COARSE for a in order]
@@ -101,10 +104,24 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
     return Frame(box, (order[0], order[1], order[2]), (x, y, z), condition, inside)
 
 
-def bounds(mask_XYZ: Tensor) -> tuple[list[int], list[int]]:
-    """First and one past the last index of the foreground, per axis."""
-    inside = [mask_XYZ.any(first).any(second).nonzero()[:, 0] for first, second in ((2, 1), (2, 0), (1, 0))]
-    return [int(where[0]) for where in inside], [int(where[-1]) + 1 for where in inside]
+def _in_step(low: Sequence[int], high: Sequence[int], prepared: Prepared) -> list[int]:
+    """Where the box begins, so that cells and tokens lie as they would if the grid held the whole head.
+
+    Where they lie otherwise, a result changes by 1 % of the range (docs/decisions.md).
+    """
+    part = [(r.start > 0, r.stop < n) for r, n in zip(prepared.reached, prepared.source.shape, strict=True)]
+    if prepared.head is None or not any(any(cut) for cut in part):
+        return list(low)
+    found = []
+    for axis, (first, _) in enumerate(prepared.head):
+        positions, cut = prepared.positions[axis], part[axis][0]
+        step = 1 / ratio_of(positions)
+        guess = math.floor((first - 0.5 - positions[0]) / step) - 1
+        whole = next(k for k in itertools.count(guess) if round(positions[0] + k * step) >= first)
+        begin = low[axis] - (low[axis] - whole) % COARSE
+        begin += COARSE if begin < 0 and cut else 0  # the margin has room for it
+        found.append(begin if 0 <= begin < high[axis] else low[axis])
+    return found
 
 
 def _extended(positions: Sequence[float], more: int) -> Tensor:

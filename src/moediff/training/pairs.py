@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.errors import DataError
-from moediff.evaluation.pairing import covered
 from moediff.evaluation.regions import scan_regions
 from moediff.inference.grids import aligned_grid
-from moediff.inference.tiles import bounds
 from moediff.training.kept import Head, Measured, head_of
-from moediff.volume.geometry import crop, resample
+from moediff.volume.geometry import covered, crop, resample
 from moediff.volume.intensity import foreground
+from moediff.volume.prepare import bounds
 from moediff.volume.volume import Volume
 
 BLOCK_MM = 2.0  # edges are compared on voxels of about this size

@@ -15,10 +15,9 @@ from moediff.simulate.degrade import reference_intensity
 from moediff.simulate.recipe import thick_slices
 from moediff.training.heads import brain_scaled
 from moediff.training.kept import Head, Stack, head_of
-from moediff.volume.geometry import canonicalise, coarsest_axis
+from moediff.volume.geometry import canonical_grid, canonicalise, coarsest_axis
 from moediff.volume.intensity import foreground, noise_sigma
 from moediff.volume.io import Loaded
-from moediff.volume.prepare import canonical_grid
 from moediff.volume.volume import Grid
 
 THINNEST, THICKEST = 1.8, 8.0  # slice distance in voxels of what is learned from: no gap to learn of; too few slices

@@ -5,6 +5,7 @@ Axes: X Y Z voxel axes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.errors import GeometryError
-from moediff.volume.resample import Positions, apply_axes, axis_matrix, sample_positions
+from moediff.volume.resample import COARSER, Positions, apply_axes, axis_matrix, band_matrix, sample_positions
 from moediff.volume.volume import Grid, Volume
 
 ISOTROPIC_MM = 1.0  # default target where any axis is coarser than COARSE_MM
 COARSE_MM = 1.2
+FACE_VOX = 0.02  # a voxel's centre this far outside a field of view counts as inside: room for a header's rounding
 ALIGNED_TOLERANCE = 1e-3  # direction cosines and voxel fractions that still count as the same
 
 
@@ -59,6 +61,13 @@ def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
 
     affine = volume.affine @ _reorder(volume.shape, order, flips)
     return Volume(volume.data_XYZ.permute(order).flip(flipped_axes).contiguous(), affine), undo
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """A grid's own axes permuted and flipped to run nearest to R, A, S, as `canonicalise` does with a volume."""
+    order, flips = ras_axes(grid.affine)
+    x, y, z = (grid.shape[axis] for axis in order)
+    return Grid((x, y, z), grid.affine @ _reorder(grid.shape, order, flips))
 
 
 def coarsest_axis(spacing_mm: Sequence[float]) -> int:
@@ -128,6 +137,38 @@ def _read_oblique(volume: Volume, target: Grid) -> Volume:
         unit = ((2 * index + 1) / size - 1).to(source)  # align_corners=False: -1 and 1 are the outer voxel faces
         slabs.append(F.grid_sample(source, unit.flip(-1)[None, None], padding_mode="border", align_corners=False)[0, 0])
     return Volume(torch.cat(slabs), target.affine)
+
+
+def without_alias(volume: Volume, target: Grid) -> Volume:
+    """The volume without detail that the target's voxels cannot hold; itself where no axis gets coarser."""
+    own, other = ras_axes(volume.affine)[0], ras_axes(target.affine)[0]
+    matrices: list[Tensor | None] = [None] * 3
+    for mine, theirs in zip(own, other, strict=True):
+        n, step = volume.shape[mine], target.spacing_mm[theirs] / volume.spacing_mm[mine]
+        if step > COARSER:
+            matrices[mine] = band_matrix(n, sample_positions(n, 1.0, 0.0), n / step)
+    return volume if matrices == [None] * 3 else volume.with_data(apply_axes(volume.data_XYZ, matrices))
+
+
+def bounds_in(source: Grid, target: Grid, beyond: float = 0.0) -> list[tuple[float, float]]:
+    """Between which source voxels the target lies along each source axis, `beyond` of its voxels past its centres."""
+    ends = torch.tensor(list(itertools.product((0, 1), repeat=3)), dtype=torch.float64)
+    index = ends * (torch.tensor(target.shape) - 1 + 2 * beyond) - beyond
+    between = torch.linalg.inv(source.affine) @ target.affine
+    place = index @ between[:3, :3].T + between[:3, 3]
+    return list(zip(place.amin(0).tolist(), place.amax(0).tolist(), strict=True))
+
+
+def covered(source: Grid, target: Grid) -> Tensor:
+    """Boolean mask of the target's voxels whose centres lie in the source's field of view."""
+    between = (torch.linalg.inv(source.affine) @ target.affine).float()
+    x, y, z = (torch.arange(n, dtype=torch.float32) for n in target.shape)
+    inside = torch.ones(target.shape, dtype=torch.bool)
+    for axis, n in enumerate(source.shape):
+        a, b, c, start = between[axis].tolist()
+        index = a * x[:, None, None] + b * y[:, None] + (c * z + start)
+        inside &= (index > -0.5 - FACE_VOX) & (index < n - 0.5 + FACE_VOX)
+    return inside
 
 
 def crop(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> Volume:

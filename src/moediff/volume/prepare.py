@@ -8,19 +8,23 @@ Axes: X Y Z voxels of the target grid, RAS+.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from moediff.errors import GeometryError
-from moediff.volume.geometry import axis_positions, canonicalise
+from moediff.volume.geometry import FACE_VOX, axis_positions, canonical_grid, canonicalise
 from moediff.volume.intensity import Scaling, brain_scaling, foreground, noise_level
 from moediff.volume.interleave import Interleave, interleave
-from moediff.volume.resample import Positions, apply_axes, axis_matrix
+from moediff.volume.resample import Positions, apply_axes, reading_matrix
 from moediff.volume.volume import Grid, Volume
 from moediff.volume.wiener import ratio_of, wiener
+
+Spans: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class Prepared:
         undo_axes: from canonical axes back to the source's.
         interleave: how the brightness of thick slices alternated; None where that was not measured.
         evened: whether that was taken out.
+        head: per axis, the first and last of the source's voxels that the head lies in, target grid or not.
     """
 
     source: Volume
@@ -65,6 +70,13 @@ class Prepared:
     undo_axes: Callable[[Volume], Volume]
     interleave: Interleave | None = None
     evened: bool = False
+    head: Spans | None = None
+
+    @property
+    def reached(self) -> tuple[slice, slice, slice]:
+        """The measured samples that the target grid's field of view touches; all, unless it is smaller than theirs."""
+        x, y, z = (_reached(n, p) for n, p in zip(self.source.shape, self.positions, strict=True))
+        return x, y, z
 
     @property
     def noise(self) -> float:
@@ -76,6 +88,14 @@ class Prepared:
         return self.undo_axes(Volume(self.scaling.undo(data_XYZ), self.grid.affine))
 
 
+def _reached(n: int, positions: Positions) -> slice:
+    half = 0.5 / ratio_of(positions)
+    first = math.floor(positions[0] - half - 0.5 + FACE_VOX) + 1
+    stop = math.ceil(positions[-1] + half + 0.5 - FACE_VOX)
+    first = min(max(first, 0), n)
+    return slice(first, max(min(stop, n), first))
+
+
 def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int]:
     """Axes from fine to coarse input, so that the network meets every slice direction the same way."""
     return sorted(range(3), key=lambda axis: round(ratio_of(positions[axis]), 3))
@@ -85,12 +105,6 @@ def coarseness(prepared: Prepared) -> float:
     """How many times coarser the coarsest axis was measured than the mean (geometric) of the others; at least 1."""
     first, second, coarsest = sorted(ratio_of(positions) for positions in prepared.positions)
     return max(coarsest / (first * second) ** 0.5, 1.0)
-
-
-def canonical_grid(grid: Grid) -> Grid:
-    """A grid's own axes permuted and flipped to run nearest to R, A, S."""
-    stand_in = Volume(torch.empty(1).expand(grid.shape), grid.affine)
-    return canonicalise(stand_in)[0].grid
 
 
 def prepare(
@@ -143,6 +157,7 @@ def prepare(
         undo_axes=undo_axes,
         interleave=alternating,
         evened=evened,
+        head=_spans(inside) if mask else None,
     )
 
 
@@ -157,9 +172,11 @@ def mirrored(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
         tuple(n - 1 - at for at in reversed(positions)) if axis in axes else positions
         for axis, (n, positions) in enumerate(zip(source.shape, prepared.positions, strict=True))
     )
+    head = prepared.head and _flipped(prepared.head, source.shape, axes)
     return replace(
         prepared,
         source=source,
+        head=head,
         base_XYZ=prepared.base_XYZ.flip(axes),
         slices_NXYZ=_neighbours(source.data_XYZ, (x, y, z)),
         mask_XYZ=prepared.mask_XYZ.flip(axes),
@@ -167,12 +184,31 @@ def mirrored(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
     )
 
 
+def bounds(mask_XYZ: Tensor) -> tuple[list[int], list[int]]:
+    """First and one past the last index of the foreground, per axis."""
+    inside = [mask_XYZ.any(first).any(second).nonzero()[:, 0] for first, second in ((2, 1), (2, 0), (1, 0))]
+    return [int(where[0]) for where in inside], [int(where[-1]) + 1 for where in inside]
+
+
+def _spans(mask_XYZ: Tensor) -> Spans:
+    x, y, z = ((first, stop - 1) for first, stop in zip(*bounds(mask_XYZ), strict=True))
+    return x, y, z
+
+
+def _flipped(spans: Spans, shape: tuple[int, int, int], axes: tuple[int, ...]) -> Spans:
+    x, y, z = (
+        (n - 1 - last, n - 1 - first) if axis in axes else (first, last)
+        for axis, ((first, last), n) in enumerate(zip(spans, shape, strict=True))
+    )
+    return x, y, z
+
+
 def _upsample(
     data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], level: Tensor, kernel: str
 ) -> Tensor:
     if kernel == "wiener":
         return wiener(data_XYZ, positions, level)
-    return apply_axes(data_XYZ, [axis_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
+    return apply_axes(data_XYZ, [reading_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
 
 
 def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
@@ -184,7 +220,7 @@ def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positio
 
     def across(axis: int) -> Tensor | None:
         n, p = data_XYZ.shape[axis], positions[axis]
-        return None if axis == coarsest or _same(n, p) else axis_matrix(n, p, "cubic")
+        return None if axis == coarsest or _same(n, p) else reading_matrix(n, p, "cubic")
 
     plane = apply_axes(data_XYZ, [across(axis) for axis in range(3)])
     before = torch.tensor(positions[coarsest]).add(1e-4).floor().long().to(data_XYZ.device)
@@ -197,7 +233,10 @@ def _same(n: int, positions: Positions) -> bool:
 
 
 def _nearest(mask_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
+    """The mask on the target grid; False outside the field of view, where nothing was measured."""
     for axis, at in enumerate(positions):
-        index = torch.tensor(at).round().long().clamp(0, mask_XYZ.shape[axis] - 1)
-        mask_XYZ = mask_XYZ.index_select(axis, index.to(mask_XYZ.device))
+        n, place = mask_XYZ.shape[axis], torch.tensor(at).to(mask_XYZ.device)
+        mask_XYZ = mask_XYZ.index_select(axis, place.round().long().clamp(0, n - 1))
+        outside = (place < -0.5 - FACE_VOX) | (place > n - 0.5 + FACE_VOX)
+        mask_XYZ.index_fill_(axis, outside.nonzero()[:, 0], False)
     return mask_XYZ

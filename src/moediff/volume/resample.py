@@ -19,6 +19,7 @@ from torch import Tensor
 from moediff.errors import GeometryError
 
 Positions = tuple[float, ...]
+COARSER = 1.001  # input voxels from target voxel to target voxel, beyond which the input's finest detail would alias
 
 
 def sample_positions(n_out: int, step: float, start: float) -> Positions:
@@ -120,6 +121,15 @@ def axis_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
 def band_matrix(n_in: int, positions: Positions, kept: float) -> Tensor:
     """Weights [O, I] that drop frequencies above the Nyquist of `kept` samples and read the rest at `positions`."""
     return torch.from_numpy(_kept_band(n_in, kept, np.asarray(positions))).float()
+
+
+def reading_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
+    """As `axis_matrix`; where the target is coarser, what its voxels cannot hold is dropped instead of aliased."""
+    step = positions[1] - positions[0] if len(positions) > 1 else 1.0
+    if step <= COARSER:
+        return axis_matrix(n_in, positions, kernel)
+    inside = tuple(np.clip(positions, -0.5, n_in - 0.5).tolist())
+    return band_matrix(n_in, inside, n_in / step)
 
 
 def truncation_matrix(n_in: int, n_out: int) -> Tensor:

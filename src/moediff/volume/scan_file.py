@@ -98,14 +98,9 @@ def read_scan(path: Path, index: int | None, notes: list[str]) -> tuple[Header, 
         InputMissing: there is no such file, or it cannot be read.
         DataError: it is damaged, or is no scan we can enhance.
     """
-    suffix = suffix_of(path)
     header_path, voxel_path = files_of(path)
     with reading(path) as file:
-        if suffix is None:
-            raise DataError(
-                "unsupported kind of file; supported are .nii, .nii.gz, .mgz, .mgh and .hdr with .img: convert it first"
-            )
-        kind = KINDS[suffix]
+        kind = _kind_of(path)
         if kind.pair is None:
             stream = _open_stream(file, kind, notes)
             header, raw = kind.read_header(stream, notes)
@@ -122,6 +117,15 @@ def read_scan(path: Path, index: int | None, notes: list[str]) -> tuple[Header, 
         _check_budget(header, _most_bytes(file, kind))
         stream.skip(header.offset)
         return header, _voxels(stream, header, kind, part, notes)
+
+
+def _kind_of(path: Path) -> Kind:
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise DataError(
+            "unsupported kind of file; supported are .nii, .nii.gz, .mgz, .mgh and .hdr with .img: convert it first"
+        )
+    return KINDS[suffix]
 
 
 @contextmanager
@@ -162,6 +166,33 @@ def _pair_header(path: Path, kind: Kind, notes: list[str]) -> Header:
     return header
 
 
+def read_head(path: Path, notes: list[str]) -> Header:
+    """The header alone of a scan whose voxels only have to be there: they are checked like those of a scan, not kept.
+
+    Raises:
+        InputMissing, DataError: as `read_scan`, but for what is about the voxels' values.
+    """
+    header_path, voxel_path = files_of(path)
+    with reading(path) as file:
+        kind = _kind_of(path)
+        if kind.pair is None:
+            stream = _open_stream(file, kind, notes)
+            header, raw = kind.read_header(stream, notes)
+            _check_all_there(stream, header, header.offset - len(raw))
+            return header
+    header = _pair_header(header_path, kind, notes)
+    with _partner(voxel_path) as file:
+        _check_all_there(_open_stream(file, kind, notes), header, header.offset)
+    return header
+
+
+def _check_all_there(stream: Stream, header: Header, before: int) -> None:
+    """Pass over what comes before the voxels and over them, to the end of the file."""
+    stream.skip(before)
+    _check_length(header, stream.skip(header.data_bytes))
+    _check_surplus(stream.skip(SURPLUS_BYTES + 1), [])
+
+
 def _open_stream(file: BinaryIO, kind: Kind, notes: list[str]) -> Stream:
     start = file.read(FIRST_BYTES)
     file.seek(0)
@@ -184,8 +215,7 @@ def _voxels(stream: Stream, header: Header, kind: Kind, part: Part, notes: list[
     done = stream.skip(chosen * one)
     done += stream.fill(memoryview(buffer))
     done += stream.skip(header.data_bytes - done)
-    if done < header.data_bytes:
-        raise DataError(f"the header promises {header.data_bytes} bytes of voxels, found {done}: {CURE}")
+    _check_length(header, done)
     _check_surplus(stream.skip(SURPLUS_BYTES + 1), [] if kind.has_tail else notes)
     stored_ZYX = np.frombuffer(buffer, header.dtype).reshape(shape[::-1])
     return decode(stored_ZYX, header.slope, header.inter)
@@ -200,6 +230,11 @@ def _check_budget(header: Header, most_bytes: int) -> None:
         )
     if header.offset + header.data_bytes > most_bytes:
         raise DataError(f"the file is too short for the {header.data_bytes} bytes of voxels it promises: {CURE}")
+
+
+def _check_length(header: Header, found: int) -> None:
+    if found < header.data_bytes:
+        raise DataError(f"the header promises {header.data_bytes} bytes of voxels, found {found}: {CURE}")
 
 
 def _check_surplus(surplus: int, notes: list[str]) -> None:

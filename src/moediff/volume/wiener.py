@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.volume.resample import Positions, apply_axes, axis_matrix
+from moediff.volume.resample import COARSER, Positions, apply_axes, reading_matrix
 
 THICK = 1.8  # beside finer axes, one axis coarser than this many target voxels is taken for thick slices
 CORRELATION_VOX = 2.0  # distance over which the prior's covariance falls to 1/e, target voxels
@@ -70,8 +70,8 @@ def axis_model(n_in: int, positions: Positions, profile: str) -> AxisModel:
         profile: from `assumed_profiles`.
     """
     step = positions[1] - positions[0] if len(positions) > 1 else 1.0
-    if step > 1.001 or n_in == 1:  # the target is coarser: plain interpolation, nothing to undo
-        return AxisModel(torch.eye(n_in), torch.ones(n_in), axis_matrix(n_in, positions, "spline5"))
+    if step > COARSER or n_in == 1:  # the target is coarser: nothing to undo
+        return AxisModel(torch.eye(n_in), torch.ones(n_in), reading_matrix(n_in, positions, "spline5"))
     wanted = np.clip(np.asarray(positions), -0.5, n_in - 0.5)
     first = positions[0] - step * np.floor((positions[0] + 0.5) / step + 1e-6)
     fine = np.arange(first, n_in - 0.5 + 1e-6, step)

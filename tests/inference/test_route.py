@@ -1,0 +1,156 @@
+"""Results on grids that are smaller or larger than the scan, turned, coarser, or elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moediff.config import rng_for
+from moediff.errors import DataError
+from moediff.inference import grids
+from moediff.inference.options import EnhanceOptions
+from moediff.simulate.degrade import degrade
+from moediff.simulate.recipe import thick_slices
+from moediff.volume.geometry import crop, with_spacing
+from moediff.volume.volume import Grid, Volume
+
+
+@pytest.fixture(scope="module")
+def truth(make_phantom) -> Volume:
+    return make_phantom((60, 64, 60), (3.0, 3.0, 3.0))
+
+
+@pytest.fixture(scope="module")
+def low(truth) -> Volume:
+    return degrade(truth, thick_slices(4, 0.01, "thick4"), rng_for(0))
+
+
+@pytest.fixture(scope="module")
+def whole(enhancer, low, truth):
+    return enhancer(low, EnhanceOptions(like=truth.grid))
+
+
+def turned(like: Grid, degrees: float, spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
+    """A box about the middle of another, turned about S."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64) * spacing_mm
+    middle = like.affine @ torch.tensor([*((n - 1) / 2 for n in like.shape), 1.0], dtype=torch.float64)
+    affine[:3, 3] = middle[:3] - affine[:3, :3] @ ((torch.tensor(shape, dtype=torch.float64) - 1) / 2)
+    return Grid(shape, affine)
+
+
+def test_a_part_is_the_same_part_of_the_whole_result(enhancer, low, whole):
+    box = (20, 16, 24), (24, 30, 20)
+    result = enhancer(low, EnhanceOptions(like=crop(whole.volume, *box).grid, each_expert=True))
+    top = float(whole.volume.data_XYZ.max())
+    for found, all_of_it in ((result.volume, whole.volume), (result.uncertainty, whole.uncertainty)):
+        assert float((found.data_XYZ - crop(all_of_it, *box).data_XYZ).abs().max()) < 1e-5 * top
+    assert torch.equal(result.mask_XYZ, crop(whole.volume.with_data(whole.mask_XYZ), *box).data_XYZ)
+    assert result.each_XYZE is not None and result.each_XYZE.shape[:3] == box[1]
+    assert result.record["data_consistency"] == whole.record["data_consistency"]
+
+
+@pytest.mark.parametrize("mirrors", [1, 2])
+def test_a_part_of_fine_voxels_is_nearly_the_same_with_a_bounded_margin(mirrors, enhancer, low, truth, monkeypatch):
+    options = EnhanceOptions(like=truth.grid, mirrors=mirrors)
+    whole = enhancer(low, options).volume
+    box = (28, 26, 27), (10, 12, 10)
+    monkeypatch.setattr(grids, "MARGIN_VOX", 20)
+    near = grids.working_grid(low.grid, crop(whole, *box).grid)
+    assert max(near.shape) < 56
+    found = enhancer(low, replace(options, like=crop(whole, *box).grid)).volume
+    gap = (found.data_XYZ - crop(whole, *box).data_XYZ).abs() / float(whole.data_XYZ.max())
+    assert float(gap.max()) < 5e-3 and float(gap.square().mean().sqrt()) < 1e-3
+
+
+def test_nothing_is_invented_where_nothing_was_measured(enhancer, low, whole):
+    affine = whole.volume.affine.clone()
+    affine[2, 3] -= 30
+    goal = Grid((60, 64, 90), affine)
+    result = enhancer(low, EnhanceOptions(like=goal, each_expert=True))
+    beyond = torch.zeros(goal.shape, dtype=torch.bool)
+    beyond[:, :, :10] = beyond[:, :, 70:] = True
+    for data in (result.volume, result.uncertainty, result.interpolated):
+        assert float(data.data_XYZ[beyond].abs().max()) == 0
+    assert not bool(result.mask_XYZ[beyond].any()) and float(result.gate_XYZE[beyond].abs().max()) == 0
+    assert float(result.each_XYZE[beyond].abs().max()) == 0
+    inside = result.volume.data_XYZ[:, :, 10:70] - whole.volume.data_XYZ
+    assert float(inside.abs().max()) < 1e-5 * float(whole.volume.data_XYZ.max())
+    told = [warning for warning in result.record["warnings"] if "field of view" in warning]
+    assert told == ["33.3% of the target grid lies outside the scan's field of view: not measured, filled with air"]
+    assert not any("field of view" in warning for warning in whole.record["warnings"])
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_maps_on_a_turned_grid_are_never_negative(samples, enhancer, low):
+    goal = turned(low.grid, 20, 3.0, (80, 80, 70))
+    result = enhancer(low, EnhanceOptions(like=goal, samples=samples, steps=2))
+    assert float(result.uncertainty.data_XYZ.min()) >= 0 and float(result.gate_XYZE.min()) >= 0
+    assert float(result.volume.data_XYZ.min()) >= 0 and not bool(result.mask_XYZ[0, 0].any())
+    assert any("outside the scan's field of view" in warning for warning in result.record["warnings"])
+
+
+def test_a_magnitude_scan_stays_one(enhancer, low, whole):
+    """The record's residual is that of the result as it is written."""
+    assert float(low.data_XYZ.min()) >= 0 and float(whole.volume.data_XYZ.min()) >= 0
+    signed = low.with_data(low.data_XYZ - 40)
+    assert float(enhancer(signed, EnhanceOptions(voxel_size=(3.0,))).volume.data_XYZ.min()) < 0
+
+
+def test_a_grid_elsewhere_or_over_air_is_refused(enhancer, make_phantom):
+    head = make_phantom((40, 40, 20), (4.0, 4.0, 8.0))
+    padded = Volume(torch.zeros(80, 40, 20), head.affine)
+    padded.data_XYZ[:40] = head.data_XYZ
+    fine = with_spacing(padded.grid, (4.0, 4.0, 4.0))
+    box = Volume(torch.empty(1).expand(fine.shape), fine.affine)
+    with pytest.raises(DataError, match=r"no part of the head, only air, expected a grid over the head: register"):
+        enhancer(padded, EnhanceOptions(like=crop(box, (60, 10, 10), (12, 12, 12)).grid))
+    away = fine.affine.clone()
+    away[0, 3] += 1000
+    for spacing in ((4.0, 4.0, 4.0), (4.0, 4.0, 8.0)):  # to be enhanced, to be passed through
+        elsewhere = with_spacing(Grid(fine.shape, away), spacing)
+        with pytest.raises(DataError, match=r"wholly outside the scan's field of view"):
+            enhancer(padded, EnhanceOptions(like=elsewhere))
+
+
+def grating(spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], period_mm: float) -> Volume:
+    """Stripes along the first axis in a ball."""
+    volume = Volume(torch.zeros(shape), torch.diag(torch.tensor([*spacing_mm, 1.0], dtype=torch.float64)))
+    place = [(torch.arange(n) - (n - 1) / 2) * size for n, size in zip(shape, spacing_mm, strict=True)]
+    x, y, z = torch.meshgrid(*place, indexing="ij")
+    ball = (x**2 + y**2 + z**2).sqrt() < 0.45 * shape[0] * spacing_mm[0]
+    return volume.with_data(ball * (500 + 200 * torch.sin(2 * math.pi * x / period_mm)))
+
+
+@pytest.mark.parametrize("slices_mm", [1.0, 5.0])
+@pytest.mark.parametrize(("period_mm", "left"), [(2.7, (0.0, 0.15)), (12.0, (0.75, 1.1))])
+def test_what_a_coarser_grid_cannot_hold_is_dropped(slices_mm, period_mm, left, enhancer):
+    """Slices of 5 mm become finer while the stripes' axis gets coarser; slices of 1 mm are passed through."""
+    fine = grating((1.0, 1.0, slices_mm), (96, 96, round(96 / slices_mm)), period_mm)
+    result = enhancer(fine, EnhanceOptions(voxel_size=(2.0,), consistency=False))
+    assert bool(result.record.get("passed_through")) is (slices_mm == 1)
+    for volume in (result.volume, result.interpolated):
+        x, y, z = (slice(n // 2 - 6, n // 2 + 6) for n in volume.shape)
+        line = volume.data_XYZ[x, y, z].double()
+        swing = float((line - line.mean()).square().mean().sqrt()) / (200 * math.sqrt(0.5))
+        assert left[0] <= swing <= left[1]
+        assert float(volume.data_XYZ.min()) > -1e-3 or volume is result.interpolated
+
+
+def test_what_was_not_done_is_recorded(enhancer, low, make_phantom):
+    result = enhancer(low, EnhanceOptions(voxel_size=(12.0,), even_slices=True))
+    record = result.record
+    assert (record["consistency"], record["steps"], record["passed_through"]) == (False, 0, True)
+    assert record["slices"] == {"evened": False}
+    assert any("--even-slices changed nothing: the scan was passed through" in w for w in record["warnings"])
+    cubes = make_phantom((48, 56, 44), (4.0, 4.0, 4.0))
+    record = enhancer(cubes, EnhanceOptions(voxel_size=(3.0,), even_slices=True)).record
+    assert record["slices"] == {"evened": False} and record["consistency"] is True
+    assert any("--even-slices changed nothing: it needs thick slices" in w for w in record["warnings"])
+    even = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
+    warnings = enhancer(even, EnhanceOptions(voxel_size=(4.0,), even_slices=True)).record["warnings"]
+    assert any("no more than chance" in w for w in warnings)
