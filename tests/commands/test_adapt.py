@@ -78,3 +78,20 @@ def test_enhance_adapts_and_says_so(scan, bundle, tmp_path, monkeypatch):
     assert told[1]["bundle_adapted"]["from_sha256"] == told[0]["bundle_sha256"] != told[1]["bundle_sha256"]
     before, after = (torch.from_numpy(nib.load(path).get_fdata()) for path in (plain, adapted))
     assert before.shape == after.shape and not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_limit_the_learning_too(threads, scan, bundle, tmp_path, monkeypatch):
+    seen = []
+
+    def learning(scans, weights, chosen, **_):
+        seen.append(chosen.threads)
+        return weights
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("moediff.training.adapt.adapt", learning)
+    command = ["enhance", str(scan), "--bundle", str(bundle), "-o", str(tmp_path / "out.nii.gz"), "-q", "--adapt"]
+    try:
+        assert main([*command, "--threads", str(threads)]) == 0 and seen == [threads]
+    finally:
+        torch.set_num_threads(before)

@@ -135,7 +135,8 @@ def test_samples_that_a_small_grid_does_not_reach_correct_nothing(name, truth):
     part = crop(truth, (0, 0, 20), (48, 56, 24))
     whole, cut = (prepare(low, grid, PrepareSettings()) for grid in (truth.grid, part.grid))
     moved = [(correct(p.base_XYZ.clone(), p, assumed_acquisition(p)) - p.base_XYZ).abs() for p in (whole, cut)]
-    assert float(moved[1].max()) < 1.5 * float(moved[0].max())
+    assert float(moved[1].max()) < 0.05  # at the cut, which a margin keeps away from results
+    assert float((moved[1] - moved[0][:, :, 20:44])[:, :, 8:].abs().max()) < 0.005
     gap = discrepancy(cut.base_XYZ, cut, assumed_acquisition(cut))
     assert float(gap[:, :, : 5 if name == "thick_z" else 10].abs().max()) == 0
     assert summary(gap, cut, assumed_acquisition(cut))["rms_over_range"] < 0.05
