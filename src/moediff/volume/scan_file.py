@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -98,25 +98,46 @@ def read_scan(path: Path, index: int | None, notes: list[str]) -> tuple[Header, 
         InputMissing: there is no such file, or it cannot be read.
         DataError: it is damaged, or is no scan we can enhance.
     """
+    with _opened(path, notes) as scan:
+        part = pick_volume(scan.header.shape, index, notes)
+        _check_budget(scan.header, _most_bytes(scan.file, scan.kind))
+        body = scan.stream.read(scan.before) if scan.raw else b""
+        if scan.raw and not scan.kind.has_tail:
+            check_extensions(scan.raw, body)
+        scan.stream.skip(scan.before - len(body))
+        return scan.header, _voxels(scan.stream, scan.header, scan.kind, part, notes)
+
+
+class _Opened(NamedTuple):
+    """A scan whose header has been read.
+
+    Args:
+        stream: of `file`, somewhere before the voxels.
+        before: bytes that are left before them.
+        raw: the header's bytes where it stands in the same file as the voxels.
+    """
+
+    header: Header
+    kind: Kind
+    file: BinaryIO
+    stream: Stream
+    before: int
+    raw: bytes
+
+
+@contextmanager
+def _opened(path: Path, notes: list[str]) -> Iterator[_Opened]:
     header_path, voxel_path = files_of(path)
     with reading(path) as file:
         kind = _kind_of(path)
         if kind.pair is None:
             stream = _open_stream(file, kind, notes)
             header, raw = kind.read_header(stream, notes)
-            part = pick_volume(header.shape, index, notes)
-            _check_budget(header, _most_bytes(file, kind))
-            body = stream.read(header.offset - len(raw))
-            if not kind.has_tail:
-                check_extensions(raw, body)
-            return header, _voxels(stream, header, kind, part, notes)
+            yield _Opened(header, kind, file, stream, header.offset - len(raw), raw)
+            return
     header = _pair_header(header_path, kind, notes)
-    part = pick_volume(header.shape, index, notes)
     with _partner(voxel_path) as file:
-        stream = _open_stream(file, kind, notes)
-        _check_budget(header, _most_bytes(file, kind))
-        stream.skip(header.offset)
-        return header, _voxels(stream, header, kind, part, notes)
+        yield _Opened(header, kind, file, _open_stream(file, kind, notes), header.offset, b"")
 
 
 def _kind_of(path: Path) -> Kind:
@@ -172,18 +193,9 @@ def read_head(path: Path, notes: list[str]) -> Header:
     Raises:
         InputMissing, DataError: as `read_scan`, but for what is about the voxels' values.
     """
-    header_path, voxel_path = files_of(path)
-    with reading(path) as file:
-        kind = _kind_of(path)
-        if kind.pair is None:
-            stream = _open_stream(file, kind, notes)
-            header, raw = kind.read_header(stream, notes)
-            _check_all_there(stream, header, header.offset - len(raw))
-            return header
-    header = _pair_header(header_path, kind, notes)
-    with _partner(voxel_path) as file:
-        _check_all_there(_open_stream(file, kind, notes), header, header.offset)
-    return header
+    with _opened(path, notes) as scan:
+        _check_all_there(scan.stream, scan.header, scan.before)
+        return scan.header
 
 
 def _check_all_there(stream: Stream, header: Header, before: int) -> None:
