@@ -21,7 +21,7 @@ UNIFORM   ?= $(firstword $(patsubst %/bundle.json,%,$(wildcard runs/uniform/bund
 METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables ablation train-default gpu lint wheel-test docs gallery constraints clean
+.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables measure ablation train-default gpu lint wheel-test docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -30,6 +30,7 @@ help:
 	@echo "                       DATA=../shared/data, BENCHMARK=\"other options of moediff benchmark\""
 	@echo "make benchmark-tables  its tables and plot into docs/benchmarks.md and README.md"
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"
+	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
 	@echo "make ablation          does routing pay? small networks trained alike, tables and figure in ./runs/ablation (2 hours); continues"
 	@echo "                       ABLATION=--designs tries other designs of the experts too"
 	@echo "make train-default     train the embedded weights anew into ./runs (14 hours on 2 cores); run again to go on"
@@ -95,6 +96,9 @@ benchmark-tables: $(STAMP)
 
 train-default: $(STAMP)
 	$(BIN)/python scripts/train_default.py $(TRAIN)
+
+measure: $(STAMP)
+	$(BIN)/python scripts/measure.py --data "$(DATA)"
 
 # What only a machine with a GPU can tell; results in ./runs/gpu.
 gpu: $(STAMP)

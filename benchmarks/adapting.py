@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -111,7 +112,7 @@ def main() -> None:
     for recipe in args.recipes:
         for scan in args.scans:
             rows.append(row(bundle, args.data / "val" / f"{scan}.nii.gz", recipe, args, options))
-            print(rows[-1], flush=True)
+            print(rows[-1], file=sys.stderr)
     print(table(rows, args.shares))
     if args.json:
         told = {"bundle": bundle.sha256, "threads": torch.get_num_threads(), "options": vars(args), "rows": rows}

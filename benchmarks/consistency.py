@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def main() -> None:
     for group, name, truth in scans(args.data, args.side):
         for recipe in recipes():
             rows.append({"group": group, "scan": name} | judged(enhancer, truth, recipe, name))
-            print(json.dumps(rows[-1]), flush=True)
+            print(json.dumps(rows[-1]), file=sys.stderr)
     print(table(rows))
     if args.json:
         args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": rows}))

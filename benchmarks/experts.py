@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def main() -> None:
     enhancer, rows = Enhancer(args.bundle), []
     for name, scan, regions in cases(args.data):
         rows.append(judged(enhancer, scan, regions, args.recipe, name))
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(rows[-1]), file=sys.stderr)
     print(table(rows))
     if args.json:
         args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "recipe": args.recipe, "rows": rows}))

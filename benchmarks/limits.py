@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def consistency(enhancer: Enhancer, data: Path, side: int) -> list[dict[str, Any
             limit = max(LARGEST_GAP, LARGEST_OVER_NOISE * found["noise_over_range"])
             rows.append({"scan": scan, "recipe": name, "gap": found["rms_over_range"], "limit": limit,
                          "gap_without": before["rms_over_range"], "psnr_change": with_step - without})  # fmt: skip
-            print(json.dumps(rows[-1]), flush=True)
+            print(json.dumps(rows[-1]), file=sys.stderr)
     return rows
 
 
@@ -160,7 +161,7 @@ def main() -> None:
     truth, _ = canonicalise(load(args.data / "val" / f"{BROKEN}.nii.gz").volume)
     failed = failures(enhancer, truth)
     for row in failed:
-        print(json.dumps(row), flush=True)
+        print(json.dumps(row), file=sys.stderr)
     kept = [] if args.failures_only else consistency(enhancer, args.data, args.side)
     print("", *([table_of_kept(kept)] if kept else []), table_of_failures(failed), sep="\n\n")
     if args.json:

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -133,6 +134,18 @@ def table_by_kind(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def table_by_depth(rows: list[dict[str, object]]) -> str:
+    """Markdown: a line per scan and band; in each cell the gain in dB and the share of our squared error."""
+    recipes, scans = (list(dict.fromkeys(str(row[key]) for row in rows)) for key in ("recipe", "scan"))
+    bands = {(row["scan"], row["recipe"]): row["depth"] for row in rows}
+    lines = [f"| scan | depth from, mm | voxels | {' | '.join(recipes)} |", "|---" * (3 + len(recipes)) + "|"]
+    for scan in scans:
+        for band in zip(*(bands[scan, recipe] for recipe in recipes), strict=True):
+            cells = " | ".join(f"{part['gain_db']:+.2f}, {part['error']:.2f}" for part in band)
+            lines.append(f"| {scan} | {band[0]['from_mm']:g} | {band[0]['voxels']:.2f} | {cells} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print a line per case, then the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,8 +166,9 @@ def main() -> None:
     for recipe in args.recipes:
         for scan in args.scans or SCANS[args.folder]:
             rows.append(evaluate(enhancer, args.data / args.folder / f"{scan}.nii.gz", recipe, args))
-            print(rows[-1], flush=True)
-    print(table(rows), table_by_kind(rows), sep="\n\n")
+            print(rows[-1], file=sys.stderr)
+    parts = [table(rows), table_by_kind(rows), *([table_by_depth(rows)] if args.depth else [])]
+    print("\n\n".join(parts))
     if args.json:
         about = {
             "bundle": enhancer.bundle.sha256,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,7 +203,7 @@ def main() -> None:
             case = Asked(degrade(truth, NAMED[recipe], rng_for(0, scan, recipe)), truth)
             for row in rows_of(enhancer, case):
                 rows.append({"case": f"{scan} {recipe}", **row})
-                print(rows[-1], flush=True)
+                print(rows[-1], file=sys.stderr)
     print(table(rows))
     over = [row for row in rows if abs(float(row["gain_percent"])) > LIMIT]
     print(f"{len(rows) - len(over)} of {len(rows)} changes alter the gain by less than {LIMIT} %")

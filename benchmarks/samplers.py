@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -183,7 +184,7 @@ def main() -> None:
         for scan in SCANS:
             case = Case(enhancer, args.data / "val" / f"{scan}.nii.gz", recipe, args.side)
             rows.append({"scan": scan, "recipe": recipe, "found": run(case)})
-            print(json.dumps(rows[-1]), flush=True)
+            print(json.dumps(rows[-1]), file=sys.stderr)
         print(f"\n{recipe}\n\n{table([row for row in rows if row['recipe'] == recipe])}\n", flush=True)
     if args.json:
         args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": rows}))

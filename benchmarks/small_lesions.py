@@ -12,6 +12,7 @@ scan's threshold (0.05 is chance). Axes: X Y Z voxels, N sites.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -158,7 +159,7 @@ def main() -> None:
         truth, _ = canonicalise(load(args.data / "val" / f"{name}.nii.gz").volume)
         planted = plan(truth, name)
         lesioned, span = with_lesions(truth, planted), float(truth.data_XYZ[head_mask(truth.data_XYZ)].median())
-        print(f"{name}: {len(planted)} lesions", flush=True)
+        print(f"{name}: {len(planted)} lesions", file=sys.stderr)
         for recipe in args.recipes:
             sharp: dict[int, float] = {}
             pairs = zip(restored(truth, recipe, name, args, enhancers),
@@ -167,7 +168,7 @@ def main() -> None:
                 rows.append({"scan": name, "recipe": recipe, "method": method, "span": span,
                              **judged(clean, marked, planted, sharp)})  # fmt: skip
                 share = sum(x["detected"] for x in rows[-1]["lesions"]) / len(planted)
-                print(f"{name} {recipe} {method}: {share:.2f} detected", flush=True)
+                print(f"{name} {recipe} {method}: {share:.2f} detected", file=sys.stderr)
     print(table(rows))
     if args.json:
         args.json.write_text(json.dumps({"bundle": enhancers["embedded"].bundle.sha256, "rows": rows}))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -123,7 +124,7 @@ def quality(variants: dict[str, Bundle], data: Path, side: int) -> list[dict[str
                 found = enhancer(low, EnhanceOptions(like=truth.grid)).volume.data_XYZ
                 row[name] = psnr(found, truth.data_XYZ, mask, span)
             rows.append(row)
-            print(json.dumps(row), flush=True)
+            print(json.dumps(row), file=sys.stderr)
     return rows
 
 

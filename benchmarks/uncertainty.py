@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def judged(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) ->
                 own = regions[where]
                 row["by_region"] = {r: covered(error[own == k], spread[own == k]) for k, r in enumerate(REGIONS)}
             rows.append(row)
-            print(json.dumps(row), flush=True)
+            print(json.dumps(row), file=sys.stderr)
     return rows
 
 

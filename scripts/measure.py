@@ -1,0 +1,208 @@
+"""Everything that the documents say about the embedded weights beyond `make benchmark`, measured by one command.
+
+    python scripts/measure.py [--jobs 2] [--only experts limits] [--data DIR] [--page docs/measured.md]
+
+Runs the scripts of benchmarks/, each on one thread and `--jobs` at a time (those that compare times: alone, at the
+end), and keeps what each printed in runs/measured, by the weights it was measured with. Running it again goes on where
+it stopped. The page holds the tables of the present weights and says of every missing one that it is missing, so that
+no number of other weights can stand there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from moediff.model.bundle import Bundle, load_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One section of the page.
+
+    Args:
+        name: of the file that keeps it, and what `--only` calls it.
+        title: of the section.
+        call: script of benchmarks/ and its options, but for --data.
+        told: what a reader needs to know to read its tables.
+        alone: whether nothing may run beside it, because it compares times.
+    """
+
+    name: str
+    title: str
+    call: str
+    told: str
+    alone: bool = False
+
+
+HEADS = "M2307_T2w aurora_T1c fsf_T1w ljms07_FLAIR seg3d_T1w"
+
+MEASUREMENTS = (
+    Measurement(
+        name="crops",
+        title="Gain on crops",
+        call="quality.py --side 96 --recipes thick3 thick5 mixed low1.5 iso1.5 iso2 inplane2 low-field",
+        told="Middle 96^3 voxels of held-out scans, gain over the better of cubic and zero-filled interpolation "
+        "(PSNR in dB / SSIM), `faithful`. Whole heads: [benchmarks](benchmarks.md).",
+    ),
+    Measurement(
+        name="experts",
+        title="Gate and experts",
+        call="experts.py",
+        told="How well the gate's weights separate regions, how much each expert does, how steady the first expert is, "
+        "and each expert's error, run alone, over the mean of all four in a region: below 1 is better than the mean.",
+    ),
+    Measurement(
+        name="uncertainty",
+        title="Uncertainty",
+        call="uncertainty.py",
+        told="Share of errors inside the foretold 90 % interval, rank correlation with absolute errors and its "
+        "ceiling; first real scans never seen, then synthetic ones of label maps kept out of training.",
+    ),
+    Measurement(
+        name="robustness",
+        title="What must not matter",
+        call="robustness.py",
+        told="Change of the gain over cubic / how far the result moves, both in percent.",
+    ),
+    Measurement(
+        name="lesions",
+        title="Outlined lesions",
+        call="lesions.py",
+        told="Lesions that others outlined, in the degraded and restored scan; the rule is that of "
+        "[metrics](metrics.md).",
+    ),
+    Measurement(
+        name="planted",
+        title="Planted lesions",
+        call="small_lesions.py",
+        told="Spheres put into sharp scans: share detected by size, weak / strong; contrast that is kept; share of "
+        "lesion-free places that look like one (0.05 is chance).",
+    ),
+    Measurement(
+        name="limits",
+        title="Is what was measured kept, and what if something is wrong?",
+        call="limits.py",
+        told="What re-acquiring the result leaves of the input, under every recipe; then the cases of "
+        "[when something is wrong](failure-modes.md).",
+    ),
+    Measurement(
+        name="samplers",
+        title="Samplers of `detail`",
+        call="samplers.py --plot docs/images/perception.svg",
+        told="Solvers, numbers of evaluations and temperatures, against the posterior mean; `detail` is 2M with three "
+        "evaluations at temperature 1.",
+    ),
+    Measurement(
+        name="skull",
+        title="The head with skull, by depth",
+        call="quality.py --depth --scans seg3d_T1w",
+        told="One whole head; the last table says by depth under its surface what is gained (dB), and which share of "
+        "the squared error lies there: scalp and skull come first.",
+    ),
+    Measurement(
+        name="learned",
+        title="Persons that the weights learned from",
+        call="quality.py --side 96 --folder train",
+        told="The same crops of training scans: the gap to the first section is what was learned by heart.",
+    ),
+    Measurement(
+        name="adapting",
+        title="Learning on from the scan itself",
+        call=f"adapting.py --scans {HEADS}",
+        told="`--adapt` on middle 128^3 voxels: before, half the way (the default), all of it.",
+    ),
+    Measurement(
+        name="sparse",
+        title="What routing costs",
+        call="sparse.py --threads 1",
+        told="Experts that a place does not ask for, left out: what is lost and what it costs.",
+        alone=True,
+    ),
+)
+
+
+def words_of(measurement: Measurement) -> list[str]:
+    """The script from the repository's root, with its options."""
+    script, *options = measurement.call.split()
+    return [f"benchmarks/{script}", *options]
+
+
+def run(measurement: Measurement, kept: Path, data: Path) -> int:
+    """Measure, unless it was; what was printed counts only when the script ended well. Returns its exit code."""
+    page = kept / f"{measurement.name}.md"
+    if page.is_file():
+        return 0
+    call = [sys.executable, *words_of(measurement), "--data", str(data)]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (kept / f"{measurement.name}.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(call, check=False, cwd=ROOT, env=alone, stdout=subprocess.PIPE, stderr=log, text=True)
+    if done.returncode == 0:
+        page.write_text(f"{done.stdout.strip()}\n", encoding="utf-8")
+    print(f"{measurement.name}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
+    return done.returncode
+
+
+def measure(chosen: Sequence[Measurement], kept: Path, data: Path, jobs: int) -> int:
+    """All of them; the first exit code that is not 0."""
+    kept.mkdir(parents=True, exist_ok=True)
+    beside, alone = ([one for one in chosen if one.alone is wanted] for wanted in (False, True))
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(lambda one: run(one, kept, data), beside))
+    codes += [run(one, kept, data) for one in alone]
+    return next((code for code in codes if code), 0)
+
+
+def page_of(bundle: Bundle, kept: Path) -> str:
+    """The page, with a section for every measurement."""
+    lines = [
+        "# Measured with the embedded weights",
+        "",
+        "Written by `make measure`, which runs every command below; nothing here is typed by hand. Held-out data of "
+        "`val/` and label maps kept out of training, simulated degradations, seed 0, one thread of "
+        f"{platform.machine()}. Why things are as they are: [decisions](decisions.md). Research use only; not for "
+        "diagnostic use.",
+        "",
+        f"Weights: sha256 `{bundle.sha256}`.",
+    ]
+    for one in MEASUREMENTS:
+        found = kept / f"{one.name}.md"
+        told = found.read_text(encoding="utf-8").strip() if found.is_file() else "**Not measured with these weights.**"
+        lines += ["", f"## {one.title}", "", one.told, "", f"`python {' '.join(words_of(one))}`", "", told]
+    return "\n".join(lines) + "\n"
+
+
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for."""
+    names = [one.name for one in MEASUREMENTS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--jobs", type=int, default=max(1, len(os.sched_getaffinity(0))), help="scripts at a time")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {names}")
+    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "measured", help="what was measured so far")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured.md")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure what is missing, then write the page."""
+    args = parsed(words)
+    bundle = load_bundle()
+    kept = args.kept / bundle.sha256[:12]
+    chosen = [one for one in MEASUREMENTS if one.name in args.only]
+    code = measure(chosen, kept, args.data.resolve(), args.jobs)
+    args.page.write_text(page_of(bundle, kept), encoding="utf-8")
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

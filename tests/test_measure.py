@@ -1,0 +1,74 @@
+"""The page of measurements: what was measured with other weights cannot stand in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from moediff.model.bundle import load_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("measure", ROOT / "scripts" / "measure.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "measure", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def asked(script, monkeypatch, tmp_path):
+    """A measurement whose script counts its runs, tells where it found data and fails as long as there is none."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "fake.py").write_text(
+        "import pathlib, sys\n"
+        "with open('runs.txt', 'a') as runs: runs.write('x')\n"
+        "print('a line of progress', file=sys.stderr)\n"
+        "print('| table |', *sys.argv[1:])\n"
+        "sys.exit(0 if pathlib.Path(sys.argv[-1]).is_dir() else 3)\n"
+    )
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    return script.Measurement(name="fake", title="A title", call="fake.py --side 8", told="What it is.")
+
+
+def test_the_page_is_of_the_embedded_weights():
+    """New weights need a new page: `make measure`."""
+    assert load_bundle().sha256 in (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+
+
+def test_every_script_exists_and_every_name_is_one(script):
+    names = [one.name for one in script.MEASUREMENTS]
+    assert len(set(names)) == len(names) > 5
+    assert [one.name for one in script.MEASUREMENTS if not (ROOT / script.words_of(one)[0]).is_file()] == []
+
+
+def test_a_measurement_is_made_once_and_keeps_its_table_only(script, asked, tmp_path):
+    for _ in range(2):
+        assert script.measure([asked], tmp_path / "kept", tmp_path, jobs=2) == 0
+    assert (tmp_path / "runs.txt").read_text() == "x"
+    assert (tmp_path / "kept" / "fake.md").read_text() == f"| table | --side 8 --data {tmp_path}\n"
+    assert "progress" in (tmp_path / "kept" / "fake.log").read_text()
+
+
+def test_one_that_failed_counts_as_missing_and_is_made_again(script, asked, tmp_path):
+    assert script.measure([asked], tmp_path / "kept", tmp_path / "no", jobs=1) == 3
+    assert not (tmp_path / "kept" / "fake.md").exists()
+    assert script.measure([asked], tmp_path / "kept", tmp_path, jobs=1) == 0
+
+
+def test_the_page_says_what_is_missing(script, asked, monkeypatch, tmp_path):
+    other = script.Measurement(name="other", title="Another", call="fake.py", told="What that is.", alone=True)
+    monkeypatch.setattr(script, "MEASUREMENTS", (asked, other))
+    (tmp_path / "fake.md").write_text("| 1 |\n")
+    page = script.page_of(SimpleNamespace(sha256="abc"), tmp_path)
+    assert "`abc`" in page
+    first, second = page.split("## ")[1:]
+    assert first.startswith("A title") and "| 1 |" in first and "Not measured" not in first
+    assert second.startswith("Another") and "**Not measured with these weights.**" in second
