@@ -78,7 +78,7 @@ def enhance(
         raise ConfigError(f"{error}; see moediff.EnhanceOptions") from error
     paths = None if target is None else OutputPaths(scan=Path(target))
     if paths is not None:
-        read = getattr(source, "path", source)
+        read = source.get_filename() if hasattr(source, "get_filename") else getattr(source, "path", source)
         check_outputs(paths, Path(read) if isinstance(read, Path | str) else Path(), overwrite=overwrite)
     result = Enhancer(bundle, device=device)(source, chosen)
     if paths is not None:

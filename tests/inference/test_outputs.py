@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,18 @@ def test_a_sidecar_that_came_with_the_input_is_never_replaced(of, tmp_path):
     with pytest.raises(CannotCreate, match="sidecar"):
         check_outputs(OutputPaths(scan=tmp_path / "a.nii", report=tmp_path / "in.json"), scan, overwrite=True)
     check_outputs(OutputPaths(scan=tmp_path / "in_desc-sr.nii"), source, read=read, overwrite=True)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("in.mgz", False), ("in.nii.gz", True)])
+def test_the_record_of_an_older_result_is_no_sidecar_of_a_scan_that_we_do_not_write(name, refused, tmp_path):
+    """in.mgz can be enhanced into in.nii again; in.json beside in.nii.gz may be what tells of that very scan."""
+    (tmp_path / "in.json").write_text('{"software": "moediff-sr 1.0"}')
+    paths = OutputPaths(scan=tmp_path / "in.nii")
+    with pytest.raises(CannotCreate, match="sidecar") if refused else nullcontext():
+        check_outputs(paths, tmp_path / name, overwrite=True)
+    (tmp_path / "in.json").write_text('{"EchoTime": 0.1}')
+    with pytest.raises(CannotCreate, match="sidecar"):
+        check_outputs(paths, tmp_path / name, overwrite=True)
 
 
 def test_a_sidecar_beside_a_folder_of_dicom_files_is_an_older_results(tmp_path):

@@ -6,6 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -61,7 +62,9 @@ def test_in_python_too_a_series_is_chosen_by_loading_it(tmp_path, bundle):
     assert (tmp_path / "out.json").is_file() and result.source.stem == "series-7_MR"
 
 
-def test_a_loaded_scan_is_not_replaced_by_its_result(tmp_path, bundle, make_phantom):
-    save(make_phantom((30, 34, 20), (6.0, 6.0, 9.0)), tmp_path / "scan.nii.gz")
+@pytest.mark.parametrize("read", [moediff.load, nib.load, str])
+def test_a_scan_is_not_replaced_by_its_result_however_it_is_given(read, tmp_path, bundle, make_phantom):
+    path = tmp_path / "scan.nii.gz"
+    save(make_phantom((30, 34, 20), (6.0, 6.0, 9.0)), path)
     with pytest.raises(CannotCreate, match="would replace the input"):
-        moediff.enhance(moediff.load(tmp_path / "scan.nii.gz"), tmp_path / "scan.nii.gz", bundle=bundle)
+        moediff.enhance(read(path), path, bundle=bundle, overwrite=True)

@@ -14,7 +14,7 @@ from moediff.volume.atomic import check_new_folder
 from moediff.volume.claim import announce, held
 from moediff.volume.dicom_out import write_series
 from moediff.volume.io import check_free, save, save_maps, write_text
-from moediff.volume.nifti_out import codes_to_write, require_suffix
+from moediff.volume.nifti_out import codes_to_write, gzip_wanted, require_suffix
 from moediff.volume.scan_file import files_of, suffix_of
 
 NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that was passed through or sampled once"
@@ -104,10 +104,20 @@ def _protect(path: Path, every: set[Path]) -> None:
         if {part.resolve() for part in files_of(path)} & every:
             raise CannotCreate("the output would replace the input: choose another name for it")
         sidecar = sidecar_of(path)
-        if suffix_of(path) is not None and sidecar.exists() and sidecar.resolve() in every:
+        if suffix_of(path) is not None and sidecar.resolve() in every and _came_with(path, sidecar):
             raise CannotCreate(
                 f"an output would replace the input's sidecar {shown(sidecar.name)}: choose another name"
             )
+
+
+def _came_with(scan: Path, sidecar: Path) -> bool:
+    """Whether a JSON is the scan's own; one that we wrote is not where the scan is no file that we write."""
+    return sidecar.exists() and (gzip_wanted(scan) is not None or not written_by_us(sidecar))
+
+
+def written_by_us(sidecar: Path) -> bool:
+    """Whether a JSON is the record of a result of this program."""
+    return sidecar.is_file() and '"moediff-sr' in sidecar.read_text(encoding="utf-8", errors="replace")[:2000]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 
 from moediff import RESEARCH_ONLY
 from moediff.errors import InputMissing
-from moediff.inference.outputs import OutputPaths
+from moediff.inference.outputs import sidecar_of, written_by_us
 from moediff.report.canvas import PLANES
 from moediff.report.display import display
 from moediff.report.layers import Layer
@@ -68,16 +68,11 @@ def results_of(paths: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [p for p in sorted(path.rglob("*.nii*")) if p.is_file() and _has_sidecar(p)]
+        inside = [p for p in sorted(path.rglob("*.nii*")) if p.is_file() and written_by_us(sidecar_of(p))]
         if not inside:
             raise InputMissing(f"{shown(path)}: no enhanced scan with its JSON sidecar in this folder")
         found.extend(inside)
     return found
-
-
-def _has_sidecar(scan: Path) -> bool:
-    sidecar = OutputPaths(scan=scan).sidecar
-    return sidecar.is_file() and '"moediff-sr' in sidecar.read_text(encoding="utf-8", errors="replace")[:2000]
 
 
 def _square(layer: Layer, plane: str, index: int) -> np.ndarray:
