@@ -33,7 +33,7 @@ help:
 	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
 	@echo "make ablation          does routing pay? small networks trained alike, tables and figure in ./runs/ablation (2 hours); continues"
 	@echo "                       ABLATION=--designs tries other designs of the experts too"
-	@echo "make train-default     train the embedded weights anew into ./runs (14 hours on 2 cores); run again to go on"
+	@echo "make train-default     train the embedded weights anew into ./runs (15 hours on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make gpu               where torch sees a GPU: does it agree with the CPU, and how fast is it?"
 	@echo "make test              set up, lint, type-check and run every quick test"
