@@ -35,10 +35,14 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages in turn, and which of them begins with the average of the two stages before it."""
+    """Stages in turn, which of them begins with the average of the two before it, and which two make the result.
+
+    The result is the last stage's bundle, or the average of two stages'.
+    """
 
     stages: tuple[str, ...]
     from_average: str | None = None
+    result: tuple[str, ...] = ()
 
 
 RECIPES = {
@@ -62,6 +66,7 @@ RECIPES = {
             "home-third",
         ),
         from_average="home",
+        result=("home-longest", "home-third"),
     ),
     "gpu": Recipe(("gpu-uniform", "gpu-experts", "gpu-home")),
 }
@@ -85,12 +90,22 @@ def run_stage(stage: str, args: argparse.Namespace, minutes: float | None) -> in
     return code
 
 
-def fit_head(args: argparse.Namespace, last: str, runs: Path) -> int:
-    """The head that foretells the error, and what is familiar, fitted to the last stage's bundle; the exit code."""
-    before, final = (str(runs / name / "bundle") for name in (last, "final"))
+def finished(recipe: Recipe, runs: Path) -> Path:
+    """The bundle that all stages lead to."""
+    last = recipe.stages[-1]
+    if recipe.result:
+        one, other = (runs / name / "bundle" for name in recipe.result)
+        last = "average-of-last"
+        average(one, other, runs / last / "bundle")
+    return runs / last / "bundle"
+
+
+def fit_head(args: argparse.Namespace, last: str, before: Path) -> int:
+    """The head that foretells the error, and what is familiar, fitted to a bundle of all stages; the exit code."""
+    final = str(before.parent.parent / "final" / "bundle")
     data = [] if args.data is None else ["--data", str(args.data)]
     options = ["--config", str(args.configs / f"{last}.toml"), *data]
-    steps = ("fit_error_head.py", before, final, "--patches", str(args.patches)), ("fit_familiar.py", final, final)
+    steps = ("fit_error_head.py", str(before), final, "--patches", str(args.patches)), ("fit_familiar.py", final, final)
     for script, *words in steps:
         call = [sys.executable, str(Path(__file__).with_name(script)), *words, *options]
         if code := subprocess.run(call, check=False).returncode:
@@ -142,7 +157,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if code:
             return code
     last = recipe.stages[-1]
-    if code := fit_head(args, last, runs):
+    if code := fit_head(args, last, finished(recipe, runs)):
         return code
     judged = configs[last] if args.data is None else replace(configs[last], data=str(args.data))
     compare(judged, runs / "final" / "bundle")

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from moediff.config import rng_for
 from moediff.diffusion.process import ProcessConfig
 from moediff.errors import ConfigError
-from moediff.model.bundle import load_bundle
+from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.training.dataset import Batch, PatchSource
 from moediff.training.kept import Head, ScanSource, kept
@@ -189,10 +189,23 @@ def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, n
     before = {str(Path(config.out) / "bundle") for config in configs}
     before |= {str(Path(configs[0].out).parent / "average" / "bundle")} if recipe.from_average else set()
     assert {config.start for config in configs[1:]} <= before
+    assert set(recipe.result) <= set(recipe.stages) and (not recipe.result or recipe.result[-1] == recipe.stages[-1])
     assert not any("val/" in path.path for config in configs for path in config.scans)
     heads = [replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate,
                      experts=configs[-1].model.denoiser.experts) for config in configs]  # fmt: skip
     assert all(head == heads[0] for head in heads)
+
+
+def test_the_result_is_the_last_stage_or_the_average_of_two(script, bundle, tmp_path):
+    for name, factor in (("one", 1.0), ("two", 3.0)):
+        made = load_bundle(bundle)
+        weights = {key: value * factor for key, value in made.denoiser.state_dict().items()}
+        save_bundle(tmp_path / name / "bundle", made.config, weights, {})
+    assert script.finished(script.Recipe(("one", "two")), tmp_path) == tmp_path / "two" / "bundle"
+    found = load_bundle(script.finished(script.Recipe(("one", "two"), result=("one", "two")), tmp_path))
+    assert not (tmp_path / "two" / "bundle").samefile(tmp_path / "average-of-last" / "bundle")
+    before, after = load_bundle(bundle).denoiser.state_dict(), found.denoiser.state_dict()
+    assert all(torch.allclose(after[key], 2 * before[key]) for key in before)
 
 
 def test_a_cuda_device_chooses_the_gpu_recipe(script, monkeypatch):
