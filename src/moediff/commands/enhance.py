@@ -30,6 +30,13 @@ def add(commands: Commands) -> None:
     parser.set_defaults(call=enhance_command)
 
 
+def _size_mm(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # most often the scan, which this option's numbers would swallow
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of mm: name the scan before this option") from None
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -41,7 +48,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)")
     add(
         "--voxel-size",
-        type=float,
+        type=_size_mm,
         nargs="+",
         metavar="MM",
         help="one or three numbers (default: 1 mm, or half the voxel)",
