@@ -102,6 +102,12 @@ def test_one_or_three_voxel_sizes(size, shape, enhance, capsys):
     assert tuple(json.loads(capsys.readouterr().out)["output"]) == shape
 
 
+def test_a_scan_that_a_list_of_numbers_swallows_is_told_where_it_belongs(scan, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["enhance", "--voxel-size", "4", str(scan)])
+    assert f"argument --voxel-size: {str(scan)!r} is no number of mm: name the scan before" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten_unless_asked(enhance, scan, capsys):
     taken = scan.parent / "sub-01_desc-sr_T2w.nii.gz"
     taken.write_bytes(b"mine")

@@ -39,6 +39,8 @@ REFUSED = {
     "two_numbers": ({"voxel_size": (1.0, 1.0)}, "one or three numbers"),
     "no_number": ({"voxel_size": ()}, "one or three numbers"),
     "too_fine": ({"voxel_size": (1.0, 1.0, 0.19)}, "at least 0.2 mm"),
+    "bare_number": ({"voxel_size": 1.0}, "voxel size is 1.0, expected a tuple"),
+    "a_file": ({"like": "t1.nii.gz"}, "like is a str, expected a grid: give moediff.load(FILE).volume.grid"),
     "negative": ({"voxel_size": (-1.0,)}, "at least 0.2 mm"),
     "one_step": ({"steps": 1}, "expected 2 to 64"),
     "many_steps": ({"steps": 65}, "expected 2 to 64"),

@@ -140,6 +140,11 @@ def test_two_outputs_need_two_names(tmp_path):
         check_outputs(paths, tmp_path / "in.nii.gz", overwrite=True)
 
 
+def test_a_folder_is_no_name_for_a_result(tmp_path):
+    with pytest.raises(CannotCreate, match="a folder has this name: name a file in it"):
+        check_outputs(OutputPaths(scan=tmp_path), tmp_path / "scan.nii.gz", overwrite=False)
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(CannotCreate, match="does not exist: create it first"):
         check_outputs(OutputPaths(scan=tmp_path / "new" / "out.nii"), tmp_path / "in.nii", overwrite=False)

@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     add("--bundle", type=Path, help="model folder to begin with (default: the embedded weights)")
     add_reading(parser)
     add("--steps", type=int, default=100, help="how long to learn (default 100, one to three minutes on two cores)")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of everything random (default 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--processes", type=int, default=0, help="share the work among N (default: all GPUs or cores)")
     add("--overwrite", action="store_true", help="replace an existing model folder")

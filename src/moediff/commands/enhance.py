@@ -30,6 +30,13 @@ def add(commands: Commands) -> None:
     parser.set_defaults(call=enhance_command)
 
 
+def _size_mm(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # most often the scan, which this option's numbers would swallow
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of mm: name the scan before this option") from None
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -41,13 +48,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)")
     add(
         "--voxel-size",
-        type=float,
+        type=_size_mm,
         nargs="+",
         metavar="MM",
-        help="one or three numbers (default: 1 mm, or half the voxel)",
+        help="one number, or three in the input's axis order (default: axes coarser than 1 mm become 1 mm where any "
+        "is coarser than 1.2 mm, else all are halved)",
     )
     add("--like", type=Path, metavar="REF", help="land exactly on this scan's grid")
-    add("--mode", default="faithful", choices=("faithful", "detail"), help="posterior mean, or a few-step sample")
+    add(
+        "--mode",
+        default="faithful",
+        choices=("faithful", "detail"),
+        help="faithful (default): least error on average; detail: one plausible sample, sharper but further from the "
+        "truth",
+    )
     add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
     add(
         "--mirrors",
@@ -78,7 +92,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="what the network computes in (default float32): bfloat16 is 1.6 times as fast where a processor has it",
     )  # fmt: skip
     add("--threads", type=int, help="CPU threads")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of samples and of --adapt (default 0)")
     add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")
     add("--even-slices", action="store_true", help="take out what alternates in brightness from slice to slice")
     add("--no-consistency", action="store_true", help="do not correct what the measurement contradicts")
@@ -86,7 +100,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--dry-run", action="store_true", help="say what would be done and stop")
     add("--json", action="store_true", help="print the sidecar's content to standard output")
-    add("-q", "--quiet", action="store_true", help="no progress and no summary")
+    add("-q", "--quiet", action="store_true", help="print no progress, no summary and no warnings")
     add("-v", "--verbose", action="store_true", help="print timings and settings")
 
 

@@ -34,10 +34,12 @@ def add(commands: Commands) -> None:
 def train_command(args: argparse.Namespace) -> int:
     """Train, and say where the bundle lies."""
     from moediff.errors import naming
+    from moediff.report.needs import LEARNING, require_parts
     from moediff.training.settings import load_config
     from moediff.training.trainer import train
 
     keep_memory()
+    require_parts(*LEARNING, what="training", extra="train")
     config = load_config(args.config)
     progress = not args.quiet and sys.stderr.isatty()
     with naming(args.config):

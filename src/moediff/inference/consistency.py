@@ -124,7 +124,7 @@ def residual(gap_XYZ: Tensor, prepared: Prepared) -> Volume:
 
 
 def summary(gap_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> dict[str, object]:
-    """RMS of a discrepancy over the scan's intensity range (99th percentile), for the sidecar."""
+    """RMS of a discrepancy over the scan's intensity range (up to its 99.9th percentile), for the sidecar."""
     top = max(quantile(prepared.source.data_XYZ, 0.999), 1e-6)
     tissue = prepared.source.data_XYZ[prepared.reached] > 0.05 * top
     rms = float(gap_XYZ[prepared.reached][tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0

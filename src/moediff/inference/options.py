@@ -28,8 +28,8 @@ class EnhanceOptions:
     """What a user may choose.
 
     Args:
-        voxel_size: target voxel size in mm, one or three numbers in the input's axis order; None picks 1 mm isotropic
-            where any axis is coarser than 1.2 mm, else half the voxel size.
+        voxel_size: target voxel size in mm, one or three numbers in the input's axis order. None: where any axis is
+            coarser than 1.2 mm, all axes coarser than 1 mm become 1 mm and finer ones stay; else all are halved.
         like: a grid to land on exactly; excludes voxel_size.
         mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
         mirrors: 1, 2, 4 or 8: the posterior mean is averaged over so many mirrored readings of the scan.
@@ -64,9 +64,10 @@ class EnhanceOptions:
             raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
         if self.voxel_size is not None and self.like is not None:
             raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
-        sizes = self.voxel_size
-        if sizes is not None and (len(sizes) not in (1, 3) or not all(0.2 <= s < math.inf for s in sizes)):
-            raise ConfigError(f"voxel size {self.voxel_size}: give one or three numbers of at least 0.2 mm")
+        if self.like is not None:
+            _check_grid(self.like)
+        if self.voxel_size is not None:
+            _check_sizes(self.voxel_size)
         if self.mirrors not in (1, 2, 4, 8):
             raise ConfigError(f"mirrors is {self.mirrors}, expected 1, 2, 4 or 8: choose one of these")
         if self.mirrors > 1 and self.mode != "faithful":
@@ -74,6 +75,21 @@ class EnhanceOptions:
         for name, low, high in (("steps", 2, 64), ("samples", 1, 64), ("memory_mb", 64, 2**24)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
+
+
+def _check_grid(like: Any) -> None:
+    """Refuse a file's name, which the command line takes."""
+    if not isinstance(like, Grid):
+        kind = type(like).__name__
+        raise ConfigError(f"like is a {kind}, expected a grid: give moediff.load(FILE).volume.grid")
+
+
+def _check_sizes(sizes: Any) -> None:
+    """Refuse what is not one or three numbers that a voxel can measure, in mm."""
+    if not isinstance(sizes, tuple | list):
+        raise ConfigError(f"voxel size is {sizes!r}, expected a tuple: give one or three numbers, as in (1.0,)")
+    if len(sizes) not in (1, 3) or not all(0.2 <= size < math.inf for size in sizes):
+        raise ConfigError(f"voxel size {sizes}: give one or three numbers of at least 0.2 mm")
 
 
 @dataclass(frozen=True)

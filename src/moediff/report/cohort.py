@@ -61,10 +61,12 @@ def results_of(paths: Iterable[Path]) -> list[Path]:
     """Files as given; a folder stands for every scan in it (and below) that has a sidecar of this program.
 
     Raises:
-        InputMissing: a folder holds none.
+        InputMissing: a folder holds none, or there is no such file.
     """
     found = []
     for path in paths:
+        if not path.exists():
+            raise InputMissing(f"{shown(path)}: there is no such file or folder: check the name")
         if not path.is_dir():
             found.append(path)
             continue

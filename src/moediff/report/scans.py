@@ -133,8 +133,8 @@ def from_files(files: ReportFiles) -> ReportScans:
         DataError: the sidecar is damaged, or a file is no usable scan.
         GeometryError: a map does not lie on the enhanced grid.
     """
+    enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
     record = _read_record(OutputPaths(scan=files.scan).sidecar)
-    enhanced = load(files.scan).volume
     source = load(files.source) if files.source else None
     truth = resample(load(files.truth).volume, enhanced.grid) if files.truth else None
     gate_XYZE = _read_maps(files.experts).clamp(0, 1) if files.experts else None

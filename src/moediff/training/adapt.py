@@ -97,6 +97,9 @@ def adapt(
 ) -> Bundle:
     """Let a bundle's weights learn on from thick-slice scans, best all of one protocol and contrast.
 
+    A script that calls it needs `if __name__ == "__main__":`, since several processes read the script again; with one
+    process (see `AdaptOptions`) it does not.
+
     Args:
         scans: as `load` returns them, raw intensities, slices along any axis.
         bundle: the weights to begin with, on the device of the options.

@@ -41,6 +41,8 @@ def require_suffix(path: Path) -> bool:
         CannotCreate: the name is no NIfTI file's.
     """
     gzipped = gzip_wanted(path)
+    if path.is_dir():
+        raise CannotCreate("a folder has this name: name a file in it, ending in .nii or .nii.gz")
     if gzipped is None:
         raise CannotCreate("results are written as .nii or .nii.gz: choose such a name")
     return gzipped
