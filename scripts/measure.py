@@ -44,8 +44,6 @@ class Measurement:
     alone: bool = False
 
 
-HEADS = "M2307_T2w aurora_T1c fsf_T1w ljms07_FLAIR seg3d_T1w"
-
 MEASUREMENTS = (
     Measurement(
         name="crops",
@@ -118,8 +116,8 @@ MEASUREMENTS = (
     Measurement(
         name="adapting",
         title="Learning on from the scan itself",
-        call=f"adapting.py --scans {HEADS}",
-        told="`--adapt` on middle 128^3 voxels: before, half the way (the default), all of it.",
+        call="adapting.py --recipes thick5",
+        told="`--adapt` on middle 128^3 voxels, 5 mm slices: before, half the way (the default), all of it.",
     ),
     Measurement(
         name="sparse",
