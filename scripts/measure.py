@@ -57,7 +57,7 @@ MEASUREMENTS = (
         title="Gate and experts",
         call="experts.py",
         told="How well the gate's weights separate regions, how much each expert does, how steady the first expert is, "
-        "and each expert's error, run alone, over the mean of all four in a region: below 1 is better than the mean.",
+        "and each expert's RMSE, run alone, over that of all together; a row a region, the best of it bold.",
     ),
     Measurement(
         name="uncertainty",

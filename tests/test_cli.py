@@ -159,6 +159,14 @@ def test_a_missing_scan_ends_with_66(tmp_path, capsys):
     assert "none.nii.gz" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["enhance", "adapt", "report", "degrade --recipe thick5"])
+def test_an_empty_name_is_not_the_current_folder(command, capsys):
+    """As "$scan" is where the variable was misspelt."""
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), ""])
+    assert ended.value.code == 2 and "the name is empty" in capsys.readouterr().err
+
+
 def test_an_empty_scan_ends_with_65(tmp_path, bundle, capsys):
     nib.save(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), np.diag([4, 4, 4, 1])), tmp_path / "e.nii.gz")
     assert main(["enhance", str(tmp_path / "e.nii.gz"), "--bundle", str(bundle)]) == 65

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError
+from moediff.errors import ConfigError, InputMissing
 from moediff.training.dataset import (
     NO_REGION,
 )
@@ -23,6 +23,13 @@ EYE = torch.eye(4, dtype=torch.float64)
 def test_no_scans_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"name at least one under \[\[scans\]\]"):
         load_heads((), tmp_path, 0)
+
+
+@pytest.mark.parametrize("last", [{"path": "none.nii.gz"}, {"path": "a.nii", "input": "none.nii.gz"}])
+def test_a_scan_that_is_missing_is_named_before_others_are_read(last, tmp_path):
+    (tmp_path / "a.nii").write_text("no scan, and never read")
+    with pytest.raises(InputMissing, match=r"none\.nii\.gz: there is no such training scan"):
+        load_heads([ScanSource(path="a.nii"), ScanSource(**last)], tmp_path, 0)
 
 
 def test_a_scan_becomes_one_head_per_voxel_size(tmp_path: Path, make_phantom):

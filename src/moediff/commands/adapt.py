@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff import RESEARCH_ONLY
-from moediff.commands.reading import add_reading, read
+from moediff.commands.reading import add_reading, read, scan_path
 from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def add(commands: Commands) -> None:
         f"sharp in the plane of thick slices. Use it with `moediff enhance --bundle FOLDER`. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("scans", type=Path, nargs="+", metavar="SCAN", help="thick-slice scans, one or several of the same protocol")
+    add("scans", type=scan_path, nargs="+", metavar="SCAN",
+        help="thick-slice scans, one or several of the same protocol")  # fmt: skip
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write")
     add("--bundle", type=Path, help="model folder to begin with (default: the embedded weights)")
     add_reading(parser)

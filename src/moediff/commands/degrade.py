@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import RESEARCH_ONLY, __version__
+from moediff.commands.reading import scan_path
 
 if TYPE_CHECKING:
     from moediff.commands import Commands
@@ -25,7 +26,7 @@ def add(commands: Commands) -> None:
         description=f"Write the scan that a poorer acquisition would have given, and its recipe. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SCAN", help="sharp NIfTI scan (.nii, .nii.gz)")
+    add("source", type=scan_path, metavar="SCAN", help="sharp NIfTI scan (.nii, .nii.gz)")
     add("--recipe", required=True, metavar="NAME|FILE", help="a named recipe (an unknown name lists them) or .json")
     add("-o", "--output", type=Path, required=True, help="low-resolution scan; its recipe lies beside it as .json")
     add("--seed", type=int, default=0, help="of noise and bias field (default 0)")

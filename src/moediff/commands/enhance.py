@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import RESEARCH_ONLY
-from moediff.commands.reading import add_reading, read
+from moediff.commands.reading import add_reading, read, scan_path
 from moediff.commands.terminal import progress_bar
 from moediff.memory import keep_memory
 
@@ -41,7 +41,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "source",
-        type=Path,
+        type=scan_path,
         metavar="INPUT",
         help=".nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
     )

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from moediff.volume.io import Loaded
 
 
+def scan_path(text: str) -> Path:
+    """A path as it was typed; nothing at all is no name of the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty, expected that of a scan: is a shell variable unset?")
+    return Path(text)
+
+
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
     add = parser.add_argument

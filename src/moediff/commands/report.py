@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff import RESEARCH_ONLY
+from moediff.commands.reading import scan_path
 from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def add(commands: Commands) -> None:
         description=f"Write one self-contained, offline HTML page for each enhanced scan. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("results", type=Path, nargs="+", metavar="RESULT",
+    add("results", type=scan_path, nargs="+", metavar="RESULT",
         help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such")  # fmt: skip
     add("-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)")
     add("--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers")

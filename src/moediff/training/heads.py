@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.config import rng_for
-from moediff.errors import ConfigError, naming
+from moediff.errors import ConfigError, InputMissing, naming
 from moediff.evaluation.regions import BACKGROUND, region_map, scan_regions
 from moediff.simulate.labels import synthesise
 from moediff.training.kept import Head, ScanSource, head_of, kept, read_heads
@@ -37,10 +37,15 @@ def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path 
     scans whose tissues can be told apart.
 
     Raises:
+        InputMissing: a scan is not there.
         ConfigError: no sources, or a voxel size asked for that is finer than the scan.
     """
     if not sources:
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
+    for name in (name for source in sources for name in (source.path, source.input) if name is not None):
+        with naming(root / name):
+            if not (root / name).exists():  # before minutes are spent on those that come first
+                raise InputMissing("there is no such training scan: check the name")
     heads: list[Head] = []
     for source in sources:
         if keep is None or source.prepared:
