@@ -1,6 +1,7 @@
 """`moediff enhance --report` and `moediff report`."""
 
 import json
+import shutil
 
 import pytest
 
@@ -102,3 +103,14 @@ def test_files_of_one_result_cannot_serve_several(folder):
     with pytest.raises(SystemExit) as stopped:
         main(["report", "a.nii.gz", "b.nii.gz", "--truth", "c.nii.gz"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("option", [["--truth", "scan.nii.gz"], ["--input", "scan.nii.gz"], ["--defaced"], ["-o", "x"]])
+def test_nor_all_that_lie_in_a_folder(option, folder, capsys):
+    for end in ("nii.gz", "json"):
+        shutil.copy(folder / f"scan_desc-sr.{end}", folder / f"other_desc-sr.{end}")
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(folder), *(str(folder / word) if "." in word else word for word in option)])
+    assert stopped.value.code == 2 and sorted(folder.iterdir()) == before
+    assert "give these with one RESULT" in capsys.readouterr().err

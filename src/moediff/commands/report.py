@@ -45,7 +45,7 @@ def report_command(args: argparse.Namespace) -> int:
     """Check every page's place, then draw one after the other, and the index last."""
     given = [f"--{name}" for name in SINGLE if getattr(args, name)]
     if (len(args.results) > 1 or args.index is not None) and given:
-        args.usage_error(f"{', '.join(given)}: give these with one RESULT and no --index")
+        _refuse_shared(args, given)
     from moediff.report.cohort import results_of, summarise, write_index
     from moediff.report.needs import require_parts
     from moediff.report.page import write_page
@@ -54,6 +54,8 @@ def report_command(args: argparse.Namespace) -> int:
     keep_memory()
     require_parts("jinja2")
     results = results_of(args.results)
+    if len(results) > 1 and given:  # a folder may hold several
+        _refuse_shared(args, given)
     pages = _pages(args, results)
     entries = []
     for scan, page in zip(results, pages, strict=True):
@@ -68,6 +70,10 @@ def report_command(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(args.index)
     return 0
+
+
+def _refuse_shared(args: argparse.Namespace, given: list[str]) -> None:
+    args.usage_error(f"{', '.join(given)}: give these with one RESULT and no --index")
 
 
 def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
