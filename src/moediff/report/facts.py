@@ -20,6 +20,7 @@ CORRECTED = {
     False: "It was not corrected where it contradicts the measurement.",
 }
 WITHIN, SMALL = 1.5, 0.01  # of the noise, of the intensity range: a disagreement up to either says nothing
+MANY = 100  # times the noise; beyond it the number says no more than that there is hardly any noise
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ def _verdict(record: Mapping[str, Any]) -> str:
         return ""
     if gap <= max(WITHIN * noise, SMALL):
         return "The enhanced scan agrees with what was measured: it differs by no more than noise does."
+    times = f"{gap / noise:.1f}" if gap < MANY * noise else f"more than {MANY}"
     return (
-        f"The enhanced scan differs from what was measured by {gap / max(noise, 1e-9):.1f} times the noise. "
+        f"The enhanced scan differs from what was measured by {times} times the noise. "
         "Look at the map of disagreement before using it."
     )
 
