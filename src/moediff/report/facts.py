@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from moediff.evaluation.metrics import head_mask, score
 from moediff.report.regions import Expert, Region, experts, regions
 from moediff.report.scans import ReportScans
@@ -154,12 +156,18 @@ def _verdict(record: Mapping[str, Any]) -> str:
 def _scores(scans: ReportScans) -> list[Score]:
     if scans.truth is None:
         return []
-    judged = head_mask(scans.truth.data_XYZ.float())
+    truth_XYZ, seen_XYZ = scans.truth.data_XYZ.float(), scans.truth_seen_XYZ
+    judged = head_mask(truth_XYZ)
+    if seen_XYZ is not None:
+        judged &= seen_XYZ
     named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
     found = []
     for name, volume in named.items():
         if volume is not None:
-            scores = score(volume.data_XYZ.float(), scans.truth.data_XYZ.float(), judged)
+            data_XYZ = volume.data_XYZ.float()
+            if seen_XYZ is not None:  # else windows of SSIM would see beyond it
+                data_XYZ = torch.where(seen_XYZ, data_XYZ, truth_XYZ)
+            scores = score(data_XYZ, truth_XYZ, judged)
             found.append(Score(name, scores.psnr, scores.ssim))
     return found
 

@@ -15,6 +15,7 @@ from moediff.volume.geometry import axis_positions, canonicalise, crop, resample
 from moediff.volume.volume import Grid, Volume
 
 SAMPLES = 100_000  # quantiles need no more voxels than these
+DARK = 0.01  # quantile that air lies at where a scan goes below zero
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ def sampled(data: Tensor, most: int = SAMPLES) -> Tensor:
 def quantiles(data: Tensor, *shares: float) -> list[float]:
     """Quantiles of an even subset."""
     return [float(q) for q in np.quantile(sampled(data).float().numpy(), shares)]
+
+
+def air(volume: Volume) -> float:
+    """What a scan holds where nothing was measured."""
+    return min(quantiles(volume.data_XYZ, DARK)[0], 0.0)
 
 
 def to_bytes(data_XYZ: Tensor, low: float, high: float) -> Tensor:

@@ -20,10 +20,11 @@ from moediff.errors import DataError, GeometryError, InputMissing, MoeDiffError,
 from moediff.evaluation.remeasure import residual_map
 from moediff.inference.options import Enhanced
 from moediff.inference.outputs import OutputPaths, stem_of
+from moediff.report.layers import air
 from moediff.volume.atomic import shown
-from moediff.volume.geometry import resample
+from moediff.volume.geometry import covered, resample
 from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.volume.volume import Grid, Volume
 
 RECORD_BYTES = 2**20
 
@@ -64,6 +65,7 @@ class ReportScans:
         source: the input on its own grid.
         interpolated: the input on the enhanced grid.
         truth: the true scan on the enhanced grid.
+        truth_seen_XYZ: where it was measured; None says everywhere.
         uncertainty_XYZ: standard deviation.
         gate_XYZE: weight of each expert, zero where none worked.
         changed_XYZE: each expert's own result minus the interpolated input.
@@ -82,6 +84,7 @@ class ReportScans:
     source: Volume | None = None
     interpolated: Volume | None = None
     truth: Volume | None = None
+    truth_seen_XYZ: Tensor | None = None
     uncertainty_XYZ: Tensor | None = None
     gate_XYZE: Tensor | None = None
     changed_XYZE: Tensor | None = None
@@ -116,9 +119,10 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
     changed_XYZE = None
     if worked and result.each_XYZE is not None:
         changed_XYZE = result.each_XYZE - result.interpolated.data_XYZ[..., None]
+    truth, seen_XYZ = (None, None) if truth is None else _truth_on(truth, result.volume.grid)
     return ReportScans(
         enhanced=result.volume, name=name, record=result.record, source=result.source.volume,
-        interpolated=result.interpolated, truth=None if truth is None else resample(truth, result.volume.grid),
+        interpolated=result.interpolated, truth=truth, truth_seen_XYZ=seen_XYZ,
         uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,
         gate_XYZE=result.gate_XYZE if worked else None, changed_XYZE=changed_XYZE,
         expert_names=result.expert_names, residual=result.residual,
@@ -131,24 +135,37 @@ def from_files(files: ReportFiles) -> ReportScans:
     Raises:
         InputMissing: a file or the sidecar is not there.
         DataError: the sidecar is damaged, or a file is no usable scan.
-        GeometryError: a map does not lie on the enhanced grid.
+        GeometryError: a map does not lie on the enhanced grid, or the truth lies elsewhere.
     """
     enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
     record = _read_record(OutputPaths(scan=files.scan).sidecar)
     source = load(files.source) if files.source else None
-    truth = resample(load(files.truth).volume, enhanced.grid) if files.truth else None
+    truth, seen_XYZ = _truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
     gate_XYZE = _read_maps(files.experts).clamp(0, 1) if files.experts else None
     changed_XYZE = _changed(_read_maps(files.differences)) if files.differences else None
     return ReportScans(
         enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
         record=record, source=None if source is None else source.volume,
-        interpolated=None if source is None else resample(source.volume, enhanced.grid), truth=truth,
+        interpolated=None if source is None else resample(source.volume, enhanced.grid),
+        truth=truth, truth_seen_XYZ=seen_XYZ,
         uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
         gate_XYZE=gate_XYZE, changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
         residual=None if source is None else _residual(enhanced, source.volume),
         lesions=load(files.lesions).volume if files.lesions else None, defaced=files.defaced,
     )  # fmt: skip
+
+
+def _truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
+    """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
+    seen_XYZ, read = covered(truth.grid, grid), resample(truth, grid)
+    if bool(seen_XYZ.all()):
+        return read, None
+    if not bool(seen_XYZ.any()):
+        raise GeometryError(
+            "the truth lies wholly outside the enhanced scan, expected the same part of one head: register the two"
+        )
+    return read.with_data(read.data_XYZ.masked_fill(~seen_XYZ, air(truth))), seen_XYZ
 
 
 def _changed(differences_XYZN: Tensor) -> Tensor:
