@@ -36,6 +36,7 @@ class ReportFiles:
     Args:
         scan: the enhanced scan; its sidecar lies beside it.
         source: the scan that was enhanced.
+        trust, index, series: how it is read, as `load` takes them.
         truth: the true scan, on any grid.
         uncertainty: standard deviation on the enhanced grid.
         experts: 4-D gate weights on the enhanced grid.
@@ -46,6 +47,9 @@ class ReportFiles:
 
     scan: Path
     source: Path | None = None
+    trust: str | None = None
+    index: int | None = None
+    series: str | None = None
     truth: Path | None = None
     uncertainty: Path | None = None
     experts: Path | None = None
@@ -139,7 +143,9 @@ def from_files(files: ReportFiles) -> ReportScans:
     """
     enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
     record = _read_record(OutputPaths(scan=files.scan).sidecar)
-    source = load(files.source) if files.source else None
+    source = None
+    if files.source:
+        source = load(files.source, trust=files.trust, index=files.index, series=files.series)
     truth, seen_XYZ = _truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
     gate_XYZE = _read_maps(files.experts).clamp(0, 1) if files.experts else None
     changed_XYZE = _changed(_read_maps(files.differences)) if files.differences else None
@@ -183,8 +189,12 @@ def _residual(enhanced: Volume, source: Volume) -> Volume | None:
     return None
 
 
-def source_beside(scan: Path) -> Path | None:
-    """The input of a result that kept its default name, if it still lies there with the shape the sidecar recorded."""
+def source_beside(scan: Path, *, trust: str | None = None, index: int | None = None) -> Path | None:
+    """The input of a result that kept its default name, if it still lies there with the shape the sidecar recorded.
+
+    Args:
+        trust, index: as `load` takes them.
+    """
     if "_desc-sr" not in scan.name:
         return None
     place, stem = scan.parent, stem_of(scan).replace("_desc-sr", "", 1)
@@ -192,7 +202,7 @@ def source_beside(scan: Path) -> Path | None:
         if path.is_file():
             with suppress(MoeDiffError):
                 expected = _read_record(OutputPaths(scan=scan).sidecar).get("input_shape")
-                return path if list(load(path).volume.shape) == expected else None
+                return path if list(load(path, trust=trust, index=index).volume.shape) == expected else None
     return None
 
 
