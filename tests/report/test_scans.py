@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moediff.errors import GeometryError
+from moediff.errors import DataError, GeometryError
 from moediff.report.facts import facts
 from moediff.report.scans import ReportFiles, from_files
 from moediff.volume.geometry import crop
@@ -62,3 +62,9 @@ def test_a_region_that_the_truth_does_not_reach_has_no_true_error(result, slab, 
 def test_a_truth_of_another_place_is_refused(result, elsewhere):
     with pytest.raises(GeometryError, match="truth lies wholly outside the enhanced scan"):
         from_files(ReportFiles(scan=result, truth=elsewhere))
+
+
+def test_a_mask_without_lesions_is_told_as_a_mask(result, slab, phantom):
+    save(phantom.with_data(torch.zeros(phantom.shape)), slab, overwrite=True)
+    with pytest.raises(DataError, match=r"all voxels have the value 0: expected voxels inside .* and outside"):
+        from_files(ReportFiles(scan=result, lesions=slab))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from moediff.errors import DataError, GeometryError, InputMissing, MoeDiffError, naming
 from moediff.evaluation.remeasure import residual_map
+from moediff.evaluation.tables import load_drawn
 from moediff.inference.options import Enhanced
 from moediff.inference.outputs import OutputPaths, stem_of
 from moediff.report.layers import air
@@ -158,7 +159,7 @@ def from_files(files: ReportFiles) -> ReportScans:
         gate_XYZE=gate_XYZE, changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
         residual=None if source is None else _residual(enhanced, source.volume),
-        lesions=load(files.lesions).volume if files.lesions else None, defaced=files.defaced,
+        lesions=load_drawn(files.lesions) if files.lesions else None, defaced=files.defaced,
     )  # fmt: skip
 
 
