@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from moediff.errors import DataError, GeometryError
+from moediff.report.display import display
 from moediff.report.facts import facts
+from moediff.report.layers import nearest
+from moediff.report.regions import regions
 from moediff.report.scans import ReportFiles, from_files
 from moediff.volume.geometry import crop
 from moediff.volume.io import save
@@ -68,3 +71,36 @@ def test_a_mask_without_lesions_is_told_as_a_mask(result, slab, phantom):
     save(phantom.with_data(torch.zeros(phantom.shape)), slab, overwrite=True)
     with pytest.raises(DataError, match=r"all voxels have the value 0: expected voxels inside .* and outside"):
         from_files(ReportFiles(scan=result, lesions=slab))
+
+
+def test_nothing_of_the_input_is_shown_beyond_its_field_of_view(result, slab):
+    scans = from_files(ReportFiles(scan=result, source=slab))
+    outside = [*range(12), *range(32, 44)]
+    assert bool((scans.interpolated.data_XYZ[:, :, outside] == 0).all())
+    views = {view.key: view.data_XYZ for view in display(scans).scans}
+    assert bool((views["input"][:, :, :8] == 0).all()) and bool((views["interpolated"][:, :, :8] == 0).all())
+    assert int(views["input"].max()) > 200
+
+
+def test_beyond_an_oblique_scan_there_is_what_was_asked_for(phantom):
+    affine = 4 * torch.eye(4, dtype=torch.float64)
+    affine[:2, :2] = 4 * torch.tensor([[0.9, -(0.19**0.5)], [0.19**0.5, 0.9]])
+    affine[3, 3] = 1
+    read = nearest(Volume(torch.full((40, 40, 10), 7.0), affine), phantom.grid, outside=-1.0)
+    assert set(read.round().unique().tolist()) == {-1.0, 7.0} and bool((read[:, :, :20] == -1).all())
+
+
+def test_an_input_of_another_place_is_refused(result, elsewhere):
+    with pytest.raises(GeometryError, match="input lies wholly outside the enhanced scan"):
+        from_files(ReportFiles(scan=result, source=elsewhere))
+
+
+def test_lesions_do_not_go_on_beyond_their_mask(result, slab, phantom):
+    mask = torch.zeros(48, 56, 20)
+    mask[20:28, 24:32, 16:] = 1  # to the mask's last plane
+    place = crop(phantom, (0, 0, 12), (48, 56, 20))
+    save(place.with_data(mask), slab, overwrite=True)
+    save(phantom.with_data(phantom.data_XYZ.clamp_min(1) / 50), slab.with_name("sd.nii.gz"))
+    found = regions(from_files(ReportFiles(scan=result, lesions=slab, uncertainty=slab.with_name("sd.nii.gz"))))
+    assert found[-1].name == "outlined lesions"
+    assert round(found[-1].share * 24 * 28 * 22) == 4 * 4 * 2  # every second voxel along each axis

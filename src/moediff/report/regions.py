@@ -18,7 +18,7 @@ from moediff.report.layers import quantiles
 from moediff.report.maps import MIN_WEIGHT
 from moediff.report.scans import ReportScans
 from moediff.report.words import one_line
-from moediff.volume.geometry import resample
+from moediff.volume.geometry import covered, resample
 
 THIN = 2  # voxels
 RANGE = (0.0, 0.999)  # quantiles between which the scan's intensity range lies
@@ -117,7 +117,8 @@ def _parts(scans: ReportScans, head_XYZ: Tensor) -> Iterator[tuple[str, Tensor]]
         for index, name in enumerate(scans.expert_names[: gate_XYZE.shape[-1]]):
             yield name, (best_XYZ == index) & head_XYZ
     if scans.lesions is not None:
-        lesion_XYZ = _thin(resample(scans.lesions, scans.enhanced.grid, "linear").data_XYZ) > 0.5
+        grid = scans.enhanced.grid
+        lesion_XYZ = _thin(resample(scans.lesions, grid, "linear").data_XYZ * covered(scans.lesions.grid, grid)) > 0.5
         yield "outlined lesions", lesion_XYZ & head_XYZ
 
 

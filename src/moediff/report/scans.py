@@ -21,6 +21,7 @@ from moediff.evaluation.remeasure import residual_map
 from moediff.evaluation.tables import load_drawn
 from moediff.inference.options import Enhanced
 from moediff.inference.outputs import OutputPaths, stem_of
+from moediff.inference.route import route
 from moediff.report.layers import air
 from moediff.volume.atomic import shown
 from moediff.volume.geometry import covered, resample
@@ -140,7 +141,7 @@ def from_files(files: ReportFiles) -> ReportScans:
     Raises:
         InputMissing: a file or the sidecar is not there.
         DataError: the sidecar is damaged, or a file is no usable scan.
-        GeometryError: a map does not lie on the enhanced grid, or the truth lies elsewhere.
+        GeometryError: a map does not lie on the enhanced grid, or input or truth lie elsewhere.
     """
     enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
     record = _read_record(OutputPaths(scan=files.scan).sidecar)
@@ -153,7 +154,7 @@ def from_files(files: ReportFiles) -> ReportScans:
     return ReportScans(
         enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
         record=record, source=None if source is None else source.volume,
-        interpolated=None if source is None else resample(source.volume, enhanced.grid),
+        interpolated=None if source is None else _interpolated(source.volume, enhanced.grid),
         truth=truth, truth_seen_XYZ=seen_XYZ,
         uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
         gate_XYZE=gate_XYZE, changed_XYZE=changed_XYZE,
@@ -163,15 +164,27 @@ def from_files(files: ReportFiles) -> ReportScans:
     )  # fmt: skip
 
 
-def _truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
-    """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
-    seen_XYZ, read = covered(truth.grid, grid), resample(truth, grid)
-    if bool(seen_XYZ.all()):
-        return read, None
+def _seen(what: str, volume: Volume, grid: Grid) -> Tensor:
+    """Where on a grid a scan was measured."""
+    seen_XYZ = covered(volume.grid, grid)
     if not bool(seen_XYZ.any()):
         raise GeometryError(
-            "the truth lies wholly outside the enhanced scan, expected the same part of one head: register the two"
+            f"the {what} lies wholly outside the enhanced scan, expected the same part of one head: name the right file"
         )
+    return seen_XYZ
+
+
+def _interpolated(source: Volume, grid: Grid) -> Volume:
+    """The input on the enhanced grid, as `Enhanced.interpolated` has it."""
+    _seen("input", source, grid)
+    return route(source, grid).interpolated(source)
+
+
+def _truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
+    """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
+    seen_XYZ, read = _seen("truth", truth, grid), resample(truth, grid)
+    if bool(seen_XYZ.all()):
+        return read, None
     return read.with_data(read.data_XYZ.masked_fill(~seen_XYZ, air(truth))), seen_XYZ
 
 
