@@ -5,13 +5,15 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from moediff.config import rng_for
 from moediff.evaluation.cases import Case, Scan
 from moediff.evaluation.summary import about, with_gains
-from moediff.report.benchmark_page import draw_case, page
+from moediff.report.benchmark_page import case_panels, draw_case, page
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
+from moediff.volume.volume import Volume
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y>"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -124,3 +126,13 @@ def test_a_case_is_drawn_whatever_the_method_is_called(name, make_phantom, tmp_p
     draw_case({"fit": fit}, Case(Scan("a", tmp_path), NAMED["thick3"], 0), scans, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(PNG)
     assert torch.equal(scans["truth"].data_XYZ, truth.data_XYZ)
+
+
+def test_a_result_of_the_same_shape_that_lies_elsewhere_is_drawn_where_it_was_judged(make_phantom):
+    truth = make_phantom((16, 18, 14), (12.0, 12.0, 12.0))
+    affine = truth.affine.clone()
+    affine[0, 3] -= 12  # one plane more at one end, one less at the other
+    pred = Volume(truth.data_XYZ.roll(1, 0), affine)
+    panels, shown = case_panels({"fit": None}, {"input": truth, "ours": pred, "truth": truth})
+    assert shown == "ours"
+    assert_close(panels["ours"].data_XYZ[:-1], truth.data_XYZ[:-1], atol=1e-2, rtol=0)
