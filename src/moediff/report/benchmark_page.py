@@ -35,12 +35,17 @@ def draw_case(row: Row, case: Case, scans: dict[str, Volume], path: Path) -> Non
 
 
 def case_panels(row: Row, scans: dict[str, Volume]) -> tuple[dict[str, Volume], str]:
-    """What the picture shows, by title and on the truth's grid but for the input, and the result's title."""
-    (title, pred), (_, truth) = list(scans.items())[1:]
-    pred, _ = on_grid(pred, truth.grid, resample=True)  # as it was judged
+    """What the picture shows, by title and on the truth's grid but for the input, and the result's title.
+
+    Args:
+        row: of the result, with its method's name, which may be any.
+        scans: input, result and truth.
+    """
+    truth = scans["truth"]
+    pred, _ = on_grid(scans["result"], truth.grid, resample=True)  # as it was judged
     fit = row["fit"] or {"gain": 1.0, "offset": 0.0}
     pred = pred.with_data(pred.data_XYZ * fit["gain"] + fit["offset"])
-    shown = title.replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
+    shown = str(row["method"]).replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
     shown = f"{shown} (result)" if shown in ("input", "truth") else shown
     cubic = resample(scans["input"], truth.grid)
     return {"input": scans["input"], "cubic": cubic, shown: pred, "truth": truth}, shown
