@@ -86,6 +86,13 @@ def test_a_dry_run_writes_nothing(enhance, scan, capsys):
     assert names(scan.parent) == {scan.name}
 
 
+@pytest.mark.parametrize("option", [["--device", "tpu"], ["--device", "cuda:99"], ["--threads", "0"]])
+def test_a_dry_run_refuses_what_a_run_would(option, enhance, capsys):
+    assert enhance("--dry-run", *option) == enhance(*option) == 78
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second
+
+
 def test_like_lands_exactly_on_the_reference(enhance, scan, tmp_path, make_phantom):
     turned = torch.tensor([[0.0, -4, 0, 90], [3.9, 0, 0, -95], [0, 0, 5, -80], [0, 0, 0, 1]], dtype=torch.float64)
     reference = make_phantom((46, 43, 33), affine=turned)

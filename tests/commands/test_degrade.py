@@ -6,13 +6,14 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from torch.testing import assert_close
 
 from moediff.cli import main
 from moediff.config import rng_for
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED, AxisRecipe, Recipe
-from moediff.volume.io import load, save
+from moediff.volume.io import load, save, save_maps
 
 FROZEN = {
     "thick3": "999cd1b5ba9b",
@@ -149,3 +150,12 @@ def test_a_scan_without_orientation_is_told_in_our_own_words(scan, out, tmp_path
     assert run(tmp_path / "lost.nii.gz", out, "thick3", "--overwrite") == 0
     assert "moediff: warning: LEFT AND RIGHT ARE NOT KNOWN" in capsys.readouterr().err
     assert load(out).codes == (0, 1)
+
+
+def test_one_volume_of_several_can_be_chosen(scan, out, capsys):
+    one = load(scan).volume
+    save_maps(torch.stack([one.data_XYZ, 2 * one.data_XYZ], -1), one.affine, scan, overwrite=True)
+    assert main(["degrade", str(scan), "--recipe", "iso2", "-o", str(out)]) == 65
+    assert "--volume 0 to --volume 1" in capsys.readouterr().err
+    assert main(["degrade", str(scan), "--recipe", "iso2", "-o", str(out), "--volume", "1", "-q"]) == 0
+    assert json.loads(out.with_name("low.json").read_text())["noise_reference"] > 1000

@@ -1,11 +1,13 @@
 """`moediff enhance --report` and `moediff report`."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
 from moediff.cli import main
-from moediff.volume.io import save
+from moediff.volume.io import load, save, save_maps
 
 
 @pytest.fixture
@@ -102,3 +104,30 @@ def test_files_of_one_result_cannot_serve_several(folder):
     with pytest.raises(SystemExit) as stopped:
         main(["report", "a.nii.gz", "b.nii.gz", "--truth", "c.nii.gz"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("option", [["--truth", "scan.nii.gz"], ["--input", "scan.nii.gz"], ["--defaced"], ["-o", "x"]])
+def test_nor_all_that_lie_in_a_folder(option, folder, capsys):
+    for end in ("nii.gz", "json"):
+        shutil.copy(folder / f"scan_desc-sr.{end}", folder / f"other_desc-sr.{end}")
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(folder), *(str(folder / word) if "." in word else word for word in option)])
+    assert stopped.value.code == 2 and sorted(folder.iterdir()) == before
+    assert "give these with one RESULT" in capsys.readouterr().err
+
+
+def test_an_input_of_several_volumes_is_read_as_it_was(folder, capsys):
+    one, result = load(folder / "scan.nii.gz").volume, str(folder / "scan_desc-sr.nii.gz")
+    several = str(folder / "several.nii.gz")
+    save_maps(torch.stack([one.data_XYZ, 0.5 * one.data_XYZ], -1), one.affine, several)
+    assert main(["report", result, "--input", several, "-q"]) == 65
+    assert main(["report", result, "--input", several, "--volume", "0", "-q"]) == 0
+    shutil.move(several, folder / "scan.nii.gz")
+    for choice, found in (([], False), (["--volume", "0"], True)):
+        assert main(["report", result, *choice, "--overwrite", "-q"]) == 0
+        page = (folder / "scan_desc-sr_report.html").read_text(encoding="utf-8")
+        assert ("swipe</label>" in page) == found
+    assert main(["report", str(folder), "--volume", "0", "--overwrite", "-q"]) == 0
+    with pytest.raises(SystemExit):
+        main(["report", result, result, "--volume", "0"])

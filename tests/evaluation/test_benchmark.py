@@ -140,14 +140,15 @@ def test_a_new_rule_for_lesions_concerns_scans_with_outlines_only(case, monkeypa
     assert key_of(cubic, case, SETTINGS) == before[0] and key_of(cubic, outlined, SETTINGS) != before[1]
 
 
-def test_a_picture_is_drawn_after_judging_and_may_fail_alone(case, tmp_path):
+@pytest.mark.parametrize("name", ["tool", "input", "truth"])
+def test_a_picture_is_drawn_after_judging_and_may_fail_alone(name, case, tmp_path):
     def draw(row, of, scans, path):
-        assert row["metrics"]["psnr"] > 0 and of == case and list(scans) == ["input", "tool", "truth"]
+        assert row["metrics"]["psnr"] > 0 and of == case and list(scans) == ["input", "result", "truth"]
         path.write_text("drawn")
         raise DataError("no contrast")
 
-    (row,) = run_benchmark([command(COPY)], [case], SETTINGS, tmp_path / "out", draw=draw)
-    assert row["warnings"][-1] == "no picture: no contrast" and not row["error"]
+    (row,) = run_benchmark([command(COPY, name)], [case], SETTINGS, tmp_path / "out", draw=draw)
+    assert row["method"] == name and row["warnings"][-1] == "no picture: no contrast" and not row["error"]
     assert (tmp_path / "out" / "pictures" / f"{row['key']}.png").read_text() == "drawn"
 
 

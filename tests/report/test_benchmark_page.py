@@ -5,13 +5,15 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from moediff.config import rng_for
 from moediff.evaluation.cases import Case, Scan
 from moediff.evaluation.summary import about, with_gains
-from moediff.report.benchmark_page import draw_case, page
+from moediff.report.benchmark_page import case_panels, draw_case, page
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import NAMED
+from moediff.volume.volume import Volume
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y>"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -114,13 +116,22 @@ def test_all_failing_is_a_page_too(tmp_path):
     assert "<h2>Failures</h2>" in page(failed, about(1, "cpu", [0]), "cubic", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["tool", "input", "a$b$\nc"])
+@pytest.mark.parametrize("name", ["tool", "input", "truth", "a$b$\nc"])
 def test_a_case_is_drawn_whatever_the_method_is_called(name, make_phantom, tmp_path):
     truth = make_phantom((34, 38, 33))
     low = degrade(truth, NAMED["thick3"], rng_for(0))
-    scans = {"input": low, "tool": low, "truth": truth}
-    scans = {name if key == "tool" else key: v for key, v in scans.items()} if name != "input" else scans
-    fit = {"gain": 2.0, "offset": 1.0}
-    draw_case({"fit": fit}, Case(Scan("a", tmp_path), NAMED["thick3"], 0), scans, tmp_path / "p.png")
+    scans = {"input": low, "result": low, "truth": truth}
+    judged = {"method": name, "fit": {"gain": 2.0, "offset": 1.0}}
+    draw_case(judged, Case(Scan("a", tmp_path), NAMED["thick3"], 0), scans, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(PNG)
     assert torch.equal(scans["truth"].data_XYZ, truth.data_XYZ)
+
+
+def test_a_result_of_the_same_shape_that_lies_elsewhere_is_drawn_where_it_was_judged(make_phantom):
+    truth = make_phantom((16, 18, 14), (12.0, 12.0, 12.0))
+    affine = truth.affine.clone()
+    affine[0, 3] -= 12  # one plane more at one end, one less at the other
+    pred = Volume(truth.data_XYZ.roll(1, 0), affine)
+    panels, shown = case_panels({"method": "ours", "fit": None}, {"input": truth, "result": pred, "truth": truth})
+    assert shown == "ours"
+    assert_close(panels["ours"].data_XYZ[:-1], truth.data_XYZ[:-1], atol=1e-2, rtol=0)

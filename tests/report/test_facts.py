@@ -43,3 +43,12 @@ def test_what_is_no_finite_number_is_none(value):
 @pytest.mark.parametrize("value", [0, 3, -2.5, 2**1000])
 def test_a_number_is_itself(value):
     assert number(value) == value
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [(0.01, "by 3.0 times the noise"), (0.0, "by more than 100 times"), (1e-7, "by more than 100 times")],
+)
+def test_a_disagreement_is_told_in_noises_where_there_is_noise(noise, said, scans):
+    record = {"data_consistency": {"rms_over_range": 0.03, "noise_over_range": noise}}
+    assert said in facts(replace(scans, record=record)).verdict

@@ -78,6 +78,14 @@ def test_a_part_of_a_head_is_not_taken_for_a_stripped_brain(axis, mni_scan):
     assert "face" in why_flat(ReportScans(enhanced=Volume(middle, mni_scan.affine), name="a"))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_padding_around_a_part_of_a_head_does_not_hide_that_it_is_cut(axis, mni_scan):
+    middle = mni_scan.data_XYZ.narrow(axis, 25, mni_scan.shape[axis] - 60)
+    padded = torch.zeros(mni_scan.shape)
+    padded.narrow(axis, 25, mni_scan.shape[axis] - 60).copy_(middle)
+    assert "face" in why_flat(ReportScans(enhanced=mni_scan.with_data(padded), name="a"))
+
+
 def test_noise_in_air_keeps_a_scan_flat(mni_scan):
     """Whether it was stripped cannot be told then; the volume alone would let parts of heads through."""
     noise = 20 * torch.rand(mni_scan.shape, generator=rng_for(0))

@@ -180,3 +180,9 @@ def test_gains_of_slices_change_nothing_else_that_is_drawn(seed):
 def test_impossible_ranges_of_gains_are_refused(value):
     with pytest.raises(ConfigError, match=r"recipes.slice_gain=.* must lie in 0..0.5"):
         RecipeRanges(slice_gain=value)
+
+
+@pytest.mark.parametrize("name", [["a"], {"a": 1}, None, 5])
+def test_a_name_is_text(name):
+    with pytest.raises(ConfigError, match=r"recipe name=.* must be text"):
+        Recipe.from_json(json.dumps({"axes": AXES, "name": name}))

@@ -15,6 +15,7 @@ from dicom_maker import OBLIQUE, SECRETS, enhanced, known_affine, slices, write
 from moediff.cli import main
 from moediff.errors import CannotCreate, DataError
 from moediff.volume.dicom_out import EMPTY, write_series
+from moediff.volume.geometry import crop
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
 
@@ -98,6 +99,17 @@ def test_a_left_handed_grid_and_negative_voxels_come_back(series, tmp_path):
     world = again.affine @ torch.tensor([3.0, 4, 8 - 2, 1], dtype=torch.float64)
     torch.testing.assert_close(world, affine @ torch.tensor([3.0, 4, 2, 1], dtype=torch.float64), atol=1e-4, rtol=0)
     assert float(again.data_XYZ[3, 4, 6]) == pytest.approx(float(odd.data_XYZ[3, 4, 2]), abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(12, 10, 3), (5, 4, 2)])
+def test_a_result_too_small_to_be_enhanced_again_is_written_all_the_same(shape, series, tmp_path):
+    loaded = load(series)
+    part = crop(loaded.volume, (0, 0, 0), shape)
+    write_series(part, loaded.origin, tmp_path / "out")
+    assert len(files(tmp_path / "out")) == shape[2]
+    with pytest.raises(DataError, match="one slice"):
+        write_series(crop(part, (0, 0, 0), (5, 4, 1)), loaded.origin, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_cannot_be_written_is_refused(series, tmp_path, bundle, capsys):

@@ -212,6 +212,17 @@ def test_resample_on_its_own_grid_changes_nothing():
     assert_close(resample(volume, volume.grid).data_XYZ, volume.data_XYZ, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.9, 1.0, 5.0)])
+@pytest.mark.parametrize(("order", "signs"), STORAGE)
+def test_a_scan_stored_with_other_axes_is_the_same_scan(order, signs, spacing, stored):
+    noise = torch.rand(7, 8, 9, generator=torch.Generator().manual_seed(0))
+    volume = Volume(noise, oblique((3, 4, 5), spacing))
+    other = stored(volume, order, tuple(axis for axis, sign in enumerate(signs) if sign < 0))
+    assert_close(resample(volume, other.grid).data_XYZ, other.data_XYZ, atol=1e-5, rtol=0)
+    finer = with_spacing(other.grid, [s / 2 for s in other.spacing_mm])
+    assert_close(resample(volume, finer).data_XYZ, resample(other, finer).data_XYZ, atol=1e-5, rtol=0)
+
+
 def test_crop_keeps_voxels_at_their_place():
     grid = Grid((9, 10, 11), oblique((10, 40, -70), (1.0, 2.0, 3.0)))
     part = crop(ramp_on(grid), (2, 0, 4), (3, 10, 7))

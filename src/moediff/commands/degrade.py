@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import RESEARCH_ONLY, __version__
-from moediff.commands.reading import scan_path
+from moediff.commands.reading import add_reading, read, scan_path
 
 if TYPE_CHECKING:
     from moediff.commands import Commands
@@ -26,10 +26,11 @@ def add(commands: Commands) -> None:
         description=f"Write the scan that a poorer acquisition would have given, and its recipe. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("source", type=scan_path, metavar="SCAN", help="sharp NIfTI scan (.nii, .nii.gz)")
+    add("source", type=scan_path, metavar="SCAN", help="sharp scan, of any kind that `enhance` takes")
     add("--recipe", required=True, metavar="NAME|FILE", help="a named recipe (an unknown name lists them) or .json")
     add("-o", "--output", type=Path, required=True, help="low-resolution scan; its recipe lies beside it as .json")
     add("--seed", type=int, default=0, help="of noise and bias field (default 0)")
+    add_reading(parser)
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("-q", "--quiet", action="store_true", help="print nothing")
     parser.set_defaults(call=degrade_command)
@@ -40,11 +41,11 @@ def degrade_command(args: argparse.Namespace) -> int:
     from moediff.inference.outputs import OutputPaths, claimed
     from moediff.simulate.recipe import recipe_for
     from moediff.volume.claim import announce
-    from moediff.volume.io import load, save, write_text
+    from moediff.volume.io import save, write_text
     from moediff.volume.nifti_out import codes_to_write
 
     recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
-    loaded = load(args.source)
+    loaded = read(args.source, args)
     with claimed(paths, args.source, overwrite=args.overwrite, read=[Path(args.recipe)]):
         low, record = _simulate(loaded, recipe, args)
         announce(paths.every())

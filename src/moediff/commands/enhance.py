@@ -135,12 +135,14 @@ def enhance_command(args: argparse.Namespace) -> int:
 
 def _plan(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: argparse.Namespace) -> dict[str, Any]:
     """What --dry-run says."""
+    from moediff.inference.engine import Enhancer
     from moediff.inference.footprint import predicted_mib
     from moediff.inference.grids import target_grid
     from moediff.inference.route import route
-    from moediff.model.bundle import load_bundle
 
-    source, network = loaded.volume.grid, load_bundle(args.bundle).config.denoiser
+    # Refuses as a run does.
+    enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
+    source, network = loaded.volume.grid, enhancer.bundle.config.denoiser
     goal, experts = target_grid(source, options), len(network.experts.views)
     way = route(loaded.volume, goal)
     width = network.trunk.width

@@ -17,12 +17,12 @@ def scan_path(text: str) -> Path:
     return Path(text)
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Declare them."""
+def add_reading(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """Declare them; `of` says which scan they are about where there are several."""
     add = parser.add_argument
-    add("--trust", choices=("sform", "qform"), help="which form to believe when they contradict each other")
-    add("--volume", type=int, metavar="N", help="which volume of a 4-D file, counted from 0")
-    add("--series", metavar="N", help="which DICOM series, by number or UID (see `moediff dicom list`)")
+    add("--trust", choices=("sform", "qform"), help=f"{of}which form to believe when they contradict each other")
+    add("--volume", type=int, metavar="N", help=f"{of}which volume of a 4-D file, counted from 0")
+    add("--series", metavar="N", help=f"{of}which DICOM series, by number or UID (see `moediff dicom list`)")
 
 
 def read(path: Path, args: argparse.Namespace) -> Loaded:

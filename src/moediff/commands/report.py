@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff import RESEARCH_ONLY
-from moediff.commands.reading import scan_path
+from moediff.commands.reading import add_reading, scan_path
 from moediff.memory import keep_memory
 
 if TYPE_CHECKING:
     from moediff.commands import Commands
     from moediff.report.scans import ReportFiles
 
-SINGLE = ("output", "input", "truth", "uncertainty", "experts", "differences", "lesions", "defaced")  # of one result
+FILES = ("input", "truth", "uncertainty", "experts", "differences", "lesions")  # that belong to one result
+SINGLE = ("output", *FILES, "trust", "volume", "series", "defaced")  # what is said of one result
 
 
 def add(commands: Commands) -> None:
@@ -30,6 +31,7 @@ def add(commands: Commands) -> None:
     add("-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)")
     add("--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers")
     add("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)")
+    add_reading(parser, "of the input: ")
     add("--truth", type=Path, help="the true scan: adds PSNR and SSIM")
     add("--uncertainty", type=Path, help="what `enhance --uncertainty` wrote")
     add("--experts", type=Path, help="what `enhance --experts` wrote")
@@ -43,9 +45,9 @@ def add(commands: Commands) -> None:
 
 def report_command(args: argparse.Namespace) -> int:
     """Check every page's place, then draw one after the other, and the index last."""
-    given = [f"--{name}" for name in SINGLE if getattr(args, name)]
+    given = [f"--{name}" for name in SINGLE if _said(getattr(args, name))]
     if (len(args.results) > 1 or args.index is not None) and given:
-        args.usage_error(f"{', '.join(given)}: give these with one RESULT and no --index")
+        _refuse_shared(args, given)
     from moediff.report.cohort import results_of, summarise, write_index
     from moediff.report.needs import require_parts
     from moediff.report.page import write_page
@@ -54,6 +56,8 @@ def report_command(args: argparse.Namespace) -> int:
     keep_memory()
     require_parts("jinja2")
     results = results_of(args.results)
+    if len(results) > 1 and given:  # a folder may hold several
+        _refuse_shared(args, given)
     pages = _pages(args, results)
     entries = []
     for scan, page in zip(results, pages, strict=True):
@@ -70,11 +74,20 @@ def report_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _said(value: object) -> bool:
+    return value is not None and value is not False  # 0 is the number of a volume
+
+
+def _refuse_shared(args: argparse.Namespace, given: list[str]) -> None:
+    args.usage_error(f"{', '.join(given)}: give these with one RESULT and no --index")
+
+
 def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
     from moediff.report.scans import ReportFiles, source_beside
 
     return ReportFiles(
-        scan=scan, source=args.input or source_beside(scan), truth=args.truth, uncertainty=args.uncertainty,
+        scan=scan, source=args.input or source_beside(scan, trust=args.trust, index=args.volume), trust=args.trust,
+        index=args.volume, series=args.series, truth=args.truth, uncertainty=args.uncertainty,
         experts=args.experts, differences=args.differences, lesions=args.lesions, defaced=args.defaced,
     )  # fmt: skip
 
@@ -89,7 +102,7 @@ def _pages(args: argparse.Namespace, results: list[Path]) -> list[Path]:
     every = [page.resolve() for page in made]
     if len(set(every)) < len(every):
         raise CannotCreate("two pages would get the same name; name each result once, and the index otherwise")
-    read = [*results, *(getattr(args, name) for name in SINGLE if name not in ("output", "defaced"))]
+    read = [*results, *(getattr(args, name) for name in FILES)]
     taken = {path.resolve() for path in read if path is not None}
     taken |= {OutputPaths(scan=scan).sidecar.resolve() for scan in results}
     for page in made:

@@ -178,7 +178,7 @@ def _measure(method: Method, case: Case, made: Made, settings: Settings, out: Pa
         pred, spent = _run(method, case, made, settings, out / WORK)
         row |= spent
         row |= _judged(pred, made, settings)
-        _draw(draw, row, case, {"input": made.low, method.name: pred, "truth": made.truth}, out / PICTURES)
+        _draw(draw, row, case, {"input": made.low, "result": pred, "truth": made.truth}, out / PICTURES)
     except (CannotCreate, OutputFailed):
         raise  # our own folder: the next row would fail as well
     except MoeDiffError as error:

@@ -85,7 +85,7 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
     """
     files = {key: path for key, path in vars(pair).items() if path is not None}
     loaded = _load_scans({key: path for key, path in files.items() if key not in DRAWN})
-    drawn = {key: _load_drawn(path) for key, path in files.items() if key in DRAWN}
+    drawn = {key: load_drawn(path) for key, path in files.items() if key in DRAWN}
     measured = loaded["input"].volume if "input" in loaded else None
     with naming(pair.pred):
         record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
@@ -114,7 +114,12 @@ def _load_scans(files: Mapping[str, Path]) -> dict[str, Loaded]:
         return dict(zip(files, pool.map(load, files.values()), strict=True))
 
 
-def _load_drawn(path: Path) -> Volume:
+def load_drawn(path: Path) -> Volume:
+    """A mask or a label map.
+
+    Raises:
+        MoeDiffError: see `load`; where nothing, or all, is drawn it says so.
+    """
     try:
         return load(path).volume
     except DataError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from moediff.evaluation.breakdown import JUDGED, lesion_sums, losses, part_means
 from moediff.evaluation.cases import Case
+from moediff.evaluation.pairing import on_grid
 from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs, shown_columns
 from moediff.report.figure import comparison_figure
 from moediff.report.needs import require_parts
@@ -29,14 +30,25 @@ def draw_case(row: Row, case: Case, scans: dict[str, Volume], path: Path) -> Non
     Raises:
         MoeDiffError: see `comparison_figure`.
     """
-    (title, pred), (_, truth) = list(scans.items())[1:]
-    pred = pred if pred.shape == truth.shape else resample(pred, truth.grid)
+    panels, shown = case_panels(row, scans)
+    comparison_figure(panels, path, error_of=(shown, "truth"))
+
+
+def case_panels(row: Row, scans: dict[str, Volume]) -> tuple[dict[str, Volume], str]:
+    """What the picture shows, by title and on the truth's grid but for the input, and the result's title.
+
+    Args:
+        row: of the result, with its method's name, which may be any.
+        scans: input, result and truth.
+    """
+    truth = scans["truth"]
+    pred, _ = on_grid(scans["result"], truth.grid, resample=True)  # as it was judged
     fit = row["fit"] or {"gain": 1.0, "offset": 0.0}
     pred = pred.with_data(pred.data_XYZ * fit["gain"] + fit["offset"])
-    shown = title.replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
+    shown = str(row["method"]).replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
     shown = f"{shown} (result)" if shown in ("input", "truth") else shown
-    panels = {"input": scans["input"], "cubic": resample(scans["input"], truth.grid), shown: pred, "truth": truth}
-    comparison_figure(panels, path, error_of=(shown, "truth"))
+    cubic = resample(scans["input"], truth.grid)
+    return {"input": scans["input"], "cubic": cubic, shown: pred, "truth": truth}, shown
 
 
 def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:

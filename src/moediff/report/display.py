@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moediff.errors import DataError
-from moediff.report.layers import Display, Frame, Layer, nearest, quantiles
+from moediff.report.layers import Display, Frame, Layer, air, nearest, quantiles
 from moediff.report.maps import maps
 from moediff.report.scans import ReportScans
 from moediff.volume.volume import Volume
@@ -69,7 +69,7 @@ def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:
 def _views(scans: ReportScans, cut: Frame, box: Volume) -> list[Layer]:
     views = []
     if scans.source is not None:
-        views.append(cut.grey("input", "input", nearest(scans.source, box.grid)))
+        views.append(cut.grey("input", "input", nearest(scans.source, box.grid, outside=air(scans.source))))
     if scans.interpolated is not None:
         views.append(cut.grey("interpolated", "interpolated", cut.cut(scans.interpolated).data_XYZ))
     views.append(cut.grey("enhanced", "enhanced", box.data_XYZ))

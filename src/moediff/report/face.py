@@ -27,10 +27,19 @@ def _stripped(volume: Volume) -> bool:
 
 
 def _largest_cut_cm2(mask_XYZ: Tensor, spacing_mm: Sequence[float]) -> float:
-    """The largest area in which a side of the volume cuts the mask: a slab of a head may be as small as a brain."""
-    voxel_mm3 = math.prod(spacing_mm)
-    ends = ((axis, end) for axis in range(3) for end in (0, -1))
-    return max(float(mask_XYZ.select(axis, end).sum()) * voxel_mm3 / spacing_mm[axis] / 100 for axis, end in ends)
+    """The largest area in which a side of the volume cuts the mask: a slab of a head may be as small as a brain.
+
+    Padding around a slab does not hide its cut: there the mask's area begins at once, a brain's grows from nothing.
+    What is there at once is twice the first plane's area less the second's.
+    """
+    found = []
+    for axis, size in enumerate(spacing_mm):
+        others = [other for other in range(3) if other != axis]
+        area_cm2 = mask_XYZ.sum(others).double() * (math.prod(spacing_mm) / size / 100)
+        for side_cm2 in (area_cm2, area_cm2.flip(0)):
+            first, second, *_ = [*side_cm2[side_cm2 > 0].tolist(), 0.0, 0.0]
+            found += [float(side_cm2[0]), 2 * first - second]
+    return max(found)
 
 
 def why_flat(scans: ReportScans) -> str:

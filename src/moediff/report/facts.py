@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from moediff.evaluation.metrics import head_mask, score
 from moediff.report.regions import Expert, Region, experts, regions
 from moediff.report.scans import ReportScans
@@ -20,6 +22,7 @@ CORRECTED = {
     False: "It was not corrected where it contradicts the measurement.",
 }
 WITHIN, SMALL = 1.5, 0.01  # of the noise, of the intensity range: a disagreement up to either says nothing
+MANY = 100  # times the noise; beyond it the number says no more than that there is hardly any noise
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,9 @@ def _verdict(record: Mapping[str, Any]) -> str:
         return ""
     if gap <= max(WITHIN * noise, SMALL):
         return "The enhanced scan agrees with what was measured: it differs by no more than noise does."
+    times = f"{gap / noise:.1f}" if gap < MANY * noise else f"more than {MANY}"
     return (
-        f"The enhanced scan differs from what was measured by {gap / max(noise, 1e-9):.1f} times the noise. "
+        f"The enhanced scan differs from what was measured by {times} times the noise. "
         "Look at the map of disagreement before using it."
     )
 
@@ -152,12 +156,18 @@ def _verdict(record: Mapping[str, Any]) -> str:
 def _scores(scans: ReportScans) -> list[Score]:
     if scans.truth is None:
         return []
-    judged = head_mask(scans.truth.data_XYZ.float())
+    truth_XYZ, seen_XYZ = scans.truth.data_XYZ.float(), scans.truth_seen_XYZ
+    judged = head_mask(truth_XYZ)
+    if seen_XYZ is not None:
+        judged &= seen_XYZ
     named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
     found = []
     for name, volume in named.items():
         if volume is not None:
-            scores = score(volume.data_XYZ.float(), scans.truth.data_XYZ.float(), judged)
+            data_XYZ = volume.data_XYZ.float()
+            if seen_XYZ is not None:  # else windows of SSIM would see beyond it
+                data_XYZ = torch.where(seen_XYZ, data_XYZ, truth_XYZ)
+            scores = score(data_XYZ, truth_XYZ, judged)
             found.append(Score(name, scores.psnr, scores.ssim))
     return found
 

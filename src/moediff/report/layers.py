@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.volume.geometry import axis_positions, canonicalise, crop, resample
+from moediff.volume.geometry import axis_positions, canonicalise, covered, crop, resample
 from moediff.volume.volume import Grid, Volume
 
 SAMPLES = 100_000  # quantiles need no more voxels than these
+DARK = 0.01  # quantile that air lies at where a scan goes below zero
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ def quantiles(data: Tensor, *shares: float) -> list[float]:
     return [float(q) for q in np.quantile(sampled(data).float().numpy(), shares)]
 
 
+def air(volume: Volume) -> float:
+    """What a scan holds where nothing was measured."""
+    return min(quantiles(volume.data_XYZ, DARK)[0], 0.0)
+
+
 def to_bytes(data_XYZ: Tensor, low: float, high: float) -> Tensor:
     """Intensities low..high as 0..255."""
     scaled = data_XYZ.float() - low
@@ -98,7 +104,8 @@ def nearest(volume: Volume, grid: Grid, *, outside: float | None = None) -> Tens
     canonical = canonicalise(volume)[0]
     positions = axis_positions(canonical.grid, grid)
     if positions is None:
-        return resample(canonical, grid, "linear").data_XYZ
+        read_XYZ = resample(canonical, grid, "linear").data_XYZ
+        return read_XYZ if outside is None else read_XYZ.masked_fill(~covered(canonical.grid, grid), outside)
     data_XYZ = canonical.data_XYZ
     for axis, (at, n) in enumerate(zip(positions, canonical.shape, strict=True)):
         index = (torch.tensor(at, dtype=torch.float64) + 0.5).floor().long()

@@ -5,6 +5,7 @@ Axes: X Y Z voxels, E experts, N voxels where an expert worked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from moediff.report.layers import quantiles
 from moediff.report.maps import MIN_WEIGHT
 from moediff.report.scans import ReportScans
 from moediff.report.words import one_line
-from moediff.volume.geometry import resample
+from moediff.volume.geometry import covered, resample
 
 THIN = 2  # voxels
 RANGE = (0.0, 0.999)  # quantiles between which the scan's intensity range lies
@@ -59,7 +60,7 @@ class Region:
         share: of the head, 0..1.
         unsure: mean standard deviation.
         most: 95 % of its voxels have no larger one.
-        wrong: mean absolute difference from the truth; None without one.
+        wrong: mean absolute difference from the truth; None without one, or where it was not measured.
     """
 
     name: str
@@ -116,8 +117,18 @@ def _parts(scans: ReportScans, head_XYZ: Tensor) -> Iterator[tuple[str, Tensor]]
         for index, name in enumerate(scans.expert_names[: gate_XYZE.shape[-1]]):
             yield name, (best_XYZ == index) & head_XYZ
     if scans.lesions is not None:
-        lesion_XYZ = _thin(resample(scans.lesions, scans.enhanced.grid, "linear").data_XYZ) > 0.5
+        grid = scans.enhanced.grid
+        lesion_XYZ = _thin(resample(scans.lesions, grid, "linear").data_XYZ * covered(scans.lesions.grid, grid)) > 0.5
         yield "outlined lesions", lesion_XYZ & head_XYZ
+
+
+def _gap(scans: ReportScans) -> Tensor:
+    """How far the result is from the truth, on thinned voxels; NaN where no truth is known."""
+    if scans.truth is None:
+        return torch.full_like(_thin(scans.enhanced.data_XYZ), torch.nan)
+    gap_XYZ = (_thin(scans.enhanced.data_XYZ) - _thin(scans.truth.data_XYZ)).abs()
+    seen_XYZ = scans.truth_seen_XYZ
+    return gap_XYZ if seen_XYZ is None else gap_XYZ.masked_fill(_thin(seen_XYZ) == 0, torch.nan)
 
 
 def regions(scans: ReportScans) -> list[Region]:
@@ -127,15 +138,14 @@ def regions(scans: ReportScans) -> list[Region]:
     size = _range(scans)
     spread_XYZ = _thin(scans.uncertainty_XYZ).nan_to_num(0.0)
     head_XYZ = spread_XYZ > 0  # zero where the network did not work
-    gap_XYZ = None
-    if scans.truth is not None:
-        gap_XYZ = (_thin(scans.enhanced.data_XYZ) - _thin(scans.truth.data_XYZ)).abs()
+    gap_XYZ = _gap(scans)
     found = []
     for name, part_XYZ in _parts(scans, head_XYZ):
         spread_N = spread_XYZ[part_XYZ].numpy() / size
         if len(spread_N):
+            wrong = float(gap_XYZ[part_XYZ].nanmean()) / size
             found.append(Region(
                 one_line(name), len(spread_N) / int(head_XYZ.sum()), float(spread_N.mean()),
-                float(np.quantile(spread_N, MOST)), None if gap_XYZ is None else float(gap_XYZ[part_XYZ].mean()) / size,
+                float(np.quantile(spread_N, MOST)), None if math.isnan(wrong) else wrong,
             ))  # fmt: skip
     return found

@@ -18,12 +18,15 @@ from torch import Tensor
 
 from moediff.errors import DataError, GeometryError, InputMissing, MoeDiffError, naming
 from moediff.evaluation.remeasure import residual_map
+from moediff.evaluation.tables import load_drawn
 from moediff.inference.options import Enhanced
 from moediff.inference.outputs import OutputPaths, stem_of
+from moediff.inference.route import route
+from moediff.report.layers import air
 from moediff.volume.atomic import shown
-from moediff.volume.geometry import resample
+from moediff.volume.geometry import covered, resample
 from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.volume.volume import Grid, Volume
 
 RECORD_BYTES = 2**20
 
@@ -35,6 +38,7 @@ class ReportFiles:
     Args:
         scan: the enhanced scan; its sidecar lies beside it.
         source: the scan that was enhanced.
+        trust, index, series: how it is read, as `load` takes them.
         truth: the true scan, on any grid.
         uncertainty: standard deviation on the enhanced grid.
         experts: 4-D gate weights on the enhanced grid.
@@ -45,6 +49,9 @@ class ReportFiles:
 
     scan: Path
     source: Path | None = None
+    trust: str | None = None
+    index: int | None = None
+    series: str | None = None
     truth: Path | None = None
     uncertainty: Path | None = None
     experts: Path | None = None
@@ -64,6 +71,7 @@ class ReportScans:
         source: the input on its own grid.
         interpolated: the input on the enhanced grid.
         truth: the true scan on the enhanced grid.
+        truth_seen_XYZ: where it was measured; None says everywhere.
         uncertainty_XYZ: standard deviation.
         gate_XYZE: weight of each expert, zero where none worked.
         changed_XYZE: each expert's own result minus the interpolated input.
@@ -82,6 +90,7 @@ class ReportScans:
     source: Volume | None = None
     interpolated: Volume | None = None
     truth: Volume | None = None
+    truth_seen_XYZ: Tensor | None = None
     uncertainty_XYZ: Tensor | None = None
     gate_XYZE: Tensor | None = None
     changed_XYZE: Tensor | None = None
@@ -116,9 +125,10 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
     changed_XYZE = None
     if worked and result.each_XYZE is not None:
         changed_XYZE = result.each_XYZE - result.interpolated.data_XYZ[..., None]
+    truth, seen_XYZ = (None, None) if truth is None else _truth_on(truth, result.volume.grid)
     return ReportScans(
         enhanced=result.volume, name=name, record=result.record, source=result.source.volume,
-        interpolated=result.interpolated, truth=None if truth is None else resample(truth, result.volume.grid),
+        interpolated=result.interpolated, truth=truth, truth_seen_XYZ=seen_XYZ,
         uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,
         gate_XYZE=result.gate_XYZE if worked else None, changed_XYZE=changed_XYZE,
         expert_names=result.expert_names, residual=result.residual,
@@ -131,24 +141,51 @@ def from_files(files: ReportFiles) -> ReportScans:
     Raises:
         InputMissing: a file or the sidecar is not there.
         DataError: the sidecar is damaged, or a file is no usable scan.
-        GeometryError: a map does not lie on the enhanced grid.
+        GeometryError: a map does not lie on the enhanced grid, or input or truth lie elsewhere.
     """
     enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
     record = _read_record(OutputPaths(scan=files.scan).sidecar)
-    source = load(files.source) if files.source else None
-    truth = resample(load(files.truth).volume, enhanced.grid) if files.truth else None
+    source = None
+    if files.source:
+        source = load(files.source, trust=files.trust, index=files.index, series=files.series)
+    truth, seen_XYZ = _truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
     gate_XYZE = _read_maps(files.experts).clamp(0, 1) if files.experts else None
     changed_XYZE = _changed(_read_maps(files.differences)) if files.differences else None
     return ReportScans(
         enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
         record=record, source=None if source is None else source.volume,
-        interpolated=None if source is None else resample(source.volume, enhanced.grid), truth=truth,
+        interpolated=None if source is None else _interpolated(source.volume, enhanced.grid),
+        truth=truth, truth_seen_XYZ=seen_XYZ,
         uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
         gate_XYZE=gate_XYZE, changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
         residual=None if source is None else _residual(enhanced, source.volume),
-        lesions=load(files.lesions).volume if files.lesions else None, defaced=files.defaced,
+        lesions=load_drawn(files.lesions) if files.lesions else None, defaced=files.defaced,
     )  # fmt: skip
+
+
+def _seen(what: str, volume: Volume, grid: Grid) -> Tensor:
+    """Where on a grid a scan was measured."""
+    seen_XYZ = covered(volume.grid, grid)
+    if not bool(seen_XYZ.any()):
+        raise GeometryError(
+            f"the {what} lies wholly outside the enhanced scan, expected the same part of one head: name the right file"
+        )
+    return seen_XYZ
+
+
+def _interpolated(source: Volume, grid: Grid) -> Volume:
+    """The input on the enhanced grid, as `Enhanced.interpolated` has it."""
+    _seen("input", source, grid)
+    return route(source, grid).interpolated(source)
+
+
+def _truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
+    """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
+    seen_XYZ, read = _seen("truth", truth, grid), resample(truth, grid)
+    if bool(seen_XYZ.all()):
+        return read, None
+    return read.with_data(read.data_XYZ.masked_fill(~seen_XYZ, air(truth))), seen_XYZ
 
 
 def _changed(differences_XYZN: Tensor) -> Tensor:
@@ -166,8 +203,12 @@ def _residual(enhanced: Volume, source: Volume) -> Volume | None:
     return None
 
 
-def source_beside(scan: Path) -> Path | None:
-    """The input of a result that kept its default name, if it still lies there with the shape the sidecar recorded."""
+def source_beside(scan: Path, *, trust: str | None = None, index: int | None = None) -> Path | None:
+    """The input of a result that kept its default name, if it still lies there with the shape the sidecar recorded.
+
+    Args:
+        trust, index: as `load` takes them.
+    """
     if "_desc-sr" not in scan.name:
         return None
     place, stem = scan.parent, stem_of(scan).replace("_desc-sr", "", 1)
@@ -175,7 +216,7 @@ def source_beside(scan: Path) -> Path | None:
         if path.is_file():
             with suppress(MoeDiffError):
                 expected = _read_record(OutputPaths(scan=scan).sidecar).get("input_shape")
-                return path if list(load(path).volume.shape) == expected else None
+                return path if list(load(path, trust=trust, index=index).volume.shape) == expected else None
     return None
 
 

@@ -62,6 +62,8 @@ class Recipe:
     name: str = "custom"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):  # tables and keys of randomness go by it
+            raise ConfigError(f"recipe name={self.name!r} must be text")
         ranges = {"noise": (0, 0.5), "bias": (0, 1), "gamma": (0.3, 3), "warp_mm": (0, 5), "slice_gain": (0, 0.5)}
         for key, (low, high) in ranges.items():
             if not low <= getattr(self, key) <= high:

@@ -54,6 +54,18 @@ def load_series(path: Path, series: str | None = None) -> Loaded:
     return Loaded(volume, path, SCANNER_CODES, tuple(notes), stem, _origin(stack))
 
 
+def read_back(folder: Path) -> Volume:
+    """The one series of a folder as its files hold it, although it may be too small to be enhanced.
+
+    Raises:
+        DataError, GeometryError: it is not one regular stack.
+    """
+    with open_export(folder) as files:
+        stack = choose(find_series(files), None).stack
+        assert stack is not None
+        return Volume(_voxels(files, stack), torch.from_numpy(stack.affine))
+
+
 def _origin(stack: Stack) -> Origin:
     first = stack.frames[0]
     instances = dict.fromkeys((f.class_uid, f.instance_uid) for f in stack.frames)  # frames of a file share them

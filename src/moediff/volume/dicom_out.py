@@ -19,7 +19,7 @@ import numpy as np
 from moediff import RESEARCH_ONLY, __version__
 from moediff.errors import CannotCreate, DataError, OutputFailed, naming
 from moediff.volume.atomic import about_to_name, shown, tag
-from moediff.volume.dicom import load_series
+from moediff.volume.dicom import read_back
 from moediff.volume.dicom_geometry import LPS_TO_RAS
 from moediff.volume.dicom_tags import need_pydicom
 from moediff.volume.loaded import Origin
@@ -43,7 +43,7 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
     """Write one file per slice into a new folder, read them back, and only then give the folder its name.
 
     Raises:
-        DataError: the grid's axes are not at right angles, which DICOM cannot say.
+        DataError: the grid's axes are not at right angles, which DICOM cannot say, or it is a single slice.
         CannotCreate, OutputFailed: the folder exists, cannot be made, or does not read back.
     """
     need_pydicom()
@@ -69,6 +69,8 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
 
 
 def _check_axes(volume: Volume) -> None:
+    if volume.shape[2] < 2:
+        raise DataError("the result is one slice, whose thickness no DICOM series tells: leave --dicom-out out")
     columns = volume.affine[:3, :3].numpy()
     unit = columns / np.linalg.norm(columns, axis=0)
     if np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE:
@@ -147,7 +149,7 @@ def _decimals(numbers: Any) -> list[Any]:
 def _verify(fresh: Path, volume: Volume) -> None:
     """Raises OutputFailed where the series, as our own reader takes it, is not the result."""
     try:
-        again = load_series(fresh).volume
+        again = read_back(fresh)
     except DataError as error:
         raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
     data_XYZ, affine = volume.data_XYZ, volume.affine.clone()

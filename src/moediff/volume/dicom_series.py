@@ -97,7 +97,8 @@ def choose(every: list[Series], wanted: str | None) -> Series:
     if len(usable) > 1 or (not usable and len(every) > 1):
         count = len(usable) or "no"
         remedy = "choose one with --series" if usable else "export another series"
-        raise DataError(f"there are {count} usable series, expected one: {remedy} from {_listing(every)}")
+        alone = "; or, where a command has no such option, name a folder of one series alone" if usable else ""
+        raise DataError(f"there are {count} usable series, expected one: {remedy} from {_listing(every)}{alone}")
     return _usable((usable or every)[0])
 
 

@@ -45,6 +45,13 @@ def _reorder(shape: Sequence[int], order: Sequence[int], flips: Sequence[bool]) 
     return matrix
 
 
+def _turned(volume: Volume, order: Sequence[int], flips: Sequence[bool]) -> Volume:
+    """The same scan stored with its axes in this order and direction."""
+    flipped_axes = [axis for axis in range(3) if flips[axis]]
+    data_XYZ = volume.data_XYZ.permute(*order).flip(flipped_axes).contiguous()
+    return Volume(data_XYZ, volume.affine @ _reorder(volume.shape, order, flips))
+
+
 def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
     """Permute and flip axes so that they run nearest to R, A, S; returns the volume and its exact undo.
 
@@ -59,8 +66,7 @@ def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
         affine = canonical.affine @ _reorder(canonical.shape, back_order, back_flips)
         return Volume(canonical.data_XYZ.flip(flipped_axes).permute(back_order).contiguous(), affine)
 
-    affine = volume.affine @ _reorder(volume.shape, order, flips)
-    return Volume(volume.data_XYZ.permute(order).flip(flipped_axes).contiguous(), affine), undo
+    return _turned(volume, order, flips), undo
 
 
 def canonical_grid(grid: Grid) -> Grid:
@@ -112,13 +118,18 @@ def axis_positions(source: Grid, target: Grid) -> tuple[Positions, Positions, Po
 def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
     """Read a volume on another grid; outside its field of view the edge value continues.
 
-    Grids with parallel axes are resampled exactly by one matrix per axis; otherwise (oblique to each other) the target
-    voxels are read by trilinear interpolation of a copy refined twofold with `kernel`.
+    Grids with parallel axes, in any order and direction, are resampled exactly by one matrix per axis; otherwise
+    (oblique to each other) the target voxels are read by trilinear interpolation of a copy refined twofold with
+    `kernel`.
 
     Raises:
         GeometryError: the kernel is unknown.
     """
     positions = axis_positions(volume.grid, target)
+    if positions is None:
+        turned = _turned(volume, *ras_axes(torch.linalg.inv(target.affine) @ volume.affine))
+        positions = axis_positions(turned.grid, target)
+        volume = volume if positions is None else turned
     if positions is not None:
         matrices = [axis_matrix(n, p, kernel) for n, p in zip(volume.shape, positions, strict=True)]
         return Volume(apply_axes(volume.data_XYZ, matrices), target.affine)

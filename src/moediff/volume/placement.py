@@ -181,7 +181,7 @@ def _compare(sform: np.ndarray, qform: np.ndarray, shape: Sequence[int], notes: 
         kind = "is reversed" if cosine.min() < -SAME_AXIS else "points elsewhere"
         raise GeometryError(
             f"qform and sform contradict each other: voxel axis {'xyz'[int(cosine.argmin())]} {kind} in one of them; "
-            "find out which is right and give --trust sform or --trust qform"
+            "find out which is right and give --trust sform or --trust qform, or correct the other in the header"
         )
     gap = corner_gap(sform, qform, shape)
     if gap > DOUBTFUL_VOXELS * s_mm.min():
