@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,24 @@ from moediff.volume.volume import Volume
 
 HELD_OUT = (13, 14, 15, 16)
 REAL = ("fsf_T1w",)  # the only val/ T1w whose regions can be told: the others have their skull or an agent in them
+ATTEMPTS = 200  # synthetic scans of which one has the contrast that is wanted
+Order = Callable[[float, float, float], bool]  # of the medians of white matter, grey matter and fluid
 EVERY = 3  # voxels; rank statistics are taken on a subset
 
 
-def synthetic_t1w(labels_XYZ: Tensor, number: int) -> Tensor:
-    """The first synthetic scan of this label map, stripped, whose white matter is brightest."""
-    settings = SynthesisSettings(plausible=1.0, stripped=1.0, lesions=0)
-    for attempt in range(50):
-        data = synthesise(labels_XYZ, rng_for(0, "experts", number, attempt), settings)
-        white, grey, fluid = (float(data[labels_XYZ == label].median()) for label in (2, 3, 4))
-        if white > 1.1 * grey > 1.1 * fluid:
+def first_scan(labels_XYZ: Tensor, order: Order, *key: object, stripped: bool = True) -> Tensor:
+    """The first synthetic scan of a label map whose tissues have this order; `key` is that of its randomness."""
+    settings = SynthesisSettings(plausible=1.0, stripped=float(stripped), lesions=0)
+    for attempt in range(ATTEMPTS):
+        data = synthesise(labels_XYZ, rng_for(0, *key, attempt), settings)
+        if order(*(float(data[labels_XYZ == label].median()) for label in (2, 3, 4))):
             return data
-    raise RuntimeError("no T1w contrast in 50 synthetic scans")
+    raise RuntimeError(f"no such order of tissues in {ATTEMPTS} synthetic scans")
+
+
+def t1w(white: float, grey: float, fluid: float) -> bool:
+    """White matter is brightest."""
+    return white > 1.1 * grey > 1.1 * fluid
 
 
 def cases(data: Path) -> Iterator[tuple[str, Volume, Tensor]]:
@@ -51,7 +57,7 @@ def cases(data: Path) -> Iterator[tuple[str, Volume, Tensor]]:
     for number in HELD_OUT:
         volume, _ = canonicalise(load(data / "labels" / f"training_seg_{number}.nii.gz").volume)
         labels = volume.data_XYZ.round().to(torch.int32)
-        scan = volume.with_data(synthetic_t1w(labels, number))
+        scan = volume.with_data(first_scan(labels, t1w, "experts", number))
         regions = region_map(labels, volume.spacing_mm)
         regions[scan.data_XYZ <= 0] = BACKGROUND
         yield f"labels {number}", scan, regions
@@ -69,6 +75,15 @@ def auc(score_N: Tensor, positive_N: Tensor) -> float:
     rank_N = (last - (count.double() - 1) / 2)[which]
     yes, no = float(positive_N.sum()), float((~positive_N).sum())
     return (float(rank_N[positive_N].sum()) - yes * (yes + 1) / 2) / max(yes * no, 1)
+
+
+def gate_scores(gate_NE: Tensor, region_N: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """How well the gate's weights tell regions, how much each expert, by its name, does, and the share named right."""
+    return {
+        "auc": {region: auc(gate_NE[:, k], region_N == k) for k, region in enumerate(REGIONS)},
+        "load": dict(zip(names, gate_NE.mean(0).tolist(), strict=True)),
+        "named_right": float((gate_NE.argmax(-1) == region_N).double().mean()),
+    }
 
 
 def same_first(one_XYZE: Tensor, other_XYZE: Tensor, known_XYZ: Tensor) -> float:
@@ -102,9 +117,7 @@ def judged(enhancer: Enhancer, scan: Volume, regions_XYZ: Tensor, recipe: str, n
     shifted = enhancer(crop(low, (1, 1, 0), (low.shape[0] - 1, low.shape[1] - 1, low.shape[2])), plain)
     return {
         "case": name,
-        "auc": {region: auc(gate_NE[:, k], region_N == k) for k, region in enumerate(REGIONS)},
-        "load": dict(zip(result.expert_names, gate_NE.mean(0).tolist(), strict=True)),
-        "named_right": float((gate_NE.argmax(-1) == region_N).double().mean()),
+        **gate_scores(gate_NE, region_N, result.expert_names),
         "rmse": error,
         "same_first_other_noise": same_first(result.gate_XYZE, noisy.gate_XYZE, known),
         "same_first_shifted": same_first(result.gate_XYZE, shifted.gate_XYZE, known),

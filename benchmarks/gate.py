@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from experts import EVERY, HELD_OUT, auc
+from experts import EVERY, HELD_OUT, Order, first_scan, gate_scores
 from torch import Tensor
 
 from moediff.config import rng_for
@@ -27,7 +27,6 @@ from moediff.inference.tiles import frame
 from moediff.memory import keep_memory
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.simulate.degrade import degrade
-from moediff.simulate.labels import SynthesisSettings, synthesise
 from moediff.simulate.recipe import NAMED
 from moediff.volume.geometry import canonicalise
 from moediff.volume.io import load
@@ -35,7 +34,6 @@ from moediff.volume.prepare import prepare
 from moediff.volume.volume import Volume
 
 APART = 1.1  # ratio of neighbouring tissues, so that a contrast is one
-Order = Callable[[float, float, float], bool]  # of the medians of white matter, grey matter and fluid
 CONTRASTS: dict[str, Order] = {
     "T1w": lambda white, grey, fluid: white > APART * grey > APART**2 * fluid,
     "T2w": lambda white, grey, fluid: fluid > APART * grey > APART**2 * white,
@@ -43,26 +41,16 @@ CONTRASTS: dict[str, Order] = {
 }
 
 
-def scan_of(labels_XYZ: Tensor, number: int, contrast: str, *, stripped: bool) -> Tensor:
-    """The first synthetic scan of a label map with this order of tissues."""
-    settings = SynthesisSettings(plausible=1.0, stripped=float(stripped), lesions=0)
-    for attempt in range(200):
-        data = synthesise(labels_XYZ, rng_for(0, "gate", number, stripped, attempt), settings)
-        if CONTRASTS[contrast](*(float(data[labels_XYZ == label].median()) for label in (2, 3, 4))):
-            return data
-    raise RuntimeError(f"no {contrast} contrast in 200 synthetic scans")
-
-
 def cases(data: Path) -> Iterator[tuple[str, int, Volume, Tensor]]:
     """Kind of scan, number of the label map, sharp scan, regions."""
     for number in HELD_OUT:
         volume, _ = canonicalise(load(data / "labels" / f"training_seg_{number}.nii.gz").volume)
         labels = volume.data_XYZ.round().to(torch.int32)
-        for contrast, stripped in product(CONTRASTS, (True, False)):
-            scan = volume.with_data(scan_of(labels, number, contrast, stripped=stripped))
-            regions = region_map(labels, volume.spacing_mm)
-            regions[scan.data_XYZ <= 0] = BACKGROUND
-            yield f"{contrast}, {'brain only' if stripped else 'whole head'}", number, scan, regions
+        regions = region_map(labels, volume.spacing_mm)
+        for (contrast, order), stripped in product(CONTRASTS.items(), (True, False)):
+            scan = volume.with_data(first_scan(labels, order, "gate", number, stripped, stripped=stripped))
+            known = regions.masked_fill(scan.data_XYZ <= 0, BACKGROUND)
+            yield f"{contrast}, {'brain only' if stripped else 'whole head'}", number, scan, known
 
 
 def judged(bundle: Bundle, scan: Volume, regions_XYZ: Tensor, recipe: str, number: int) -> dict[str, Any]:
@@ -74,11 +62,7 @@ def judged(bundle: Bundle, scan: Volume, regions_XYZ: Tensor, recipe: str, numbe
     some = (slice(None, None, EVERY),) * 3
     known = ((regions_XYZ != BACKGROUND) & (gate_XYZE.sum(-1) > 0))[some]
     gate_NE, region_N = gate_XYZE[some][known], regions_XYZ[some][known]
-    return {
-        "auc": {region: auc(gate_NE[:, k], region_N == k) for k, region in enumerate(REGIONS)},
-        "load": dict(zip(REGIONS, gate_NE.mean(0).tolist(), strict=True)),
-        "named_right": float((gate_NE.argmax(-1) == region_N).double().mean()),
-    }
+    return gate_scores(gate_NE, region_N, REGIONS)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -191,7 +191,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     names = [one.name for one in MEASUREMENTS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--jobs", type=int, default=max(1, len(os.sched_getaffinity(0))), help="scripts at a time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="scripts at a time")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {names}")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "measured", help="what was measured so far")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured.md")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -32,6 +35,7 @@ settings.register_profile("moediff", deadline=None, derandomize=True, max_exampl
 settings.load_profile("moediff")
 torch.set_num_threads(min(MAX_THREADS, torch.get_num_threads()))
 
+ScriptLoader = Callable[[str], ModuleType]
 PhantomMaker = Callable[..., Volume]
 DenoiserMaker = Callable[..., Denoiser]
 
@@ -71,6 +75,23 @@ def phantom_head(
         affine = torch.diag(torch.cat([spacing, torch.ones(1, dtype=torch.float64)]))
         affine[:3, 3] = -spacing * (torch.tensor(shape, dtype=torch.float64) - 1) / 2
     return Volume(data, affine)
+
+
+@pytest.fixture
+def load_script(monkeypatch) -> ScriptLoader:
+    """`load_script(name)` imports scripts/NAME.py, which finds its neighbours as it does when it is run."""
+    scripts = Path(__file__).resolve().parents[1] / "scripts"
+
+    def run(name: str) -> ModuleType:
+        monkeypatch.syspath_prepend(str(scripts))
+        spec = importlib.util.spec_from_file_location(name, scripts / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The reference page of the documentation holds every command."""
 
 import ast
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -13,10 +12,8 @@ from moediff.cli import build_parser
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_every_command_is_in_the_reference():
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "scripts" / "docs_hooks.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+def test_every_command_is_in_the_reference(load_script):
+    hooks = load_script("docs_hooks")
     page = hooks.on_page_markdown((ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8"))
     names = [command.prog for command in hooks.commands(build_parser())]
     assert "moediff enhance" in names and "moediff dicom list" in names

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -171,14 +169,8 @@ def test_kept_heads_are_those_that_were_made(tmp_path):
 
 
 @pytest.fixture
-def script(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("train_default", ROOT / "scripts" / "train_default.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "train_default", module)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script) -> ModuleType:
+    return load_script("train_default")
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
