@@ -25,6 +25,8 @@ class LossConfig:
     """Weights of the terms.
 
     Args:
+        aggregate: error of the gate-weighted result; at 0 neither trunk nor experts run, and only `region`, `balance`,
+            `steady` and `tokens` count: a stage of encoder and gate alone, whose patches may be large.
         expert: each expert's own error, weighted by its region.
         expert_evenly: each expert's own error counts alike, however small or easy its region; else by voxels and error.
         region: cross-entropy of the gate against label-map regions (anatomical prior).
@@ -34,12 +36,14 @@ class LossConfig:
             theirs weighs 11 times as much as another, as if lesions were so much more frequent.
         gradient: squared error of the differences between neighbouring voxels, relative to the aggregate's.
         steady: cross-entropy between the gate's readings of one patch from two lattices of patches.
+        tokens: change since the run's start of what the trunk reads of the encoder's tokens; with `aggregate` 0 only.
         error: likelihood of the errors under what the error head foretells; moves that head alone.
         probe_every: steps from one on which every expert runs to the next; what is learned there counts that much more.
         relative_power: how far a patch's error counts relative to its own interpolation error (1) or absolutely (0).
         relative_floor: residual standard deviation under which a patch's error stops being up-weighted.
     """
 
+    aggregate: float = 1.0
     expert: float = 0.2
     expert_evenly: bool = False
     region: float = 0.05
@@ -48,6 +52,7 @@ class LossConfig:
     lesion: float = 0.0
     gradient: float = 0.0
     steady: float = 0.0
+    tokens: float = 0.0
     error: float = 0.1
     probe_every: int = 1
     relative_power: float = 0.75
@@ -56,6 +61,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.probe_every < 1:
             raise ConfigError(f"loss.probe_every={self.probe_every} must be at least 1")
+        if self.tokens and self.aggregate:
+            raise ConfigError(f"loss.tokens={self.tokens} needs loss.aggregate=0: the trunk learns new tokens itself")
 
     def probes(self, step: int) -> bool:
         """Whether every expert runs on this step: not if nothing would be learned from it."""
@@ -173,6 +180,12 @@ def _to_voxels(logit_BxyzE: Tensor) -> Tensor:
     return F.interpolate(channels_first, scale_factor=float(FINE), mode="trilinear", align_corners=False)
 
 
+def token_loss(token_BxyzD: Tensor, before_BxyzD: Tensor) -> Tensor:
+    """How far tokens moved from what they were, as a share of both; 0..1."""
+    moved = (token_BxyzD - before_BxyzD).square().mean()
+    return moved / (moved + before_BxyzD.square().mean()).clamp_min(1e-12)
+
+
 def error_loss(error_BXYZ: Tensor, log_error_BXYZ: Tensor) -> Tensor:
     """Negative log likelihood of Laplace errors of expected size b, up to a constant: |error| / b + log b.
 
@@ -185,5 +198,5 @@ def error_loss(error_BXYZ: Tensor, log_error_BXYZ: Tensor) -> Tensor:
 
 def combine(weights: LossConfig, aggregate: Tensor, expert: Tensor | None, others: dict[str, Tensor]) -> Tensor:
     """The weighted sum; `others` by the names of their weights."""
-    total = aggregate + sum(getattr(weights, name) * value for name, value in others.items())
+    total = weights.aggregate * aggregate + sum(getattr(weights, name) * value for name, value in others.items())
     return total if expert is None else total + weights.expert * expert

@@ -15,6 +15,7 @@ from moediff.training.augment import AugmentConfig
 from moediff.training.dataset import check_patch
 from moediff.training.kept import ScanSource
 from moediff.training.losses import LossConfig
+from moediff.training.routing import ROUTING
 from moediff.training.validate import Validation
 
 
@@ -110,6 +111,7 @@ class TrainConfig:
                 f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among GPUs"
             )
         check_patch(self.patch)
+        self._check_only()
         if self.examples not in ("device", "cpu"):
             raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
         if not 0 <= self.ema < 1:
@@ -117,6 +119,12 @@ class TrainConfig:
         ends = [phase.until for phase in self.phases]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
+
+    def _check_only(self) -> None:
+        if not self.loss.aggregate and not (self.only and set(self.only) <= set(ROUTING)):
+            raise ConfigError(
+                f"loss.aggregate=0 teaches encoder and gate alone, found only={list(self.only)}: name these parts there"
+            )
 
     def parts(self) -> tuple[Phase, ...]:
         """The phases, or the one that a run without any is."""

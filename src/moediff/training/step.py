@@ -12,7 +12,6 @@ from torch import Tensor
 
 from moediff.diffusion.process import ProcessConfig, draw_sigma, loss_weight
 from moediff.model.denoiser import Denoiser, condition_from
-from moediff.model.encoder import COARSE
 from moediff.model.gate import cell_weights
 from moediff.training.dataset import Batch
 from moediff.training.losses import (
@@ -24,9 +23,9 @@ from moediff.training.losses import (
     gradient_loss,
     lesion_loss,
     relative_weight,
-    steady_loss,
     to_tokens,
 )
+from moediff.training.routing import steadiness
 
 PROBED = (
     1  # examples of a process's batch on which every expert runs, for the agreement target and the experts' own loss
@@ -107,10 +106,3 @@ def batch_loss(
     loss = combine(weights.rare() if probed else weights, error_B.mean(), own, gate)
     gate |= {**missing, "aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
     return loss, {name: value.detach() for name, value in gate.items()}
-
-
-def steadiness(denoiser: Denoiser, base_BXYZ: Tensor, logit_BxyzE: Tensor, rng: torch.Generator) -> Tensor:
-    """The gate read again where patches begin elsewhere: how far it differs from what it said first."""
-    offset = torch.randint(1, COARSE, (3,), generator=rng).tolist()
-    x, y, z = (slice(at, at + n - COARSE) for at, n in zip(offset, base_BXYZ.shape[1:], strict=True))
-    return steady_loss(logit_BxyzE, denoiser.gate_logits(base_BXYZ[:, x, y, z])[1], offset)

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import time
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from moediff.training.heads import load_heads
 from moediff.training.log import Log
 from moediff.training.optimiser import Muon
 from moediff.training.pause import Pause
+from moediff.training.routing import routing_loss
 from moediff.training.settings import TrainConfig
 from moediff.training.step import Draws, batch_loss
 from moediff.training.team import agreed, average_gradients, run_together
@@ -107,6 +109,7 @@ class Trainer:
         if config.start:
             begin_from(denoiser, self._start(config.start))
         average.load_state_dict(denoiser.state_dict())
+        self.before = deepcopy(denoiser.encoder) if config.loss.tokens else denoiser.encoder
         _freeze_but(denoiser, config.only)
         optimiser = Muon(
             (p for p in denoiser.parameters() if p.requires_grad), lr=config.rate, weight_decay=config.weight_decay
@@ -197,9 +200,7 @@ class Trainer:
         batch = batch.to(self.accelerator.device)
         rng = rng_for(config.seed, "step", state.step)
         with self.autocast():
-            draws = Draws(config.model.process, rng, self.rank, self.processes)
-            probe = config.loss.probes(state.step)
-            loss, parts = batch_loss(state.denoiser, batch, draws, config.loss, probe=probe)
+            loss, parts = self._loss(batch, rng)
         state.optimiser.zero_grad()
         loss.backward()
         average_gradients(state.denoiser.parameters())
@@ -213,6 +214,14 @@ class Trainer:
         else:
             told["loss"] = math.nan
         return told
+
+    def _loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """What this step minimises, and its parts."""
+        config, denoiser = self.config, self.state.denoiser
+        if not config.loss.aggregate:
+            return routing_loss(denoiser, self.before, batch, config.loss, rng)
+        draws = Draws(config.model.process, rng, self.rank, self.processes)
+        return batch_loss(denoiser, batch, draws, config.loss, probe=config.loss.probes(self.state.step))
 
     @torch.no_grad()
     def _average(self) -> None:
