@@ -3,7 +3,8 @@
     python scripts/plot_training.py RUN [RUN ...] --out training.svg
 
 RUN is the folder of a stage (losses.csv, and validation.csv where there was one). "Error" is that of the aggregate over
-the interpolation's, squared, at the highest noise level, mean over steps nearby: 1 means nothing gained.
+the interpolation's, squared, at the highest noise level, mean over steps nearby: 1 means nothing gained. A stage of
+encoder and gate alone has none.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def read_stage(folder: Path) -> Stage:
     if not steps:
         raise SystemExit(f"{folder}: no losses.csv with steps in it; name the folder of a training run")
     minute = {int(row["step"]): float(row["seconds"]) / 60 for row in steps}
-    known = [(minute[int(row["step"])], float(row["aggregate"])) for row in steps]
+    known = [(minute[int(row["step"])], float(row.get("aggregate") or "nan")) for row in steps]
     known = [(at, error) for at, error in known if math.isfinite(error)]
     gains: dict[str, Points] = {}
     for row in _rows(folder / "validation.csv"):

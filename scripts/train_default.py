@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,14 +35,10 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages in turn, which of them begins with the average of the two before it, and which two make the result.
-
-    The result is the last stage's bundle, or the average of two stages'.
-    """
+    """Stages in turn, and which of them begin with the average of two before: by their names, folder and those two."""
 
     stages: tuple[str, ...]
-    from_average: str | None = None
-    result: tuple[str, ...] = ()
+    averages: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
 RECIPES = {
@@ -64,9 +60,13 @@ RECIPES = {
             "home-longest",
             "longest-third",
             "home-third",
+            "gate",
+            "home-fourth",
         ),
-        from_average="home",
-        result=("home-longest", "home-third"),
+        averages={
+            "home": ("average", "longer", "wide"),
+            "gate": ("average-third", "home-longest", "home-third"),
+        },
     ),
     "gpu": Recipe(("gpu-uniform", "gpu-experts", "gpu-home")),
 }
@@ -88,16 +88,6 @@ def run_stage(stage: str, args: argparse.Namespace, minutes: float | None) -> in
         if code == TryAgain.exit_code and args.one_slice:
             break
     return code
-
-
-def finished(recipe: Recipe, runs: Path) -> Path:
-    """The bundle that all stages lead to."""
-    last = recipe.stages[-1]
-    if recipe.result:
-        one, other = (runs / name / "bundle" for name in recipe.result)
-        last = "average-of-last"
-        average(one, other, runs / last / "bundle")
-    return runs / last / "bundle"
 
 
 def fit_head(args: argparse.Namespace, last: str, before: Path) -> int:
@@ -146,10 +136,10 @@ def main(words: Sequence[str] | None = None) -> int:
     configs = {stage: load_config(args.configs / f"{stage}.toml") for stage in recipe.stages}
     runs = Path(configs[recipe.stages[0]].out).parent
     share = None if args.minutes is None else args.minutes / sum(config.minutes or 0.0 for config in configs.values())
-    for number, stage in enumerate(recipe.stages):
-        if stage == recipe.from_average:
-            one, other = (runs / name / "bundle" for name in recipe.stages[number - 2 : number])
-            average(one, other, runs / "average" / "bundle")
+    for stage in recipe.stages:
+        if stage in recipe.averages:
+            result, one, other = (runs / name / "bundle" for name in recipe.averages[stage])
+            average(one, other, result)
         code = run_stage(stage, args, None if share is None else share * (configs[stage].minutes or 0.0))
         begun = [runs / name for name in recipe.stages if (runs / name / "losses.csv").is_file()]
         if begun:
@@ -157,7 +147,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if code:
             return code
     last = recipe.stages[-1]
-    if code := fit_head(args, last, finished(recipe, runs)):
+    if code := fit_head(args, last, runs / last / "bundle"):
         return code
     judged = configs[last] if args.data is None else replace(configs[last], data=str(args.data))
     compare(judged, runs / "final" / "bundle")

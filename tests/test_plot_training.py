@@ -35,6 +35,14 @@ def test_a_stage_is_what_it_wrote_down(script, run):
     assert stage.gains == {"iso2": [(1.0, 0.5), (2.0, 0.8)]}
 
 
+def test_a_stage_of_the_gate_alone_has_gains_and_no_errors(script, run):
+    (run / "losses.csv").write_text("loss,region,seconds,step\n1,0.9,60,1\n1,0.8,120,3\n")
+    stage = script.read_stage(run)
+    assert stage.error == [] and stage.minutes == 2.0 and len(stage.gains["iso2"]) == 2
+    script.draw([stage], run / "training.svg")
+    assert (run / "training.svg").is_file()
+
+
 def test_errors_are_means_over_a_window(script):
     assert script.smoothed([(0, 1.0), (1, 3.0), (2, 5.0)], 2) == [(0, 1.0), (1, 2.0), (2, 4.0)]
 

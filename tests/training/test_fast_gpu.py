@@ -179,24 +179,30 @@ def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, n
     configs = [load_config(ROOT / "configs" / f"{stage}.toml") for stage in recipe.stages]
     assert all(config.minutes for config in configs) and configs[0].start is None
     before = {str(Path(config.out) / "bundle") for config in configs}
-    before |= {str(Path(configs[0].out).parent / "average" / "bundle")} if recipe.from_average else set()
-    assert {config.start for config in configs[1:]} <= before
-    assert set(recipe.result) <= set(recipe.stages) and (not recipe.result or recipe.result[-1] == recipe.stages[-1])
+    runs = Path(configs[0].out).parent
+    begun = {stage: str(runs / result / "bundle") for stage, (result, *_) in recipe.averages.items()}
+    for stage, config in list(zip(recipe.stages, configs, strict=True))[1:]:
+        assert config.start == begun.get(stage, config.start) and config.start in before | set(begun.values())
+        assert set(recipe.averages.get(stage, ())[1:]) <= set(recipe.stages[: recipe.stages.index(stage)])
     assert not any("val/" in path.path for config in configs for path in config.scans)
     heads = [replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate,
                      experts=configs[-1].model.denoiser.experts) for config in configs]  # fmt: skip
     assert all(head == heads[0] for head in heads)
 
 
-def test_the_result_is_the_last_stage_or_the_average_of_two(script, bundle, tmp_path):
+def test_a_stage_begins_with_the_average_of_two(script, bundle, tmp_path, monkeypatch):
     for name, factor in (("one", 1.0), ("two", 3.0)):
         made = load_bundle(bundle)
         weights = {key: value * factor for key, value in made.denoiser.state_dict().items()}
-        save_bundle(tmp_path / name / "bundle", made.config, weights, {})
-    assert script.finished(script.Recipe(("one", "two")), tmp_path) == tmp_path / "two" / "bundle"
-    found = load_bundle(script.finished(script.Recipe(("one", "two"), result=("one", "two")), tmp_path))
-    assert not (tmp_path / "two" / "bundle").samefile(tmp_path / "average-of-last" / "bundle")
-    before, after = load_bundle(bundle).denoiser.state_dict(), found.denoiser.state_dict()
+        save_bundle(tmp_path / "runs" / name / "bundle", made.config, weights, {})
+    for stage in ("one", "two", "three"):
+        (tmp_path / f"{stage}.toml").write_text(f'out = "runs/{stage}"\n[[scans]]\npath = "x"\n', encoding="utf-8")
+    recipe = script.Recipe(("one", "two", "three"), averages={"three": ("mean", "one", "two")})
+    monkeypatch.setitem(script.RECIPES, "cpu", recipe)
+    monkeypatch.setattr(script, "run_stage", lambda stage, args, minutes: 3 if stage == "three" else 0)
+    assert script.main(["--recipe", "cpu", "--configs", str(tmp_path)]) == 3
+    before = load_bundle(bundle).denoiser.state_dict()
+    after = load_bundle(tmp_path / "runs" / "mean" / "bundle").denoiser.state_dict()
     assert all(torch.allclose(after[key], 2 * before[key]) for key in before)
 
 

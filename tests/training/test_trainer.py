@@ -21,8 +21,8 @@ from moediff.simulate.recipe import NAMED
 from moediff.training.dataset import Batch, Example, PatchSource
 from moediff.training.kept import Head, ScanSource
 from moediff.training.losses import LossConfig
+from moediff.training.routing import steadiness
 from moediff.training.settings import Phase, TrainConfig
-from moediff.training.step import steadiness
 from moediff.training.trainer import MAX_BAD_STEPS, Trainer, _processes_for, train
 from moediff.training.validate import Validation
 from moediff.volume.io import save
