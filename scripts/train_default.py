@@ -61,6 +61,8 @@ RECIPES = {
             "longest-third",
             "home-third",
             "gate",
+            "gate-even",
+            "gate-rare",
             "home-fourth",
         ),
         averages={

@@ -17,7 +17,7 @@ from moediff.model.encoder import FINE
 
 AGREEMENT_FLOOR = 0.05  # of the mean token error: the MAD temperature never falls below this
 
-LEAST_SHARE = 0.05  # of a batch's labelled tokens: a region is not counted as rarer than this
+LEAST_SHARE = 0.05  # of a batch's labelled tokens: no expert's home is counted as rarer than this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class LossConfig:
         expert: each expert's own error, weighted by its region.
         expert_evenly: each expert's own error counts alike, however small or easy its region; else by voxels and error.
         region: cross-entropy of the gate against label-map regions (anatomical prior).
+        least_share: of a batch's labelled tokens: there, no region is counted as rarer than this.
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
         lesion: squared error inside planted lesions, besides what they count in the aggregate's: at 10 a voxel of
@@ -47,6 +48,7 @@ class LossConfig:
     expert: float = 0.2
     expert_evenly: bool = False
     region: float = 0.05
+    least_share: float = LEAST_SHARE
     agreement: float = 0.02
     balance: float = 0.01
     lesion: float = 0.0
@@ -61,6 +63,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.probe_every < 1:
             raise ConfigError(f"loss.probe_every={self.probe_every} must be at least 1")
+        if not 0 < self.least_share <= 1:
+            raise ConfigError(f"loss.least_share={self.least_share} must lie in 0..1, above 0")
         if self.tokens and self.aggregate:
             raise ConfigError(f"loss.tokens={self.tokens} needs loss.aggregate=0: the trunk learns new tokens itself")
 
@@ -107,21 +111,23 @@ def agreement_target(error_BxyzE: Tensor) -> Tensor:
     return (-gap / torch.maximum(spread, floor)).softmax(-1)
 
 
-def region_weights(target_BxyzE: Tensor, known_Bxyz: Tensor) -> Tensor:
-    """Weight of each region [E], so that a rare one counts as much as "the rest"; at most 1 / LEAST_SHARE."""
+def region_weights(target_BxyzE: Tensor, known_Bxyz: Tensor, least_share: float = LEAST_SHARE) -> Tensor:
+    """Weight of each region [E], so that a rare one counts as much as "the rest"; at most 1 / least_share."""
     labelled = target_BxyzE * known_Bxyz[..., None]
     share = labelled.sum((0, 1, 2, 3)) / known_Bxyz.sum().clamp_min(1.0)
-    return 1.0 / share.clamp_min(LEAST_SHARE)
+    return 1.0 / share.clamp_min(least_share)
 
 
-def gate_losses(logit_BxyzE: Tensor, error_BxyzE: Tensor | None, region_BXYZ: Tensor) -> dict[str, Tensor]:
+def gate_losses(
+    logit_BxyzE: Tensor, error_BxyzE: Tensor | None, region_BXYZ: Tensor, least_share: float = LEAST_SHARE
+) -> dict[str, Tensor]:
     """Anatomical prior, agreement and balance, each at most about log E per token."""
     experts = logit_BxyzE.shape[-1]
     log_gate = logit_BxyzE.log_softmax(-1)
     target, known = region_target(region_BXYZ, experts)
     prior = -(target * log_gate).sum(-1)
     load = log_gate.exp().mean((0, 1, 2, 3))
-    weight = known * (target * region_weights(target, known)).sum(-1)
+    weight = known * (target * region_weights(target, known, least_share)).sum(-1)
     terms = {
         "region": (prior * weight).sum() / weight.sum().clamp_min(1.0),
         "balance": (load * (load * experts + 1e-8).log()).sum(),

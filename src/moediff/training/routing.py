@@ -28,7 +28,7 @@ def routing_loss(
         loss: scalar with gradient; parts: detached scalars by name.
     """
     token, logit = denoiser.gate_logits(batch.base_BXYZ)
-    parts = gate_losses(logit, None, batch.region_BXYZ)
+    parts = gate_losses(logit, None, batch.region_BXYZ, weights.least_share)
     if weights.steady:
         parts["steady"] = steadiness(denoiser, batch.base_BXYZ, logit, rng)
     if weights.tokens:

@@ -87,7 +87,7 @@ def batch_loss(
     probed = min(PROBED, len(sigma_B)) if several and probe else 0
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
-    own, gate = None, gate_losses(logit, None, batch.region_BXYZ)
+    own, gate = None, gate_losses(logit, None, batch.region_BXYZ, weights.least_share)
     if weights.lesion:
         gate["lesion"] = lesion_loss(predicted - residual, batch.lesion_BXYZ, weight_B)
     if weights.gradient:
