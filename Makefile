@@ -85,7 +85,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(if $(SCAN),"$(SCAN)")
 
 benchmark: $(STAMP)
-	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark --methods $(METHODS) $(BENCHMARK)
+	$(BIN)/moediff benchmark $(if $(filter-out ../shared/data,$(DATA))$(wildcard $(DATA)/val),--data "$(DATA)") -o benchmark --methods $(METHODS) $(BENCHMARK)
 
 ablation: $(STAMP)
 	$(BIN)/python benchmarks/ablation.py --data "$(DATA)" --out runs/ablation $(ABLATION)

@@ -102,11 +102,16 @@ def test_an_output_that_cannot_be_a_folder_ends_with_73(run, tmp_path, capsys):
     assert (tmp_path / "out").read_text() == "mine" and "cannot be used as a folder" in capsys.readouterr().err
 
 
-def test_a_folder_without_val_falls_back_and_says_so(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("moediff.evaluation.benchmark.run_benchmark", lambda *_, **__: [])
-    (tmp_path / "rows").mkdir()
-    assert main(["benchmark", "--data", str(tmp_path / "none"), "--methods", "cubic", "-o", str(tmp_path)]) == 0
-    assert "using nilearn's MNI152 scan" in capsys.readouterr().err
+def test_a_folder_without_val_is_refused_and_none_means_mni152(tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "moediff.evaluation.benchmark.run_benchmark", lambda _, cases, *__, **___: seen.append(cases) or []
+    )
+    words = ["benchmark", "--methods", "cubic", "--recipes", "iso2", "-o", str(tmp_path)]
+    assert main([*words, "--data", str(tmp_path / "none")]) == 66
+    assert not seen and f"{tmp_path / 'none' / 'val'}: no such folder" in capsys.readouterr().err
+    assert main(words) == 0
+    assert [case.scan.name for case in seen[0]] == ["MNI152"]
 
 
 def test_pairs_are_judged_as_they_were_measured(tmp_path, make_phantom, capsys):

@@ -57,6 +57,21 @@ def test_a_sidecar_is_needed_but_its_fields_are_not(content, code, folder):
     assert main(["report", str(folder / "scan_desc-sr.nii.gz"), "-q"]) == code
 
 
+def test_one_broken_result_of_many_costs_its_own_page_only(folder, capsys):
+    for name in ("a", "b", "c"):
+        for suffix in (".nii.gz", ".json"):
+            shutil.copy(folder / f"scan_desc-sr{suffix}", folder / f"{name}_desc-sr{suffix}")
+    (folder / "b_desc-sr.json").write_text("not json")
+    results = [str(folder / f"{name}_desc-sr.nii.gz") for name in ("a", "b", "c")]
+    assert main(["report", *results, "--index", str(folder / "all.html")]) == 8
+    told = capsys.readouterr()
+    assert told.err.startswith(f"moediff: no page for {results[1]}: ") and told.err.count("\n") == 1
+    pages = [folder / f"{name}_desc-sr_report.html" for name in ("a", "b", "c")]
+    assert [page.exists() for page in pages] == [True, False, True]
+    index = (folder / "all.html").read_text(encoding="utf-8")
+    assert "a_desc-sr" in index and "c_desc-sr" in index and "b_desc-sr" not in index
+
+
 def test_odd_sidecar_values_are_survived(folder):
     odd = {
         "timings": [1],

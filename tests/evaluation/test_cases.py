@@ -76,10 +76,11 @@ def test_named_scans_with_or_without_suffix_and_files_elsewhere(data, tmp_path, 
     assert names == ["b_T1w", "a_T2w", "own"]
 
 
-@pytest.mark.parametrize("where", [None, "empty"])
-def test_without_scans_mni152_stands_in(where, tmp_path, mni_path):
-    assert find_scans(where and tmp_path / where) == [Scan("MNI152", mni_path)]
+def test_without_a_folder_mni152_stands_in(tmp_path, mni_path):
+    assert find_scans(None) == [Scan("MNI152", mni_path)]
     assert mni152() == mni_path
+    with pytest.raises(InputMissing, match=r"empty/val: no such folder"):
+        find_scans(tmp_path / "empty")
 
 
 def test_wrong_names_are_refused(data, tmp_path):

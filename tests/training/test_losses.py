@@ -58,6 +58,17 @@ def test_a_rare_region_counts_as_much_as_a_common_one():
     assert float(gate_losses(logit, None, region)["region"]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_how_much_a_rare_region_counts_is_bounded_by_a_share():
+    region = torch.full((1, 100, 4, 4), 3, dtype=torch.uint8)
+    region[:, :4] = 0  # 4 % of it
+    logit = torch.tensor([0.1, 0.1, 0.1, 0.7]).log().expand(1, 25, 1, 1, 4)
+    for least, share in ((0.04, 0.5), (0.08, 1 / 3)):
+        expected = -share * math.log(0.1) - (1 - share) * math.log(0.7)
+        assert float(gate_losses(logit, None, region, least)["region"]) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ConfigError, match=r"loss.least_share=0.0 must lie in 0..1"):
+        LossConfig(least_share=0.0)
+
+
 def test_balance_is_zero_when_uniform():
     region = torch.full((1, 8, 8, 8), 255, dtype=torch.uint8)
     assert float(gate_losses(torch.zeros(1, 2, 2, 2, 4), None, region)["balance"]) == pytest.approx(0, abs=1e-6)

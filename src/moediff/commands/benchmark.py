@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
         description=f"Degrade sharp scans, let every method restore them, and judge all alike. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (else nilearn's MNI152 scan)")
+    add("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (default: nilearn's MNI152 scan)")
     add("--scans", nargs="+", default=[], metavar="NAME|FILE", help="which of them, or other files (default: all)")
     add("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]")
     add("--behaviour-only", nargs="*", metavar="NAME", help="scans shown but left out of means")
@@ -107,8 +107,6 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         if args.data is not None or args.scans or args.recipes:
             raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
         return [Case(scan, MEASURED, seed) for scan in find_pairs(args.pairs) for seed in args.seeds]
-    if args.data is not None and not (args.data / "val").is_dir() and not args.scans and not args.quiet:
-        print(f"moediff: no folder {args.data / 'val'}; using nilearn's MNI152 scan", file=sys.stderr)
     only_shown = BEHAVIOUR_ONLY if args.behaviour_only is None else args.behaviour_only
     scans = find_scans(args.data, args.scans, only_shown)
     recipes = [recipe_for(name) for name in args.recipes or RECIPES]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff import RESEARCH_ONLY
+from moediff.commands import SOME_FAILED
 from moediff.commands.reading import add_reading, scan_path
 from moediff.memory import keep_memory
 
@@ -48,6 +50,7 @@ def report_command(args: argparse.Namespace) -> int:
     given = [f"--{name}" for name in SINGLE if _said(getattr(args, name))]
     if (len(args.results) > 1 or args.index is not None) and given:
         _refuse_shared(args, given)
+    from moediff.errors import MoeDiffError, shown
     from moediff.report.cohort import results_of, summarise, write_index
     from moediff.report.needs import require_parts
     from moediff.report.page import write_page
@@ -59,19 +62,26 @@ def report_command(args: argparse.Namespace) -> int:
     if len(results) > 1 and given:  # a folder may hold several
         _refuse_shared(args, given)
     pages = _pages(args, results)
-    entries = []
+    entries, failed = [], 0
     for scan, page in zip(results, pages, strict=True):
-        scans = from_files(_files(scan, args))
-        write_page(scans, page, overwrite=args.overwrite)
-        if args.index is not None:
-            entries.append(summarise(scans, page))
+        try:
+            scans = from_files(_files(scan, args))
+            write_page(scans, page, overwrite=args.overwrite)
+            if args.index is not None:
+                entries.append(summarise(scans, page))
+        except MoeDiffError as error:
+            if len(results) == 1:
+                raise
+            print(f"moediff: no page for {shown(scan)}: {error}", file=sys.stderr)
+            failed += 1
+            continue
         if not args.quiet:
             print(page)
-    if args.index is not None:
+    if entries and args.index is not None:
         write_index(entries, args.index, overwrite=args.overwrite)
         if not args.quiet:
             print(args.index)
-    return 0
+    return SOME_FAILED if failed else 0
 
 
 def _said(value: object) -> bool:

@@ -148,15 +148,20 @@ def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequenc
     """Scans to run on.
 
     Args:
-        data: a folder whose `val` holds sharp NIfTI scans; None, or a folder without `val`, means nilearn's MNI152.
+        data: a folder whose `val` holds sharp NIfTI scans; None means nilearn's MNI152.
         names: which of them, with or without suffix, or paths of other files; all but masks when empty.
         shown_only: names of scans that means leave out.
 
     Raises:
-        InputMissing: a named scan, or any at all, is not there.
+        InputMissing: the folder has no `val`, or a named scan, or any at all, is not there.
         ConfigError: two scans share a name.
     """
-    folder = None if data is None or not (data / "val").is_dir() else data / "val"
+    folder = None if data is None else data / "val"
+    if folder is not None and not folder.is_dir():
+        raise InputMissing(
+            f"{shown(folder)}: no such folder, expected sharp scans there: name the folder that holds val/, or leave "
+            "--data out for nilearn's MNI152 scan"
+        )
     if names:
         paths = {stem_of(path): path for path in (_find(folder, name) for name in names)}
     elif folder is None:
