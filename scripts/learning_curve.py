@@ -23,7 +23,8 @@ from moediff.evaluation.document import filled
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("thick5", "low1.5", "iso2")
 TARGETS = {"thick5": 3.0, "low1.5": 2.5, "iso2": 0.5}
-STUDENT_90 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860}  # by degrees of freedom, both sides
+# by degrees of freedom, both sides
+STUDENT_90 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860}
 WHERE = {"heads": "whole heads", "crops": "80^3 crops"}
 HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
 YEAR = 365.25 * 24 * 60  # minutes
