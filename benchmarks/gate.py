@@ -9,7 +9,6 @@ experts too, on stripped T1w scans only. Axes: X Y Z voxels, E experts, N voxels
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experts import EVERY, HELD_OUT, Order, first_scan, gate_scores
+from experts import EVERY, HELD_OUT, Order, asked, first_scan, gate_scores
 from torch import Tensor
 
 from moediff.config import rng_for
@@ -83,12 +82,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 @torch.no_grad()
 def main() -> None:
     """Print the table; a line per case on standard error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--recipe", default="thick5")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = asked(__doc__)
     keep_memory()
     bundle, rows = load_bundle(args.bundle), []
     for kind, number, scan, regions in cases(args.data):

@@ -92,12 +92,12 @@ def run_stage(stage: str, args: argparse.Namespace, minutes: float | None) -> in
     return code
 
 
-def fit_head(args: argparse.Namespace, last: str, before: Path) -> int:
-    """The head that foretells the error, and what is familiar, fitted to a bundle of all stages; the exit code."""
-    final = str(before.parent.parent / "final" / "bundle")
+def fit_head(args: argparse.Namespace, last: str, runs: Path) -> int:
+    """The head that foretells the error, and what is familiar, fitted to the last stage's bundle; the exit code."""
+    before, final = (str(runs / name / "bundle") for name in (last, "final"))
     data = [] if args.data is None else ["--data", str(args.data)]
     options = ["--config", str(args.configs / f"{last}.toml"), *data]
-    steps = ("fit_error_head.py", str(before), final, "--patches", str(args.patches)), ("fit_familiar.py", final, final)
+    steps = ("fit_error_head.py", before, final, "--patches", str(args.patches)), ("fit_familiar.py", final, final)
     for script, *words in steps:
         call = [sys.executable, str(Path(__file__).with_name(script)), *words, *options]
         if code := subprocess.run(call, check=False).returncode:
@@ -149,7 +149,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if code:
             return code
     last = recipe.stages[-1]
-    if code := fit_head(args, last, runs / last / "bundle"):
+    if code := fit_head(args, last, runs):
         return code
     judged = configs[last] if args.data is None else replace(configs[last], data=str(args.data))
     compare(judged, runs / "final" / "bundle")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
 LOSSES = "aggregate,loss,seconds,step\n0.9,1,60,1\nnan,1,90,2\n0.7,1,120,3\n"
 GAINS = "step,case,gain_db\n1,mean/iso2,0.5\n3,mean/iso2,0.8\n3,labels/09/iso2,9.9\n7,mean/iso2,9.9\n"
 
 
 @pytest.fixture
-def script(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("plot_training")
+def script(load_script) -> ModuleType:
+    return load_script("plot_training")
 
 
 @pytest.fixture
