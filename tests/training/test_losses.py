@@ -74,6 +74,15 @@ def test_balance_is_zero_when_uniform():
     assert float(gate_losses(torch.zeros(1, 2, 2, 2, 4), None, region)["balance"]) == pytest.approx(0, abs=1e-6)
 
 
+def test_balance_is_of_labelled_tokens_only():
+    region = torch.full((1, 8, 8, 8), 255, dtype=torch.uint8)
+    region[:, :4] = 2
+    gate = torch.zeros(1, 2, 2, 2, 4)
+    gate[:, 1, ..., 0] = 30.0  # air goes to one expert alone
+    assert float(gate_losses(gate, None, region)["balance"]) == pytest.approx(0, abs=1e-4)
+    assert float(gate_losses(gate.flip(1), None, region)["balance"]) == pytest.approx(math.log(4), rel=1e-3)
+
+
 def test_expert_loss_counts_only_the_home_region():
     region = torch.ones(1, 8, 8, 8, dtype=torch.uint8)
     error = torch.tensor([5.0, 0.5, 5.0, 5.0]).expand(1, 2, 2, 2, 4)

@@ -126,15 +126,24 @@ def gate_losses(
     log_gate = logit_BxyzE.log_softmax(-1)
     target, known = region_target(region_BXYZ, experts)
     prior = -(target * log_gate).sum(-1)
-    load = log_gate.exp().mean((0, 1, 2, 3))
     weight = known * (target * region_weights(target, known, least_share)).sum(-1)
     terms = {
         "region": (prior * weight).sum() / weight.sum().clamp_min(1.0),
-        "balance": (load * (load * experts + 1e-8).log()).sum(),
+        "balance": balance(log_gate.exp(), known),
     }
     if error_BxyzE is not None:
         terms["agreement"] = -(agreement_target(error_BxyzE) * log_gate).sum(-1).mean()
     return terms
+
+
+def balance(gate_BxyzE: Tensor, known_Bxyz: Tensor) -> Tensor:
+    """How far the mean load of experts is from uniform, 0..log E.
+
+    Labelled tokens count, where a batch has any: nobody works on air, so what the gate says of it is no load.
+    """
+    share = known_Bxyz + 1e-6
+    load = (gate_BxyzE * share[..., None]).sum((0, 1, 2, 3)) / share.sum()
+    return (load * (load * gate_BxyzE.shape[-1] + 1e-8).log()).sum()
 
 
 def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor, *, evenly: bool = False) -> Tensor:
