@@ -3,7 +3,7 @@
     python scripts/train_default.py [--minutes TOTAL] [--slice MIN] [--recipe auto|cpu|gpu] [--data DIR]
 
 Each stage is a configuration of configs/ and begins with the bundle of the one before; then the head that foretells the
-error is fitted, what real training scans look like is written down, and the result is compared with the embedded
+error and its scale are fitted, what real training scans look like is written down, and the result is compared with the embedded
 weights on the validation cases of the last stage.
 Running the same command again goes on where it stopped. "gpu" is chosen where torch sees a CUDA device: larger batches,
 patches that grow, bfloat16, compiled blocks. Minutes of every stage are as configured (15 hours on two cores, 23
@@ -64,6 +64,7 @@ RECIPES = {
             "gate-even",
             "gate-rare",
             "home-fourth",
+            "home-fifth",
         ),
         averages={
             "home": ("average", "longer", "wide"),
@@ -93,11 +94,15 @@ def run_stage(stage: str, args: argparse.Namespace, minutes: float | None) -> in
 
 
 def fit_head(args: argparse.Namespace, last: str, runs: Path) -> int:
-    """The head that foretells the error, and what is familiar, fitted to the last stage's bundle; the exit code."""
+    """The head that foretells the error, its scale, and what is familiar, fitted to the last stage; the exit code."""
     before, final = (str(runs / name / "bundle") for name in (last, "final"))
     data = [] if args.data is None else ["--data", str(args.data)]
     options = ["--config", str(args.configs / f"{last}.toml"), *data]
-    steps = ("fit_error_head.py", before, final, "--patches", str(args.patches)), ("fit_familiar.py", final, final)
+    steps = (
+        ("fit_error_head.py", before, final, "--patches", str(args.patches)),
+        ("fit_error_scale.py", final, final),
+        ("fit_familiar.py", final, final),
+    )
     for script, *words in steps:
         call = [sys.executable, str(Path(__file__).with_name(script)), *words, *options]
         if code := subprocess.run(call, check=False).returncode:

@@ -209,7 +209,7 @@ def test_a_stage_begins_with_the_average_of_two(script, bundle, tmp_path, monkey
 def test_a_cuda_device_chooses_the_gpu_recipe(script, monkeypatch):
     ran: list[str] = []
     monkeypatch.setattr(script, "run_stage", lambda stage, args, minutes: ran.append(f"{stage} {minutes:.1f}") or 3)
-    for there, first in ((True, "gpu-uniform 9.8"), (False, "uniform 2.2")):
+    for there, first in ((True, "gpu-uniform 9.8"), (False, "uniform 2.1")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert script.main(["--minutes", "25"]) == 3
         assert ran.pop() == first
