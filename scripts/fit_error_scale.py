@@ -3,10 +3,10 @@
     python scripts/fit_error_scale.py BUNDLE OUT [--config configs/home-fourth.toml] [--side 96] [--data DIR]
 
 The middle of every real training scan is degraded by frozen recipes (a pair is taken as it was measured) and enhanced
-as `enhance` does it. One factor is chosen, at which intervals hold 90 % of voxels in the mean of all cases: split conformal
-prediction (Angelopoulos and Bates 2021, arXiv 2107.07511) with persons as the unit, since voxels of one scan err
-together. Weights stay as they are. The scans must not be ones that the network knows by heart; that those of the embedded
-weights are not is measured (docs/decisions.md, "By kind of scan, and persons it learned from"). Axes: V voxels.
+as `enhance` does it. One factor is chosen, at which intervals hold 90 % of voxels in the mean of all cases, as in split
+conformal prediction (Angelopoulos and Bates 2021, arXiv 2107.07511), but that cases count, not voxels, since those of
+one scan err together. Weights stay as they are. The network must not know the scans by heart; that the embedded weights
+do not is measured (docs/decisions.md, "By kind of scan, and persons it learned from"). Axes: V voxels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from moediff.config import rng_for
@@ -71,7 +70,7 @@ def fitted(found: Sequence[Tensor]) -> float:
     """
     below, above = 0.0, WIDEST
     if covered(found, above) < SHARE:
-        raise DataError(f"intervals {WIDEST:g} times as wide hold less than {SHARE:g} of voxels: fit the error head first")
+        raise DataError(f"intervals {WIDEST:g} times as wide hold under {SHARE:g} of voxels: fit the error head first")
     for _ in range(30):
         factor = (below + above) / 2
         below, above = (below, factor) if covered(found, factor) >= SHARE else (factor, above)

@@ -3,8 +3,8 @@
     python scripts/train_default.py [--minutes TOTAL] [--slice MIN] [--recipe auto|cpu|gpu] [--data DIR]
 
 Each stage is a configuration of configs/ and begins with the bundle of the one before; then the head that foretells the
-error and its scale are fitted, what real training scans look like is written down, and the result is compared with the embedded
-weights on the validation cases of the last stage.
+error and its scale are fitted, what real training scans look like is written down, and the result is compared with the
+embedded weights on the validation cases of the last stage.
 Running the same command again goes on where it stopped. "gpu" is chosen where torch sees a CUDA device: larger batches,
 patches that grow, bfloat16, compiled blocks. Minutes of every stage are as configured (15 hours on two cores, 23
 minutes on one fast GPU), or their share of --minutes. runs/training.svg shows how it went, runs/final/bundle is the

@@ -31,7 +31,7 @@ def test_the_factor_that_holds_nine_tenths(script):
 
 
 def test_errors_beyond_all_intervals_are_refused(script):
-    with pytest.raises(DataError, match=r"intervals 100 times as wide hold less than 0\.9 of voxels: fit the error head"):
+    with pytest.raises(DataError, match=r"intervals 100 times as wide hold under 0\.9 of voxels: fit the error head"):
         script.fitted([torch.full((10,), 1e4)])
 
 
