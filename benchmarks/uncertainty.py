@@ -23,7 +23,7 @@ from torch.nn.functional import avg_pool3d
 from moediff.config import rng_for
 from moediff.evaluation.calibration import spearman
 from moediff.evaluation.metrics import head_mask
-from moediff.evaluation.regions import REGIONS, scan_regions
+from moediff.evaluation.regions import REGIONS, region_map, scan_regions
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.memory import keep_memory
@@ -41,13 +41,18 @@ Case = tuple[str, Volume, Tensor | None]  # name, sharp crop, its regions where 
 EVERY = 5  # voxels; ranks and quantiles are taken on a subset
 
 
+def cut(whole: Volume, regions_XYZ: Tensor | None, side: int) -> tuple[Volume, Tensor | None]:
+    """The middle of a scan and of its regions."""
+    if regions_XYZ is None:
+        return middle(whole, side), None
+    return middle(whole, side), middle(whole.with_data(regions_XYZ.float()), side).data_XYZ.to(torch.uint8)
+
+
 def val_scans(data: Path, side: int) -> Iterator[Case]:
     """Name, sharp crop, and its regions where they can be told."""
     for name in SCANS:
         whole, _ = canonicalise(load(data / "val" / f"{name}.nii.gz").volume)
-        found = scan_regions(whole.data_XYZ, whole.spacing_mm)
-        regions = None if found is None else middle(whole.with_data(found.float()), side).data_XYZ.to(torch.uint8)
-        yield name, middle(whole, side), regions
+        yield name, *cut(whole, scan_regions(whole.data_XYZ, whole.spacing_mm), side)
 
 
 def synthetic_scans(data: Path, side: int) -> Iterator[Case]:
@@ -57,7 +62,7 @@ def synthetic_scans(data: Path, side: int) -> Iterator[Case]:
         labels = maps.data_XYZ.round().to(torch.int32)
         for copy in range(2):
             scan = maps.with_data(synthesise(labels, rng_for(0, "uncertainty", number, copy)))
-            yield f"labels {number}.{copy}", middle(scan, side), None
+            yield f"labels {number}.{copy}", *cut(scan, region_map(labels, maps.spacing_mm), side)
 
 
 def errors(enhancer: Enhancer, truth: Volume, recipe: str, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -122,8 +127,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def table_of_regions(rows: list[dict[str, Any]]) -> str:
+    """Markdown: share of voxels inside the 90 % interval by region, mean of the cases whose regions are known."""
+    known = [row for row in rows if "by_region" in row]
+    lines = [f"| inside the 90 % interval (scans) | {' | '.join(REGIONS)} |", "|---" * (len(REGIONS) + 1) + "|"]
+    for recipe in dict.fromkeys(row["recipe"] for row in known):
+        own = [row["by_region"] for row in known if row["recipe"] == recipe]
+        means = (sum(row[region] for row in own) / len(own) for region in REGIONS)
+        lines.append(f"| {recipe} ({len(own)}) | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Calibrate if asked to, then print a line per case and the table."""
+    """Print a line per case, then the tables: real scans and their regions, synthetic ones and theirs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--bundle", type=Path)
@@ -135,7 +151,7 @@ def main() -> None:
     enhancer = Enhancer(args.bundle)
     rows = judged(enhancer, val_scans(args.data, args.side), args.recipes)
     synthetic = judged(enhancer, synthetic_scans(args.data, args.side), args.recipes)
-    print(f"{table(rows)}\n\n{table(synthetic)}")
+    print("\n\n".join(found for some in (rows, synthetic) for found in (table(some), table_of_regions(some))))
     if args.json:
         args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": [*rows, *synthetic]}))
 

@@ -71,7 +71,8 @@ MEASUREMENTS = (
         title="Uncertainty",
         call="uncertainty.py",
         told="Share of errors inside the foretold 90 % interval, rank correlation with absolute errors and its "
-        "ceiling; first real scans never seen, then synthetic ones of label maps kept out of training.",
+        "ceiling; first real scans never seen, then synthetic ones of label maps kept out of training; after each, by "
+        "region, those whose regions are known.",
     ),
     Measurement(
         name="robustness",
