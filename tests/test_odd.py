@@ -95,7 +95,7 @@ def test_a_scan_without_a_head_is_named(tmp_path, bundle, capsys):
     [
         (("--threads", str(MAX_THREADS + 1)), f"expected 1 to {MAX_THREADS}"),
         (("--threads", "0"), "threads is 0"),
-        (("--mem-mb", "1"), "memory_mb is 1, expected 64"),
+        (("--mem-mb", "1"), "memory_mb (--mem-mb) is 1, expected 64"),
         (("--steps", "1"), "steps is 1, expected 2 to 64"),
         (("--samples", "99"), "samples is 99, expected 1 to 64"),
     ],

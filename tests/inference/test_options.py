@@ -48,7 +48,7 @@ REFUSED = {
     "mirrored_samples": ({"mirrors": 2, "mode": "detail"}, "mirrors average the posterior mean"),
     "no_sample": ({"samples": 0}, "expected 1 to 64"),
     "many_samples": ({"samples": 65}, "expected 1 to 64"),
-    "no_memory": ({"memory_mb": 63}, "memory_mb is 63, expected 64 to"),
+    "no_memory": ({"memory_mb": 63}, "memory_mb (--mem-mb) is 63, expected 64 to"),
 }
 
 

@@ -74,7 +74,8 @@ class EnhanceOptions:
             raise ConfigError(f"mirrors average the posterior mean, mode {self.mode!r} draws samples; leave one out")
         for name, low, high in (("steps", 2, 64), ("samples", 1, 64), ("memory_mb", 64, 2**24)):
             if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
+                shown = "memory_mb (--mem-mb)" if name == "memory_mb" else name
+                raise ConfigError(f"{shown} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
 
 
 def _check_grid(like: Any) -> None:
