@@ -1,6 +1,6 @@
 """The factor from foretold to actual errors, fitted so that 90 % intervals hold 90 % of a training person's voxels.
 
-    python scripts/fit_error_scale.py BUNDLE OUT [--config configs/home-fourth.toml] [--side 96] [--data DIR]
+    python scripts/fit_error_scale.py BUNDLE OUT [--config configs/home-fifth.toml] [--side 96] [--data DIR]
 
 The middle of every real training scan is degraded by frozen recipes (a pair is taken as it was measured) and enhanced
 as `enhance` does it. One factor is chosen, at which intervals hold 90 % of voxels in the mean of all cases, as in split
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--config", type=Path, default=Path(__file__).resolve().parent.parent / "configs" / "home-fourth.toml"
+        "--config", type=Path, default=Path(__file__).resolve().parent.parent / "configs" / "home-fifth.toml"
     )
     parser.add_argument("--side", type=int, default=96, help="of the middle that is read, voxels")
     parser.add_argument("--data", type=Path, help="where the scans lie (default: as configured)")

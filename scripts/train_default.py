@@ -6,7 +6,7 @@ Each stage is a configuration of configs/ and begins with the bundle of the one 
 error and its scale are fitted, what real training scans look like is written down, and the result is compared with the
 embedded weights on the validation cases of the last stage.
 Running the same command again goes on where it stopped. "gpu" is chosen where torch sees a CUDA device: larger batches,
-patches that grow, bfloat16, compiled blocks. Minutes of every stage are as configured (15 hours on two cores, 23
+patches that grow, bfloat16, compiled blocks. Minutes of every stage are as configured (16 hours on two cores, 23
 minutes on one fast GPU), or their share of --minutes. runs/training.svg shows how it went, runs/final/bundle is the
 result; every stage keeps its best bundle by validation as well, on scans made from label maps kept out of training.
 Nothing is installed into the package by itself.
