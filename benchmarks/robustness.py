@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--scans", nargs="+", default=["fsf_T1w", "M2307_T2w"])
     parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5"])
-    parser.add_argument("--side", type=int, default=96, help="voxels of the middle cube; 0 takes the whole scan")
+    parser.add_argument("--side", type=int, default=96, help="of the cube that is judged; 0: the scan")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_memory()
@@ -205,7 +205,7 @@ def main() -> None:
     for scan in args.scans:
         for recipe in args.recipes:
             truth, _ = Case(Scan(scan, args.data / "val" / f"{scan}.nii.gz"), NAMED[recipe], seed=0).make()
-            truth = middle(truth, args.side) if args.side else truth
+            truth = middle(truth, args.side + 2 * EDGE) if args.side else truth
             for row in rows_of(enhancer, degrade(truth, NAMED[recipe], rng_for(0, scan, recipe)), truth):
                 rows.append({"case": f"{scan} {recipe}", **row})
                 print(rows[-1], file=sys.stderr)
