@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from moediff.config import rng_for
-from moediff.evaluation.calibration import spearman
+from moediff.evaluation.calibration import half_width, spearman
 from moediff.evaluation.metrics import head_mask
 from moediff.evaluation.regions import REGIONS, region_map, scan_regions
 from moediff.inference.engine import Enhancer
@@ -36,7 +36,7 @@ from moediff.volume.volume import Volume
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 HELD_OUT = (13, 14, 15, 16)
-NORMAL_90 = 1.6449  # half width of a 90 % interval in standard deviations
+NORMAL_90 = half_width(90)
 Case = tuple[str, Volume, Tensor | None]  # name, sharp crop, its regions where they can be told
 EVERY = 5  # voxels; ranks and quantiles are taken on a subset
 

@@ -20,7 +20,7 @@ AIMED = 90
 LEFT_OUT = 20  # fractions 0, 1/20, ... 19/20 of the sparsification curves
 
 
-def _z(level: int) -> float:
+def half_width(level: int) -> float:
     """Half width, in standard deviations, of the interval that holds this percentage of a Gaussian."""
     return float(torch.special.ndtri(torch.tensor(0.5 + level / 200, dtype=torch.float64)))
 
@@ -52,10 +52,10 @@ def _judged(error_V: Tensor, sd_V: Tensor) -> dict[str, float]:
     ratio = torch.where(error_V > 0, error_V / sd_V, torch.zeros(()))  # infinite where no doubt was said but wrong
     oracle = _sparsified(error_V, error_V.argsort(descending=True))
     found: dict[str, float] = {"voxels": len(error_V)}
-    found |= {f"coverage_{level}": float((ratio <= _z(level)).double().mean()) for level in LEVELS}
+    found |= {f"coverage_{level}": float((ratio <= half_width(level)).double().mean()) for level in LEVELS}
     needed = kth(ratio, max(1, -(-len(ratio) * AIMED // 100)))
     return found | {
-        f"scale_{AIMED}": needed / _z(AIMED),
+        f"scale_{AIMED}": needed / half_width(AIMED),
         "spearman": spearman(sd_V, error_V),
         "ause": float((_sparsified(error_V, sd_V.argsort(descending=True)) - oracle).mean()),
         "ause_of_chance": float((1 - oracle).mean()),
