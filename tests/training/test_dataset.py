@@ -271,3 +271,17 @@ def test_examples_are_made_on_the_heads_device_without_waiting_for_it(source, re
             assert getattr(there, name).shape == getattr(here, name).shape
         assert all(torch.equal(a, b) for a, b in zip(here.positions, there.positions, strict=True))
     assert away.batch(0, 3).base_BXYZ.device.type == "meta"
+
+
+def test_a_patch_is_told_the_noise_of_its_whole_scan(head):
+    """Wherever it lies, and as bright as it was made: what `prepare` finds in the scan that it is a part of."""
+    quiet = PrepareSettings(kernel="cubic", noise="quiet")
+    recipe = Recipe(noise=0.03)
+    told = {}
+    bright = AugmentConfig(amplitude=(1.5, 1.5), blur_share=0.0, sharpen_share=0.0)
+    for name, augment in (("plain", None), ("bright", bright)):
+        source = PatchSource(heads=[head], patch=32, seed=3, settings=quiet, augment=augment, recipe=recipe)
+        told[name] = [float(source.example(number).noise) for number in range(4)]
+    sigma = 0.03 * head.reference
+    assert told["plain"] == pytest.approx([sigma] * 4, rel=0.15)
+    assert told["bright"] == pytest.approx([1.5 * sigma] * 4, rel=0.15)

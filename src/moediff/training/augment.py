@@ -70,6 +70,27 @@ def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
     return F.conv3d(padded, (tap / tap.sum()).reshape(kernel_shape).to(data.device))[0, 0]
 
 
+class Sharpness(NamedTuple):
+    """How sharp the truth is made.
+
+    Args:
+        blur_vox: Gaussian sigma; 0 leaves it as it is.
+        unsharp: share of what the blur takes away that is added instead; None keeps the blurred scan.
+    """
+
+    blur_vox: float = 0.0
+    unsharp: float | None = None
+
+    def apply(self, data_XYZ: Tensor) -> Tensor:
+        """The scan as sharp as that."""
+        if self.blur_vox == 0:
+            return data_XYZ
+        soft = data_XYZ
+        for axis in range(3):
+            soft = blur_axis(soft, axis, self.blur_vox)
+        return soft if self.unsharp is None else (data_XYZ + self.unsharp * (data_XYZ - soft)).clamp_min(0)
+
+
 class Augmented(NamedTuple):
     """The truth as the network shall give it back.
 
@@ -77,11 +98,13 @@ class Augmented(NamedTuple):
         data_XYZ: intensities.
         lesion_XYZ: how much of each voxel is a planted lesion's, 0..1.
         gain: of intensities.
+        sharpness: that it was given.
     """
 
     data_XYZ: Tensor
     lesion_XYZ: Tensor
     gain: float
+    sharpness: Sharpness = Sharpness()
 
 
 def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> Augmented:
@@ -98,9 +121,7 @@ def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> 
     x, y, z = data.shape
     data = data * bias_field((x, y, z), uniform(0, config.bias), rng, data.device)
     kind, strength = uniform(0, 1), uniform(0.2, 1)
+    sharpness = Sharpness()
     if kind < config.blur_share + config.sharpen_share:
-        soft = data
-        for axis in range(3):
-            soft = blur_axis(soft, axis, config.blur_vox * strength)
-        data = soft if kind < config.blur_share else (data + 0.6 * strength * (data - soft)).clamp_min(0)
-    return Augmented(data, lesion, gain)
+        sharpness = Sharpness(config.blur_vox * strength, None if kind < config.blur_share else 0.6 * strength)
+    return Augmented(sharpness.apply(data), lesion, gain, sharpness)

@@ -18,11 +18,12 @@ from moediff.errors import ConfigError
 from moediff.evaluation.regions import BACKGROUND
 from moediff.simulate.degrade import degrade
 from moediff.simulate.recipe import Recipe, RecipeRanges, draw_recipe
-from moediff.training.augment import AugmentConfig, augmented
+from moediff.training.augment import AugmentConfig, Augmented, augmented
 from moediff.training.kept import Head, Measured
 from moediff.training.pairs import corners_known
-from moediff.volume.geometry import canonicalise, crop
+from moediff.volume.geometry import canonicalise, crop, middle
 from moediff.volume.intensity import Scaling
+from moediff.volume.noise import noise_level
 from moediff.volume.prepare import Prepared, PrepareSettings, network_order, prepare
 from moediff.volume.volume import Grid, Volume
 
@@ -30,6 +31,7 @@ NO_REGION = BACKGROUND
 MARGIN = 10  # voxels degraded around a patch and cut off again: edges of the cut never reach the network
 
 LEAST_SAMPLES = 3  # of a pair's input beyond a patch
+NOISE_SIDE = 80  # voxels of the middle of a head that its noise is read from
 ATTEMPTS = 100  # to find a patch that both scans of a pair cover
 
 
@@ -138,18 +140,19 @@ class PatchSource:
         head = self.heads[int(torch.multinomial(torch.tensor([h.weight for h in self.heads]), 1, generator=rng))]
         if head.measured is not None:
             return self._pair(head, head.measured, rng)
-        data, region = self._cut(head, rng)
-        truth, lesion, gain = (
-            augmented(data, self.augment, rng) if self.augment else (data, torch.zeros_like(data), 1.0)
-        )
-        scan = Volume(truth, torch.eye(4, dtype=torch.float64))
+        order = _turned(head, rng)
+        data, region = self._cut(head, order, rng)
+        made = augmented(data, self.augment, rng) if self.augment else Augmented(data, torch.zeros_like(data), 1.0)
+        scan = Volume(made.data_XYZ, torch.eye(4, dtype=torch.float64))
         recipe = self._recipe(head, rng)
-        low = degrade(scan, recipe, rng, reference=head.reference * gain)
+        low = degrade(scan, recipe, rng, reference=head.reference * made.gain)
         offset = torch.randint(MARGIN // 2, MARGIN + 1, (3,), generator=rng).tolist()
         goal = _box_grid(scan.grid, offset, self.patch)
-        ready = prepare(low, goal, self.settings, scaling=Scaling(), mask=False)
+        told = self.settings.noise == "quiet"
+        noise = _scan_noise(head, order, made, recipe, rng) if told else None
+        ready = prepare(low, goal, self.settings, scaling=Scaling(), noise=noise, mask=False)
         box = tuple(slice(a, a + self.patch) for a in offset)
-        return _told(truth[box], lesion[box], ready, region[box])
+        return _told(made.data_XYZ[box], made.lesion_XYZ[box], ready, region[box])
 
     def _pair(self, head: Head, measured: Measured, rng: torch.Generator) -> Example:
         """A patch of both scans, axes turned and mirrored alike; brightness is all that is changed."""
@@ -166,7 +169,9 @@ class PatchSource:
             regions = canonicalise(Volume(head.region_XYZ[box].float(), turn @ patch))[0].data_XYZ
         around = _around(measured, start, self.patch)
         scan = Volume(around.data_XYZ.float() * gain, turn @ around.affine)
-        ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), mask=False)
+        whole = middle(Volume(measured.data_XYZ, measured.affine), NOISE_SIDE)
+        noise = noise_level(whole.data_XYZ.float() * gain) if self.settings.noise == "quiet" else None
+        ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False)
         return _told(truth.data_XYZ, torch.zeros_like(truth.data_XYZ), ready, regions.to(torch.uint8))
 
     def _place(self, head: Head, measured: Measured, rng: torch.Generator) -> list[int]:
@@ -184,7 +189,7 @@ class PatchSource:
             return head.stack.recipe
         return self.recipe or draw_recipe(rng, self.ranges)
 
-    def _cut(self, head: Head, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _cut(self, head: Head, order: list[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         side = self.patch + 2 * MARGIN
         start = self._start(head, side, rng)
         box = tuple(slice(a, a + side) for a in start)
@@ -195,7 +200,6 @@ class PatchSource:
         short = [side - n for n in data.shape]
         pad = (0, short[2], 0, short[1], 0, short[0])
         data, region = F.pad(data, pad), F.pad(region, pad, value=NO_REGION)
-        order = _turned(head, rng)
         flips = [axis for axis in range(3) if float(torch.rand((), generator=rng)) < 0.5]
         return data.permute(order).flip(flips).contiguous(), region.permute(order).flip(flips)
 
@@ -205,6 +209,19 @@ class PatchSource:
         shift = (torch.randint(-8, 9, (3,), generator=rng)).tolist()
         shape = head.data_XYZ.shape
         return [min(max(c + d - side // 2, 0), max(n - side, 0)) for c, d, n in zip(centre, shift, shape, strict=True)]
+
+
+def _scan_noise(
+    head: Head, order: list[int], made: Augmented, recipe: Recipe, rng: torch.Generator
+) -> Tensor:  # fmt: skip
+    """The noise that the whole scan shows, as `prepare` finds it: a patch may hold no quiet tissue to read it from.
+
+    Read from the middle of the head, as sharp and bright as the patch and acquired as it was.
+    """
+    whole = middle(Volume(head.data_XYZ, torch.eye(4, dtype=torch.float64)), NOISE_SIDE)
+    sharp = made.sharpness.apply(whole.data_XYZ.float().permute(*order)) * made.gain
+    low = degrade(Volume(sharp, whole.affine), recipe, rng, reference=head.reference * made.gain)
+    return noise_level(low.data_XYZ)
 
 
 def _told(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ: Tensor) -> Example:

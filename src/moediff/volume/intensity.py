@@ -138,16 +138,16 @@ def brain_scaling(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float
 
 
 def noise_sigma(data_XYZ: Tensor, mask_XYZ: Tensor) -> float:
-    """`noise_level` as a number."""
-    return float(noise_level(data_XYZ, mask_XYZ))
+    """`median_noise` as a number."""
+    return float(median_noise(data_XYZ, mask_XYZ))
 
 
-def noise_level(data_XYZ: Tensor, mask_XYZ: Tensor | None) -> Tensor:
+def median_noise(data_XYZ: Tensor, mask_XYZ: Tensor | None) -> Tensor:
     """Noise from the median absolute value of 2x2x2 Haar detail coefficients, in the unit of the data; a scalar tensor.
 
     Without a mask all voxels count, and nothing waits for the device that holds them.
 
-    Structure leaks into it, the same for simulated and real scans; the network is told this number, not the truth.
+    Structure leaks into it, and air lowers it: `noise.noise_level` tells noise better.
     (Donoho & Johnstone 1994, median estimator; Coupe 2010 for MRI.)
     """
     x, y, z = ((n // 2) * 2 for n in data_XYZ.shape)

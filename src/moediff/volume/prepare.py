@@ -11,19 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from moediff.errors import GeometryError
+from moediff.errors import ConfigError, GeometryError
 from moediff.volume.geometry import FACE_VOX, axis_positions, canonical_grid, canonicalise
-from moediff.volume.intensity import Scaling, brain_scaling, foreground, noise_level
+from moediff.volume.intensity import Scaling, brain_scaling, foreground, median_noise
 from moediff.volume.interleave import Interleave, interleave
+from moediff.volume.noise import noise_level
 from moediff.volume.resample import Positions, apply_axes, reading_matrix
 from moediff.volume.volume import Grid, Volume
 from moediff.volume.wiener import ratio_of, wiener
 
+ESTIMATES = ("median", "quiet")  # of noise
 Spans: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
 
 
@@ -34,10 +36,21 @@ class PrepareSettings:
     Args:
         kernel: the starting point that the network corrects: "wiener", or an interpolation kernel.
         clip: scaled intensities above this are cut in the network's input only (the brain's median is 0.5).
+        noise: how a scan's noise is estimated: "quiet" reads the quietest blocks of tissue (`noise.noise_level`), and a
+            training patch is told what its whole scan shows; "median" is what weights before it were trained with, the
+            median of Haar details in the head, or in the patch.
+
+    Raises:
+        ConfigError: no such estimate.
     """
 
     kernel: str = "wiener"
     clip: float = 6.0
+    noise: Literal["median", "quiet"] = "median"
+
+    def __post_init__(self) -> None:
+        if self.noise not in ESTIMATES:
+            raise ConfigError(f"prepare.noise={self.noise!r} is unknown; choose from {', '.join(ESTIMATES)}")
 
 
 @dataclass(frozen=True)
@@ -107,12 +120,13 @@ def coarseness(prepared: Prepared) -> float:
     return max(coarsest / (first * second) ** 0.5, 1.0)
 
 
-def prepare(
+def prepare(  # noqa: PLR0913
     volume: Volume,
     target: Grid,
     settings: PrepareSettings,
     *,
     scaling: Scaling | None = None,
+    noise: Tensor | None = None,
     mask: bool = True,
     even_slices: bool = False,
 ) -> Prepared:
@@ -123,6 +137,7 @@ def prepare(
         target: where to go; its axes must be parallel to the scan's, in any order and direction.
         settings: from the bundle.
         scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
+        noise: known noise sigma, scaled (a training patch brings what its scan shows); measured when absent.
         mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
         even_slices: take out what alternates in brightness from slice to slice, if that is more than chance.
 
@@ -144,7 +159,7 @@ def prepare(
     evened = even_slices and alternating is not None and alternating.noticeable
     if alternating is not None and evened:
         source = source.with_data(alternating.evened(source.data_XYZ))
-    level = noise_level(source.data_XYZ, inside if mask else None)
+    level = _level(source.data_XYZ, inside if mask else None, settings) if noise is None else noise
     return Prepared(
         source=source,
         grid=goal,
@@ -159,6 +174,10 @@ def prepare(
         evened=evened,
         head=_spans(inside) if mask else None,
     )
+
+
+def _level(scaled_XYZ: Tensor, inside_XYZ: Tensor | None, settings: PrepareSettings) -> Tensor:
+    return noise_level(scaled_XYZ) if settings.noise == "quiet" else median_noise(scaled_XYZ, inside_XYZ)
 
 
 def mirrored(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
