@@ -49,6 +49,12 @@ def test_default_output_lies_beside_the_input(name, expected):
     assert default_output(Path("data") / name) == Path("data") / expected
 
 
+def test_paths_may_be_text(tmp_path):
+    paths = OutputPaths(scan=str(tmp_path / "out.nii.gz"), mask="m.nii")  # type: ignore[arg-type]
+    assert paths.every() == [tmp_path / "out.nii.gz", Path("m.nii"), tmp_path / "out.json"]
+    assert paths == OutputPaths(scan=tmp_path / "out.nii.gz", mask=Path("m.nii"))
+
+
 def test_the_sidecar_is_named_after_the_scan_and_comes_last():
     paths = OutputPaths(scan=Path("a/b_T1w.nii.gz"), mask=Path("m.nii"), experts=Path("e.nii"))
     assert paths.sidecar == Path("a/b_T1w.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from moediff.errors import CannotCreate, naming, shown
@@ -22,7 +22,7 @@ NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that w
 
 @dataclass(frozen=True, kw_only=True)
 class OutputPaths:
-    """Where things go; None leaves a map out."""
+    """Where things go, as paths or as text; None leaves a map out."""
 
     scan: Path
     uncertainty: Path | None = None
@@ -32,6 +32,11 @@ class OutputPaths:
     differences: Path | None = None
     report: Path | None = None
     dicom: Path | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, None if value is None else Path(value))
 
     @property
     def sidecar(self) -> Path:

@@ -25,7 +25,8 @@ from moediff.volume.resample import Positions, apply_axes, reading_matrix
 from moediff.volume.volume import Grid, Volume
 from moediff.volume.wiener import ratio_of, wiener
 
-ESTIMATES = ("median", "quiet")  # of noise
+Estimate: TypeAlias = Literal["median", "quiet"]  # of noise
+ESTIMATES: tuple[Estimate, ...] = ("median", "quiet")
 Spans: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
 
 
@@ -46,7 +47,7 @@ class PrepareSettings:
 
     kernel: str = "wiener"
     clip: float = 6.0
-    noise: Literal["median", "quiet"] = "median"
+    noise: Estimate = "median"
 
     def __post_init__(self) -> None:
         if self.noise not in ESTIMATES:
