@@ -19,6 +19,9 @@ from moediff.errors import ConfigError
 from moediff.volume.io import Loaded
 from moediff.volume.volume import Grid, Volume
 
+BOUNDS = {  # of numbers: what a message calls them, least, most
+    "steps": ("steps", 2, 64), "samples": ("samples", 1, 64), "memory_mb": ("memory_mb (--mem-mb)", 64, 2**24),
+}  # fmt: skip
 MODES = ("faithful", "detail")
 MIRRORS = ((), (0, 1, 2), (0,), (1, 2), (1,), (0, 2), (2,), (0, 1))  # axes that a scan is mirrored along, best first
 
@@ -72,9 +75,8 @@ class EnhanceOptions:
             raise ConfigError(f"mirrors is {self.mirrors}, expected 1, 2, 4 or 8: choose one of these")
         if self.mirrors > 1 and self.mode != "faithful":
             raise ConfigError(f"mirrors average the posterior mean, mode {self.mode!r} draws samples; leave one out")
-        for name, low, high in (("steps", 2, 64), ("samples", 1, 64), ("memory_mb", 64, 2**24)):
+        for name, (shown, low, high) in BOUNDS.items():
             if not low <= getattr(self, name) <= high:
-                shown = "memory_mb (--mem-mb)" if name == "memory_mb" else name
                 raise ConfigError(f"{shown} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
 
 
