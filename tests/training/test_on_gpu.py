@@ -28,7 +28,7 @@ from moediff.training.settings import TrainConfig
 from moediff.training.trainer import Trainer, train
 from moediff.training.validate import Validation
 from moediff.volume.io import load, save
-from moediff.volume.prepare import PrepareSettings
+from moediff.volume.prepare import ESTIMATES, PrepareSettings
 from pretend_gpu import OnGpu, pretended
 
 GPU = torch.device("cuda:0")
@@ -77,7 +77,9 @@ def three_steps(config: TrainConfig, device: str) -> tuple[Trainer, list[dict[st
     return trainer, [trainer.step(source.batch(step, 2)) for step in range(3)]
 
 
-def test_a_step_on_a_gpu_is_that_of_a_cpu(config):
+@pytest.mark.parametrize("noise", ESTIMATES)
+def test_a_step_on_a_gpu_is_that_of_a_cpu(config, noise):
+    config = replace(config, model=replace(config.model, prepare=PrepareSettings(noise=noise)))
     _, plain = three_steps(replace(config, device="cpu"), "cpu")
     AcceleratorState._reset_state(True)
     with pretended() as gpu:
@@ -95,7 +97,8 @@ def test_a_step_on_a_gpu_is_that_of_a_cpu(config):
     assert files == {"model/experts.py": 2 * 3, "training/trainer.py": 3}
 
 
-def test_patches_of_a_pair_are_cut_on_the_gpu():
+@pytest.mark.parametrize("noise", ESTIMATES)
+def test_patches_of_a_pair_are_cut_on_the_gpu(noise):
     data = torch.rand(48, 48, 48, generator=rng_for(0)).half()
     low, affine = torch.rand(48, 48, 12, generator=rng_for(1)).half(), torch.eye(4, dtype=torch.float64)
     affine[2, 2], affine[2, 3] = 4, 1.5
@@ -105,7 +108,7 @@ def test_patches_of_a_pair_are_cut_on_the_gpu():
     for device in ("cpu", "cuda"):
         with pretended() as gpu:
             there = head.to(torch.device(device))
-            batch = PatchSource(heads=[there], patch=32, seed=0, settings=PrepareSettings()).batch(0, 2)
+            batch = PatchSource(heads=[there], patch=32, seed=0, settings=PrepareSettings(noise=noise)).batch(0, 2)
             assert batch.base_BXYZ.device.type == device and not gpu.waits
             made.append(batch.to(torch.device("cpu")))
     for one, other in zip(*(batch.tensors() for batch in made), strict=True):

@@ -40,7 +40,8 @@ def noise_level(scaled_XYZ: Tensor) -> Tensor:
     inside_N = F.avg_pool3d(tissue[None, None], reach, steps).flatten() > 0.999
     inside_N = inside_N | (inside_N.sum() < LEAST_BLOCKS)
     ordered = torch.where(inside_N, energy_N, torch.inf).sort().values
-    quiet = ordered[(inside_N.sum() * QUIET).long()]
+    place = (inside_N.sum() * QUIET).long()
+    quiet = ordered.index_select(0, place.reshape(1))[0]  # an index in brackets would be waited for
     return (quiet.double() / EXPECTED).sqrt()
 
 
