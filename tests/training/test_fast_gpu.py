@@ -184,6 +184,9 @@ def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, n
     for stage, config in list(zip(recipe.stages, configs, strict=True))[1:]:
         assert config.start == begun.get(stage, config.start) and config.start in before | set(begun.values())
         assert set(recipe.averages.get(stage, ())[1:]) <= set(recipe.stages[: recipe.stages.index(stage)])
+    told = [config.model.prepare for config in configs]
+    assert told == sorted(told, key=lambda settings: settings.noise == "quiet")  # what is told better stays so
+    assert name == "cpu" or told[0] == told[-1]
     assert not any("val/" in path.path for config in configs for path in config.scans)
     heads = [replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate,
                      experts=configs[-1].model.denoiser.experts) for config in configs]  # fmt: skip
