@@ -23,7 +23,7 @@ from moediff.simulate.degrade import degrade, reference_intensity
 from moediff.simulate.recipe import NAMED
 from moediff.training.dataset import PatchSource
 from moediff.training.heads import load_heads
-from moediff.training.kept import ScanSource
+from moediff.training.kept import Head, ScanSource
 from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.prepare import ESTIMATES, PrepareSettings, prepare
@@ -41,12 +41,11 @@ def told(truth: Volume, recipe: str, name: str, settings: PrepareSettings) -> fl
     return ready.noise * ready.scaling.scale / (NAMED[recipe].noise * reference_intensity(truth.data_XYZ))
 
 
-def told_patches(data: Path, name: str, recipe: str, settings: PrepareSettings, count: int) -> Iterator[float]:
+def told_patches(head: Head, recipe: str, settings: PrepareSettings, count: int) -> Iterator[float]:
     """Told over added noise of patches as training draws them."""
-    heads = load_heads([ScanSource(path=f"val/{name}.nii.gz")], data, 0)
-    source = PatchSource(heads=heads, patch=PATCH, seed=0, settings=settings, augment=None, recipe=NAMED[recipe])
+    source = PatchSource(heads=[head], patch=PATCH, seed=0, settings=settings, augment=None, recipe=NAMED[recipe])
     for number in range(count):
-        yield float(source.example(number).noise) / (NAMED[recipe].noise * heads[0].reference)
+        yield float(source.example(number).noise) / (NAMED[recipe].noise * head.reference)
 
 
 def cell(ratios: Sequence[float]) -> str:
@@ -65,13 +64,14 @@ def main() -> None:
     args = parser.parse_args()
     keep_memory()
     wholes = {name: canonicalise(load(args.data / "val" / f"{name}.nii.gz").volume)[0] for name in args.scans}
+    heads = load_heads([ScanSource(path=f"val/{name}.nii.gz") for name in args.scans], args.data, 0)
     print("| recipe | estimate | whole scans | middle 96^3 | patches 64^3 |\n|---|---|---|---|---|")
     for recipe in args.recipes:
         for estimate in ESTIMATES:
             settings = PrepareSettings(noise=estimate)
             whole = [told(truth, recipe, name, settings) for name, truth in wholes.items()]
             inner = [told(middle(truth, 96), recipe, name, settings) for name, truth in wholes.items()]
-            patches = [r for name in wholes for r in told_patches(args.data, name, recipe, settings, args.patches)]
+            patches = [r for head in heads for r in told_patches(head, recipe, settings, args.patches)]
             print(f"| {recipe} | {estimate} | {cell(whole)} | {cell(inner)} | {cell(patches)} |", flush=True)
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from moediff.errors import ConfigError, GeometryError
 from moediff.inference.consistency import assumed_acquisition
-from moediff.volume.intensity import foreground, noise_sigma
 from moediff.volume.prepare import Prepared, PrepareSettings, prepare
 from moediff.volume.resample import apply_axes
 from moediff.volume.volume import Grid, Volume
@@ -165,14 +164,11 @@ def weight_of(prepared: Prepared, spacing: Sequence[float]) -> float:
     """The weight that makes the minimiser a maximum a posteriori estimate, in scaled intensities.
 
     White noise of standard deviation s, and gradients with a density falling as exp(-|g| / b) in three dimensions,
-    ask for s^2 / b; b is a third of the mean gradient inside the head, read off the interpolated scan. s is the median
-    estimate, which `STRENGTH` was tuned with.
+    ask for s^2 / b; b is a third of the mean gradient inside the head, read off the interpolated scan.
     """
-    source = prepared.source
-    noise = noise_sigma(source.data_XYZ, foreground(source.data_XYZ, source.spacing_mm))
     steepness = lengths(gradient(prepared.base_XYZ, spacing))[prepared.mask_XYZ]
     scale = float(steepness.mean(dtype=torch.float64)) / 3
-    return STRENGTH * noise**2 / max(scale, 1e-9)
+    return STRENGTH * prepared.noise**2 / max(scale, 1e-9)
 
 
 def _identity(matrix: Tensor | None) -> bool:
@@ -188,7 +184,7 @@ def super_resolve(volume: Volume, grid: Grid) -> Volume:
         GeometryError: the grid's axes are not parallel to the scan's.
         DataError: no head, or no intensities to scale by.
     """
-    prepared = prepare(volume, grid, PrepareSettings(kernel="cubic"))
+    prepared = prepare(volume, grid, PrepareSettings(kernel="cubic", noise="median"))  # what `STRENGTH` was tuned with
     matrices = [None if _identity(m) else m for m in assumed_acquisition(prepared).matrices]
     spacing = [s / min(prepared.grid.spacing_mm) for s in prepared.grid.spacing_mm]
     problem = Problem(prepared.source.data_XYZ, matrices, spacing, weight_of(prepared, spacing))

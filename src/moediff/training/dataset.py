@@ -6,7 +6,7 @@ Axes: X Y Z voxels, B batch, n voxels of an axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -148,8 +148,7 @@ class PatchSource:
         low = degrade(scan, recipe, rng, reference=head.reference * made.gain)
         offset = torch.randint(MARGIN // 2, MARGIN + 1, (3,), generator=rng).tolist()
         goal = _box_grid(scan.grid, offset, self.patch)
-        told = self.settings.noise == "quiet"
-        noise = _scan_noise(head, order, made, recipe, rng) if told else None
+        noise = self._noise(lambda: _whole_scan(head, order, made, recipe, rng))
         ready = prepare(low, goal, self.settings, scaling=Scaling(), noise=noise, mask=False)
         box = tuple(slice(a, a + self.patch) for a in offset)
         return _told(made.data_XYZ[box], made.lesion_XYZ[box], ready, region[box])
@@ -169,10 +168,14 @@ class PatchSource:
             regions = canonicalise(Volume(head.region_XYZ[box].float(), turn @ patch))[0].data_XYZ
         around = _around(measured, start, self.patch)
         scan = Volume(around.data_XYZ.float() * gain, turn @ around.affine)
-        whole = middle(Volume(measured.data_XYZ, measured.affine), NOISE_SIDE)
-        noise = noise_level(whole.data_XYZ.float() * gain) if self.settings.noise == "quiet" else None
+        whole = Volume(measured.data_XYZ, measured.affine)
+        noise = self._noise(lambda: middle(whole, NOISE_SIDE).data_XYZ.float() * gain)
         ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False)
         return _told(truth.data_XYZ, torch.zeros_like(truth.data_XYZ), ready, regions.to(torch.uint8))
+
+    def _noise(self, whole: Callable[[], Tensor]) -> Tensor | None:
+        """What the whole scan shows, where weights are told that; None lets `prepare` read the patch."""
+        return noise_level(whole()) if self.settings.noise == "quiet" else None
 
     def _place(self, head: Head, measured: Measured, rng: torch.Generator) -> list[int]:
         """Where a patch begins that both scans cover."""
@@ -211,17 +214,15 @@ class PatchSource:
         return [min(max(c + d - side // 2, 0), max(n - side, 0)) for c, d, n in zip(centre, shift, shape, strict=True)]
 
 
-def _scan_noise(
-    head: Head, order: list[int], made: Augmented, recipe: Recipe, rng: torch.Generator
-) -> Tensor:  # fmt: skip
-    """The noise that the whole scan shows, as `prepare` finds it: a patch may hold no quiet tissue to read it from.
+def _whole_scan(head: Head, order: list[int], made: Augmented, recipe: Recipe, rng: torch.Generator) -> Tensor:
+    """The middle of the head, as sharp and bright as a patch of it and acquired as it was, to read its noise from.
 
-    Read from the middle of the head, as sharp and bright as the patch and acquired as it was.
+    A patch may hold no quiet tissue.
     """
     whole = middle(Volume(head.data_XYZ, torch.eye(4, dtype=torch.float64)), NOISE_SIDE)
     sharp = made.sharpness.apply(whole.data_XYZ.float().permute(*order)) * made.gain
     low = degrade(Volume(sharp, whole.affine), recipe, rng, reference=head.reference * made.gain)
-    return noise_level(low.data_XYZ)
+    return low.data_XYZ
 
 
 def _told(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ: Tensor) -> Example:

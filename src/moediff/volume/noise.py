@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.volume.geometry import middle
+from moediff.volume.volume import Volume
+
 TISSUE = 0.2  # scaled, the brain's median being 0.5: magnitudes of air hold less noise than tissue's
 BLOCK = 3  # differences a side
 QUIET = 0.05  # of the tissue's blocks
@@ -30,7 +33,7 @@ def noise_level(scaled_XYZ: Tensor) -> Tensor:
     Args:
         scaled_XYZ: the brain's median at 0.5.
     """
-    scaled_XYZ = _middle(scaled_XYZ).float()
+    scaled_XYZ = middle(Volume(scaled_XYZ, torch.eye(4, dtype=torch.float64)), READ).data_XYZ.float()
     energy = _differences(scaled_XYZ).square()
     sides = [min(BLOCK, n) for n in energy.shape]
     steps = [min(2, n) for n in sides]
@@ -43,12 +46,6 @@ def noise_level(scaled_XYZ: Tensor) -> Tensor:
     place = (inside_N.sum() * QUIET).long()
     quiet = ordered.index_select(0, place.reshape(1))[0]  # an index in brackets would be waited for
     return (quiet.double() / EXPECTED).sqrt()
-
-
-def _middle(data_XYZ: Tensor) -> Tensor:
-    for axis, n in enumerate(data_XYZ.shape):
-        data_XYZ = data_XYZ.narrow(axis, max(n - READ, 0) // 2, min(n, READ))
-    return data_XYZ
 
 
 def _differences(data_XYZ: Tensor) -> Tensor:
