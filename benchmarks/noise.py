@@ -49,9 +49,10 @@ def told_patches(head: Head, recipe: str, settings: PrepareSettings, count: int)
 
 
 def cell(ratios: Sequence[float]) -> str:
-    """Geometric mean and spread."""
+    """Geometric mean and, of more than one, the spread."""
     logs = torch.tensor([math.log(ratio) for ratio in ratios], dtype=torch.float64)
-    return f"{float(logs.mean().exp()):.2f} ({100 * float(logs.std()):.0f} %)"
+    spread = f" ({100 * float(logs.std()):.0f} %)" if len(ratios) > 1 else ""
+    return f"{float(logs.mean().exp()):.2f}{spread}"
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ import pytest
 
 from moediff.errors import CannotCreate
 from moediff.inference.options import EnhanceOptions
+from moediff.report.figure import ERROR_COLOURS
+from moediff.volume.geometry import crop
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +31,19 @@ def test_nothing_is_written_unless_asked(result, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CannotCreate):
         result.plot(tmp_path / "missing" / "a.png")
+
+
+def test_no_error_is_shown_beyond_the_truth(result):
+    truth = result.interpolated.with_data(2 * result.interpolated.data_XYZ)
+    x, y, z = truth.shape
+    slab = crop(truth, (0, 0, 0), (x, y, z // 2))
+    whole, cut = (rows_with_error(result.plot(truth=part)) for part in (truth, slab))
+    assert sum(rows > z // 2 for rows in whole) == 3
+    assert sum(rows > z // 2 for rows in cut) == 1  # the axial plane: its rows run along y
+    assert min(cut) > z // 8
+
+
+def rows_with_error(figure) -> list[int]:
+    """How many rows of voxels show an error, in each of the three planes."""
+    shown = [image for axes in figure.axes for image in axes.images if image.get_cmap().name == ERROR_COLOURS]
+    return [int((image.get_array() != 0).any(axis=1).sum()) for image in shown]

@@ -59,11 +59,16 @@ def _view(layer: Column, head_XYZ: Tensor) -> View:
     return View(tuple(centre), tuple(low), tuple(high))
 
 
-def _error_layer(volumes: Mapping[str, Volume], names: tuple[str, str], window: tuple[float, float]) -> Column:
+def _error_layer(
+    volumes: Mapping[str, Volume], names: tuple[str, str], window: tuple[float, float], seen_XYZ: Tensor | None
+) -> Column:
+    """The difference of two panels in % of the window, nothing where it cannot be told."""
     pred, truth = (volumes[name] for name in names)
     if pred.shape != truth.shape:
         raise GeometryError(f"the error needs one grid, got {pred.shape} and {truth.shape}; resample first")
     percent = (pred.data_XYZ - truth.data_XYZ).float() * (100 / (window[1] - window[0]))
+    if seen_XYZ is not None:
+        percent = percent * seen_XYZ
     size = percent.abs()
     top = max(quantile(size[size > 0], ERROR_QUANTILE) if bool((size > 0).any()) else 1.0, 0.1)
     title = f"error\n{names[0].splitlines()[0]} - {names[1].splitlines()[0]}"
@@ -96,6 +101,7 @@ def compare(
     panels: Mapping[str, Volume],
     *,
     error_of: tuple[str, str] | None = None,
+    seen_XYZ: Tensor | None = None,
     expert_map_XYZE: Tensor | None = None,
     expert_names: Sequence[str] = (),
     uncertainty_XYZ: Tensor | None = None,
@@ -106,6 +112,7 @@ def compare(
         panels: column title -> scan, in order; text after a newline in a title is set small. Scans may differ in voxel
             size; the last one sets intensity window and planes, so give the truth (else the enhanced scan) last.
         error_of: titles of two panels on one grid; their difference, as % of the intensity window, becomes a column.
+        seen_XYZ: where, on the last panel's grid, both of them were measured; None says everywhere.
         expert_map_XYZE: gate weights on the last panel's grid, 0 where not evaluated; becomes a column.
         expert_names: legend of the expert map.
         uncertainty_XYZ: standard deviation on the last panel's grid; becomes a column.
@@ -130,7 +137,8 @@ def compare(
         layers.append(Column(shown, volume.data_XYZ.float(), volume, "gray", window))
     view = _view(layers[-1], reference.data_XYZ > window[0] + 0.08 * (window[1] - window[0]))
     if error_of:
-        layers.append(_error_layer(volumes, error_of, window))
+        seen = None if seen_XYZ is None else canonicalise(place.with_data(seen_XYZ.float()))[0].data_XYZ
+        layers.append(_error_layer(volumes, error_of, window, seen))
     if expert_map_XYZE is not None:
         layers.append(_expert_layer(expert_map_XYZE, place, reference, window))
     if uncertainty_XYZ is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from moediff.inference.options import Enhanced
 from moediff.report.canvas import save_figure
 from moediff.report.figure import compare
-from moediff.volume.geometry import resample
+from moediff.report.scans import truth_on
 from moediff.volume.volume import Volume
 
 
@@ -20,7 +20,7 @@ def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | No
 
     Args:
         path: where a PNG goes; an existing file is replaced, None writes nothing.
-        truth: the true scan, on any grid.
+        truth: the true scan, on any grid; no error is shown where it was not measured.
 
     Returns:
         The matplotlib figure.
@@ -28,14 +28,17 @@ def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | No
     Raises:
         ConfigError: matplotlib is not installed.
         DataError: the result is constant.
+        GeometryError: the truth lies wholly elsewhere.
         CannotCreate: the PNG cannot be written.
     """
     panels = {"input": result.source.volume, "interpolated": result.interpolated, "enhanced": result.volume}
+    seen_XYZ = None
     if truth is not None:
-        panels["truth"] = resample(truth, result.volume.grid)
+        panels["truth"], seen_XYZ = truth_on(truth, result.volume.grid)
     figure = compare(
         panels,
         error_of=None if truth is None else ("enhanced", "truth"),
+        seen_XYZ=seen_XYZ,
         expert_map_XYZE=result.gate_XYZE if bool(result.mask_XYZ.any()) else None,
         expert_names=result.expert_names,
         uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,

@@ -125,7 +125,7 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
     changed_XYZE = None
     if worked and result.each_XYZE is not None:
         changed_XYZE = result.each_XYZE - result.interpolated.data_XYZ[..., None]
-    truth, seen_XYZ = (None, None) if truth is None else _truth_on(truth, result.volume.grid)
+    truth, seen_XYZ = (None, None) if truth is None else truth_on(truth, result.volume.grid)
     return ReportScans(
         enhanced=result.volume, name=name, record=result.record, source=result.source.volume,
         interpolated=result.interpolated, truth=truth, truth_seen_XYZ=seen_XYZ,
@@ -148,7 +148,7 @@ def from_files(files: ReportFiles) -> ReportScans:
     source = None
     if files.source:
         source = load(files.source, trust=files.trust, index=files.index, series=files.series)
-    truth, seen_XYZ = _truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
+    truth, seen_XYZ = truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
     gate_XYZE = _read_maps(files.experts).clamp(0, 1) if files.experts else None
     changed_XYZE = _changed(_read_maps(files.differences)) if files.differences else None
     return ReportScans(
@@ -180,7 +180,7 @@ def _interpolated(source: Volume, grid: Grid) -> Volume:
     return route(source, grid).interpolated(source)
 
 
-def _truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
+def truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
     """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
     seen_XYZ, read = _seen("truth", truth, grid), resample(truth, grid)
     if bool(seen_XYZ.all()):
