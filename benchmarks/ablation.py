@@ -56,6 +56,8 @@ DESIGNS: dict[str, Design] = {
     "small uniform half": uniform(64, trunk=SMALL),
     "small experts": replace(EXPERTS, width=64, trunk=SMALL, after="small uniform half"),
     "small uniform": uniform(64, "small uniform half", SMALL),
+    "small experts, half the rate": replace(EXPERTS, width=64, trunk=SMALL, after="small uniform half", rate=2e-3),
+    "small uniform, half the rate": replace(uniform(64, "small uniform half", SMALL), rate=2e-3),
     "tiny half": uniform(32, trunk=TINY),
     "tiny experts": replace(EXPERTS, views=PLAIN, width=32, trunk=TINY, after="tiny half"),
     "tiny uniform": uniform(32, "tiny half", TINY),

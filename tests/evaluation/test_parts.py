@@ -75,7 +75,7 @@ def test_wrong_label_maps_are_refused(value, words, head):
 
 def test_labels_on_another_grid_are_refused(head, halves):
     other = with_spacing(head.grid, (5.0, 5.0, 5.0))
-    with pytest.raises(GeometryError, match="labels"):
+    with pytest.raises(GeometryError, match="label map"):
         named_parts(head, Volume(torch.ones(other.shape), other.affine))
 
 

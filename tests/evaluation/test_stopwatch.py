@@ -83,3 +83,9 @@ def _alive(pid: int) -> bool:
         return False
     with open(f"/proc/{pid}/stat") as file:  # nobody may be there to collect it
         return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_no_module_is_taken_from_the_current_folder(run, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the user was run')")
+    monkeypatch.chdir(tmp_path)
+    assert run("pass").exit_code == 0

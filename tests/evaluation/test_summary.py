@@ -90,3 +90,9 @@ def test_about_names_no_machine():
     told = about(2, "cpu", [0])
     assert told["threads"] == 2 and told["seeds"] == [0] and told["cpus"] >= 1
     assert platform.node() not in map(str, told.values())
+
+
+def test_every_scan_counts_alike_however_many_seeds_failed():
+    made = [row("ours", "a", 20.0), row("ours", "b", 30.0), row("ours", "b", 30.0) | {"seed": 1}]
+    (mean,) = means(with_gains(made))
+    assert mean["psnr"] == 25.0 and mean["persons"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,3 +69,19 @@ def test_voxel_sizes_that_are_no_numbers_are_refused(size):
 def test_options_are_keywords_only():
     with pytest.raises(TypeError):
         EnhanceOptions((1.0,))  # type: ignore[misc]
+
+
+def test_whole_numbers_of_any_library_become_pythons():
+    options = EnhanceOptions(samples=np.int64(2), seed=np.arange(3)[1])
+    assert type(options.samples) is int and type(options.seed) is int
+
+
+@pytest.mark.parametrize("given", [{"steps": "3"}, {"steps": None}, {"samples": 2.5}, {"mirrors": 2.0}], ids=str)
+def test_what_is_no_whole_number_is_refused(given):
+    with pytest.raises(ConfigError, match="expected a whole number"):
+        EnhanceOptions(**given)
+
+
+def test_a_voxel_size_in_words_is_refused():
+    with pytest.raises(ConfigError, match="one or three numbers"):
+        EnhanceOptions(voxel_size=("a",))  # type: ignore[arg-type]

@@ -226,3 +226,10 @@ def test_writing_twice_needs_overwrite(result, tmp_path):
         write(result, paths)
     write(result, paths, overwrite=True)
     assert paths.sidecar.exists()
+
+
+def test_a_series_does_not_lie_among_its_input(tmp_path):
+    (tmp_path / "dcm").mkdir()
+    paths = OutputPaths(scan=tmp_path / "a.nii.gz", dicom=tmp_path / "dcm" / "new")
+    with pytest.raises(CannotCreate, match="among the input's files"):
+        check_outputs(paths, tmp_path / "dcm", overwrite=True)

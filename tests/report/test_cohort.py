@@ -59,6 +59,8 @@ def test_a_folder_stands_for_the_results_in_it(tmp_path):
         (tmp_path / f"{name}.nii.gz").touch()
         (tmp_path / f"{name}.json").write_text(f'{{"software": "{software}"}}')
     assert results_of([tmp_path]) == [tmp_path / "a.nii.gz"]
+    (tmp_path / "a.nii.gz").rename(tmp_path / "a.NII.GZ")
+    assert results_of([tmp_path]) == [tmp_path / "a.NII.GZ"]
     (tmp_path / "a.json").unlink()
     with pytest.raises(InputMissing):
         results_of([tmp_path])

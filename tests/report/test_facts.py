@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from moediff.report.facts import facts
+from moediff.report.facts import _story, facts
 from moediff.report.words import number
 
 ODD = {
@@ -52,3 +52,10 @@ def test_a_number_is_itself(value):
 def test_a_disagreement_is_told_in_noises_where_there_is_noise(noise, said, scans):
     record = {"data_consistency": {"rms_over_range": 0.03, "noise_over_range": noise}}
     assert said in facts(replace(scans, record=record)).verdict
+
+
+def test_a_scan_that_was_passed_through_was_not_given_to_denoisers():
+    size = {"input_spacing_mm": [4, 4, 4], "output_spacing_mm": [4, 4, 4]}
+    told = _story({"passed_through": True, "consistency": False, **size})
+    assert "not asked" in told and "denoisers" not in told and "became" not in told and "corrected" not in told
+    assert "denoisers" in _story({"passed_through": False})

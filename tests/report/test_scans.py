@@ -104,3 +104,8 @@ def test_lesions_do_not_go_on_beyond_their_mask(result, slab, phantom):
     found = regions(from_files(ReportFiles(scan=result, lesions=slab, uncertainty=slab.with_name("sd.nii.gz"))))
     assert found[-1].name == "outlined lesions"
     assert round(found[-1].share * 24 * 28 * 22) == 4 * 4 * 2  # every second voxel along each axis
+
+
+def test_lesions_drawn_elsewhere_are_refused(result, elsewhere):
+    with pytest.raises(GeometryError, match="lesion mask lies wholly outside"):
+        from_files(ReportFiles(scan=result, lesions=elsewhere))

@@ -8,10 +8,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from moediff.config import rng_for
+from moediff.errors import DataError
 from moediff.simulate.labels import (
     SynthesisSettings,
     soften,
     synthesise,
+    whole_labels,
 )
 
 PLAIN = {"texture": 0.0, "lesions": 0}  # nothing but label means and the bias field
@@ -132,3 +134,11 @@ def test_without_brain_labels_there_is_still_a_scan():
     labels[3:9, 3:9, 3:9] = 165
     scan = synthesise(labels, rng_for(0), SynthesisSettings(stripped=0.0))
     assert torch.isfinite(scan).all() and float(scan[5:7, 5:7, 5:7].min()) > 0
+
+
+def test_what_is_no_label_map_is_refused(brain_labels):
+    assert whole_labels(brain_labels.float()).equal(brain_labels.to(torch.int32))
+    with pytest.raises(DataError, match="not whole"):
+        whole_labels(brain_labels + 0.25)
+    with pytest.raises(DataError, match="FreeSurfer"):
+        whole_labels(brain_labels.float().clamp(max=1) * 900)

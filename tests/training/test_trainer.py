@@ -323,3 +323,24 @@ def test_precision_reaches_the_layers_and_leaves_the_weights(config, monkeypatch
         results.append(weights(trainer))
     assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
     assert equal(results[0], results[1]) and not equal(results[1], results[2]) and equal(results[2], results[3])
+
+
+def test_what_no_run_has_made_is_not_replaced(config):
+    out = Path(config.out)
+    (out / "best").mkdir(parents=True)
+    (out / "best" / "photo.txt").write_text("mine")
+    (out / "losses.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=r"holds best, losses\.csv of no run there"):
+        Trainer(config).run(progress=False)
+    assert (out / "best" / "photo.txt").read_text() == "mine" and (out / "losses.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_a_checkpoint_of_another_network_is_told(config):
+    Trainer(config)._save()
+    wider = replace(TINY, denoiser=replace(TINY.denoiser, vector=16))
+    with pytest.raises(ConfigError, match="another network"):
+        Trainer(replace(config, model=wider))._restore()
+    state = Path(config.out) / "checkpoint" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="damaged"):
+        Trainer(config)._restore()

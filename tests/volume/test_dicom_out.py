@@ -16,7 +16,7 @@ from moediff.cli import main
 from moediff.errors import CannotCreate, DataError
 from moediff.volume.dicom_out import EMPTY, write_series
 from moediff.volume.geometry import crop
-from moediff.volume.io import load
+from moediff.volume.io import load, save
 from moediff.volume.volume import Volume
 
 ALLOWED = {
@@ -134,3 +134,17 @@ def test_only_a_dicom_input_has_references(tmp_path, make_phantom, capsys):
     save(make_phantom(), tmp_path / "a.nii.gz")
     assert main(["enhance", str(tmp_path / "a.nii.gz"), "--dicom-out", str(tmp_path / "out")]) == 78
     assert "needs a DICOM series" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_grid_that_no_series_can_have_is_refused_before_an_older_result_is_touched(series, tmp_path, bundle, capsys):
+    volume, out = load(series).volume, tmp_path / "older.nii.gz"
+    sheared = volume.affine.clone()
+    sheared[:3, 0] += 0.3 * sheared[:3, 1]
+    save(Volume(volume.data_XYZ, sheared), tmp_path / "sheared.nii.gz")
+    out.write_bytes(b"an older result")
+    words = ["enhance", str(series), "--like", str(tmp_path / "sheared.nii.gz"), "-o", str(out), "--overwrite"]
+    words += ["--dicom-out", str(tmp_path / "new"), "--bundle", str(bundle)]
+    for more in (["--dry-run"], []):
+        assert main([*words, *more]) == 65
+        assert "right angles" in capsys.readouterr().err
+    assert out.read_bytes() == b"an older result"

@@ -103,6 +103,8 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     from moediff.evaluation.cases import BEHAVIOUR_ONLY, MEASURED, Case, find_pairs, find_scans
     from moediff.simulate.recipe import recipe_for
 
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ConfigError("two seeds are the same; results could not be told apart")
     if args.pairs is not None:
         if args.data is not None or args.scans or args.recipes:
             raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
@@ -110,8 +112,8 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     only_shown = BEHAVIOUR_ONLY if args.behaviour_only is None else args.behaviour_only
     scans = find_scans(args.data, args.scans, only_shown)
     recipes = [recipe_for(name) for name in args.recipes or RECIPES]
-    if len({recipe.name for recipe in recipes}) < len(recipes) or len(set(args.seeds)) < len(args.seeds):
-        raise ConfigError("two recipes share a name, or two seeds are the same; results could not be told apart")
+    if len({recipe.name for recipe in recipes}) < len(recipes):
+        raise ConfigError("two recipes share a name; results could not be told apart")
     return [Case(scan, recipe, seed) for recipe in recipes for scan in scans for seed in args.seeds]
 
 

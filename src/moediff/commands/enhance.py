@@ -71,7 +71,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="average over N mirrored readings, 2, 4 or 8: better, N times as long",
     )
-    add("--samples", type=int, default=1, help="take the uncertainty from N samples (default 1: foretold)")
+    add("--samples", type=int, default=1, help="take the uncertainty from N samples (default 1: foretold); detail: "
+        "the first of them is the result")  # fmt: skip
     add(
         "--uncertainty",
         type=Path,
@@ -106,7 +107,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
-    from moediff.errors import ConfigError
     from moediff.inference.outputs import OutputPaths, check_outputs, claimed, default_output
     from moediff.report.needs import require_parts
 
@@ -116,8 +116,8 @@ def enhance_command(args: argparse.Namespace) -> int:
     paths = OutputPaths(scan=args.output or default_output(args.source, loaded.stem), uncertainty=args.uncertainty,
                         experts=args.experts, mask=args.mask, each_expert=args.each_expert,
                         differences=args.differences, report=args.report, dicom=args.dicom_out)  # fmt: skip
-    if args.dicom_out is not None and loaded.origin is None:
-        raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
+    if args.dicom_out is not None:
+        _check_series(loaded, options)
     if args.report is not None:
         require_parts("jinja2")
     if args.adapt:
@@ -178,15 +178,29 @@ def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: 
     return result.record
 
 
+def _check_series(loaded: Loaded, options: EnhanceOptions) -> None:
+    """Refuse before any work what --dicom-out could not write."""
+    from moediff.errors import ConfigError
+    from moediff.inference.grids import target_grid
+    from moediff.volume.dicom_out import require_series_grid
+
+    if loaded.origin is None:
+        raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
+    require_series_grid(target_grid(loaded.volume.grid, options))
+
+
 def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
     """Refuse before any long work."""
     from moediff.errors import naming
+    from moediff.inference.grids import target_grid
+    from moediff.inference.route import route
     from moediff.report.needs import LEARNING, require_parts
     from moediff.training.stacked import slices_of
 
     require_parts(*LEARNING, what="--adapt", extra="train")
     with naming(loaded.path or "the scan"):
         slices_of(loaded.volume.grid, options)
+        route(loaded.volume, target_grid(loaded.volume.grid, options))
 
 
 def _adapted(loaded: Loaded, goal: EnhanceOptions, bundle: Bundle, args: argparse.Namespace) -> Bundle:

@@ -36,7 +36,7 @@ from moediff.volume.volume import Volume
 
 SCHEMA = 1
 ROWS, PICTURES, WORK, LOCK = "rows", "pictures", "work", ".lock"
-WORKER = ("-m", "moediff.evaluation.worker")
+WORKER = ("-P", "-m", "moediff.evaluation.worker")  # -P: no module is taken from the current folder
 LINE = 300  # characters of a failing program's last words that a row keeps
 
 Row = dict[str, Any]

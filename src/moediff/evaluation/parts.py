@@ -44,7 +44,7 @@ def named_parts(ref: Volume, labels: Volume | None) -> Parts:
                 "white matter: give --labels, or leave --regions out"
             )
         return regions.long(), dict(enumerate(REGIONS))
-    require_same_grid("labels", labels.grid, ref.grid, "draw them on the reference, or leave them out")
+    require_same_grid("label map", labels.grid, ref.grid, "draw it on the reference, or leave it out")
     numbers = labels.data_XYZ.round()
     if not bool(torch.isfinite(labels.data_XYZ).all()) or float((numbers - labels.data_XYZ).abs().max()) > 1e-3:
         raise DataError("the labels are not whole numbers; expected a label map")

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from moediff.evaluation.fit import fit_intensities
 from moediff.inference.consistency import Acquisition, assumed_acquisition, discrepancy, residual, summary
-from moediff.volume.geometry import canonicalise
+from moediff.inference.grids import land, working_grid
+from moediff.volume.geometry import axis_positions, canonical_grid, canonicalise
 from moediff.volume.intensity import quantile
 from moediff.volume.prepare import Prepared, PrepareSettings, prepare
 from moediff.volume.volume import Volume
@@ -14,9 +15,12 @@ from moediff.volume.volume import Volume
 
 def _gap(pred: Volume, measured: Volume, *, fit: bool) -> tuple[Tensor, Prepared, Acquisition]:
     """Measured minus re-acquired, scaled, and what it was found with."""
-    prepared = prepare(measured, pred.grid, PrepareSettings(kernel="cubic"))
+    near = pred
+    if axis_positions(canonical_grid(measured.grid), canonical_grid(pred.grid)) is not None:
+        near = land(pred, working_grid(measured.grid, pred.grid))  # beyond what was measured nothing is contradicted
+    prepared = prepare(measured, near.grid, PrepareSettings(kernel="cubic"))
     acquisition = assumed_acquisition(prepared)
-    data_XYZ = prepared.scaling.apply(canonicalise(pred)[0].data_XYZ.float())
+    data_XYZ = prepared.scaling.apply(canonicalise(near)[0].data_XYZ.float())
     if fit:
         target = prepared.source.data_XYZ
         tissue = target > 0.05 * quantile(target, 0.999)

@@ -53,7 +53,7 @@ def run_measured(command: Sequence[str], *, limit_s: float, log: Path, env: Mapp
         log: replaced.
         env: environment variables on top of ours.
     """
-    ours = [sys.executable, "-m", "moediff.evaluation.stopwatch", str(limit_s), str(log), *command]
+    ours = [sys.executable, "-P", "-m", "moediff.evaluation.stopwatch", str(limit_s), str(log), *command]
     process = subprocess.Popen(
         ours, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **env}
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -98,6 +98,22 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(kept) if kept else None
 
 
+def _over_scans(rows: Iterable[Row], value: Callable[[Row], float | None]) -> float | None:
+    """Mean over scans, each the mean of its rows: every scan counts alike, however many of its seeds failed."""
+    found: dict[str, list[float | None]] = {}
+    for row in rows:
+        found.setdefault(row["scan"], []).append(value(row))
+    return _mean(_mean(values) for values in found.values())
+
+
+def _read(key: str) -> Callable[[Row], float | None]:
+    return lambda row: row.get(key)
+
+
+def _metric(key: str) -> Callable[[Row], float | None]:
+    return lambda row: value_of(row, key)
+
+
 def means(rows: Sequence[Row]) -> list[Row]:
     """Per method and recipe: persons and failures counted, means of every metric, gain, time and memory."""
     out = []
@@ -108,12 +124,12 @@ def means(rows: Sequence[Row]) -> list[Row]:
             metrics = list(dict.fromkeys(metric for r in kept for metric in r["metrics"]))
             out.append(
                 {"recipe": recipe, "method": method, "persons": len(names(kept, "scan")), "failed": failed}
-                | {metric: _mean(value_of(r, metric) for r in kept) for metric in metrics}
+                | {metric: _over_scans(kept, _metric(metric)) for metric in metrics}
                 | {
-                    key: _mean(r.get(key) for r in kept)
+                    key: _over_scans(kept, _read(key))
                     for key in ("gain_psnr", "gain_ssim", "seconds", "cpu_s", "compute_s", "gflop")
                 }
-                | {"consistency": _mean((r["consistency"] or {}).get("rms_over_range") for r in kept)}
+                | {"consistency": _over_scans(kept, lambda r: (r["consistency"] or {}).get("rms_over_range"))}
                 | {"peak_mib": max((r["peak_mib"] for r in kept), default=None)}
             )
     return out

@@ -150,15 +150,16 @@ class Enhancer:
         if faithful:
             mean_XYZ, spread_XYZ = self._mean(prepared, head, options, denoised)
             spread_XYZ.mul_(self.bundle.config.error_scale * coarseness(prepared) ** self.bundle.config.error_slices)
-        total = square = torch.zeros(())
+        total = square = first = torch.zeros(())
         for index in range(count):
             drawn = self._sample(head, denoise, options, index)
+            first = first if index else drawn
             total, square = total + drawn, square + drawn.square()
         if count > 1:
             deviation = ((square - total.square() / count) / (count - 1)).clamp_min(0).sqrt()
             spread_XYZ = head.place(deviation, nothing(prepared))
         if mean_XYZ is None:
-            mean_XYZ = head.place(total / count, nothing(prepared))
+            mean_XYZ = head.place(first, nothing(prepared))
         return whole(mean_XYZ, prepared, options), spread_XYZ
 
     def _each(self, prepared: Prepared, head: Frame, options: EnhanceOptions, report: Progress) -> list[Tensor]:

@@ -6,9 +6,11 @@ Axes: X Y Z voxels, E experts.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ class EnhanceOptions:
         mirrors: 1, 2, 4 or 8: the posterior mean is averaged over so many mirrored readings of the scan.
         steps: network evaluations of a sample, 2..64.
         samples: how many samples the uncertainty is taken from; with 1 the network foretells it in mode "faithful".
+            In mode "detail" the first of them is the result: their mean would be smoother than any scan.
         seed: of the samples.
         even_slices: take out what alternates in brightness from one thick slice to the next (interleaved acquisition).
         consistency: correct what the measurement contradicts beyond its noise, unless the weights forbid it.
@@ -63,6 +66,8 @@ class EnhanceOptions:
     memory_mb: int = 1600
 
     def __post_init__(self) -> None:
+        for name in ("mirrors", "seed", *BOUNDS):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
         if self.mode not in MODES:
             raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
         if self.voxel_size is not None and self.like is not None:
@@ -80,6 +85,14 @@ class EnhanceOptions:
                 raise ConfigError(f"{shown} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
 
 
+def _whole(name: str, value: Any) -> int:
+    """An int, whatever library's it was: the sidecar has to hold it."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} is {value!r}, expected a whole number: give one") from None
+
+
 def _check_grid(like: Any) -> None:
     """Refuse a file's name, which the command line takes."""
     if not isinstance(like, Grid):
@@ -91,7 +104,8 @@ def _check_sizes(sizes: Any) -> None:
     """Refuse what is not one or three numbers that a voxel can measure, in mm."""
     if not isinstance(sizes, tuple | list):
         raise ConfigError(f"voxel size is {sizes!r}, expected a tuple: give one or three numbers, as in (1.0,)")
-    if len(sizes) not in (1, 3) or not all(0.2 <= size < math.inf for size in sizes):
+    numbers = all(isinstance(size, Real) for size in sizes)
+    if len(sizes) not in (1, 3) or not numbers or not all(0.2 <= size < math.inf for size in sizes):
         raise ConfigError(f"voxel size {sizes}: give one or three numbers of at least 0.2 mm")
 
 

@@ -99,8 +99,16 @@ def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Se
     for path in paths.every():
         if path == paths.dicom:
             check_new_folder(path)
+            _check_apart(path, source)
         else:
             check_free(path, overwrite=overwrite)
+
+
+def _check_apart(folder: Path, source: Path) -> None:
+    """Refuse a new series inside the folder of the one that it comes from."""
+    if source.resolve() in folder.resolve().parents:
+        with naming(folder):
+            raise CannotCreate("the new series would lie among the input's files: choose a folder beside them")
 
 
 def _protect(path: Path, every: set[Path]) -> None:
@@ -141,7 +149,9 @@ def claimed(paths: OutputPaths, source: Path, *, overwrite: bool, read: Sequence
 def write(
     result: Enhanced, paths: OutputPaths, *, overwrite: bool = False, draw: Callable[[Path], None] | None = None
 ) -> None:
-    """Write scan, maps and, last, the sidecar, so its presence means the result is complete.
+    """Write series, page, scan, maps and, last, the sidecar, so its presence means the result is complete.
+
+    The series and the page, which more can keep from being made than a full disk, come before any file is replaced.
 
     Args:
         draw: makes the page at `paths.report` (see `moediff.report`).
@@ -151,6 +161,10 @@ def write(
     """
     codes, affine = codes_to_write(result.source.codes), result.volume.affine
     announce(paths.every())
+    if paths.dicom is not None and result.source.origin is not None:
+        write_series(result.volume, result.source.origin, paths.dicom)
+    if paths.report is not None and draw is not None:
+        draw(paths.report)
     if overwrite:
         paths.sidecar.unlink(missing_ok=True)
     save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
@@ -164,10 +178,6 @@ def write(
         save_maps(result.each_XYZE, affine, paths.each_expert, codes=codes, overwrite=overwrite)
     if paths.differences is not None:
         save_maps(result.differences_XYZN(), affine, paths.differences, codes=codes, overwrite=overwrite)
-    if paths.dicom is not None and result.source.origin is not None:
-        write_series(result.volume, result.source.origin, paths.dicom)
-    if paths.report is not None and draw is not None:
-        draw(paths.report)
     write_text(json.dumps(result.record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)
 
 

@@ -32,6 +32,8 @@ def passed(
     record = record | {
         "passed_through": True,
         "steps": 0,
+        "mirrors": 1,
+        "samples": 1,
         "consistency": False,
         "uncertainty": "none",
         **({"slices": {"evened": False}} if options.even_slices else {}),

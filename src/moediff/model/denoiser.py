@@ -37,8 +37,9 @@ class TrunkConfig:
     def __post_init__(self) -> None:
         if min(self.width, self.deep_width) < 8:
             raise ConfigError(f"trunk widths {self.width}, {self.deep_width} must be at least 8")
-        if max(self.blocks_before, self.blocks_deep, self.blocks_after) > MAX_LAYERS:
-            raise ConfigError(f"a trunk has at most {MAX_LAYERS} blocks of a kind")
+        blocks = self.blocks_before, self.blocks_deep, self.blocks_after
+        if min(blocks) < 0 or max(blocks) > MAX_LAYERS:
+            raise ConfigError(f"a trunk has 0 to {MAX_LAYERS} blocks of a kind, found {blocks}")
 
     @property
     def reach_voxels(self) -> int:
@@ -70,6 +71,8 @@ class DenoiserConfig:
             raise ConfigError(f"gate.experts={self.gate.experts} but {len(self.experts.views)} experts.views are named")
         if not self.sigma_data > 0:
             raise ConfigError(f"sigma_data={self.sigma_data} must be positive")
+        if min(self.vector, self.error_width) < 1:
+            raise ConfigError(f"vector={self.vector} and error_width={self.error_width} must be at least 1")
 
 
 @dataclass(frozen=True)

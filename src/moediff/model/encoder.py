@@ -31,6 +31,8 @@ class EncoderConfig:
     heads: int = 4
 
     def __post_init__(self) -> None:
+        if min(self.width, self.heads) < 1:
+            raise ConfigError(f"encoder.width={self.width} and encoder.heads={self.heads} must be at least 1")
         if self.width % self.heads:
             raise ConfigError(f"encoder.width={self.width} must be a multiple of encoder.heads={self.heads}")
 

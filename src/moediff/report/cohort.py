@@ -29,6 +29,7 @@ from moediff.report.scans import ReportScans
 from moediff.report.words import number, one_line
 from moediff.volume.atomic import shown
 from moediff.volume.io import write_text
+from moediff.volume.nifti_out import gzip_wanted
 
 THUMBNAIL = 84  # pixels, the side of each plane's square
 COLUMNS = (
@@ -70,7 +71,8 @@ def results_of(paths: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [p for p in sorted(path.rglob("*.nii*")) if p.is_file() and written_by_us(sidecar_of(p))]
+        inside = [p for p in sorted(path.rglob("*")) if gzip_wanted(p) is not None and p.is_file()]
+        inside = [p for p in inside if written_by_us(sidecar_of(p))]
         if not inside:
             raise InputMissing(f"{shown(path)}: no enhanced scan with its JSON sidecar in this folder")
         found.extend(inside)

@@ -17,6 +17,10 @@ from moediff.report.scans import ReportScans
 from moediff.report.words import number, one_line
 
 MODES = {"faithful": "faithful (the most likely scan, one evaluation)", "detail": "detail (one plausible sample)"}
+NOTHING_DONE = "Nothing but interpolation: the scan is already as fine as its grid, and the network was not asked."
+BLENDED = (
+    "Each place of the scan was given to the denoisers that a gate found fit for it, and their answers were blended."
+)
 CORRECTED = {
     True: "The result was then corrected where it contradicted the measurement.",
     False: "It was not corrected where it contradicts the measurement.",
@@ -75,10 +79,12 @@ def _seconds(record: Mapping[str, Any]) -> str:
 
 
 def _story(record: Mapping[str, Any]) -> str:
+    told = [NOTHING_DONE if record.get("passed_through") is True else BLENDED]
     before, after = (_triple(record.get(f"{which}_spacing_mm"), " mm") for which in ("input", "output"))
-    told = [f"Voxels of {before} became voxels of {after}."] if before and after else []
+    told += [f"Voxels of {before} became voxels of {after}."] if before and after and before != after else []
     seconds = _seconds(record)
-    told += [CORRECTED[record["consistency"]]] if isinstance(record.get("consistency"), bool) else []
+    if isinstance(record.get("consistency"), bool) and told[0] is BLENDED:
+        told += [CORRECTED[record["consistency"]]]
     told += [f"It took {seconds}."] if seconds else []
     return " ".join(told)
 

@@ -160,8 +160,14 @@ def from_files(files: ReportFiles) -> ReportScans:
         gate_XYZE=gate_XYZE, changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
         residual=None if source is None else _residual(enhanced, source.volume),
-        lesions=load_drawn(files.lesions) if files.lesions else None, defaced=files.defaced,
+        lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None, defaced=files.defaced,
     )  # fmt: skip
+
+
+def _lesions(path: Path, grid: Grid) -> Volume:
+    drawn = load_drawn(path)
+    _seen("lesion mask", drawn, grid)
+    return drawn
 
 
 def _seen(what: str, volume: Volume, grid: Grid) -> Tensor:

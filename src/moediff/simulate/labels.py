@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.errors import DataError
 from moediff.simulate.degrade import bias_field
 
 WHITE, CORTEX = (2, 41), (3, 42)
@@ -38,11 +39,35 @@ LEFT_OF_RIGHT = {
     60: 28,
 }
 BRAIN = (*WHITE, *CORTEX, *VENTRICLES_CSF, *DEEP_GREY, *CEREBELLAR_WHITE)
+WHOLE = 1e-3  # how far a label may lie from a whole number
+LEAST_BRAIN = 0.1  # share of labelled voxels; label maps of whole heads have 0.34 and more
 CONTRASTS = {  # white, grey, CSF relative to the brain's median
     "T1w": (1.15, 0.8, 0.25),
     "T2w": (0.75, 1.05, 2.2),
     "FLAIR": (0.85, 1.1, 0.3),
 }
+
+
+def whole_labels(map_XYZ: Tensor) -> Tensor:
+    """A label map as it was read -> int32.
+
+    Raises:
+        DataError: it is none: numbers that are not whole, or none of the brain's.
+    """
+    labels_XYZ = map_XYZ.round()
+    if not bool(torch.isfinite(map_XYZ).all()) or float((labels_XYZ - map_XYZ).abs().max()) > WHOLE:
+        raise DataError(
+            "found numbers that are not whole, expected a label map: name it as a scan, or segment it first"
+        )
+    labels_XYZ = labels_XYZ.to(torch.int32)
+    if (
+        float(labelled(labels_XYZ, BRAIN).double().mean() / (labels_XYZ != 0).double().mean().clamp_min(1e-9))
+        < LEAST_BRAIN
+    ):
+        raise DataError(
+            "few voxels bear one of FreeSurfer's numbers of the brain, expected its label map (aseg, SynthSeg)"
+        )
+    return labels_XYZ
 
 
 def labelled(labels_XYZ: Tensor, numbers: Sequence[int]) -> Tensor:

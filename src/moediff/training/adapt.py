@@ -82,6 +82,8 @@ class AdaptOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads is {self.threads}, expected 1 or more: choose about as many as cores")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}, expected 0 to 2^63 - 1: choose one of these")
         if not 0 < self.share <= 1:
             raise ConfigError(f"share is {self.share}, expected more than 0, at most 1: choose one of these")
 

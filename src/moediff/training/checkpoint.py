@@ -10,9 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moediff.errors import ConfigError, shown
 from moediff.model.denoiser import Denoiser
 
 STATE = "state.safetensors"
+FOLDER = "checkpoint"
+MADE = ("bundle", "best", "losses.csv", "validation.csv")  # what a run replaces or adds to
 
 
 @dataclass
@@ -33,6 +36,19 @@ def _named_moments(state: State) -> dict[str, Tensor]:
         for key, value in state.optimiser.state.get(parameter, {}).items():
             moments[f"adam.{key}.{name}"] = torch.as_tensor(value).float()
     return moments
+
+
+def claim(out: Path) -> None:
+    """Make a run's folder; its checkpoint's, however empty, says that what lies beside it is the run's.
+
+    Raises:
+        ConfigError: something lies there that a run would replace, and no run has made it.
+    """
+    there = [name for name in MADE if (out / name).exists()]
+    if there and not (out / FOLDER).is_dir():
+        raise ConfigError(f"{shown(out)} holds {', '.join(there)} of no run there, which training would replace; "
+                          "choose another `out`")  # fmt: skip
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -56,13 +72,25 @@ def save_checkpoint(folder: Path, state: State) -> None:
 
 
 def load_checkpoint(folder: Path, state: State) -> None:
-    """Put a checkpoint back into a freshly built state."""
-    from safetensors import safe_open
+    """Put a checkpoint back into a freshly built state.
 
-    with safe_open(folder / STATE, framework="pt") as file:
-        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
-    state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
+    Raises:
+        ConfigError: it is damaged, or of another network.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / STATE, framework="pt") as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ConfigError(f"the checkpoint {shown(folder / STATE)} is damaged ({error}); begin again in another `out`, "
+                          "from the `bundle` beside it if you like") from error  # fmt: skip
+    try:
+        state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
+        state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
+    except RuntimeError as error:
+        raise ConfigError(f"{shown(folder.parent)} holds a run of another network than [model] describes now; go on "
+                          "with its settings, or choose another `out`") from error  # fmt: skip
     for name, parameter in state.denoiser.named_parameters():
         for key in ("momentum", "step", "exp_avg", "exp_avg_sq"):
             if (value := tensors.get(f"adam.{key}.{name}")) is not None:

@@ -9,14 +9,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.config import rng_for
 from moediff.errors import ConfigError, InputMissing, naming
 from moediff.evaluation.regions import BACKGROUND, region_map, scan_regions
-from moediff.simulate.labels import synthesise
+from moediff.simulate.labels import synthesise, whole_labels
 from moediff.training.kept import Head, ScanSource, head_of, kept, read_heads
 from moediff.training.pairs import pair_of
 from moediff.volume.geometry import axis_positions, canonicalise, with_spacing
@@ -59,10 +58,9 @@ def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
     if source.prepared:
         return read_heads(root / source.path)
     volume, _ = canonicalise(load(root / source.path).volume)
-    if source.labels:
-        return _synthetic_heads(volume, source, seed)
     if source.input is None:
-        return _real_heads(volume, source)
+        with naming(root / source.path):
+            return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
     low, _ = canonicalise(load(root / source.input).volume)
     with naming(root / source.input):
         return _real_heads(volume, source, brain_scaled(low)[0])
@@ -74,8 +72,7 @@ def _real_heads(volume: Volume, source: ScanSource, low: Volume | None = None) -
     finest = min(volume.spacing_mm)
     if any(0 < size < 0.98 * finest for size in sizes):
         raise ConfigError(
-            f"{source.path}: spacing_mm={list(sizes)} asks for finer voxels than the scan's {finest:.3g} mm; "
-            "name sizes from there up"
+            f"spacing_mm={list(sizes)} asks for finer voxels than the scan's {finest:.3g} mm; name sizes from there up"
         )
     heads = []
     for size in sizes:
@@ -104,7 +101,7 @@ def _shrink(volume: Volume, size_mm: float) -> Volume:
 
 
 def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head]:
-    labels = volume.data_XYZ.round().to(torch.int32)
+    labels = whole_labels(volume.data_XYZ)
     where = (labels > 0).nonzero()
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
     labels = F.pad(labels[box], (8,) * 6)

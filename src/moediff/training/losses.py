@@ -6,7 +6,7 @@ Axes: B batch, X Y Z voxels, xyz tokens (4 voxels), E experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,9 @@ class LossConfig:
     relative_floor: float = 0.015
 
     def __post_init__(self) -> None:
+        for weight in fields(self):
+            if not getattr(self, weight.name) >= 0:
+                raise ConfigError(f"loss.{weight.name}={getattr(self, weight.name)} must be 0 or more")
         if self.probe_every < 1:
             raise ConfigError(f"loss.probe_every={self.probe_every} must be at least 1")
         if not 0 < self.least_share <= 1:

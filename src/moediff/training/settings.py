@@ -111,6 +111,7 @@ class TrainConfig:
                 f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among GPUs"
             )
         check_patch(self.patch)
+        self._check_seed()
         self._check_only()
         if self.examples not in ("device", "cpu"):
             raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
@@ -119,6 +120,10 @@ class TrainConfig:
         ends = [phase.until for phase in self.phases]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
+
+    def _check_seed(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} must lie in 0..2^63 - 1")
 
     def _check_only(self) -> None:
         if not self.loss.aggregate and not (self.only and set(self.only) <= set(ROUTING)):

@@ -28,7 +28,7 @@ from moediff.model.branch import begin_from
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.training.ahead import Ahead
-from moediff.training.checkpoint import State, has_checkpoint, load_checkpoint, save_checkpoint
+from moediff.training.checkpoint import State, claim, has_checkpoint, load_checkpoint, save_checkpoint
 from moediff.training.dataset import Batch, PatchSource
 from moediff.training.heads import load_heads
 from moediff.training.log import Log
@@ -69,8 +69,8 @@ def train(
     """
     if processes < 0:
         raise ConfigError(f"{processes} processes cannot train, expected 1 or more, or 0: choose one of these")
-    if processes and config.batch % processes:
-        raise ConfigError(f"batch={config.batch} must be a multiple of the {processes} processes")
+    if odd := [phase.batch for phase in config.parts() if processes and phase.batch % processes]:
+        raise ConfigError(f"batch={odd[0]} must be a multiple of the {processes} processes")
     if not config.scans:
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
     config.validation.check(Path(config.data))
@@ -132,10 +132,10 @@ class Trainer:
         """Train to the end; returns the bundle's folder.
 
         Raises:
-            ConfigError: the folder already holds a run and resume is False, or the loss stays not finite.
+            ConfigError: the folder holds a run and resume is False, or else what would be replaced; loss not finite.
             InputMissing: a scan is not there.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
+        claim(self.out)
         if has_checkpoint(self.out / "checkpoint"):
             if not resume:
                 raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")

@@ -6,23 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from moediff.config import rng_for
-from moediff.errors import ConfigError, InputMissing, shown
+from moediff.errors import ConfigError, InputMissing, naming, shown
 from moediff.evaluation.cases import MEASURED, Case, Scan, both_cover
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.evaluation.metrics import data_range, head_mask, psnr
 from moediff.inference.engine import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
-from moediff.simulate.labels import synthesise
+from moediff.simulate.labels import synthesise, whole_labels
 from moediff.simulate.recipe import NAMED
 from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
 
 PAIR = "pair"
+LEAST_SIDE = 16  # voxels; smaller cubes hold no head to find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class Validation:
         side: voxels of the middle cube that is judged; none judges the whole.
 
     Raises:
-        ConfigError: an unknown recipe, or an empty cube.
+        ConfigError: an unknown recipe, or a cube too small to judge.
     """
 
     scans: tuple[str, ...] = ()
@@ -57,8 +56,8 @@ class Validation:
     def __post_init__(self) -> None:
         if unknown := [recipe for recipe in self.recipes if recipe not in NAMED]:
             raise ConfigError(f"validation.recipes: {unknown} are unknown; choose from {', '.join(NAMED)}")
-        if self.side is not None and self.side < 1:
-            raise ConfigError(f"validation.side={self.side} must be at least 1")
+        if self.side is not None and self.side < LEAST_SIDE:
+            raise ConfigError(f"validation.side={self.side} must be at least {LEAST_SIDE} voxels")
 
     def check(self, data: Path) -> None:
         """Before hours of training: is everything there?
@@ -76,7 +75,8 @@ class Validation:
         for path in (*self.scans, *self.label_maps):
             volume, _ = canonicalise(load(data / path).volume)
             if path in self.label_maps:
-                labels = volume.data_XYZ.round().to(torch.int32)
+                with naming(data / path):
+                    labels = whole_labels(volume.data_XYZ)
                 volume = volume.with_data(synthesise(labels, rng_for(0, "validation", path)))
             if self.side is not None:
                 volume = middle(volume, self.side)

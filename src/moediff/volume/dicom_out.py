@@ -23,7 +23,7 @@ from moediff.volume.dicom import read_back
 from moediff.volume.dicom_geometry import LPS_TO_RAS
 from moediff.volume.dicom_tags import need_pydicom
 from moediff.volume.loaded import Origin
-from moediff.volume.volume import Volume
+from moediff.volume.volume import Grid, Volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -48,7 +48,7 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
     """
     need_pydicom()
     with naming(shown(folder)):
-        _check_axes(volume)
+        require_series_grid(volume.grid)
         fresh = folder.parent / f".moediff-{tag(folder)}-{secrets.token_hex(4)}.tmp"
         try:
             fresh.mkdir()
@@ -68,10 +68,15 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _check_axes(volume: Volume) -> None:
-    if volume.shape[2] < 2:
+def require_series_grid(grid: Grid) -> None:
+    """Refuse a grid that no series can lie on.
+
+    Raises:
+        DataError: its axes are not at right angles, which DICOM cannot say, or it is a single slice.
+    """
+    if grid.shape[2] < 2:
         raise DataError("the result is one slice, whose thickness no DICOM series tells: leave --dicom-out out")
-    columns = volume.affine[:3, :3].numpy()
+    columns = grid.affine[:3, :3].numpy()
     unit = columns / np.linalg.norm(columns, axis=0)
     if np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE:
         raise DataError("the result's axes are not at right angles, which DICOM cannot say: leave --dicom-out out")
