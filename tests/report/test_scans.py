@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import pytest
 import torch
 
@@ -109,3 +110,14 @@ def test_lesions_do_not_go_on_beyond_their_mask(result, slab, phantom):
 def test_lesions_drawn_elsewhere_are_refused(result, elsewhere):
     with pytest.raises(GeometryError, match="lesion mask lies wholly outside"):
         from_files(ReportFiles(scan=result, lesions=elsewhere))
+
+
+def test_maps_of_another_kind_are_refused(result, phantom):
+    """`enhance` writes one volume an expert into --experts and two into --differences."""
+    result.with_name("a_desc-sr.json").write_text('{"experts": ["one", "two"]}')
+    swapped = result.with_name("four.nii.gz")
+    volumes = torch.stack([phantom.data_XYZ] * 4, -1).numpy()
+    nib.save(nib.Nifti1Image(volumes, phantom.affine.numpy()), swapped)
+    with pytest.raises(DataError, match="found 4 volumes, expected 1 for each of 2 experts"):
+        from_files(ReportFiles(scan=result, experts=swapped))
+    assert from_files(ReportFiles(scan=result, differences=swapped)).changed_XYZE.shape[3] == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moediff.errors import ConfigError, InputMissing
+from moediff.errors import ConfigError, DataError, InputMissing, MoeDiffError
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
@@ -101,3 +101,11 @@ def test_label_maps_become_scans_and_only_the_middle_is_judged(bundle, data, bra
 def test_a_missing_scan_is_named(bundle, data):
     with pytest.raises(InputMissing, match=r"none\.nii\.gz"):
         validate(bundle, Validation(scans=("none.nii.gz",)), data)
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is_trained(data):
+    (data / "junk.nii.gz").write_text("no scan")
+    with pytest.raises(MoeDiffError):
+        Validation(scans=("junk.nii.gz",)).check(data)
+    with pytest.raises(DataError, match=r"0\.nii\.gz: .*label map"):
+        Validation(label_maps=("0.nii.gz",)).check(data)

@@ -145,3 +145,8 @@ def test_it_is_enhanced_to_nifti_and_nothing_of_its_tail_comes_along(mgh, tmp_pa
     result = nib.load(tmp_path / "scan_desc-sr.nii.gz")
     assert result.header["sform_code"] == 1 and np.allclose(np.linalg.norm(result.affine[:3, :3], axis=0), 4, atol=0.1)
     assert b"JaneDoe" not in gzip.decompress((tmp_path / "scan_desc-sr.nii.gz").read_bytes())
+
+
+def test_there_is_no_form_to_trust(mgh):
+    with pytest.raises(ConfigError, match="FreeSurfer"):
+        load(mgh(), trust="qform")

@@ -149,8 +149,8 @@ def from_files(files: ReportFiles) -> ReportScans:
     if files.source:
         source = load(files.source, trust=files.trust, index=files.index, series=files.series)
     truth, seen_XYZ = truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
-    gate_XYZE = _read_maps(files.experts).clamp(0, 1) if files.experts else None
-    changed_XYZE = _changed(_read_maps(files.differences)) if files.differences else None
+    gate_XYZE = _read_maps(files.experts, record, 1).clamp(0, 1) if files.experts else None
+    changed_XYZE = _changed(_read_maps(files.differences, record, 2)) if files.differences else None
     return ReportScans(
         enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
         record=record, source=None if source is None else source.volume,
@@ -254,12 +254,18 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _read_maps(path: Path) -> Tensor:
-    """A 4-D map; the first volume passes the checks of every scan before the rest is read."""
+def _read_maps(path: Path, record: dict[str, Any], each: int) -> Tensor:
+    """A 4-D map of so many volumes an expert; the first passes the checks of every scan before the rest is read."""
     load(path, index=0)
     with naming(shown(path)):
         image: Any = nib.load(path)
         data_XYZE = np.asarray(image.dataobj, dtype=np.float32)
         if data_XYZE.ndim != 4:
             raise DataError(f"expected a 4-D map, one volume an expert, got shape {data_XYZE.shape}")
+        named = record.get("experts")
+        if isinstance(named, list) and named and data_XYZE.shape[3] != each * len(named):
+            raise DataError(
+                f"found {data_XYZE.shape[3]} volumes, expected {each} for each of {len(named)} experts: name what was "
+                "written with this result, --experts and --differences each its own"
+            )
     return torch.from_numpy(data_XYZE).nan_to_num(0.0)

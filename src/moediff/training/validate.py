@@ -60,15 +60,21 @@ class Validation:
             raise ConfigError(f"validation.side={self.side} must be at least {LEAST_SIDE} voxels")
 
     def check(self, data: Path) -> None:
-        """Before hours of training: is everything there?
+        """Before hours of training: is everything there, and a scan or a label map?
 
         Raises:
             InputMissing: a file is not.
+            DataError, GeometryError: it cannot be read.
         """
         pairs = [path for pair in self.pairs for path in (pair.path, pair.input)]
         for path in (*self.scans, *self.label_maps, *pairs):
             if not (data / path).exists():
                 raise InputMissing(f"{shown(data / path)}: no such scan to validate on; check [validation] and --data")
+        for path in (*self.scans, *self.label_maps, *pairs):
+            volume = load(data / path).volume
+            if path in self.label_maps:
+                with naming(data / path):
+                    whole_labels(volume.data_XYZ)
 
     def truths(self, data: Path) -> Iterator[tuple[str, Volume]]:
         """Path and sharp scan of every case."""

@@ -57,6 +57,8 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
         if series is not None:
             raise ConfigError("a series is a choice for a folder or zip of DICOM files; leave it out for NIfTI")
         notes: list[str] = []
+        if trust is not None and path.suffix.lower() in (".mgh", ".mgz"):
+            raise ConfigError("a form to trust is a choice for NIfTI files; leave it out for FreeSurfer's")
         header, data_XYZ = read_scan(path, index, notes)
         affine = place(header, trust, notes)
         check_plausible(affine, header.shape, notes)
