@@ -31,3 +31,17 @@ def test_a_term_that_comes_or_goes_keeps_every_value_under_its_name(tmp_path):
     assert [row["loss"] for row in found] == ["1.0", "2.0", "3.0"]
     assert [(row["steady"], row["balance"]) for row in found] == [("", ""), ("0.7", ""), ("", "0.1")]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_steps_that_are_taken_again_stand_once(tmp_path):
+    """A killed run has logged more steps than its checkpoint knows."""
+    for since, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        with Log(tmp_path, quiet=True, since=since) as log:
+            for step in steps:
+                log.step(step, 0.0, {"loss": float(step)}, 1.0)
+                log.validation(step, {"mean/iso2": 1.0})
+        if since == 0:
+            with (tmp_path / "losses.csv").open("a") as handle:
+                handle.write("5.0,1")  # killed in the middle of a row
+    for name in ("losses.csv", "validation.csv"):
+        assert [row["step"] for row in rows(tmp_path / name)] == ["1", "2", "3", "4", "5"]

@@ -13,7 +13,7 @@ from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.training.validate import Pair, Validation, validate
-from moediff.volume.io import save
+from moediff.volume.io import load, save
 from moediff.volume.prepare import PrepareSettings
 from moediff.volume.volume import Volume
 
@@ -51,7 +51,7 @@ def test_what_cannot_be_judged_is_refused(wrong, words):
 
 
 def test_missing_files_are_named_before_anything_is_trained(data):
-    Validation(scans=("0.nii.gz",), pairs=(Pair(path="0.nii.gz", input="1.nii.gz"),)).check(data)
+    Validation(scans=("0.nii.gz",), pairs=(Pair(path="0.nii.gz", input="0.nii.gz"),)).check(data)
     for missing in (
         Validation(scans=("2.nii.gz",)), Validation(label_maps=("2.nii.gz",)),
         Validation(pairs=(Pair(path="0.nii.gz", input="2.nii.gz"),)),
@@ -109,3 +109,10 @@ def test_what_cannot_be_read_is_refused_before_anything_is_trained(data):
         Validation(scans=("junk.nii.gz",)).check(data)
     with pytest.raises(DataError, match=r"0\.nii\.gz: .*label map"):
         Validation(label_maps=("0.nii.gz",)).check(data)
+
+
+def test_a_pair_that_shows_two_heads_is_refused_before_anything_is_trained(data):
+    flipped = load(data / "0.nii.gz").volume
+    save(flipped.with_data(flipped.data_XYZ.flip(1)), data / "flipped.nii.gz")
+    with pytest.raises(DataError, match=r"flipped\.nii\.gz: "):
+        Validation(pairs=(Pair(path="0.nii.gz", input="flipped.nii.gz"),)).check(data)

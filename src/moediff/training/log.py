@@ -10,12 +10,21 @@ from typing import Any
 
 
 class Log:
-    """CSV, TensorBoard and a progress line."""
+    """CSV, TensorBoard and a progress line.
 
-    def __init__(self, out: Path, *, quiet: bool) -> None:
+    Args:
+        out: the run's folder.
+        quiet: no progress line.
+        since: the step that the run goes on from; rows after it, of a run that was killed, are dropped.
+    """
+
+    def __init__(self, out: Path, *, quiet: bool, since: int | None = None) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from torch.utils.tensorboard import SummaryWriter
 
+        if since is not None:
+            for name in ("losses.csv", "validation.csv"):
+                _forget(out / name, since)
         self.out, self.board = out, SummaryWriter(str(out / "tensorboard"))
         columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, disable=quiet)
@@ -55,6 +64,27 @@ class Log:
             writer.writerow(dict(values))
 
 
+def _forget(path: Path, since: int) -> None:
+    """Drop the rows of steps that will be taken again, and one that a killed run left cut short."""
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle)
+        columns, rows = list(reader.fieldnames or []), list(reader)
+    kept = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= since]
+    if len(kept) < len(rows):
+        _replace(path, columns, kept)
+
+
+def _replace(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    fresh.replace(path)
+
+
 def _columns(path: Path, known: Sequence[str]) -> list[str]:
     """Columns to write to; a run that was resumed with other terms of the loss gets its file widened first."""
     if not path.is_file():
@@ -66,10 +96,5 @@ def _columns(path: Path, known: Sequence[str]) -> list[str]:
         handle.seek(0)
         rows = list(csv.DictReader(handle))
     columns = sorted({*there, *known})
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    fresh.replace(path)
+    _replace(path, columns, rows)
     return columns

@@ -150,7 +150,7 @@ class Trainer:
             of=self.processes,
         )  # fmt: skip
         workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
-        log = Log(self.out, quiet=not progress) if self.rank == 0 else nullcontext()
+        log = Log(self.out, quiet=not progress, since=self.state.step) if self.rank == 0 else nullcontext()
         with self.pause, log as told:
             while self.progress() < 1:
                 phase = config.phase_at(self.progress())

@@ -16,6 +16,8 @@ from moediff.inference.options import EnhanceOptions
 from moediff.simulate.degrade import degrade
 from moediff.simulate.labels import synthesise, whole_labels
 from moediff.simulate.recipe import NAMED
+from moediff.training.heads import brain_scaled
+from moediff.training.pairs import pair_of
 from moediff.volume.geometry import canonicalise, middle
 from moediff.volume.io import load
 from moediff.volume.volume import Volume
@@ -64,7 +66,7 @@ class Validation:
 
         Raises:
             InputMissing: a file is not.
-            DataError, GeometryError: it cannot be read.
+            DataError, GeometryError: it cannot be read, or a pair does not show one head in one place.
         """
         pairs = [path for pair in self.pairs for path in (pair.path, pair.input)]
         for path in (*self.scans, *self.label_maps, *pairs):
@@ -75,6 +77,10 @@ class Validation:
             if path in self.label_maps:
                 with naming(data / path):
                     whole_labels(volume.data_XYZ)
+        for pair in self.pairs:
+            sharp, low = (brain_scaled(canonicalise(load(data / p).volume)[0])[0] for p in (pair.path, pair.input))
+            with naming(data / pair.input):
+                pair_of(sharp, low, 1.0)
 
     def truths(self, data: Path) -> Iterator[tuple[str, Volume]]:
         """Path and sharp scan of every case."""
