@@ -68,6 +68,8 @@ def test_voxels_finer_than_the_scan_are_refused(tmp_path: Path, make_phantom):
     save(make_phantom((60, 72, 52), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
     with pytest.raises(ConfigError, match=r"finer voxels than the scan's 2\.5 mm"):
         load_heads([ScanSource(path="head_T1w.nii.gz", spacing_mm=(3.0, 2.0))], tmp_path, 0)
+    with pytest.raises(ConfigError, match=r"head_T1w\.nii\.gz: .*fewer than 16 voxels .* up to 8\.12 mm"):
+        load_heads([ScanSource(path="head_T1w.nii.gz", spacing_mm=(50.0,))], tmp_path, 0)
 
 
 def test_a_label_map_becomes_several_scans_with_known_regions(tmp_path: Path):

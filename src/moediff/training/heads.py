@@ -26,6 +26,7 @@ from moediff.volume.volume import Volume
 
 FWHM = 2.3548  # of a Gaussian, in standard deviations
 LEAST_BLUR = 0.1  # voxels
+LEAST_VOXELS = 16  # along an axis; smaller heads hold nothing to learn from
 
 
 def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path | None = None) -> list[Head]:
@@ -73,6 +74,12 @@ def _real_heads(volume: Volume, source: ScanSource, low: Volume | None = None) -
     if any(0 < size < 0.98 * finest for size in sizes):
         raise ConfigError(
             f"spacing_mm={list(sizes)} asks for finer voxels than the scan's {finest:.3g} mm; name sizes from there up"
+        )
+    coarsest = min(n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)) / LEAST_VOXELS
+    if max(sizes) > coarsest:
+        raise ConfigError(
+            f"spacing_mm={list(sizes)} would leave fewer than {LEAST_VOXELS} voxels along an axis; name sizes up to "
+            f"{coarsest:.3g} mm"
         )
     heads = []
     for size in sizes:
