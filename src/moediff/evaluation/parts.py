@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from moediff.errors import DataError
@@ -17,6 +16,7 @@ from moediff.evaluation.pairing import require_same_grid
 from moediff.evaluation.regions import REGIONS, scan_regions
 from moediff.evaluation.voxels import mean, picked
 from moediff.memory import one_thread
+from moediff.simulate.labels import whole_numbers
 from moediff.volume.volume import Volume
 
 LEAST_VOXELS = 100  # smaller parts say nothing
@@ -45,9 +45,7 @@ def named_parts(ref: Volume, labels: Volume | None) -> Parts:
             )
         return regions.long(), dict(enumerate(REGIONS))
     require_same_grid("label map", labels.grid, ref.grid, "draw it on the reference, or leave it out")
-    numbers = labels.data_XYZ.round()
-    if not bool(torch.isfinite(labels.data_XYZ).all()) or float((numbers - labels.data_XYZ).abs().max()) > 1e-3:
-        raise DataError("the labels are not whole numbers; expected a label map")
+    numbers = whole_numbers(labels.data_XYZ)
     found = [int(n) for n in numbers.unique() if n != 0]
     if not 0 < len(found) <= MOST_PARTS:
         raise DataError(f"the label map holds {len(found)} labels; expected 1 to {MOST_PARTS}")

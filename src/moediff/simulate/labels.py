@@ -48,24 +48,29 @@ CONTRASTS = {  # white, grey, CSF relative to the brain's median
 }
 
 
-def whole_labels(map_XYZ: Tensor) -> Tensor:
+def whole_numbers(map_XYZ: Tensor) -> Tensor:
     """A label map as it was read -> int32.
 
     Raises:
-        DataError: it is none: numbers that are not whole, or none of the brain's.
+        DataError: numbers that are not whole.
     """
     labels_XYZ = map_XYZ.round()
     if not bool(torch.isfinite(map_XYZ).all()) or float((labels_XYZ - map_XYZ).abs().max()) > WHOLE:
+        raise DataError("the labels are not whole numbers, expected a label map: name one, or segment the scan first")
+    return labels_XYZ.to(torch.int32)
+
+
+def whole_labels(map_XYZ: Tensor) -> Tensor:
+    """A label map of a brain as it was read -> int32.
+
+    Raises:
+        DataError: numbers that are not whole, or hardly any of the brain's.
+    """
+    labels_XYZ = whole_numbers(map_XYZ)
+    brain = labelled(labels_XYZ, BRAIN).sum() / (labels_XYZ != 0).sum().clamp_min(1)
+    if float(brain) < LEAST_BRAIN:
         raise DataError(
-            "found numbers that are not whole, expected a label map: name it as a scan, or segment it first"
-        )
-    labels_XYZ = labels_XYZ.to(torch.int32)
-    if (
-        float(labelled(labels_XYZ, BRAIN).double().mean() / (labels_XYZ != 0).double().mean().clamp_min(1e-9))
-        < LEAST_BRAIN
-    ):
-        raise DataError(
-            "few voxels bear one of FreeSurfer's numbers of the brain, expected its label map (aseg, SynthSeg)"
+            "few voxels bear one of FreeSurfer's numbers of the brain, expected its label map: give SynthSeg's, or aseg"
         )
     return labels_XYZ
 

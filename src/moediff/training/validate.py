@@ -72,7 +72,7 @@ class Validation:
         for path in (*self.scans, *self.label_maps, *pairs):
             if not (data / path).exists():
                 raise InputMissing(f"{shown(data / path)}: no such scan to validate on; check [validation] and --data")
-        for path in (*self.scans, *self.label_maps, *pairs):
+        for path in (*self.scans, *self.label_maps):
             volume = load(data / path).volume
             if path in self.label_maps:
                 with naming(data / path):
