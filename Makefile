@@ -41,7 +41,7 @@ help:
 	@echo "make reliability       every fault's tests, 30 kills, a minute of mutated files; writes docs/reliability.md"
 	@echo "make fuzz SECONDS=600  feed mutated files to the readers"
 	@echo "make audit             known weaknesses of the pinned packages (needs a network)"
-	@echo "make lint              ruff and mypy only"
+	@echo "make lint              ruff (rules and format) and mypy only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
 	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
 	@echo "make gallery           the pictures of README and docs"
@@ -62,6 +62,7 @@ setup: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 # The report is tested in a real browser where there is one.

@@ -66,8 +66,10 @@ def told(values: Sequence[float], digits: int) -> str:
 
 def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
     """What each network is and costs: means over seeds."""
-    lines = ["| network | seeds | parameters | kFLOP a voxel | time over experts' | steps | PSNR | SSIM | HaarPSI |",
-             "|---" * 9 + "|"]  # fmt: skip
+    lines = [
+        "| network | seeds | parameters | kFLOP a voxel | time over experts' | steps | PSNR | SSIM | HaarPSI |",
+        "|---" * 9 + "|",
+    ]
     for name in (OURS, PLAIN, *INK):
         own = {seed: found for seed, found in seeds_of(results, name).items() if "us" in found}
         if not own:
@@ -85,8 +87,10 @@ def cost_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
 
 def gap_table(results: Sequence[Result], cases: Sequence[str]) -> list[str]:
     """Experts, with views of their own and without, against both rivals: mean over seeds, and each."""
-    lines = [f"| gain | PSNR, dB | SSIM | HaarPSI | {' | '.join(f'{r}, dB' for r in REGIONS)} |",
-             "|---" * (4 + len(REGIONS)) + "|"]  # fmt: skip
+    lines = [
+        f"| gain | PSNR, dB | SSIM | HaarPSI | {' | '.join(f'{r}, dB' for r in REGIONS)} |",
+        "|---" * (4 + len(REGIONS)) + "|",
+    ]
     for name, rival in itertools.product((OURS, PLAIN), INK):
         if seeds_of(results, rival) and seeds_of(results, name):
             found = gaps(results, rival, cases, name)
@@ -109,16 +113,20 @@ def teacher_table(results: Sequence[Result], cases: Sequence[str], teachers: Seq
 
 def design_table(results: Sequence[Result], cases: Sequence[str], designs: Sequence[str]) -> list[str]:
     """Second halves that were tried, first seed, and what they went on from."""
-    lines = [f"| network | kFLOP a voxel | steps | PSNR, dB | SSIM | HaarPSI | {' | '.join(REGIONS)} | AUC |",
-             "|---" * (7 + len(REGIONS)) + "|"]  # fmt: skip
+    lines = [
+        f"| network | kFLOP a voxel | steps | PSNR, dB | SSIM | HaarPSI | {' | '.join(REGIONS)} | AUC |",
+        "|---" * (7 + len(REGIONS)) + "|",
+    ]
     for name in designs:
         found = seeds_of(results, name).get(0)
         if found is not None:
             scores = [overall(found, key, cases) for key in METRICS]
             inside = " | ".join(f"{in_region(found, region):.2f}" for region in REGIONS)
             area = f"{gate(found)[0]:.2f}" if any("auc" in row for row in found["rows"]) else ""
-            lines.append(f"| {name} | {found['kflop']:.0f} | {found['steps']} | {scores[0]:.3f} | {scores[1]:.4f} "
-                         f"| {scores[2]:.4f} | {inside} | {area} |")  # fmt: skip
+            lines.append(
+                f"| {name} | {found['kflop']:.0f} | {found['steps']} | {scores[0]:.3f} | {scores[1]:.4f} "
+                f"| {scores[2]:.4f} | {inside} | {area} |"
+            )
     return lines
 
 

@@ -94,16 +94,38 @@ def settings(design: Design, seed: int, args: argparse.Namespace, out: Path) -> 
 
     start = [] if design.after is None else [f'start = "{near(folder(design.after, seed, args) / "bundle")}"']
     lines = [
-        f'like = "{near(BASE)}"', f'data = "{near(args.data)}"', 'out = "."', f"seed = {seed}",
-        f"minutes = {args.minutes / 2}", 'clock = "cpu"', "batch = 8", f"ema = {design.ema}",
-        "warmup = 30", f"rate = {design.rate}", "save_every = 100000", f"only = {json.dumps(design.only)}", *start,
-        *sources(design), "[validation]", "label_maps = []",
-        "[loss]", f"expert = {design.expert}", f"region = {design.region}", f"agreement = {design.agreement}",
-        f"balance = {design.balance}", f"probe_every = {design.probe_every}",
-        "[model.denoiser.trunk]", f"width = {design.trunk.width}", f"deep_width = {design.trunk.deep_width}",
-        "[model.denoiser.gate]", f"experts = {len(design.views)}", f"top_k = {design.top_k}",
-        "[model.denoiser.experts]", f"views = {json.dumps(design.views)}", f"width = {design.width}",
-    ]  # fmt: skip
+        f'like = "{near(BASE)}"',
+        f'data = "{near(args.data)}"',
+        'out = "."',
+        f"seed = {seed}",
+        f"minutes = {args.minutes / 2}",
+        'clock = "cpu"',
+        "batch = 8",
+        f"ema = {design.ema}",
+        "warmup = 30",
+        f"rate = {design.rate}",
+        "save_every = 100000",
+        f"only = {json.dumps(design.only)}",
+        *start,
+        *sources(design),
+        "[validation]",
+        "label_maps = []",
+        "[loss]",
+        f"expert = {design.expert}",
+        f"region = {design.region}",
+        f"agreement = {design.agreement}",
+        f"balance = {design.balance}",
+        f"probe_every = {design.probe_every}",
+        "[model.denoiser.trunk]",
+        f"width = {design.trunk.width}",
+        f"deep_width = {design.trunk.deep_width}",
+        "[model.denoiser.gate]",
+        f"experts = {len(design.views)}",
+        f"top_k = {design.top_k}",
+        "[model.denoiser.experts]",
+        f"views = {json.dumps(design.views)}",
+        f"width = {design.width}",
+    ]
     if design.gradient:
         lines.insert(lines.index(f"balance = {design.balance}"), f"gradient = {design.gradient}")
     if design.share_at_max != Design.share_at_max:

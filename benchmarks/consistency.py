@@ -77,9 +77,15 @@ def judged(enhancer: Enhancer, truth: Volume, recipe: Recipe, name: str) -> dict
     plain = psnr(result.volume.data_XYZ, truth.data_XYZ, mask, span)
     by_variance = {v: gain(v) for v in (SMALLEST_VARIANCE, *TRIED)}
     noise_only = min(3e-9 / max(prepared.noise, 1e-3) ** 3, 1e-2)
-    return {"recipe": recipe.name, "noise": prepared.noise, "variance": error_variance(prepared),
-            "by_variance": by_variance, "noise only": gain(noise_only), "in use": gain(None),
-            "best": max(by_variance.values())}  # fmt: skip
+    return {
+        "recipe": recipe.name,
+        "noise": prepared.noise,
+        "variance": error_variance(prepared),
+        "by_variance": by_variance,
+        "noise only": gain(noise_only),
+        "in use": gain(None),
+        "best": max(by_variance.values()),
+    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

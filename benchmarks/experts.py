@@ -131,8 +131,11 @@ def _rmse(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: gate, then error of every expert over that of the aggregate, region by region (mean of cases)."""
     names = list(rows[0]["load"])
-    lines = [f"| case | {' | '.join(f'AUC {r}' for r in REGIONS)} | macro | {' | '.join(f'load {n}' for n in names)} "
-             "| named right | same first: noise, shift |", "|---" * (len(REGIONS) + len(names) + 4) + "|"]  # fmt: skip
+    lines = [
+        f"| case | {' | '.join(f'AUC {r}' for r in REGIONS)} | macro | {' | '.join(f'load {n}' for n in names)} "
+        "| named right | same first: noise, shift |",
+        "|---" * (len(REGIONS) + len(names) + 4) + "|",
+    ]
     for row in rows:
         values = [*row["auc"].values(), sum(row["auc"].values()) / len(REGIONS), *row["load"].values()]
         lines.append(

@@ -48,8 +48,11 @@ def differences(low: Volume) -> dict[str, dict[str, float]]:
         start = now()
         result = enhancer(low, EnhanceOptions()).volume.data_XYZ
         seconds, gap = now() - start, result - wanted.data_XYZ
-        found[dtype] = {"rms": float(gap.square().mean().sqrt()) / change, "largest": float(gap.abs().max()) / change,
-                        "seconds": round(seconds, 3)}  # fmt: skip
+        found[dtype] = {
+            "rms": float(gap.square().mean().sqrt()) / change,
+            "largest": float(gap.abs().max()) / change,
+            "seconds": round(seconds, 3),
+        }
     return found
 
 
@@ -77,8 +80,11 @@ def tables(gaps: dict[str, dict[str, float]], counts: dict[str, dict[str, dict[s
     lines += [
         f"| {dtype} | {gap['rms']:.1e} | {gap['largest']:.1e} | {gap['seconds']} |" for dtype, gap in gaps.items()
     ]
-    lines += ["", f"| experts a voxel | how | {' | '.join(f'{n} experts' for n in COUNTS)} |",
-              "|---" * (len(COUNTS) + 2) + "|"]  # fmt: skip
+    lines += [
+        "",
+        f"| experts a voxel | how | {' | '.join(f'{n} experts' for n in COUNTS)} |",
+        "|---" * (len(COUNTS) + 2) + "|",
+    ]
     for how, routes in counts.items():
         for route, seconds in routes.items():
             first = seconds[str(COUNTS[0])]

@@ -27,8 +27,10 @@ from moediff.volume.volume import Volume
 SHAPE = (224, 224, 208)
 SHELLS = ((0.86, 200.0), (0.80, 550.0), (0.66, 800.0))  # radius and intensity of fluid, grey and white matter
 CHOICES: dict[str, tuple[str, ...]] = {
-    "default": (), "psnr and ssim": ("--metrics", "psnr,ssim"), "psnr": ("--metrics", "psnr")
-}  # fmt: skip
+    "default": (),
+    "psnr and ssim": ("--metrics", "psnr,ssim"),
+    "psnr": ("--metrics", "psnr"),
+}
 
 
 def pair(folder: Path) -> tuple[Path, Path]:

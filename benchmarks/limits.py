@@ -56,8 +56,16 @@ def consistency(enhancer: Enhancer, data: Path, side: int) -> list[dict[str, Any
             without, bare = gain(enhancer, truth, low, consistency=False)
             found, before = record["data_consistency"], bare["data_consistency"]
             limit = max(LARGEST_GAP, LARGEST_OVER_NOISE * found["noise_over_range"])
-            rows.append({"scan": scan, "recipe": name, "gap": found["rms_over_range"], "limit": limit,
-                         "gap_without": before["rms_over_range"], "psnr_change": with_step - without})  # fmt: skip
+            rows.append(
+                {
+                    "scan": scan,
+                    "recipe": name,
+                    "gap": found["rms_over_range"],
+                    "limit": limit,
+                    "gap_without": before["rms_over_range"],
+                    "psnr_change": with_step - without,
+                }
+            )
             print(json.dumps(rows[-1]), file=sys.stderr)
     return rows
 
@@ -125,14 +133,19 @@ def failures(enhancer: Enhancer, truth: Volume) -> list[dict[str, Any]]:
 
 def table_of_kept(kept: list[dict[str, Any]]) -> str:
     """Markdown, a line per recipe."""
-    lines = ["| recipe | RMS of the gap over the range, worst scan | limit there | without the step "
-             "| change of PSNR, dB: mean, worst |", "|---" * 5 + "|"]  # fmt: skip
+    lines = [
+        "| recipe | RMS of the gap over the range, worst scan | limit there | without the step "
+        "| change of PSNR, dB: mean, worst |",
+        "|---" * 5 + "|",
+    ]
     for recipe in NAMED:
         own = [row for row in kept if row["recipe"] == recipe]
         worst = max(own, key=lambda row: row["gap"] / row["limit"])
         change = [row["psnr_change"] for row in own]
-        lines.append(f"| {recipe} | {worst['gap']:.4f} | {worst['limit']:.4f} | {worst['gap_without']:.4f} "
-                     f"| {sum(change) / len(change):+.3f}, {min(change):+.3f} |")  # fmt: skip
+        lines.append(
+            f"| {recipe} | {worst['gap']:.4f} | {worst['limit']:.4f} | {worst['gap_without']:.4f} "
+            f"| {sum(change) / len(change):+.3f}, {min(change):+.3f} |"
+        )
     within = sum(row["gap"] <= row["limit"] for row in kept)
     return "\n".join([*lines, "", f"Kept in {within} of {len(kept)} cases."])
 

@@ -37,9 +37,17 @@ from moediff.volume.volume import Volume
 
 SCANS = {
     "val": ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w", "trio_b17_T1w"),
-    "train": ("M2208_T2w", "cstar_stroke_FLAIR", "cstar_stroke_T1", "cstar_stroke_T2", "forrest_T1w", "mrgd_T1c",
-              "niimath_T1w", "pysynthsr_FLAIR"),
-}  # fmt: skip
+    "train": (
+        "M2208_T2w",
+        "cstar_stroke_FLAIR",
+        "cstar_stroke_T1",
+        "cstar_stroke_T2",
+        "forrest_T1w",
+        "mrgd_T1c",
+        "niimath_T1w",
+        "pysynthsr_FLAIR",
+    ),
+}
 BAND_MM, BANDS = 6.0, 3  # scalp and skull lie in the first two
 WITH_SKULL = ("seg3d_T1w", "trio_b17_T1w", "forrest_T1w", "pysynthsr_FLAIR")  # the others are brains
 
@@ -91,10 +99,14 @@ def by_depth(ours: Volume, plain: Volume, truth: Volume, mask_XYZ: torch.Tensor)
         if not bool(band.any()):
             continue
         gain = 10 * math.log10(float(before[band].sum() / square[band].sum()))
-        bands.append({
-            "from_mm": number * BAND_MM, "voxels": round(float(band.sum() / mask_XYZ.sum()), 3),
-            "error": round(float(square[band].sum() / square[mask_XYZ].sum()), 3), "gain_db": round(gain, 2),
-        })  # fmt: skip
+        bands.append(
+            {
+                "from_mm": number * BAND_MM,
+                "voxels": round(float(band.sum() / mask_XYZ.sum()), 3),
+                "error": round(float(square[band].sum() / square[mask_XYZ].sum()), 3),
+                "gain_db": round(gain, 2),
+            }
+        )
     return bands
 
 
@@ -107,8 +119,10 @@ def table(rows: list[dict[str, object]]) -> str:
         note = " (behaviour only)" if scan in BEHAVIOUR_ONLY else ""
         lines.append(f"| {scan}{note} | {' | '.join(cells.get((scan, recipe), '-') for recipe in recipes)} |")
     for name, key in (("mean dB", "gain_db"), ("mean SSIM", "ssim_gain")):
-        kept = {r: [float(str(row[key])) for row in rows if row["recipe"] == r and row["scan"] not in BEHAVIOUR_ONLY]
-                for r in recipes}  # fmt: skip
+        kept = {
+            r: [float(str(row[key])) for row in rows if row["recipe"] == r and row["scan"] not in BEHAVIOUR_ONLY]
+            for r in recipes
+        }
         means = (f"{sum(values) / len(values):+.3f}" if values else "-" for values in kept.values())
         lines.append(f"| **{name}** | {' | '.join(means)} |")
     return "\n".join(lines)

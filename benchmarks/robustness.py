@@ -184,8 +184,11 @@ def table(rows: Sequence[dict[str, float | str]]) -> str:
     cases = list(dict.fromkeys(row["case"] for row in rows))
     lines = [f"| gain / moved, % | {' | '.join(map(str, cases))} |", "|---" * (1 + len(cases)) + "|"]
     for name in CHANGES:
-        cells = {row["case"]: f"{row['gain_percent']:+.1f} / {row['moved_percent']:.1f}" for row in rows
-                 if row["change"] == name}  # fmt: skip
+        cells = {
+            row["case"]: f"{row['gain_percent']:+.1f} / {row['moved_percent']:.1f}"
+            for row in rows
+            if row["change"] == name
+        }
         lines.append(f"| {name} | {' | '.join(cells[case] for case in cases)} |")
     return "\n".join(lines)
 

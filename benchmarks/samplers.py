@@ -131,11 +131,14 @@ class Case:
         span = data_range(truth, mask)
         band, fine = bands(pred, truth, mask, self.coarser)
         return {
-            "psnr": psnr(pred, truth, mask, span), "haarpsi": haarpsi(pred, truth, mask, span),
-            "gmsd": gmsd(pred, truth, mask, span), "spectral": radial_spectral_distance(pred, truth, mask),
+            "psnr": psnr(pred, truth, mask, span),
+            "haarpsi": haarpsi(pred, truth, mask, span),
+            "gmsd": gmsd(pred, truth, mask, span),
+            "spectral": radial_spectral_distance(pred, truth, mask),
             "sharpness": self.sharpness(pred) / self.sharpness(truth),
-            "band": band, "fine": fine,
-        }  # fmt: skip
+            "band": band,
+            "fine": fine,
+        }
 
 
 @torch.no_grad()
@@ -163,8 +166,10 @@ def table(rows: list[dict[str, Any]]) -> str:
             return sum(row["found"][of][key] for row in rows) / len(rows)
 
         gain = mean("psnr") - mean("psnr", "faithful")
-        lines.append(f"| {name} | {gain:+.2f} | {mean('haarpsi'):.3f} | {mean('gmsd'):.4f} | {mean('spectral'):.2f} "
-                     f"| {mean('sharpness'):.2f} | {mean('band'):.2f} | {mean('fine'):.2f} |")  # fmt: skip
+        lines.append(
+            f"| {name} | {gain:+.2f} | {mean('haarpsi'):.3f} | {mean('gmsd'):.4f} | {mean('spectral'):.2f} "
+            f"| {mean('sharpness'):.2f} | {mean('band'):.2f} | {mean('fine'):.2f} |"
+        )
     return "\n".join(lines)
 
 

@@ -121,8 +121,14 @@ def judged(clean: Volume, lesioned: Volume, planted: list[dict[str, Any]], sharp
             sign = 1 if lesion["contrast"] > 0 else -1
             seen = contrast(lesioned, lesion["site"], size)
             change = seen - contrast(clean, lesion["site"], size)
-            rows.append({"size": size, "contrast": lesion["contrast"], "change": sign * change,
-                         "detected": sign * seen > threshold})  # fmt: skip
+            rows.append(
+                {
+                    "size": size,
+                    "contrast": lesion["contrast"],
+                    "change": sign * change,
+                    "detected": sign * seen > threshold,
+                }
+            )
     return {"lesions": rows, "invented": sum(false) / len(false)}
 
 
@@ -162,11 +168,21 @@ def main() -> None:
         print(f"{name}: {len(planted)} lesions", file=sys.stderr)
         for recipe in args.recipes:
             sharp: dict[int, float] = {}
-            pairs = zip(restored(truth, recipe, name, args, enhancers),
-                        restored(lesioned, recipe, name, args, enhancers), strict=True)  # fmt: skip
+            pairs = zip(
+                restored(truth, recipe, name, args, enhancers),
+                restored(lesioned, recipe, name, args, enhancers),
+                strict=True,
+            )
             for (method, clean), (_, marked) in pairs:
-                rows.append({"scan": name, "recipe": recipe, "method": method, "span": span,
-                             **judged(clean, marked, planted, sharp)})  # fmt: skip
+                rows.append(
+                    {
+                        "scan": name,
+                        "recipe": recipe,
+                        "method": method,
+                        "span": span,
+                        **judged(clean, marked, planted, sharp),
+                    }
+                )
                 share = sum(x["detected"] for x in rows[-1]["lesions"]) / len(planted)
                 print(f"{name} {recipe} {method}: {share:.2f} detected", file=sys.stderr)
     print(table(rows))

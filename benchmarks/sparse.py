@@ -132,8 +132,10 @@ def tables(rows: list[dict[str, Any]], seconds: dict[str, float], counts: dict[s
     """Markdown."""
     alone = {name: value for name, value in seconds.items() if name.startswith("only ")}
     one = sum(alone.values()) / len(alone)
-    lines = [f"| routing | {' | '.join(f'{r}, dB against dense' for r in RECIPES)} | time over one expert's |",
-             "|---" * (len(RECIPES) + 2) + "|"]  # fmt: skip
+    lines = [
+        f"| routing | {' | '.join(f'{r}, dB against dense' for r in RECIPES)} | time over one expert's |",
+        "|---" * (len(RECIPES) + 2) + "|",
+    ]
     for name in ROUTES:
         gaps = []
         for recipe in RECIPES:

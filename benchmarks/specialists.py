@@ -236,9 +236,17 @@ def main() -> None:
             if all(region in means_of for region in REGIONS):
                 kept["errors"][GATED] = judged(mixed([means_of[name] for name in REGIONS], batches, embedded), batches)
             args.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    head = ("size", "recipe", "everywhere over interpolation, dB", f"{LONGER} over everywhere",
-            f"{args.regions} over everywhere", f"{args.regions} over {LONGER}",
-            "mixed by the gate over everywhere", f"mixed by the gate over {LONGER}", *REGIONS)  # fmt: skip
+    head = (
+        "size",
+        "recipe",
+        "everywhere over interpolation, dB",
+        f"{LONGER} over everywhere",
+        f"{args.regions} over everywhere",
+        f"{args.regions} over {LONGER}",
+        "mixed by the gate over everywhere",
+        f"mixed by the gate over {LONGER}",
+        *REGIONS,
+    )
     print("\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]))
     print("\n".join(row for size in found for row in lines(size, found[size]["errors"])))
 

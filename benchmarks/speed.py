@@ -68,11 +68,21 @@ CLOCKS: dict[str, Callable[[int], float]] = {
 }
 Case = tuple[Path, str, int, str, str]  # file, mode, threads, clock, device
 COLUMNS = {
-    "side": "voxels out", "mode": "mode", "threads": "threads", "seconds": "whole s", "cpu_s": "cpu s",
-    "peak_mib": "peak MiB", "gpu_mib": "GPU MiB", "network_s": "network s", "again_s": "again s",
-    "evaluations": "evaluations", "gflop": "GFLOP",
-    "kflop_per_voxel": "kFLOP", "gflops": "GFLOP/s", "share_of_matrix_rate": "share",
-}  # fmt: skip
+    "side": "voxels out",
+    "mode": "mode",
+    "threads": "threads",
+    "seconds": "whole s",
+    "cpu_s": "cpu s",
+    "peak_mib": "peak MiB",
+    "gpu_mib": "GPU MiB",
+    "network_s": "network s",
+    "again_s": "again s",
+    "evaluations": "evaluations",
+    "gflop": "GFLOP",
+    "kflop_per_voxel": "kFLOP",
+    "gflops": "GFLOP/s",
+    "share_of_matrix_rate": "share",
+}
 
 
 def head(shape: tuple[int, int, int], spacing_mm: float) -> Volume:
@@ -95,14 +105,32 @@ def written(side: str, folder: Path) -> Path:
 
 def whole(source: Path, mode: str, threads: int, device: str) -> dict[str, Any]:
     """Time and memory of the command."""
-    command = [sys.executable, "-m", "moediff", "enhance", str(source), "-o", str(source.parent / "out.nii.gz"), "-q",
-               "--mode", mode, "--threads", str(threads), "--device", device, "--overwrite"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "moediff",
+        "enhance",
+        str(source),
+        "-o",
+        str(source.parent / "out.nii.gz"),
+        "-q",
+        "--mode",
+        mode,
+        "--threads",
+        str(threads),
+        "--device",
+        device,
+        "--overwrite",
+    ]
     log = source.parent / "log"
     measured = run_measured(command, limit_s=LIMIT_S, log=log, env={})
     if measured.exit_code != 0:
         raise SystemExit(f"moediff enhance ended with {measured.exit_code}: {measured.fault or log.read_text()}")
-    return {"seconds": round(measured.seconds, 2), "cpu_s": round(measured.cpu_s, 2),
-            "peak_mib": round(measured.peak_mib)}  # fmt: skip
+    return {
+        "seconds": round(measured.seconds, 2),
+        "cpu_s": round(measured.cpu_s, 2),
+        "peak_mib": round(measured.peak_mib),
+    }
 
 
 @dataclass
@@ -187,11 +215,14 @@ def network(case: Case) -> dict[str, Any]:
     again = now() - start
     on_gpu = device == "cuda"
     return {
-        "network_s": round(first.seconds, 3), "evaluations": first.evaluations, "again_s": round(again, 3),
+        "network_s": round(first.seconds, 3),
+        "evaluations": first.evaluations,
+        "again_s": round(again, 3),
         "steady_s": round(watch.seconds - first.seconds if on_gpu else first.seconds, 3),
-        "foreground_voxels": watch.foreground, "matrix_gflops": best,
+        "foreground_voxels": watch.foreground,
+        "matrix_gflops": best,
         "gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else "",
-    }  # fmt: skip
+    }
 
 
 def alone(job: Callable[[Case], Any], case: Case) -> Any:
@@ -235,8 +266,16 @@ def operations(side: int = 64) -> float:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
-    digits = {"gflop": ".0f", "kflop_per_voxel": ".0f", "gflops": ".0f", "share_of_matrix_rate": ".2f",
-              "network_s": ".2f", "again_s": ".2f", "seconds": ".1f", "cpu_s": ".1f"}  # fmt: skip
+    digits = {
+        "gflop": ".0f",
+        "kflop_per_voxel": ".0f",
+        "gflops": ".0f",
+        "share_of_matrix_rate": ".2f",
+        "network_s": ".2f",
+        "again_s": ".2f",
+        "seconds": ".1f",
+        "cpu_s": ".1f",
+    }
     lines = [f"| {' | '.join(COLUMNS.values())} |", "|---" * len(COLUMNS) + "|"]
     for found in rows:
         lines.append(f"| {' | '.join(format(found[key], digits.get(key, '')) for key in COLUMNS)} |")
@@ -266,9 +305,14 @@ def main() -> None:
                     print(json.dumps(rows[-1]), flush=True)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "moediff", "--help"], check=True, capture_output=True)
-    about = {"help_s": round(time.perf_counter() - start, 3), "kflop_per_voxel_of_a_cube": operations(),
-             "clock": args.clock, "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU",
-             "torch": torch.__version__, "machine": platform.machine()}  # fmt: skip
+    about = {
+        "help_s": round(time.perf_counter() - start, 3),
+        "kflop_per_voxel_of_a_cube": operations(),
+        "clock": args.clock,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
     print(table(rows), json.dumps(about), sep="\n\n")
     if args.json:
         args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1))

@@ -124,9 +124,13 @@ def measured(config: TrainConfig, args: argparse.Namespace, device: torch.device
     trainer = Trainer(replace(config, start=None, minutes=None, phases=(), **own))
     head = phantom().to(torch.device("cpu") if args.examples == "cpu" else device)
     source = PatchSource(
-        heads=[head], patch=args.patch, seed=0, settings=config.model.prepare, ranges=config.recipes,
+        heads=[head],
+        patch=args.patch,
+        seed=0,
+        settings=config.model.prepare,
+        ranges=config.recipes,
         augment=config.augment,
-    )  # fmt: skip
+    )
     parts = parts_of_steps(trainer, source, args.batch, args.steps)
     whole = sum(parts.values())
     voxels = args.batch * args.patch**3
@@ -134,13 +138,17 @@ def measured(config: TrainConfig, args: argparse.Namespace, device: torch.device
     examples = whole - network
     loop = overlapped(trainer, source, args.batch, args.steps, args.workers)
     return {
-        "batch": args.batch, "patch": args.patch, "ms_a_step": round(1e3 * whole, 1),
-        "voxels_a_second": round(voxels / whole), "overlapped_voxels_a_second": round(voxels / loop),
+        "batch": args.batch,
+        "patch": args.patch,
+        "ms_a_step": round(1e3 * whole, 1),
+        "voxels_a_second": round(voxels / whole),
+        "overlapped_voxels_a_second": round(voxels / loop),
         "busy": round(network / loop, 3),
         "share": {name: round(seconds / whole, 3) for name, seconds in parts.items()},
         "ms_an_example": round(1e3 * examples / args.batch, 2),
-        "needed examples/s": round(args.batch / network, 1), "given examples/s": round(args.batch / examples, 1),
-    }  # fmt: skip
+        "needed examples/s": round(args.batch / network, 1),
+        "given examples/s": round(args.batch / examples, 1),
+    }
 
 
 def main() -> None:

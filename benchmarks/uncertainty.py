@@ -100,9 +100,14 @@ def judged(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) ->
         for recipe in recipes:
             error, local, spread, where = errors(enhancer, truth, recipe, name)
             few = slice(None, None, EVERY)
-            row = {"scan": name, "recipe": recipe, "covered": covered(error, spread),
-                   "spearman": spearman(error[few], spread[few]), "ceiling": spearman(error[few], local[few]),
-                   "ause": sparsification(error[few], spread[few])}  # fmt: skip
+            row = {
+                "scan": name,
+                "recipe": recipe,
+                "covered": covered(error, spread),
+                "spearman": spearman(error[few], spread[few]),
+                "ceiling": spearman(error[few], local[few]),
+                "ause": sparsification(error[few], spread[few]),
+            }
             if regions is not None:
                 own = regions[where]
                 row["by_region"] = {r: covered(error[own == k], spread[own == k]) for k, r in enumerate(REGIONS)}

@@ -69,8 +69,11 @@ def _name(panel: Any, points: Mapping[str, tuple[float, float]]) -> None:
     groups: list[list[str]] = []
     for method in sorted(points, key=lambda name: points[name][1]):
         seconds, gain = points[method]
-        near = [group for group in groups if gain - points[group[-1]][1] < SAME_DB
-                and 1 / SAME_TIME < seconds / points[group[-1]][0] < SAME_TIME]  # fmt: skip
+        near = [
+            group
+            for group in groups
+            if gain - points[group[-1]][1] < SAME_DB and 1 / SAME_TIME < seconds / points[group[-1]][0] < SAME_TIME
+        ]
         if near:
             near[0].append(method)
         else:

@@ -83,9 +83,13 @@ def main() -> None:
     keep = None if config.heads is None else Path(config.heads)
     heads = load_heads(config.scans, args.data or Path(config.data), config.seed, keep)
     source = PatchSource(
-        heads=[head.to(device) for head in heads], patch=config.patch, seed=SEED,
-        settings=bundle.config.prepare, ranges=config.recipes, augment=config.augment,
-    )  # fmt: skip
+        heads=[head.to(device) for head in heads],
+        patch=config.patch,
+        seed=SEED,
+        settings=bundle.config.prepare,
+        ranges=config.recipes,
+        augment=config.augment,
+    )
     parts = [rows(denoiser, source, number, sigma) for number in range(args.patches)]
     feature, vector, error = (torch.cat(part) for part in zip(*parts, strict=True))
     loss = fit(denoiser, (feature, vector, error))

@@ -52,8 +52,9 @@ def fitted(bundle: Bundle, paths: list[Path]) -> Familiar | None:
             found.append(seen(bundle, degrade(truth, NAMED[name], rng_for(0, path.name, name))))
     table = torch.stack(found).double()
     spread = table.std(0).clamp_min(LEAST_SPREAD)
-    return Familiar(mean=tuple(round(v, 5) for v in table.mean(0).tolist()),
-                    spread=tuple(round(v, 5) for v in spread.tolist()))  # fmt: skip
+    return Familiar(
+        mean=tuple(round(v, 5) for v in table.mean(0).tolist()), spread=tuple(round(v, 5) for v in spread.tolist())
+    )
 
 
 def main() -> None:

@@ -74,8 +74,11 @@ def points(rows: Sequence[dict[str, str]], where: str, recipe: str) -> list[tupl
 
 def table(rows: Sequence[dict[str, str]]) -> str:
     """Markdown: what a doubling brings and when a target would be reached, if nothing else changed."""
-    lines = ["| recipe | judged on | gain at the end, dB | a doubling of training time, dB (90 % interval) "
-             "| target, dB | training time for it, two cores (interval) |", "|---" * 6 + "|"]  # fmt: skip
+    lines = [
+        "| recipe | judged on | gain at the end, dB | a doubling of training time, dB (90 % interval) "
+        "| target, dB | training time for it, two cores (interval) |",
+        "|---" * 6 + "|",
+    ]
     for recipe in RECIPES:
         for where, words in WHERE.items():
             found = points(rows, where, recipe)
@@ -89,8 +92,10 @@ def table(rows: Sequence[dict[str, str]]) -> str:
                 target = f"{TARGETS[recipe]:+.1f}"
                 best, soon, late = (duration(line.minutes(TARGETS[recipe], s)) for s in (line.slope, high, low))
                 when = f"{best} ({soon} to {late})" if low > 0 else f"{best} ({soon} to never)"
-            lines.append(f"| {recipe} | {words} | {last:+.2f} | {line.slope:+.3f} ({low:+.3f} to {high:+.3f}) "
-                         f"| {target} | {when} |")  # fmt: skip
+            lines.append(
+                f"| {recipe} | {words} | {last:+.2f} | {line.slope:+.3f} ({low:+.3f} to {high:+.3f}) "
+                f"| {target} | {when} |"
+            )
     return "\n".join(lines)
 
 
@@ -116,11 +121,21 @@ def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
                     bounds = [[g + side * h for g, h in zip(gain, half, strict=True)] for side in (-1, 1)]
                     panel.fill_between(ahead, *bounds, color=colour, alpha=0.15, linewidth=0)
                 among = [r for r in rows if r["where"] == where and r["counts"] == "no"]
-                panel.plot([float(r["minutes"]) for r in among], [float(r[recipe]) for r in among], "o", color=colour,
-                           markersize=4, fillstyle="none")  # fmt: skip
+                panel.plot(
+                    [float(r["minutes"]) for r in among],
+                    [float(r[recipe]) for r in among],
+                    "o",
+                    color=colour,
+                    markersize=4,
+                    fillstyle="none",
+                )
             panel.axhline(TARGETS[recipe], color="0.3", linewidth=0.8, linestyle="--")
-            panel.annotate(f"target {TARGETS[recipe]:+.1f} dB", (ahead[0], TARGETS[recipe]),
-                           xytext=(2, 3 if TARGETS[recipe] > 1 else -9), textcoords="offset points")  # fmt: skip
+            panel.annotate(
+                f"target {TARGETS[recipe]:+.1f} dB",
+                (ahead[0], TARGETS[recipe]),
+                xytext=(2, 3 if TARGETS[recipe] > 1 else -9),
+                textcoords="offset points",
+            )
             panel.set(xscale="log", title=recipe, xlabel="training time on two cores", ylim=(0, 3.3))
             panel.set_xticks([30, 120, 480, 1440, 10080, 43200], ["30 min", "2 h", "8 h", "1 d", "1 w", "1 m"])
             panel.minorticks_off()

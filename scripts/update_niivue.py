@@ -46,9 +46,13 @@ def main(version: str) -> None:
         code = (modules / PACKAGE / BUILD).read_bytes()
         licences = [licence_of(package) for package in packages(modules)]
     record = {
-        "package": PACKAGE, "version": version, "file": BUILD, "licence": "BSD-2-Clause",
-        "sha256": hashlib.sha256(code).hexdigest(), "bytes": len(code),
-    }  # fmt: skip
+        "package": PACKAGE,
+        "version": version,
+        "file": BUILD,
+        "licence": "BSD-2-Clause",
+        "sha256": hashlib.sha256(code).hexdigest(),
+        "bytes": len(code),
+    }
     (STATIC / "niivue.umd.js").write_bytes(code)
     (STATIC / "niivue.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (STATIC / "niivue.THIRD-PARTY.txt").write_text(f"\n\n{'-' * 80}\n\n".join(licences) + "\n", encoding="utf-8")

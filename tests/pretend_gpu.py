@@ -42,9 +42,14 @@ class OnGpu(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> OnGpu:
         return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device="meta", requires_grad=held.requires_grad,
-        )  # fmt: skip
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device="meta",
+            requires_grad=held.requires_grad,
+        )
 
     def __init__(self, held: torch.Tensor) -> None:
         self.held = held
@@ -168,12 +173,19 @@ def pretended() -> Iterator[Operations]:
     Stream.made = []
     default = Stream()
     instead = {
-        "_lazy_init": lambda: None, "is_available": lambda: True, "device_count": lambda: 1,
-        "current_device": lambda: 0, "synchronize": lambda *_: None, "get_device_capability": lambda *_: (9, 0),
-        "get_device_name": lambda *_: "none", "mem_get_info": lambda *_: (80 * 2**30, 80 * 2**30),
+        "_lazy_init": lambda: None,
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "synchronize": lambda *_: None,
+        "get_device_capability": lambda *_: (9, 0),
+        "get_device_name": lambda *_: "none",
+        "mem_get_info": lambda *_: (80 * 2**30, 80 * 2**30),
         "is_bf16_supported": lambda *_: True,
-        "Stream": Stream, "stream": lambda _: nullcontext(), "current_stream": lambda *_: default,
-    }  # fmt: skip
+        "Stream": Stream,
+        "stream": lambda _: nullcontext(),
+        "current_stream": lambda *_: default,
+    }
     operations = Operations()
     with ExitStack() as stack:
         for name, value in instead.items():

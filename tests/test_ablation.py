@@ -106,11 +106,16 @@ def result(name: str, seed: int, psnr: float, us: float = 1.0) -> dict:
     rows = [
         {"case": "val", "recipe": "thick5", "psnr": psnr, "ssim": 0.8, "haarpsi": 0.7},
         {
-            "case": "labels", "recipe": "thick5", "psnr": 99.0, "ssim": 0.8, "haarpsi": 0.7,
+            "case": "labels",
+            "recipe": "thick5",
+            "psnr": 99.0,
+            "ssim": 0.8,
+            "haarpsi": 0.7,
             "regions": {region: psnr + k for k, region in enumerate(REGIONS)},
-            "auc": 0.6, "load": [0.1, 0.2, 0.3, 0.4],
+            "auc": 0.6,
+            "load": [0.1, 0.2, 0.3, 0.4],
         },
-    ]  # fmt: skip
+    ]
     cost = {"parameters": 1e6, "kflop": 48.0, "us": us, "steps": 10}
     return {"network": name, "seed": seed, "rows": rows, **cost}
 

@@ -258,8 +258,13 @@ def test_a_bare_environment_is_enough(bundle, scan, tmp_path):
         "from moediff.cli import main\n"
         f"sys.exit(main(['enhance', {str(named)!r}, '--bundle', {str(bundle)!r}, '--voxel-size', '4']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
-                          stdin=subprocess.DEVNULL, capture_output=True, cwd="/")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd="/",
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     assert {"köpf 1_desc-sr_T2w.nii.gz", "köpf 1_desc-sr_T2w.json"} <= names(tmp_path)

@@ -77,14 +77,24 @@ def test_missing_settings_take_their_defaults():
 
 def test_plain_values_become_nested_settings():
     values = {
-        "name": "a", "load": 3, "limit": 2, "reach": [2, 3.5], "front": {"size_mm": 2, "spokes": [1, 2]},
-        "others": [{"size_mm": 4.0}, {}], "notes": {"anything": "goes"},
-    }  # fmt: skip
+        "name": "a",
+        "load": 3,
+        "limit": 2,
+        "reach": [2, 3.5],
+        "front": {"size_mm": 2, "spokes": [1, 2]},
+        "others": [{"size_mm": 4.0}, {}],
+        "notes": {"anything": "goes"},
+    }
     found = parse_as(Cart, values)
     assert found == Cart(
-        name="a", load=3, limit=2.0, reach=(2.0, 3.5), front=Wheel(size_mm=2.0, spokes=(1, 2)),
-        others=(Wheel(size_mm=4.0), Wheel()), notes={"anything": "goes"},
-    )  # fmt: skip
+        name="a",
+        load=3,
+        limit=2.0,
+        reach=(2.0, 3.5),
+        front=Wheel(size_mm=2.0, spokes=(1, 2)),
+        others=(Wheel(size_mm=4.0), Wheel()),
+        notes={"anything": "goes"},
+    )
     assert isinstance(found.front.size_mm, float) and isinstance(found.reach, tuple)
 
 

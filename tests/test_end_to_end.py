@@ -67,10 +67,25 @@ def test_train_then_enhance_then_score(project: Path, make_phantom, capsys):
 
     truth = make_phantom((72, 80, 64), (1.0, 1.0, 1.0), seed=1)
     save(degrade(truth, thick_slices(4, 0.01, "thick4"), rng_for(0)), project / "sub-01_T1w.nii.gz")
-    code = main(["enhance", str(project / "sub-01_T1w.nii.gz"), "--bundle", str(bundle), "--experts",
-                 str(project / "experts.nii.gz"), "--mask", str(project / "mask.nii.gz"), "--samples", "2",
-                 "--steps", "2",
-                 "--uncertainty", str(project / "sd.nii.gz"), "-q"])  # fmt: skip
+    code = main(
+        [
+            "enhance",
+            str(project / "sub-01_T1w.nii.gz"),
+            "--bundle",
+            str(bundle),
+            "--experts",
+            str(project / "experts.nii.gz"),
+            "--mask",
+            str(project / "mask.nii.gz"),
+            "--samples",
+            "2",
+            "--steps",
+            "2",
+            "--uncertainty",
+            str(project / "sd.nii.gz"),
+            "-q",
+        ]
+    )
     assert code == 0
     result = load(project / "sub-01_desc-sr_T1w.nii.gz").volume
     assert result.shape == truth.shape

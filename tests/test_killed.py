@@ -36,8 +36,19 @@ def command(tmp_path, make_phantom, bundle) -> list[str]:
     """`moediff enhance` of a small phantom, which takes about a second."""
     truth = make_phantom((44, 50, 40), (4.0, 4.0, 4.0))
     save(degrade(truth, thick_slices(2, 0.01, "thick2"), rng_for(0)), tmp_path / "scan.nii.gz")
-    return ["enhance", str(tmp_path / "scan.nii.gz"), "--bundle", str(bundle), "--voxel-size", "4", "-q",
-            "--mask", str(tmp_path / MASK), "--threads", "1"]  # fmt: skip
+    return [
+        "enhance",
+        str(tmp_path / "scan.nii.gz"),
+        "--bundle",
+        str(bundle),
+        "--voxel-size",
+        "4",
+        "-q",
+        "--mask",
+        str(tmp_path / MASK),
+        "--threads",
+        "1",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +176,9 @@ def heed_interrupts() -> None:
 def test_stopped_politely(number, code, command, tmp_path):
     """In the middle of the work: our hidden files go too."""
     slow = [*command, "--mode", "detail", "--steps", "64", "--samples", "64"]
-    with subprocess.Popen([sys.executable, "-m", "moediff", *slow], stderr=subprocess.PIPE,
-                          preexec_fn=heed_interrupts) as process:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "moediff", *slow], stderr=subprocess.PIPE, preexec_fn=heed_interrupts
+    ) as process:
         lock = lock_of(tmp_path / RESULT)
         while not lock.exists() and process.poll() is None:
             time.sleep(0.05)

@@ -30,10 +30,16 @@ def test_the_interval_is_students(script):
     assert line.slope == pytest.approx(0) and line.half == pytest.approx(6.314 * math.sqrt(6 / 1 / 2))
 
 
-@pytest.mark.parametrize(("minutes", "words"), [
-    (59, "59 minutes"), (300, "5 hours"), (3 * 1440, "3 days"), (5 * 365.25 * 1440, "5 years"),
-    (math.inf, "over 100 years"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [
+        (59, "59 minutes"),
+        (300, "5 hours"),
+        (3 * 1440, "3 days"),
+        (5 * 365.25 * 1440, "5 years"),
+        (math.inf, "over 100 years"),
+    ],
+)
 def test_durations_are_readable(minutes, words, script):
     assert script.duration(minutes) == words
 

@@ -174,10 +174,15 @@ def test_closed_streams_do_no_harm(redirect, scan, bundle):
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no full device here")
 def test_what_was_printed_must_arrive():
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m moediff dicom list nowhere 2>/dev/full; "
-                       f"exec {sys.executable} -m moediff bundle info >/dev/full"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            "bash",
+            "-c",
+            f"{sys.executable} -m moediff dicom list nowhere 2>/dev/full; "
+            f"exec {sys.executable} -m moediff bundle info >/dev/full",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 74 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
 
 

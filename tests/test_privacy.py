@@ -23,11 +23,17 @@ from dicom_maker import SECRETS, slices, write
 
 from moediff.cli import main
 
-PERSONAL = re.compile(r"name|^patient|birth|date|time|institution|address|comments|description|physician|operator"
-                      r"|station|device|accession|studyid|protocol|uid$", re.IGNORECASE)  # fmt: skip
-HARMLESS = re.compile(r"^(repetition|echo|(receive|transmit)coil|inversion|acquisitiontimingmode|sop)|transfersyntax"
-                      r"|class|implementation|patient(position|orientation)|position.*patient|orientation.*patient"
-                      r"|imag(ing|e)?devicetype|timezone", re.IGNORECASE)  # fmt: skip
+PERSONAL = re.compile(
+    r"name|^patient|birth|date|time|institution|address|comments|description|physician|operator"
+    r"|station|device|accession|studyid|protocol|uid$",
+    re.IGNORECASE,
+)
+HARMLESS = re.compile(
+    r"^(repetition|echo|(receive|transmit)coil|inversion|acquisitiontimingmode|sop)|transfersyntax"
+    r"|class|implementation|patient(position|orientation)|position.*patient|orientation.*patient"
+    r"|imag(ing|e)?devicetype|timezone",
+    re.IGNORECASE,
+)
 PACKED = re.compile(rb"(?:[A-Za-z0-9+/]{4}){64,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")  # base64 of some length
 UID = re.compile(r"[0-9.]{12,}")
 LEAST_LETTERS = 4  # shorter values, such as an age, a sex or M, would be found by chance
@@ -88,8 +94,14 @@ def real_series(shared_data: Path, tmp_path: Path) -> Path:
 
 
 def every_output(source: Path, out: Path, bundle: Path, *size: str) -> list[str]:
-    names = {"--experts": "e.nii.gz", "--mask": "m.nii.gz", "--report": "page.html", "--each-expert": "a.nii.gz",
-             "--uncertainty": "u.nii.gz", "--differences": "d.nii.gz"}  # fmt: skip
+    names = {
+        "--experts": "e.nii.gz",
+        "--mask": "m.nii.gz",
+        "--report": "page.html",
+        "--each-expert": "a.nii.gz",
+        "--uncertainty": "u.nii.gz",
+        "--differences": "d.nii.gz",
+    }
     options = [word for option, name in names.items() for word in (option, str(out / name))]
     return ["enhance", str(source), "--bundle", str(bundle), "-o", str(out / "result.nii.gz"), "-v", *options, *size]
 

@@ -79,8 +79,25 @@ def test_stopped_at_random_moments(tmp_path, make_phantom, bundle, pytestconfig,
     """From the first line of the program: imports, reading, work."""
     scan = tmp_path / "scan.nii.gz"
     save(degrade(make_phantom((44, 50, 40), (4.0, 4.0, 4.0)), thick_slices(2, 0.01, "thick2"), rng_for(0)), scan)
-    command = [sys.executable, "-m", "moediff", "enhance", str(scan), "--bundle", str(bundle), "--voxel-size", "4",
-               "--threads", "1", "--mode", "detail", "--steps", "64", "--samples", "64"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "moediff",
+        "enhance",
+        str(scan),
+        "--bundle",
+        str(bundle),
+        "--voxel-size",
+        "4",
+        "--threads",
+        "1",
+        "--mode",
+        "detail",
+        "--steps",
+        "64",
+        "--samples",
+        "64",
+    ]
     rng = random.Random(11)
     for number in [signal.SIGINT, signal.SIGTERM] * (pytestconfig.getoption("--kills") // 2):
         figures[f"{STOPS}, of"] += 1

@@ -12,9 +12,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "moediff"
 FILES = sorted(SOURCE.rglob("*.py"))
 LINES = [
-    {"stopping", "errors", "config", "memory"}, {"volume"}, {"simulate"}, {"diffusion"}, {"model"}, {"inference"},
-    {"evaluation"}, {"training"}, {"report", "cohort", "study"}, {"commands"}, {"cli", "__main__"},
-]  # fmt: skip
+    {"stopping", "errors", "config", "memory"},
+    {"volume"},
+    {"simulate"},
+    {"diffusion"},
+    {"model"},
+    {"inference"},
+    {"evaluation"},
+    {"training"},
+    {"report", "cohort", "study"},
+    {"commands"},
+    {"cli", "__main__"},
+]
 RANK = {part: rank for rank, line in enumerate(LINES) for part in line}
 
 

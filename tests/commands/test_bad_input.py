@@ -79,8 +79,13 @@ def place(tmp_path_factory, make_phantom, bundle) -> dict[str, Path]:
     (folder / "bad.json").write_text((folder / "good.json").read_text())
     (folder / "tiny.toml").write_text(CONFIG.format(out=folder / "out", bad=folder / "bad.nii.gz"))
     (folder / "out").mkdir()
-    return {"good": folder / "good.nii.gz", "bad": folder / "bad.nii.gz", "out": folder / "out", "bundle": bundle,
-            "config": folder / "tiny.toml"}  # fmt: skip
+    return {
+        "good": folder / "good.nii.gz",
+        "bad": folder / "bad.nii.gz",
+        "out": folder / "out",
+        "bundle": bundle,
+        "config": folder / "tiny.toml",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())

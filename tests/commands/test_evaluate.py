@@ -29,9 +29,14 @@ def folder(tmp_path_factory, make_phantom):
     moved[1, 3] += 5
     mask = torch.zeros(SHAPE)
     mask[8:28, 8:28, 8:24] = 1
-    files = {"ref": ref, "pred": noisy, "low": degrade(ref, thick_slices(3, 0, "thick"), rng_for(0)),
-             "mask": ref.with_data(mask), "shifted": type(ref)(noisy.data_XYZ, moved),
-             "flipped": ref.with_data(noisy.data_XYZ.flip(0))}  # fmt: skip
+    files = {
+        "ref": ref,
+        "pred": noisy,
+        "low": degrade(ref, thick_slices(3, 0, "thick"), rng_for(0)),
+        "mask": ref.with_data(mask),
+        "shifted": type(ref)(noisy.data_XYZ, moved),
+        "flipped": ref.with_data(noisy.data_XYZ.flip(0)),
+    }
     for name, volume in files.items():
         save(volume, path / f"{name}.nii.gz")
     image = nib.Nifti1Image(np.zeros(SHAPE, np.float32), ref.affine.numpy())
@@ -152,7 +157,7 @@ def test_two_bids_folders_are_judged_and_what_is_left_over_told(folder, tmp_path
         ("sub-01_desc-sr_T1w.nii.gz", "sub-01_T1w.nii.gz"),
         ("sub-02_desc-sr_T1w.nii.gz", ""),
         ("", "sub-03_T1w.nii.gz"),
-    ]  # fmt: skip
+    ]
     assert float(rows[0]["psnr"]) > 20 and "no reference has" in rows[1]["error"]
     assert "not judged: sub-03_T1w.nii.gz: no prediction has" in capsys.readouterr().err
     for path in (*pred.rglob("sub-02*.nii.gz"), *ref.rglob("sub-03*.nii.gz")):

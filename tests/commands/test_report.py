@@ -106,9 +106,12 @@ def test_a_folder_gets_an_index_with_links_and_the_inputs_beside(folder, capsys)
 
 @pytest.mark.parametrize(
     ("name", "code", "said"),
-    [("no.nii.gz", 66, "no.nii.gz: there is no such file"), ("none", 66, "none: there is no such file or folder"),
-     ("out.html", 65, "out.html: unsupported kind of file")],
-)  # fmt: skip
+    [
+        ("no.nii.gz", 66, "no.nii.gz: there is no such file"),
+        ("none", 66, "none: there is no such file or folder"),
+        ("out.html", 65, "out.html: unsupported kind of file"),
+    ],
+)
 def test_what_is_no_result_is_named_as_it_was_given(name, code, said, folder, capsys):
     before = sorted(folder.iterdir())
     assert main(["report", str(folder / name)]) == code

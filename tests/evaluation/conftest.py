@@ -58,18 +58,40 @@ HF = {"cubic": 0.5, "zero-fill": 0.6, "tv": 1.1, "ours": 0.8}
 
 
 def _lesions(lost, kept):
-    return {"count": 4, "lost": lost, "invented": 1, "volume_ref_ml": 2.0, "volume_pred_ml": 1.5, "contrast_kept": kept,
-            "dice": 0.5, "cnr_ref": 3.0, "cnr_pred": 2.0}  # fmt: skip
+    return {
+        "count": 4,
+        "lost": lost,
+        "invented": 1,
+        "volume_ref_ml": 2.0,
+        "volume_pred_ml": 1.5,
+        "contrast_kept": kept,
+        "dice": 0.5,
+        "cnr_ref": 3.0,
+        "cnr_pred": 2.0,
+    }
 
 
 def _row(method, scan, psnr, *, counts=True):
     parts = {"cortex": {"voxels": 200, "psnr": psnr - 2, "ssim": 0.8, "nrmse": 0.1}} if scan == "a" else None
     return {
-        "method": method, "kind": "interpolation", "scan": scan, "recipe": "thick5", "seed": 0, "counts": counts,
-        "metrics": {"psnr": psnr, "ssim": psnr / 100, "hf_ratio": HF[method]}, "consistency": None, "warnings": [],
-        "error": "", "seconds": 2.0, "cpu_s": 1.5, "compute_s": 1.0, "gflop": None, "peak_mib": 300.0, "parts": parts,
+        "method": method,
+        "kind": "interpolation",
+        "scan": scan,
+        "recipe": "thick5",
+        "seed": 0,
+        "counts": counts,
+        "metrics": {"psnr": psnr, "ssim": psnr / 100, "hf_ratio": HF[method]},
+        "consistency": None,
+        "warnings": [],
+        "error": "",
+        "seconds": 2.0,
+        "cpu_s": 1.5,
+        "compute_s": 1.0,
+        "gflop": None,
+        "peak_mib": 300.0,
+        "parts": parts,
         "lesions": _lesions(2, 0.5) if scan == "b" else _lesions(1, 0.7),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

@@ -123,11 +123,14 @@ def test_failed_and_damaged_rows_are_done_again(run, tmp_path, case):
 def test_everything_that_numbers_depend_on_is_in_the_key(case, bundle):
     cubic, zero = parse_methods(["cubic", "zero-fill"])
     keys = {
-        key_of(cubic, case, SETTINGS), key_of(zero, case, SETTINGS), key_of(cubic, replace(case, seed=1), SETTINGS),
-        key_of(cubic, replace(case, recipe=NAMED["iso2"]), SETTINGS), key_of(cubic, case, replace(SETTINGS, threads=2)),
+        key_of(cubic, case, SETTINGS),
+        key_of(zero, case, SETTINGS),
+        key_of(cubic, replace(case, seed=1), SETTINGS),
+        key_of(cubic, replace(case, recipe=NAMED["iso2"]), SETTINGS),
+        key_of(cubic, case, replace(SETTINGS, threads=2)),
         key_of(replace(cubic, bundle_sha256="other"), case, SETTINGS),
         key_of(cubic, case, replace(SETTINGS, judging=replace(PSNR_ONLY, fit=False))),
-    }  # fmt: skip
+    }
     assert len(keys) == 7
     assert key_of(cubic, case, SETTINGS) == key_of(cubic, case, replace(SETTINGS, limit_s=5))
 

@@ -9,9 +9,14 @@ def test_regions_are_averaged_over_scans_that_have_them(known_rows):
     found = {(entry["part"], entry["method"]): entry for entry in part_means(known_rows)}
     assert set(found) == {("cortex", m) for m in ("cubic", "zero-fill", "tv", "ours")}
     assert found["cortex", "ours"] == {
-        "recipe": "thick5", "part": "cortex", "method": "ours", "scans": ["a"], "psnr": 21.0, "ssim": 0.8,
+        "recipe": "thick5",
+        "part": "cortex",
+        "method": "ours",
+        "scans": ["a"],
+        "psnr": 21.0,
+        "ssim": 0.8,
         "gain_psnr": 2.0,
-    }  # fmt: skip
+    }
 
 
 def test_regions_without_both_baselines_have_no_gain(known_rows):

@@ -20,8 +20,13 @@ def cells(table, *start):
 
 def test_every_table_says_what_rows_say(blocks):
     assert cells(blocks["means"], "thick5", "ours")[2:4] == ["28.00", "+2.50"]
-    assert cells(blocks["persons"], "thick5", "ours") == ["thick5", "ours", "+2.00 / +0.020", "+3.00 / +0.030",
-                                                          "+0.00 / +0.000"]  # fmt: skip
+    assert cells(blocks["persons"], "thick5", "ours") == [
+        "thick5",
+        "ours",
+        "+2.00 / +0.020",
+        "+3.00 / +0.030",
+        "+0.00 / +0.000",
+    ]
     assert "c (behaviour only)" in blocks["persons"]
     assert cells(blocks["gains"], "mean") == ["mean", "+2.50 / +0.025"]
     assert cells(blocks["gains"], "b") == ["b", "+3.00 / +0.030"]

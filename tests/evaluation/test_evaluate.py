@@ -34,8 +34,20 @@ def pred(head, blurred):
 def test_all_metrics_of_an_exact_copy_are_perfect(head):
     record = evaluate(head, head)
     assert list(record["metrics"]) == list(METRICS)
-    perfect = {"psnr": math.inf, "nrmse": 0, "ssim": 1, "ms_ssim": 1, "haarpsi": 1, "haarpsi_med": 1, "gmsd": 0,
-               "vif": 1, "fsim": 1, "ssim_all": 1, "hf_ratio": 1, "spectral_distance_db": 0}  # fmt: skip
+    perfect = {
+        "psnr": math.inf,
+        "nrmse": 0,
+        "ssim": 1,
+        "ms_ssim": 1,
+        "haarpsi": 1,
+        "haarpsi_med": 1,
+        "gmsd": 0,
+        "vif": 1,
+        "fsim": 1,
+        "ssim_all": 1,
+        "hf_ratio": 1,
+        "spectral_distance_db": 0,
+    }
     rounding = {name: record["metrics"][name] for name in perfect if name not in ("psnr", "nrmse")}
     assert rounding == pytest.approx({name: perfect[name] for name in rounding}, abs=2e-4)
     assert record["metrics"]["psnr"] > 100 and record["metrics"]["nrmse"] < 1e-5  # the fit rounds

@@ -36,15 +36,22 @@ def test_names_say_what_a_file_shows(name, key):
 
 def test_person_session_run_and_contrast_decide(tmp_path):
     ref = fill(
-        tmp_path / "ref", "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz", "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz",
-        "sub-02/anat/sub-02_T2w.nii", "sub-03/anat/sub-03_T1w.nii.gz",
-        "derivatives/x/sub-02/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_mask.nii.gz",
-    )  # fmt: skip
+        tmp_path / "ref",
+        "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz",
+        "sub-02/anat/sub-02_T2w.nii",
+        "sub-03/anat/sub-03_T1w.nii.gz",
+        "derivatives/x/sub-02/sub-02_T2w.nii.gz",
+        "sub-02/anat/sub-02_mask.nii.gz",
+    )
     pred = fill(
-        tmp_path / "pred", "sub-01/ses-b/anat/sub-01_ses-b_desc-sr_T1w.nii.gz",
-        "sub-01/ses-a/anat/sub-01_ses-a_desc-sr_T1w.nii.gz", "sub-02/anat/sub-02_desc-sr_T2w.nii.gz",
-        "sub-04/anat/sub-04_desc-sr_T1w.nii.gz", "sub-02/anat/sub-02_desc-sr_T2w.json",
-    )  # fmt: skip
+        tmp_path / "pred",
+        "sub-01/ses-b/anat/sub-01_ses-b_desc-sr_T1w.nii.gz",
+        "sub-01/ses-a/anat/sub-01_ses-a_desc-sr_T1w.nii.gz",
+        "sub-02/anat/sub-02_desc-sr_T2w.nii.gz",
+        "sub-04/anat/sub-04_desc-sr_T1w.nii.gz",
+        "sub-02/anat/sub-02_desc-sr_T2w.json",
+    )
     pairs, left = match(pred, ref)
     assert [(p.pred.name, p.ref.name) for p in pairs] == [
         ("sub-01_ses-a_desc-sr_T1w.nii.gz", "sub-01_ses-a_T1w.nii.gz"),
@@ -52,8 +59,9 @@ def test_person_session_run_and_contrast_decide(tmp_path):
         ("sub-02_desc-sr_T2w.nii.gz", "sub-02_T2w.nii"),
     ]
     assert [r["files"] for r in left] == [
-        {"ref": "sub-03_T1w.nii.gz"}, {"pred": "sub-04_desc-sr_T1w.nii.gz"},
-    ]  # fmt: skip
+        {"ref": "sub-03_T1w.nii.gz"},
+        {"pred": "sub-04_desc-sr_T1w.nii.gz"},
+    ]
     assert "no prediction has" in left[0]["error"] and "no reference has" in left[1]["error"]
 
 

@@ -70,9 +70,14 @@ def test_errors_outside_the_mask_do_not_count(pair):
 def test_ssim_equals_scikit_image_on_the_interior(pair):
     pred, truth = pair
     _, wanted = structural_similarity(
-        pred.numpy(), truth.numpy(), data_range=1000.0, full=True,
-        gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    )  # fmt: skip
+        pred.numpy(),
+        truth.numpy(),
+        data_range=1000.0,
+        full=True,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
     mask = interior(truth)
     assert ssim(pred, truth, mask, 1000.0) == pytest.approx(float(wanted[mask.numpy()].mean()), abs=1e-5)
     assert ssim(pred, truth, everywhere(truth), 1000.0) == pytest.approx(float(wanted.mean()), abs=1e-5)

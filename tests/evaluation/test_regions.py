@@ -59,9 +59,11 @@ def test_regions_have_names_in_the_order_of_their_numbers():
 
 
 @given(
-    st.integers(0, 9999), st.floats(0.002, 0.3), st.sampled_from([0.4, 1.0, 1.5, 2.0, 3.0, 4.2]),
+    st.integers(0, 9999),
+    st.floats(0.002, 0.3),
+    st.sampled_from([0.4, 1.0, 1.5, 2.0, 3.0, 4.2]),
     st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 1.3, 3.0, 5.0])] * 3),
-)  # fmt: skip
+)
 def test_within_is_the_euclidean_distance(seed, share, reach, spacing):
     mask = torch.rand(9, 11, 8, generator=rng_for(seed)) < share
     assume(bool(mask.any()))

@@ -14,10 +14,21 @@ PSNR = {"cubic": (20.0, 30.0, 10.0), "zero-fill": (21.0, 29.0, 10.0), "ours": (2
 def row(method, scan, psnr, *, counts=True, error=""):
     metrics = {} if error else {"psnr": psnr, "ssim": psnr / 100}
     return {
-        "method": method, "kind": "interpolation", "scan": scan, "recipe": "thick5", "seed": 0, "counts": counts,
-        "metrics": metrics, "consistency": None if error else {"rms_over_range": 0.01}, "warnings": [], "error": error,
-        "seconds": None if error else 2.0, "compute_s": None, "gflop": None, "peak_mib": None if error else psnr,
-    }  # fmt: skip
+        "method": method,
+        "kind": "interpolation",
+        "scan": scan,
+        "recipe": "thick5",
+        "seed": 0,
+        "counts": counts,
+        "metrics": metrics,
+        "consistency": None if error else {"rms_over_range": 0.01},
+        "warnings": [],
+        "error": error,
+        "seconds": None if error else 2.0,
+        "compute_s": None,
+        "gflop": None,
+        "peak_mib": None if error else psnr,
+    }
 
 
 @pytest.fixture

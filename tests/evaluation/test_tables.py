@@ -49,8 +49,14 @@ def test_json_has_words_for_what_it_cannot_hold():
 
 
 def test_csv_has_a_row_per_pair_and_empty_cells():
-    good = {"files": {"pred": "p,1.nii", "ref": "r.nii"}, "metrics": {"psnr": 30.0}, "fit": {"rule": "x", "gain": 2.0,
-            "offset": 1.0}, "consistency": None, "correlation": 0.9, "warnings": ["a", "b"]}  # fmt: skip
+    good = {
+        "files": {"pred": "p,1.nii", "ref": "r.nii"},
+        "metrics": {"psnr": 30.0},
+        "fit": {"rule": "x", "gain": 2.0, "offset": 1.0},
+        "consistency": None,
+        "correlation": 0.9,
+        "warnings": ["a", "b"],
+    }
     bad = {"files": {"pred": "q.nii", "ref": "r.nii"}, "error": "no such file", "exit_code": 66}
     rows = list(csv.DictReader(io.StringIO(as_csv([good, bad]))))
     assert rows[0]["pred"] == "p,1.nii" and float(rows[0]["psnr"]) == 30 and float(rows[0]["gain"]) == 2

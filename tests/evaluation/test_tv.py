@@ -93,8 +93,10 @@ def test_a_piecewise_constant_head_is_restored_better_than_by_cubic():
     truth = Volume(boxes() * 1000, torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0], dtype=torch.float64)))
     low = degrade(truth, thick_slices(3, 0.02, "thick"), rng_for(0, "boxes"))
     everywhere = torch.ones(truth.shape, dtype=torch.bool)
-    ours, cubic = (psnr(v.data_XYZ, truth.data_XYZ, everywhere, 1000.0)
-                   for v in (tv.super_resolve(low, truth.grid), resample(low, truth.grid)))  # fmt: skip
+    ours, cubic = (
+        psnr(v.data_XYZ, truth.data_XYZ, everywhere, 1000.0)
+        for v in (tv.super_resolve(low, truth.grid), resample(low, truth.grid))
+    )
     assert ours > cubic + 1
 
 

@@ -19,8 +19,7 @@ from moediff.volume.prepare import Prepared, PrepareSettings, prepare
 from moediff.volume.volume import Volume
 
 SHAPE, SPACING = (48, 56, 44), (4.0, 4.0, 4.0)
-TRUNCATE, NONE, THICK = (AxisRecipe(method="truncate", factor=2), AxisRecipe(),
-                         AxisRecipe(method="gaussian", factor=4))  # fmt: skip
+TRUNCATE, NONE, THICK = (AxisRecipe(method="truncate", factor=2), AxisRecipe(), AxisRecipe(method="gaussian", factor=4))
 RECIPES = {
     "thick_z": (thick_slices(4, 0, "z"), ["none", "none", "gaussian slice profile"]),
     "thick_x": (thick_slices(3, 0, "x", axis=0), ["gaussian slice profile", "none", "none"]),
@@ -80,9 +79,12 @@ def test_one_correction_brings_a_wrong_result_nearer_to_the_measurement(name, tr
     acquisition = assumed_acquisition(prepared)
     x = torch.linspace(0, 3, SHAPE[0])[:, None, None].sin() * torch.linspace(0, 2, SHAPE[2]).cos()
     wrong = sharp + 0.2 * x * prepared.mask_XYZ
-    before, after = (discrepancy(d, prepared, acquisition)[8:-8, 8:-8].square().mean().sqrt()
-                     if name == "thick_z" else discrepancy(d, prepared, acquisition).square().mean().sqrt()
-                     for d in (wrong, correct(wrong, prepared, acquisition)))  # fmt: skip
+    before, after = (
+        discrepancy(d, prepared, acquisition)[8:-8, 8:-8].square().mean().sqrt()
+        if name == "thick_z"
+        else discrepancy(d, prepared, acquisition).square().mean().sqrt()
+        for d in (wrong, correct(wrong, prepared, acquisition))
+    )
     assert float(after) < 0.5 * float(before)
 
 

@@ -60,10 +60,15 @@ def test_only_a_strange_scan_is_warned_of():
     assert "unlike its training scans (score 2.3;" in said
 
 
-@pytest.mark.parametrize(("mean", "spread", "said"), [
-    ((0.0,) * 4, (1.0,) * 3, "of one length"), ((0.0,), (0.0,), "spreads positive"),
-    ((0.0,), (float("nan"),), "spreads positive"), ((0.0,), (1.0,), "familiar holds 1 values, expected 128"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mean", "spread", "said"),
+    [
+        ((0.0,) * 4, (1.0,) * 3, "of one length"),
+        ((0.0,), (0.0,), "spreads positive"),
+        ((0.0,), (float("nan"),), "spreads positive"),
+        ((0.0,), (1.0,), "familiar holds 1 values, expected 128"),
+    ],
+)
 def test_impossible_statistics_are_refused(mean, spread, said):
     with pytest.raises(ConfigError, match=said):
         BundleConfig(familiar=Familiar(mean=mean, spread=spread))

@@ -31,8 +31,13 @@ def test_the_pretended_gpu_refuses_what_a_gpu_refuses():
     with pretended() as gpu:
         there, here = torch.ones(3, device="cuda"), torch.ones(3)
         assert there.device == torch.device("cuda:0") and isinstance(there * 2, OnGpu)
-        for mixed in (lambda: there + here, lambda: here.mul_(there[0]), lambda: here[there.long()],
-                      lambda: torch.cat([here, there]), lambda: there.index_select(0, here.long())):  # fmt: skip
+        for mixed in (
+            lambda: there + here,
+            lambda: here.mul_(there[0]),
+            lambda: here[there.long()],
+            lambda: torch.cat([here, there]),
+            lambda: there.index_select(0, here.long()),
+        ):
             with pytest.raises(RuntimeError, match="same device"):
                 mixed()
         with pytest.raises(TypeError, match="numpy"):

@@ -16,15 +16,26 @@ GRID = Grid((4, 4, 4), torch.eye(4))
 def test_defaults_are_the_faithful_single_result():
     options = EnhanceOptions()
     assert (options.mode, options.samples, options.consistency, options.voxel_size, options.like) == (
-        "faithful", 1, True, None, None,
-    )  # fmt: skip
+        "faithful",
+        1,
+        True,
+        None,
+        None,
+    )
     assert options.mode in MODES
 
 
 ALLOWED = [
-    {"voxel_size": (1.0,)}, {"voxel_size": (0.2, 1.0, 12.0)}, {"like": GRID}, {"mode": "detail"},
-    {"steps": 2}, {"steps": 64}, {"samples": 1}, {"samples": 64}, {"memory_mb": 64},
-]  # fmt: skip
+    {"voxel_size": (1.0,)},
+    {"voxel_size": (0.2, 1.0, 12.0)},
+    {"like": GRID},
+    {"mode": "detail"},
+    {"steps": 2},
+    {"steps": 64},
+    {"samples": 1},
+    {"samples": 64},
+    {"memory_mb": 64},
+]
 
 
 @pytest.mark.parametrize("given", ALLOWED, ids=str)

@@ -70,8 +70,12 @@ def test_free_names_are_accepted_and_nothing_is_created(tmp_path):
 @pytest.mark.parametrize("taken", ["out.nii.gz", "out.json", "mask.nii.gz", "spread.nii.gz", "experts.nii.gz"])
 def test_an_existing_file_is_refused_unless_overwriting(taken, tmp_path):
     (tmp_path / taken).write_text("precious")
-    paths = OutputPaths(scan=tmp_path / "out.nii.gz", mask=tmp_path / "mask.nii.gz",
-                        uncertainty=tmp_path / "spread.nii.gz", experts=tmp_path / "experts.nii.gz")  # fmt: skip
+    paths = OutputPaths(
+        scan=tmp_path / "out.nii.gz",
+        mask=tmp_path / "mask.nii.gz",
+        uncertainty=tmp_path / "spread.nii.gz",
+        experts=tmp_path / "experts.nii.gz",
+    )
     with pytest.raises(CannotCreate, match=rf"{taken}: the file exists already"):
         check_outputs(paths, tmp_path / "in.nii.gz", overwrite=False)
     check_outputs(paths, tmp_path / "in.nii.gz", overwrite=True)
@@ -162,24 +166,33 @@ def result(make_phantom) -> Enhanced:
     gate = torch.rand(10, 12, 8, 2, generator=torch.Generator().manual_seed(0))
     mask = volume.data_XYZ > 0
     return Enhanced(
-        volume, Maps(lambda: volume, lambda: gate, lambda: mask), volume.with_data(volume.data_XYZ / 10),
+        volume,
+        Maps(lambda: volume, lambda: gate, lambda: mask),
+        volume.with_data(volume.data_XYZ / 10),
         ("smooth", "sharp"),
-        Loaded(volume, None, (0, 2), ()), {"mode": "faithful", "warnings": []},
-    )  # fmt: skip
+        Loaded(volume, None, (0, 2), ()),
+        {"mode": "faithful", "warnings": []},
+    )
 
 
 def all_paths(folder: Path) -> OutputPaths:
-    return OutputPaths(scan=folder / "out.nii.gz", uncertainty=folder / "spread.nii", experts=folder / "experts.nii",
-                       mask=folder / "mask.nii")  # fmt: skip
+    return OutputPaths(
+        scan=folder / "out.nii.gz",
+        uncertainty=folder / "spread.nii",
+        experts=folder / "experts.nii",
+        mask=folder / "mask.nii",
+    )
 
 
 def test_everything_is_written_as_it_was(result, tmp_path):
     paths = all_paths(tmp_path)
     write(result, paths)
     expected = {
-        paths.scan: result.volume.data_XYZ, paths.uncertainty: result.volume.data_XYZ / 10,
-        paths.experts: result.gate_XYZE, paths.mask: result.mask_XYZ.float(),
-    }  # fmt: skip
+        paths.scan: result.volume.data_XYZ,
+        paths.uncertainty: result.volume.data_XYZ / 10,
+        paths.experts: result.gate_XYZE,
+        paths.mask: result.mask_XYZ.float(),
+    }
     for path, data in expected.items():
         image = nib.Nifti1Image.from_filename(path)
         np.testing.assert_array_equal(np.asarray(image.dataobj, dtype=np.float32), data.numpy())

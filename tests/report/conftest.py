@@ -15,12 +15,24 @@ from moediff.volume.geometry import resample
 
 HOSTILE = "</script><script>window.harmed=1</script><img src=x onerror='window.harmed=1'>\"&\n{{ 7 * 7 }}"
 RECORD = {
-    "software": "moediff-sr 0.1.0", "bundle_name": HOSTILE, "bundle_sha256": "ab" * 32, "mode": HOSTILE, "steps": 1,
-    "samples": 4, "seed": 0, "consistency": True, "input_shape": [48, 56, 15], "input_spacing_mm": [4, 4, 12.0],
-    "output_shape": [48, 56, 44], "output_spacing_mm": [4, 4, 4], "device": "cpu", "warnings": [HOSTILE],
+    "software": "moediff-sr 0.1.0",
+    "bundle_name": HOSTILE,
+    "bundle_sha256": "ab" * 32,
+    "mode": HOSTILE,
+    "steps": 1,
+    "samples": 4,
+    "seed": 0,
+    "consistency": True,
+    "input_shape": [48, 56, 15],
+    "input_spacing_mm": [4, 4, 12.0],
+    "output_shape": [48, 56, 44],
+    "output_spacing_mm": [4, 4, 4],
+    "device": "cpu",
+    "warnings": [HOSTILE],
     "timings": {"prepare_s": 1.5, "network_s": 2.5},
-    "data_consistency": {"rms_over_range": 0.0123, "noise_over_range": 0.011}, "patient": "Nobody^Known",
-}  # fmt: skip
+    "data_consistency": {"rms_over_range": 0.0123, "noise_over_range": 0.011},
+    "patient": "Nobody^Known",
+}
 
 
 @pytest.fixture
@@ -39,10 +51,16 @@ def scans(phantom) -> ReportScans:
     for expert in range(4):
         gate_XYZE[:, :, expert * 11 : (expert + 1) * 11, expert] = head[:, :, expert * 11 : (expert + 1) * 11].float()
     return ReportScans(
-        enhanced=phantom.with_data((cubic.data_XYZ + phantom.data_XYZ) / 2), name=HOSTILE, record=RECORD, source=low,
-        interpolated=cubic, truth=phantom, uncertainty_XYZ=(cubic.data_XYZ - phantom.data_XYZ).abs(),
-        gate_XYZE=gate_XYZE, expert_names=("deep", HOSTILE, "junction", "rest"),
-    )  # fmt: skip
+        enhanced=phantom.with_data((cubic.data_XYZ + phantom.data_XYZ) / 2),
+        name=HOSTILE,
+        record=RECORD,
+        source=low,
+        interpolated=cubic,
+        truth=phantom,
+        uncertainty_XYZ=(cubic.data_XYZ - phantom.data_XYZ).abs(),
+        gate_XYZE=gate_XYZE,
+        expert_names=("deep", HOSTILE, "junction", "rest"),
+    )
 
 
 @pytest.fixture
@@ -52,6 +70,9 @@ def full_scans(scans, phantom) -> ReportScans:
     lesions[18:30, 22:34, 16:28] = 1
     change = scans.enhanced.data_XYZ - scans.interpolated.data_XYZ
     return replace(
-        scans, changed_XYZE=torch.stack([change * (e + 1) for e in range(4)], -1), lesions=phantom.with_data(lesions),
-        residual=scans.source.with_data(scans.source.data_XYZ * 0.1), defaced=True,
-    )  # fmt: skip
+        scans,
+        changed_XYZE=torch.stack([change * (e + 1) for e in range(4)], -1),
+        lesions=phantom.with_data(lesions),
+        residual=scans.source.with_data(scans.source.data_XYZ * 0.1),
+        defaced=True,
+    )

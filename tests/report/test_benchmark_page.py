@@ -19,19 +19,39 @@ HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-LESIONS = {"count": 7, "lost": 2, "invented": 1, "volume_ref_ml": 2.25, "volume_pred_ml": 1.75, "contrast_kept": 0.625,
-           "dice": 0.5, "cnr_ref": 3.0, "cnr_pred": 2.0}  # fmt: skip
+LESIONS = {
+    "count": 7,
+    "lost": 2,
+    "invented": 1,
+    "volume_ref_ml": 2.25,
+    "volume_pred_ml": 1.75,
+    "contrast_kept": 0.625,
+    "dice": 0.5,
+    "cnr_ref": 3.0,
+    "cnr_pred": 2.0,
+}
 
 
 def row(method, scan, psnr, key, *, error="", counts=True):
     metrics = {} if error else {"psnr": psnr, "ssim": 0.9, "haarpsi": 0.8}
     return {
-        "key": key, "method": method, "scan": scan, "recipe": HOSTILE, "seed": 0, "counts": counts, "metrics": metrics,
-        "consistency": None, "warnings": [] if error else [f"doubtful {HOSTILE}"], "error": error,
-        "seconds": None if error else 3.0, "compute_s": None, "gflop": None, "peak_mib": None if error else 300.0,
+        "key": key,
+        "method": method,
+        "scan": scan,
+        "recipe": HOSTILE,
+        "seed": 0,
+        "counts": counts,
+        "metrics": metrics,
+        "consistency": None,
+        "warnings": [] if error else [f"doubtful {HOSTILE}"],
+        "error": error,
+        "seconds": None if error else 3.0,
+        "compute_s": None,
+        "gflop": None,
+        "peak_mib": None if error else 300.0,
         "parts": None if error else {"cortex": {"voxels": 500, "psnr": psnr - 3, "ssim": 0.8, "nrmse": 0.1}},
         "lesions": None if error else LESIONS,
-    }  # fmt: skip
+    }
 
 
 class Tags(HTMLParser):
@@ -59,8 +79,7 @@ class Tags(HTMLParser):
 def html(tmp_path):
     """A page whose methods, scans, recipes, warnings and errors all try to break out."""
     names = ("cubic", "zero-fill", HOSTILE)
-    rows = [row(m, f"{s}{HOSTILE}", 20.0 + i, f"{i}{s}", counts=s == "a")
-            for i, m in enumerate(names) for s in "ab"]  # fmt: skip
+    rows = [row(m, f"{s}{HOSTILE}", 20.0 + i, f"{i}{s}", counts=s == "a") for i, m in enumerate(names) for s in "ab"]
     rows.append(row("broken", f"a{HOSTILE}", 0, "k", error=f"it said {HOSTILE}"))
     (tmp_path / "2a.png").write_bytes(PNG)
     return page(with_gains(rows), about(2, HOSTILE, [0]), HOSTILE, tmp_path)

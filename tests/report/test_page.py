@@ -159,10 +159,18 @@ def test_a_large_head_with_a_noisy_truth_and_every_map_stays_below_the_bound(mni
     for expert in range(4):
         gate_XYZE[..., expert::8, expert] = 1.0
     full = ReportScans(
-        enhanced=mild, name="a", source=source, interpolated=head, truth=truth, residual=gap,
-        uncertainty_XYZ=head.data_XYZ, gate_XYZE=gate_XYZE, expert_names=("a", "b", "c", "d"),
-        changed_XYZE=(noise / 4)[..., None].expand(-1, -1, -1, 4), lesions=head.with_data((noise > 9).float()),
-    )  # fmt: skip
+        enhanced=mild,
+        name="a",
+        source=source,
+        interpolated=head,
+        truth=truth,
+        residual=gap,
+        uncertainty_XYZ=head.data_XYZ,
+        gate_XYZE=gate_XYZE,
+        expert_names=("a", "b", "c", "d"),
+        changed_XYZE=(noise / 4)[..., None].expand(-1, -1, -1, 4),
+        lesions=head.with_data((noise > 9).float()),
+    )
     size = len(render(full).encode())
     assert size <= MAX_BYTES
 

@@ -24,9 +24,15 @@ def halves() -> ReportScans:
     unsure = torch.full(SHAPE, 1.0)
     unsure[12:] = 3.0
     return ReportScans(
-        enhanced=place.with_data(truth + change), name="a", interpolated=place, truth=place, uncertainty_XYZ=unsure,
-        gate_XYZE=gate_XYZE, changed_XYZE=torch.stack([change, change + 2.0], -1), expert_names=("cortex", "other"),
-    )  # fmt: skip
+        enhanced=place.with_data(truth + change),
+        name="a",
+        interpolated=place,
+        truth=place,
+        uncertainty_XYZ=unsure,
+        gate_XYZE=gate_XYZE,
+        changed_XYZE=torch.stack([change, change + 2.0], -1),
+        expert_names=("cortex", "other"),
+    )
 
 
 def test_an_expert_is_judged_where_it_weighs_most(halves):

@@ -55,8 +55,9 @@ def test_a_region_that_the_truth_does_not_reach_has_no_true_error(result, slab, 
     lesion[20:28, 24:32, 34:38] = 1
     save(phantom.with_data(lesion), slab.with_name("lesion.nii.gz"))
     save(phantom.with_data(phantom.data_XYZ.clamp_min(1) / 50), slab.with_name("sd.nii.gz"))
-    files = ReportFiles(scan=result, truth=slab, uncertainty=slab.with_name("sd.nii.gz"),
-                        lesions=slab.with_name("lesion.nii.gz"))  # fmt: skip
+    files = ReportFiles(
+        scan=result, truth=slab, uncertainty=slab.with_name("sd.nii.gz"), lesions=slab.with_name("lesion.nii.gz")
+    )
     assert {region.name: region.wrong is None for region in facts(from_files(files)).regions} == {
         "whole head": False,
         "outlined lesions": True,

@@ -62,10 +62,8 @@ PLACED = {
     "gaussian4.3": along(0, method="gaussian", factor=4.3, thickness=0.9),
     "box5": along(1, method="box", factor=5.0),
     "truncate": Recipe(axes=(AxisRecipe(method="truncate", factor=1.7),) * 3),
-    "mixed": Recipe(
-        axes=(AxisRecipe(method="truncate", factor=1.25), AxisRecipe(method="gaussian", factor=4.0), NONE)
-    ),
-}  # fmt: skip
+    "mixed": Recipe(axes=(AxisRecipe(method="truncate", factor=1.25), AxisRecipe(method="gaussian", factor=4.0), NONE)),
+}
 
 
 @pytest.mark.parametrize("recipe", PLACED.values(), ids=PLACED.keys())
@@ -78,9 +76,10 @@ def test_tissue_keeps_its_place_in_mm(recipe):
 
 def test_shapes_and_voxel_sizes():
     axes = (
-        AxisRecipe(method="truncate", factor=1.5), AxisRecipe(method="gaussian", factor=4.0),
+        AxisRecipe(method="truncate", factor=1.5),
+        AxisRecipe(method="gaussian", factor=4.0),
         AxisRecipe(method="box", factor=3.0),
-    )  # fmt: skip
+    )
     low = degrade(
         Volume(torch.rand(31, 30, 33), torch.diag(torch.tensor([1.0, 2.0, 0.5, 1.0]))), Recipe(axes=axes), rng_for(0)
     )
@@ -114,14 +113,25 @@ def test_truncation_keeps_low_frequencies_exactly_and_drops_high_ones(axis, n, k
 @given(st.sampled_from(["gaussian", "box", "truncate"]), st.floats(1, 7), st.floats(0.3, 2), st.integers(8, 30))
 def test_a_constant_stays_constant(method, factor, thickness, n):
     recipe = Recipe(axes=(AxisRecipe(method=method, factor=factor, thickness=thickness),) * 3)
-    assert_close(acquire(torch.full((n, n + 1, 8), 3.0), recipe), torch.tensor(3.0).expand_as(
-        acquire(torch.zeros(n, n + 1, 8), recipe)), atol=1e-4, rtol=0)  # fmt: skip
+    assert_close(
+        acquire(torch.full((n, n + 1, 8), 3.0), recipe),
+        torch.tensor(3.0).expand_as(acquire(torch.zeros(n, n + 1, 8), recipe)),
+        atol=1e-4,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("axis", range(3))
-@pytest.mark.parametrize(("method", "factor", "tolerance"), [
-    ("box", 3.0, 1e-4), ("box", 4.0, 1e-4), ("gaussian", 3.0, 1e-4), ("gaussian", 4.0, 1e-3), ("gaussian", 2.7, 5e-3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "factor", "tolerance"),
+    [
+        ("box", 3.0, 1e-4),
+        ("box", 4.0, 1e-4),
+        ("gaussian", 3.0, 1e-4),
+        ("gaussian", 4.0, 1e-3),
+        ("gaussian", 2.7, 5e-3),
+    ],
+)
 def test_a_ramp_is_read_at_slice_centres(axis, method, factor, tolerance):
     low = acquire(on_axis(torch.arange(60.0), axis), along(axis, method=method, factor=factor)).movedim(axis, 0)
     centres = (factor - 1) / 2 + factor * torch.arange(len(low))
@@ -282,7 +292,7 @@ FROZEN = {
     "mixed": [131676.95697814226, 26785687.643609177],
     "low-field": [378998.97639632225, 88952335.45244274],
     "inplane2": [185375.55048704147, 43826193.59594345],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -13,13 +13,17 @@ from moediff.config import rng_for
 from moediff.errors import ConfigError
 from moediff.simulate.recipe import METHODS, NAMED, AxisRecipe, Recipe, RecipeRanges, draw_recipe, thick_slices
 
-AXIS = st.builds(
-    AxisRecipe, method=st.sampled_from(METHODS), factor=st.floats(1, 12), thickness=st.floats(0.3, 2)
-)  # fmt: skip
+AXIS = st.builds(AxisRecipe, method=st.sampled_from(METHODS), factor=st.floats(1, 12), thickness=st.floats(0.3, 2))
 RECIPE = st.builds(
-    Recipe, axes=st.tuples(AXIS, AXIS, AXIS), noise=st.floats(0, 0.5), bias=st.floats(0, 1), gamma=st.floats(0.3, 3),
-    warp_mm=st.floats(0, 5), slice_gain=st.floats(0, 0.5), name=st.text(max_size=8),
-)  # fmt: skip
+    Recipe,
+    axes=st.tuples(AXIS, AXIS, AXIS),
+    noise=st.floats(0, 0.5),
+    bias=st.floats(0, 1),
+    gamma=st.floats(0.3, 3),
+    warp_mm=st.floats(0, 5),
+    slice_gain=st.floats(0, 0.5),
+    name=st.text(max_size=8),
+)
 
 
 def low_and_high(low: float, high: float) -> st.SearchStrategy[tuple[float, float]]:
@@ -65,8 +69,17 @@ def test_values_outside_their_range_are_refused(key, low, high):
             Recipe(**{key: value})
 
 
-@pytest.mark.parametrize("values", [{"factor": 0.99}, {"factor": 12.01}, {"thickness": 0.29}, {"thickness": 2.01},
-                                    {"factor": float("nan")}, {"thickness": float("nan")}])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"factor": 0.99},
+        {"factor": 12.01},
+        {"thickness": 0.29},
+        {"thickness": 2.01},
+        {"factor": float("nan")},
+        {"thickness": float("nan")},
+    ],
+)
 def test_axis_values_outside_their_range_are_refused(values):
     with pytest.raises(ConfigError, match=r"must lie in 1\.\.12 .* in 0\.3\.\.2"):
         AxisRecipe(method="gaussian", **values)
@@ -119,11 +132,16 @@ def test_other_generators_draw_other_records():
 
 @given(
     st.integers(0, 10_000),
-    st.fixed_dictionaries({
-        "slice_factor": low_and_high(1, 12), "truncation": low_and_high(1, 4), "thickness": low_and_high(0.3, 2),
-        "noise": low_and_high(0.001, 0.5), "slice_noise": low_and_high(0.001, 0.5),
-    }),
-)  # fmt: skip
+    st.fixed_dictionaries(
+        {
+            "slice_factor": low_and_high(1, 12),
+            "truncation": low_and_high(1, 4),
+            "thickness": low_and_high(0.3, 2),
+            "noise": low_and_high(0.001, 0.5),
+            "slice_noise": low_and_high(0.001, 0.5),
+        }
+    ),
+)
 def test_draws_lie_inside_their_ranges(seed, limits):
     ranges = RecipeRanges(**limits)
     recipe = draw_recipe(rng_for(seed), ranges)

@@ -116,8 +116,14 @@ def test_nothing_is_learned_along_the_axis_that_was_not_measured(axis):
 
 def test_without_a_stack_every_axis_takes_its_turn():
     head = replace(ridged(0), stack=None)
-    source = PatchSource(heads=[head], patch=32, seed=0, settings=PrepareSettings(kernel="cubic"), augment=None,
-                         recipe=thick_slices(4, 0.0, "slices"))  # fmt: skip
+    source = PatchSource(
+        heads=[head],
+        patch=32,
+        seed=0,
+        settings=PrepareSettings(kernel="cubic"),
+        augment=None,
+        recipe=thick_slices(4, 0.0, "slices"),
+    )
     gaps = [float((e.base_XYZ - e.truth_XYZ).abs().max()) for e in map(source.example, range(12))]
     assert max(gaps) > 0.1 and min(gaps) < 1e-3
 

@@ -125,10 +125,18 @@ def test_a_run_goes_through_its_phases(tmp_path, make_phantom, monkeypatch):
     save(make_phantom((72, 72, 72), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
     phases = (Phase(until=0.5, batch=2, patch=32), Phase(until=1, batch=1, patch=48))
     scans = (ScanSource(path="head_T1w.nii.gz"),)
-    trainer = Trainer(TrainConfig(
-        out=str(tmp_path / "run"), data=str(tmp_path), scans=scans, steps=4, phases=phases,
-        device="cpu", heads=str(tmp_path / "heads"), save_every=100,
-    ))  # fmt: skip
+    trainer = Trainer(
+        TrainConfig(
+            out=str(tmp_path / "run"),
+            data=str(tmp_path),
+            scans=scans,
+            steps=4,
+            phases=phases,
+            device="cpu",
+            heads=str(tmp_path / "heads"),
+            save_every=100,
+        )
+    )
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(trainer, "step", lambda batch: seen.append(tuple(batch.base_BXYZ.shape)) or {"loss": 1.0})
     trainer.run(progress=False)
@@ -188,8 +196,10 @@ def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, n
     assert told == sorted(told, key=lambda settings: settings.noise == "quiet")  # what is told better stays so
     assert name == "cpu" or told[0] == told[-1]
     assert not any("val/" in path.path for config in configs for path in config.scans)
-    heads = [replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate,
-                     experts=configs[-1].model.denoiser.experts) for config in configs]  # fmt: skip
+    heads = [
+        replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate, experts=configs[-1].model.denoiser.experts)
+        for config in configs
+    ]
     assert all(head == heads[0] for head in heads)
 
 

@@ -37,8 +37,9 @@ def test_a_scan_becomes_one_head_per_voxel_size(tmp_path: Path, make_phantom):
     save(scan, tmp_path / "head_T1w.nii.gz")
     plain, fine, coarse = load_heads(
         [ScanSource(path="head_T1w.nii.gz", weight=2.0), ScanSource(path="head_T1w.nii.gz", spacing_mm=(2.5, 5.0))],
-        tmp_path, 0,
-    )  # fmt: skip
+        tmp_path,
+        0,
+    )
     assert (plain.weight, fine.weight, coarse.weight) == (2.0, 0.5, 0.5)
     assert plain.data_XYZ.shape == fine.data_XYZ.shape == (60, 72, 52) and coarse.data_XYZ.shape == (30, 36, 26)
     assert plain.data_XYZ.dtype == torch.float16 and plain.region_XYZ is None

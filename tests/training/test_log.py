@@ -19,7 +19,9 @@ def test_rows_follow_each_other_over_a_resumed_run(tmp_path):
             log.step(step, 0.1, {"loss": 0.5 * step, "aggregate": float("nan")}, 3.0)
             log.validation(step, {"mean/iso2": 1.23456})
     assert [(row["step"], row["loss"], row["aggregate"]) for row in rows(tmp_path / "losses.csv")] == [
-        ("1", "0.5", "nan"), ("2", "1.0", "nan")]  # fmt: skip
+        ("1", "0.5", "nan"),
+        ("2", "1.0", "nan"),
+    ]
     assert rows(tmp_path / "validation.csv")[1] == {"step": "2", "case": "mean/iso2", "gain_db": "1.235"}
 
 

@@ -62,9 +62,16 @@ class AtOnce:
 @pytest.fixture
 def config(tmp_path: Path, make_denoiser) -> TrainConfig:
     return TrainConfig(
-        out=str(tmp_path / "run"), model=BundleConfig(denoiser=make_denoiser().config), steps=40, warmup=4, rate=0.01,
-        batch=2, patch=32, precision="float32", loss=EVERYTHING,
-    )  # fmt: skip
+        out=str(tmp_path / "run"),
+        model=BundleConfig(denoiser=make_denoiser().config),
+        steps=40,
+        warmup=4,
+        rate=0.01,
+        batch=2,
+        patch=32,
+        precision="float32",
+        loss=EVERYTHING,
+    )
 
 
 def three_steps(config: TrainConfig, device: str) -> tuple[Trainer, list[dict[str, float]]]:
@@ -120,9 +127,14 @@ def test_a_whole_run_is_saved_validated_and_resumed(config, tmp_path, make_phant
     save(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
     judged = Validation(scans=("head_T1w.nii.gz",), recipes=("iso2",), side=32)
     config = replace(
-        config, data=str(tmp_path), scans=(ScanSource(path="head_T1w.nii.gz"),), validation=judged, steps=4, batch=1,
+        config,
+        data=str(tmp_path),
+        scans=(ScanSource(path="head_T1w.nii.gz"),),
+        validation=judged,
+        steps=4,
+        batch=1,
         save_every=2,
-    )  # fmt: skip
+    )
     weights = []
     for out in ("whole", "parts"):
         with pretended():

@@ -100,8 +100,12 @@ def test_both_scans_are_turned_alike(sharp, low, number, monkeypatch):
         fixed(monkeypatch, chosen, start)
         example = source.example(0)
         assert float(example.positions[2][1] - example.positions[2][0]) == pytest.approx(0.25, abs=1e-4)
-        errors.append([(example.truth_XYZ - volume).abs().flatten().sort().values
-                       for volume in (example.base_XYZ, *example.slices_NXYZ)])  # fmt: skip
+        errors.append(
+            [
+                (example.truth_XYZ - volume).abs().flatten().sort().values
+                for volume in (example.base_XYZ, *example.slices_NXYZ)
+            ]
+        )
     (base, before, after), (other_base, *other_slices) = errors
     assert_close(other_base, base, atol=2e-3, rtol=1e-3)
     same = [torch.allclose(other_slices[side], wanted, atol=1e-3) for side, wanted in ((0, before), (1, after))]
@@ -145,10 +149,13 @@ def test_a_cube_lies_in_a_convex_set_where_its_corners_do():
     assert not corners_known(known, (1, 0, 0), 5) and not corners_known(known, (-1, 0, 0), 4)
 
 
-@pytest.mark.parametrize(("by_mm", "told"), [
-    ((9.0, 0, 0), r"\+[89]\.\d mm to the right, [+-]0\.\d mm to the front and [+-]0\.\d mm above"),
-    ((0, -12.0, 0), r"-1[12]\.\d mm to the front"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("by_mm", "told"),
+    [
+        ((9.0, 0, 0), r"\+[89]\.\d mm to the right, [+-]0\.\d mm to the front and [+-]0\.\d mm above"),
+        ((0, -12.0, 0), r"-1[12]\.\d mm to the front"),
+    ],
+)
 def test_scans_that_lie_apart_are_refused(sharp, low, by_mm, told):
     pair(sharp, moved(low, 0.5, 0, 0))
     with pytest.raises(DataError, match=told):
@@ -213,10 +220,16 @@ def test_kept_pairs_are_those_that_were_made(data):
 def test_weights_learn_from_pairs_and_are_judged_by_them(data, sharp, low, make_denoiser: Callable):
     source = ScanSource(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz", licence="own")
     config = TrainConfig(
-        out=str(data / "run"), data=str(data), scans=(source,), steps=3, batch=1, patch=32, device="cpu",
+        out=str(data / "run"),
+        data=str(data),
+        scans=(source,),
+        steps=3,
+        batch=1,
+        patch=32,
+        device="cpu",
         model=BundleConfig(denoiser=make_denoiser().config, consistency=False),
         validation=Validation(pairs=(Pair(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz"),)),
-    )  # fmt: skip
+    )
     bundle = load_bundle(train(config, processes=1, progress=False))
     (told,) = bundle.provenance["training"]["scans"]
     assert told["input"] == "sub-01_3T.nii.gz" and told["licence"] == "own"

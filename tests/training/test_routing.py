@@ -29,10 +29,12 @@ def denoiser() -> Denoiser:
     torch.manual_seed(0)
     return Denoiser(
         DenoiserConfig(
-            vector=8, trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
-            encoder=EncoderConfig(width=16, heads=2), experts=ExpertsConfig(width=8),
+            vector=8,
+            trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+            encoder=EncoderConfig(width=16, heads=2),
+            experts=ExpertsConfig(width=8),
         )
-    )  # fmt: skip
+    )
 
 
 def halves() -> Batch:

@@ -52,7 +52,7 @@ def batch_of(value: float) -> Batch:
 def config(tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         out=str(tmp_path / "run"), model=TINY, steps=40, warmup=4, rate=0.1, batch=1, patch=32, device="cpu"
-    )  # fmt: skip
+    )
 
 
 def weights(trainer: Trainer) -> list[Tensor]:
@@ -92,8 +92,11 @@ def test_progress_follows_the_clock_where_that_is_further(config):
 def test_the_rate_rises_then_falls_along_half_a_cosine(config):
     trainer = Trainer(config)
     for step, rate in (
-        (0, 0.1 / 4), (1, 0.05 * 0.5 * (1 + math.cos(math.pi / 40))), (20, 0.05), (30, 0.05 * (1 - math.sqrt(0.5))),
-    ):  # fmt: skip
+        (0, 0.1 / 4),
+        (1, 0.05 * 0.5 * (1 + math.cos(math.pi / 40))),
+        (20, 0.05),
+        (30, 0.05 * (1 - math.sqrt(0.5))),
+    ):
         trainer.state.step = step
         trainer.step(batch_of(0.05))
         assert trainer.state.optimiser.param_groups[0]["lr"] == pytest.approx(rate)
@@ -130,9 +133,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, value):
     moments = [value.clone() for state in trainer.state.optimiser.state.values() for value in state.values()]
     assert math.isnan(trainer.step(batch_of(value))["loss"])
     assert equal(weights(trainer), before)
-    assert equal(
-        [value for state in trainer.state.optimiser.state.values() for value in state.values()], moments
-    )  # fmt: skip
+    assert equal([value for state in trainer.state.optimiser.state.values() for value in state.values()], moments)
     assert math.isfinite(trainer.step(batch_of(0.05))["loss"]) and not equal(weights(trainer), before)
 
 

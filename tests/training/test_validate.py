@@ -53,9 +53,10 @@ def test_what_cannot_be_judged_is_refused(wrong, words):
 def test_missing_files_are_named_before_anything_is_trained(data):
     Validation(scans=("0.nii.gz",), pairs=(Pair(path="0.nii.gz", input="0.nii.gz"),)).check(data)
     for missing in (
-        Validation(scans=("2.nii.gz",)), Validation(label_maps=("2.nii.gz",)),
+        Validation(scans=("2.nii.gz",)),
+        Validation(label_maps=("2.nii.gz",)),
         Validation(pairs=(Pair(path="0.nii.gz", input="2.nii.gz"),)),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputMissing, match=r"2\.nii\.gz: no such scan"):
             missing.check(data)
 

@@ -70,8 +70,9 @@ def test_all_48_storage_orders_become_ras_and_back(order, signs):
     canonical, undo = canonicalise(volume)
     linear = canonical.affine[:3, :3]
     assert torch.equal(linear, torch.diag(torch.diagonal(linear))) and bool((torch.diagonal(linear) > 0).all())
-    place = {float(v): p for v, p in zip(volume.data_XYZ.flatten(), millimetres(volume.grid).reshape(-1, 3),
-                                         strict=True)}  # fmt: skip
+    place = {
+        float(v): p for v, p in zip(volume.data_XYZ.flatten(), millimetres(volume.grid).reshape(-1, 3), strict=True)
+    }
     moved = millimetres(canonical.grid).reshape(-1, 3)
     assert_close(torch.stack([place[float(v)] for v in canonical.data_XYZ.flatten()]), moved)
     back = undo(canonical)

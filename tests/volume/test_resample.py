@@ -86,8 +86,9 @@ def test_measured_samples_are_kept(kernel):
 @pytest.mark.parametrize("harmonic", [0, 1, 5, 13, 19])
 def test_zero_fill_reproduces_a_band_limited_cosine(harmonic):
     at = np.linspace(-0.5, 19.5, 77)
-    np.testing.assert_allclose(read(wave(20, harmonic, np.arange(20)), at, "zero-fill"), wave(20, harmonic, at),
-                               atol=2e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        read(wave(20, harmonic, np.arange(20)), at, "zero-fill"), wave(20, harmonic, at), atol=2e-6
+    )
 
 
 @given(st.integers(2, 30), st.integers(2, 6), st.integers(0, 99))

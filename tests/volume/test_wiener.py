@@ -47,8 +47,10 @@ def dense_axis(n_in: int, positions, profile: str) -> tuple[np.ndarray, np.ndarr
             if profile == "gaussian":
                 acquire[:, f] += np.exp(-4 * np.log(2) * (measured - image) ** 2)
         if profile != "gaussian":  # keep the cosines below the Nyquist frequency of the measured line
-            waves = (np.cos(np.pi * k * (measured + 0.5) / n_in) * np.cos(np.pi * k * (at + 0.5) / n_in)
-                     for k in range(1, n_in))  # fmt: skip
+            waves = (
+                np.cos(np.pi * k * (measured + 0.5) / n_in) * np.cos(np.pi * k * (at + 0.5) / n_in)
+                for k in range(1, n_in)
+            )
             acquire[:, f] = 1 + 2 * sum(waves)
     acquire /= acquire.sum(1, keepdims=True)
     return prior, acquire, np.array([int(np.argmin(np.abs(fine - p))) for p in positions])
@@ -57,8 +59,10 @@ def dense_axis(n_in: int, positions, profile: str) -> tuple[np.ndarray, np.ndarr
 def dense_posterior_mean(data: np.ndarray, positions, profiles, noise: float) -> np.ndarray:
     """x = C A' (A C A' + noise^2 I)^-1 y over all voxels at once."""
     axes = [dense_axis(n, p, kind) for n, p, kind in zip(data.shape, positions, profiles, strict=True)]
-    prior, acquire = (VARIANCE * np.kron(np.kron(axes[0][0], axes[1][0]), axes[2][0]),
-                      np.kron(np.kron(axes[0][1], axes[1][1]), axes[2][1]))  # fmt: skip
+    prior, acquire = (
+        VARIANCE * np.kron(np.kron(axes[0][0], axes[1][0]), axes[2][0]),
+        np.kron(np.kron(axes[0][1], axes[1][1]), axes[2][1]),
+    )
     cross = prior @ acquire.T
     seen = acquire @ cross + noise**2 * np.eye(data.size)
     fine = (cross @ np.linalg.solve(seen, data.ravel())).reshape([len(a[0]) for a in axes])

@@ -24,8 +24,13 @@ def add(commands: Commands) -> None:
         f"sharp in the plane of thick slices. Use it with `moediff enhance --bundle FOLDER`. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("scans", type=scan_path, nargs="+", metavar="SCAN",
-        help="thick-slice scans, one or several of the same protocol")  # fmt: skip
+    add(
+        "scans",
+        type=scan_path,
+        nargs="+",
+        metavar="SCAN",
+        help="thick-slice scans, one or several of the same protocol",
+    )
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write")
     add("--bundle", type=Path, help="model folder to begin with (default: the embedded weights)")
     add_reading(parser)

@@ -143,9 +143,17 @@ def _write(rows: list[dict[str, Any]], focus: str, settings: Settings, args: arg
     from moediff.volume.io import write_text
 
     told = about(settings.threads, settings.device, args.seeds)
-    record = {"schema": SCHEMA, "about": told, "focus": focus, "rows": rows, "means": means(rows),
-              "pairs": pairs(rows, focus), "parts": part_means(rows), "lesions": lesion_sums(rows),
-              "losses": losses(rows, focus)}  # fmt: skip
+    record = {
+        "schema": SCHEMA,
+        "about": told,
+        "focus": focus,
+        "rows": rows,
+        "means": means(rows),
+        "pairs": pairs(rows, focus),
+        "parts": part_means(rows),
+        "lesions": lesion_sums(rows),
+        "losses": losses(rows, focus),
+    }
     write_text(as_csv(rows), args.output / "results.csv", overwrite=True)
     write_text(as_json(record), args.output / "results.json", overwrite=True)
     write_text(page(rows, told, focus, args.output / PICTURES), args.output / "index.html", overwrite=True)

@@ -71,8 +71,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="average over N mirrored readings, 2, 4 or 8: better, N times as long",
     )
-    add("--samples", type=int, default=1, help="take the uncertainty from N samples (default 1: foretold); detail: "
-        "the first of them is the result")  # fmt: skip
+    add(
+        "--samples",
+        type=int,
+        default=1,
+        help="take the uncertainty from N samples (default 1: foretold); detail: the first of them is the result",
+    )
     add(
         "--uncertainty",
         type=Path,
@@ -89,9 +93,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--adapt", action="store_true", help="thick slices: let the weights learn on from this scan first (minutes)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add(
-        "--dtype", default="float32", choices=("float32", "bfloat16"),
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
         help="what the network computes in (default float32): bfloat16 is 1.6 times as fast where a processor has it",
-    )  # fmt: skip
+    )
     add("--threads", type=int, help="CPU threads")
     add("--seed", type=int, default=0, help="of samples and of --adapt (default 0)")
     add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")
@@ -113,9 +119,16 @@ def enhance_command(args: argparse.Namespace) -> int:
     keep_memory()
     options = _options(args)
     loaded = read(args.source, args)
-    paths = OutputPaths(scan=args.output or default_output(args.source, loaded.stem), uncertainty=args.uncertainty,
-                        experts=args.experts, mask=args.mask, each_expert=args.each_expert,
-                        differences=args.differences, report=args.report, dicom=args.dicom_out)  # fmt: skip
+    paths = OutputPaths(
+        scan=args.output or default_output(args.source, loaded.stem),
+        uncertainty=args.uncertainty,
+        experts=args.experts,
+        mask=args.mask,
+        each_expert=args.each_expert,
+        differences=args.differences,
+        report=args.report,
+        dicom=args.dicom_out,
+    )
     if args.dicom_out is not None:
         _check_series(loaded, options)
     if args.report is not None:
@@ -219,15 +232,23 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
     if args.uncertainty is not None and args.mode == "detail" and args.samples < 2:
         raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful foretells it")
     if args.differences is not None and args.mode == "detail":
-        raise ConfigError("--differences compares experts' posterior means with the result, --mode detail draws a "
-                          "sample: leave one of the two out")  # fmt: skip
+        raise ConfigError(
+            "--differences compares experts' posterior means with the result, --mode detail draws a "
+            "sample: leave one of the two out"
+        )
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=reference_grid(args.like) if args.like else None,
-        mode=args.mode, mirrors=args.mirrors, steps=args.steps, samples=args.samples, seed=args.seed,
-        even_slices=args.even_slices, consistency=not args.no_consistency, memory_mb=args.mem_mb,
+        mode=args.mode,
+        mirrors=args.mirrors,
+        steps=args.steps,
+        samples=args.samples,
+        seed=args.seed,
+        even_slices=args.even_slices,
+        consistency=not args.no_consistency,
+        memory_mb=args.mem_mb,
         each_expert=args.each_expert is not None or args.differences is not None,
-    )  # fmt: skip
+    )
 
 
 def _say(record: dict[str, Any], path: Path, args: argparse.Namespace) -> None:

@@ -97,9 +97,12 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
 
     return EvaluateOptions(
         perceptual=load_perceptual(args.perceptual) if args.perceptual else None,
-        metrics=metric_names(args.metrics), fit=not args.no_fit, resample=args.resample, regions=args.regions,
+        metrics=metric_names(args.metrics),
+        fit=not args.no_fit,
+        resample=args.resample,
+        regions=args.regions,
         tissues=args.tissues or args.metrics is None,
-    )  # fmt: skip
+    )
 
 
 def _check_outputs(args: argparse.Namespace, pairs: list[Pair]) -> None:

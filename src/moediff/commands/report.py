@@ -28,8 +28,13 @@ def add(commands: Commands) -> None:
         description=f"Write one self-contained, offline HTML page for each enhanced scan. {RESEARCH_ONLY}",
     )
     add = parser.add_argument
-    add("results", type=scan_path, nargs="+", metavar="RESULT",
-        help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such")  # fmt: skip
+    add(
+        "results",
+        type=scan_path,
+        nargs="+",
+        metavar="RESULT",
+        help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such",
+    )
     add("-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)")
     add("--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers")
     add("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)")
@@ -96,10 +101,18 @@ def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
     from moediff.report.scans import ReportFiles, source_beside
 
     return ReportFiles(
-        scan=scan, source=args.input or source_beside(scan, trust=args.trust, index=args.volume), trust=args.trust,
-        index=args.volume, series=args.series, truth=args.truth, uncertainty=args.uncertainty,
-        experts=args.experts, differences=args.differences, lesions=args.lesions, defaced=args.defaced,
-    )  # fmt: skip
+        scan=scan,
+        source=args.input or source_beside(scan, trust=args.trust, index=args.volume),
+        trust=args.trust,
+        index=args.volume,
+        series=args.series,
+        truth=args.truth,
+        uncertainty=args.uncertainty,
+        experts=args.experts,
+        differences=args.differences,
+        lesions=args.lesions,
+        defaced=args.defaced,
+    )
 
 
 def _pages(args: argparse.Namespace, results: list[Path]) -> list[Path]:

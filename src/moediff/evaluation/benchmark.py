@@ -168,12 +168,31 @@ def _measure(method: Method, case: Case, made: Made, settings: Settings, out: Pa
     """Run, judge, draw, and last write the row."""
     key = key_of(method, case, settings)
     row: Row = {
-        "schema": SCHEMA, "key": key, "method": method.name, "kind": method.kind, "identity": method.identity,
-        "scan": case.scan.name, "scan_sha256": _sha256(case.scan.path), "recipe": case.recipe.name, "seed": case.seed,
-        "input_shape": list(made.low.shape), "output_shape": list(made.truth.shape), "metrics": {},
-        "consistency": None, "parts": None, "lesions": None, "not_computed": {}, "fit": None, "warnings": [],
-        "seconds": None, "cpu_s": None, "compute_s": None, "gflop": None, "peak_mib": None, "error": "",
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "key": key,
+        "method": method.name,
+        "kind": method.kind,
+        "identity": method.identity,
+        "scan": case.scan.name,
+        "scan_sha256": _sha256(case.scan.path),
+        "recipe": case.recipe.name,
+        "seed": case.seed,
+        "input_shape": list(made.low.shape),
+        "output_shape": list(made.truth.shape),
+        "metrics": {},
+        "consistency": None,
+        "parts": None,
+        "lesions": None,
+        "not_computed": {},
+        "fit": None,
+        "warnings": [],
+        "seconds": None,
+        "cpu_s": None,
+        "compute_s": None,
+        "gflop": None,
+        "peak_mib": None,
+        "error": "",
+    }
     try:
         pred, spent = _run(method, case, made, settings, out / WORK)
         row |= spent
@@ -220,8 +239,14 @@ def _run(method: Method, case: Case, made: Made, settings: Settings, work: Path)
     if method.kind == "command":
         measured, _ = _start(method.words(source, target), settings, work)
     else:
-        job = Job(source=source, target=target, grid=made.truth.grid, seed=case.seed, threads=settings.threads,
-                  device=settings.device)  # fmt: skip
+        job = Job(
+            source=source,
+            target=target,
+            grid=made.truth.grid,
+            seed=case.seed,
+            threads=settings.threads,
+            device=settings.device,
+        )
         if settings.flops:
             spent |= _work(method, replace(job, count=True), settings, work)[1]
             target.unlink(missing_ok=True)

@@ -54,16 +54,21 @@ def _near_one(value: float) -> float:
 
 
 JUDGED = {
-    "psnr": Judge("PSNR", _up), "ssim": Judge("SSIM", _up), "haarpsi": Judge("HaarPSI", _up),
-    "haarpsi_med": Judge("HaarPSI (medical)", _up), "vif": Judge("VIF", _up), "gmsd": Judge("GMSD", _down),
-    "ms_ssim": Judge("MS-SSIM", _up), "fsim": Judge("FSIM", _up),
+    "psnr": Judge("PSNR", _up),
+    "ssim": Judge("SSIM", _up),
+    "haarpsi": Judge("HaarPSI", _up),
+    "haarpsi_med": Judge("HaarPSI (medical)", _up),
+    "vif": Judge("VIF", _up),
+    "gmsd": Judge("GMSD", _down),
+    "ms_ssim": Judge("MS-SSIM", _up),
+    "fsim": Judge("FSIM", _up),
     "hf_ratio": Judge("hf ratio (1 is right)", _near_one),
     "spectral_distance_db": Judge("spectral distance (dB)", _down),
     "lesions_lost": Judge("lesions lost, per scan", _down, ("lesions", "lost")),
     "lesions_invented": Judge("lesions invented, per scan", _down, ("lesions", "invented")),
     "lesions_contrast_kept": Judge("lesion contrast kept (1 is right)", _near_one, ("lesions", "contrast_kept")),
     "lesions_dice": Judge("lesion Dice", _up, ("lesions", "dice")),
-} | {f"psnr {part}": Judge(f"PSNR, {part}", _up, ("parts", part, "psnr")) for part in REGIONS}  # fmt: skip
+} | {f"psnr {part}": Judge(f"PSNR, {part}", _up, ("parts", part, "psnr")) for part in REGIONS}
 
 
 def part_means(rows: Sequence[Row]) -> list[Row]:
@@ -76,12 +81,17 @@ def part_means(rows: Sequence[Row]) -> list[Row]:
                 kept = {_case(r): r["parts"][part] for r in _drawn(rows, method, recipe, "parts") if part in r["parts"]}
                 if kept:
                     gains = {case: float(v["psnr"]) - base[case] for case, v in kept.items() if case in base}
-                    out.append({
-                        "recipe": recipe, "part": part, "method": method, "scans": sorted({scan for scan, _ in kept}),
-                        "psnr": _mean_of_scans({case: float(v["psnr"]) for case, v in kept.items()}),
-                        "ssim": _mean_of_scans({case: float(v["ssim"]) for case, v in kept.items()}),
-                        "gain_psnr": _mean_of_scans(gains) if gains else None,
-                    })  # fmt: skip
+                    out.append(
+                        {
+                            "recipe": recipe,
+                            "part": part,
+                            "method": method,
+                            "scans": sorted({scan for scan, _ in kept}),
+                            "psnr": _mean_of_scans({case: float(v["psnr"]) for case, v in kept.items()}),
+                            "ssim": _mean_of_scans({case: float(v["ssim"]) for case, v in kept.items()}),
+                            "gain_psnr": _mean_of_scans(gains) if gains else None,
+                        }
+                    )
     return out
 
 
@@ -126,8 +136,10 @@ def lesion_sums(rows: Sequence[Row]) -> list[Row]:
         for method in names(rows, "method"):
             kept = {_case(row): row["lesions"] for row in _drawn(rows, method, recipe, "lesions")}
             if kept:
-                found = {key: _by_scan({case: float(one[key]) for case, one in kept.items()})
-                         for key in (*LESION_SUMS, *LESION_MEANS)}  # fmt: skip
+                found = {
+                    key: _by_scan({case: float(one[key]) for case, one in kept.items()})
+                    for key in (*LESION_SUMS, *LESION_MEANS)
+                }
                 out.append(
                     {"recipe": recipe, "method": method, "scans": sorted({scan for scan, _ in kept})}
                     | {key: sum(found[key].values()) for key in LESION_SUMS}
@@ -144,8 +156,11 @@ def losses(rows: Sequence[Row], focus: str) -> list[Row]:
     out = []
     for recipe in names(rows, "recipe"):
         for metric, judge in JUDGED.items():
-            better = [found for method in names(rows, "method") if method != focus
-                      and (found := _compared(rows, recipe, metric, (focus, method)))]  # fmt: skip
+            better = [
+                found
+                for method in names(rows, "method")
+                if method != focus and (found := _compared(rows, recipe, metric, (focus, method)))
+            ]
             beaten = [entry for entry in better if judge.merit(entry["other"]) > judge.merit(entry["ours"])]
             if beaten:
                 out.append(max(beaten, key=lambda entry: judge.merit(entry["other"])))
@@ -155,13 +170,18 @@ def losses(rows: Sequence[Row], focus: str) -> list[Row]:
 def _compared(rows: Sequence[Row], recipe: str, metric: str, methods: tuple[str, str]) -> Row | None:
     """Means of two methods over the cases that both have, and in how many the second is better."""
     merit, read = JUDGED[metric].merit, JUDGED[metric].read
-    ours, other = ({_case(r): v for r in counted(rows, method, recipe)
-                    if (v := read(r, metric)) is not None} for method in methods)  # fmt: skip
+    ours, other = (
+        {_case(r): v for r in counted(rows, method, recipe) if (v := read(r, metric)) is not None} for method in methods
+    )
     both = [case for case in ours if case in other]
     if not both:
         return None
     return {
-        "recipe": recipe, "metric": metric, "method": methods[1], "cases": len(both),
-        "ours": fmean(ours[case] for case in both), "other": fmean(other[case] for case in both),
+        "recipe": recipe,
+        "metric": metric,
+        "method": methods[1],
+        "cases": len(both),
+        "ours": fmean(ours[case] for case in both),
+        "other": fmean(other[case] for case in both),
         "worse_in": sum(merit(other[case]) > merit(ours[case]) for case in both),
-    }  # fmt: skip
+    }

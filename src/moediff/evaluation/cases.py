@@ -226,6 +226,8 @@ def mni152() -> Path:
     spec = find_spec("nilearn")
     path = None if spec is None or spec.origin is None else Path(spec.origin).parent / MNI152
     if path is None or not path.is_file():
-        raise InputMissing("no scans were named and nilearn's MNI152 scan is not installed: give --data or --scans, "
-                           "or install it with: pip install nilearn")  # fmt: skip
+        raise InputMissing(
+            "no scans were named and nilearn's MNI152 scan is not installed: give --data or --scans, "
+            "or install it with: pip install nilearn"
+        )
     return path

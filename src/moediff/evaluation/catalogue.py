@@ -72,10 +72,28 @@ LIGHTER: dict[tuple[str, ...], Job] = {
 }
 
 METRICS = (
-    "psnr", "nrmse", "ssim", "psnr_all", "nrmse_all", "ssim_all", "psnr_mrixfields", "nrmse_mrixfields",
-    "ssim_mrixfields", "ms_ssim", "haarpsi", "haarpsi_med", "gmsd", "vif", "fsim", "hf_ratio", "spectral_distance_db",
-    "sharpness", "sharpness_ref", "noise", "noise_ref",
-)  # fmt: skip
+    "psnr",
+    "nrmse",
+    "ssim",
+    "psnr_all",
+    "nrmse_all",
+    "ssim_all",
+    "psnr_mrixfields",
+    "nrmse_mrixfields",
+    "ssim_mrixfields",
+    "ms_ssim",
+    "haarpsi",
+    "haarpsi_med",
+    "gmsd",
+    "vif",
+    "fsim",
+    "hf_ratio",
+    "spectral_distance_db",
+    "sharpness",
+    "sharpness_ref",
+    "noise",
+    "noise_ref",
+)
 PERCEPTUAL = ("lpips", "dists")  # from `evaluation.perceptual`, where the weights of their networks are given
 
 

@@ -18,14 +18,27 @@ Row = dict[str, Any]
 BLOCK = re.compile(r"(?P<start><!-- benchmark (?P<name>[a-z]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 TIMES = ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")
 NUMBERS = {
-    "psnr": "{:.2f}", "gain_psnr": "{:+.2f}", "ssim": "{:.4f}", "gain_ssim": "{:+.4f}", "haarpsi": "{:.3f}",
-    "haarpsi_med": "{:.3f}", "ms_ssim": "{:.4f}", "fsim": "{:.4f}", "vif": "{:.3f}", "gmsd": "{:.4f}",
-    "hf_ratio": "{:.2f}", "spectral_distance_db": "{:.2f}", "consistency": "{:.4f}",
-}  # fmt: skip
+    "psnr": "{:.2f}",
+    "gain_psnr": "{:+.2f}",
+    "ssim": "{:.4f}",
+    "gain_ssim": "{:+.4f}",
+    "haarpsi": "{:.3f}",
+    "haarpsi_med": "{:.3f}",
+    "ms_ssim": "{:.4f}",
+    "fsim": "{:.4f}",
+    "vif": "{:.3f}",
+    "gmsd": "{:.4f}",
+    "hf_ratio": "{:.2f}",
+    "spectral_distance_db": "{:.2f}",
+    "consistency": "{:.4f}",
+}
 TITLES = {
-    "gain_psnr": "gain (dB)", "gain_ssim": "gain SSIM", "consistency": "consistency", "hf_ratio": "hf ratio",
+    "gain_psnr": "gain (dB)",
+    "gain_ssim": "gain SSIM",
+    "consistency": "consistency",
+    "hf_ratio": "hf ratio",
     "spectral_distance_db": "spectra (dB)",
-}  # fmt: skip
+}
 
 
 def tables(rows: Sequence[Row], focus: str, about: Row) -> dict[str, str]:
@@ -37,11 +50,16 @@ def tables(rows: Sequence[Row], focus: str, about: Row) -> dict[str, str]:
         about: from `summary.about`.
     """
     return {
-        "machine": machine(about), "means": mean_table(rows), "persons": person_table(rows),
-        "gains": gain_table(rows, focus), "differences": difference_table(rows, focus),
-        "losses": loss_table(rows, focus), "parts": part_table(rows), "lesions": lesion_table(rows),
+        "machine": machine(about),
+        "means": mean_table(rows),
+        "persons": person_table(rows),
+        "gains": gain_table(rows, focus),
+        "differences": difference_table(rows, focus),
+        "losses": loss_table(rows, focus),
+        "parts": part_table(rows),
+        "lesions": lesion_table(rows),
         "time": time_table(rows),
-    }  # fmt: skip
+    }
 
 
 def machine(about: Row) -> str:
@@ -101,15 +119,28 @@ def gain_table(rows: Sequence[Row], focus: str) -> str:
     recipes, mine = names(rows, "recipe"), [row for row in rows if row["method"] == focus]
     lines = [["scan", *recipes]]
     for scan in names(rows, "scan"):
-        lines.append([_title(rows, scan), *(
-            _gain([r for r in mine if (r["scan"], r["recipe"]) == (scan, recipe)]) for recipe in recipes
-        )])  # fmt: skip
+        lines.append(
+            [
+                _title(rows, scan),
+                *(_gain([r for r in mine if (r["scan"], r["recipe"]) == (scan, recipe)]) for recipe in recipes),
+            ]
+        )
     average = {row["recipe"]: row for row in means(mine)}
-    return table([*lines, ["mean", *(
-        " / ".join("-" if average[recipe][key] is None else form.format(average[recipe][key])
-                   for key, form in (("gain_psnr", "{:+.2f}"), ("gain_ssim", "{:+.3f}")))
-        for recipe in recipes
-    )]])  # fmt: skip
+    return table(
+        [
+            *lines,
+            [
+                "mean",
+                *(
+                    " / ".join(
+                        "-" if average[recipe][key] is None else form.format(average[recipe][key])
+                        for key, form in (("gain_psnr", "{:+.2f}"), ("gain_ssim", "{:+.3f}"))
+                    )
+                    for recipe in recipes
+                ),
+            ],
+        ]
+    )
 
 
 def difference_table(rows: Sequence[Row], focus: str) -> str:
@@ -120,9 +151,11 @@ def difference_table(rows: Sequence[Row], focus: str) -> str:
         cells = []
         for metric in COMPARED:
             entry, digits = found.get((recipe, other, metric)), 2 if metric == "psnr" else 3
-            cells.append("-" if entry is None else (
-                f"{entry['mean']:+.{digits}f} ({entry['low']:+.{digits}f} to {entry['high']:+.{digits}f})"
-            ))  # fmt: skip
+            cells.append(
+                "-"
+                if entry is None
+                else (f"{entry['mean']:+.{digits}f} ({entry['low']:+.{digits}f} to {entry['high']:+.{digits}f})")
+            )
         lines.append([recipe, other, *cells])
     return table(lines)
 
@@ -132,10 +165,16 @@ def loss_table(rows: Sequence[Row], focus: str) -> str:
     lines = [["recipe", "metric", focus, "better", "its value", f"{focus} is worse in"]]
     for entry in losses(rows, focus):
         form = NUMBERS.get(entry["metric"], "{:.2f}")
-        lines.append([
-            entry["recipe"], JUDGED[entry["metric"]].title, form.format(entry["ours"]), entry["method"],
-            form.format(entry["other"]), f"{entry['worse_in']} of {entry['cases']}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                entry["recipe"],
+                JUDGED[entry["metric"]].title,
+                form.format(entry["ours"]),
+                entry["method"],
+                form.format(entry["other"]),
+                f"{entry['worse_in']} of {entry['cases']}",
+            ]
+        )
     return table(lines) if len(lines) > 1 else "No metric of any recipe has a method with a better mean."
 
 
@@ -149,9 +188,20 @@ def part_table(rows: Sequence[Row]) -> str:
     by_place = {(entry["recipe"], entry["method"], entry["part"]): entry for entry in found}
     for recipe, method in dict.fromkeys((recipe, method) for recipe, method, _ in by_place):
         cells = (by_place.get((recipe, method, part)) for part in parts)
-        lines.append([recipe, method, *("-" if entry is None else (
-            f"{entry['psnr']:.2f}" + ("" if entry["gain_psnr"] is None else f" ({entry['gain_psnr']:+.2f})")
-        ) for entry in cells)])  # fmt: skip
+        lines.append(
+            [
+                recipe,
+                method,
+                *(
+                    "-"
+                    if entry is None
+                    else (
+                        f"{entry['psnr']:.2f}" + ("" if entry["gain_psnr"] is None else f" ({entry['gain_psnr']:+.2f})")
+                    )
+                    for entry in cells
+                ),
+            ]
+        )
     return f"Scans: {', '.join(scans)}.\n\n{table(lines)}"
 
 
@@ -163,11 +213,17 @@ def lesion_table(rows: Sequence[Row]) -> str:
     scans = sorted({scan for entry in found for scan in entry["scans"]})
     titles = ("lesions", "lost", "invented", "contrast kept", "Dice", "volume (ml)", "true volume (ml)")
     lines = [["recipe", "method", *titles]]
-    lines += [[
-        entry["recipe"], entry["method"], *(f"{entry[key]:.0f}" for key in ("count", "lost", "invented")),
-        f"{entry['contrast_kept']:.2f}", f"{entry['dice']:.2f}",
-        *(f"{entry[key]:.2f}" for key in ("volume_pred_ml", "volume_ref_ml")),
-    ] for entry in found]  # fmt: skip
+    lines += [
+        [
+            entry["recipe"],
+            entry["method"],
+            *(f"{entry[key]:.0f}" for key in ("count", "lost", "invented")),
+            f"{entry['contrast_kept']:.2f}",
+            f"{entry['dice']:.2f}",
+            *(f"{entry[key]:.2f}" for key in ("volume_pred_ml", "volume_ref_ml")),
+        ]
+        for entry in found
+    ]
     return f"Scans: {', '.join(scans)}.\n\n{table(lines)}"
 
 

@@ -109,9 +109,13 @@ def evaluate(
         alike, found = doubts(landed.data_XYZ, ref, inside)
         fit = fit_intensities(*(picked(scan.data_XYZ, inside) for scan in (landed, ref))) if options.fit else None
         case = Judged(
-            (fit or Fit()).apply(landed.data_XYZ.float()), ref.data_XYZ.float(), inside,
-            data_range(ref.data_XYZ, inside), ref.spacing_mm, ras_axes(ref.affine)[0][2],
-        )  # fmt: skip
+            (fit or Fit()).apply(landed.data_XYZ.float()),
+            ref.data_XYZ.float(),
+            inside,
+            data_range(ref.data_XYZ, inside),
+            ref.spacing_mm,
+            ras_axes(ref.affine)[0][2],
+        )
     parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
     record = {
         "metrics": compute(case, options.metrics, missing) | _perceptual(case, options.perceptual, missing),

@@ -112,12 +112,15 @@ def _measured(
     voxel_ml = math.prod(spacing_mm) / 1000
     return Lesion(
         voxels=int(one_XYZ.sum()),
-        contrast_ref=contrast, contrast_pred=shown_contrast,
-        cnr_ref=contrast / max(_spread(truth[ring]), 1e-9), cnr_pred=shown_contrast / max(_spread(pred[ring]), 1e-9),
-        volume_ref_ml=seen * voxel_ml, volume_pred_ml=shown * voxel_ml,
+        contrast_ref=contrast,
+        contrast_pred=shown_contrast,
+        cnr_ref=contrast / max(_spread(truth[ring]), 1e-9),
+        cnr_pred=shown_contrast / max(_spread(pred[ring]), 1e-9),
+        volume_ref_ml=seen * voxel_ml,
+        volume_pred_ml=shown * voxel_ml,
         dice=2 * int((in_ref & in_pred).sum()) / max(seen + shown, 1),
         lost=shown < LOST_BELOW * seen,
-    )  # fmt: skip
+    )
 
 
 def white_matter(truth_XYZ: Tensor, brain_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
@@ -220,8 +223,10 @@ def judge_lesions(
     where = brain_XYZ, known, white_matter(truth_XYZ, brain_XYZ, spacing_mm)
     invented = _invented(spots, where, scans, spacing_mm)
     volume_ref, volume_pred = (sum(getattr(x, f"volume_{name}_ml") for x in found) for name in ("ref", "pred"))
-    kept = {name: sum(math.copysign(1.0, lesion.contrast_ref) * getattr(lesion, name) for lesion in found)
-            for name in ("contrast_ref", "contrast_pred", "cnr_ref", "cnr_pred")}  # fmt: skip
+    kept = {
+        name: sum(math.copysign(1.0, lesion.contrast_ref) * getattr(lesion, name) for lesion in found)
+        for name in ("contrast_ref", "contrast_pred", "cnr_ref", "cnr_pred")
+    }
     return {
         "count": len(found),
         "lost": sum(lesion.lost for lesion in found),

@@ -47,8 +47,13 @@ class Method:
     @property
     def identity(self) -> dict[str, object]:
         """What its results depend on; folders are named by their content, so a moved bundle is the same method."""
-        return {"name": self.name, "kind": self.kind, "mode": self.mode, "bundle_sha256": self.bundle_sha256,
-                "command": list(self.command)}  # fmt: skip
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "mode": self.mode,
+            "bundle_sha256": self.bundle_sha256,
+            "command": list(self.command),
+        }
 
     def words(self, source: Path, target: Path) -> list[str]:
         """The command with its files in place."""
@@ -93,8 +98,10 @@ def _built_in(name: str) -> Method:
         return Method(name=name, kind="bundle", mode=name, bundle_sha256=_digest(embedded_path()))
     if name == UNIFORM:
         return _uniform()
-    raise ConfigError(f"no method called {name!r}; choose from {', '.join(BUILT_IN)}, {UNIFORM}, NAME=BUNDLE_FOLDER, "
-                      f"or NAME='command {INPUT} {OUTPUT}'")  # fmt: skip
+    raise ConfigError(
+        f"no method called {name!r}; choose from {', '.join(BUILT_IN)}, {UNIFORM}, NAME=BUNDLE_FOLDER, "
+        f"or NAME='command {INPUT} {OUTPUT}'"
+    )
 
 
 def _uniform() -> Method:
@@ -102,8 +109,10 @@ def _uniform() -> Method:
     found = next((folder for folder in UNIFORM_AT if (folder / "bundle.json").is_file()), None)
     if found is None:
         places = " or ".join(str(folder) for folder in UNIFORM_AT)
-        raise ConfigError(f"method {UNIFORM!r}: no bundle in {places} of this folder; make one with 'make ablation' or "
-                          f"'moediff train configs/uniform.toml', or name yours as {UNIFORM}=FOLDER")  # fmt: skip
+        raise ConfigError(
+            f"method {UNIFORM!r}: no bundle in {places} of this folder; make one with 'make ablation' or "
+            f"'moediff train configs/uniform.toml', or name yours as {UNIFORM}=FOLDER"
+        )
     return Method(name=UNIFORM, kind="bundle", mode="faithful", bundle=found, bundle_sha256=_digest(found))
 
 

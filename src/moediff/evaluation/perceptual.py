@@ -68,8 +68,10 @@ def load_perceptual(path: Path) -> PerceptualWeights:
             conv = tensors.get(f"features.{number}.weight", torch.empty(0))
             bias = tensors.get(f"features.{number}.bias", torch.empty(0))
             if conv.ndim != 4 or conv.shape[1:] != (channels, 3, 3) or bias.shape != conv.shape[:1]:
-                raise DataError(f"{path}: features.{number} is missing or not a 3x3 convolution of {channels} channels;"
-                                " expected those of VGG-16")  # fmt: skip
+                raise DataError(
+                    f"{path}: features.{number} is missing or not a 3x3 convolution of {channels} channels;"
+                    " expected those of VGG-16"
+                )
             channels = conv.shape[0]
         seen.append(channels)
     _check_heads(path, weights, seen)

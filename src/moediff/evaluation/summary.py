@@ -164,33 +164,55 @@ def _differences(ours: Sequence[Row], theirs: Sequence[Row], metric: str) -> dic
 def about(threads: int, device: str, seeds: Sequence[int]) -> Row:
     """What numbers depend on besides the data; no name of a machine or a person."""
     return {
-        "moediff": __version__, "torch": torch.__version__, "python": platform.python_version(),
-        "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count(), "threads": threads,
-        "device": device, "seeds": list(seeds), "note": RESEARCH_ONLY,
-    }  # fmt: skip
+        "moediff": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "device": device,
+        "seeds": list(seeds),
+        "note": RESEARCH_ONLY,
+    }
 
 
 def as_csv(rows: Iterable[Row]) -> str:
     """One flat line per row."""
     first = ("method", "kind", "scan", "recipe", "seed", "counts", "gain_psnr", "gain_ssim")
-    return table_text([
-        plain({key: row.get(key) for key in first} | row["metrics"]
-              | {f"consistency_{key}": (row["consistency"] or {}).get(key) for key in ("rms_over_range",)}
-              | {f"psnr_{part.replace(' ', '_')}": (row.get("parts") or {}).get(part, {}).get("psnr")
-                 for part in REGIONS}
-              | {f"lesions_{key}": (row.get("lesions") or {}).get(key) for key in LESIONS}
-              | {key: row.get(key) for key in ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")}
-              | {"warnings": "; ".join(row["warnings"]), "error": row["error"]})
-        for row in rows
-    ])  # fmt: skip
+    return table_text(
+        [
+            plain(
+                {key: row.get(key) for key in first}
+                | row["metrics"]
+                | {f"consistency_{key}": (row["consistency"] or {}).get(key) for key in ("rms_over_range",)}
+                | {
+                    f"psnr_{part.replace(' ', '_')}": (row.get("parts") or {}).get(part, {}).get("psnr")
+                    for part in REGIONS
+                }
+                | {f"lesions_{key}": (row.get("lesions") or {}).get(key) for key in LESIONS}
+                | {key: row.get(key) for key in ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")}
+                | {"warnings": "; ".join(row["warnings"]), "error": row["error"]}
+            )
+            for row in rows
+        ]
+    )
 
 
 SHOWN = {
-    "psnr": ("PSNR (dB)", "{:.2f}"), "gain_psnr": ("gain (dB)", "{:+.2f}"), "ssim": ("SSIM", "{:.4f}"),
-    "gain_ssim": ("gain SSIM", "{:+.4f}"), "haarpsi": ("HaarPSI", "{:.4f}"), "hf_ratio": ("hf ratio", "{:.2f}"),
-    "consistency": ("consistency", "{:.4f}"), "seconds": ("time (s)", "{:.1f}"), "cpu_s": ("CPU (s)", "{:.1f}"),
-    "compute_s": ("compute (s)", "{:.2f}"), "gflop": ("GFLOP", "{:.0f}"), "peak_mib": ("peak (MiB)", "{:.0f}"),
-}  # fmt: skip
+    "psnr": ("PSNR (dB)", "{:.2f}"),
+    "gain_psnr": ("gain (dB)", "{:+.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "gain_ssim": ("gain SSIM", "{:+.4f}"),
+    "haarpsi": ("HaarPSI", "{:.4f}"),
+    "hf_ratio": ("hf ratio", "{:.2f}"),
+    "consistency": ("consistency", "{:.4f}"),
+    "seconds": ("time (s)", "{:.1f}"),
+    "cpu_s": ("CPU (s)", "{:.1f}"),
+    "compute_s": ("compute (s)", "{:.2f}"),
+    "gflop": ("GFLOP", "{:.0f}"),
+    "peak_mib": ("peak (MiB)", "{:.0f}"),
+}
 
 
 def shown_columns(rows: Sequence[Row]) -> list[str]:
@@ -210,8 +232,11 @@ def markdown(rows: Sequence[Row], focus: str) -> str:
     averages, columns, parts = means(rows), shown_columns(rows), []
     for recipe in names(rows, "recipe"):
         lines = [["method", *(SHOWN[key][0] for key in columns), "persons", "failed"]]
-        lines += [[row["method"], *(cell(row, key) for key in columns), str(row["persons"]), str(row["failed"])]
-                  for row in averages if row["recipe"] == recipe]  # fmt: skip
+        lines += [
+            [row["method"], *(cell(row, key) for key in columns), str(row["persons"]), str(row["failed"])]
+            for row in averages
+            if row["recipe"] == recipe
+        ]
         parts.append(f"{recipe}, mean over persons:\n\n{table(lines)}")
     return "\n\n".join([*parts, f"{focus}, gain per scan, PSNR (dB) / SSIM:\n\n{_gains(rows, focus)}"])
 

@@ -56,10 +56,12 @@ class Job:
         """The job and its method as text; `from_json` reads it back."""
         grid = {"shape": list(self.grid.shape), "affine": self.grid.affine.tolist()}
         folder = None if method.bundle is None else str(method.bundle)
-        return json.dumps({
-            "job": vars(self) | {"source": str(self.source), "target": str(self.target), "grid": grid},
-            "method": vars(method) | {"bundle": folder},
-        })  # fmt: skip
+        return json.dumps(
+            {
+                "job": vars(self) | {"source": str(self.source), "target": str(self.target), "grid": grid},
+                "method": vars(method) | {"bundle": folder},
+            }
+        )
 
     @staticmethod
     def from_json(text: str) -> tuple[Job, Method]:

@@ -70,9 +70,7 @@ def discrepancy(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) 
     return gap_XYZ
 
 
-def correct(
-    data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition, variance: float | None = None
-) -> Tensor:  # fmt: skip
+def correct(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition, variance: float | None = None) -> Tensor:
     """The result nearer to what was measured, by as much as noise allows; same shape, scaled, foreground only.
 
     First the posterior mean of the result's error given what it leaves unexplained (a Kalman update, with the prior of

@@ -171,9 +171,14 @@ class Enhancer:
         return results
 
     def _mean(
-        self, prepared: Prepared, head: Frame, options: EnhanceOptions, before_each: Callable[[], None], *,
+        self,
+        prepared: Prepared,
+        head: Frame,
+        options: EnhanceOptions,
+        before_each: Callable[[], None],
+        *,
         alone: int | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         """The residual's posterior mean and the absolute error to expect, on the target grid; mean over mirrors."""
         total: list[Tensor] = []
         for axes in MIRRORS[: options.mirrors]:
@@ -201,9 +206,7 @@ class Enhancer:
         noise = torch.randn(head.shape, generator=rng_for(options.seed, "sample", index))[None].to(self.device)
         return sample(denoise, noise * sigmas[0], sigmas)
 
-    def _denoise(
-        self, x: Tensor, sigma: float, head: Frame, options: EnhanceOptions, *, error: bool = False
-    ) -> Tensor:  # fmt: skip
+    def _denoise(self, x: Tensor, sigma: float, head: Frame, options: EnhanceOptions, *, error: bool = False) -> Tensor:
         """D(x, sigma), on request with the error to expect; tiles halve when memory runs out."""
         limit = self.bundle.config.process.sigma_max * self.bundle.config.denoiser.sigma_data * 0.999
         x = torch.zeros_like(x) if sigma >= limit else x  # trained on the mean of the noise there
@@ -222,9 +225,16 @@ class Enhancer:
                 budget //= 2
 
     def _finish(  # noqa: PLR0913
-        self, loaded: Loaded, way: Route, prepared: Prepared, head: Frame,
-        scans: tuple[Tensor, Tensor | None], options: EnhanceOptions, timings: dict[str, float], score: float | None,
-    ) -> Enhanced:  # fmt: skip
+        self,
+        loaded: Loaded,
+        way: Route,
+        prepared: Prepared,
+        head: Frame,
+        scans: tuple[Tensor, Tensor | None],
+        options: EnhanceOptions,
+        timings: dict[str, float],
+        score: float | None,
+    ) -> Enhanced:
         result, spread = scans
         if not bool(torch.isfinite(result).all()):
             raise DataError("the result is not finite, expected numbers: rescale the input's intensities")

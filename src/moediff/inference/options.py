@@ -22,8 +22,10 @@ from moediff.volume.io import Loaded
 from moediff.volume.volume import Grid, Volume
 
 BOUNDS = {  # of numbers: what a message calls them, least, most
-    "steps": ("steps", 2, 64), "samples": ("samples", 1, 64), "memory_mb": ("memory_mb (--mem-mb)", 64, 2**24),
-}  # fmt: skip
+    "steps": ("steps", 2, 64),
+    "samples": ("samples", 1, 64),
+    "memory_mb": ("memory_mb (--mem-mb)", 64, 2**24),
+}
 MODES = ("faithful", "detail")
 MIRRORS = ((), (0, 1, 2), (0,), (1, 2), (1,), (0, 2), (2,), (0, 1))  # axes that a scan is mirrored along, best first
 
@@ -185,7 +187,9 @@ class Enhanced:
         if self.each_XYZE is None:
             raise ConfigError("the experts were not run alone; ask for each_expert in EnhanceOptions")
         if self.record.get("mode") == "detail":
-            raise ConfigError("differences compare the experts' posterior means with the result, mode 'detail' draws "
-                              "samples; leave one out")  # fmt: skip
+            raise ConfigError(
+                "differences compare the experts' posterior means with the result, mode 'detail' draws "
+                "samples; leave one out"
+            )
         others = (self.volume, self.interpolated)
         return torch.cat([self.each_XYZE - other.data_XYZ[..., None] for other in others], -1)

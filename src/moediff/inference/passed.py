@@ -19,7 +19,7 @@ NOT_EVENED = "--even-slices changed nothing: the scan was passed through"
 
 def passed(
     loaded: Loaded, way: Route, options: EnhanceOptions, names: tuple[str, ...], record: dict[str, Any]
-) -> Enhanced:  # fmt: skip
+) -> Enhanced:
     """The input on the target grid, with a warning.
 
     Args:

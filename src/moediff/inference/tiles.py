@@ -188,7 +188,7 @@ def cut(condition: Condition, box: Box) -> Condition:
 @torch.no_grad()
 def denoise_tiled(
     denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: float, *, error: bool = False
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """D(x, sigma) over the head's box; tiles without foreground keep a zero residual.
 
     Args:

@@ -23,8 +23,12 @@ def begin_from(denoiser: Denoiser, trained: Denoiser) -> None:
     """
     own, given = denoiser.config, trained.config
     same_body = (own.trunk, own.encoder, own.vector, own.error_width, own.sigma_data) == (
-        given.trunk, given.encoder, given.vector, given.error_width, given.sigma_data,
-    )  # fmt: skip
+        given.trunk,
+        given.encoder,
+        given.vector,
+        given.error_width,
+        given.sigma_data,
+    )
     if not same_body or (own.experts.width, own.experts.layers) != (given.experts.width, given.experts.layers):
         raise ConfigError("start: that bundle's network has another trunk, encoder or expert width; train it anew")
     if (own.gate.experts, own.experts.views) == (given.gate.experts, given.experts.views):

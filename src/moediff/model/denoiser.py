@@ -267,9 +267,15 @@ def make_condition(
 
 
 def condition_from(  # noqa: PLR0913
-    config: DenoiserConfig, scan: tuple[Tensor, Tensor], positions: Tables, noise_B: Tensor,
-    token: Tensor, weight: Tensor, *, sparse: bool,
-) -> Condition:  # fmt: skip
+    config: DenoiserConfig,
+    scan: tuple[Tensor, Tensor],
+    positions: Tables,
+    noise_B: Tensor,
+    token: Tensor,
+    weight: Tensor,
+    *,
+    sparse: bool,
+) -> Condition:
     """`make_condition` for tokens and gate weights on cells that were computed before."""
     ratios = [1 / (p[:, 1] - p[:, 0]).clamp_min(1e-3) for p in positions]
     x, y, z = (position_tables(p, r) for p, r in zip(positions, ratios, strict=True))

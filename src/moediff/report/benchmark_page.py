@@ -67,18 +67,28 @@ def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("moediff.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("moediff.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     scans = names(rows, "scan")
     rings = [scan for scan in scans if not all(row["counts"] for row in rows if row["scan"] == scan)]
-    return str(environment.get_template(TEMPLATE).render(
-        about=about, focus=focus, scans=scans, rings=rings, columns=[SHOWN[key][0] for key in shown_columns(rows)],
-        recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in names(rows, "recipe")],
-        time=quality_against_time(_times(rows)), worst=_worst(rows, pictures),
-        failures=[row for row in rows if row["error"]],
-        doubts=[row for row in rows if row["warnings"] and not row["error"]],
-    ))  # fmt: skip
+    return str(
+        environment.get_template(TEMPLATE).render(
+            about=about,
+            focus=focus,
+            scans=scans,
+            rings=rings,
+            columns=[SHOWN[key][0] for key in shown_columns(rows)],
+            recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in names(rows, "recipe")],
+            time=quality_against_time(_times(rows)),
+            worst=_worst(rows, pictures),
+            failures=[row for row in rows if row["error"]],
+            doubts=[row for row in rows if row["warnings"] and not row["error"]],
+        )
+    )
 
 
 def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: tuple[Sequence[str], Sequence[str]]) -> Row:
@@ -93,9 +103,15 @@ def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: tuple[Sequence[
         values = {row["against"]: (row["mean"], row["low"], row["high"]) for row in compared if row["metric"] == metric}
         if values:
             differences.append((title, intervals(values, f"{title}, {focus} minus the other")))
-    return {"name": recipe, "table": table, "differences": differences, "parts": _parts(mine),
-            "lesions": lesion_sums(mine), "losses": _losses(mine, focus),
-            "dots": dots(gains, *scans, "gain over interpolation, PSNR (dB)")}  # fmt: skip
+    return {
+        "name": recipe,
+        "table": table,
+        "differences": differences,
+        "parts": _parts(mine),
+        "lesions": lesion_sums(mine),
+        "losses": _losses(mine, focus),
+        "dots": dots(gains, *scans, "gain over interpolation, PSNR (dB)"),
+    }
 
 
 def _parts(rows: Sequence[Row]) -> Row | None:
@@ -104,8 +120,10 @@ def _parts(rows: Sequence[Row]) -> Row | None:
     if not found:
         return None
     names_, by_place = names(found, "part"), {(row["method"], row["part"]): row for row in found}
-    cells = {method: [f"{by_place[method, part]['psnr']:.2f}" if (method, part) in by_place else "-" for part in names_]
-             for method in names(found, "method")}  # fmt: skip
+    cells = {
+        method: [f"{by_place[method, part]['psnr']:.2f}" if (method, part) in by_place else "-" for part in names_]
+        for method in names(found, "method")
+    }
     return {"names": names_, "lines": cells, "scans": sorted({scan for row in found for scan in row["scans"]})}
 
 

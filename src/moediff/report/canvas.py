@@ -91,9 +91,14 @@ def _draw_plane(axes: Any, layer: Column, plane: str, view: View) -> Any:
     across, up, through = PLANES[plane]
     image = axes.imshow(
         layer.slice_at(plane, view.centre[through]),
-        origin="lower", extent=layer.extent(plane), interpolation="nearest", aspect="equal",
-        cmap=layer.colours, vmin=layer.limits[0], vmax=layer.limits[1],
-    )  # fmt: skip
+        origin="lower",
+        extent=layer.extent(plane),
+        interpolation="nearest",
+        aspect="equal",
+        cmap=layer.colours,
+        vmin=layer.limits[0],
+        vmax=layer.limits[1],
+    )
     axes.set_xlim(view.high[across], view.low[across])  # R+ and A+ run leftwards: radiological
     axes.set_ylim(view.low[up], view.high[up])
     axes.set_axis_off()
@@ -114,9 +119,18 @@ def _draw_legend(figure: Any, left: float, width: float, names: Sequence[str]) -
     frame = figure.add_axes((left, 0.0, width, FOOT_INCH / figure.get_figheight()))
     frame.set_axis_off()
     frame.legend(
-        handles=patches, loc="center", ncols=1 if len(names) <= 3 else 2, fontsize=6.5, frameon=False,
-        labelcolor=INK, handlelength=0.9, handleheight=0.9, columnspacing=0.9, handletextpad=0.5, labelspacing=0.35,
-    )  # fmt: skip
+        handles=patches,
+        loc="center",
+        ncols=1 if len(names) <= 3 else 2,
+        fontsize=6.5,
+        frameon=False,
+        labelcolor=INK,
+        handlelength=0.9,
+        handleheight=0.9,
+        columnspacing=0.9,
+        handletextpad=0.5,
+        labelspacing=0.35,
+    )
 
 
 def _draw_colour_bar(figure: Any, image: Any, place: tuple[float, float], words: str) -> None:

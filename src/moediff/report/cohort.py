@@ -154,10 +154,17 @@ def render_index(entries: Sequence[Entry], folder: Path) -> str:
     rows = _rows(entries, columns, folder)
     return str(
         environment.from_string(read("templates", "index.html").read_text(encoding="utf-8")).render(
-            policy=policy((script,)), notice=RESEARCH_ONLY, columns=columns, rows=rows, script=safe(script),
-            style=safe(style), limit=LIMIT, least=LEAST, flagged=sum(bool(row["flags"]) for row in rows),
+            policy=policy((script,)),
+            notice=RESEARCH_ONLY,
+            columns=columns,
+            rows=rows,
+            script=safe(script),
+            style=safe(style),
+            limit=LIMIT,
+            least=LEAST,
+            flagged=sum(bool(row["flags"]) for row in rows),
         )
-    )  # fmt: skip
+    )
 
 
 def write_index(entries: Sequence[Entry], path: Path, *, overwrite: bool = False) -> None:

@@ -115,11 +115,14 @@ def _intensities(shown: Display) -> Plot:
     marks = ticks(0, max(max(c.y) for c in curves) or 1.0, 4)
     inside = [t for t in ticks(low, high, 4) if low <= t <= high]
     return Plot(
-        "Intensities", "intensity in the scan's own units", "% of the head",
+        "Intensities",
+        "intensity in the scan's own units",
+        "% of the head",
         "How common each brightness is; air is left out.",
         tuple((_x((t - low) / (high - low)), f"{round(t, 10):g}") for t in inside),
-        tuple((_y(t, marks[0], marks[-1]), f"{round(t, 10):g}") for t in marks), _paths(curves, marks[0], marks[-1]),
-    )  # fmt: skip
+        tuple((_y(t, marks[0], marks[-1]), f"{round(t, 10):g}") for t in marks),
+        _paths(curves, marks[0], marks[-1]),
+    )
 
 
 def _detail(shown: Display) -> Plot:
@@ -128,11 +131,14 @@ def _detail(shown: Display) -> Plot:
     low = DECIBELS * min(-1, math.floor(min(min(c.y) for c in curves) / DECIBELS))
     levels = range(low, 1, DECIBELS)
     return Plot(
-        "Detail", "size of the detail, in voxels", "strength, dB",
+        "Detail",
+        "size of the detail, in voxels",
+        "strength, dB",
         "How much there is of coarse (left) and fine (right) detail; 20 dB down is a tenth of the amplitude.",
-        tuple((_x(2 / size), f"{size}") for size in SIZES), tuple((_y(v, low, 0), f"{v}") for v in levels),
+        tuple((_x(2 / size), f"{size}") for size in SIZES),
+        tuple((_y(v, low, 0), f"{v}") for v in levels),
         _paths(curves, low, 0),
-    )  # fmt: skip
+    )
 
 
 def plots(shown: Display) -> list[Plot]:

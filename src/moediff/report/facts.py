@@ -93,20 +93,26 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
     record = scans.record
     warnings = record.get("warnings")
     rows = [
-        ("Scan", scans.name), ("Input grid", _grid(record, "input")), ("Enhanced grid", _grid(record, "output")),
-        ("Mode", MODES.get(str(record.get("mode")), record.get("mode", ""))), ("Model", record.get("bundle_name", "")),
+        ("Scan", scans.name),
+        ("Input grid", _grid(record, "input")),
+        ("Enhanced grid", _grid(record, "output")),
+        ("Mode", MODES.get(str(record.get("mode")), record.get("mode", ""))),
+        ("Model", record.get("bundle_name", "")),
         ("Learned on from", _learned(record)),
         ("Fingerprint of the model (sha256)", record.get("bundle_sha256", "")),
         ("Evaluations of the network", record.get("steps", "")),
-        ("Mirrored readings", record.get("mirrors", "")), ("Samples", record.get("samples", "")),
+        ("Mirrored readings", record.get("mirrors", "")),
+        ("Samples", record.get("samples", "")),
         ("Seed", record.get("seed", "")),
         ("Corrected towards the measurement", _yes_or_no(record.get("consistency"))),
         ("Every other slice", _slices(record)),
         ("Uncertainty", record.get("uncertainty", "") if isinstance(record.get("uncertainty"), str) else ""),
         ("Warnings", "none" if warnings == [] else ""),  # others stand at the top
-        ("Time", _seconds(record)), ("Device", record.get("device", "")),
-        ("Precision of the network", record.get("dtype", "")), ("Software", record.get("software", "")),
-    ]  # fmt: skip
+        ("Time", _seconds(record)),
+        ("Device", record.get("device", "")),
+        ("Precision of the network", record.get("dtype", "")),
+        ("Software", record.get("software", "")),
+    ]
     return [(what, one_line(value)) for what, value in rows if value != ""]
 
 
@@ -187,6 +193,12 @@ def facts(scans: ReportScans) -> Facts:
     warnings = scans.record.get("warnings")
     told = [one_line(w) for w in warnings] if isinstance(warnings, list) else []
     return Facts(
-        _story(scans.record), _verdict(scans.record), tuple(_done(scans)), tuple(_numbers(scans.record)),
-        tuple(experts(scans)), tuple(regions(scans)), tuple(_scores(scans)), tuple(told),
-    )  # fmt: skip
+        _story(scans.record),
+        _verdict(scans.record),
+        tuple(_done(scans)),
+        tuple(_numbers(scans.record)),
+        tuple(experts(scans)),
+        tuple(regions(scans)),
+        tuple(_scores(scans)),
+        tuple(told),
+    )

@@ -68,29 +68,39 @@ def _colour_map(stops: tuple[tuple[float, str], ...], nothing: float) -> dict[st
     steep = 3 if nothing == 0 else 2
     colours = [rgb(colour) for _, colour in stops]
     return {
-        "R": [c[0] for c in colours], "G": [c[1] for c in colours], "B": [c[2] for c in colours],
+        "R": [c[0] for c in colours],
+        "G": [c[1] for c in colours],
+        "B": [c[2] for c in colours],
         "A": [round(255 * min(1, steep * abs(place - nothing))) for place, _ in stops],
         "I": [round(255 * place) for place, _ in stops],
-    }  # fmt: skip
+    }
 
 
 def _viewer_layer(layer: Layer, packed: Packed) -> dict[str, object]:
     return {
-        "key": layer.key, "title": layer.title, "low": layer.low, "high": layer.high, "signed": layer.signed,
-        "data": packed.text, "stride": packed.stride,
-        "shape": list(packed.grid.shape), "spacing": list(packed.grid.spacing_mm),
+        "key": layer.key,
+        "title": layer.title,
+        "low": layer.low,
+        "high": layer.high,
+        "signed": layer.signed,
+        "data": packed.text,
+        "stride": packed.stride,
+        "shape": list(packed.grid.shape),
+        "spacing": list(packed.grid.spacing_mm),
         "affine": packed.grid.affine.flatten().tolist(),
         "labels": [{"name": name, "colour": rgb(colour)} for name, colour in layer.labels],
-    }  # fmt: skip
+    }
 
 
 def _viewer_data(shown: Display, packed: Embedded) -> dict[str, object]:
     return {
-        "shape": list(shown.grid.shape), "centre": list(shown.centre),
+        "shape": list(shown.grid.shape),
+        "centre": list(shown.centre),
         "scans": [_viewer_layer(*pair) for pair in zip(shown.scans, packed.scans, strict=True)],
         "maps": [_viewer_layer(*pair) for pair in zip(shown.maps, packed.maps, strict=True)],
-        "heat": _colour_map(HEAT, 0), "signed": _colour_map(SIGNED, 0.5),
-    }  # fmt: skip
+        "heat": _colour_map(HEAT, 0),
+        "signed": _colour_map(SIGNED, 0.5),
+    }
 
 
 def render(scans: ReportScans) -> str:

@@ -144,13 +144,17 @@ def intervals(values: Mapping[str, tuple[float, float, float]], axis: str) -> Pl
     scale, grid = _across([v for one in values.values() for v in one])
     lines = list(enumerate(values.items()))
     return Plot(
-        _height(len(values)), axis, grid,
+        _height(len(values)),
+        axis,
+        grid,
         tuple(Label(LEFT - 10, _middle(i), _short(method)) for i, (method, _) in lines),
-        tuple(Mark("dot", scale(m), _middle(i), f"{method}: {m:+.4f} ({a:+.4f} to {b:+.4f})")
-              for i, (method, (m, a, b)) in lines),
+        tuple(
+            Mark("dot", scale(m), _middle(i), f"{method}: {m:+.4f} ({a:+.4f} to {b:+.4f})")
+            for i, (method, (m, a, b)) in lines
+        ),
         tuple(Bar(scale(a), scale(b), _middle(i)) for i, (_, (_, a, b)) in lines),
         zero=scale(0),
-    )  # fmt: skip
+    )
 
 
 def _apart(at: Sequence[tuple[float, float]]) -> list[float]:

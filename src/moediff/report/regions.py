@@ -101,11 +101,14 @@ def experts(scans: ReportScans) -> list[Expert]:
     means = {what: torch.bincount(best_N, values, minlength=count) / voxels_E for what, values in told.items()}
     return [
         Expert(
-            one_line(name), EXPERT_COLOURS[i % len(EXPERT_COLOURS)], MEANT_FOR.get(name, ""), float(share_E[i]),
+            one_line(name),
+            EXPERT_COLOURS[i % len(EXPERT_COLOURS)],
+            MEANT_FOR.get(name, ""),
+            float(share_E[i]),
             **{what: float(mean_E[i]) for what, mean_E in means.items()},
         )
         for i, name in enumerate(scans.expert_names[:count])
-    ]  # fmt: skip
+    ]
 
 
 def _parts(scans: ReportScans, head_XYZ: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -144,8 +147,13 @@ def regions(scans: ReportScans) -> list[Region]:
         spread_N = spread_XYZ[part_XYZ].numpy() / size
         if len(spread_N):
             wrong = float(gap_XYZ[part_XYZ].nanmean()) / size
-            found.append(Region(
-                one_line(name), len(spread_N) / int(head_XYZ.sum()), float(spread_N.mean()),
-                float(np.quantile(spread_N, MOST)), None if math.isnan(wrong) else wrong,
-            ))  # fmt: skip
+            found.append(
+                Region(
+                    one_line(name),
+                    len(spread_N) / int(head_XYZ.sum()),
+                    float(spread_N.mean()),
+                    float(np.quantile(spread_N, MOST)),
+                    None if math.isnan(wrong) else wrong,
+                )
+            )
     return found

@@ -100,8 +100,11 @@ class ReportScans:
     defaced: bool = False
 
     def __post_init__(self) -> None:
-        maps = {"uncertainty": self.uncertainty_XYZ, "expert map": self.gate_XYZE,
-                "experts' difference map": self.changed_XYZE}  # fmt: skip
+        maps = {
+            "uncertainty": self.uncertainty_XYZ,
+            "expert map": self.gate_XYZE,
+            "experts' difference map": self.changed_XYZE,
+        }
         maps |= {"truth": self.truth.data_XYZ if self.truth else None}
         for what, data in maps.items():
             if data is not None and tuple(data.shape[:3]) != self.enhanced.shape:
@@ -127,12 +130,19 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
         changed_XYZE = result.each_XYZE - result.interpolated.data_XYZ[..., None]
     truth, seen_XYZ = (None, None) if truth is None else truth_on(truth, result.volume.grid)
     return ReportScans(
-        enhanced=result.volume, name=name, record=result.record, source=result.source.volume,
-        interpolated=result.interpolated, truth=truth, truth_seen_XYZ=seen_XYZ,
+        enhanced=result.volume,
+        name=name,
+        record=result.record,
+        source=result.source.volume,
+        interpolated=result.interpolated,
+        truth=truth,
+        truth_seen_XYZ=seen_XYZ,
         uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,
-        gate_XYZE=result.gate_XYZE if worked else None, changed_XYZE=changed_XYZE,
-        expert_names=result.expert_names, residual=result.residual,
-    )  # fmt: skip
+        gate_XYZE=result.gate_XYZE if worked else None,
+        changed_XYZE=changed_XYZE,
+        expert_names=result.expert_names,
+        residual=result.residual,
+    )
 
 
 def from_files(files: ReportFiles) -> ReportScans:
@@ -152,16 +162,21 @@ def from_files(files: ReportFiles) -> ReportScans:
     gate_XYZE = _read_maps(files.experts, record, 1).clamp(0, 1) if files.experts else None
     changed_XYZE = _changed(_read_maps(files.differences, record, 2)) if files.differences else None
     return ReportScans(
-        enhanced=enhanced, name=files.scan.name if source is None else _name_of(files.source, source.stem),
-        record=record, source=None if source is None else source.volume,
+        enhanced=enhanced,
+        name=files.scan.name if source is None else _name_of(files.source, source.stem),
+        record=record,
+        source=None if source is None else source.volume,
         interpolated=None if source is None else _interpolated(source.volume, enhanced.grid),
-        truth=truth, truth_seen_XYZ=seen_XYZ,
+        truth=truth,
+        truth_seen_XYZ=seen_XYZ,
         uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
-        gate_XYZE=gate_XYZE, changed_XYZE=changed_XYZE,
+        gate_XYZE=gate_XYZE,
+        changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
         residual=None if source is None else _residual(enhanced, source.volume),
-        lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None, defaced=files.defaced,
-    )  # fmt: skip
+        lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None,
+        defaced=files.defaced,
+    )
 
 
 def _lesions(path: Path, grid: Grid) -> Volume:

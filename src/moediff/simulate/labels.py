@@ -137,8 +137,13 @@ def _means(numbers: Sequence[int], settings: SynthesisSettings, rng: torch.Gener
     if uniform(0, 1) < settings.plausible:
         names = list(CONTRASTS)
         white, grey, fluid = CONTRASTS[names[int(torch.randint(len(names), (), generator=rng))]]
-        for group, level, play in ((WHITE, white, 0.1), (CEREBELLAR_WHITE, white, 0.12), (CORTEX, grey, 0.1),
-                                   (DEEP_GREY, grey, 0.15), (VENTRICLES_CSF, fluid, 0.15)):  # fmt: skip
+        for group, level, play in (
+            (WHITE, white, 0.1),
+            (CEREBELLAR_WHITE, white, 0.12),
+            (CORTEX, grey, 0.1),
+            (DEEP_GREY, grey, 0.15),
+            (VENTRICLES_CSF, fluid, 0.15),
+        ):
             shared = level * uniform(1 - play, 1 + play)
             means |= {n: shared * uniform(0.95, 1.05) for n in group if n in means}
         means |= {n: uniform(0.05, 1.2) if uniform(0, 1) < 0.7 else uniform(1.2, 3) for n in numbers if n not in BRAIN}

@@ -131,16 +131,21 @@ NAMED = {
     "iso1.5": Recipe(axes=_same("truncate", 1.5), noise=0.01, name="iso1.5"),
     "iso2": Recipe(axes=_same("truncate", 2), noise=0.01, name="iso2"),
     "mixed": Recipe(
-        axes=(AxisRecipe(method="truncate", factor=1.25), AxisRecipe(method="truncate", factor=1.25),
-              AxisRecipe(method="gaussian", factor=4)),
-        noise=0.02, name="mixed",
+        axes=(
+            AxisRecipe(method="truncate", factor=1.25),
+            AxisRecipe(method="truncate", factor=1.25),
+            AxisRecipe(method="gaussian", factor=4),
+        ),
+        noise=0.02,
+        name="mixed",
     ),
     "low-field": Recipe(axes=_same("truncate", 1.5), noise=0.05, bias=0.3, gamma=0.8, name="low-field"),
     "inplane2": Recipe(
         axes=(AxisRecipe(method="truncate", factor=2), AxisRecipe(method="truncate", factor=2), AxisRecipe()),
-        noise=0.01, name="inplane2",
+        noise=0.01,
+        name="inplane2",
     ),
-}  # fmt: skip
+}
 
 
 def recipe_for(name: str) -> Recipe:
@@ -158,9 +163,12 @@ def recipe_for(name: str) -> Recipe:
 
 
 RANGES = {  # that may be drawn from; noise is drawn log-uniformly, so it has no 0
-    "slice_factor": (1, 12), "truncation": (1, 12), "thickness": (0.3, 2), "noise": (1e-6, 0.5),
+    "slice_factor": (1, 12),
+    "truncation": (1, 12),
+    "thickness": (0.3, 2),
+    "noise": (1e-6, 0.5),
     "slice_noise": (1e-6, 0.5),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)

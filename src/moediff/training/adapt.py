@@ -154,11 +154,26 @@ def _heads(scans: Sequence[Loaded], enhancer: Enhancer, goal: EnhanceOptions | N
 
 def _config(work: Path, bundle: Bundle, options: AdaptOptions) -> TrainConfig:
     return TrainConfig(
-        out=str(work / "run"), data=str(work), scans=(ScanSource(path="heads.safetensors", prepared=True),),
-        start=str(work / "start"), only=PARTS, model=bundle.config, augment=AS_IT_IS, loss=LOSS,
-        steps=options.steps, batch=options.batch, patch=options.patch, rate=options.rate, seed=options.seed,
-        warmup=10, weight_decay=0.0, ema=0.95, save_every=options.steps, precision="fast", device=options.device,
-    )  # fmt: skip
+        out=str(work / "run"),
+        data=str(work),
+        scans=(ScanSource(path="heads.safetensors", prepared=True),),
+        start=str(work / "start"),
+        only=PARTS,
+        model=bundle.config,
+        augment=AS_IT_IS,
+        loss=LOSS,
+        steps=options.steps,
+        batch=options.batch,
+        patch=options.patch,
+        rate=options.rate,
+        seed=options.seed,
+        warmup=10,
+        weight_decay=0.0,
+        ema=0.95,
+        save_every=options.steps,
+        precision="fast",
+        device=options.device,
+    )
 
 
 @torch.no_grad()

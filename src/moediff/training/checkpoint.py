@@ -46,8 +46,9 @@ def claim(out: Path) -> None:
     """
     there = [name for name in MADE if (out / name).exists()]
     if there and not (out / FOLDER).is_dir():
-        raise ConfigError(f"{shown(out)} holds {', '.join(there)} of no run there, which training would replace; "
-                          "choose another `out`")  # fmt: skip
+        raise ConfigError(
+            f"{shown(out)} holds {', '.join(there)} of no run there, which training would replace; choose another `out`"
+        )
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
 
 
@@ -83,14 +84,18 @@ def load_checkpoint(folder: Path, state: State) -> None:
         with safe_open(folder / STATE, framework="pt") as file:
             metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ConfigError(f"the checkpoint {shown(folder / STATE)} is damaged ({error}); begin again in another `out`, "
-                          "from the `bundle` beside it if you like") from error  # fmt: skip
+        raise ConfigError(
+            f"the checkpoint {shown(folder / STATE)} is damaged ({error}); begin again in another `out`, "
+            "from the `bundle` beside it if you like"
+        ) from error
     try:
         state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
         state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
     except RuntimeError as error:
-        raise ConfigError(f"{shown(folder.parent)} holds a run of another network than [model] describes now; go on "
-                          "with its settings, or choose another `out`") from error  # fmt: skip
+        raise ConfigError(
+            f"{shown(folder.parent)} holds a run of another network than [model] describes now; go on "
+            "with its settings, or choose another `out`"
+        ) from error
     for name, parameter in state.denoiser.named_parameters():
         for key in ("momentum", "step", "exp_avg", "exp_avg_sq"):
             if (value := tensors.get(f"adam.{key}.{name}")) is not None:

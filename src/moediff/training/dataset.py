@@ -248,8 +248,10 @@ def _around(measured: Measured, start: Sequence[int], side: int) -> Volume:
     step = torch.diagonal(measured.affine)[:3].abs().tolist()  # of a sample, in voxels of the patch
     first, shape = [], []
     for axis, n in enumerate(measured.data_XYZ.shape):
-        ends = [(a - float(measured.affine[axis, 3])) / float(measured.affine[axis, axis])
-                for a in (start[axis], start[axis] + side - 1)]  # fmt: skip
+        ends = [
+            (a - float(measured.affine[axis, 3])) / float(measured.affine[axis, axis])
+            for a in (start[axis], start[axis] + side - 1)
+        ]
         more = max(MARGIN / step[axis], LEAST_SAMPLES)
         low, high = max(math.floor(min(ends) - more), 0), min(math.ceil(max(ends) + more), n - 1)
         first.append(low)

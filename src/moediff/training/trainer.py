@@ -145,10 +145,16 @@ class Trainer:
         there = device if config.examples == "device" else torch.device("cpu")
         heads = [head.to(there) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
         source = PatchSource(
-            heads=heads, patch=config.patch, seed=config.seed, settings=config.model.prepare, ranges=config.recipes,
-            augment=config.augment, largest=max(phase.batch for phase in config.parts()), rank=self.rank,
+            heads=heads,
+            patch=config.patch,
+            seed=config.seed,
+            settings=config.model.prepare,
+            ranges=config.recipes,
+            augment=config.augment,
+            largest=max(phase.batch for phase in config.parts()),
+            rank=self.rank,
             of=self.processes,
-        )  # fmt: skip
+        )
         workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
         log = Log(self.out, quiet=not progress, since=self.state.step) if self.rank == 0 else nullcontext()
         with self.pause, log as told:

@@ -70,8 +70,9 @@ def check_new_folder(path: Path) -> None:
     """
     with naming(shown(path)):
         if os.path.lexists(path):
-            raise CannotCreate("this exists already and would not be replaced, not even by --overwrite: "
-                               "give the name of a new folder")  # fmt: skip
+            raise CannotCreate(
+                "this exists already and would not be replaced, not even by --overwrite: give the name of a new folder"
+            )
         require_free(path, overwrite=False)
 
 

@@ -34,9 +34,18 @@ RIGHT_ANGLE = 1e-3  # cosine that still counts as one
 SAME_PLACE = 1e-3  # of a voxel; DICOM's decimal strings have 16 characters
 SERIES_STEP = 1000  # added to the source's number
 EMPTY = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-    "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator", "Laterality",
-)  # fmt: skip
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+    "Laterality",
+)
 
 
 def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
@@ -111,21 +120,40 @@ def _common(volume: Volume, origin: Origin, affine: np.ndarray) -> Dataset:
     x_mm, y_mm, z_mm = volume.spacing_mm
     directions = [affine[:3, axis] / volume.spacing_mm[axis] for axis in (0, 1)]
     values = {name: "" for name in EMPTY} | {
-        "SOPClassUID": MRImageStorage, "Modality": origin.modality, "ImageType": ["DERIVED", "SECONDARY"],
-        "StudyInstanceUID": origin.study, "FrameOfReferenceUID": origin.place,
-        "SeriesNumber": origin.number + SERIES_STEP, "SeriesDescription": DESCRIPTION,
+        "SOPClassUID": MRImageStorage,
+        "Modality": origin.modality,
+        "ImageType": ["DERIVED", "SECONDARY"],
+        "StudyInstanceUID": origin.study,
+        "FrameOfReferenceUID": origin.place,
+        "SeriesNumber": origin.number + SERIES_STEP,
+        "SeriesDescription": DESCRIPTION,
         "DerivationDescription": f"super-resolution by moediff-sr {__version__}. {RESEARCH_ONLY}",
-        "ContentQualification": "RESEARCH", "SoftwareVersions": __version__, "Manufacturer": "MoEDiff-SR",
-        "PatientIdentityRemoved": "YES", "DeidentificationMethod": "no patient data were copied",
-        "ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": "", "MRAcquisitionType": "",
-        "EchoTime": "", "EchoTrainLength": "", "LossyImageCompression": "00",
-        "PixelSpacing": _decimals([y_mm, x_mm]), "SliceThickness": _decimals([z_mm])[0],
+        "ContentQualification": "RESEARCH",
+        "SoftwareVersions": __version__,
+        "Manufacturer": "MoEDiff-SR",
+        "PatientIdentityRemoved": "YES",
+        "DeidentificationMethod": "no patient data were copied",
+        "ScanningSequence": "RM",
+        "SequenceVariant": "NONE",
+        "ScanOptions": "",
+        "MRAcquisitionType": "",
+        "EchoTime": "",
+        "EchoTrainLength": "",
+        "LossyImageCompression": "00",
+        "PixelSpacing": _decimals([y_mm, x_mm]),
+        "SliceThickness": _decimals([z_mm])[0],
         "SpacingBetweenSlices": _decimals([z_mm])[0],
         "ImageOrientationPatient": _decimals(np.concatenate(directions)),
-        "Columns": volume.shape[0], "Rows": volume.shape[1], "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16, "BitsStored": 16, "HighBit": 15,
-        "PixelRepresentation": 0, "ReferencedSeriesSequence": [_reference(origin)],
-    }  # fmt: skip
+        "Columns": volume.shape[0],
+        "Rows": volume.shape[1],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "ReferencedSeriesSequence": [_reference(origin)],
+    }
     for name, value in values.items():
         setattr(made, name, value)
     return made

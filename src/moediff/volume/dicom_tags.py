@@ -18,16 +18,43 @@ from moediff.errors import ConfigError, DataError, MoeDiffError
 from moediff.volume.dicom_files import MAGIC, PREAMBLE_BYTES
 
 FRAME_TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
-    "Modality", "ImageType", "ScanningSequence", "MRAcquisitionType", "EchoTime", "ImagesInAcquisition",
-    "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
-    "RescaleIntercept", "LossyImageCompression", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-)  # fmt: skip
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesNumber",
+    "Modality",
+    "ImageType",
+    "ScanningSequence",
+    "MRAcquisitionType",
+    "EchoTime",
+    "ImagesInAcquisition",
+    "SpacingBetweenSlices",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "LossyImageCompression",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
 PIXEL_TAGS = (
-    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData", "FloatPixelData",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelData",
+    "FloatPixelData",
     "DoubleFloatPixelData",
-)  # fmt: skip
+)
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GROUPS = {  # where an enhanced multi-frame file keeps what others have at the top
     "ImagePositionPatient": "PlanePositionSequence",
@@ -158,25 +185,41 @@ def _frame(file: int, index: int, places: tuple[Any, ...]) -> Frame:
     slope, inter, fixed = _scaling(places)
     photometric = _text(head, "PhotometricInterpretation")
     return Frame(
-        file=file, index=index,
-        series_uid=_text(head, "SeriesInstanceUID"), instance_uid=_text(head, "SOPInstanceUID"),
-        class_uid=_text(head, "SOPClassUID"), study_uid=_text(head, "StudyInstanceUID"),
+        file=file,
+        index=index,
+        series_uid=_text(head, "SeriesInstanceUID"),
+        instance_uid=_text(head, "SOPInstanceUID"),
+        class_uid=_text(head, "SOPClassUID"),
+        study_uid=_text(head, "StudyInstanceUID"),
         place_uid=_text(head, "FrameOfReferenceUID"),
-        image_type=_texts(head, "ImageType"), number=_integer(head, "SeriesNumber"),
+        image_type=_texts(head, "ImageType"),
+        number=_integer(head, "SeriesNumber"),
         modality=_listed(_texts(head, "Modality"), MODALITIES) or "other",
-        sequence=" ".join(filter(None, (_listed(_texts(head, "MRAcquisitionType"), ACQUISITIONS),
-                                        _listed(_texts(head, "ScanningSequence"), SEQUENCES)))),
-        has_pixels=any(keyword in head for keyword in PIXELS), decodable=_decodable(head),
+        sequence=" ".join(
+            filter(
+                None,
+                (
+                    _listed(_texts(head, "MRAcquisitionType"), ACQUISITIONS),
+                    _listed(_texts(head, "ScanningSequence"), SEQUENCES),
+                ),
+            )
+        ),
+        has_pixels=any(keyword in head for keyword in PIXELS),
+        decodable=_decodable(head),
         gray=photometric in PICTURE_KINDS and _integer(head, "SamplesPerPixel") in (1, None),
-        inverted=photometric == "MONOCHROME1", lossy=_text(head, "LossyImageCompression") == "01",
+        inverted=photometric == "MONOCHROME1",
+        lossy=_text(head, "LossyImageCompression") == "01",
         size=(_integer(head, "Columns") or 0, _integer(head, "Rows") or 0),
         spacing_mm=None if spacing is None or min(spacing) <= 0 else spacing[::-1],
         orientation=_numbers(places, "ImageOrientationPatient", 6),
         position_mm=_numbers(places, "ImagePositionPatient", 3),
-        slope=slope, inter=inter, scaling_fixed=fixed, echo_ms=_number(places, "EchoTime"),
+        slope=slope,
+        inter=inter,
+        scaling_fixed=fixed,
+        echo_ms=_number(places, "EchoTime"),
         declared_step_mm=_number(places, "SpacingBetweenSlices"),
         declared_count=_integer(head, "ImagesInAcquisition"),
-    )  # fmt: skip
+    )
 
 
 def _scaling(places: tuple[Any, ...]) -> tuple[float, float, bool]:

@@ -12,10 +12,19 @@ from moediff.errors import DataError, GeometryError
 from moediff.volume.gzip_check import CURE, GZIP_MAGIC, Stream
 from moediff.volume.header import MM, Header, refuse_strangers
 
-LAYOUT = np.dtype([
-    ("version", ">i4"), ("dims", ">i4", 4), ("type", ">i4"), ("dof", ">i4"), ("good_ras", ">i2"),
-    ("spacing", ">f4", 3), ("directions", ">f4", (3, 3)), ("centre", ">f4", 3), ("unused", "V194"),
-])  # fmt: skip
+LAYOUT = np.dtype(
+    [
+        ("version", ">i4"),
+        ("dims", ">i4", 4),
+        ("type", ">i4"),
+        ("dof", ">i4"),
+        ("good_ras", ">i2"),
+        ("spacing", ">f4", 3),
+        ("directions", ">f4", (3, 3)),
+        ("centre", ">f4", 3),
+        ("unused", "V194"),
+    ]
+)
 VERSION = 1
 DATATYPES = {0: ">u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
 CORONAL = np.array([[-1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # FreeSurfer's own guess where a file says nothing
@@ -42,9 +51,17 @@ def read_mgh_header(stream: Stream, notes: list[str]) -> tuple[Header, bytes]:
     centre = field["centre"].astype(np.float64) if int(field["good_ras"]) == 1 else np.zeros(3)
     srow = np.column_stack([columns, centre - columns @ (np.array(dims[:3]) / 2)])
     return Header(
-        shape=shape, dtype=np.dtype(DATATYPES[code]), offset=len(raw), slope=1.0, inter=0.0,
-        pixdim=(1.0, *spacing), codes=(0, 1), quaternion=(0.0,) * 6, srow=srow, unit=MM,
-    ), raw  # fmt: skip
+        shape=shape,
+        dtype=np.dtype(DATATYPES[code]),
+        offset=len(raw),
+        slope=1.0,
+        inter=0.0,
+        pixdim=(1.0, *spacing),
+        codes=(0, 1),
+        quaternion=(0.0,) * 6,
+        srow=srow,
+        unit=MM,
+    ), raw
 
 
 def _check_start(raw: bytes) -> None:
