@@ -25,7 +25,7 @@ from ablation_judging import VAL, Crop, crops, results, timed_crop, times
 from ablation_tables import write
 from ablation_training import VIEWS, Design, folder, parameters, trained, uniform, width_for
 
-from moediff.memory import keep_memory
+from moediff.core.memory import keep_memory
 from moediff.model.denoiser import TrunkConfig
 
 Result = dict[str, Any]  # one network of one seed: name, cost, and a row per crop

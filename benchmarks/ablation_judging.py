@@ -17,19 +17,19 @@ from experts import auc, cases
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from moediff.config import rng_for
-from moediff.evaluation.haar import haarpsi
-from moediff.evaluation.metrics import data_range, head_mask, psnr, ssim
-from moediff.evaluation.regions import BACKGROUND, REGIONS
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import prepare
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.regions import BACKGROUND, REGIONS
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr, ssim
+from moediff.evaluation.metrics.haarpsi import haarpsi
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.tiles import frame
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.prepare import prepare
-from moediff.volume.volume import Volume
+from moediff.inference.tiling import frame
+from moediff.io.scans import load
 
 VAL = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 RECIPES = ("thick5", "low1.5", "iso2")

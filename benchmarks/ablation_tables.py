@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moediff.evaluation.regions import REGIONS
+from moediff.anatomy.regions import REGIONS
 
 Result = dict[str, Any]  # one network of one seed: name, cost, and a row per crop
 OURS, PLAIN, HALF = "experts", "four plain views", "experts half"

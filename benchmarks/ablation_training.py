@@ -16,7 +16,7 @@ import torch
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.model.gate import GateConfig
-from moediff.training.settings import load_config
+from moediff.training.config import load_config
 
 BASE = Path(__file__).resolve().parent.parent / "configs" / "uniform.toml"
 LABEL_MAPS = 4

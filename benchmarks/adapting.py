@@ -22,17 +22,17 @@ from typing import Any
 import torch
 from quality import SCANS, case_of
 
-from moediff.evaluation.cases import BEHAVIOUR_ONLY
-from moediff.evaluation.haar import haarpsi
-from moediff.evaluation.metrics import data_range, head_mask, score
-from moediff.inference.engine import Enhancer
+from moediff.benchmark.cases import BEHAVIOUR_ONLY
+from moediff.core.geometry import resample
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, score
+from moediff.evaluation.metrics.haarpsi import haarpsi
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
+from moediff.io.scans import Loaded
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.training.adapt import AdaptOptions, adapt, part_way
-from moediff.volume.geometry import resample
-from moediff.volume.io import Loaded
-from moediff.volume.volume import Volume
 
 INSIDE_90 = 1.645
 ROWS = ("gain_db", "ssim", "haarpsi", "coverage")

@@ -20,19 +20,19 @@ from typing import Any
 
 from experts import cases
 
-from moediff.config import rng_for
-from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.inference.consistency import SMALLEST_VARIANCE, assumed_acquisition, correct, error_variance
-from moediff.inference.engine import Enhancer
-from moediff.inference.grids import land
+from moediff.acquisition.data_consistency import SMALLEST_VARIANCE, assumed_acquisition, correct, error_variance
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import prepare
+from moediff.acquisition.recipe import NAMED, Recipe
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
+from moediff.inference.enhancer import Enhancer
+from moediff.inference.grid_plan import land
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED, Recipe
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import from_nibabel, load
-from moediff.volume.prepare import prepare
-from moediff.volume.volume import Volume
+from moediff.io.scans import from_nibabel, load
 
 REAL = {
     "train": ("M2208_T2w", "cstar_stroke_FLAIR", "forrest_T1w", "mrgd_T1c", "niimath_T1w", "cstar_stroke_T1"),

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from short_runs import descend
 from torch import Tensor, nn
 
-from moediff.config import rng_for
-from moediff.diffusion.process import ProcessConfig
-from moediff.model.blocks import FULL, Conv, Modulation, ResBlock, from_lattice, to_lattice
+from moediff.acquisition.prepare import PrepareSettings
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.diffusion.schedule import ProcessConfig
 from moediff.model.denoiser import (
     SEEN,
     TABLE_FEATURES,
@@ -31,13 +32,12 @@ from moediff.model.denoiser import (
     TrunkConfig,
     make_condition,
 )
-from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import Batch, PatchSource
-from moediff.training.heads import load_heads
-from moediff.training.kept import ScanSource
+from moediff.model.layers import FULL, Conv, Modulation, ResBlock, from_lattice, to_lattice
+from moediff.training.cache import ScanSource
 from moediff.training.losses import LossConfig
+from moediff.training.patches import Batch, PatchSource
+from moediff.training.sources import load_heads
 from moediff.training.step import Draws, batch_loss
-from moediff.volume.prepare import PrepareSettings
 
 TRAIN = ("M2208_T2w", "cstar_stroke_FLAIR", "cstar_stroke_T1", "forrest_T1w", "mrgd_T1c", "pysynthsr_FLAIR")
 HELD_OUT = ("M2307_T2w", "fsf_T1w", "ljms07_FLAIR")

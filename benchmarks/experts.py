@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.evaluation.regions import BACKGROUND, REGIONS, region_map, scan_regions
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.regions import BACKGROUND, REGIONS, region_map, scan_regions
+from moediff.anatomy.synthesis import SynthesisSettings, synthesise
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, crop
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.labels import SynthesisSettings, synthesise
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, crop
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.io.scans import load
 
 HELD_OUT = (13, 14, 15, 16)
 REAL = ("fsf_T1w",)  # the only val/ T1w whose regions can be told: the others have their skull or an agent in them

@@ -20,17 +20,17 @@ import torch
 from experts import EVERY, HELD_OUT, Order, asked, first_scan, gate_scores
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.evaluation.regions import BACKGROUND, REGIONS, region_map
-from moediff.inference.tiles import frame
-from moediff.memory import keep_memory
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import prepare
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.regions import BACKGROUND, REGIONS, region_map
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.inference.tiling import frame
+from moediff.io.scans import load
 from moediff.model.bundle import Bundle, load_bundle
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise
-from moediff.volume.io import load
-from moediff.volume.prepare import prepare
-from moediff.volume.volume import Volume
 
 APART = 1.1  # ratio of neighbouring tissues, so that a contrast is one
 CONTRASTS: dict[str, Order] = {

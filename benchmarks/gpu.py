@@ -22,16 +22,16 @@ from sparse import COUNTS, times_by_count
 from speed import clock_of, head
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import prepare
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.geometry import resample
+from moediff.core.volume import Volume
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.model import experts
-from moediff.model.streams import side_by_side
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.geometry import resample
-from moediff.volume.prepare import prepare
-from moediff.volume.volume import Volume
+from moediff.model.execution import side_by_side
 
 WAYS = ("float32", "bfloat16")
 now = clock_of("wall", 1, "cuda")

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from moediff.config import rng_for
-from moediff.evaluation.stopwatch import run_measured
-from moediff.volume.io import save
-from moediff.volume.volume import Volume
+from moediff.benchmark.process_meter import run_measured
+from moediff.core.config import rng_for
+from moediff.core.volume import Volume
+from moediff.io.scans import save
 
 SHAPE = (224, 224, 208)
 SHELLS = ((0.86, 200.0), (0.80, 550.0), (0.66, 800.0))  # radius and intensity of fluid, grey and white matter
@@ -62,7 +62,7 @@ def main() -> None:
             command = [
                 sys.executable,
                 "-m",
-                "moediff.cli",
+                "moediff.cli.main",
                 "evaluate",
                 "--pred",
                 str(pred),

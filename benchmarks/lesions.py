@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from moediff.evaluation.cases import Case, Scan
+from moediff.acquisition.recipe import NAMED
+from moediff.benchmark.cases import Case, Scan
+from moediff.core.geometry import canonicalise, resample
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
-from moediff.inference.engine import Enhancer
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, resample
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.io.scans import load
 
 CASES = {"ljms07_FLAIR": "ljms07_mask", "M2307_T2w": "M2307_mask"}
 RECIPES = ("thick5", "low1.5", "iso2")

@@ -20,16 +20,16 @@ from typing import Any
 
 import torch
 
-from moediff.config import rng_for
-from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED, Recipe
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED, Recipe
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.io.scans import load
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 LARGEST_GAP, LARGEST_OVER_NOISE = 0.01, 1.1

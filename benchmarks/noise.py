@@ -17,17 +17,17 @@ from pathlib import Path
 
 import torch
 
-from moediff.config import rng_for
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade, reference_intensity
-from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import PatchSource
-from moediff.training.heads import load_heads
-from moediff.training.kept import Head, ScanSource
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.prepare import ESTIMATES, PrepareSettings, prepare
-from moediff.volume.volume import Volume
+from moediff.acquisition.degrade import degrade, reference_intensity
+from moediff.acquisition.prepare import ESTIMATES, PrepareSettings, prepare
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.io.scans import load
+from moediff.training.cache import Head, ScanSource
+from moediff.training.patches import PatchSource
+from moediff.training.sources import load_heads
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 RECIPES = ("thick5", "low1.5", "iso2")

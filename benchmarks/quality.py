@@ -21,19 +21,19 @@ from pathlib import Path
 
 import torch
 
-from moediff.config import rng_for
-from moediff.evaluation.cases import BEHAVIOUR_ONLY, Case, Scan
-from moediff.evaluation.metrics import head_mask, score
-from moediff.evaluation.regions import within
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.regions import within
+from moediff.benchmark.cases import BEHAVIOUR_ONLY, Case, Scan
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle, resample
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import head_mask, score
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import stem_of
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, middle, resample
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.io.scans import load
 
 SCANS = {
     "val": ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w", "trio_b17_T1w"),

@@ -13,15 +13,15 @@ from typing import Any
 
 from lesions import arguments, enhancers_of, predictions
 
-from moediff.errors import DataError
-from moediff.evaluation.cases import Case, find_scans
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.regions import REGIONS
+from moediff.benchmark.cases import Case, find_scans
+from moediff.core.errors import DataError
+from moediff.core.geometry import canonicalise
+from moediff.core.memory import keep_memory
 from moediff.evaluation.evaluate import EvaluateOptions, evaluate
-from moediff.evaluation.parts import named_parts
-from moediff.evaluation.regions import REGIONS
-from moediff.memory import keep_memory
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise
-from moediff.volume.io import load
+from moediff.evaluation.per_region import named_parts
+from moediff.io.scans import load
 
 
 def distinct(path: Path) -> bool:

@@ -21,16 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.evaluation.cases import Case, Scan
-from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.benchmark.cases import Case, Scan
+from moediff.core.config import rng_for
+from moediff.core.geometry import middle, resample
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Grid, Volume
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import middle, resample
-from moediff.volume.volume import Grid, Volume
 
 LIMIT = 2.0  # percent of the gain
 BIAS = 0.2  # peak log-gain of the added field

@@ -24,24 +24,24 @@ import torch
 from torch import Tensor
 from tradeoff import draw
 
-from moediff.config import rng_for
-from moediff.diffusion.process import schedule
-from moediff.diffusion.sampler import Denoise, sample
-from moediff.evaluation.blind import sharpness
-from moediff.evaluation.haar import haarpsi
-from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.evaluation.similarity import gmsd
-from moediff.evaluation.spectrum import radial_spectral_distance, taper
-from moediff.inference.engine import Enhancer, nothing, whole
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import Prepared, prepare
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.diffusion.samplers import Denoise, sample
+from moediff.diffusion.schedule import schedule
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
+from moediff.evaluation.metrics.haarpsi import haarpsi
+from moediff.evaluation.metrics.no_reference import sharpness
+from moediff.evaluation.metrics.spectrum import radial_spectral_distance, taper
+from moediff.evaluation.metrics.structural import gmsd
+from moediff.inference.enhancer import Enhancer, nothing, whole
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.tiles import Frame, frame
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.prepare import Prepared, prepare
-from moediff.volume.volume import Volume
+from moediff.inference.tiling import Frame, frame
+from moediff.io.scans import load
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 Solver = Callable[[Denoise, Tensor, Sequence[float]], Tensor]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from moediff.model.denoiser import Denoiser
-from moediff.training.dataset import Batch
-from moediff.training.optimiser import Muon
+from moediff.training.muon import Muon
+from moediff.training.patches import Batch
 
 WARMUP = 50  # steps
 DECAY = 0.95  # of the average of the weights

@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from ablation_judging import VAL
 
-from moediff.config import rng_for
-from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.normalisation import brain_scaling, foreground
+from moediff.acquisition.recipe import NAMED
+from moediff.acquisition.slice_intensity import Interleave, interleave
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, coarsest_axis
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, coarsest_axis
-from moediff.volume.intensity import brain_scaling, foreground
-from moediff.volume.interleave import Interleave, interleave
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.io.scans import load
 
 RECIPES = ("thick3", "thick5")
 LOG_GAINS = (0.0, 0.01, 0.02)  # of one half of the slices; the other half has its inverse

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from lesions import arguments, enhancers_of, predictions
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.evaluation.metrics import head_mask
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import head_mask
+from moediff.io.scans import load
 
 SCANS = ("M2307_T2w", "fsf_T1w", "ljms07_FLAIR")
 SIZES_MM = (1, 2, 3, 4, 5)

@@ -22,22 +22,22 @@ from typing import Any
 
 import torch
 
-from moediff.config import rng_for
-from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import Prepared, prepare
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.tiles import Frame, frame
-from moediff.memory import keep_memory
+from moediff.inference.tiling import Frame, frame
+from moediff.io.scans import load
 from moediff.model.bundle import Bundle
 from moediff.model.denoiser import Denoiser
 from moediff.model.experts import ExpertsConfig
 from moediff.model.gate import GateConfig
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.prepare import Prepared, prepare
-from moediff.volume.volume import Volume
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 RECIPES = ("thick5", "low1.5", "iso2")

@@ -28,17 +28,17 @@ import torch
 from short_runs import descend
 from torch import Tensor
 
-from moediff.evaluation.regions import BACKGROUND, REGIONS
+from moediff.acquisition.prepare import PrepareSettings
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.regions import BACKGROUND, REGIONS
 from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig, make_condition
 from moediff.model.experts import ExpertsConfig
 from moediff.model.gate import GateConfig
-from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import Batch, PatchSource
-from moediff.training.heads import load_heads
-from moediff.training.kept import Head, ScanSource
+from moediff.training.cache import Head, ScanSource
 from moediff.training.losses import LossConfig, relative_weight
-from moediff.volume.prepare import PrepareSettings
+from moediff.training.patches import Batch, PatchSource
+from moediff.training.sources import load_heads
 
 LEARNED, HELD_OUT = range(1, 7), range(13, 17)
 RECIPES = ("thick5", "low1.5", "iso2")

@@ -39,19 +39,19 @@ from typing import Any
 
 import torch
 
-from moediff.config import rng_for
-from moediff.evaluation.operations import counting
-from moediff.evaluation.stopwatch import run_measured
-from moediff.inference import engine
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.benchmark.flops import counting
+from moediff.benchmark.process_meter import run_measured
+from moediff.core.config import rng_for
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.inference import enhancer as engine
 from moediff.inference.options import MODES, EnhanceOptions
-from moediff.inference.tiles import denoise_tiled, frame
-from moediff.memory import keep_memory
+from moediff.inference.tiling import denoise_tiled, frame
+from moediff.io.scans import load, save
 from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import make_condition
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.io import load, save
-from moediff.volume.volume import Volume
 
 # Shape of the result, voxel size in mm, slice distance over it.
 SIDES: dict[str, tuple[tuple[int, int, int], float, float]] = {

@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 
-from moediff.config import rng_for
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import reference_intensity
-from moediff.training import dataset
-from moediff.training.ahead import Ahead
-from moediff.training.dataset import PatchSource
-from moediff.training.kept import Head
-from moediff.training.settings import TrainConfig, load_config
+from moediff.acquisition.degrade import reference_intensity
+from moediff.core.config import rng_for
+from moediff.core.memory import keep_memory
+from moediff.training import patches as dataset
+from moediff.training.cache import Head
+from moediff.training.config import TrainConfig, load_config
+from moediff.training.patches import PatchSource
+from moediff.training.prefetch import Ahead
 from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import Trainer
 

@@ -20,19 +20,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from moediff.config import rng_for
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.regions import REGIONS, region_map, scan_regions
+from moediff.anatomy.synthesis import synthesise
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
 from moediff.evaluation.calibration import half_width, spearman
-from moediff.evaluation.metrics import head_mask
-from moediff.evaluation.regions import REGIONS, region_map, scan_regions
-from moediff.inference.engine import Enhancer
+from moediff.evaluation.metrics.fidelity import head_mask
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.labels import synthesise
-from moediff.simulate.recipe import NAMED
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.io.scans import load
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 HELD_OUT = (13, 14, 15, 16)

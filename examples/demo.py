@@ -17,20 +17,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from moediff import RESEARCH_ONLY
-from moediff.config import rng_for
-from moediff.errors import MoeDiffError
-from moediff.evaluation.metrics import Scores, head_mask, score
-from moediff.inference.engine import Enhancer
+from moediff._version import RESEARCH_ONLY
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
+from moediff.core.config import rng_for
+from moediff.core.errors import MoeDiffError
+from moediff.core.geometry import canonicalise, resample
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import Scores, head_mask, score
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import Enhanced, EnhanceOptions
 from moediff.inference.outputs import stem_of
-from moediff.memory import keep_memory
+from moediff.io.scans import load, save
 from moediff.report.figure import comparison_figure
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import AxisRecipe, Recipe, thick_slices
-from moediff.volume.geometry import canonicalise, resample
-from moediff.volume.io import load, save
-from moediff.volume.volume import Volume
 
 OUT = Path("demo")
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

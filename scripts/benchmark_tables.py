@@ -3,7 +3,8 @@
     python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md README.md \
         [--times times/results.json] [--plot docs/images/quality_against_time.svg]
 
-Replaces what stands between `<!-- benchmark NAME -->` and `<!-- end -->`; see `moediff.evaluation.document` for names.
+Replaces what stands between `<!-- benchmark NAME -->` and `<!-- end -->`;
+`moediff.benchmark.markdown_tables` has the names.
 --times names a run whose processor times and operations stand for all, for instance of one scan with --flops.
 """
 
@@ -15,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moediff.evaluation.document import filled, tables, time_table
-from moediff.evaluation.summary import means, with_gains
+from moediff.benchmark.aggregate import means, with_gains
+from moediff.benchmark.markdown_tables import filled, tables, time_table
 
 HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
 ACROSS = 3  # panels in a row

@@ -29,7 +29,7 @@ def reference() -> str:
     """Markdown of every command's help."""
     sys.path.insert(0, str(ROOT / "src"))
     os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
-    from moediff.cli import build_parser
+    from moediff.cli.main import build_parser
 
     return "\n\n".join(f"## {c.prog}\n\n```text\n{c.format_help().rstrip()}\n```" for c in commands(build_parser()))
 

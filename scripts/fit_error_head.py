@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.memory import keep_memory
-from moediff.model.blocks import to_lattice
+from moediff.core.config import rng_for
+from moediff.core.memory import keep_memory
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser, condition_from
-from moediff.training.dataset import PatchSource
-from moediff.training.heads import load_heads
+from moediff.model.layers import to_lattice
+from moediff.training.config import load_config
 from moediff.training.losses import error_loss
-from moediff.training.settings import load_config
+from moediff.training.patches import PatchSource
+from moediff.training.sources import load_heads
 
 SEED = 77  # patches that the network itself was not trained on
 CELLS = 6000  # kept of every patch

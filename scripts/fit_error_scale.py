@@ -18,21 +18,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.errors import DataError
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.errors import DataError
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
 from moediff.evaluation.calibration import AIMED, half_width
-from moediff.evaluation.metrics import head_mask
-from moediff.inference.engine import Enhancer
+from moediff.evaluation.metrics.fidelity import head_mask
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
+from moediff.io.scans import load
 from moediff.model.bundle import load_bundle, save_bundle
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.training.kept import ScanSource
-from moediff.training.settings import load_config
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.training.cache import ScanSource
+from moediff.training.config import load_config
 
 RECIPES = ("thick3", "thick5", "low1.5", "iso2")
 SHARE = AIMED / 100

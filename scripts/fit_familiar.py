@@ -14,20 +14,20 @@ from pathlib import Path
 
 import torch
 
-from moediff.config import rng_for
-from moediff.inference.familiar import statistics
-from moediff.inference.grids import aligned_grid, target_grid
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import prepare
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise
+from moediff.core.memory import keep_memory
+from moediff.core.volume import Volume
+from moediff.inference.grid_plan import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.tiles import frame
-from moediff.memory import keep_memory
+from moediff.inference.out_of_distribution import statistics
+from moediff.inference.tiling import frame
+from moediff.io.scans import load
 from moediff.model.bundle import Bundle, Familiar, load_bundle, save_bundle
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.training.settings import load_config
-from moediff.volume.geometry import canonicalise
-from moediff.volume.io import load
-from moediff.volume.prepare import prepare
-from moediff.volume.volume import Volume
+from moediff.training.config import load_config
 
 RECIPES = ("thick5", "low1.5", "iso2")
 LEAST_SPREAD = 1e-3

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from moediff.config import rng_for
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
+from moediff.core.config import rng_for
+from moediff.core.geometry import canonicalise
+from moediff.core.memory import keep_memory
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.memory import keep_memory
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import AxisRecipe, Recipe, thick_slices
-from moediff.volume.geometry import canonicalise
-from moediff.volume.io import load
+from moediff.io.scans import load
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.evaluation.document import filled
+from moediff.benchmark.markdown_tables import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("thick5", "low1.5", "iso2")

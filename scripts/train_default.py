@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 from average_bundles import average
-from moediff.errors import TryAgain
-from moediff.training.settings import TrainConfig, load_config
+from moediff.core.errors import TryAgain
+from moediff.training.config import TrainConfig, load_config
 from moediff.training.validate import validate
 from plot_training import draw, read_stage
 

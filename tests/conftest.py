@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.inference.engine import Enhancer
+from moediff.core.config import rng_for
+from moediff.core.volume import Volume
+from moediff.inference.enhancer import Enhancer
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
-from moediff.volume.volume import Volume
 
-pytest_plugins = ["reliability"]
+pytest_plugins = ["reliability", "nifti_fixtures", "evaluation_fixtures"]
 
 MAX_THREADS = 2
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

@@ -36,13 +36,13 @@ import torch
 from dicom_maker import enhanced, slices
 from nifti_maker import head_voxels, nifti_bytes
 
-from moediff.errors import MoeDiffError
-from moediff.volume.io import load
+from moediff.core.errors import MoeDiffError
+from moediff.io.scans import load
 
 HANG_S = 10
 ROOM_BYTES = 512 << 20  # beyond what is mapped after imports; the seeds are a few kilobytes
 MAX_PARENTS = 400
-VOLUME = str(Path(sys.modules["moediff.volume.io"].__file__ or "").parent)
+VOLUME = str(Path(sys.modules["moediff.io.scans"].__file__ or "").parent)
 NUMBERS = (0, 1, -1, 2, 7, 8, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e30, 3e38, float("inf"), float("-inf"), float("nan"), 352.0, 1e-45)
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import moediff
-from moediff.model.streams import stream_of
+from moediff.model.execution import stream_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 OURS = Path(moediff.__file__).parent

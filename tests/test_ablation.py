@@ -11,8 +11,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from moediff.evaluation.regions import REGIONS
-from moediff.training.settings import load_config
+from moediff.anatomy.regions import REGIONS
+from moediff.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

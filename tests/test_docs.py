@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moediff.cli import build_parser
+from moediff.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import moediff
-from moediff.cli import main
-from moediff.config import rng_for
-from moediff.evaluation.metrics import score
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.cli.main import main
+from moediff.core.config import rng_for
+from moediff.evaluation.metrics.fidelity import score
+from moediff.io.scans import load, save
 from moediff.model.bundle import load_bundle
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.io import load, save
 
 CONFIG = """
 out = "run"
@@ -106,7 +106,7 @@ def test_train_then_enhance_then_score(project: Path, make_phantom, capsys):
 
 
 def test_resumed_training_equals_uninterrupted(project: Path):
-    from moediff.training.settings import load_config
+    from moediff.training.config import load_config
     from moediff.training.trainer import Trainer
 
     config = load_config(write_config(project, steps=4, save_every=2))
@@ -127,8 +127,8 @@ def test_resumed_training_equals_uninterrupted(project: Path):
 
 
 def test_slices_equal_one_run(project: Path):
-    from moediff.errors import TryAgain
-    from moediff.training.settings import load_config
+    from moediff.core.errors import TryAgain
+    from moediff.training.config import load_config
     from moediff.training.trainer import train
 
     config = load_config(write_config(project, steps=3, save_every=100))

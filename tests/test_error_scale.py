@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from moediff.config import rng_for
-from moediff.errors import DataError
+from moediff.core.config import rng_for
+from moediff.core.errors import DataError
+from moediff.io.scans import save
 from moediff.model.bundle import load_bundle
-from moediff.volume.io import save
 
 
 @pytest.fixture

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from moediff import stopping
-from moediff.cli import main
-from moediff.config import rng_for
-from moediff.errors import OutputFailed
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.cli.main import main
+from moediff.core import signals
+from moediff.core.config import rng_for
+from moediff.core.errors import OutputFailed
 from moediff.inference import outputs
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.claim import held, lock_of
-from moediff.volume.io import save
+from moediff.io.lock import held, lock_of
+from moediff.io.scans import save
 
-PARTS = ["moediff.cli", "moediff.inference.engine", "moediff.inference.outputs", "moediff.report.page"]
+PARTS = ["moediff.cli.main", "moediff.inference.enhancer", "moediff.inference.outputs", "moediff.report.page"]
 RESULT, SIDECAR, MASK = "scan_desc-sr.nii.gz", "scan_desc-sr.json", "mask.nii.gz"
 
 
@@ -139,7 +139,7 @@ def test_killed_between_two_files(step, after, command, tmp_path, prepared):
 
 ENDS = {
     "Ctrl-C": (KeyboardInterrupt(), 130),
-    "SIGTERM": (stopping.Terminated(143), 143),
+    "SIGTERM": (signals.Terminated(143), 143),
     "disk full": (OutputFailed("no room"), 74),
     "fault": (RuntimeError("drawing failed"), 70),
 }

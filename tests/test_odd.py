@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.cli import main
-from moediff.config import rng_for
-from moediff.inference.engine import MAX_THREADS, Enhancer
-from moediff.memory import ran_out
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.io import load, save
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.cli.main import main
+from moediff.core.config import rng_for
+from moediff.core.memory import ran_out
+from moediff.inference.enhancer import MAX_THREADS, Enhancer
+from moediff.io.scans import load, save
 
 
 @pytest.fixture

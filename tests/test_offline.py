@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moediff.cli import main
-from moediff.volume.io import save
+from moediff.cli.main import main
+from moediff.io.scans import save
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "moediff"
 NETWORK = {"socket", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "huggingface_hub"}

@@ -21,7 +21,7 @@ pytest.importorskip("pydicom", reason="pydicom is not installed")
 import pydicom
 from dicom_maker import SECRETS, slices, write
 
-from moediff.cli import main
+from moediff.cli.main import main
 
 PERSONAL = re.compile(
     r"name|^patient|birth|date|time|institution|address|comments|description|physician|operator"

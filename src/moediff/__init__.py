@@ -11,24 +11,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-RESEARCH_ONLY = "Research use only; not for diagnostic use."
+from moediff._version import RESEARCH_ONLY as RESEARCH_ONLY
+from moediff._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moediff.inference.engine import Enhancer, Source
+    from moediff.core.volume import Volume
+    from moediff.inference.enhancer import Enhancer, Source
     from moediff.inference.options import Enhanced, EnhanceOptions
+    from moediff.io.scans import load
     from moediff.report.plot import plot
-    from moediff.volume.io import load
-    from moediff.volume.volume import Volume
 
 _HOMES = {
-    "Enhancer": "moediff.inference.engine",
+    "Enhancer": "moediff.inference.enhancer",
     "EnhanceOptions": "moediff.inference.options",
     "Enhanced": "moediff.inference.options",
-    "Volume": "moediff.volume.volume",
-    "load": "moediff.volume.io",
+    "Volume": "moediff.core.volume",
+    "load": "moediff.io.scans",
     "plot": "moediff.report.plot",
 }
 __all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance", "load", "plot"]
@@ -63,12 +63,12 @@ def enhance(
         The enhanced scan with its maps and its record, also where a target was written.
 
     Raises:
-        MoeDiffError: see `moediff.errors`; each class says what kind of fault it was.
+        MoeDiffError: see `moediff.core.errors`; each class says what kind of fault it was.
     """
     from pathlib import Path
 
-    from moediff.errors import ConfigError
-    from moediff.inference.engine import Enhancer
+    from moediff.core.errors import ConfigError
+    from moediff.inference.enhancer import Enhancer
     from moediff.inference.options import EnhanceOptions
     from moediff.inference.outputs import OutputPaths, check_outputs, write
 

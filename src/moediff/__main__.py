@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from moediff import stopping
+from moediff.core import signals
 
 STREAMS = ("stdin", "stdout", "stderr")
 
@@ -13,19 +13,19 @@ STREAMS = ("stdin", "stdout", "stderr")
 def run() -> int:
     """Run the command line; returns its exit code."""
     try:
-        stopping.heed()
+        signals.heed()
         open_closed_streams()
-        from moediff.cli import main
+        from moediff.cli.main import main
 
         code = main()
     except BaseException:
-        number = stopping.asked()
-        stopping.ignore()
+        number = signals.asked()
+        signals.ignore()
         if number is None:
             raise  # argparse's own way out
-        print(stopping.sentence(number), file=sys.stderr)
+        print(signals.sentence(number), file=sys.stderr)
         return 128 + number
-    stopping.ignore()
+    signals.ignore()
     return code
 
 

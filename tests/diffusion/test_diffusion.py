@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from moediff.config import rng_for
-from moediff.diffusion.process import ProcessConfig, draw_sigma, loss_weight, schedule
-from moediff.diffusion.sampler import sample
-from moediff.errors import ConfigError
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError
+from moediff.diffusion.samplers import sample
+from moediff.diffusion.schedule import ProcessConfig, draw_sigma, loss_weight, schedule
 
 
 def test_sampler_returns_the_answer_of_a_perfect_denoiser():

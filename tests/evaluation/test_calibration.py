@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy import stats
 
-from moediff.cli import main
-from moediff.config import rng_for
-from moediff.errors import DataError, GeometryError
+from moediff.cli.main import main
+from moediff.core.config import rng_for
+from moediff.core.errors import DataError, GeometryError
+from moediff.core.geometry import with_spacing
+from moediff.core.volume import Volume
 from moediff.evaluation.calibration import LEVELS, calibration, spearman
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
-from moediff.volume.geometry import with_spacing
-from moediff.volume.io import save
-from moediff.volume.volume import Volume
+from moediff.io.scans import save
 
 SHAPE = (40, 40, 40)
 EVERYWHERE = torch.ones(SHAPE, dtype=torch.bool)

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from moediff.config import rng_for
-from moediff.errors import ConfigError, DataError, GeometryError
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError, DataError, GeometryError
+from moediff.core.geometry import crop, resample, with_spacing
+from moediff.core.volume import Volume
+from moediff.evaluation.data_consistency import consistency
 from moediff.evaluation.evaluate import METRICS, Drawn, EvaluateOptions, evaluate
-from moediff.evaluation.metrics import head_mask, score
-from moediff.evaluation.remeasure import consistency
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.geometry import crop, resample, with_spacing
-from moediff.volume.volume import Volume
+from moediff.evaluation.metrics.fidelity import head_mask, score
 
 FAST = EvaluateOptions(metrics=("psnr",))
 PLAIN = EvaluateOptions(metrics=("psnr", "ssim", "nrmse"), fit=False)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.config import rng_for
-from moediff.errors import DataError
-from moediff.evaluation.fsim import fsim, phase_congruency
+from moediff.core.config import rng_for
+from moediff.core.errors import DataError
+from moediff.evaluation.metrics.fsim import fsim, phase_congruency
 
 L = 1000.0
 
@@ -64,7 +64,7 @@ def test_phase_congruency_is_kovesis(shape, slices):
 def test_fsim_of_a_slice_is_piqs(shape, slices, monkeypatch):
     """A stack of equal slices; the two directions across it are kept out by looking at the first one alone."""
     pred, truth = (L * t.float()[None].expand(3, -1, -1) for t in slices(shape))
-    monkeypatch.setattr("moediff.evaluation.fsim.DIRECTIONS", (0,))
+    monkeypatch.setattr("moediff.evaluation.metrics.fsim.DIRECTIONS", (0,))
     mask = torch.ones(pred.shape, dtype=torch.bool)
     assert fsim(pred, truth, mask, L) == pytest.approx(PIQ[shape], abs=2e-4)
 
@@ -88,7 +88,7 @@ def test_slices_left_out_do_not_bias_thick_slices(head, everywhere, monkeypatch,
     noise = torch.zeros(head.shape)
     noise[:, :, ::period] = 60 * torch.randn(head.shape, generator=rng_for(0))[:, :, ::period]
     few = fsim(head.data_XYZ + noise, head.data_XYZ, everywhere, L)
-    monkeypatch.setattr("moediff.evaluation.fsim.TAKEN", range(7))
+    monkeypatch.setattr("moediff.evaluation.metrics.fsim.TAKEN", range(7))
     assert few == pytest.approx(fsim(head.data_XYZ + noise, head.data_XYZ, everywhere, L), abs=0.04)
 
 

@@ -7,12 +7,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from moediff.cli import main
-from moediff.config import rng_for
-from moediff.errors import DataError
+from moediff.cli.main import main
+from moediff.core.config import rng_for
+from moediff.core.errors import DataError
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.evaluation.lesions import components, judge_lesions, white_matter
-from moediff.volume.io import save
+from moediff.io.scans import save
 
 SHAPE = (48, 44, 40)
 ONE_MM = (1.0, 1.0, 1.0)

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from scipy.ndimage import maximum_filter
 from scipy.signal import correlate2d
 
-from moediff.cli import main
-from moediff.errors import DataError, InputMissing
-from moediff.evaluation.perceptual import STAGES, load_perceptual, perceptual
-from moediff.volume.io import save
+from moediff.cli.main import main
+from moediff.core.errors import DataError, InputMissing
+from moediff.evaluation.metrics.perceptual import STAGES, load_perceptual, perceptual
+from moediff.io.scans import save
 
 CHANNELS = (4, 5, 3, 6, 4)
 HANN = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])

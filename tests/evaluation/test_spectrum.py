@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from moediff.config import rng_for
-from moediff.errors import DataError
-from moediff.evaluation.spectrum import high_frequency_ratio, radial_spectral_distance, taper
+from moediff.core.config import rng_for
+from moediff.core.errors import DataError
+from moediff.evaluation.metrics.spectrum import high_frequency_ratio, radial_spectral_distance, taper
 
 N = 32
 MASK = torch.ones((N, N, N), dtype=torch.bool)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from moediff.config import rng_for
-from moediff.inference import engine
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.volume import Volume
+from moediff.inference import enhancer as engine
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.volume import Volume
 from pretend_gpu import OnGpu, pretended
 
 CHOICES = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moediff.config import rng_for
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import recipe_for
+from moediff.core.config import rng_for
+from moediff.core.volume import Volume
 from moediff.evaluation.lesions import judge_lesions
-from moediff.inference.engine import Enhancer
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import recipe_for
-from moediff.volume.volume import Volume
 
 START, SIDE = (40, 90, 85), 64  # a box of the MNI152 average
 PLACES, RADIUS_MM = ((33, 14, 30), (34, 44, 30)), 4.0  # even white matter

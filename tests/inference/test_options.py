@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.errors import ConfigError
+from moediff.core.errors import ConfigError
+from moediff.core.volume import Grid
 from moediff.inference.options import MODES, EnhanceOptions
-from moediff.volume.volume import Grid
 
 GRID = Grid((4, 4, 4), torch.eye(4))
 

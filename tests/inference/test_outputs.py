@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.errors import CannotCreate
+from moediff.core.errors import CannotCreate
 from moediff.inference import outputs
 from moediff.inference.options import Enhanced, Maps
 from moediff.inference.outputs import OutputPaths, check_outputs, default_output, stem_of, write
-from moediff.volume.io import Loaded
+from moediff.io.scans import Loaded
 
 STEMS = {
     "scan.nii.gz": "scan",

@@ -14,11 +14,11 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from skimage.registration import phase_cross_correlation
 
-from moediff.config import rng_for
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.volume import Volume
 from moediff.inference.options import EnhanceOptions
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.volume import Volume
 
 SHAPE = (56, 60, 48)
 LIMIT_VOX = 0.1

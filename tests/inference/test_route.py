@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moediff.config import rng_for
-from moediff.errors import DataError
-from moediff.inference import grids
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.errors import DataError
+from moediff.core.geometry import crop, with_spacing
+from moediff.core.volume import Grid, Volume
+from moediff.inference import grid_plan as grids
 from moediff.inference.options import EnhanceOptions
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.geometry import crop, with_spacing
-from moediff.volume.volume import Grid, Volume
 
 
 @pytest.fixture(scope="module")

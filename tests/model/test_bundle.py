@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moediff.errors import BundleError
+from moediff.core.errors import BundleError
 from moediff.model.bundle import MANIFEST, WEIGHTS, BundleConfig, load_bundle, save_bundle, sha256_of
 from moediff.model.denoiser import make_condition
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from moediff.errors import ConfigError
+from moediff.core.errors import ConfigError
 from moediff.model.denoiser import DenoiserConfig, make_condition, position_tables
 from moediff.model.encoder import EncoderConfig
 from moediff.model.gate import GateConfig, cell_weights

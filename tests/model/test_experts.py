@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from moediff.errors import ConfigError
-from moediff.model import blocks
-from moediff.model.blocks import from_lattice, local_mean, to_lattice
+from moediff.core.errors import ConfigError
+from moediff.model import layers as blocks
 from moediff.model.experts import CHUNK_ROWS, Experts, ExpertsConfig
 from moediff.model.gate import cell_logits, cell_weights, shifted_logits, sparsify
+from moediff.model.layers import from_lattice, local_mean, to_lattice
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moediff.cli import main
-from moediff.errors import BundleError
+from moediff.cli.main import main
+from moediff.core.errors import BundleError
+from moediff.io.scans import save
 from moediff.model import bundle as module
 from moediff.model.bundle import MANIFEST, WEIGHTS, BundleConfig, load_bundle, save_bundle, sha256_of
-from moediff.volume.io import save
 
 pytestmark = pytest.mark.fault(49)
 

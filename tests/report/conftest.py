@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moediff.config import rng_for
-from moediff.report.scans import ReportScans
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.volume.geometry import resample
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.geometry import resample
+from moediff.report.data import ReportScans
 
 HOSTILE = "</script><script>window.harmed=1</script><img src=x onerror='window.harmed=1'>\"&\n{{ 7 * 7 }}"
 RECORD = {

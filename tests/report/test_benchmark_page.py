@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from moediff.config import rng_for
-from moediff.evaluation.cases import Case, Scan
-from moediff.evaluation.summary import about, with_gains
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.benchmark.aggregate import about, with_gains
+from moediff.benchmark.cases import Case, Scan
+from moediff.core.config import rng_for
+from moediff.core.volume import Volume
 from moediff.report.benchmark_page import case_panels, draw_case, page
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import NAMED
-from moediff.volume.volume import Volume
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y>"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -7,7 +7,7 @@ from html import unescape
 
 import pytest
 
-from moediff.errors import InputMissing
+from moediff.core.errors import InputMissing
 from moediff.report.cohort import Entry, render_index, results_of, summarise
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.errors import CannotCreate, ConfigError, DataError
+from moediff.core.errors import CannotCreate, ConfigError, DataError
+from moediff.core.volume import Volume
 from moediff.report.figure import comparison_figure
-from moediff.volume.volume import Volume
 
 EXPERTS = ("deep white matter", "cortex", "junction", "rest")
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moediff.config import rng_for
+from moediff.core.config import rng_for
+from moediff.core.volume import Volume
+from moediff.report.data import ReportScans
 from moediff.report.display import display
-from moediff.report.face import why_flat
-from moediff.report.scans import ReportScans
-from moediff.volume.volume import Volume
+from moediff.report.privacy import why_flat
 
 
 def layer(scans: ReportScans, key: str):

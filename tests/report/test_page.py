@@ -15,11 +15,11 @@ from importlib.resources import files
 import pytest
 import torch
 
-from moediff.errors import CannotCreate, ConfigError, DataError, GeometryError
+from moediff.core.errors import CannotCreate, ConfigError, DataError, GeometryError
+from moediff.core.geometry import resample
+from moediff.core.volume import Grid, Volume
+from moediff.report.data import ReportScans
 from moediff.report.page import MAX_BYTES, render, script_json, write_page
-from moediff.report.scans import ReportScans
-from moediff.volume.geometry import resample
-from moediff.volume.volume import Grid, Volume
 
 
 class Tags(HTMLParser):

@@ -3,10 +3,10 @@
 import matplotlib.image
 import pytest
 
-from moediff.errors import CannotCreate
+from moediff.core.errors import CannotCreate
+from moediff.core.geometry import crop
 from moediff.inference.options import EnhanceOptions
 from moediff.report.figure import ERROR_COLOURS
-from moediff.volume.geometry import crop
 
 
 @pytest.fixture(scope="module")

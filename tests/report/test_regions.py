@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from moediff.core.volume import Volume
+from moediff.report.data import ReportScans
 from moediff.report.regions import experts, regions
-from moediff.report.scans import ReportScans
-from moediff.volume.volume import Volume
 
 SHAPE = (24, 24, 24)
 

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from moediff.config import rng_for
-from moediff.errors import CannotCreate, ConfigError, DataError
-from moediff.evaluation.metrics import score
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import PrepareSettings
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.errors import CannotCreate, ConfigError, DataError
+from moediff.core.volume import Volume
+from moediff.evaluation.metrics.fidelity import score
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
+from moediff.io.scans import Loaded
 from moediff.model.bundle import Bundle, check_free, load_bundle, save_bundle
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
 from moediff.training.adapt import AdaptOptions, adapt
-from moediff.training.dataset import PatchSource
-from moediff.training.heads import load_heads
-from moediff.training.kept import Head, ScanSource, Stack, read_heads, write_heads
-from moediff.training.stacked import head_from, slices_of
-from moediff.volume.io import Loaded
-from moediff.volume.prepare import PrepareSettings
-from moediff.volume.volume import Volume
+from moediff.training.cache import Head, ScanSource, Stack, read_heads, write_heads
+from moediff.training.patches import PatchSource
+from moediff.training.self_supervised import head_from, slices_of
+from moediff.training.sources import load_heads
 
 QUICK = AdaptOptions(steps=2, patch=32, processes=1, device="cpu")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moediff.config import rng_for
+from moediff.core.config import rng_for
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.training.checkpoint import State, has_checkpoint, load_checkpoint, save_checkpoint
-from moediff.training.optimiser import Muon, is_matrix
+from moediff.training.muon import Muon, is_matrix
 
 TINY = DenoiserConfig(
     vector=8,

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from moediff.config import rng_for
-from moediff.diffusion.process import ProcessConfig
-from moediff.errors import ConfigError
+from moediff.acquisition.prepare import PrepareSettings
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError
+from moediff.diffusion.schedule import ProcessConfig
+from moediff.io.scans import save
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
-from moediff.training.dataset import Batch, PatchSource
-from moediff.training.kept import Head, ScanSource, kept
+from moediff.training.cache import Head, ScanSource, kept
+from moediff.training.config import Phase, TrainConfig, load_config
 from moediff.training.losses import LossConfig
-from moediff.training.optimiser import Muon, orthogonalise
-from moediff.training.settings import Phase, TrainConfig, load_config
+from moediff.training.muon import Muon, orthogonalise
+from moediff.training.patches import Batch, PatchSource
 from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import Trainer
-from moediff.volume.io import save
-from moediff.volume.prepare import PrepareSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from moediff.errors import ConfigError
+from moediff.core.errors import ConfigError
 from moediff.training.losses import (
     LossConfig,
     agreement_target,

@@ -13,22 +13,22 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.testing import assert_close
 
-from moediff.config import rng_for
-from moediff.errors import TryAgain
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import ESTIMATES, PrepareSettings
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.errors import TryAgain
+from moediff.io.scans import load, save
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.training import ahead
+from moediff.training import prefetch as ahead
 from moediff.training.adapt import AdaptOptions, adapt
-from moediff.training.dataset import PatchSource
-from moediff.training.kept import Head, Measured, ScanSource
+from moediff.training.cache import Head, Measured, ScanSource
+from moediff.training.config import TrainConfig
 from moediff.training.losses import LossConfig
-from moediff.training.pause import Pause
-from moediff.training.settings import TrainConfig
+from moediff.training.patches import PatchSource
+from moediff.training.preemption import Pause
 from moediff.training.trainer import Trainer, train
 from moediff.training.validate import Validation
-from moediff.volume.io import load, save
-from moediff.volume.prepare import ESTIMATES, PrepareSettings
 from pretend_gpu import OnGpu, pretended
 
 GPU = torch.device("cuda:0")

@@ -11,24 +11,24 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from moediff.config import rng_for
-from moediff.errors import ConfigError, DataError, InputMissing
-from moediff.inference.engine import Enhancer
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import PrepareSettings, prepare
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError, DataError, InputMissing
+from moediff.core.geometry import canonicalise, resample, with_spacing
+from moediff.core.volume import Grid, Volume
+from moediff.inference.enhancer import Enhancer
+from moediff.io.scans import save
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
-from moediff.simulate.degrade import degrade
-from moediff.simulate.recipe import thick_slices
-from moediff.training import dataset
-from moediff.training.dataset import PatchSource
-from moediff.training.heads import brain_scaled, load_heads
-from moediff.training.kept import ScanSource, kept, read_heads, write_heads
+from moediff.training import patches as dataset
+from moediff.training.cache import ScanSource, kept, read_heads, write_heads
+from moediff.training.config import TrainConfig, load_config
 from moediff.training.pairs import corners_known, pair_of
-from moediff.training.settings import TrainConfig, load_config
+from moediff.training.patches import PatchSource
+from moediff.training.sources import brain_scaled, load_heads
 from moediff.training.trainer import train
 from moediff.training.validate import Pair, Validation, validate
-from moediff.volume.geometry import canonicalise, resample, with_spacing
-from moediff.volume.io import save
-from moediff.volume.prepare import PrepareSettings, prepare
-from moediff.volume.volume import Grid, Volume
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE, SPACING = (60, 68, 56), (3.0, 3.0, 3.0)

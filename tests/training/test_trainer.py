@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.diffusion.process import ProcessConfig
-from moediff.errors import ConfigError, DataError, InputMissing, MoeDiffError
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError
+from moediff.core.volume import Volume
+from moediff.diffusion.schedule import ProcessConfig
+from moediff.io.scans import save
 from moediff.model.bundle import BundleConfig, load_bundle
 from moediff.model.denoiser import DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
-from moediff.simulate.recipe import NAMED
-from moediff.training.dataset import Batch, Example, PatchSource
-from moediff.training.kept import Head, ScanSource
+from moediff.training.cache import Head, ScanSource
+from moediff.training.config import Phase, TrainConfig
+from moediff.training.gate_step import steadiness
 from moediff.training.losses import LossConfig
-from moediff.training.routing import steadiness
-from moediff.training.settings import Phase, TrainConfig
+from moediff.training.patches import Batch, Example, PatchSource
 from moediff.training.trainer import MAX_BAD_STEPS, Trainer, _processes_for, train
 from moediff.training.validate import Validation
-from moediff.volume.io import save
-from moediff.volume.volume import Volume
 
 TINY = BundleConfig(
     denoiser=DenoiserConfig(

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from moediff.errors import ConfigError, DataError, InputMissing, MoeDiffError
+from moediff.acquisition.prepare import PrepareSettings
+from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError
+from moediff.core.volume import Volume
+from moediff.io.scans import load, save
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.training.validate import Pair, Validation, validate
-from moediff.volume.io import load, save
-from moediff.volume.prepare import PrepareSettings
-from moediff.volume.volume import Volume
 
 SILENT = BundleConfig(  # an untrained network adds nothing, so the result is the cubic interpolation it starts from
     prepare=PrepareSettings(kernel="cubic"),

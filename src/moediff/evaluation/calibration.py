@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moediff.errors import DataError
-from moediff.evaluation.pairing import correlation
-from moediff.evaluation.parts import LEAST_VOXELS, Parts
-from moediff.evaluation.voxels import kth, picked
+from moediff.core.errors import DataError
+from moediff.core.statistics import kth, picked
+from moediff.evaluation.alignment import correlation
+from moediff.evaluation.per_region import LEAST_VOXELS, Parts
 
 LEVELS = (50, 80, 90, 95)  # per cent
 AIMED = 90

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff import RESEARCH_ONLY, __version__
-from moediff.errors import DataError, GeometryError
-from moediff.evaluation.anatomy import compare_tissues
+from moediff._version import RESEARCH_ONLY, __version__
+from moediff.core.errors import DataError, GeometryError
+from moediff.core.geometry import ras_axes
+from moediff.core.memory import one_thread
+from moediff.core.statistics import picked
+from moediff.core.volume import Volume
+from moediff.evaluation.alignment import doubts, judged_mask, on_grid, require_same_grid, same_grid
 from moediff.evaluation.calibration import calibration
-from moediff.evaluation.catalogue import METRICS, PERCEPTUAL, Judged, check_names, compute
-from moediff.evaluation.fit import RULE, Fit, fit_intensities
+from moediff.evaluation.data_consistency import consistency
+from moediff.evaluation.intensity_fit import RULE, Fit, fit_intensities
 from moediff.evaluation.lesions import judge_lesions
-from moediff.evaluation.metrics import check_pair, data_range, head_mask
-from moediff.evaluation.pairing import doubts, judged_mask, on_grid, require_same_grid, same_grid
-from moediff.evaluation.parts import Parts, by_part, named_parts
-from moediff.evaluation.perceptual import PerceptualWeights, perceptual
-from moediff.evaluation.remeasure import consistency
-from moediff.evaluation.voxels import picked
-from moediff.memory import one_thread
-from moediff.volume.geometry import ras_axes
-from moediff.volume.volume import Volume
+from moediff.evaluation.metrics.fidelity import check_pair, data_range, head_mask
+from moediff.evaluation.metrics.perceptual import PerceptualWeights, perceptual
+from moediff.evaluation.metrics.registry import METRICS, PERCEPTUAL, Judged, check_names, compute
+from moediff.evaluation.metrics.tissue_volumes import compare_tissues
+from moediff.evaluation.per_region import Parts, by_part, named_parts
 
 LEAST_INSIDE = 0.5  # of a given mask that the reference's head should hold
 NEEDS_WEIGHTS = "needs network weights, which are not shipped: give --perceptual FILE"

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.errors import DataError
-from moediff.evaluation.regions import within
-from moediff.evaluation.shapes import dilated, reached_from
-from moediff.evaluation.tissue import WHITE, depth_mm, tissue_map
+from moediff.anatomy.morphology import dilated, reached_from
+from moediff.anatomy.regions import within
+from moediff.anatomy.tissue import WHITE, depth_mm, tissue_map
+from moediff.core.errors import DataError
 
 RULE = 2  # another number for every change of what is counted: a benchmark's rows from before are judged again
 LEAST_VOXELS = 3  # of an outlined lesion; fewer are left out

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moediff.acquisition.normalisation import quantile
+from moediff.acquisition.prepare import Prepared
+from moediff.core.volume import Volume
 from moediff.inference.options import Maps
 from moediff.inference.route import Route
-from moediff.inference.tiles import Frame
-from moediff.volume.intensity import quantile
-from moediff.volume.io import Loaded
-from moediff.volume.prepare import Prepared
-from moediff.volume.volume import Volume
+from moediff.inference.tiling import Frame
+from moediff.io.scans import Loaded
 
 
 def maps_of(loaded: Loaded, way: Route, prepared: Prepared, head: Frame) -> Maps:

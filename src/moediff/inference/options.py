@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.errors import ConfigError
-from moediff.volume.io import Loaded
-from moediff.volume.volume import Grid, Volume
+from moediff.core.errors import ConfigError
+from moediff.core.volume import Grid, Volume
+from moediff.io.scans import Loaded
 
 BOUNDS = {  # of numbers: what a message calls them, least, most
     "steps": ("steps", 2, 64),
@@ -159,7 +159,7 @@ class Enhanced:
             DataError: the result is constant.
             CannotCreate: the PNG cannot be written.
         """
-        from moediff import plot
+        from moediff.report.plot import plot
 
         return plot(self, path, truth=truth)
 

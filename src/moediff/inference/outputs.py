@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from moediff.errors import CannotCreate, naming, shown
+from moediff.core.errors import CannotCreate, naming, shown
 from moediff.inference.options import Enhanced
-from moediff.volume.atomic import check_new_folder
-from moediff.volume.claim import announce, held
-from moediff.volume.dicom_out import write_series
-from moediff.volume.io import check_free, save, save_maps, write_text
-from moediff.volume.nifti_out import codes_to_write, gzip_wanted, require_suffix
-from moediff.volume.scan_file import files_of, suffix_of
+from moediff.io.atomic import check_new_folder
+from moediff.io.dicom.writer import write_series
+from moediff.io.lock import announce, held
+from moediff.io.nifti.reader import files_of, suffix_of
+from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
+from moediff.io.scans import check_free, save, save_maps, write_text
 
 NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that was passed through or sampled once"
 

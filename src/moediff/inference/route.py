@@ -10,10 +10,10 @@ from functools import cached_property
 
 from torch import Tensor
 
-from moediff.inference.grids import land, measured, working_grid
-from moediff.volume.geometry import axis_positions, canonical_grid, resample, without_alias
-from moediff.volume.intensity import quantile
-from moediff.volume.volume import Grid, Volume
+from moediff.acquisition.normalisation import quantile
+from moediff.core.geometry import axis_positions, canonical_grid, resample, without_alias
+from moediff.core.volume import Grid, Volume
+from moediff.inference.grid_plan import land, measured, working_grid
 
 DARK = 0.01  # quantile that air lies at where a scan goes below zero
 

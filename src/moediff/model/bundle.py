@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.config import parse_as
-from moediff.diffusion.process import ProcessConfig
-from moediff.errors import BundleError, CannotCreate, ConfigError, naming, shown
+from moediff.acquisition.prepare import PrepareSettings
+from moediff.core.config import parse_as
+from moediff.core.errors import BundleError, CannotCreate, ConfigError, naming, shown
+from moediff.diffusion.schedule import ProcessConfig
+from moediff.io.atomic import require_free
 from moediff.model.denoiser import Denoiser, DenoiserConfig
-from moediff.volume.atomic import require_free
-from moediff.volume.prepare import PrepareSettings
 
 SCHEMA = 1
 WEIGHTS, MANIFEST = "model.safetensors", "bundle.json"
@@ -31,7 +31,7 @@ MAX_BYTES = 2**31  # no bundle of ours comes near; larger ones are refused befor
 
 @dataclass(frozen=True, kw_only=True)
 class Familiar:
-    """What training scans look like to the encoder; see `moediff.inference.familiar`.
+    """What training scans look like to the encoder; see `moediff.inference.out_of_distribution`.
 
     Args:
         mean: over scans, of every channel's mean and then of every channel's standard deviation.

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moediff.errors import ConfigError
-from moediff.model.blocks import ResBlock, from_lattice, in_slabs, local_mean, slabs, to_lattice, unit_size
+from moediff.core.errors import ConfigError
 from moediff.model.encoder import Encoder, EncoderConfig
-from moediff.model.error import ErrorHead
 from moediff.model.experts import MAX_LAYERS, Experts, ExpertsConfig
 from moediff.model.gate import Gate, GateConfig, cell_logits, shifted_logits, smoothed, sparsify
+from moediff.model.layers import ResBlock, from_lattice, in_slabs, local_mean, slabs, to_lattice, unit_size
+from moediff.model.uncertainty_head import ErrorHead
 
 Tables = tuple[Tensor, Tensor, Tensor]
 SEEN = 5  # what each voxel brings: noisy residual, interpolated scan, its fine structure, the slices before and after

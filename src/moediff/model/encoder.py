@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moediff.errors import ConfigError
-from moediff.model.blocks import Attention, from_lattice, in_slabs, to_lattice
+from moediff.core.errors import ConfigError
+from moediff.model.layers import Attention, from_lattice, in_slabs, to_lattice
 
 COARSE, MIDDLE, FINE = 16, 8, 4  # voxels; volumes must be multiples of COARSE
 CHUNK_FAMILIES = 256  # families processed at a time at inference, which bounds memory

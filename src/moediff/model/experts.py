@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moediff.errors import ConfigError
-from moediff.model.blocks import attended, from_lattice, in_slabs, local_mean, to_lattice
-from moediff.model.streams import side_by_side
+from moediff.core.errors import ConfigError
+from moediff.model.execution import side_by_side
+from moediff.model.layers import attended, from_lattice, in_slabs, local_mean, to_lattice
 
 WINDOW = 4  # cells; the reach of the junction expert's attention
 CHUNK_ROWS = 8192  # rows of one matrix product: activations stay in cache

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moediff.errors import ConfigError
-from moediff.model.blocks import in_slabs, local_mean
+from moediff.core.errors import ConfigError
 from moediff.model.encoder import COARSE
+from moediff.model.layers import in_slabs, local_mean
 
 CELL = 2  # voxels
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moediff.evaluation.breakdown import JUDGED, lesion_sums, losses, part_means
-from moediff.evaluation.cases import Case
-from moediff.evaluation.pairing import on_grid
-from moediff.evaluation.summary import COMPARED, SHOWN, cell, means, names, pairs, shown_columns
+from moediff.benchmark.aggregate import COMPARED, SHOWN, cell, means, names, pairs, shown_columns
+from moediff.benchmark.breakdown import JUDGED, lesion_sums, losses, part_means
+from moediff.benchmark.cases import Case
+from moediff.core.extras import require_parts
+from moediff.core.geometry import resample
+from moediff.core.volume import Volume
+from moediff.evaluation.alignment import on_grid
+from moediff.report.charts import dots, intervals, quality_against_time
 from moediff.report.figure import comparison_figure
-from moediff.report.needs import require_parts
-from moediff.report.picture import data_uri
-from moediff.report.plots import dots, intervals, quality_against_time
-from moediff.volume.geometry import resample
-from moediff.volume.volume import Volume
+from moediff.report.slices import data_uri
 
 Row = dict[str, Any]
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from moediff import RESEARCH_ONLY
-from moediff.errors import CannotCreate, ConfigError
-from moediff.volume.volume import Volume
+from moediff._version import RESEARCH_ONLY
+from moediff.core.errors import CannotCreate, ConfigError
+from moediff.core.volume import Volume
 
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # across, up, through
 EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}

@@ -15,21 +15,21 @@ from urllib.parse import quote
 
 import numpy as np
 
-from moediff import RESEARCH_ONLY
-from moediff.errors import InputMissing
+from moediff._version import RESEARCH_ONLY
+from moediff.core.errors import InputMissing
+from moediff.core.extras import require_parts
 from moediff.inference.outputs import sidecar_of, written_by_us
+from moediff.io.atomic import shown
+from moediff.io.nifti.writer import gzip_wanted
+from moediff.io.scans import write_text
 from moediff.report.canvas import PLANES
+from moediff.report.data import ReportScans
 from moediff.report.display import display
 from moediff.report.layers import Layer
-from moediff.report.needs import require_parts
 from moediff.report.outliers import LEAST, LIMIT, robust_z
 from moediff.report.page import policy
-from moediff.report.picture import data_uri, png, slice_HW
-from moediff.report.scans import ReportScans
-from moediff.report.words import number, one_line
-from moediff.volume.atomic import shown
-from moediff.volume.io import write_text
-from moediff.volume.nifti_out import gzip_wanted
+from moediff.report.sanitise import number, one_line
+from moediff.report.slices import data_uri, png, slice_HW
 
 THUMBNAIL = 84  # pixels, the side of each plane's square
 COLUMNS = (

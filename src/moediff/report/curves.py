@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.evaluation.spectrum import radius
+from moediff.evaluation.metrics.spectrum import radius
+from moediff.report.charts import ticks
 from moediff.report.layers import Display, sampled
-from moediff.report.plots import ticks
 
 BINS, SHELLS = 64, 48
 HISTOGRAM_VOXELS, SPECTRUM_VOXELS = 1_000_000, 128

@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moediff.errors import DataError
+from moediff.core.errors import DataError
+from moediff.core.volume import Volume
+from moediff.report.data import ReportScans
 from moediff.report.layers import Display, Frame, Layer, air, nearest, quantiles
 from moediff.report.maps import maps
-from moediff.report.scans import ReportScans
-from moediff.volume.volume import Volume
 
 WINDOW = (0.01, 0.995)
 MARGIN_MM = 4.0

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.core.volume import Grid
 from moediff.report.layers import Layer
-from moediff.volume.volume import Grid
 
 STEPS = (1, 2, 4, 8, 16)  # merged grey levels; 16 leaves 16, which shows as bands but stays legible
 MAP_STEP = 8

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.errors import ConfigError, DataError, GeometryError
+from moediff.acquisition.normalisation import quantile
+from moediff.core.errors import ConfigError, DataError, GeometryError
+from moediff.core.geometry import axis_positions, canonicalise, resample
+from moediff.core.volume import Volume
 from moediff.report.canvas import EXPERT_COLOURS, Column, View, draw, matplotlib_parts, save_figure
-from moediff.volume.geometry import axis_positions, canonicalise, resample
-from moediff.volume.intensity import quantile
-from moediff.volume.volume import Volume
 
 ERROR_COLOURS = "RdBu_r"
 WINDOW = (0.01, 0.995)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.volume.geometry import axis_positions, canonicalise, covered, crop, resample
-from moediff.volume.volume import Grid, Volume
+from moediff.core.geometry import axis_positions, canonicalise, covered, crop, resample
+from moediff.core.volume import Grid, Volume
 
 SAMPLES = 100_000  # quantiles need no more voxels than these
 DARK = 0.01  # quantile that air lies at where a scan goes below zero

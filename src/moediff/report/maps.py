@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from moediff.core.geometry import canonicalise, crop
+from moediff.core.volume import Grid
 from moediff.report.canvas import EXPERT_COLOURS
+from moediff.report.data import ReportScans
 from moediff.report.layers import Frame, Layer, nearest, quantiles, to_bytes
-from moediff.report.scans import ReportScans
-from moediff.volume.geometry import canonicalise, crop
-from moediff.volume.volume import Grid
 
 TOP_QUANTILE = 0.995  # of a map; brighter voxels look like this one
 MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked

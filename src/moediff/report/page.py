@@ -14,19 +14,19 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from moediff import RESEARCH_ONLY
+from moediff._version import RESEARCH_ONLY
+from moediff.core.extras import require_parts
+from moediff.io.scans import write_text
 from moediff.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
+from moediff.report.data import ReportScans
 from moediff.report.display import display
 from moediff.report.embed import Embedded, Packed, embed
-from moediff.report.face import why_flat
-from moediff.report.facts import facts
 from moediff.report.layers import Display, Layer
 from moediff.report.maps import ALONE
-from moediff.report.needs import require_parts
-from moediff.report.picture import HEAT, SIGNED, pictures, rgb
-from moediff.report.scans import ReportScans
-from moediff.report.words import one_line
-from moediff.volume.io import write_text
+from moediff.report.privacy import why_flat
+from moediff.report.sanitise import one_line
+from moediff.report.slices import HEAT, SIGNED, pictures, rgb
+from moediff.report.summary_text import facts
 
 MAX_BYTES = 8_000_000
 SPARE_BYTES = 80_000  # the page's own text, plots and style

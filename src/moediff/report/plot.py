@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moediff.core.volume import Volume
 from moediff.inference.options import Enhanced
 from moediff.report.canvas import save_figure
+from moediff.report.data import truth_on
 from moediff.report.figure import compare
-from moediff.report.scans import truth_on
-from moediff.volume.volume import Volume
 
 
 def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | None = None) -> Any:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moediff.core.geometry import covered, resample
 from moediff.report.canvas import EXPERT_COLOURS
+from moediff.report.data import ReportScans
 from moediff.report.layers import quantiles
 from moediff.report.maps import MIN_WEIGHT
-from moediff.report.scans import ReportScans
-from moediff.report.words import one_line
-from moediff.volume.geometry import covered, resample
+from moediff.report.sanitise import one_line
 
 THIN = 2  # voxels
 RANGE = (0.0, 0.999)  # quantiles between which the scan's intensity range lies

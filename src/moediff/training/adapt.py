@@ -19,23 +19,23 @@ from typing import Any
 
 import torch
 
-from moediff import __version__
-from moediff.config import rng_for
-from moediff.errors import ConfigError, naming
-from moediff.inference.engine import Enhancer
-from moediff.inference.hardware import device_named
+from moediff._version import __version__
+from moediff.core.config import rng_for
+from moediff.core.device import device_named
+from moediff.core.errors import ConfigError, naming
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
+from moediff.io.scans import Loaded
 from moediff.model.bundle import Bundle, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.training.augment import AugmentConfig
-from moediff.training.dataset import PatchSource
-from moediff.training.kept import Head, ScanSource, write_heads
+from moediff.training.cache import Head, ScanSource, write_heads
+from moediff.training.config import TrainConfig
 from moediff.training.losses import LossConfig
-from moediff.training.settings import TrainConfig
-from moediff.training.stacked import head_from, slices_of
+from moediff.training.patches import PatchSource
+from moediff.training.self_supervised import head_from, slices_of
 from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import train
-from moediff.volume.io import Loaded
 
 PROBES = 6  # batches that tell how much was learned
 PARTS = ("vector", "trunk", "experts")

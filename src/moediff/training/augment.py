@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.errors import ConfigError
-from moediff.simulate.degrade import bias_field
-from moediff.training.planted import PlantedConfig, planted
+from moediff.acquisition.degrade import bias_field
+from moediff.core.errors import ConfigError
+from moediff.training.synthetic_lesions import PlantedConfig, planted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moediff.errors import ConfigError, shown
+from moediff.core.errors import ConfigError, shown
 from moediff.model.denoiser import Denoiser
 
 STATE = "state.safetensors"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.errors import ConfigError
+from moediff.core.errors import ConfigError
 from moediff.model.encoder import FINE
 
 AGREEMENT_FLOOR = 0.05  # of the mean token error: the MAD temperature never falls below this

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.errors import DataError
-from moediff.evaluation.regions import scan_regions
-from moediff.inference.grids import aligned_grid
-from moediff.training.kept import Head, Measured, head_of
-from moediff.volume.geometry import covered, crop, resample
-from moediff.volume.intensity import foreground
-from moediff.volume.prepare import bounds
-from moediff.volume.volume import Volume
+from moediff.acquisition.normalisation import foreground
+from moediff.acquisition.prepare import bounds
+from moediff.anatomy.regions import scan_regions
+from moediff.core.errors import DataError
+from moediff.core.geometry import covered, crop, resample
+from moediff.core.volume import Volume
+from moediff.inference.grid_plan import aligned_grid
+from moediff.training.cache import Head, Measured, head_of
 
 BLOCK_MM = 2.0  # edges are compared on voxels of about this size
 REACH_MM = 20.0  # how far apart two scans are looked for

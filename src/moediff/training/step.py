@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moediff.diffusion.process import ProcessConfig, draw_sigma, loss_weight
+from moediff.diffusion.schedule import ProcessConfig, draw_sigma, loss_weight
 from moediff.model.denoiser import Denoiser, condition_from
 from moediff.model.gate import cell_weights
-from moediff.training.dataset import Batch
+from moediff.training.gate_step import steadiness
 from moediff.training.losses import (
     LossConfig,
     combine,
@@ -25,7 +25,7 @@ from moediff.training.losses import (
     relative_weight,
     to_tokens,
 )
-from moediff.training.routing import steadiness
+from moediff.training.patches import Batch
 
 PROBED = (
     1  # examples of a process's batch on which every expert runs, for the agreement target and the experts' own loss

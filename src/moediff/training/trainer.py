@@ -21,23 +21,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.config import rng_for
-from moediff.errors import ConfigError
-from moediff.inference.hardware import device_named, fast_at_bfloat16
-from moediff.model.branch import begin_from
+from moediff.core.config import rng_for
+from moediff.core.device import device_named, fast_at_bfloat16
+from moediff.core.errors import ConfigError
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
-from moediff.training.ahead import Ahead
+from moediff.model.warm_start import begin_from
 from moediff.training.checkpoint import State, claim, has_checkpoint, load_checkpoint, save_checkpoint
-from moediff.training.dataset import Batch, PatchSource
-from moediff.training.heads import load_heads
+from moediff.training.config import TrainConfig
+from moediff.training.distributed import agreed, average_gradients, run_together
+from moediff.training.gate_step import routing_loss
 from moediff.training.log import Log
-from moediff.training.optimiser import Muon
-from moediff.training.pause import Pause
-from moediff.training.routing import routing_loss
-from moediff.training.settings import TrainConfig
+from moediff.training.muon import Muon
+from moediff.training.patches import Batch, PatchSource
+from moediff.training.preemption import Pause
+from moediff.training.prefetch import Ahead
+from moediff.training.sources import load_heads
 from moediff.training.step import Draws, batch_loss
-from moediff.training.team import agreed, average_gradients, run_together
 from moediff.training.validate import validate
 
 MAX_BAD_STEPS = 20  # steps in a row with a loss that is not finite before training gives up

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.config import rng_for
-from moediff.errors import ConfigError, InputMissing, naming, shown
-from moediff.evaluation.cases import MEASURED, Case, Scan, both_cover
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import NAMED
+from moediff.anatomy.synthesis import synthesise, whole_labels
+from moediff.benchmark.cases import MEASURED, Case, Scan, both_cover
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError, InputMissing, naming, shown
+from moediff.core.geometry import canonicalise, middle
+from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
-from moediff.evaluation.metrics import data_range, head_mask, psnr
-from moediff.inference.engine import Enhancer
+from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.simulate.degrade import degrade
-from moediff.simulate.labels import synthesise, whole_labels
-from moediff.simulate.recipe import NAMED
-from moediff.training.heads import brain_scaled
+from moediff.io.scans import load
 from moediff.training.pairs import pair_of
-from moediff.volume.geometry import canonicalise, middle
-from moediff.volume.io import load
-from moediff.volume.volume import Volume
+from moediff.training.sources import brain_scaled
 
 PAIR = "pair"
 LEAST_SIDE = 16  # voxels; smaller cubes hold no head to find

@@ -1,0 +1,60 @@
+"""How noisy a scan is, where its tissue is quietest: the number that the network is told.
+
+A median over all voxels counts cortex as noise and air as quiet: by how much depends on how coarse the scan is, and on
+how much air there is around the head. The quietest blocks of tissue tell noise from structure better, in any crop.
+
+Axes: X Y Z voxels, N blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.core.geometry import middle
+from moediff.core.volume import Volume
+
+TISSUE = 0.2  # scaled, the brain's median being 0.5: magnitudes of air hold less noise than tissue's
+BLOCK = 3  # differences a side
+QUIET = 0.05  # of the tissue's blocks
+LEAST_BLOCKS = 20
+EXPECTED = 0.3619  # mean square in such a block of white noise of variance 1
+READ = 192  # samples of the middle along every axis; the rest of a larger scan says no more
+
+
+def noise_level(scaled_XYZ: Tensor) -> Tensor:
+    """Noise sigma from the blocks of tissue whose second differences are smallest; a scalar tensor, scaled.
+
+    Structure still leaks into it, least where tissue is smooth. A scan with hardly any block of tissue is read
+    everywhere. Nothing waits for the device that holds it. (Quiet blocks: Pyatykh et al. 2013; differences instead of
+    smoothing: Immerkaer 1996.)
+
+    Args:
+        scaled_XYZ: the brain's median at 0.5.
+    """
+    scaled_XYZ = middle(Volume(scaled_XYZ, torch.eye(4, dtype=torch.float64)), READ).data_XYZ.float()
+    energy = _differences(scaled_XYZ).square()
+    sides = [min(BLOCK, n) for n in energy.shape]
+    steps = [min(2, n) for n in sides]
+    energy_N = F.avg_pool3d(energy[None, None], sides, steps).flatten()
+    reach = [side + n - m for side, n, m in zip(sides, scaled_XYZ.shape, energy.shape, strict=True)]
+    tissue = (scaled_XYZ > TISSUE).float()
+    inside_N = F.avg_pool3d(tissue[None, None], reach, steps).flatten() > 0.999
+    inside_N = inside_N | (inside_N.sum() < LEAST_BLOCKS)
+    ordered = torch.where(inside_N, energy_N, torch.inf).sort().values
+    place = (inside_N.sum() * QUIET).long()
+    quiet = ordered.index_select(0, place.reshape(1))[0]  # an index in brackets would be waited for
+    return (quiet.double() / EXPECTED).sqrt()
+
+
+def _differences(data_XYZ: Tensor) -> Tensor:
+    """Second differences along all three axes, of unit variance for white noise of unit variance.
+
+    An axis of fewer than three samples is left as it is.
+    """
+    for axis, n in enumerate(data_XYZ.shape):
+        if n >= 3:
+            before, here, after = (data_XYZ.narrow(axis, first, n - 2) for first in (0, 1, 2))
+            data_XYZ = (before - 2 * here + after) * 6**-0.5
+    return data_XYZ

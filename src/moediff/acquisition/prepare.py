@@ -1,0 +1,262 @@
+"""The one way in: a scan becomes what the network reads, with everything needed to go back.
+
+canonical orientation -> foreground -> brain-based scaling -> target grid. Training, enhancement and evaluation call
+`prepare`; its settings live in the model bundle.
+
+Axes: X Y Z voxels of the target grid, RAS+.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from moediff.acquisition.noise import noise_level
+from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground, median_noise
+from moediff.acquisition.slice_intensity import Interleave, interleave
+from moediff.acquisition.wiener import ratio_of, wiener
+from moediff.core.errors import ConfigError, GeometryError
+from moediff.core.geometry import FACE_VOX, axis_positions, canonical_grid, canonicalise
+from moediff.core.resample import Positions, apply_axes, reading_matrix
+from moediff.core.volume import Grid, Volume
+
+Estimate: TypeAlias = Literal["median", "quiet"]  # of noise
+ESTIMATES: tuple[Estimate, ...] = ("median", "quiet")
+Spans: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """How scans are prepared; stored in the bundle because the weights depend on it.
+
+    Args:
+        kernel: the starting point that the network corrects: "wiener", or an interpolation kernel.
+        clip: scaled intensities above this are cut in the network's input only (the brain's median is 0.5).
+        noise: how a scan's noise is estimated: "quiet" reads the quietest blocks of tissue (`noise.noise_level`), and a
+            training patch is told what its whole scan shows; "median" is what weights before it were trained with, the
+            median of Haar details in the head, or in the patch.
+
+    Raises:
+        ConfigError: no such estimate.
+    """
+
+    kernel: str = "wiener"
+    clip: float = 6.0
+    noise: Estimate = "median"
+
+    def __post_init__(self) -> None:
+        if self.noise not in ESTIMATES:
+            raise ConfigError(f"prepare.noise={self.noise!r} is unknown; choose from {', '.join(ESTIMATES)}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan on the target grid, ready for the network.
+
+    Args:
+        source: the scan on its own grid, canonical, scaled.
+        grid: the target grid, canonical; its axes are parallel to the source's.
+        base_XYZ: the source interpolated to the target grid, scaled.
+        slices_NXYZ: the measured samples before and after each voxel along the coarsest axis, scaled; N = 2.
+        mask_XYZ: True where the head is; the network works only there.
+        positions: per axis, where target voxels lie in source voxels.
+        scaling: how intensities were mapped; `scaling.undo` goes back.
+        level: estimated noise sigma of the source, scaled; a scalar tensor where the scan lies.
+        undo_axes: from canonical axes back to the source's.
+        interleave: how the brightness of thick slices alternated; None where that was not measured.
+        evened: whether that was taken out.
+        head: per axis, the first and last of the source's voxels that the head lies in, target grid or not.
+    """
+
+    source: Volume
+    grid: Grid
+    base_XYZ: Tensor
+    slices_NXYZ: Tensor
+    mask_XYZ: Tensor
+    positions: tuple[Positions, Positions, Positions]
+    scaling: Scaling
+    level: Tensor
+    undo_axes: Callable[[Volume], Volume]
+    interleave: Interleave | None = None
+    evened: bool = False
+    head: Spans | None = None
+
+    @property
+    def reached(self) -> tuple[slice, slice, slice]:
+        """The measured samples that the target grid's field of view touches; all, unless it is smaller than theirs."""
+        x, y, z = (_reached(n, p) for n, p in zip(self.source.shape, self.positions, strict=True))
+        return x, y, z
+
+    @property
+    def noise(self) -> float:
+        """`level` as a number."""
+        return float(self.level)
+
+    def undo(self, data_XYZ: Tensor) -> Volume:
+        """Scaled voxels on the target grid -> a volume in the source's intensities and axis order."""
+        return self.undo_axes(Volume(self.scaling.undo(data_XYZ), self.grid.affine))
+
+
+def _reached(n: int, positions: Positions) -> slice:
+    half = 0.5 / ratio_of(positions)
+    first = math.floor(positions[0] - half - 0.5 + FACE_VOX) + 1
+    stop = math.ceil(positions[-1] + half + 0.5 - FACE_VOX)
+    first = min(max(first, 0), n)
+    return slice(first, max(min(stop, n), first))
+
+
+def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int]:
+    """Axes from fine to coarse input, so that the network meets every slice direction the same way."""
+    return sorted(range(3), key=lambda axis: round(ratio_of(positions[axis]), 3))
+
+
+def coarseness(prepared: Prepared) -> float:
+    """How many times coarser the coarsest axis was measured than the mean (geometric) of the others; at least 1."""
+    first, second, coarsest = sorted(ratio_of(positions) for positions in prepared.positions)
+    return max(coarsest / (first * second) ** 0.5, 1.0)
+
+
+def prepare(  # noqa: PLR0913
+    volume: Volume,
+    target: Grid,
+    settings: PrepareSettings,
+    *,
+    scaling: Scaling | None = None,
+    noise: Tensor | None = None,
+    mask: bool = True,
+    even_slices: bool = False,
+) -> Prepared:
+    """Bring a scan to the target grid, on the device that holds it.
+
+    Args:
+        volume: the scan, any orientation, raw intensities.
+        target: where to go; its axes must be parallel to the scan's, in any order and direction.
+        settings: from the bundle.
+        scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
+        noise: known noise sigma, scaled (a training patch brings what its scan shows); measured when absent.
+        mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
+        even_slices: take out what alternates in brightness from slice to slice, if that is more than chance.
+
+    Raises:
+        GeometryError: the target's axes are not parallel to the scan's.
+        DataError: no head, or no intensities to scale by.
+    """
+    source, undo_axes = canonicalise(volume)
+    goal = canonical_grid(target)
+    positions = axis_positions(source.grid, goal)
+    if positions is None:
+        raise GeometryError("the target grid is oblique to the scan; resample the result instead")
+    source = source.with_data(source.data_XYZ.float())
+    everywhere = torch.ones((), dtype=torch.bool, device=source.data_XYZ.device)
+    inside = foreground(source.data_XYZ, source.spacing_mm) if mask else everywhere.expand(source.shape)
+    scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
+    source = source.with_data(scaling.apply(source.data_XYZ))
+    alternating = interleave(source.data_XYZ, source.spacing_mm) if mask else None
+    evened = even_slices and alternating is not None and alternating.noticeable
+    if alternating is not None and evened:
+        source = source.with_data(alternating.evened(source.data_XYZ))
+    level = _level(source.data_XYZ, inside if mask else None, settings) if noise is None else noise
+    return Prepared(
+        source=source,
+        grid=goal,
+        base_XYZ=_upsample(source.data_XYZ, positions, level, settings.kernel),
+        slices_NXYZ=_neighbours(source.data_XYZ, positions),
+        mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(goal.shape),
+        positions=positions,
+        scaling=scaling,
+        level=level,
+        undo_axes=undo_axes,
+        interleave=alternating,
+        evened=evened,
+        head=_spans(inside) if mask else None,
+    )
+
+
+def _level(scaled_XYZ: Tensor, inside_XYZ: Tensor | None, settings: PrepareSettings) -> Tensor:
+    return noise_level(scaled_XYZ) if settings.noise == "quiet" else median_noise(scaled_XYZ, inside_XYZ)
+
+
+def mirrored(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
+    """The same scan as if source and target had been mirrored along these axes before anything was done.
+
+    `undo_axes` stays the unmirrored scan's: flip a result back before it is used. The measured slices are read again,
+    since "before" and "after" of a voxel trade places.
+    """
+    source = prepared.source.with_data(prepared.source.data_XYZ.flip(axes))
+    x, y, z = (
+        tuple(n - 1 - at for at in reversed(positions)) if axis in axes else positions
+        for axis, (n, positions) in enumerate(zip(source.shape, prepared.positions, strict=True))
+    )
+    head = prepared.head and _flipped(prepared.head, source.shape, axes)
+    return replace(
+        prepared,
+        source=source,
+        head=head,
+        base_XYZ=prepared.base_XYZ.flip(axes),
+        slices_NXYZ=_neighbours(source.data_XYZ, (x, y, z)),
+        mask_XYZ=prepared.mask_XYZ.flip(axes),
+        positions=(x, y, z),
+    )
+
+
+def bounds(mask_XYZ: Tensor) -> tuple[list[int], list[int]]:
+    """First and one past the last index of the foreground, per axis."""
+    inside = [mask_XYZ.any(first).any(second).nonzero()[:, 0] for first, second in ((2, 1), (2, 0), (1, 0))]
+    return [int(where[0]) for where in inside], [int(where[-1]) + 1 for where in inside]
+
+
+def _spans(mask_XYZ: Tensor) -> Spans:
+    x, y, z = ((first, stop - 1) for first, stop in zip(*bounds(mask_XYZ), strict=True))
+    return x, y, z
+
+
+def _flipped(spans: Spans, shape: tuple[int, int, int], axes: tuple[int, ...]) -> Spans:
+    x, y, z = (
+        (n - 1 - last, n - 1 - first) if axis in axes else (first, last)
+        for axis, ((first, last), n) in enumerate(zip(spans, shape, strict=True))
+    )
+    return x, y, z
+
+
+def _upsample(
+    data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], level: Tensor, kernel: str
+) -> Tensor:
+    if kernel == "wiener":
+        return wiener(data_XYZ, positions, level)
+    return apply_axes(data_XYZ, [reading_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
+
+
+def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
+    """The measured samples on either side of every target voxel along the coarsest axis; other axes interpolated.
+
+    They hand the network both slices that a voxel lies between, however far apart these are.
+    """
+    coarsest = network_order(positions)[-1]
+
+    def across(axis: int) -> Tensor | None:
+        n, p = data_XYZ.shape[axis], positions[axis]
+        return None if axis == coarsest or _same(n, p) else reading_matrix(n, p, "cubic")
+
+    plane = apply_axes(data_XYZ, [across(axis) for axis in range(3)])
+    before = torch.tensor(positions[coarsest]).add(1e-4).floor().long().to(data_XYZ.device)
+    top = data_XYZ.shape[coarsest] - 1
+    return torch.stack([plane.index_select(coarsest, (before + side).clamp(0, top)) for side in (0, 1)])
+
+
+def _same(n: int, positions: Positions) -> bool:
+    return len(positions) == n and abs(positions[0]) < 1e-6 and abs(positions[-1] - (n - 1)) < 1e-6
+
+
+def _nearest(mask_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
+    """The mask on the target grid; False outside the field of view, where nothing was measured."""
+    for axis, at in enumerate(positions):
+        n, place = mask_XYZ.shape[axis], torch.tensor(at).to(mask_XYZ.device)
+        mask_XYZ = mask_XYZ.index_select(axis, place.round().long().clamp(0, n - 1))
+        outside = (place < -0.5 - FACE_VOX) | (place > n - 0.5 + FACE_VOX)
+        mask_XYZ.index_fill_(axis, outside.nonzero()[:, 0], False)
+    return mask_XYZ

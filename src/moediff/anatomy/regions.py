@@ -1,0 +1,78 @@
+"""Regions of the brain that experts are judged by, from a label map or from a scan; the one place that draws them.
+
+Axes: X Y Z voxels. Label numbers are FreeSurfer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.anatomy.synthesis import CORTEX, labelled
+from moediff.anatomy.synthesis import WHITE as WHITE_LABELS
+from moediff.anatomy.tissue import FLUID, GREY, WHITE, depth_mm, tissue_map, worn
+
+REGIONS = ("deep white matter", "cortex", "junction", "rest")
+BACKGROUND = 255
+DEEP_MM, JUNCTION_GREY_MM = 3.0, 1.0
+CORTEX_DEPTH_MM = 15.0  # grey matter deeper than this may be a nucleus: intensities cannot tell
+
+
+def within(mask_XYZ: Tensor, reach_mm: float, spacing_mm: Sequence[float]) -> Tensor:
+    """Voxels whose centre is at most reach_mm (Euclidean) from a voxel of the mask."""
+    found = torch.zeros_like(mask_XYZ)
+    steps = [int(reach_mm / s + 1e-6) for s in spacing_mm]
+    padded = F.pad(mask_XYZ, (steps[2],) * 2 + (steps[1],) * 2 + (steps[0],) * 2)
+    x, y, z = mask_XYZ.shape
+    for i in range(-steps[0], steps[0] + 1):
+        for j in range(-steps[1], steps[1] + 1):
+            left = reach_mm**2 - (i * spacing_mm[0]) ** 2 - (j * spacing_mm[1]) ** 2
+            if left < -1e-9:
+                continue
+            k = int((max(left, 0.0) ** 0.5) / spacing_mm[2] + 1e-6)
+            row = padded[
+                steps[0] + i : steps[0] + i + x, steps[1] + j : steps[1] + j + y, steps[2] - k : steps[2] + k + z
+            ]
+            for shift in range(2 * k + 1):
+                found |= row[..., shift : shift + z]
+    return found
+
+
+def _drawn(white_XYZ: Tensor, cortex_XYZ: Tensor, rest_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Regions of tissues; uint8, an index into REGIONS or BACKGROUND.
+
+    Deep white matter lies more than 3 mm from cortical grey; the junction is the white matter nearer than that and the
+    cortical grey within 1 mm of white matter; cortex is the other cortical grey.
+    """
+    region = torch.full(white_XYZ.shape, BACKGROUND, dtype=torch.uint8)
+    region[rest_XYZ] = 3
+    region[white_XYZ] = 0
+    region[cortex_XYZ] = 1
+    region[white_XYZ & within(cortex_XYZ, DEEP_MM, spacing_mm)] = 2
+    region[cortex_XYZ & within(white_XYZ, JUNCTION_GREY_MM, spacing_mm)] = 2
+    return region
+
+
+def region_map(labels_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Region of every voxel of a label map: an index into REGIONS, or BACKGROUND where there is no label; uint8."""
+    white, cortex = labelled(labels_XYZ, WHITE_LABELS), labelled(labels_XYZ, CORTEX)
+    return _drawn(white, cortex, labels_XYZ > 0, spacing_mm)
+
+
+def scan_regions(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
+    """Region of every voxel of a skull-stripped scan, as `region_map`; None where tissues cannot be told apart.
+
+    Cortex is the grey matter within 15 mm of the brain's surface. Deeper grey matter, and white matter near it, stays
+    BACKGROUND: cortex and nuclei look the same. The cerebellum counts as cortex and white matter.
+    """
+    tissue = tissue_map(data_XYZ, spacing_mm)
+    if tissue is None:
+        return None
+    grey, near = tissue == GREY, depth_mm(tissue > 0, spacing_mm, CORTEX_DEPTH_MM) < CORTEX_DEPTH_MM
+    region = _drawn(tissue == WHITE, grey & near, tissue == FLUID, spacing_mm)
+    lumps = worn(grey & ~near)  # not the rim of the ventricles, where fluid and white matter mix to grey
+    region[within(lumps, DEEP_MM + max(spacing_mm), spacing_mm) & (region != 1)] = BACKGROUND
+    return region

@@ -1,0 +1,161 @@
+"""`moediff benchmark`: every method on the same degraded scans, as tables and one page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moediff._version import RESEARCH_ONLY
+from moediff.cli import SOME_FAILED
+from moediff.core.memory import keep_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moediff.benchmark.cases import Case
+    from moediff.benchmark.methods import Method
+    from moediff.benchmark.run import Settings
+    from moediff.cli import Commands
+
+METHODS = ("linear", "cubic", "lanczos", "zero-fill", "tv", "faithful", "detail")
+RECIPES = ("thick5", "low1.5", "iso2")
+FOCUS = "faithful"
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "benchmark",
+        help="compare methods on degraded scans",
+        description=f"Degrade sharp scans, let every method restore them, and judge all alike. {RESEARCH_ONLY}",
+    )
+    add = parser.add_argument
+    add("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (default: nilearn's MNI152 scan)")
+    add("--scans", nargs="+", default=[], metavar="NAME|FILE", help="which of them, or other files (default: all)")
+    add("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]")
+    add("--behaviour-only", nargs="*", metavar="NAME", help="scans shown but left out of means")
+    add("--recipes", nargs="+", metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}")
+    add(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        metavar="METHOD",
+        help=f"{', '.join(METHODS)}; uniform (train it first); NAME=FOLDER; or NAME='command {{input}} {{output}}'",
+    )
+    add(
+        "--focus",
+        metavar="NAME",
+        help=f"what others are compared with (default: {FOCUS}, else the last that works)",
+    )
+    add("--seeds", nargs="+", type=int, default=[0], help="of noise, bias field and samples (default 0)")
+    add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
+    add("--no-fit", action="store_true", help="judge intensities as they are: no gain and offset")
+    add("-o", "--output", type=Path, required=True, metavar="OUTDIR", help="results; a second run continues there")
+    add("--threads", type=int, help="CPU threads of every method")
+    add("--device", default="cpu", help="for bundles: cpu, cuda, cuda:N or auto")
+    add("--timeout", type=float, default=3600.0, metavar="S", help="stop a method after this long (default 3600)")
+    add("--flops", action="store_true", help="count operations of our methods, each in a second run")
+    add("--no-pictures", action="store_true", help="draw no picture per row")
+    add("-q", "--quiet", action="store_true", help="print no table and no progress")
+    parser.set_defaults(call=benchmark_command)
+
+
+def benchmark_command(args: argparse.Namespace) -> int:
+    """Run what is not done yet, then write and print everything."""
+    from moediff.benchmark.aggregate import with_gains
+    from moediff.benchmark.methods import parse_methods
+    from moediff.benchmark.run import run_benchmark
+    from moediff.core.extras import require_parts
+    from moediff.report.benchmark_page import NEEDED, draw_case
+
+    require_parts(*NEEDED)
+    keep_memory()
+    methods, settings, cases = parse_methods(args.methods), _settings(args), _cases(args)
+    focus = _focus(args.focus, methods)
+
+    def tell(line: str) -> None:
+        if not args.quiet:
+            print(f"moediff: {line}", file=sys.stderr, flush=True)
+
+    draw = None if args.no_pictures else draw_case
+    rows = with_gains(run_benchmark(methods, cases, settings, args.output, draw=draw, tell=tell))
+    _write(rows, focus if args.focus else _working(focus, methods, rows), settings, args)
+    return SOME_FAILED if any(row["error"] for row in rows) else 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from moediff.benchmark.run import Settings
+    from moediff.core.errors import ConfigError
+    from moediff.evaluation.evaluate import EvaluateOptions
+    from moediff.evaluation.metrics.registry import metric_names
+
+    if not args.timeout > 0 or (args.threads is not None and args.threads < 1):
+        raise ConfigError(f"--timeout {args.timeout:g} must be above 0 s, and --threads at least 1")
+    judging = EvaluateOptions(metrics=metric_names(args.metrics), fit=not args.no_fit, resample=True)
+    threads = {} if args.threads is None else {"threads": args.threads}
+    return Settings(device=args.device, limit_s=args.timeout, flops=args.flops, judging=judging, **threads)
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    from moediff.acquisition.recipe import recipe_for
+    from moediff.benchmark.cases import BEHAVIOUR_ONLY, MEASURED, Case, find_pairs, find_scans
+    from moediff.core.errors import ConfigError
+
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ConfigError("two seeds are the same; results could not be told apart")
+    if args.pairs is not None:
+        if args.data is not None or args.scans or args.recipes:
+            raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
+        return [Case(scan, MEASURED, seed) for scan in find_pairs(args.pairs) for seed in args.seeds]
+    only_shown = BEHAVIOUR_ONLY if args.behaviour_only is None else args.behaviour_only
+    scans = find_scans(args.data, args.scans, only_shown)
+    recipes = [recipe_for(name) for name in args.recipes or RECIPES]
+    if len({recipe.name for recipe in recipes}) < len(recipes):
+        raise ConfigError("two recipes share a name; results could not be told apart")
+    return [Case(scan, recipe, seed) for recipe in recipes for scan in scans for seed in args.seeds]
+
+
+def _focus(name: str | None, methods: Sequence[Method]) -> str:
+    from moediff.core.errors import ConfigError
+
+    names = [method.name for method in methods]
+    if name is None:
+        return FOCUS if FOCUS in names else names[-1]
+    if name not in names:
+        raise ConfigError(f"--focus {name!r} is not among the methods {', '.join(names)}")
+    return name
+
+
+def _working(focus: str, methods: Sequence[Method], rows: list[dict[str, Any]]) -> str:
+    """The default focus, or the last method that ever succeeded: nothing compares with one that always fails."""
+    done = {row["method"] for row in rows if not row["error"]}
+    return next((name for name in (focus, *(method.name for method in reversed(methods))) if name in done), focus)
+
+
+def _write(rows: list[dict[str, Any]], focus: str, settings: Settings, args: argparse.Namespace) -> None:
+    from moediff.benchmark.aggregate import about, as_csv, markdown, means, pairs
+    from moediff.benchmark.breakdown import lesion_sums, losses, part_means
+    from moediff.benchmark.run import PICTURES, SCHEMA
+    from moediff.evaluation.pairs import as_json
+    from moediff.io.scans import write_text
+    from moediff.report.benchmark_page import page
+
+    told = about(settings.threads, settings.device, args.seeds)
+    record = {
+        "schema": SCHEMA,
+        "about": told,
+        "focus": focus,
+        "rows": rows,
+        "means": means(rows),
+        "pairs": pairs(rows, focus),
+        "parts": part_means(rows),
+        "lesions": lesion_sums(rows),
+        "losses": losses(rows, focus),
+    }
+    write_text(as_csv(rows), args.output / "results.csv", overwrite=True)
+    write_text(as_json(record), args.output / "results.json", overwrite=True)
+    write_text(page(rows, told, focus, args.output / PICTURES), args.output / "index.html", overwrite=True)
+    if not args.quiet:
+        print(f"{markdown(rows, focus)}\n\n{args.output / 'index.html'}\n{RESEARCH_ONLY}")

@@ -1,0 +1,33 @@
+"""`moediff bundle`: look at a model bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    bundle = commands.add_parser("bundle", help="look at a model bundle").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    info = bundle.add_parser("info", help="print config, provenance and checksum")
+    info.add_argument("path", type=Path, nargs="?", help="bundle folder (default: the embedded one)")
+    info.set_defaults(call=bundle_info)
+
+
+def bundle_info(args: argparse.Namespace) -> int:
+    """Print a bundle's manifest after verifying its weights."""
+    from moediff.core.errors import naming
+    from moediff.model.bundle import WEIGHTS, embedded_path, load_bundle, read_manifest
+
+    folder = args.path or embedded_path()
+    load_bundle(folder)
+    with naming(folder):
+        print(json.dumps(read_manifest(folder) | {"bytes": (folder / WEIGHTS).stat().st_size}, indent=2))
+    return 0

@@ -1,0 +1,53 @@
+"""`moediff dicom`: look at a DICOM export."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+
+COLUMNS = ("series", "modality", "sequence", "matrix", "slices", "spacing_mm", "usable", "reason")
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    dicom = commands.add_parser("dicom", help="look at a DICOM export").add_subparsers(required=True, metavar="ACTION")
+    listing = dicom.add_parser("list", help="list the series in a folder or zip; shows no personal data")
+    listing.add_argument("path", type=Path, metavar="DIR_OR_ZIP")
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    listing.set_defaults(call=list_command)
+
+
+def list_command(args: argparse.Namespace) -> int:
+    """Print what each series is and whether it can be enhanced."""
+    from moediff.core.errors import naming
+    from moediff.io.atomic import shown
+    from moediff.io.dicom.series import list_series
+
+    with naming(shown(args.path)):
+        rows = [series.row() for series in list_series(args.path)]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_table(rows)
+    return 0
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(name.replace("_", " ") for name in COLUMNS), box=None)
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in COLUMNS))
+    Console(markup=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " x ".join(f"{v:g}" for v in value) if isinstance(value, list) else str(value)

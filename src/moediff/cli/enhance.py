@@ -1,0 +1,263 @@
+"""`moediff enhance`: super-resolve one scan."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moediff._version import RESEARCH_ONLY
+from moediff.cli.reading import add_reading, read, scan_path
+from moediff.cli.terminal import progress_bar
+from moediff.core.memory import keep_memory
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+    from moediff.inference.options import EnhanceOptions
+    from moediff.inference.outputs import OutputPaths
+    from moediff.io.scans import Loaded
+    from moediff.model.bundle import Bundle
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "enhance", help="super-resolve one scan", description=f"Super-resolve one scan. {RESEARCH_ONLY}"
+    )
+    _add_options(parser)
+    parser.set_defaults(call=enhance_command)
+
+
+def _size_mm(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # most often the scan, which this option's numbers would swallow
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of mm: name the scan before this option") from None
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "source",
+        type=scan_path,
+        metavar="INPUT",
+        help=".nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
+    )
+    add("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)")
+    add(
+        "--voxel-size",
+        type=_size_mm,
+        nargs="+",
+        metavar="MM",
+        help="one number, or three in the input's axis order (default: axes coarser than 1 mm become 1 mm where any "
+        "is coarser than 1.2 mm, else all are halved)",
+    )
+    add("--like", type=Path, metavar="REF", help="land exactly on this scan's grid")
+    add(
+        "--mode",
+        default="faithful",
+        choices=("faithful", "detail"),
+        help="faithful (default): least error on average; detail: one plausible sample, sharper but further from the "
+        "truth",
+    )
+    add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
+    add(
+        "--mirrors",
+        type=int,
+        default=1,
+        choices=(1, 2, 4, 8),
+        metavar="N",
+        help="average over N mirrored readings, 2, 4 or 8: better, N times as long",
+    )
+    add(
+        "--samples",
+        type=int,
+        default=1,
+        help="take the uncertainty from N samples (default 1: foretold); detail: the first of them is the result",
+    )
+    add(
+        "--uncertainty",
+        type=Path,
+        metavar="PATH",
+        help="write the voxel-wise standard deviation (in mode detail: needs --samples 2 or more)",
+    )
+    add("--experts", type=Path, metavar="PATH", help="write the 4-D map of gate weights")
+    add("--each-expert", type=Path, metavar="PATH", help="write every expert's own result, 4-D (one evaluation each)")
+    add("--differences", type=Path, metavar="PATH", help="write each expert minus aggregate, then minus input, 4-D")
+    add("--mask", type=Path, metavar="PATH", help="write where the network worked")
+    add("--report", type=Path, metavar="HTML", help="write a page that shows the result (one file, works offline)")
+    add("--dicom-out", type=Path, metavar="FOLDER", help="write a new DICOM series too (DICOM input only)")
+    add("--bundle", type=Path, help="model folder (default: the embedded weights)")
+    add("--adapt", action="store_true", help="thick slices: let the weights learn on from this scan first (minutes)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="what the network computes in (default float32): bfloat16 is 1.6 times as fast where a processor has it",
+    )
+    add("--threads", type=int, help="CPU threads")
+    add("--seed", type=int, default=0, help="of samples and of --adapt (default 0)")
+    add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")
+    add("--even-slices", action="store_true", help="take out what alternates in brightness from slice to slice")
+    add("--no-consistency", action="store_true", help="do not correct what the measurement contradicts")
+    add_reading(parser)
+    add("--overwrite", action="store_true", help="replace existing outputs")
+    add("--dry-run", action="store_true", help="say what would be done and stop")
+    add("--json", action="store_true", help="print the sidecar's content to standard output")
+    add("-q", "--quiet", action="store_true", help="print no progress, no summary and no warnings")
+    add("-v", "--verbose", action="store_true", help="print timings and settings")
+
+
+def enhance_command(args: argparse.Namespace) -> int:
+    """Enhance one scan and write it."""
+    from moediff.core.extras import require_parts
+    from moediff.inference.outputs import OutputPaths, check_outputs, claimed, default_output
+
+    keep_memory()
+    options = _options(args)
+    loaded = read(args.source, args)
+    paths = OutputPaths(
+        scan=args.output or default_output(args.source, loaded.stem),
+        uncertainty=args.uncertainty,
+        experts=args.experts,
+        mask=args.mask,
+        each_expert=args.each_expert,
+        differences=args.differences,
+        report=args.report,
+        dicom=args.dicom_out,
+    )
+    if args.dicom_out is not None:
+        _check_series(loaded, options)
+    if args.report is not None:
+        require_parts("jinja2")
+    if args.adapt:
+        _check_adaptable(loaded, options)
+    also = [args.like] if args.like is not None else []
+    if args.dry_run:
+        check_outputs(paths, args.source, overwrite=args.overwrite, read=also)
+        print(json.dumps(_plan(loaded, options, paths, args), indent=2))
+        return 0
+    with claimed(paths, args.source, overwrite=args.overwrite, read=also):
+        record = _enhance(loaded, options, paths, args)
+    _say(record, paths.scan, args)
+    return 0
+
+
+def _plan(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: argparse.Namespace) -> dict[str, Any]:
+    """What --dry-run says."""
+    from moediff.inference.enhancer import Enhancer
+    from moediff.inference.grid_plan import target_grid
+    from moediff.inference.memory_estimate import predicted_mib
+    from moediff.inference.route import route
+
+    # Refuses as a run does.
+    enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
+    source, network = loaded.volume.grid, enhancer.bundle.config.denoiser
+    goal, experts = target_grid(source, options), len(network.experts.views)
+    way = route(loaded.volume, goal)
+    width = network.trunk.width
+    return {
+        "input": list(loaded.volume.shape),
+        "output": list(goal.shape),
+        "output_spacing_mm": [round(s, 4) for s in goal.spacing_mm],
+        "peak_memory_mib": predicted_mib(source, goal, options, width=width, experts=experts, near=way.near),
+        "files": [str(path) for path in paths.every()],
+        "warnings": [*loaded.warnings, *way.warnings()],
+    }
+
+
+def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: argparse.Namespace) -> dict[str, Any]:
+    """Run, write, and return what the sidecar says."""
+    from moediff.inference.enhancer import Enhancer
+    from moediff.inference.outputs import write
+    from moediff.report.data import from_result
+    from moediff.report.page import write_page
+
+    enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
+    if args.adapt:
+        enhancer = Enhancer(_adapted(loaded, options, enhancer.bundle, args), device=args.device, dtype=args.dtype)
+    with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
+        result = enhancer(loaded, options, report)
+
+        def draw(page: Path) -> None:
+            report(0.97, "drawing the report")
+            write_page(from_result(result, loaded.stem or args.source.name), page, overwrite=args.overwrite)
+
+        write(result, paths, overwrite=args.overwrite, draw=draw)
+        report(1.0, "done")
+    return result.record
+
+
+def _check_series(loaded: Loaded, options: EnhanceOptions) -> None:
+    """Refuse before any work what --dicom-out could not write."""
+    from moediff.core.errors import ConfigError
+    from moediff.inference.grid_plan import target_grid
+    from moediff.io.dicom.writer import require_series_grid
+
+    if loaded.origin is None:
+        raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
+    require_series_grid(target_grid(loaded.volume.grid, options))
+
+
+def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
+    """Refuse before any long work."""
+    from moediff.core.errors import naming
+    from moediff.core.extras import LEARNING, require_parts
+    from moediff.inference.grid_plan import target_grid
+    from moediff.inference.route import route
+    from moediff.training.self_supervised import slices_of
+
+    require_parts(*LEARNING, what="--adapt", extra="train")
+    with naming(loaded.path or "the scan"):
+        slices_of(loaded.volume.grid, options)
+        route(loaded.volume, target_grid(loaded.volume.grid, options))
+
+
+def _adapted(loaded: Loaded, goal: EnhanceOptions, bundle: Bundle, args: argparse.Namespace) -> Bundle:
+    """The weights after learning on from the scan."""
+    from moediff.training.adapt import AdaptOptions, adapt
+
+    chosen = AdaptOptions(seed=args.seed, device=args.device, threads=args.threads)
+    return adapt([loaded], bundle, chosen, goal=goal, progress=not args.quiet and sys.stderr.isatty())
+
+
+def _options(args: argparse.Namespace) -> EnhanceOptions:
+    from moediff.core.errors import ConfigError
+    from moediff.inference.options import EnhanceOptions
+    from moediff.io.grid_from_file import reference_grid
+
+    if args.uncertainty is not None and args.mode == "detail" and args.samples < 2:
+        raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful foretells it")
+    if args.differences is not None and args.mode == "detail":
+        raise ConfigError(
+            "--differences compares experts' posterior means with the result, --mode detail draws a "
+            "sample: leave one of the two out"
+        )
+    return EnhanceOptions(
+        voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
+        like=reference_grid(args.like) if args.like else None,
+        mode=args.mode,
+        mirrors=args.mirrors,
+        steps=args.steps,
+        samples=args.samples,
+        seed=args.seed,
+        even_slices=args.even_slices,
+        consistency=not args.no_consistency,
+        memory_mb=args.mem_mb,
+        each_expert=args.each_expert is not None or args.differences is not None,
+    )
+
+
+def _say(record: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps(record, indent=2))
+    if not args.quiet:
+        for warning in record["warnings"]:
+            print(f"moediff: warning: {warning}", file=sys.stderr)
+        if not args.json:
+            print(f"{path}\n{RESEARCH_ONLY}")
+    if args.verbose:
+        print(json.dumps({key: record[key] for key in record if key != "warnings"}, indent=2), file=sys.stderr)

@@ -1,0 +1,113 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from moediff._version import RESEARCH_ONLY, __version__
+from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
+from moediff.core import signals
+from moediff.core.errors import InputMissing, MoeDiffError, OutputFailed, TryAgain, shown
+from moediff.core.memory import ran_out
+
+DEBUG = "show the traceback of an error"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and option."""
+    parser = argparse.ArgumentParser(prog="moediff", description=f"Super-resolution of brain MRI. {RESEARCH_ONLY}")
+    parser.add_argument("--version", action="version", version=f"moediff-sr {__version__}")
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (enhance, adapt, report, evaluate, benchmark, degrade, dicom, train, bundle):
+        command.add(commands)
+    _debug_everywhere(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code that faults.md names."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name the terminal cannot show is no reason to fail
+    args = build_parser().parse_args(argv)
+    code = _answered(lambda: _call(args), debug=args.debug)
+    return _answered(_flush, debug=args.debug) or code
+
+
+def _debug_everywhere(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Allow --debug after the command, too."""
+    for parser in commands.choices.values():
+        parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _debug_everywhere(action)
+
+
+def _call(args: argparse.Namespace) -> int:
+    try:
+        os.getcwd()
+    except OSError as error:  # torch's mathematics library would end the process without a word
+        raise InputMissing(f"the current folder cannot be used ({error.strerror}): change to another one") from error
+    return int(args.call(args))
+
+
+def _answered(work: Callable[[], int], *, debug: bool) -> int:
+    """The exit code of some work; a fault is told in one sentence, and with `debug` by its traceback before."""
+    try:
+        return work()
+    except (KeyboardInterrupt, signals.Terminated) as stop:
+        number = getattr(stop, "code", 130) - 128
+    except Exception as error:
+        number = signals.asked() or 0
+        if not number:  # else some library turned the signal into an error of its own
+            return _tell(error, debug=debug)
+    _say(signals.sentence(number))
+    return 128 + number
+
+
+def _tell(error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, MoeDiffError):
+        _say(f"moediff: {error}")
+        return error.exit_code
+    if ran_out(error):
+        _say("moediff: memory ran out; lower --mem-mb or close other programs")
+        return TryAgain.exit_code
+    if isinstance(error, BrokenPipeError):
+        return OutputFailed.exit_code  # who read our output has gone, and knows it
+    if isinstance(error, OSError):
+        _say(f"moediff: {_named(error)}: check permissions, free space and limits, then try again")
+        return OutputFailed.exit_code
+    _say(f"moediff: internal fault ({type(error).__name__}: {shown(str(error))}); please report it with --debug")
+    return MoeDiffError.exit_code
+
+
+def _named(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return shown(f"{error.filename or 'standard output or a file'}: {what}")
+
+
+def _say(line: str) -> None:
+    """One line on standard error, where there is one."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return  # closed or full: nobody is listening
+
+
+def _flush() -> int:
+    """What was printed must arrive; Python itself would notice only after the exit code is given."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in it has somewhere to go
+        raise
+    return 0

@@ -1,0 +1,32 @@
+"""Options that say how a scan is read, shared by the commands that take scans from scanners."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moediff.io.scans import Loaded
+
+
+def scan_path(text: str) -> Path:
+    """A path as it was typed; nothing at all is no name of the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty, expected that of a scan: is a shell variable unset?")
+    return Path(text)
+
+
+def add_reading(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """Declare them; `of` says which scan they are about where there are several."""
+    add = parser.add_argument
+    add("--trust", choices=("sform", "qform"), help=f"{of}which form to believe when they contradict each other")
+    add("--volume", type=int, metavar="N", help=f"{of}which volume of a 4-D file, counted from 0")
+    add("--series", metavar="N", help=f"{of}which DICOM series, by number or UID (see `moediff dicom list`)")
+
+
+def read(path: Path, args: argparse.Namespace) -> Loaded:
+    """The scan as these options want it."""
+    from moediff.io.scans import load
+
+    return load(path, trust=args.trust, index=args.volume, series=args.series)

@@ -1,0 +1,135 @@
+"""`moediff report`: pages that show scans enhanced earlier."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moediff._version import RESEARCH_ONLY
+from moediff.cli import SOME_FAILED
+from moediff.cli.reading import add_reading, scan_path
+from moediff.core.memory import keep_memory
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+    from moediff.report.data import ReportFiles
+
+FILES = ("input", "truth", "uncertainty", "experts", "differences", "lesions")  # that belong to one result
+SINGLE = ("output", *FILES, "trust", "volume", "series", "defaced")  # what is said of one result
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "report",
+        help="show enhanced scans as HTML pages",
+        description=f"Write one self-contained, offline HTML page for each enhanced scan. {RESEARCH_ONLY}",
+    )
+    add = parser.add_argument
+    add(
+        "results",
+        type=scan_path,
+        nargs="+",
+        metavar="RESULT",
+        help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such",
+    )
+    add("-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)")
+    add("--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers")
+    add("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)")
+    add_reading(parser, "of the input: ")
+    add("--truth", type=Path, help="the true scan: adds PSNR and SSIM")
+    add("--uncertainty", type=Path, help="what `enhance --uncertainty` wrote")
+    add("--experts", type=Path, help="what `enhance --experts` wrote")
+    add("--differences", type=Path, help="what `enhance --differences` wrote: what each expert alone changed")
+    add("--lesions", type=Path, help="mask of outlined lesions, on any grid")
+    add("--defaced", action="store_true", help="the scan shows no face, so offer a 3-D view (stripped scans get one)")
+    add("--overwrite", action="store_true", help="replace existing pages")
+    add("-q", "--quiet", action="store_true", help="do not print the pages' names")
+    parser.set_defaults(call=report_command, usage_error=parser.error)
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """Check every page's place, then draw one after the other, and the index last."""
+    given = [f"--{name}" for name in SINGLE if _said(getattr(args, name))]
+    if (len(args.results) > 1 or args.index is not None) and given:
+        _refuse_shared(args, given)
+    from moediff.core.errors import MoeDiffError, shown
+    from moediff.core.extras import require_parts
+    from moediff.report.cohort import results_of, summarise, write_index
+    from moediff.report.data import from_files
+    from moediff.report.page import write_page
+
+    keep_memory()
+    require_parts("jinja2")
+    results = results_of(args.results)
+    if len(results) > 1 and given:  # a folder may hold several
+        _refuse_shared(args, given)
+    pages = _pages(args, results)
+    entries, failed = [], 0
+    for scan, page in zip(results, pages, strict=True):
+        try:
+            scans = from_files(_files(scan, args))
+            write_page(scans, page, overwrite=args.overwrite)
+            if args.index is not None:
+                entries.append(summarise(scans, page))
+        except MoeDiffError as error:
+            if len(results) == 1:
+                raise
+            print(f"moediff: no page for {shown(scan)}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        if not args.quiet:
+            print(page)
+    if entries and args.index is not None:
+        write_index(entries, args.index, overwrite=args.overwrite)
+        if not args.quiet:
+            print(args.index)
+    return SOME_FAILED if failed else 0
+
+
+def _said(value: object) -> bool:
+    return value is not None and value is not False  # 0 is the number of a volume
+
+
+def _refuse_shared(args: argparse.Namespace, given: list[str]) -> None:
+    args.usage_error(f"{', '.join(given)}: give these with one RESULT and no --index")
+
+
+def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
+    from moediff.report.data import ReportFiles, source_beside
+
+    return ReportFiles(
+        scan=scan,
+        source=args.input or source_beside(scan, trust=args.trust, index=args.volume),
+        trust=args.trust,
+        index=args.volume,
+        series=args.series,
+        truth=args.truth,
+        uncertainty=args.uncertainty,
+        experts=args.experts,
+        differences=args.differences,
+        lesions=args.lesions,
+        defaced=args.defaced,
+    )
+
+
+def _pages(args: argparse.Namespace, results: list[Path]) -> list[Path]:
+    from moediff.core.errors import CannotCreate
+    from moediff.inference.outputs import OutputPaths, stem_of
+    from moediff.io.scans import check_free
+
+    pages = [args.output or scan.with_name(f"{stem_of(scan)}_report.html") for scan in results]
+    made = [*pages, *([args.index] if args.index is not None else [])]
+    every = [page.resolve() for page in made]
+    if len(set(every)) < len(every):
+        raise CannotCreate("two pages would get the same name; name each result once, and the index otherwise")
+    read = [*results, *(getattr(args, name) for name in FILES)]
+    taken = {path.resolve() for path in read if path is not None}
+    taken |= {OutputPaths(scan=scan).sidecar.resolve() for scan in results}
+    for page in made:
+        if page.resolve() in taken:
+            raise CannotCreate(f"{page}: the page would replace a file it is made from; choose another name")
+        check_free(page, overwrite=args.overwrite)
+    return pages

@@ -1,0 +1,75 @@
+"""Where the network runs and in which precision: names users give, and what a processor is fast at."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from moediff.core.errors import ConfigError
+from moediff.core.volume import Grid, Volume
+
+BYTES_A_VOXEL = 64  # of the target grid: sixteen volumes of float32, more than are ever alive together
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SLOW_HERE = (
+    "this processor has no instructions for bfloat16, so it is slower here than float32 and less exact: "
+    "leave --dtype out"
+)
+
+
+def device_named(name: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:N" means here.
+
+    Raises:
+        ConfigError: an unknown name, or a device that is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ConfigError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    return torch.device(name)
+
+
+def on_device(scan: Volume, goal: Grid, device: torch.device, memory_mb: int) -> Volume:
+    """The scan where it is to be prepared and finished: on the device, if a result of the goal's size fits there.
+
+    Args:
+        memory_mb: what the network's tiles take besides.
+    """
+    if device.type == "cuda":
+        needed = BYTES_A_VOXEL * math.prod(goal.shape) + memory_mb * 2**20
+        if torch.cuda.mem_get_info(device)[0] < needed:
+            return scan
+    return scan.to(device)
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The precision that layers compute in.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is unknown; choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def fast_at_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by instructions of its own; True where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        known = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # an older torch
+        return True
+    return any(bool(known[name]) for name in known if name.endswith("bf16"))
+
+
+def slow_precision(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """A warning where the precision asked for does not pay."""
+    return (SLOW_HERE,) if dtype == torch.bfloat16 and not fast_at_bfloat16(device) else ()

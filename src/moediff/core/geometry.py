@@ -1,0 +1,203 @@
+"""Where voxels lie: orientation, target grids, and moving a scan from one grid to another.
+
+Axes: X Y Z voxel axes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.core.errors import GeometryError
+from moediff.core.resample import COARSER, Positions, apply_axes, axis_matrix, band_matrix, sample_positions
+from moediff.core.volume import Grid, Volume
+
+ISOTROPIC_MM = 1.0  # default target where any axis is coarser than COARSE_MM
+COARSE_MM = 1.2
+FACE_VOX = 0.02  # a voxel's centre this far outside a field of view counts as inside: room for a header's rounding
+ALIGNED_TOLERANCE = 1e-3  # direction cosines and voxel fractions that still count as the same
+
+
+def ras_axes(affine: Tensor) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """For each anatomical axis R, A, S: the voxel axis nearest to it, and whether that axis runs the other way.
+
+    The pairing maximises the product of direction cosines over the six permutations, so oblique scans are safe.
+    """
+    columns = affine[:3, :3].double()
+    cosine = columns / columns.norm(dim=0)
+    options = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    order = max(options, key=lambda o: sum(float(cosine[world, axis].abs()) for world, axis in enumerate(o)))
+    flips = tuple(bool(cosine[world, axis] < 0) for world, axis in enumerate(order))
+    return order, (flips[0], flips[1], flips[2])
+
+
+def _reorder(shape: Sequence[int], order: Sequence[int], flips: Sequence[bool]) -> Tensor:
+    """4x4 map from reordered voxel indices to the indices before."""
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    matrix[3, 3] = 1
+    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
+        matrix[old, new] = -1 if flip else 1
+        matrix[old, 3] = shape[old] - 1 if flip else 0
+    return matrix
+
+
+def _turned(volume: Volume, order: Sequence[int], flips: Sequence[bool]) -> Volume:
+    """The same scan stored with its axes in this order and direction."""
+    flipped_axes = [axis for axis in range(3) if flips[axis]]
+    data_XYZ = volume.data_XYZ.permute(*order).flip(flipped_axes).contiguous()
+    return Volume(data_XYZ, volume.affine @ _reorder(volume.shape, order, flips))
+
+
+def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
+    """Permute and flip axes so that they run nearest to R, A, S; returns the volume and its exact undo.
+
+    No voxel value changes. The undo accepts any grid with the canonical axis directions.
+    """
+    order, flips = ras_axes(volume.affine)
+    flipped_axes = [axis for axis in range(3) if flips[axis]]
+    back_order = [order.index(axis) for axis in range(3)]
+
+    def undo(canonical: Volume) -> Volume:
+        back_flips = [flips[order.index(axis)] for axis in range(3)]
+        affine = canonical.affine @ _reorder(canonical.shape, back_order, back_flips)
+        return Volume(canonical.data_XYZ.flip(flipped_axes).permute(back_order).contiguous(), affine)
+
+    return _turned(volume, order, flips), undo
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """A grid's own axes permuted and flipped to run nearest to R, A, S, as `canonicalise` does with a volume."""
+    order, flips = ras_axes(grid.affine)
+    x, y, z = (grid.shape[axis] for axis in order)
+    return Grid((x, y, z), grid.affine @ _reorder(grid.shape, order, flips))
+
+
+def coarsest_axis(spacing_mm: Sequence[float]) -> int:
+    """The axis along which samples lie farthest apart: across thick slices."""
+    return max(range(3), key=lambda axis: spacing_mm[axis])
+
+
+def with_spacing(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
+    """The same field of view with another voxel size (mm, one per axis).
+
+    With r = new / old voxel size: R' = R diag(r), t' = t + R (r - 1) / 2, so the outer corner stays in place.
+    """
+    ratio = torch.tensor([new / old for new, old in zip(spacing_mm, grid.spacing_mm, strict=True)], dtype=torch.float64)
+    shape = [max(1, round(n / float(r))) for n, r in zip(grid.shape, ratio, strict=True)]
+    affine = grid.affine.clone()
+    affine[:3, :3] = grid.affine[:3, :3] * ratio
+    affine[:3, 3] += grid.affine[:3, :3] @ ((ratio - 1) / 2)
+    return Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def default_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
+    """1 mm isotropic where any axis is coarser than 1.2 mm, else half the voxel size; axes already finer are kept."""
+    if max(spacing_mm) > COARSE_MM + 1e-4:  # a file's float32 affine holds 1.2 as 1.20000005
+        x, y, z = (min(s, ISOTROPIC_MM) for s in spacing_mm)
+    else:
+        x, y, z = (s / 2 for s in spacing_mm)
+    return x, y, z
+
+
+def axis_positions(source: Grid, target: Grid) -> tuple[Positions, Positions, Positions] | None:
+    """Where target voxels lie along each source axis, in source voxels; None when the axes are not parallel."""
+    between = torch.linalg.inv(source.affine) @ target.affine
+    step = torch.diagonal(between)[:3]
+    off_axis = between[:3, :3] - torch.diag(step)
+    drift = off_axis.abs() @ torch.tensor([float(n) for n in target.shape], dtype=torch.float64)
+    if bool((drift > ALIGNED_TOLERANCE * 10).any()) or bool((step <= 0).any()):
+        return None
+    x, y, z = (sample_positions(target.shape[a], float(step[a]), float(between[a, 3])) for a in range(3))
+    return x, y, z
+
+
+def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
+    """Read a volume on another grid; outside its field of view the edge value continues.
+
+    Grids with parallel axes, in any order and direction, are resampled exactly by one matrix per axis; otherwise
+    (oblique to each other) the target voxels are read by trilinear interpolation of a copy refined twofold with
+    `kernel`.
+
+    Raises:
+        GeometryError: the kernel is unknown.
+    """
+    positions = axis_positions(volume.grid, target)
+    if positions is None:
+        turned = _turned(volume, *ras_axes(torch.linalg.inv(target.affine) @ volume.affine))
+        positions = axis_positions(turned.grid, target)
+        volume = volume if positions is None else turned
+    if positions is not None:
+        matrices = [axis_matrix(n, p, kernel) for n, p in zip(volume.shape, positions, strict=True)]
+        return Volume(apply_axes(volume.data_XYZ, matrices), target.affine)
+    finer = [s / 2 for s in volume.spacing_mm]
+    return _read_oblique(resample(volume, with_spacing(volume.grid, finer), kernel), target)
+
+
+def _read_oblique(volume: Volume, target: Grid) -> Volume:
+    between = (torch.linalg.inv(volume.affine) @ target.affine).float()
+    source = volume.data_XYZ[None, None]
+    size = torch.tensor(volume.shape, dtype=torch.float32)
+    y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in target.shape[1:]), indexing="ij")
+    slabs = []
+    for x in range(target.shape[0]):  # one slab at a time keeps the coordinate field small
+        index = torch.stack([torch.full_like(y, x), y, z, torch.ones_like(y)], -1) @ between[:3].T
+        unit = ((2 * index + 1) / size - 1).to(source)  # align_corners=False: -1 and 1 are the outer voxel faces
+        slabs.append(F.grid_sample(source, unit.flip(-1)[None, None], padding_mode="border", align_corners=False)[0, 0])
+    return Volume(torch.cat(slabs), target.affine)
+
+
+def without_alias(volume: Volume, target: Grid) -> Volume:
+    """The volume without detail that the target's voxels cannot hold; itself where no axis gets coarser."""
+    own, other = ras_axes(volume.affine)[0], ras_axes(target.affine)[0]
+    matrices: list[Tensor | None] = [None] * 3
+    for mine, theirs in zip(own, other, strict=True):
+        n, step = volume.shape[mine], target.spacing_mm[theirs] / volume.spacing_mm[mine]
+        if step > COARSER:
+            matrices[mine] = band_matrix(n, sample_positions(n, 1.0, 0.0), n / step)
+    return volume if matrices == [None] * 3 else volume.with_data(apply_axes(volume.data_XYZ, matrices))
+
+
+def bounds_in(source: Grid, target: Grid, beyond: float = 0.0) -> list[tuple[float, float]]:
+    """Between which source voxels the target lies along each source axis, `beyond` of its voxels past its centres."""
+    ends = torch.tensor(list(itertools.product((0, 1), repeat=3)), dtype=torch.float64)
+    index = ends * (torch.tensor(target.shape) - 1 + 2 * beyond) - beyond
+    between = torch.linalg.inv(source.affine) @ target.affine
+    place = index @ between[:3, :3].T + between[:3, 3]
+    return list(zip(place.amin(0).tolist(), place.amax(0).tolist(), strict=True))
+
+
+def covered(source: Grid, target: Grid) -> Tensor:
+    """Boolean mask of the target's voxels whose centres lie in the source's field of view."""
+    between = (torch.linalg.inv(source.affine) @ target.affine).float()
+    x, y, z = (torch.arange(n, dtype=torch.float32) for n in target.shape)
+    inside = torch.ones(target.shape, dtype=torch.bool)
+    for axis, n in enumerate(source.shape):
+        a, b, c, start = between[axis].tolist()
+        index = a * x[:, None, None] + b * y[:, None] + (c * z + start)
+        inside &= (index > -0.5 - FACE_VOX) & (index < n - 0.5 + FACE_VOX)
+    return inside
+
+
+def crop(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> Volume:
+    """A box of voxels with the affine that keeps it in place.
+
+    Raises:
+        GeometryError: the box does not lie inside the volume.
+    """
+    stop = [a + n for a, n in zip(start, shape, strict=True)]
+    if min(start) < 0 or any(b > n for b, n in zip(stop, volume.shape, strict=True)):
+        raise GeometryError(f"the box {list(start)}..{stop} leaves the volume of shape {volume.shape}")
+    affine = volume.affine.clone()
+    affine[:3, 3] += affine[:3, :3] @ torch.tensor([float(a) for a in start], dtype=torch.float64)
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    return Volume(volume.data_XYZ[box], affine)
+
+
+def middle(volume: Volume, side: int) -> Volume:
+    """The middle cube of `side` voxels, or as much of it as there is."""
+    shape = [min(side, n) for n in volume.shape]
+    return crop(volume, [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)], shape)

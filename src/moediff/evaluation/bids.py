@@ -1,0 +1,80 @@
+"""Pairs from two BIDS folders: predictions and references of the same person, session and contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from moediff.core.errors import DataError, InputMissing
+from moediff.evaluation.pairs import Pair
+from moediff.inference.outputs import stem_of
+from moediff.io.atomic import shown
+
+SUFFIXES = (".nii.gz", ".nii")
+FREE = ("desc", "res", "space", "rec", "label")  # entities in which a result may differ from its reference
+NO_SCANS = ("mask", "dseg", "probseg", "sd", "uncertainty")  # suffixes of what is drawn or computed beside scans
+SKIPPED = ("derivatives", "sourcedata", "code")  # folders inside a reference folder
+MANY = 20  # names that one message lists
+
+Key = tuple[str, ...]
+
+
+def key_of(path: Path) -> Key | None:
+    """What a file shows, as sorted entities and its suffix; None where the name is not a BIDS scan's.
+
+    sub-01_ses-2_desc-sr_T1w.nii.gz -> ("ses-2", "sub-01", "T1w")
+    """
+    if not path.name.endswith(SUFFIXES) or not path.name.startswith("sub-"):
+        return None
+    *entities, suffix = stem_of(path).split("_")
+    if suffix in NO_SCANS or not entities or "-" in suffix:
+        return None
+    return (*sorted(e for e in entities if e.partition("-")[0] not in FREE), suffix)
+
+
+def _scans(folder: Path, skipped: Iterable[str]) -> dict[Key, list[Path]]:
+    if not folder.is_dir():
+        raise InputMissing(f"{shown(folder)}: no such folder; expected a BIDS folder with sub-*/... scans")
+    found: dict[Key, list[Path]] = {}
+    for path in sorted(folder.rglob("sub-*")):
+        key = key_of(path)
+        if key is not None and path.is_file() and not set(path.relative_to(folder).parts[:-1]) & set(skipped):
+            found.setdefault(key, []).append(path)
+    if not found:
+        raise InputMissing(f"{shown(folder)}: no scans called sub-..._SUFFIX.nii.gz here; expected a BIDS folder")
+    return found
+
+
+def match(pred: Path, ref: Path) -> tuple[list[Pair], list[dict[str, Any]]]:
+    """Pairs in the order of their names, and records with an "error" for everything that has no partner.
+
+    Names must agree in their suffix and in all entities except desc, res, space, rec and label.
+
+    Raises:
+        InputMissing: one of the folders is absent or holds no scans.
+        DataError: nothing matches at all.
+    """
+    preds, refs = _scans(pred, ()), _scans(ref, SKIPPED)
+    pairs, left = [], []
+    for key in sorted(preds.keys() | refs.keys()):
+        ours, theirs = preds.get(key, []), refs.get(key, [])
+        if len(ours) == len(theirs) == 1:
+            pairs.append(Pair(pred=ours[0], ref=theirs[0]))
+            continue
+        left += [_unmatched(path, "pred", ours, theirs) for path in ours]
+        left += [] if ours else [_unmatched(path, "ref", ours, theirs) for path in theirs]
+    if not pairs:
+        raise DataError(f"no prediction in {shown(pred)} has the entities and suffix of a reference in {shown(ref)}")
+    return pairs, left
+
+
+def _unmatched(path: Path, what: str, ours: list[Path], theirs: list[Path]) -> dict[str, Any]:
+    if not theirs:
+        why = "no reference has these entities and this suffix"
+    elif not ours:
+        why = "no prediction has these entities and this suffix"
+    else:
+        names = ", ".join(shown(p.name) for p in (ours if len(ours) > 1 else theirs)[:MANY])
+        why = f"several {'predictions' if len(ours) > 1 else 'references'} have one name: {names}; give --pairs"
+    return {"files": {what: path.name}, "error": why, "exit_code": DataError.exit_code}

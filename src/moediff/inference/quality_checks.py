@@ -1,0 +1,106 @@
+"""Is this a brain scan at all? Cheap signs of input that the model has never seen.
+
+Each sign is a sentence for the sidecar and the terminal; none stops the run but a target grid without any head.
+"""
+
+from __future__ import annotations
+
+from moediff.acquisition.normalisation import BRAIN_LEVEL, quantile
+from moediff.acquisition.prepare import Prepared, bounds
+from moediff.acquisition.wiener import ratio_of
+from moediff.core.errors import DataError
+from moediff.core.volume import Volume
+from moediff.inference.route import Route
+
+HEAD_ML = (500.0, 9000.0)  # a stripped infant brain .. an adult head with neck, mask included
+SPREAD = (0.08, 1.5)  # interquartile range of tissue over the brain's median
+MAX_NOISE = 0.09  # of the scan's bright end; training went to 0.06
+SIDES_MM = (75.0, 320.0)  # of the box around a head: a newborn's brain .. a head with its neck
+OBLONG = 2.2  # longest over shortest side; a head with its neck has 1.4, a slab of slices more
+BRIGHT_END = 0.999  # quantile
+RATIO = (0.9, 7.0)
+FACE_MM = 1.5  # voxels this small let a face be drawn from a scan
+FACE_ML = 2800.0  # more than a stripped brain's generous mask; a head with its face fills 3 litres and more
+FACE = (
+    "the scan seems to include the face, and sharper voxels make a person easier to recognise: "
+    "deface the result before sharing it"
+)
+
+
+def _odd_box(prepared: Prepared) -> str:
+    """What is odd about the size and shape of the box around the head; empty if nothing is."""
+    spacing = prepared.grid.spacing_mm
+    sides = [(high - low) * size for low, high, size in zip(*bounds(prepared.mask_XYZ), spacing, strict=True)]
+    if SIDES_MM[0] <= min(sides) and max(sides) <= min(SIDES_MM[1], OBLONG * min(sides)):
+        return ""
+    told = " x ".join(f"{side:.0f}" for side in sides)
+    return f"the foreground measures {told} mm: not a whole head, or wrong voxel sizes in the header"
+
+
+def doubts(prepared: Prepared) -> list[str]:
+    """Warnings about a prepared scan: size, shape, contrast, noise, intensities, spacing ratio."""
+    found = []
+    voxel_ml = 1e-3
+    for size in prepared.grid.spacing_mm:
+        voxel_ml *= size
+    inside = prepared.mask_XYZ
+    volume_ml = float(inside.sum()) * voxel_ml
+    if not HEAD_ML[0] <= volume_ml <= HEAD_ML[1]:
+        found.append(
+            f"the foreground fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}: "
+            "not a whole brain, or wrong voxel sizes"
+        )
+    if odd := _odd_box(prepared):
+        found.append(odd)
+    if FACE_ML < volume_ml <= HEAD_ML[1] and max(prepared.grid.spacing_mm) <= FACE_MM:
+        found.append(FACE)
+    tissue = prepared.base_XYZ[inside]
+    tissue = tissue[tissue > 0.1]
+    spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_LEVEL if tissue.numel() else 0.0
+    if not SPREAD[0] <= spread <= SPREAD[1]:
+        found.append(
+            f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: "
+            "the model was not trained on this"
+        )
+    noise = prepared.noise / max(quantile(prepared.source.data_XYZ, BRIGHT_END), 1e-6)
+    if noise > MAX_NOISE:
+        found.append(f"noise of {noise:.0%} of the intensity range is above what the model was trained on (6 %)")
+    if float(prepared.source.data_XYZ.min()) * prepared.scaling.scale + prepared.scaling.offset < -100:
+        found.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
+    ratios = [ratio_of(p) for p in prepared.positions]
+    if max(ratios) > RATIO[1] or min(ratios) < RATIO[0]:
+        found.append(f"spacing ratios {[round(r, 2) for r in ratios]} leave the trained range {RATIO[0]}..{RATIO[1]}")
+    if min(prepared.source.shape) < 8:
+        found.append("fewer than 8 voxels along an axis")
+    return found
+
+
+def uneven(prepared: Prepared, *, asked: bool) -> list[str]:
+    """A warning where slices alternate in brightness and that was not taken out, or where asking for it did nothing."""
+    found = prepared.interleave
+    if asked and found is None:
+        return ["--even-slices changed nothing: it needs thick slices, and enough of them to see brightness alternate"]
+    if asked and found is not None and not prepared.evened:
+        return [f"--even-slices changed nothing: slices alternate by {found.difference:.1%}, no more than chance"]
+    if prepared.evened or found is None or not found.noticeable:
+        return []
+    return [
+        f"every other slice is {found.difference:.1%} brighter than those between, which shows as bands: "
+        "--even-slices takes it out"
+    ]
+
+
+def require_head(prepared: Prepared, way: Route) -> None:
+    """Refuse a target grid that holds no part of the head.
+
+    Raises:
+        DataError: that is so.
+    """
+    found = prepared.mask_XYZ
+    if way.near is not way.goal and bool(found.any()):
+        found = way.map(prepared.undo_axes(Volume(found.float(), prepared.grid.affine)).to("cpu")).data_XYZ > 0.5
+    if not bool(found.any()):
+        raise DataError(
+            "the target grid (--like) holds no part of the head, only air, expected a grid over the head: "
+            "register the two scans, or leave --like out"
+        )

@@ -1,0 +1,151 @@
+"""The files of a DICOM export: a folder, a zip that is never unpacked to disk, or one file.
+
+Names inside the export often hold personal data, so no message repeats them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from moediff.core.errors import DataError, InputMissing
+
+SUFFIXES = (".dcm", ".ima")
+PREAMBLE_BYTES = 128
+MAGIC = b"DICM"
+MAX_FILES = 100_000
+MAX_FILE_BYTES = 2**31
+MAX_TOTAL_BYTES = 2**34  # unpacked content of a zip; one file at a time is held in memory
+ZIP_CURE = "export or copy the archive again"
+ENCRYPTED = 1  # bit of a zip entry's flags
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """One file of an export; `open` starts at its first byte, `claimed` says that its name promises DICOM."""
+
+    open: Callable[[], BinaryIO]
+    claimed: bool
+
+
+def is_export(path: Path) -> bool:
+    """Folders, zip archives and .dcm or .ima files are read as DICOM."""
+    return os.path.isdir(path) or path.suffix.lower() in (".zip", *SUFFIXES)
+
+
+@contextmanager
+def open_export(path: Path) -> Iterator[list[DicomFile]]:
+    """The files of an export, in an order that depends on names only.
+
+    Raises:
+        InputMissing: there is no such folder or file, or it cannot be read.
+        DataError: the archive is damaged, encrypted or too large.
+    """
+    try:
+        if not path.exists():
+            raise InputMissing("there is no such folder or file: check the name")
+        if path.is_dir():
+            yield _folder_files(path)
+        elif path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                yield _zip_files(archive)
+        else:
+            yield [_disk_file(path)]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError):
+        raise DataError(f"the zip archive cannot be read (damaged, or an unknown compression): {ZIP_CURE}") from None
+    except OSError as error:  # its text would name the file
+        raise InputMissing(f"a file cannot be read ({error.strerror}): check name and permissions") from None
+
+
+class Bounded(io.RawIOBase):
+    """A file that hands out no more than is left of it, so that a damaged length reserves no memory.
+
+    It has no name, so that pydicom cannot open it once more by itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes; all that is left where it is negative."""
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if size is None or size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """As in any file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As in any file."""
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def close(self) -> None:
+        """Close the file behind it."""
+        self._file.close()
+        super().close()
+
+
+def _disk_file(path: Path) -> DicomFile:
+    return DicomFile(lambda: cast(BinaryIO, Bounded(path)), path.suffix.lower() in SUFFIXES)
+
+
+def _folder_files(folder: Path) -> list[DicomFile]:
+    """Every ordinary file below the folder; linked folders are not followed, so there is no way round in a circle."""
+    paths: list[Path] = []
+    for here, _, names in os.walk(folder, onerror=_refuse):
+        paths += [Path(here, name) for name in names]
+        _check_count(len(paths))
+    return [_disk_file(path) for path in sorted(paths) if path.exists() and stat.S_ISREG(path.stat().st_mode)]
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be looked into may hold the slices that would be missing."""
+    raise error
+
+
+def _zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
+    every = (e for e in archive.infolist() if not e.filename.endswith("/"))  # `is_dir` fails where a name is empty
+    entries = sorted(every, key=lambda e: e.filename)
+    _check_count(len(entries))
+    if any(entry.flag_bits & ENCRYPTED for entry in entries):
+        raise DataError("the zip archive is encrypted: unpack it and name the folder")
+    total, largest = sum(e.file_size for e in entries), max((e.file_size for e in entries), default=0)
+    if total > MAX_TOTAL_BYTES or largest > MAX_FILE_BYTES:
+        raise DataError(
+            f"the zip archive unpacks to {total} bytes, its largest file to {largest}, expected at most "
+            f"{MAX_TOTAL_BYTES} and {MAX_FILE_BYTES}: archive one series only"
+        )
+    return [_zip_file(archive, entry) for entry in entries]
+
+
+def _zip_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> DicomFile:
+    def opened() -> BinaryIO:
+        with archive.open(entry) as file:  # never more than the size checked above: zipfile stops there
+            start = file.read(PREAMBLE_BYTES + len(MAGIC))
+            if not start.endswith(MAGIC):
+                return io.BytesIO(start)  # not DICOM; the rest stays packed
+            return io.BytesIO(start + file.read())
+
+    return DicomFile(opened, entry.filename.lower().endswith(SUFFIXES))
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_FILES:
+        raise DataError(f"there are more than {MAX_FILES} files: name the folder of one series")

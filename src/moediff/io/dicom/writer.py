@@ -1,0 +1,198 @@
+"""DICOM out: a result as a new series that refers to the one it was made from.
+
+Only the tags below are written. Nothing of the patient, the institution or the day is copied; a PACS that is to file
+the series with the patient must add that itself.
+
+Axes: X columns, Y rows, Z slices.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moediff._version import RESEARCH_ONLY, __version__
+from moediff.core.errors import CannotCreate, DataError, OutputFailed, naming
+from moediff.core.volume import Grid, Volume
+from moediff.io.atomic import about_to_name, shown, tag
+from moediff.io.dicom.geometry import LPS_TO_RAS
+from moediff.io.dicom.reader import read_back
+from moediff.io.dicom.tags import need_pydicom
+from moediff.io.loaded import Origin
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+DESCRIPTION = "MoEDiff-SR, research use only"
+LEVELS = 2**16 - 1
+RIGHT_ANGLE = 1e-3  # cosine that still counts as one
+SAME_PLACE = 1e-3  # of a voxel; DICOM's decimal strings have 16 characters
+SERIES_STEP = 1000  # added to the source's number
+EMPTY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+    "Laterality",
+)
+
+
+def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
+    """Write one file per slice into a new folder, read them back, and only then give the folder its name.
+
+    Raises:
+        DataError: the grid's axes are not at right angles, which DICOM cannot say, or it is a single slice.
+        CannotCreate, OutputFailed: the folder exists, cannot be made, or does not read back.
+    """
+    need_pydicom()
+    with naming(shown(folder)):
+        require_series_grid(volume.grid)
+        fresh = folder.parent / f".moediff-{tag(folder)}-{secrets.token_hex(4)}.tmp"
+        try:
+            fresh.mkdir()
+            for number, dataset in enumerate(_slices(volume, origin), 1):
+                with (fresh / f"IM{number:04d}.dcm").open("xb") as file:
+                    dataset.save_as(file, enforce_file_format=True)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _verify(fresh, volume)
+            if folder.exists():
+                raise CannotCreate("the folder exists already: choose another name")
+            about_to_name(fresh)
+            fresh.rename(folder)
+        except OSError as error:
+            raise OutputFailed(f"writing failed ({error.strerror}), nothing was left behind: check the disk") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def require_series_grid(grid: Grid) -> None:
+    """Refuse a grid that no series can lie on.
+
+    Raises:
+        DataError: its axes are not at right angles, which DICOM cannot say, or it is a single slice.
+    """
+    if grid.shape[2] < 2:
+        raise DataError("the result is one slice, whose thickness no DICOM series tells: leave --dicom-out out")
+    columns = grid.affine[:3, :3].numpy()
+    unit = columns / np.linalg.norm(columns, axis=0)
+    if np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE:
+        raise DataError("the result's axes are not at right angles, which DICOM cannot say: leave --dicom-out out")
+
+
+def _slices(volume: Volume, origin: Origin) -> Any:
+    from pydicom.uid import generate_uid
+
+    series = generate_uid(prefix=None)
+    low, high = float(volume.data_XYZ.min()), float(volume.data_XYZ.max())
+    slope = max(high - low, 1e-6) / LEVELS
+    affine = np.diag([*np.diag(LPS_TO_RAS), 1.0]) @ volume.affine.numpy()
+    for z in range(volume.shape[2]):
+        dataset = _common(volume, origin, affine)
+        dataset.SeriesInstanceUID, dataset.InstanceNumber = series, z + 1
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
+        dataset.ImagePositionPatient = _decimals(affine[:3, 3] + z * affine[:3, 2])
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = *_decimals([slope, low]), "US"
+        stored_YX = ((volume.data_XYZ[:, :, z].T.double() - low) / slope).round().clamp(0, LEVELS)
+        dataset.PixelData = stored_YX.numpy().astype("<u2").tobytes()
+        yield dataset
+
+
+def _common(volume: Volume, origin: Origin, affine: np.ndarray) -> Dataset:
+    """Everything that slices share; `affine` is LPS+."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MRImageStorage
+    made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    x_mm, y_mm, z_mm = volume.spacing_mm
+    directions = [affine[:3, axis] / volume.spacing_mm[axis] for axis in (0, 1)]
+    values = {name: "" for name in EMPTY} | {
+        "SOPClassUID": MRImageStorage,
+        "Modality": origin.modality,
+        "ImageType": ["DERIVED", "SECONDARY"],
+        "StudyInstanceUID": origin.study,
+        "FrameOfReferenceUID": origin.place,
+        "SeriesNumber": origin.number + SERIES_STEP,
+        "SeriesDescription": DESCRIPTION,
+        "DerivationDescription": f"super-resolution by moediff-sr {__version__}. {RESEARCH_ONLY}",
+        "ContentQualification": "RESEARCH",
+        "SoftwareVersions": __version__,
+        "Manufacturer": "MoEDiff-SR",
+        "PatientIdentityRemoved": "YES",
+        "DeidentificationMethod": "no patient data were copied",
+        "ScanningSequence": "RM",
+        "SequenceVariant": "NONE",
+        "ScanOptions": "",
+        "MRAcquisitionType": "",
+        "EchoTime": "",
+        "EchoTrainLength": "",
+        "LossyImageCompression": "00",
+        "PixelSpacing": _decimals([y_mm, x_mm]),
+        "SliceThickness": _decimals([z_mm])[0],
+        "SpacingBetweenSlices": _decimals([z_mm])[0],
+        "ImageOrientationPatient": _decimals(np.concatenate(directions)),
+        "Columns": volume.shape[0],
+        "Rows": volume.shape[1],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "ReferencedSeriesSequence": [_reference(origin)],
+    }
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def _reference(origin: Origin) -> Dataset:
+    from pydicom import Dataset
+
+    reference = Dataset()
+    reference.SeriesInstanceUID, images = origin.series, []
+    for kind, instance in origin.instances:
+        image = Dataset()
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = kind, instance
+        images.append(image)
+    reference.ReferencedInstanceSequence = images
+    return reference
+
+
+def _decimals(numbers: Any) -> list[Any]:
+    """DICOM's decimal strings, as exact as 16 characters allow."""
+    from pydicom.valuerep import DSfloat
+
+    return [DSfloat(float(n), auto_format=True) for n in numbers]
+
+
+def _verify(fresh: Path, volume: Volume) -> None:
+    """Raises OutputFailed where the series, as our own reader takes it, is not the result."""
+    try:
+        again = read_back(fresh)
+    except DataError as error:
+        raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
+    data_XYZ, affine = volume.data_XYZ, volume.affine.clone()
+    if float(again.affine[:3, 2] @ affine[:3, 2]) < 0:  # read along the normal, which is against our third axis
+        affine[:3, 3] += (volume.shape[2] - 1) * affine[:3, 2]
+        affine[:3, 2] *= -1
+        data_XYZ = data_XYZ.flip(2)
+    step = float(data_XYZ.max() - data_XYZ.min()) / LEVELS
+    moved = float((again.affine - affine).abs().max()) / min(volume.spacing_mm)
+    if again.shape != volume.shape or moved > SAME_PLACE * max(volume.shape):
+        raise OutputFailed("what was written lies elsewhere when read back: please report this")
+    if float((again.data_XYZ - data_XYZ).abs().max()) > step + 1e-5 * float(data_XYZ.abs().max()):
+        raise OutputFailed("the voxels differ from what was written: check the disk and retry")

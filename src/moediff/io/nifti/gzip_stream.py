@@ -1,0 +1,109 @@
+"""Bytes of a .nii or .nii.gz file in order, with every gzip checksum verified and nothing unpacked beyond need.
+
+zlib in gzip mode compares CRC and length at the end of each member; a member's end must be reached to be trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Generator, Iterator
+from typing import BinaryIO
+
+from moediff.core.errors import DataError
+
+CHUNK = 1 << 18  # compressed bytes read at once
+PIECE = 1 << 20  # most bytes unpacked at once, so that a gzip bomb is cut off early
+GZIP_MODE = 31  # zlib's wbits for a gzip header and trailer around the stream
+GZIP_MAGIC = b"\x1f\x8b\x08"
+CURE = "copy or download the file again"
+
+
+def _damage(error: zlib.error) -> DataError:
+    if "data check" in str(error):
+        found = "the gzip checksum (CRC) does not match its data"
+    elif "length check" in str(error):
+        found = "the length in the gzip trailer does not match its data"
+    else:
+        found = f"the gzip stream is damaged ({error})"
+    return DataError(f"{found}: {CURE}")
+
+
+def _member(file: BinaryIO, data: bytes) -> Generator[bytes, None, bytes]:
+    """Unpack one gzip member that starts with `data`; returns the bytes read beyond its end."""
+    engine = zlib.decompressobj(wbits=GZIP_MODE)
+    while not engine.eof:
+        data = data or file.read(CHUNK)
+        try:
+            piece = engine.decompress(data, PIECE)
+        except zlib.error as error:
+            raise _damage(error) from error
+        if not data and not piece and not engine.eof:
+            raise DataError(f"the gzip stream stops before its end, so the file was cut off: {CURE}")
+        data = engine.unconsumed_tail
+        if piece:
+            yield piece
+    return engine.unused_data
+
+
+def gunzip(file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
+    """Unpacked pieces of all gzip members; what follows the last one is noted and ignored.
+
+    Raises:
+        DataError: a member is cut off, damaged, or fails its checksum or length.
+    """
+    rest = file.read(CHUNK)
+    while True:
+        rest = yield from _member(file, rest)
+        rest = rest or file.read(CHUNK)
+        if len(rest) < len(GZIP_MAGIC):
+            rest += file.read(CHUNK)
+        if not rest.startswith(GZIP_MAGIC):
+            break
+    if rest:
+        extra = len(rest) + os.fstat(file.fileno()).st_size - file.tell()
+        notes.append(f"{extra} bytes after the end of the gzip stream were ignored")
+
+
+def plain(file: BinaryIO) -> Iterator[bytes]:
+    """The file's bytes as they are."""
+    while piece := file.read(PIECE):
+        yield piece
+
+
+class Stream:
+    """Read, skip and drain an iterator of byte pieces."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def _next(self, most: int) -> memoryview:
+        """Up to `most` bytes; empty only at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+        part, self._rest = self._rest[:most], self._rest[most:]
+        return part
+
+    def fill(self, target: memoryview) -> int:
+        """Copy into `target` until it is full or the stream ends; returns the number of bytes copied."""
+        done = 0
+        while done < len(target) and (part := self._next(len(target) - done)):
+            target[done : done + len(part)] = part
+            done += len(part)
+        return done
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, or fewer at the end."""
+        parts, missing = [], size
+        while missing and (part := self._next(missing)):
+            parts.append(bytes(part))
+            missing -= len(part)
+        return b"".join(parts)
+
+    def skip(self, size: int) -> int:
+        """Pass over `size` bytes, or fewer at the end; returns how many there were."""
+        done = 0
+        while done < size and (part := self._next(size - done)):
+            done += len(part)
+        return done

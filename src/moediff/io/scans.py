@@ -1,0 +1,174 @@
+"""Scans in, NIfTI out: every byte checked on the way in, every file whole on the way out.
+
+Axes: X Y Z voxels in storage order, E maps of one scan. Files store X fastest, so arrays appear reversed there.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nibabel import Nifti1Header
+from nibabel.spatialimages import SpatialImage
+from torch import Tensor
+
+from moediff.core.errors import ConfigError, DataError, GeometryError, naming
+from moediff.core.volume import Volume
+from moediff.io.atomic import check_free, shown, write_text
+from moediff.io.dicom.files import is_export
+from moediff.io.dicom.reader import load_series
+from moediff.io.loaded import Loaded
+from moediff.io.nifti import writer as nifti_out
+from moediff.io.nifti.affine import check_plausible, place, source_codes, unit_scale, unplaced_affine
+from moediff.io.nifti.gzip_stream import CURE
+from moediff.io.nifti.header import memory_header, pick_volume
+from moediff.io.nifti.reader import read_scan, suffix_of
+from moediff.io.voxels import check_values, decode
+
+__all__ = ["Loaded", "check_free", "from_nibabel", "from_volume", "load", "save", "save_maps", "write_text"]
+
+
+def load(path: Path | str, *, trust: str | None = None, index: int | None = None, series: str | None = None) -> Loaded:
+    """Read one scan from .nii, .nii.gz, .mgz or .hdr with .img, or one series from a folder or zip of DICOM files.
+
+    Args:
+        trust: "sform" or "qform" where the two contradict each other; NIfTI only.
+        index: which volume of a 4-D file, from 0; NIfTI only.
+        series: which DICOM series, by number or UID; None takes the only usable one.
+
+    Returns:
+        The scan as stored (axes in the file's order, intensities in float32), its header and what is to be noted of it.
+
+    Raises:
+        InputMissing: there is no such file, or it cannot be read.
+        DataError, GeometryError: the file is damaged, or is no scan we can enhance.
+        ConfigError: a choice that this kind of file does not have, or pydicom is not installed.
+    """
+    path = Path(path)
+    with naming(shown(path)):
+        if is_export(path):
+            if (trust, index) != (None, None):
+                raise ConfigError("a form to trust and a volume are choices for NIfTI files; leave them out for DICOM")
+            return load_series(path, series)
+        if series is not None:
+            raise ConfigError("a series is a choice for a folder or zip of DICOM files; leave it out for NIfTI")
+        notes: list[str] = []
+        if trust is not None and path.suffix.lower() in (".mgh", ".mgz"):
+            raise ConfigError("a form to trust is a choice for NIfTI files; leave it out for FreeSurfer's")
+        header, data_XYZ = read_scan(path, index, notes)
+        affine = place(header, trust, notes)
+        check_plausible(affine, header.shape, notes)
+        volume = Volume(check_values(data_XYZ, notes), torch.from_numpy(affine))
+        return Loaded(volume, path, source_codes(header.codes, notes), tuple(notes))
+
+
+def from_nibabel(image: Any) -> Loaded:
+    """Take a nibabel SpatialImage under the same rules; voxels still in a .nii or .nii.gz file are checked there.
+
+    Raises:
+        InputMissing: the file behind the image is gone.
+        DataError, GeometryError: the image is no scan we can enhance.
+    """
+    notes: list[str] = []
+    if not isinstance(image, SpatialImage):
+        raise DataError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")
+    dataobj: Any = image.dataobj  # nibabel's own annotation lacks the dtype that every array and proxy has
+    kind = np.dtype(dataobj.dtype)
+    if kind.kind not in "iuf" or image.get_data_dtype().kind not in "iuf":
+        raise DataError(f"expected real voxels, got {kind} (colour, complex or boolean): give one real-valued scan")
+    shape, _ = pick_volume(image.shape, None, notes)
+    affine, codes = _memory_affine(image, notes)
+    check_plausible(affine, shape, notes)
+    data_XYZ = check_values(_image_voxels(image, shape, notes), notes)
+    return Loaded(Volume(data_XYZ, torch.from_numpy(affine)), None, source_codes(codes, notes), tuple(notes))
+
+
+def from_volume(volume: Volume) -> Loaded:
+    """Take a scan in memory under the rules that files are under: float32, finite, with contrast.
+
+    Raises:
+        DataError: its voxels are no real numbers, more than 5 % of them are not finite, or all are equal.
+    """
+    notes: list[str] = []
+    stored_XYZ = volume.data_XYZ.detach()
+    if stored_XYZ.is_complex() or stored_XYZ.dtype == torch.bool:
+        raise DataError(f"expected real voxels, got {str(stored_XYZ.dtype).removeprefix('torch.')}: give a scan")
+    data_XYZ = check_values(stored_XYZ.to("cpu", torch.float32), notes)
+    return Loaded(volume.with_data(data_XYZ), None, (1, 1), tuple(notes))
+
+
+def save(volume: Volume, path: Path | str, *, codes: tuple[int, int] = (1, 1), overwrite: bool = False) -> None:
+    """Write a scan as float32 NIfTI-1 in mm; the suffix .nii or .nii.gz decides about gzip.
+
+    Args:
+        codes: (qform_code, sform_code) of the source; where both are 0 the sform gets code 1, with a warning.
+
+    Raises:
+        CannotCreate: the file exists (and `overwrite` is False) or its folder is closed to us.
+        OutputFailed: the disk is full or failed; nothing partial is left.
+    """
+    with naming(shown(path)):
+        nifti_out.write(volume.data_XYZ, volume.affine, Path(path), codes=codes, overwrite=overwrite)
+
+
+def save_maps(
+    data_XYZE: Tensor,
+    affine: Tensor | np.ndarray,
+    path: Path | str,
+    *,
+    codes: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+) -> None:
+    """Write several maps on one grid as a 4-D float32 file; otherwise like `save`.
+
+    Raises:
+        CannotCreate, OutputFailed: see `save`.
+        GeometryError: the data are not 4-D or the affine is unusable.
+    """
+    with naming(shown(path)):
+        if data_XYZE.ndim != 4:
+            raise GeometryError(f"expected 4 axes X Y Z E, got shape {tuple(data_XYZE.shape)}")
+        place = Volume(data_XYZE[..., 0], torch.as_tensor(affine)).affine
+        nifti_out.write(data_XYZE, place, Path(path), codes=codes, overwrite=overwrite)
+
+
+def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> Tensor:
+    path = _file_behind(image)
+    if path is None:
+        try:
+            return decode(np.asarray(image.dataobj).reshape(shape).T, 1.0, 0.0)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise DataError(f"the image's voxels cannot be read ({error}): {CURE}") from error
+    found: list[str] = []
+    with naming(shown(path)):
+        header, data_XYZ = read_scan(path, None, found)
+        if tuple(data_XYZ.shape) != shape:
+            raise DataError(f"the image has shape {image.shape}, its file now {header.shape}: open the file again")
+    notes += [note for note in found if note not in notes]
+    return data_XYZ
+
+
+def _file_behind(image: Any) -> Path | None:
+    """The file that still holds this image's voxels; nibabel would read it without looking at checksums."""
+    name = getattr(image.dataobj, "file_like", None)  # an array has none, a proxy may have an open stream instead
+    if not isinstance(name, str | os.PathLike) or suffix_of(Path(name)) is None:
+        return None
+    return Path(name)
+
+
+def _memory_affine(image: Any, notes: list[str]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Affine in mm and codes of an image in memory."""
+    if not isinstance(image.header, Nifti1Header):  # the base of Nifti2Header and of pairs too
+        if image.affine is None:
+            return unplaced_affine(image.shape, image.header.get_zooms()[:3], notes), (0, 0)
+        return np.array(image.affine, dtype=np.float64), (1, 1)
+    header = memory_header(image.header.structarr, image.shape)
+    if image.affine is None or np.allclose(image.affine, image.header.get_best_affine(), equal_nan=True):
+        return place(header, None, notes), header.codes
+    affine = np.array(image.affine, dtype=np.float64)  # set since; nibabel would write it like this
+    affine[:3] *= unit_scale(header.unit, notes)
+    return affine, (0, 2)

@@ -1,0 +1,286 @@
+"""What a report shows: scans, maps and the sidecar's record, from a result in memory or from files.
+
+Axes: X Y Z voxels, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.core.errors import DataError, GeometryError, InputMissing, MoeDiffError, naming
+from moediff.core.geometry import covered, resample
+from moediff.core.volume import Grid, Volume
+from moediff.evaluation.data_consistency import residual_map
+from moediff.evaluation.pairs import load_drawn
+from moediff.inference.options import Enhanced
+from moediff.inference.outputs import OutputPaths, stem_of
+from moediff.inference.route import route
+from moediff.io.atomic import shown
+from moediff.io.scans import load
+from moediff.report.layers import air
+
+RECORD_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFiles:
+    """Files that belong to one enhanced scan; None leaves a view out.
+
+    Args:
+        scan: the enhanced scan; its sidecar lies beside it.
+        source: the scan that was enhanced.
+        trust, index, series: how it is read, as `load` takes them.
+        truth: the true scan, on any grid.
+        uncertainty: standard deviation on the enhanced grid.
+        experts: 4-D gate weights on the enhanced grid.
+        differences: what `enhance --differences` wrote.
+        lesions: mask of lesions, on any grid.
+        defaced: the user says that no face is left, so the scan may be shown in 3-D.
+    """
+
+    scan: Path
+    source: Path | None = None
+    trust: str | None = None
+    index: int | None = None
+    series: str | None = None
+    truth: Path | None = None
+    uncertainty: Path | None = None
+    experts: Path | None = None
+    differences: Path | None = None
+    lesions: Path | None = None
+    defaced: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportScans:
+    """Everything that a page draws, in original units.
+
+    Args:
+        enhanced: the result; all maps lie on its grid.
+        name: file name of the input (or of the result); no folder.
+        record: the sidecar's fields.
+        source: the input on its own grid.
+        interpolated: the input on the enhanced grid.
+        truth: the true scan on the enhanced grid.
+        truth_seen_XYZ: where it was measured; None says everywhere.
+        uncertainty_XYZ: standard deviation.
+        gate_XYZE: weight of each expert, zero where none worked.
+        changed_XYZE: each expert's own result minus the interpolated input.
+        expert_names: in the order of E.
+        residual: the enhanced scan acquired again minus the input, on any grid.
+        lesions: 1 inside outlined lesions, on any grid.
+        defaced: the user says that no face is left.
+
+    Raises:
+        GeometryError: a map does not lie on the enhanced grid.
+    """
+
+    enhanced: Volume
+    name: str
+    record: dict[str, Any] = field(default_factory=dict)
+    source: Volume | None = None
+    interpolated: Volume | None = None
+    truth: Volume | None = None
+    truth_seen_XYZ: Tensor | None = None
+    uncertainty_XYZ: Tensor | None = None
+    gate_XYZE: Tensor | None = None
+    changed_XYZE: Tensor | None = None
+    expert_names: tuple[str, ...] = ()
+    residual: Volume | None = None
+    lesions: Volume | None = None
+    defaced: bool = False
+
+    def __post_init__(self) -> None:
+        maps = {
+            "uncertainty": self.uncertainty_XYZ,
+            "expert map": self.gate_XYZE,
+            "experts' difference map": self.changed_XYZE,
+        }
+        maps |= {"truth": self.truth.data_XYZ if self.truth else None}
+        for what, data in maps.items():
+            if data is not None and tuple(data.shape[:3]) != self.enhanced.shape:
+                raise GeometryError(
+                    f"the {what} has shape {tuple(data.shape[:3])}, expected {self.enhanced.shape}; "
+                    "give the file that was written with this result"
+                )
+
+
+def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> ReportScans:
+    """A result that has just been computed.
+
+    Args:
+        name: file name to show; for DICOM give the neutral stem, never a patient's name.
+        truth: the true scan, on any grid.
+
+    Returns:
+        What `write_page` shows.
+    """
+    worked = bool(result.mask_XYZ.any())
+    changed_XYZE = None
+    if worked and result.each_XYZE is not None:
+        changed_XYZE = result.each_XYZE - result.interpolated.data_XYZ[..., None]
+    truth, seen_XYZ = (None, None) if truth is None else truth_on(truth, result.volume.grid)
+    return ReportScans(
+        enhanced=result.volume,
+        name=name,
+        record=result.record,
+        source=result.source.volume,
+        interpolated=result.interpolated,
+        truth=truth,
+        truth_seen_XYZ=seen_XYZ,
+        uncertainty_XYZ=None if result.uncertainty is None else result.uncertainty.data_XYZ,
+        gate_XYZE=result.gate_XYZE if worked else None,
+        changed_XYZE=changed_XYZE,
+        expert_names=result.expert_names,
+        residual=result.residual,
+    )
+
+
+def from_files(files: ReportFiles) -> ReportScans:
+    """A result that was written earlier.
+
+    Raises:
+        InputMissing: a file or the sidecar is not there.
+        DataError: the sidecar is damaged, or a file is no usable scan.
+        GeometryError: a map does not lie on the enhanced grid, or input or truth lie elsewhere.
+    """
+    enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
+    record = _read_record(OutputPaths(scan=files.scan).sidecar)
+    source = None
+    if files.source:
+        source = load(files.source, trust=files.trust, index=files.index, series=files.series)
+    truth, seen_XYZ = truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
+    gate_XYZE = _read_maps(files.experts, record, 1).clamp(0, 1) if files.experts else None
+    changed_XYZE = _changed(_read_maps(files.differences, record, 2)) if files.differences else None
+    return ReportScans(
+        enhanced=enhanced,
+        name=files.scan.name if source is None else _name_of(files.source, source.stem),
+        record=record,
+        source=None if source is None else source.volume,
+        interpolated=None if source is None else _interpolated(source.volume, enhanced.grid),
+        truth=truth,
+        truth_seen_XYZ=seen_XYZ,
+        uncertainty_XYZ=load(files.uncertainty).volume.data_XYZ if files.uncertainty else None,
+        gate_XYZE=gate_XYZE,
+        changed_XYZE=changed_XYZE,
+        expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
+        residual=None if source is None else _residual(enhanced, source.volume),
+        lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None,
+        defaced=files.defaced,
+    )
+
+
+def _lesions(path: Path, grid: Grid) -> Volume:
+    drawn = load_drawn(path)
+    _seen("lesion mask", drawn, grid)
+    return drawn
+
+
+def _seen(what: str, volume: Volume, grid: Grid) -> Tensor:
+    """Where on a grid a scan was measured."""
+    seen_XYZ = covered(volume.grid, grid)
+    if not bool(seen_XYZ.any()):
+        raise GeometryError(
+            f"the {what} lies wholly outside the enhanced scan, expected the same part of one head: name the right file"
+        )
+    return seen_XYZ
+
+
+def _interpolated(source: Volume, grid: Grid) -> Volume:
+    """The input on the enhanced grid, as `Enhanced.interpolated` has it."""
+    _seen("input", source, grid)
+    return route(source, grid).interpolated(source)
+
+
+def truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
+    """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
+    seen_XYZ, read = _seen("truth", truth, grid), resample(truth, grid)
+    if bool(seen_XYZ.all()):
+        return read, None
+    return read.with_data(read.data_XYZ.masked_fill(~seen_XYZ, air(truth))), seen_XYZ
+
+
+def _changed(differences_XYZN: Tensor) -> Tensor:
+    """Each expert minus input, the second half of what `enhance --differences` writes."""
+    count = differences_XYZN.shape[3]
+    if count % 2:
+        raise DataError(f"expected two volumes an expert in the differences, got {count}; see --differences")
+    return differences_XYZN[..., count // 2 :]
+
+
+def _residual(enhanced: Volume, source: Volume) -> Volume | None:
+    """None where the two grids are oblique to each other or no head is found: there it cannot be told."""
+    with suppress(GeometryError, DataError):
+        return residual_map(enhanced, source)
+    return None
+
+
+def source_beside(scan: Path, *, trust: str | None = None, index: int | None = None) -> Path | None:
+    """The input of a result that kept its default name, if it still lies there with the shape the sidecar recorded.
+
+    Args:
+        trust, index: as `load` takes them.
+    """
+    if "_desc-sr" not in scan.name:
+        return None
+    place, stem = scan.parent, stem_of(scan).replace("_desc-sr", "", 1)
+    for path in (place / f"{stem}.nii.gz", place / f"{stem}.nii"):
+        if path.is_file():
+            with suppress(MoeDiffError):
+                expected = _read_record(OutputPaths(scan=scan).sidecar).get("input_shape")
+                return path if list(load(path, trust=trust, index=index).volume.shape) == expected else None
+    return None
+
+
+def _expert_names(record: dict[str, Any], gate_XYZE: Tensor | None) -> tuple[str, ...]:
+    """Names as the sidecar gives them, numbers where it does not."""
+    count = 0 if gate_XYZE is None else gate_XYZE.shape[3]
+    named = record.get("experts")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    return (*names[:count], *(f"expert {i + 1}" for i in range(len(names), count)))
+
+
+def _name_of(path: Path | None, stem: str | None) -> str:
+    return stem or (path.name if path else "scan")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    with naming(shown(path)):
+        try:
+            text = path.read_text(encoding="utf-8") if path.stat().st_size <= RECORD_BYTES else ""
+            record = json.loads(text)
+        except OSError as error:
+            raise InputMissing(
+                "the sidecar cannot be read; a report needs the JSON that was written beside the result"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError("the sidecar is not JSON; enhance the scan again") from error
+        if not isinstance(record, dict):
+            raise DataError(f"expected an object in the sidecar, got {type(record).__name__}; enhance the scan again")
+    return record
+
+
+def _read_maps(path: Path, record: dict[str, Any], each: int) -> Tensor:
+    """A 4-D map of so many volumes an expert; the first passes the checks of every scan before the rest is read."""
+    load(path, index=0)
+    with naming(shown(path)):
+        image: Any = nib.load(path)
+        data_XYZE = np.asarray(image.dataobj, dtype=np.float32)
+        if data_XYZE.ndim != 4:
+            raise DataError(f"expected a 4-D map, one volume an expert, got shape {data_XYZE.shape}")
+        named = record.get("experts")
+        if isinstance(named, list) and named and data_XYZE.shape[3] != each * len(named):
+            raise DataError(
+                f"found {data_XYZE.shape[3]} volumes, expected {each} for each of {len(named)} experts: name what was "
+                "written with this result, --experts and --differences each its own"
+            )
+    return torch.from_numpy(data_XYZE).nan_to_num(0.0)

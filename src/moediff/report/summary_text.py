@@ -1,0 +1,204 @@
+"""What a report says in words and numbers; a field that the sidecar lacks is left out, never guessed.
+
+Axes: X Y Z voxels, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moediff.evaluation.metrics.fidelity import head_mask, score
+from moediff.report.data import ReportScans
+from moediff.report.regions import Expert, Region, experts, regions
+from moediff.report.sanitise import number, one_line
+
+MODES = {"faithful": "faithful (the most likely scan, one evaluation)", "detail": "detail (one plausible sample)"}
+NOTHING_DONE = "Nothing but interpolation: the scan is already as fine as its grid, and the network was not asked."
+BLENDED = (
+    "Each place of the scan was given to the denoisers that a gate found fit for it, and their answers were blended."
+)
+CORRECTED = {
+    True: "The result was then corrected where it contradicted the measurement.",
+    False: "It was not corrected where it contradicts the measurement.",
+}
+WITHIN, SMALL = 1.5, 0.01  # of the noise, of the intensity range: a disagreement up to either says nothing
+MANY = 100  # times the noise; beyond it the number says no more than that there is hardly any noise
+
+
+@dataclass(frozen=True)
+class Score:
+    """Agreement of a scan with the truth: PSNR in dB, SSIM; higher is better."""
+
+    name: str
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Sentences, rows of (what, value) and tables, each in plain words.
+
+    Args:
+        story: what was done, in a sentence or two.
+        verdict: whether the result agrees with the measurement; empty where that is not known.
+        done, numbers: rows.
+        experts, regions, scores: tables; empty where not known.
+        warnings: the sidecar's.
+    """
+
+    story: str
+    verdict: str
+    done: tuple[tuple[str, str], ...]
+    numbers: tuple[tuple[str, str], ...]
+    experts: tuple[Expert, ...]
+    regions: tuple[Region, ...]
+    scores: tuple[Score, ...]
+    warnings: tuple[str, ...]
+
+
+def _triple(value: object, unit: str) -> str:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return ""
+    numbers = [number(v) for v in value]
+    return "" if None in numbers else " x ".join(f"{n:.4g}" for n in numbers) + unit
+
+
+def _grid(record: Mapping[str, Any], which: str) -> str:
+    parts = (_triple(record.get(f"{which}_shape"), " voxels"), _triple(record.get(f"{which}_spacing_mm"), " mm"))
+    return " of ".join(part for part in parts if part)
+
+
+def _seconds(record: Mapping[str, Any]) -> str:
+    timings = record.get("timings")
+    seconds = [number(s) for s in timings.values()] if isinstance(timings, dict) else []
+    return f"{sum(s or 0.0 for s in seconds):.1f} s" if seconds else ""
+
+
+def _story(record: Mapping[str, Any]) -> str:
+    told = [NOTHING_DONE if record.get("passed_through") is True else BLENDED]
+    before, after = (_triple(record.get(f"{which}_spacing_mm"), " mm") for which in ("input", "output"))
+    told += [f"Voxels of {before} became voxels of {after}."] if before and after and before != after else []
+    seconds = _seconds(record)
+    if isinstance(record.get("consistency"), bool) and told[0] is BLENDED:
+        told += [CORRECTED[record["consistency"]]]
+    told += [f"It took {seconds}."] if seconds else []
+    return " ".join(told)
+
+
+def _done(scans: ReportScans) -> list[tuple[str, str]]:
+    record = scans.record
+    warnings = record.get("warnings")
+    rows = [
+        ("Scan", scans.name),
+        ("Input grid", _grid(record, "input")),
+        ("Enhanced grid", _grid(record, "output")),
+        ("Mode", MODES.get(str(record.get("mode")), record.get("mode", ""))),
+        ("Model", record.get("bundle_name", "")),
+        ("Learned on from", _learned(record)),
+        ("Fingerprint of the model (sha256)", record.get("bundle_sha256", "")),
+        ("Evaluations of the network", record.get("steps", "")),
+        ("Mirrored readings", record.get("mirrors", "")),
+        ("Samples", record.get("samples", "")),
+        ("Seed", record.get("seed", "")),
+        ("Corrected towards the measurement", _yes_or_no(record.get("consistency"))),
+        ("Every other slice", _slices(record)),
+        ("Uncertainty", record.get("uncertainty", "") if isinstance(record.get("uncertainty"), str) else ""),
+        ("Warnings", "none" if warnings == [] else ""),  # others stand at the top
+        ("Time", _seconds(record)),
+        ("Device", record.get("device", "")),
+        ("Precision of the network", record.get("dtype", "")),
+        ("Software", record.get("software", "")),
+    ]
+    return [(what, one_line(value)) for what, value in rows if value != ""]
+
+
+def _yes_or_no(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else ""
+
+
+def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _slices(record: Mapping[str, Any]) -> str:
+    told = _section(record, "slices")
+    share = number(told.get("alternate_by"))
+    if share is None or not told.get("noticeable"):
+        return ""
+    return f"{share:.1%} brighter than those between, {'taken out' if told.get('evened') else 'left as it is'}"
+
+
+def _learned(record: Mapping[str, Any]) -> str:
+    told = _section(record, "bundle_adapted")
+    scans, share = number(told.get("scans")), number(told.get("share"))
+    if scans is None or share is None:
+        return ""
+    return f"{scans:.0f} thick-slice scan{'' if scans == 1 else 's'}, {share:.0%} of the way"
+
+
+def _agreement(record: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    told = _section(record, "data_consistency")
+    return number(told.get("rms_over_range")), number(told.get("noise_over_range"))
+
+
+def _numbers(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    gap, noise = _agreement(record)
+    named = {"Disagreement with the measured scan": gap, "Noise in the measured scan": noise}
+    return [(what, f"{100 * v:.2f} % of its intensity range") for what, v in named.items() if v is not None]
+
+
+def _verdict(record: Mapping[str, Any]) -> str:
+    gap, noise = _agreement(record)
+    if gap is None or noise is None:
+        return ""
+    if gap <= max(WITHIN * noise, SMALL):
+        return "The enhanced scan agrees with what was measured: it differs by no more than noise does."
+    times = f"{gap / noise:.1f}" if gap < MANY * noise else f"more than {MANY}"
+    return (
+        f"The enhanced scan differs from what was measured by {times} times the noise. "
+        "Look at the map of disagreement before using it."
+    )
+
+
+def _scores(scans: ReportScans) -> list[Score]:
+    if scans.truth is None:
+        return []
+    truth_XYZ, seen_XYZ = scans.truth.data_XYZ.float(), scans.truth_seen_XYZ
+    judged = head_mask(truth_XYZ)
+    if seen_XYZ is not None:
+        judged &= seen_XYZ
+    named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
+    found = []
+    for name, volume in named.items():
+        if volume is not None:
+            data_XYZ = volume.data_XYZ.float()
+            if seen_XYZ is not None:  # else windows of SSIM would see beyond it
+                data_XYZ = torch.where(seen_XYZ, data_XYZ, truth_XYZ)
+            scores = score(data_XYZ, truth_XYZ, judged)
+            found.append(Score(name, scores.psnr, scores.ssim))
+    return found
+
+
+def facts(scans: ReportScans) -> Facts:
+    """All that a page says.
+
+    Raises:
+        DataError, GeometryError: the truth cannot be compared with the result.
+    """
+    warnings = scans.record.get("warnings")
+    told = [one_line(w) for w in warnings] if isinstance(warnings, list) else []
+    return Facts(
+        _story(scans.record),
+        _verdict(scans.record),
+        tuple(_done(scans)),
+        tuple(_numbers(scans.record)),
+        tuple(experts(scans)),
+        tuple(regions(scans)),
+        tuple(_scores(scans)),
+        tuple(told),
+    )

@@ -1,0 +1,195 @@
+"""Heads as training keeps them, in memory and on disk, so that a resumed run need not prepare its scans again.
+
+Axes: X Y Z voxels, N voxels of the foreground.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moediff.acquisition.degrade import reference_intensity
+from moediff.acquisition.recipe import Recipe, thick_slices
+from moediff.core.errors import ConfigError, DataError, InputMissing
+from moediff.io.atomic import shown
+
+FORMAT = 1  # raise it when heads are prepared differently
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSource:
+    """One training scan.
+
+    Args:
+        path: the file.
+        input: the same head as it is usually acquired, registered to `path`: patches then are pairs as they were
+            measured, and nothing is simulated.
+        spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
+        weight: how often it is drawn, relative to the others.
+        labels: the file is a label map; scans are synthesised from it.
+        prepared: the file holds heads as `write_heads` writes them; nothing else here applies to it.
+        copies: synthetic scans made of one label map.
+        licence, source: terms and origin of the data, copied into the bundle.
+    """
+
+    path: str
+    input: str | None = None
+    spacing_mm: tuple[float, ...] = ()
+    weight: float = 1.0
+    labels: bool = False
+    prepared: bool = False
+    copies: int = 1
+    licence: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.input is not None and (self.labels or self.prepared):
+            raise ConfigError(f"{self.path}: `input` goes with sharp scans, not with labels or prepared; leave one out")
+        if self.labels and self.spacing_mm:
+            raise ConfigError(f"{self.path}: label maps are not resampled, expected no spacing_mm; leave it out")
+        if self.copies < 1 or not 0 < self.weight < math.inf:
+            raise ConfigError(
+                f"{self.path}: copies={self.copies} must be at least 1 and weight={self.weight} a positive number"
+            )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How the slices of a scan lie that stands in for a sharp one, and how such slices are acquired.
+
+    Args:
+        axis: along which they are stacked; detail along it was not measured, so nothing is learned of it.
+        recipe: what the scan's own acquisition does to other axes, slices along the last.
+    """
+
+    axis: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The head as it is usually acquired, beside the sharp one.
+
+    Args:
+        data_XYZ: scaled, half precision, canonical axes.
+        affine: 4x4, its voxels -> voxels of the sharp head; axes parallel.
+        known_XYZ: voxels of the sharp head that both scans cover, a convex set.
+    """
+
+    data_XYZ: Tensor
+    affine: Tensor
+    known_XYZ: Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known.
+
+    With a `stack` it is a scan of thick slices as far as it could be enhanced: sharp in the plane of its slices. With
+    `measured` it was acquired twice.
+    """
+
+    data_XYZ: Tensor
+    inside_N3: Tensor
+    reference: float
+    region_XYZ: Tensor | None
+    weight: float
+    stack: Stack | None = None
+    measured: Measured | None = None
+
+    def to(self, device: torch.device) -> Head:
+        """The same head with its voxels on a device; the list of places that patches are drawn from stays here."""
+        region = None if self.region_XYZ is None else self.region_XYZ.to(device)
+        low = self.measured
+        low = None if low is None else replace(low, data_XYZ=low.data_XYZ.to(device))
+        return replace(self, data_XYZ=self.data_XYZ.to(device), region_XYZ=region, measured=low)
+
+
+def head_of(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
+    """A scaled scan as training keeps it.
+
+    Raises:
+        DataError: values too large for half precision.
+    """
+    if not bool(torch.isfinite(data_XYZ.half()).all()):
+        raise DataError("a training scan is not finite in half precision; check the scans named in the configuration")
+    where = inside_XYZ.nonzero()
+    return Head(
+        data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight
+    )
+
+
+Make = Callable[[ScanSource, Path, int], list[Head]]
+
+
+def kept(source: ScanSource, root: Path, seed: int, folder: Path, make: Make) -> list[Head]:
+    """The heads of one source, from `folder` where they lie there, else made and written to it.
+
+    Raises:
+        InputMissing: the scan cannot be read.
+    """
+    path = folder / f"{_key(source, root, seed)}.safetensors"
+    if not path.exists():
+        write_heads(path, make(source, root, seed))
+    return read_heads(path)
+
+
+def _key(source: ScanSource, root: Path, seed: int) -> str:
+    """Of all that a head depends on: the files' bytes, the settings, the seed."""
+    content = hashlib.sha256()
+    for path in [root / name for name in (source.path, source.input) if name is not None]:
+        try:
+            content.update(path.read_bytes())
+        except OSError as error:
+            raise InputMissing(f"{shown(path)}: cannot be read ({error.strerror}); check the name") from error
+    told = repr((FORMAT, source, seed, content.hexdigest()))
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def write_heads(path: Path, heads: list[Head]) -> None:
+    """Write heads to one safetensors file, which appears whole."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for index, head in enumerate(heads):
+        numbers = torch.tensor([head.reference, head.weight], dtype=torch.float64)
+        own = {"data": head.data_XYZ, "inside": head.inside_N3, "numbers": numbers, "region": head.region_XYZ}
+        if head.stack is not None:
+            across = head.stack.recipe.axes[2]
+            told = [head.stack.axis, across.factor, head.stack.recipe.noise]
+            own["stack"] = torch.tensor(told, dtype=torch.float64)
+        if (low := head.measured) is not None:
+            own |= {"low": low.data_XYZ, "affine": low.affine, "known": low.known_XYZ}
+        # clones: copies of one label map share their regions, and safetensors refuses shared memory
+        tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    save_file(tensors, fresh)
+    fresh.replace(path)
+
+
+def read_heads(path: Path) -> list[Head]:
+    """What `write_heads` wrote."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    heads: list[Head] = []
+    while f"{len(heads)}.data" in tensors:
+        prefix = f"{len(heads)}."
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        reference, weight = own["numbers"].tolist()
+        stack = _stack(*own["stack"].tolist()) if "stack" in own else None
+        measured = Measured(own["low"], own["affine"], own["known"]) if "low" in own else None
+        heads.append(Head(own["data"], own["inside"], reference, own.get("region"), weight, stack, measured))
+    return heads
+
+
+def _stack(axis: float, factor: float, noise: float) -> Stack:
+    return Stack(int(axis), thick_slices(factor, noise, "slices"))

@@ -1,0 +1,186 @@
+"""What a training run is told: one TOML file, which may build on others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from moediff.acquisition.recipe import RecipeRanges
+from moediff.core.config import parse_as
+from moediff.core.errors import ConfigError, InputMissing, shown
+from moediff.model.bundle import BundleConfig
+from moediff.training.augment import AugmentConfig
+from moediff.training.cache import ScanSource
+from moediff.training.gate_step import ROUTING
+from moediff.training.losses import LossConfig
+from moediff.training.patches import check_patch
+from moediff.training.validate import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a run with patches and batches of its own: small patches first, large ones late.
+
+    Args:
+        until: share of the run at which it ends, 0..1.
+        batch, patch: examples a step and their side in voxels.
+    """
+
+    until: float
+    batch: int
+    patch: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until <= 1 or self.batch < 1:
+            raise ConfigError(f"phases: until={self.until} must lie in 0..1 and batch={self.batch} be at least 1")
+        check_patch(self.patch, "phases: patch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; a TOML file holds these.
+
+    Args:
+        out: folder for checkpoints, logs and the bundle.
+        data: folder that scan paths are relative to.
+        scans: what to learn from.
+        heads: folder for prepared scans, shared by runs and read again by a resumed one; none prepares them each time.
+        validation: scans and recipes to judge by; none skips validation.
+        steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
+        minutes: optional budget; the schedule then follows the clock where that is further along.
+        clock: what minutes are counted by: "wall", or "cpu", the process's own time, for comparisons beside other work.
+        batch, patch: examples a step and their side in voxels.
+        phases: instead of one `batch` and `patch`, several in turn; the last must end at 1.
+        compile: compile the residual blocks where the run has a CUDA device.
+        examples: where patches are degraded: "device" (that of the run) or "cpu".
+        precision: of what layers compute; "auto" takes bfloat16 on CUDA and float32 on a CPU, "fast" bfloat16 wherever
+            the device has instructions for it. Weights stay float32.
+        start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
+        only: names of parts that learn ("error", "gate", ...); none lets all learn.
+        rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
+        ema: decay of the weight average that is saved.
+        device: "auto", "cpu" or "cuda".
+        save_every: steps between checkpoints (and validation).
+        provenance: who and what, copied into the bundle.
+    """
+
+    out: str
+    data: str = "."
+    scans: tuple[ScanSource, ...] = ()
+    heads: str | None = None
+    validation: Validation = field(default_factory=Validation)
+    model: BundleConfig = field(default_factory=BundleConfig)
+    recipes: RecipeRanges = field(default_factory=RecipeRanges)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 1000
+    minutes: float | None = None
+    clock: Literal["wall", "cpu"] = "wall"
+    start: str | None = None
+    only: tuple[str, ...] = ()
+    batch: int = 4
+    patch: int = 48
+    phases: tuple[Phase, ...] = ()
+    compile: bool = False
+    examples: str = "device"
+    precision: Literal["auto", "fast", "float32", "bfloat16"] = "auto"
+    rate: float = 5e-3
+    warmup: int = 100
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.998
+    save_every: int = 500
+    seed: int = 0
+    device: str = "auto"
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("rate", "clip", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}={value} must be a positive number")
+        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
+            raise ConfigError(f"weight_decay={self.weight_decay} and warmup={self.warmup} must be 0 or more")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among GPUs"
+            )
+        check_patch(self.patch)
+        self._check_seed()
+        self._check_only()
+        if self.examples not in ("device", "cpu"):
+            raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema={self.ema} must lie in 0..1")
+        ends = [phase.until for phase in self.phases]
+        if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
+            raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
+
+    def _check_seed(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} must lie in 0..2^63 - 1")
+
+    def _check_only(self) -> None:
+        if not self.loss.aggregate and not (self.only and set(self.only) <= set(ROUTING)):
+            raise ConfigError(
+                f"loss.aggregate=0 teaches encoder and gate alone, found only={list(self.only)}: name these parts there"
+            )
+
+    def parts(self) -> tuple[Phase, ...]:
+        """The phases, or the one that a run without any is."""
+        return self.phases or (Phase(until=1, batch=self.batch, patch=self.patch),)
+
+    def phase_at(self, progress: float) -> Phase:
+        """What is drawn when this share of the run is done."""
+        return next((phase for phase in self.parts() if progress < phase.until), self.parts()[-1])
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a TOML training configuration.
+
+    Relative `out`, `data`, `heads` and `start` are taken from the file's folder; `like` names another configuration
+    whose settings hold unless this one says otherwise.
+
+    Raises:
+        InputMissing: no such file.
+        ConfigError: not TOML, or unknown or impossible settings.
+    """
+    try:
+        return parse_as(TrainConfig, _read_settings(path))
+    except ConfigError as error:
+        raise ConfigError(f"{shown(path)}: {error}") from error
+
+
+def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    import tomllib
+
+    if path.resolve() in above:
+        raise ConfigError(f"like: {path} builds on itself; remove one `like`")
+    if not path.is_file():
+        raise InputMissing(f"{shown(path)}: no such training configuration: check the name")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissing(f"{shown(path)}: it cannot be read ({error.strerror}): check permissions") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
+        raise ConfigError(f"not TOML ({error}), expected settings like those in configs/: mend it there") from error
+    for key in ("out", "data", "heads", "start"):
+        if isinstance(values.get(key), str):  # anything else is refused by its type later
+            values[key] = str(path.parent / values[key])
+    like = values.pop("like", "")
+    if not isinstance(like, str):
+        raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
+    if like:
+        values = _over(_read_settings(path.parent / like, (*above, path.resolve())), values)
+    return {"out": str(path.parent), "data": str(path.parent), **values}
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the settings of `above` put over it, tables merged."""
+    both = {key: _over(below[key], above[key]) for key in above if isinstance(below.get(key), dict)}
+    return {**below, **above, **both}

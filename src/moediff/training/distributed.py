@@ -1,0 +1,118 @@
+"""Several processes training one network: each takes its share of every batch, gradients are averaged.
+
+Two processes of one thread are faster than one of two: drawing patches and the optimiser do not thread well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
+
+from moediff.core.errors import MoeDiffError
+from moediff.core.memory import keep_memory
+
+PATIENCE_S = 120  # for members that were asked to stop: a step, and saving
+
+
+def run_together(work: Callable[[], None], processes: int, threads: int | None = None) -> None:
+    """Run `work` in that many processes of this machine, which find each other through accelerate.
+
+    Args:
+        work: picklable; called in every process.
+        processes: at least 1; 1 runs it here.
+        threads: CPU threads that they share, at least one each; None shares all cores.
+
+    Raises:
+        MoeDiffError: as `work` raised it in the first process that failed; the others are stopped.
+    """
+    if processes == 1:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        work()
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    failures = get_context("spawn").SimpleQueue()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # else it tells whom it stops, and why not
+    try:
+        share = max(1, (threads or os.cpu_count() or 1) // processes)
+        _wait_for(spawn(_member, args=(work, (processes, share), port, failures), nprocs=processes, join=False))
+    except (ProcessExitedException, ProcessRaisedException):
+        if failures.empty():
+            raise
+        raise failures.get() from None
+
+
+def _wait_for(members: ProcessContext) -> None:
+    """To the end; when we are asked to stop, the members are asked too and get time to save."""
+    try:
+        while not members.join():
+            pass
+    except (KeyboardInterrupt, SystemExit):
+        for process in members.processes:
+            process.terminate()
+        for process in members.processes:
+            process.join(PATIENCE_S)
+        raise
+
+
+def _member(
+    rank: int, work: Callable[[], None], size: tuple[int, int], port: int, failures: SimpleQueue[MoeDiffError]
+) -> None:
+    """One process of the team; `size` is how many there are and how many threads each has."""
+    processes, threads = size
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ.update({key: str(value) for key, value in place.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
+    keep_memory()
+    # torch sends SIGINT when the parent dies; started in a shell's background, a process would ignore it and train on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        work()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # nobody hangs up while another still listens
+            torch.distributed.destroy_process_group()
+    except MoeDiffError as error:
+        failures.put(error)
+        raise SystemExit(error.exit_code) from error
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean of every gradient over the processes; one message for all.
+
+    A parameter without a gradient counts as zero, and stays without one where no process has any: an optimiser that
+    makes gradients orthogonal would else step as far for an expert that nobody asked.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    owners = [p for p in parameters if p.requires_grad]
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
+    asked = parts[0].new_tensor([float(p.grad is not None) for p in owners])
+    flat: Tensor = torch.cat([*(part.flatten() for part in parts), asked])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    *means, asked = flat.split([*(p.numel() for p in owners), len(owners)])
+    for parameter, mean, some in zip(owners, means, asked.tolist(), strict=True):
+        parameter.grad = mean.view_as(parameter) if some else None
+
+
+def agreed(value: float) -> float:
+    """Mean of a number over the processes, so that all of them decide alike."""
+    if not torch.distributed.is_initialized():
+        return value
+    mean = torch.tensor(value, dtype=torch.float64)
+    torch.distributed.all_reduce(mean)
+    return float(mean) / torch.distributed.get_world_size()

@@ -1,0 +1,46 @@
+"""A step of encoder and gate alone: neither trunk nor experts run, so patches may be nearly as large as heads.
+
+Axes: B batch, X Y Z voxels, xyz tokens, D width, E experts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moediff.model.denoiser import Denoiser
+from moediff.model.encoder import COARSE, Encoder
+from moediff.training.losses import LossConfig, combine, gate_losses, steady_loss, token_loss
+from moediff.training.patches import Batch
+
+ROUTING = ("encoder", "gate")  # the parts of the network that such a step teaches
+
+
+def routing_loss(
+    denoiser: Denoiser, before: Encoder, batch: Batch, weights: LossConfig, rng: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss to minimise and its parts, without the result's error.
+
+    Args:
+        before: the encoder as it was when the run began, for "tokens": the trunk, which stays, was taught by it.
+
+    Returns:
+        loss: scalar with gradient; parts: detached scalars by name.
+    """
+    token, logit = denoiser.gate_logits(batch.base_BXYZ)
+    parts = gate_losses(logit, None, batch.region_BXYZ, weights.least_share)
+    if weights.steady:
+        parts["steady"] = steadiness(denoiser, batch.base_BXYZ, logit, rng)
+    if weights.tokens:
+        with torch.no_grad():
+            known = denoiser.trunk.token(before(batch.base_BXYZ))  # type: ignore[operator]
+        parts["tokens"] = token_loss(denoiser.trunk.token(token).float(), known.float())  # type: ignore[operator]
+    loss = combine(weights, torch.zeros_like(parts["region"]), None, parts)
+    return loss, {name: value.detach() for name, value in {**parts, "loss": loss}.items()}
+
+
+def steadiness(denoiser: Denoiser, base_BXYZ: Tensor, logit_BxyzE: Tensor, rng: torch.Generator) -> Tensor:
+    """The gate read again where patches begin elsewhere: how far it differs from what it said first."""
+    offset = torch.randint(1, COARSE, (3,), generator=rng).tolist()
+    x, y, z = (slice(at, at + n - COARSE) for at, n in zip(offset, base_BXYZ.shape[1:], strict=True))
+    return steady_loss(logit_BxyzE, denoiser.gate_logits(base_BXYZ[:, x, y, z])[1], offset)

@@ -1,0 +1,67 @@
+"""When a run should stop for now: its slice of time is over, or somebody asked it to."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any, NoReturn
+
+from moediff.core.errors import ConfigError, TryAgain
+from moediff.core.signals import Interrupted, Terminated
+from moediff.training.distributed import agreed
+
+ASKING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Pause:
+    """While entered, SIGTERM and SIGINT wait for the end of a step; a second SIGINT does not.
+
+    Args:
+        minutes: length of the slice, counted from entering; None is without end.
+
+    Raises:
+        ConfigError: the slice is not positive.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        if minutes is not None and not minutes > 0:
+            raise ConfigError(f"a slice of {minutes} minutes is none; give a positive number")
+        self.minutes = math.inf if minutes is None else minutes
+        self.until, self.asked = math.inf, 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Pause:
+        self.until = time.monotonic() + 60 * self.minutes
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in ASKING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked == number == signal.SIGINT:
+            raise Interrupted
+        self.asked = number
+
+    def due(self) -> bool:
+        """Whether to stop now; all processes of a run hear the same."""
+        return agreed(float(bool(self.asked) or time.monotonic() >= self.until)) > 0
+
+    def leave(self, step: int, progress: float) -> NoReturn:
+        """End this call, all processes together, once everything is saved.
+
+        Raises:
+            Interrupted, Terminated: a signal asked for it.
+            TryAgain: the slice is over.
+        """
+        agreed(0.0)  # one process still saves; the others wait for it
+        if self.asked == signal.SIGINT:
+            raise Interrupted
+        if self.asked:
+            raise Terminated(128 + self.asked)
+        raise TryAgain(f"paused at step {step}, {progress:.0%} done; go on with --resume")

@@ -1,0 +1,89 @@
+"""A thick-slice scan as something to learn from: enhanced so far, and sharp in the plane of its slices.
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moediff.acquisition.degrade import reference_intensity
+from moediff.acquisition.normalisation import foreground, noise_sigma
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.errors import DataError
+from moediff.core.geometry import canonical_grid, canonicalise, coarsest_axis
+from moediff.core.volume import Grid
+from moediff.inference.enhancer import Enhancer
+from moediff.inference.grid_plan import aligned_grid, target_grid
+from moediff.inference.options import EnhanceOptions
+from moediff.io.scans import Loaded
+from moediff.training.cache import Head, Stack, head_of
+from moediff.training.sources import brain_scaled
+
+THINNEST, THICKEST = 1.8, 8.0  # slice distance in voxels of what is learned from: no gap to learn of; too few slices
+UNEQUAL = 1.25  # voxels' longest over shortest side, up to which detail counts as alike along all axes
+MOST_NOISE = 0.2  # of the scan's intensity
+
+
+@dataclass(frozen=True)
+class Slices:
+    """How a scan was cut, and on which voxels it is learned from.
+
+    Args:
+        axis: the canonical axis that slices are stacked along.
+        voxel_mm: voxel size along the canonical axes, nearly isotropic.
+        factor: slice distance over the voxel size along `axis`.
+    """
+
+    axis: int
+    voxel_mm: tuple[float, ...]
+    factor: float
+
+
+def slices_of(source: Grid, options: EnhanceOptions | None = None) -> Slices:
+    """Whether and how a scan can be learned from: on voxels as options ask for, no finer than its plane was measured.
+
+    Args:
+        source: the scan's grid, any orientation.
+        options: what it will be enhanced to; None is the default of `enhance`.
+
+    Raises:
+        DataError: its slices are not thick, or too thick.
+    """
+    own = canonical_grid(source)
+    goal = canonical_grid(aligned_grid(source, target_grid(source, options or EnhanceOptions())))
+    axis = coarsest_axis(own.spacing_mm)
+    voxel_mm = _voxel_mm(own, goal, axis)
+    factor = own.spacing_mm[axis] / voxel_mm[axis]
+    if not THINNEST <= factor <= THICKEST:
+        raise DataError(
+            f"slices are {factor:.2g} times as thick as the voxels of their plane, expected {THINNEST:g} to "
+            f"{THICKEST:g}: weights adapt to scans of thick slices only, enhance this one without"
+        )
+    return Slices(axis, voxel_mm, factor)
+
+
+def head_from(scan: Loaded, slices: Slices, enhancer: Enhancer) -> Head:
+    """A thick-slice scan, enhanced with the weights at hand, with its slices' thickness and noise.
+
+    Args:
+        scan: as `load` returns it.
+        slices: from `slices_of` for its grid.
+        enhancer: with the weights at hand.
+    """
+    volume, _ = canonicalise(scan.volume)
+    options = EnhanceOptions(voxel_size=slices.voxel_mm, even_slices=True)  # bands are no anatomy
+    sharp = enhancer(volume, options).volume
+    noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))
+    noise /= reference_intensity(sharp.data_XYZ)
+    scaled, inside = brain_scaled(sharp)
+    stack = Stack(slices.axis, thick_slices(slices.factor, min(noise, MOST_NOISE), "slices"))
+    return replace(head_of(scaled.data_XYZ, inside, None, 1.0), stack=stack)
+
+
+def _voxel_mm(source: Grid, goal: Grid, axis: int) -> tuple[float, ...]:
+    """The goal's, but no finer than the plane; one size for all axes where they would differ much."""
+    floor = list(source.spacing_mm)
+    floor[axis] = max(size for each, size in enumerate(floor) if each != axis)
+    size = tuple(max(pair) for pair in zip(goal.spacing_mm, floor, strict=True))
+    return size if max(size) <= UNEQUAL * min(size) else (max(size),) * 3

@@ -1,0 +1,126 @@
+"""What training cuts patches from: sharp scans and synthetic ones, read and scaled once.
+
+Axes: X Y Z voxels, N voxels of the foreground.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from moediff.acquisition.normalisation import brain_scaling, foreground
+from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
+from moediff.anatomy.synthesis import synthesise, whole_labels
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError, InputMissing, naming
+from moediff.core.geometry import axis_positions, canonicalise, with_spacing
+from moediff.core.resample import apply_axes, axis_matrix, profile_matrix
+from moediff.core.volume import Volume
+from moediff.io.scans import load
+from moediff.training.cache import Head, ScanSource, head_of, kept, read_heads
+from moediff.training.pairs import pair_of
+
+FWHM = 2.3548  # of a Gaussian, in standard deviations
+LEAST_BLUR = 0.1  # voxels
+LEAST_VOXELS = 16  # along an axis; smaller heads hold nothing to learn from
+
+
+def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path | None = None) -> list[Head]:
+    """Read, prepare and resample every source; label maps become synthetic scans.
+
+    With a folder to `keep` them in, prepared heads are written there and read again by a resumed run, as long as
+    files, settings and seed are the same. Regions come from the labels, and from tissue classification for stripped
+    scans whose tissues can be told apart.
+
+    Raises:
+        InputMissing: a scan is not there.
+        ConfigError: no sources, or a voxel size asked for that is finer than the scan.
+    """
+    if not sources:
+        raise ConfigError("no training scans are listed; name at least one under [[scans]]")
+    for name in (name for source in sources for name in (source.path, source.input) if name is not None):
+        with naming(root / name):
+            if not (root / name).exists():  # before minutes are spent on those that come first
+                raise InputMissing("there is no such training scan: check the name")
+    heads: list[Head] = []
+    for source in sources:
+        if keep is None or source.prepared:
+            heads += _heads_of(source, root, seed)
+        else:
+            heads += kept(source, root, seed, keep, _heads_of)
+    return heads
+
+
+def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
+    if source.prepared:
+        return read_heads(root / source.path)
+    volume, _ = canonicalise(load(root / source.path).volume)
+    if source.input is None:
+        with naming(root / source.path):
+            return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
+    low, _ = canonicalise(load(root / source.input).volume)
+    with naming(root / source.input):
+        return _real_heads(volume, source, brain_scaled(low)[0])
+
+
+def _real_heads(volume: Volume, source: ScanSource, low: Volume | None = None) -> list[Head]:
+    scaled, _ = brain_scaled(volume)
+    sizes = source.spacing_mm or (0.0,)
+    finest = min(volume.spacing_mm)
+    if any(0 < size < 0.98 * finest for size in sizes):
+        raise ConfigError(
+            f"spacing_mm={list(sizes)} asks for finer voxels than the scan's {finest:.3g} mm; name sizes from there up"
+        )
+    coarsest = min(n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)) / LEAST_VOXELS
+    if max(sizes) > coarsest:
+        raise ConfigError(
+            f"spacing_mm={list(sizes)} would leave fewer than {LEAST_VOXELS} voxels along an axis; name sizes up to "
+            f"{coarsest:.3g} mm"
+        )
+    heads = []
+    for size in sizes:
+        at = scaled if size == 0 else _shrink(scaled, size)
+        if low is not None:
+            heads.append(pair_of(at, low, source.weight / len(sizes)))
+            continue
+        inside = foreground(at.data_XYZ, at.spacing_mm)
+        regions = scan_regions(at.data_XYZ, at.spacing_mm)
+        heads.append(head_of(at.data_XYZ, inside, regions, source.weight / len(sizes)))
+    return heads
+
+
+def _shrink(volume: Volume, size_mm: float) -> Volume:
+    """A scan on coarser isotropic voxels, blurred first so that nothing aliases; both in one matrix an axis."""
+    goal = with_spacing(volume.grid, (size_mm,) * 3)
+    positions = axis_positions(volume.grid, goal)
+    assert positions is not None  # the axes are the volume's own
+    matrices = []
+    for n, at, spacing in zip(volume.shape, positions, volume.spacing_mm, strict=True):
+        matrix = axis_matrix(n, at, "cubic")
+        width = 0.42 * FWHM * math.sqrt(max((size_mm / spacing) ** 2 - 1, 0.0))
+        blur = profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", width) if width > LEAST_BLUR else None
+        matrices.append(matrix if blur is None else matrix @ blur)
+    return Volume(apply_axes(volume.data_XYZ, matrices), goal.affine)
+
+
+def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head]:
+    labels = whole_labels(volume.data_XYZ)
+    where = (labels > 0).nonzero()
+    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
+    labels = F.pad(labels[box], (8,) * 6)
+    region = region_map(labels, volume.spacing_mm)
+    heads = []
+    for copy in range(source.copies):
+        scan = synthesise(labels, rng_for(seed, source.path, copy))
+        heads.append(head_of(scan, region != BACKGROUND, region, source.weight / source.copies))
+    return heads
+
+
+def brain_scaled(volume: Volume) -> tuple[Volume, Tensor]:
+    """A scan in training's intensities, the brain's median 0.5, and where its head is."""
+    inside = foreground(volume.data_XYZ, volume.spacing_mm)
+    return volume.with_data(brain_scaling(volume.data_XYZ, inside, volume.spacing_mm).apply(volume.data_XYZ)), inside

@@ -1,0 +1,92 @@
+"""Regions are where distances say, on label maps and on scans."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch import Tensor
+
+from moediff.anatomy.regions import BACKGROUND, REGIONS, region_map, scan_regions, within
+from moediff.core.config import rng_for
+
+DEEP, CORTEX, JUNCTION, REST = range(4)
+NONE = BACKGROUND
+
+
+def slab(labels: list[int], axis: int) -> Tensor:
+    """Labels along one axis, the same over a 5 x 5 face."""
+    view, shape = [1, 1, 1], [5, 5, 5]
+    view[axis] = shape[axis] = len(labels)
+    return torch.tensor(labels, dtype=torch.int32).reshape(view).expand(shape).contiguous()
+
+
+HALVES = [0, 0, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 10, 10]
+RIGHT = [0, 0, 42, 42, 42, 42, 41, 41, 41, 41, 41, 41, 49, 49]
+ONE_MM = [NONE] * 2 + [CORTEX] * 3 + [JUNCTION] + [JUNCTION] * 3 + [DEEP] * 3 + [REST] * 2
+TWO_MM = [NONE] * 2 + [CORTEX] * 4 + [JUNCTION] + [DEEP] * 5 + [REST] * 2
+HALF_MM = [NONE] * 2 + [CORTEX] * 2 + [JUNCTION] * 2 + [JUNCTION] * 6 + [REST] * 2
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("labels", [HALVES, RIGHT], ids=["left", "right"])
+@pytest.mark.parametrize(("spacing", "expected"), [(1.0, ONE_MM), (2.0, TWO_MM), (0.5, HALF_MM)])
+def test_regions_of_a_slab(axis, labels, spacing, expected):
+    """White matter up to 3 mm from cortex and cortex up to 1 mm from white matter make the junction."""
+    size = [1.0, 1.0, 1.0]
+    size[axis] = spacing
+    found = region_map(slab(labels, axis), size)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found.int(), slab(expected, axis))
+
+
+def test_a_corner_is_measured_along_the_diagonal():
+    labels = torch.full((9, 9, 9), 2, dtype=torch.int32)
+    labels[4, 4, 4] = 3
+    found = region_map(labels, (1.0, 1.0, 1.0))
+    assert found[4, 4, 7] == JUNCTION and found[4, 4, 8] == DEEP
+    assert found[6, 6, 5] == JUNCTION  # 2, 2, 1: exactly 3 mm
+    assert found[6, 6, 6] == DEEP  # 3.46 mm
+    assert found[4, 4, 4] == JUNCTION
+    assert int((found == JUNCTION).sum()) == 123  # lattice points within 3 of the origin
+
+
+def test_regions_have_names_in_the_order_of_their_numbers():
+    assert REGIONS[DEEP] == "deep white matter" and REGIONS[CORTEX] == "cortex"
+    assert REGIONS[JUNCTION] == "junction" and REGIONS[REST] == "rest"
+
+
+@given(
+    st.integers(0, 9999),
+    st.floats(0.002, 0.3),
+    st.sampled_from([0.4, 1.0, 1.5, 2.0, 3.0, 4.2]),
+    st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 1.3, 3.0, 5.0])] * 3),
+)
+def test_within_is_the_euclidean_distance(seed, share, reach, spacing):
+    mask = torch.rand(9, 11, 8, generator=rng_for(seed)) < share
+    assume(bool(mask.any()))
+    distance = ndimage.distance_transform_edt(~mask.numpy(), sampling=spacing)
+    assert torch.equal(within(mask, reach, spacing), torch.from_numpy(distance <= reach + 1e-6))
+
+
+def test_nothing_is_near_an_empty_mask():
+    assert not within(torch.zeros(6, 6, 6, dtype=torch.bool), 3.0, (1.0, 1.0, 1.0)).any()
+
+
+def test_regions_of_a_scan_are_those_of_its_labels(brain_labels):
+    levels = torch.zeros(25)
+    levels[[2, 3, 4, 24]] = torch.tensor([900.0, 600.0, 250.0, 250.0])
+    data = levels[brain_labels.long()] + 15 * torch.randn(brain_labels.shape, generator=rng_for(1))
+    found = scan_regions(data.clamp_min(1) * (brain_labels > 0), (2.0, 2.0, 2.0))
+    truth = region_map(brain_labels, (2.0, 2.0, 2.0))
+    assert found is not None
+    known = found != BACKGROUND
+    assert float(known[brain_labels > 0].float().mean()) > 0.6
+    for region in range(len(REGIONS)):
+        assert float((found == truth)[known & (truth == region)].float().mean()) > 0.9, REGIONS[region]
+
+
+def test_a_scan_whose_tissues_cannot_be_told_has_no_regions():
+    assert scan_regions(torch.rand(30, 30, 30), (1.0, 1.0, 1.0)) is None

@@ -1,0 +1,151 @@
+"""`moediff enhance --report` and `moediff report`."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from moediff.cli.main import main
+from moediff.io.scans import load, save, save_maps
+
+
+@pytest.fixture
+def folder(tmp_path, make_phantom, bundle):
+    """A 6 mm phantom, enhanced to 4 mm with a report and all maps."""
+    save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0)), tmp_path / "scan.nii.gz")
+    options = ["--voxel-size", "4", "--bundle", str(bundle), "--experts", str(tmp_path / "experts.nii.gz"), "-q"]
+    assert main(["enhance", str(tmp_path / "scan.nii.gz"), *options, "--report", str(tmp_path / "out.html")]) == 0
+    return tmp_path
+
+
+def test_enhance_writes_a_page_beside_its_result(folder):
+    text = (folder / "out.html").read_text(encoding="utf-8")
+    assert "scan.nii.gz" in text and "Research use only" in text and str(folder) not in text
+
+
+def test_report_makes_the_page_again_from_files(folder, capsys):
+    result = str(folder / "scan_desc-sr.nii.gz")
+    extra = ["--input", str(folder / "scan.nii.gz"), "--truth", result, "--experts", str(folder / "experts.nii.gz")]
+    assert main(["report", result, *extra]) == 0
+    page = folder / "scan_desc-sr_report.html"
+    assert capsys.readouterr().out.strip() == str(page)
+    text = page.read_text(encoding="utf-8")
+    assert "which expert" in text and "<td>1.0000</td>" in text and str(folder) not in text  # SSIM of truth and result
+
+
+def test_no_page_is_overwritten_unless_asked(folder, capsys):
+    result = str(folder / "scan_desc-sr.nii.gz")
+    assert main(["report", result, "-o", str(folder / "out.html")]) == 73
+    assert main(["report", result, "-o", str(folder / "out.html"), "--overwrite", "-q"]) == 0
+    assert main(["report", result, "-o", result, "--overwrite"]) == 73
+    assert "made from" in capsys.readouterr().err
+
+
+def test_the_report_is_one_of_the_outputs_checked_first(folder, capsys):
+    scan = str(folder / "scan.nii.gz")
+    assert main(["enhance", scan, "-o", str(folder / "b.nii.gz"), "--report", str(folder / "out.html")]) == 73
+    assert "out.html" in capsys.readouterr().err and not (folder / "b.nii.gz").exists()
+
+
+@pytest.mark.parametrize(("content", "code"), [(None, 66), ("not json", 65), ("[1]", 65), ("{}", 0)])
+def test_a_sidecar_is_needed_but_its_fields_are_not(content, code, folder):
+    sidecar = folder / "scan_desc-sr.json"
+    sidecar.unlink()
+    if content is not None:
+        sidecar.write_text(content)
+    assert main(["report", str(folder / "scan_desc-sr.nii.gz"), "-q"]) == code
+
+
+def test_one_broken_result_of_many_costs_its_own_page_only(folder, capsys):
+    for name in ("a", "b", "c"):
+        for suffix in (".nii.gz", ".json"):
+            shutil.copy(folder / f"scan_desc-sr{suffix}", folder / f"{name}_desc-sr{suffix}")
+    (folder / "b_desc-sr.json").write_text("not json")
+    results = [str(folder / f"{name}_desc-sr.nii.gz") for name in ("a", "b", "c")]
+    assert main(["report", *results, "--index", str(folder / "all.html")]) == 8
+    told = capsys.readouterr()
+    assert told.err.startswith(f"moediff: no page for {results[1]}: ") and told.err.count("\n") == 1
+    pages = [folder / f"{name}_desc-sr_report.html" for name in ("a", "b", "c")]
+    assert [page.exists() for page in pages] == [True, False, True]
+    index = (folder / "all.html").read_text(encoding="utf-8")
+    assert "a_desc-sr" in index and "c_desc-sr" in index and "b_desc-sr" not in index
+
+
+def test_odd_sidecar_values_are_survived(folder):
+    odd = {
+        "timings": [1],
+        "warnings": "x",
+        "input_shape": "y",
+        "data_consistency": {"rms_over_range": None},
+        "steps": {},
+    }
+    (folder / "scan_desc-sr.json").write_text(json.dumps(odd))
+    assert main(["report", str(folder / "scan_desc-sr.nii.gz"), "-q"]) == 0
+
+
+def test_each_expert_is_shown_when_its_difference_was_asked_for(folder, bundle):
+    scan, differences = str(folder / "scan.nii.gz"), str(folder / "d.nii.gz")
+    options = ["--voxel-size", "4", "--bundle", str(bundle), "-o", str(folder / "b.nii.gz"), "-q"]
+    page = str(folder / "b.html")
+    assert main(["enhance", scan, *options, "--differences", differences, "--report", page]) == 0
+    assert main(["report", str(folder / "b.nii.gz"), "--input", scan, "--differences", differences, "-q"]) == 0
+    for name in ("b.html", "b_report.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert text.count('aria-label="changed by one expert alone: ') == 4
+        assert "disagreement with the input</label>" in text
+
+
+def test_a_folder_gets_an_index_with_links_and_the_inputs_beside(folder, capsys):
+    assert main(["report", str(folder), "--index", str(folder / "index.html")]) == 0
+    assert capsys.readouterr().out.split() == [str(folder / "scan_desc-sr_report.html"), str(folder / "index.html")]
+    assert 'href="scan_desc-sr_report.html"' in (folder / "index.html").read_text(encoding="utf-8")
+    assert "swipe" in (folder / "scan_desc-sr_report.html").read_text(encoding="utf-8")  # there is an input to swipe
+    assert main(["report", str(folder), "--index", str(folder / "index.html")]) == 73
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("no.nii.gz", 66, "no.nii.gz: there is no such file"),
+        ("none", 66, "none: there is no such file or folder"),
+        ("out.html", 65, "out.html: unsupported kind of file"),
+    ],
+)
+def test_what_is_no_result_is_named_as_it_was_given(name, code, said, folder, capsys):
+    before = sorted(folder.iterdir())
+    assert main(["report", str(folder / name)]) == code
+    assert said in capsys.readouterr().err and sorted(folder.iterdir()) == before
+
+
+def test_files_of_one_result_cannot_serve_several(folder):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "a.nii.gz", "b.nii.gz", "--truth", "c.nii.gz"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("option", [["--truth", "scan.nii.gz"], ["--input", "scan.nii.gz"], ["--defaced"], ["-o", "x"]])
+def test_nor_all_that_lie_in_a_folder(option, folder, capsys):
+    for end in ("nii.gz", "json"):
+        shutil.copy(folder / f"scan_desc-sr.{end}", folder / f"other_desc-sr.{end}")
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(folder), *(str(folder / word) if "." in word else word for word in option)])
+    assert stopped.value.code == 2 and sorted(folder.iterdir()) == before
+    assert "give these with one RESULT" in capsys.readouterr().err
+
+
+def test_an_input_of_several_volumes_is_read_as_it_was(folder, capsys):
+    one, result = load(folder / "scan.nii.gz").volume, str(folder / "scan_desc-sr.nii.gz")
+    several = str(folder / "several.nii.gz")
+    save_maps(torch.stack([one.data_XYZ, 0.5 * one.data_XYZ], -1), one.affine, several)
+    assert main(["report", result, "--input", several, "-q"]) == 65
+    assert main(["report", result, "--input", several, "--volume", "0", "-q"]) == 0
+    shutil.move(several, folder / "scan.nii.gz")
+    for choice, found in (([], False), (["--volume", "0"], True)):
+        assert main(["report", result, *choice, "--overwrite", "-q"]) == 0
+        page = (folder / "scan_desc-sr_report.html").read_text(encoding="utf-8")
+        assert ("swipe</label>" in page) == found
+    assert main(["report", str(folder), "--volume", "0", "--overwrite", "-q"]) == 0
+    with pytest.raises(SystemExit):
+        main(["report", result, result, "--volume", "0"])

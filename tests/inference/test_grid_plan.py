@@ -1,0 +1,222 @@
+"""Which grid a result lies on, and that landing there moves nothing in mm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.core.errors import DataError
+from moediff.core.geometry import axis_positions, canonical_grid, canonicalise, with_spacing
+from moediff.core.volume import Grid, Volume
+from moediff.inference.grid_plan import (
+    MARGIN_VOX,
+    MAX_OUTPUT_VOXELS,
+    aligned_grid,
+    land,
+    measured,
+    passes_through,
+    target_grid,
+    working_grid,
+)
+from moediff.inference.options import EnhanceOptions
+
+
+def grid(spacing=(1.0, 1.0, 5.0), shape=(40, 44, 10), degrees=0.0) -> Grid:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]]).double() * torch.tensor(spacing)
+    affine[:3, 3] = torch.tensor([-20.0, 100.0, 3.0])
+    return Grid(shape, affine)
+
+
+def stored(volume: Volume) -> Volume:
+    """The same voxels with axes S, R, A, the first and last running backwards."""
+    matrix = torch.tensor([[0, 1, 0, 0], [0, 0, -1, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    matrix[1, 3], matrix[2, 3] = volume.shape[1] - 1, volume.shape[2] - 1
+    return Volume(volume.data_XYZ.permute(2, 0, 1).flip(0, 2), volume.affine @ matrix)
+
+
+def ramp(on: Grid) -> Volume:
+    """Intensity x + 2 y - 3 z of the place in mm."""
+    index = torch.stack(torch.meshgrid(*(torch.arange(n).double() for n in on.shape), indexing="ij"), -1)
+    place = index @ on.affine[:3, :3].T + on.affine[:3, 3]
+    return Volume(place @ torch.tensor([1.0, 2.0, -3.0]).double(), on.affine)
+
+
+TARGETS = {
+    "default_thick": (EnhanceOptions(), (1, 1, 1), (40, 44, 50)),
+    "one_number": (EnhanceOptions(voxel_size=(2.0,)), (2, 2, 2), (20, 22, 25)),
+    "three_numbers": (EnhanceOptions(voxel_size=(1.0, 0.5, 2.5)), (1, 0.5, 2.5), (40, 88, 20)),
+}
+
+
+@pytest.mark.parametrize(("options", "spacing", "shape"), TARGETS.values(), ids=TARGETS.keys())
+def test_target_grid_known_answers(options, spacing, shape):
+    goal = target_grid(grid(), options)
+    assert goal.spacing_mm == pytest.approx(spacing) and goal.shape == shape
+    assert torch.equal(goal.affine, with_spacing(grid(), spacing).affine)
+
+
+def test_a_fine_scan_is_halved_by_default():
+    assert target_grid(grid((1.0, 1.0, 1.2)), EnhanceOptions()).spacing_mm == pytest.approx((0.5, 0.5, 0.6))
+
+
+def test_voxel_sizes_follow_the_stored_axis_order():
+    scan = stored(Volume(torch.zeros(40, 44, 10), grid().affine))
+    goal = target_grid(scan.grid, EnhanceOptions(voxel_size=(2.5, 1.0, 0.5)))
+    assert goal.shape == (20, 40, 88) and goal.spacing_mm == pytest.approx((2.5, 1.0, 0.5))
+
+
+def test_a_reference_grid_is_taken_as_it_is():
+    like = grid((0.7, 0.8, 0.9), (5, 6, 7), degrees=20)
+    assert target_grid(grid(), EnhanceOptions(like=like)) is like
+
+
+def test_an_enormous_grid_is_refused():
+    huge = Grid((850, 850, 850), torch.eye(4))
+    assert MAX_OUTPUT_VOXELS < 850**3
+    with pytest.raises(DataError, match=r"614 M voxels, expected at most 600 M: ask for larger voxels"):
+        target_grid(grid(), EnhanceOptions(like=huge))
+
+
+PASSES = {
+    (1.0, 1.0, 5.0): True,
+    (2.0, 2.0, 6.0): True,
+    (1.0, 1.0, 4.0): False,
+    (0.9, 2.0, 5.0): False,
+    (0.99, 0.99, 4.95): True,
+    (5.0, 1.0, 1.0): False,  # coarser along one axis is no stand-in for finer along another
+}
+
+
+@pytest.mark.parametrize(("spacing", "expected"), PASSES.items())
+def test_passes_through_table(spacing, expected):
+    assert passes_through(grid(), grid(spacing)) is expected
+
+
+def test_sorted_sizes_count_where_axes_are_not_parallel():
+    assert passes_through(grid(), grid((5.0, 1.0, 1.0), degrees=20)) is True
+    assert passes_through(grid(), grid((4.0, 1.0, 1.0), degrees=20)) is False
+
+
+def shifted(on: Grid, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Grid:
+    """Another box of the same lattice."""
+    affine = on.affine.clone()
+    affine[:3, 3] += affine[:3, :3] @ torch.tensor(start).double()
+    return Grid(shape, affine)
+
+
+ORDINARY = [(1.0, 1.0, 1.0), (0.9, 0.7, 1.1), (1.0, 1.0, 2.0), (0.6, 0.6, 1.7)]
+
+
+@pytest.mark.parametrize("spacing", ORDINARY)
+def test_a_goal_over_the_whole_scan_is_worked_on_as_it_is(spacing):
+    goal = with_spacing(grid(), spacing)
+    assert working_grid(grid(), goal) is goal and measured(grid(), goal) is None
+    turned = stored(Volume(torch.zeros(goal.shape), goal.affine)).grid
+    assert working_grid(grid(), turned) is turned
+
+
+def test_a_goal_short_of_the_scan_by_less_than_a_sample_is_worked_on_as_it_is():
+    """A degraded scan ends up to one thick slice beyond its truth."""
+    goal = shifted(with_spacing(grid(), (1, 1, 1)), (0, 0, 0), (40, 44, 46))
+    assert working_grid(grid(), goal) is goal
+
+
+def test_a_part_of_the_scan_is_worked_on_with_all_around_it_on_the_same_lattice():
+    whole = with_spacing(grid(), (1, 1, 1))
+    near = working_grid(grid(), shifted(whole, (10, 12, 20), (20, 20, 20)))
+    assert near.shape == whole.shape
+    assert_close(near.affine, whole.affine)
+
+
+def test_work_around_a_small_goal_of_fine_voxels_is_bounded():
+    fine = with_spacing(grid(), (0.1, 0.1, 0.1))
+    near = working_grid(grid(), shifted(fine, (200, 200, 250), (30, 30, 30)))
+    assert near.shape == (30 + 2 * MARGIN_VOX,) * 3
+
+
+def test_a_goal_beyond_the_scan_is_worked_on_where_it_was_measured():
+    whole = with_spacing(grid(), (1, 1, 1))
+    goal = shifted(whole, (-8, 0, 30), (40, 44, 50))
+    near = working_grid(grid(), goal)
+    assert near.shape == whole.shape
+    assert_close(near.affine, whole.affine)
+    inside = measured(grid(), goal)
+    expected = torch.zeros(goal.shape, dtype=torch.bool)
+    expected[8:, :, :20] = True
+    assert inside is not None and torch.equal(inside, expected)
+
+
+def test_an_oblique_goal_is_worked_on_over_its_own_box_and_size_is_limited():
+    scan = grid((1.0, 1.0, 5.0), (200, 200, 40))
+    goal = grid((0.5, 0.5, 0.5), (40, 40, 40), degrees=20)
+    goal = Grid(goal.shape, goal.affine + torch.tensor([[0, 0, 0, 100], [0, 0, 0, 100], [0, 0, 0, 100], [0] * 4]))
+    near = working_grid(scan, goal)
+    assert axis_positions(scan, near) is not None
+    assert all(40 < n < 2 * (40 + MARGIN_VOX) for n in near.shape)
+    huge = grid((0.1, 0.4, 0.4), (2000, 400, 400), degrees=20)
+    assert target_grid(scan, EnhanceOptions(like=huge)) is huge
+    with pytest.raises(DataError, match=r"part of the scan to work on .* expected at most 600 M: ask for larger"):
+        working_grid(scan, huge)
+
+
+def test_a_goal_elsewhere_is_refused():
+    with pytest.raises(DataError, match=r"wholly outside .* expected the same part of one head: register"):
+        measured(grid(), shifted(grid(), (400, 0, 0), (40, 44, 10)))
+
+
+def test_land_cuts_and_pads_one_lattice_exactly():
+    volume = ramp(grid())
+    goal = stored(Volume(torch.zeros(30, 50, 9), shifted(grid(), (15, -3, 1), (30, 50, 9)).affine)).grid
+    landed = land(volume, goal, outside=-7.0)
+    back = land(landed, volume.grid, outside=0.0).data_XYZ
+    assert torch.equal(back[15:, :, 1:], volume.data_XYZ[15:, :, 1:])
+    assert int((landed.data_XYZ == -7).sum()) == 30 * 50 * 9 - 25 * 44 * 9
+
+
+def test_aligned_grid_is_the_goal_when_axes_are_parallel():
+    source = stored(Volume(torch.zeros(40, 44, 10), grid().affine)).grid
+    goal = grid((1.0, 1.0, 1.0), (30, 30, 30))
+    assert aligned_grid(source, goal) is goal
+
+
+def test_aligned_grid_of_an_oblique_goal_is_the_scans_box_with_fine_voxels():
+    near = aligned_grid(grid(), grid((2.0, 0.8, 2.0), degrees=15))
+    assert near.spacing_mm == pytest.approx((0.8, 0.8, 0.8)) and near.shape == (50, 55, 62)
+    assert axis_positions(grid(), near) is not None
+    assert aligned_grid(grid(), grid((3.0, 3.0, 3.0), degrees=15)).spacing_mm == pytest.approx((1, 1, 3))
+
+
+def test_land_on_the_same_grid_keeps_every_voxel_and_takes_the_goals_affine():
+    volume = ramp(grid())
+    goal = Grid(volume.shape, volume.affine + 1e-6 * torch.ones(4, 4))
+    landed = land(volume, goal)
+    assert torch.equal(landed.data_XYZ, volume.data_XYZ) and torch.equal(landed.affine, goal.affine)
+
+
+def test_land_on_the_same_voxels_in_another_storage_order_is_exact():
+    volume = ramp(grid())
+    other = stored(volume)
+    landed = land(volume, other.grid)
+    assert torch.equal(landed.data_XYZ, other.data_XYZ) and torch.equal(landed.affine, other.affine)
+    assert torch.equal(land(other, volume.grid).data_XYZ, volume.data_XYZ)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 17.0])
+def test_land_keeps_places_in_mm(degrees):
+    volume = ramp(grid((1.0, 1.0, 1.0), (60, 60, 60)))
+    wanted = grid((0.8, 1.3, 0.9), (20, 18, 22), degrees)
+    wanted.affine[:3, 3] = torch.tensor([10.0, 128.0, 25.0])
+    inside = stored(Volume(torch.zeros(wanted.shape), wanted.affine)).grid
+    landed = land(volume, inside)
+    assert landed.shape == inside.shape and torch.equal(landed.affine, inside.affine)
+    assert_close(landed.data_XYZ, ramp(inside).data_XYZ, atol=0.01, rtol=1e-5, check_dtype=False)
+
+
+def test_canonical_grid_matches_canonicalise():
+    scan = stored(ramp(grid()))
+    assert torch.equal(canonical_grid(scan.grid).affine, canonicalise(scan)[0].affine)

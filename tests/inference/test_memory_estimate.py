@@ -1,0 +1,63 @@
+"""The foretold memory: near a measured peak, and growing with what it should grow with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.volume import Grid
+from moediff.inference.memory_estimate import predicted_mib
+from moediff.inference.options import EnhanceOptions
+from moediff.io.scans import save
+from moediff.model.bundle import load_bundle
+
+MEASURED = """
+import sys
+from moediff.cli.main import main
+assert main(sys.argv[1:]) == 0
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""  # not ru_maxrss: a process inherits that from the one that started it
+
+
+def grid(*shape: int) -> Grid:
+    return Grid((shape[0], shape[1], shape[2]), torch.eye(4, dtype=torch.float64))
+
+
+def foretold(goal: Grid, near: Grid | None = None, **options) -> int:
+    return predicted_mib(grid(64, 64, 20), goal, EnhanceOptions(**options), width=64, experts=4, near=near)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak is read from Linux' /proc")
+def test_it_is_near_the_peak_of_a_process(make_phantom, tmp_path):
+    truth = make_phantom((128, 144, 112), (1.5, 1.5, 1.5))
+    low = degrade(truth, thick_slices(4, 0.01, "thick4"), rng_for(0))
+    save(low, tmp_path / "a.nii.gz")
+    words = ["enhance", str(tmp_path / "a.nii.gz"), "--voxel-size", "1.5", "-q", "--threads", "1"]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True)
+    network = load_bundle().config.denoiser
+    told = predicted_mib(
+        low.grid, truth.grid, EnhanceOptions(), width=network.trunk.width, experts=len(network.experts.views)
+    )
+    assert told == pytest.approx(int(done.stdout) / 1024, rel=0.25)
+
+
+def test_it_grows_with_voxels_tiles_and_maps():
+    small, large = grid(100, 100, 100), grid(200, 200, 200)
+    assert foretold(large) > foretold(small) + 500
+    assert foretold(large, memory_mb=64) == pytest.approx(foretold(large) - 1.4 * 8e6 * 64 / 2**20 + 64, abs=2)
+    assert foretold(large, each_expert=True) == pytest.approx(foretold(large) + 16 * 8e6 / 2**20, abs=2)
+
+
+def test_it_counts_the_voxels_that_are_worked_on():
+    goal, near = grid(50, 50, 50), grid(178, 178, 178)
+    assert foretold(goal, near=near) > foretold(near)
+    turned = torch.eye(4, dtype=torch.float64)
+    turned[:2, :2] = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    assert foretold(Grid(goal.shape, turned), near=near, memory_mb=64) > foretold(goal, near=near, memory_mb=64) + 150

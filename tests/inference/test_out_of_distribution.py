@@ -1,0 +1,104 @@
+"""The out-of-distribution score: 1 for what is known, more for what is not, none where nothing is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.prepare import PrepareSettings, prepare
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError
+from moediff.inference.enhancer import Enhancer
+from moediff.inference.grid_plan import aligned_grid, target_grid
+from moediff.inference.options import EnhanceOptions
+from moediff.inference.out_of_distribution import STRANGE, statistics, strange, strangeness
+from moediff.inference.tiling import frame
+from moediff.model.bundle import BundleConfig, Familiar, load_bundle, save_bundle
+
+
+@pytest.fixture(scope="module")
+def head(bundle, make_phantom):
+    scan = make_phantom((48, 56, 44), (4.0, 4.0, 4.0))
+    return frame(load_bundle(bundle).denoiser, prepare(scan, scan.grid, PrepareSettings()))
+
+
+def known(head, shift: float) -> Familiar:
+    """As if training scans lay this many spreads away in every value."""
+    found = statistics(head).double()
+    return Familiar(mean=tuple((found + 0.5 * shift).tolist()), spread=(0.5,) * len(found))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
+def test_the_score_is_the_distance_in_spreads(shift, head):
+    assert strangeness(head, known(head, shift)) == pytest.approx(shift, abs=0.01)
+
+
+def test_air_around_the_head_does_not_count(head):
+    token = head.condition.token_BxyzD.clone()
+    outside = torch.nn.functional.avg_pool3d(head.inside_BXYZ[:, None].float(), 4)[:, 0] == 0
+    token[outside] = 1e3
+    loud = replace(head, condition=replace(head.condition, token_BxyzD=token))
+    assert torch.equal(statistics(loud), statistics(head))
+
+
+def test_without_known_scans_there_is_no_score_and_no_warning(head):
+    assert strangeness(head, None) is None and strange(None) == []
+
+
+def test_a_head_of_no_tokens_has_no_score(head):
+    nothing = replace(head, inside_BXYZ=torch.zeros_like(head.inside_BXYZ))
+    assert strangeness(nothing, known(head, 0.0)) is None
+
+
+def test_only_a_strange_scan_is_warned_of():
+    assert strange(STRANGE) == []
+    (said,) = strange(2.34)
+    assert "unlike its training scans (score 2.3;" in said
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "said"),
+    [
+        ((0.0,) * 4, (1.0,) * 3, "of one length"),
+        ((0.0,), (0.0,), "spreads positive"),
+        ((0.0,), (float("nan"),), "spreads positive"),
+        ((0.0,), (1.0,), "familiar holds 1 values, expected 128"),
+    ],
+)
+def test_impossible_statistics_are_refused(mean, spread, said):
+    with pytest.raises(ConfigError, match=said):
+        BundleConfig(familiar=Familiar(mean=mean, spread=spread))
+
+
+def test_a_bundle_keeps_what_it_knows_and_the_sidecar_tells_the_score(head, bundle, make_phantom, tmp_path):
+    plain = load_bundle(bundle)
+    config = replace(plain.config, familiar=known(head, 5.0))
+    save_bundle(tmp_path / "bundle", config, plain.denoiser.state_dict(), plain.provenance)
+    enhancer = Enhancer(tmp_path / "bundle")
+    assert enhancer.bundle.config == config
+    scan = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
+    record = enhancer(scan, EnhanceOptions(voxel_size=(4.0,))).record
+    assert record["strangeness"] > STRANGE and any("unlike its training scans" in w for w in record["warnings"])
+    assert Enhancer(plain)(scan, EnhanceOptions(voxel_size=(4.0,))).record["strangeness"] is None
+
+
+@pytest.mark.fault(41)
+def test_the_embedded_bundle_knows_a_head_from_cubes(mni_scan):
+    """The MNI152 head, and a ball of cubes of random brightness; both with 5 mm slices."""
+    bundle = load_bundle(None)
+    lines = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in mni_scan.shape], indexing="ij")
+    cells = torch.rand([-(-n // 12) for n in mni_scan.shape], generator=rng_for(0)) * 900 + 100
+    for axis, n in enumerate(mni_scan.shape):
+        cells = cells.repeat_interleave(12, axis).narrow(axis, 0, n)
+    cubes = mni_scan.with_data(torch.where(torch.stack(lines).square().sum(0) < 0.64, cells, 0.0))
+    scores = []
+    for truth in (mni_scan, cubes):
+        low = degrade(truth, NAMED["thick5"], rng_for(0))
+        ready = prepare(low, aligned_grid(low.grid, target_grid(low.grid, EnhanceOptions())), bundle.config.prepare)
+        with torch.no_grad():
+            scores.append(strangeness(frame(bundle.denoiser, ready), bundle.config.familiar))
+    assert scores[0] < STRANGE < scores[1]

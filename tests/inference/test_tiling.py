@@ -1,0 +1,186 @@
+"""Tiles: within budget, every voxel once, and no seam in the network's output.
+
+Axes: B batch (1), X Y Z voxels, xyz cells or tokens, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
+from moediff.core.config import rng_for
+from moediff.core.geometry import with_spacing
+from moediff.inference.tiling import ALIGN, BYTES_PER_CHANNEL, Frame, cut, denoise_tiled, frame, tile_sides, tiles
+from moediff.model.denoiser import Denoiser
+
+LARGE = 10**12
+SIGMA = 0.02
+
+
+def voxels_read(shape, sides, halo) -> int:
+    """Of the largest tile."""
+    sizes = [[s.stop - s.start for s in read] for read, _, _ in tiles(shape, sides, halo)]
+    return max(x * y * z for x, y, z in sizes)
+
+
+def reach(denoiser) -> int:
+    return -(-denoiser.config.trunk.reach_voxels // ALIGN) * ALIGN
+
+
+def budget_for(denoiser, shape, sides) -> float:
+    """Bytes that tiles of these sides take."""
+    return voxels_read(shape, sides, reach(denoiser)) * BYTES_PER_CHANNEL * denoiser.config.trunk.width
+
+
+shapes = st.lists(st.integers(1, 16).map(lambda n: 16 * n), min_size=3, max_size=3)
+halos = st.sampled_from([0, 16, 24, 32, 40])
+
+
+@given(shapes, halos, st.integers(1, 30_000_000))
+def test_tile_sides_fit_the_budget_or_are_as_small_as_can_be(shape, halo, most):
+    sides = tile_sides(shape, halo, most)
+    assert all(side % 16 == 0 and 0 < side <= whole for side, whole in zip(sides, shape, strict=True))
+    assert voxels_read(shape, sides, halo) <= most or sides == (16, 16, 16)
+
+
+@given(shapes, halos)
+def test_what_fits_is_not_cut(shape, halo):
+    assert tile_sides(shape, halo, voxels_read(shape, shape, halo)) == tuple(shape)
+
+
+CHEAPEST = {
+    (96, 16, 16): ((48, 16, 16), 0, 48 * 256),
+    (80, 16, 16): ((48, 16, 16), 0, 79 * 256),  # half of 80 rounded up to a multiple of 16
+    (256, 64, 64): ((128, 64, 64), 16, 144 * 64 * 64),  # of two tiles each has a halo on one side only
+    (256, 48, 64): ((96, 48, 64), 16, 128 * 64 * 48),  # three tiles; the middle one reads 96 + 2 x 16
+}
+
+
+@pytest.mark.parametrize(("shape", "answer"), CHEAPEST.items())
+def test_tiles_that_read_least_are_chosen(shape, answer):
+    sides, halo, voxels = answer
+    assert tile_sides(shape, halo, voxels) == sides
+
+
+@given(st.lists(st.integers(1, 6), min_size=3, max_size=3), st.lists(st.integers(1, 4), min_size=3, max_size=3), halos)
+def test_tiles_put_every_voxel_once_and_read_around_it(blocks, side_blocks, halo):
+    shape, sides = [16 * n for n in blocks], [16 * n for n in side_blocks]
+    count = torch.zeros(shape, dtype=torch.int32)
+    index = torch.arange(count.numel()).reshape(shape)
+    for read, keep, put in tiles(shape, sides, halo):
+        count[put] += 1
+        assert torch.equal(index[read][keep], index[put])
+        for r, p, whole in zip(read, put, shape, strict=True):
+            assert r.start == max(0, p.start - halo) and r.stop == min(whole, p.stop + halo)
+            assert r.start % ALIGN == 0 and (r.stop - r.start) % ALIGN == 0
+    assert bool((count == 1).all())
+
+
+@pytest.fixture(scope="module")
+def denoiser(make_denoiser) -> Denoiser:
+    """Untrained, with every zero-initialised layer made to matter."""
+    return make_denoiser(seed=5, awake=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(make_phantom) -> Prepared:
+    """A head longer than a tile and its halo, with thick slices along the first axis."""
+    low = make_phantom((32, 30, 34), (12.0, 6.0, 6.0))
+    return prepare(low, with_spacing(low.grid, (3.0, 6.0, 6.0)), PrepareSettings())
+
+
+@pytest.fixture(scope="module")
+def head(denoiser, prepared) -> Frame:
+    with torch.no_grad():
+        return frame(denoiser, prepared)
+
+
+def noise_like(head: Frame) -> torch.Tensor:
+    return 0.05 * torch.randn(1, *head.shape, generator=rng_for(0))
+
+
+def test_the_frame_is_the_heads_box_coarsest_axis_last(head, prepared):
+    assert head.order == (1, 2, 0)
+    where = prepared.mask_XYZ.nonzero()
+    assert [s.start for s in head.box] == where.amin(0).tolist()
+    assert [s.stop for s in head.box] == (where.amax(0) + 1).tolist()
+    assert all(n % 16 == 0 for n in head.shape)
+    assert_close(head._back(head.condition.base_BXYZ[0]), prepared.base_XYZ[head.box])
+    assert torch.equal(head._back(head.inside_BXYZ[0]), prepared.mask_XYZ[head.box])
+    assert int(head.inside_BXYZ.sum()) == int(prepared.mask_XYZ.sum())  # the padding is no foreground
+
+
+def test_place_fills_the_foreground_and_nothing_else(head, prepared):
+    into = torch.full(prepared.grid.shape, -7.0)
+    out = head.place(head.condition.base_BXYZ, into)
+    assert torch.equal(out[prepared.mask_XYZ], prepared.base_XYZ[prepared.mask_XYZ])
+    assert bool((out[~prepared.mask_XYZ] == -7).all()) and bool((into == -7).all())
+
+
+def test_gate_weights_sum_to_one_inside_and_to_zero_outside(head, prepared):
+    weights = torch.stack([head.weight_XYZ(e, prepared.grid.shape) for e in range(4)], -1)
+    assert_close(weights.sum(-1), prepared.mask_XYZ.float())
+
+
+def test_cells_without_foreground_get_no_expert(head):
+    cells = torch.nn.functional.max_pool3d(head.inside_BXYZ.float()[:, None], 2)[:, 0]
+    assert 0 < float(cells.mean()) < 1
+    assert_close(head.condition.weight_BxyzE.sum(-1), cells)
+
+
+def test_cut_takes_the_same_place_from_every_lattice(head):
+    box = (slice(0, 16), slice(16, 32), slice(32, 64))
+    part, whole = cut(head.condition, box), head.condition
+    assert torch.equal(part.base_BXYZ, whole.base_BXYZ[:, 0:16, 16:32, 32:64])
+    assert torch.equal(part.weight_BxyzE, whole.weight_BxyzE[:, 0:8, 8:16, 16:32])
+    assert torch.equal(part.token_BxyzD, whole.token_BxyzD[:, 0:4, 4:8, 8:16])
+    for table, full, cells in zip(part.tables, whole.tables, (slice(0, 8), slice(8, 16), slice(16, 32)), strict=True):
+        assert torch.equal(table, full[:, cells])
+    assert torch.equal(part.acquisition_BG, whole.acquisition_BG)
+
+
+def everywhere(head: Frame) -> Frame:
+    return replace(head, inside_BXYZ=torch.ones_like(head.inside_BXYZ))
+
+
+def test_tiles_equal_one_pass(denoiser, head):
+    x, full = noise_like(head), everywhere(head)
+    with torch.no_grad():
+        whole = denoiser(x, torch.tensor([SIGMA]), head.condition)
+    assert torch.equal(denoise_tiled(denoiser, x, SIGMA, full, LARGE), whole)
+    halo = reach(denoiser)
+    sides = tile_sides(head.shape, halo, voxels_read(head.shape, (16, 16, 32), halo))
+    assert len(list(tiles(head.shape, sides, halo))) > 3
+    assert max(sides) + 2 * halo < max(head.shape)
+    budget = budget_for(denoiser, head.shape, (16, 16, 32))
+    assert_close(denoise_tiled(denoiser, x, SIGMA, full, budget), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_the_network_sees_across_tile_borders(denoiser, head):
+    """Were the halo missing, the equality above would fail: a tile alone gives something else."""
+    x, box = noise_like(head), tuple(slice(0, 16 * (n // 32)) for n in head.shape)
+    with torch.no_grad():
+        sigma = torch.tensor([SIGMA])
+        whole = denoiser(x, sigma, head.condition)[(slice(None), *box)]
+        alone = denoiser(x[(slice(None), *box)], sigma, cut(head.condition, box))
+    assert float((whole - alone).abs().max()) > 1e-3 * float(whole.abs().max())
+
+
+def test_tiles_without_foreground_stay_zero(denoiser, head):
+    x = noise_like(head)
+    inside = torch.zeros_like(head.inside_BXYZ)
+    inside[..., -10:] = True  # the far end of the long axis
+    few = replace(head, inside_BXYZ=inside)
+    budget, halo = budget_for(denoiser, head.shape, (16, 16, 32)), reach(denoiser)
+    sides = tile_sides(head.shape, halo, voxels_read(head.shape, (16, 16, 32), halo))
+    first = head.shape[2] - 1 - (head.shape[2] - 1) % sides[2]  # where the last tile starts
+    out = denoise_tiled(denoiser, x, SIGMA, few, budget)
+    full = denoise_tiled(denoiser, x, SIGMA, everywhere(head), budget)
+    assert first > 0 and not bool(out[..., :first].any())
+    assert torch.equal(out[..., first:], full[..., first:]) and bool(out[..., first:].any())

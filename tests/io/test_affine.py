@@ -1,0 +1,148 @@
+"""Faults of the affine: sform, qform, units and sizes (rows 20-31)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moediff.core.errors import ConfigError, GeometryError
+from moediff.io.scans import load
+
+NO_SFORM = {"srow_x": 0, "srow_y": 0, "srow_z": 0}
+NAN_SFORM = {"srow_y": np.nan}
+NO_QFORM = {"qform_code": 0}
+BAD_QUATERNION = {"quatern_b": 0.9, "quatern_c": 0.9}
+
+
+def sizes(*mm: float, qfac: float = 1.0) -> dict[str, list[float]]:
+    return {"pixdim": [qfac, *mm, 1, 1, 1, 1]}
+
+
+def diagonal(x: float, y: float, z: float) -> dict[str, list[float]]:
+    """An sform of these voxel sizes."""
+    return {"srow_x": [x, 0, 0, -37.5], "srow_y": [0, y, 0, -32.5], "srow_z": [0, 0, z, -27.5]}
+
+
+NOTED = {
+    "row20_sform_zero_qform_used": (NO_SFORM, "the sform is all zero; the qform was used"),
+    "row20_sform_singular_qform_used": ({"srow_x": [0, 5, 0, 0]}, "the sform has no inverse; the qform was used"),
+    "row21_sform_nan_qform_used": (NAN_SFORM, "the sform holds NaN or infinite numbers; the qform was used"),
+    "row21_sform_infinite_qform_used": ({"srow_z": np.inf}, "holds NaN or infinite numbers"),
+    "row23_pixdim_0_sform_used": (sizes(0, 5, 5), "has no voxel size"),
+    "row24_pixdim_negative": (sizes(-5, 5, 5), "read as positive"),
+    "row30_units_unknown": ({"xyzt_units": 0}, "unit is unknown (code 0); taken as mm"),
+    "row30_units_invalid": ({"xyzt_units": 7}, "unit is unknown (code 7); taken as mm"),
+    "code_outside_the_standard": ({"sform_code": 99}, "outside 0..5"),
+}
+
+
+@pytest.mark.parametrize(("fields", "words"), NOTED.values(), ids=NOTED.keys())
+def test_a_mendable_affine_is_mended_and_noted(fields, words, nifti, affine):
+    loaded = load(nifti(**fields))
+    assert len(loaded.warnings) == 1 and words in loaded.warnings[0]
+    assert np.allclose(loaded.volume.affine, affine, atol=1e-4)
+
+
+REFUSED = {
+    "row20_sform_zero_no_qform": (NO_SFORM | NO_QFORM, "the sform is all zero and the qform is not set"),
+    "row21_sform_nan_no_qform": (NAN_SFORM | NO_QFORM, "holds NaN"),
+    "row21_sform_nan_qform_without_sizes": (NAN_SFORM | sizes(5, 0, 5), "has no voxel size"),
+    "row22_both_codes_0_no_sizes": (NO_QFORM | {"sform_code": 0} | sizes(5, 0, 5), "pixdim holds 0"),
+    "row23_pixdim_0_only_qform": ({"sform_code": 0} | sizes(5, 5, 0), "has no voxel size"),
+    "row25_pixdim_nan": (sizes(5, np.nan, 5), "pixdim holds"),
+    "row25_pixdim_infinite": (sizes(5, np.inf, 5), "pixdim holds"),
+    "row25_qfac_nan": (sizes(5, 5, 5, qfac=np.nan), "pixdim holds"),
+    "row26_quaternion_too_long": (BAD_QUATERNION, "invalid quaternion"),
+    "row26_quaternion_nan": ({"quatern_b": np.nan}, "invalid quaternion"),
+    "row26_quaternion_too_long_alone": (BAD_QUATERNION | {"sform_code": 0}, "invalid quaternion"),
+    "row27_axis_reversed": (diagonal(-5, 5, 5), "voxel axis x is reversed"),
+    "row27_axes_swapped": ({"srow_x": [0, 5, 0, 0], "srow_y": [5, 0, 0, 0]}, "points elsewhere"),
+    "row30_metres_that_are_mm": ({"xyzt_units": 1}, "voxel size is 5000 x 5000 x 5000 mm"),
+    "row30_microns_that_are_mm": ({"xyzt_units": 3}, "correct the units"),
+    "row31_voxel_far_too_large": (diagonal(300, 5, 5) | NO_QFORM, "voxel size"),
+    "row31_field_of_view_far_too_small": (diagonal(0.2, 0.2, 0.2) | NO_QFORM, "field of view"),
+}
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_an_affine_that_cannot_be_mended_is_refused(fields, words, nifti):
+    with pytest.raises(GeometryError) as caught:
+        load(nifti(**fields))
+    assert words in str(caught.value) and str(caught.value).count("scan.nii.gz") == 1
+
+
+def test_row22_no_orientation_is_said_loudly(nifti):
+    loaded = load(nifti(qform_code=0, sform_code=0))
+    assert loaded.warnings[0].startswith("LEFT AND RIGHT ARE NOT KNOWN") and loaded.codes == (0, 0)
+    assert np.allclose(loaded.volume.affine[:3, :3], np.diag([-5, 5, 5]))
+    assert np.allclose(loaded.volume.affine[:3, 3], [37.5, -32.5, -27.5])
+
+
+def test_row26_an_unused_quaternion_does_no_harm(nifti):
+    assert load(nifti(qform_code=0, **BAD_QUATERNION)).warnings == ()
+
+
+@pytest.mark.parametrize("trust", ["sform", "qform"])
+def test_row27_trust_settles_a_contradiction(trust, nifti):
+    loaded = load(nifti(**diagonal(-5, 5, 5)), trust=trust)
+    assert float(loaded.volume.affine[0, 0]) == (-5 if trust == "sform" else 5)
+    assert f"the {trust} was taken without comparison" in loaded.warnings[0]
+
+
+def test_row27_a_small_contradiction_is_noted(nifti, affine):
+    loaded = load(nifti(qoffset_x=-35.0))  # half a voxel off
+    assert loaded.warnings == ("qform and sform place voxels up to 2.5 mm apart; the sform was used",)
+    assert np.allclose(loaded.volume.affine, affine)
+
+
+def test_row27_trusting_what_is_broken_is_refused(nifti):
+    with pytest.raises(GeometryError, match="the trusted sform is all zero"):
+        load(nifti(**NO_SFORM), trust="sform")
+    with pytest.raises(GeometryError, match="the trusted qform has an invalid quaternion"):
+        load(nifti(**BAD_QUATERNION), trust="qform")
+    with pytest.raises(ConfigError, match="trust must be"):
+        load(nifti(), trust="both")
+
+
+def test_trusting_the_sform_passes_over_faults_of_the_qform(nifti, affine):
+    for fields in (BAD_QUATERNION, sizes(np.nan, 5, 5)):
+        assert np.allclose(load(nifti(**fields), trust="sform").volume.affine, affine)
+
+
+def test_pixdim_against_an_sform_alone_is_noted(nifti):
+    loaded = load(nifti(qform_code=0, **sizes(1, 1, 1)))
+    assert "pixdim says voxels of [1.0, 1.0, 1.0], the sform [5.0, 5.0, 5.0]" in loaded.warnings[0]
+
+
+def test_row28_shear_is_kept_and_noted(nifti):
+    loaded = load(nifti(qform_code=0, srow_x=[5, 0.5, 0, -37.5]))
+    assert any("sheared" in w for w in loaded.warnings) and float(loaded.volume.affine[0, 1]) == 0.5
+
+
+def test_row29_left_handed_qform(nifti):
+    loaded = load(nifti(sform_code=0, **sizes(5, 5, 5, qfac=-1)))
+    assert loaded.warnings == () and np.allclose(np.diag(loaded.volume.affine), [5, 5, -5, 1])
+
+
+@pytest.mark.parametrize(("unit", "name", "scale"), [(1, "metre", 1e-3), (3, "micron", 1e3)])
+def test_row30_metres_and_microns_become_mm(unit, name, scale, nifti, affine):
+    rows = {f"srow_{axis}": affine[i] * scale for i, axis in enumerate("xyz")}
+    offsets = {f"qoffset_{axis}": affine[i, 3] * scale for i, axis in enumerate("xyz")}
+    for more in ({}, {"sform_code": 0}):
+        loaded = load(nifti(xyzt_units=unit, **rows, **offsets, **sizes(*[5 * scale] * 3), **more))
+        assert loaded.warnings == (f"sizes given in {name} were converted to mm",)
+        assert np.allclose(loaded.volume.affine, affine, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("voxel_mm", "words"),
+    [
+        ((25, 5, 5), "unusual voxel size: 25 x 5 x 5 mm"),
+        ((3.6, 5, 2), "unusual field of view: 57.6 x 70 x 24 mm"),
+        ((5, 5, 60), "unusual field of view: 80 x 70 x 720 mm"),
+    ],
+    ids=["row31_voxel_large", "row31_view_small", "row31_view_large"],
+)
+def test_row31_unusual_sizes_are_noted(voxel_mm, words, nifti):
+    loaded = load(nifti(qform_code=0, **diagonal(*voxel_mm), **sizes(*voxel_mm)))
+    assert any(words in w for w in loaded.warnings)

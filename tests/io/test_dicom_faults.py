@@ -1,0 +1,160 @@
+"""What a DICOM export can have wrong with it, which series is taken, and that nothing personal comes out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pydicom", reason="pydicom is not installed")
+from dicom_maker import SECRETS, known_voxels, slices, write
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML
+
+from moediff.cli.main import main
+from moediff.core.errors import DataError
+from moediff.io.dicom.series import list_series
+from moediff.io.scans import load
+
+pytestmark = pytest.mark.fault(43)
+
+
+def changed(index: int, **tags: object) -> list:
+    made = slices()
+    for name, value in tags.items():
+        setattr(made[index], name, value)
+    return made
+
+
+def without(*names: str) -> list:
+    made = slices()
+    for one in made:
+        for name in names:
+            delattr(one, name)
+    return made
+
+
+def moved(index: int, z_mm: float) -> list:
+    made = slices(np.array([[1.0, 0, 0], [0, 1, 0]]))
+    made[index].ImagePositionPatient[2] += z_mm
+    return made
+
+
+def twin(index: int, **tags: object) -> list:
+    """One slice once more, as another file."""
+    made = slices()
+    again = slices()[index]
+    for name, value in tags.items():
+        setattr(again, name, value)
+    return [*made, again]
+
+
+FAULTS = {
+    "missing slice": (slices()[:4] + slices()[6:], "2 slices are missing"),
+    "unequal spacing": (moved(4, 3.0), "5 to 11 mm apart, expected equal spacing"),
+    "mixed orientations": (changed(3, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]), "2 orientations"),
+    "localizer": (slices(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "this is a localizer"),
+    "mosaic": (slices(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), "a mosaic of slices"),
+    "no pixel data": (without("PixelData"), "9 of 9 images have no pixel data"),
+    "no position": (without("ImagePositionPatient"), "9 of 9 images do not say where they lie"),
+    "several sizes": (changed(3, Rows=9), "several sizes"),
+    "several pixel spacings": (changed(3, PixelSpacing=[7, 6.5]), "several pixel spacings"),
+    "colour": (slices(PhotometricInterpretation="RGB", SamplesPerPixel=3), "in colour"),
+    "two echoes": (slices(EchoTime=5.0) + slices(EchoTime=9.0), "differ"),
+    "one slice": (slices()[:1], "there is 1 slice"),
+    "few slices": (slices()[:4], "8"),
+    "other voxels in a copy": (twin(2, PixelData=bytes(240)), "twice with different voxels"),
+    "voxels cut short": (changed(3, PixelData=bytes(100)), "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize(("made", "sentence"), FAULTS.values(), ids=FAULTS.keys())
+def test_row43_faults_are_refused_with_a_sentence(tmp_path, made, sentence):
+    if sentence == "differ":
+        for number, one in enumerate(made):
+            one.SOPInstanceUID = f"1.2.3.77.{number}"
+        sentence = "at 9 positions; they differ in echo time"
+    with pytest.raises(DataError, match=sentence) as caught:
+        load(write(tmp_path / "export", made))
+    assert caught.value.exit_code == 65
+    assert not any(secret in str(caught.value).lower() for secret in SECRETS)
+
+
+def test_row43_an_unknown_compression_names_the_remedy(tmp_path):
+    made = slices()
+    for one in made:
+        one.file_meta.TransferSyntaxUID = MPEG2MPML
+        one.PixelData = encapsulate([one.PixelData])
+        one["PixelData"].is_undefined_length = True
+    with pytest.raises(DataError, match="pylibjpeg"):
+        load(write(tmp_path / "export", made))
+
+
+WARNED = {
+    "copy": (twin(2), "1 images existed twice"),
+    "modality": (slices(Modality="CT"), "the modality is CT, expected MR"),
+    "declared distance": (slices(SpacingBetweenSlices=5.0), "8 mm apart, their tags say 5 mm"),
+    "end missing": (slices(ImagesInAcquisition=12), "9 images were found, the acquisition had 12"),
+    "no slope": (slices(RescaleSlope=0, RescaleIntercept=0), "unusable rescale slope"),
+}
+
+
+@pytest.mark.parametrize(("made", "sentence"), WARNED.values(), ids=WARNED.keys())
+def test_row43_doubts_are_warned_of(tmp_path, made, sentence):
+    loaded = load(write(tmp_path / "export", made))
+    assert sentence in " ".join(loaded.warnings)
+    np.testing.assert_array_equal(loaded.volume.data_XYZ.numpy(), known_voxels())
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Two usable series of the same number, a third, and a localizer."""
+    folder = tmp_path / "export"
+    write(folder, slices(), "a")
+    write(folder, slices(series="1.2.3.6"), "b")
+    write(folder, slices(series="1.2.3.7", number=7, RescaleSlope=2, RescaleIntercept=0), "c")
+    return write(folder, slices(series="1.2.3.1", number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "d")
+
+
+def test_row43_several_series_need_a_choice(several):
+    with pytest.raises(DataError, match=r"3 usable series.*--series.*5a: MR 2D GR, 12 x 10 x 9.*5b.*7: .*"):
+        load(several)
+    assert load(several, series="7").stem == "series-7_MR"
+    assert float(load(several, series="1.2.3.7").volume.data_XYZ.max()) == 2 * known_voxels().max()
+    with pytest.raises(DataError, match="localizer"):
+        load(several, series="1")
+    with pytest.raises(DataError, match="no series has the number"):
+        load(several, series="5")
+
+
+def test_the_only_usable_series_is_taken(tmp_path):
+    folder = write(tmp_path / "export", slices(), "a")
+    write(folder, slices(series="1.2.3.1", number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "d")
+    loaded = load(folder)
+    assert loaded.stem == "series-5_MR"
+    assert "1 others cannot be enhanced" in loaded.warnings[0]
+
+
+def test_the_list_shows_numbers_and_codes_only(several, capsys):
+    assert main(["dicom", "list", str(several), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["series"] for row in rows] == ["1", "5a", "5b", "7"]
+    assert rows[1]["spacing_mm"] == [6, 7, 8] and rows[1]["slices"] == 9 and not rows[0]["usable"]
+    assert main(["dicom", "list", str(several)]) == 0
+    said = capsys.readouterr().out
+    assert "5b" in said and "1.2.3" not in said
+    assert not any(secret in (said + str(rows)).lower() for secret in SECRETS)
+
+
+def test_a_damaged_file_is_refused_without_its_name(tmp_path, caplog, recwarn):
+    folder = write(tmp_path / "export", slices())
+    file = sorted(folder.iterdir())[3]
+    file.write_bytes(file.read_bytes()[:100])
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(DataError, match="copy or export the series again") as caught:
+        list_series(folder)
+    said = (str(caught.value) + caplog.text + "".join(str(w.message) for w in recwarn)).lower()
+    assert not any(secret in said for secret in SECRETS)

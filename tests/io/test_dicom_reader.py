@@ -1,0 +1,176 @@
+"""DICOM series to volumes: every voxel and the affine against what was written; zip, compression, dcm2niix."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytest.importorskip("pydicom", reason="pydicom is not installed")
+from dicom_maker import OBLIQUE, enhanced, known_affine, known_voxels, slices, write
+from pydicom.uid import RLELossless
+
+from moediff.core.errors import ConfigError, DataError, InputMissing
+from moediff.core.geometry import canonicalise
+from moediff.core.volume import Volume
+from moediff.io.dicom import files as dicom_files
+from moediff.io.dicom.series import list_series
+from moediff.io.scans import load
+
+DIRECTIONS = {
+    "axial": np.array([[1.0, 0, 0], [0, 1, 0]]),
+    "sagittal": np.array([[0.0, 1, 0], [0, 0, -1]]),
+    "coronal": np.array([[1.0, 0, 0], [0, 0, -1]]),
+    "oblique": OBLIQUE,
+    "oblique, turned": OBLIQUE[::-1] * [[1], [-1]],
+}
+
+
+def assert_known(volume: Volume, directions: np.ndarray = OBLIQUE, slope: float = 1, inter: float = 0) -> None:
+    np.testing.assert_array_equal(volume.data_XYZ.numpy(), known_voxels().astype(float) * slope + inter)
+    np.testing.assert_allclose(volume.affine.numpy(), known_affine(directions), atol=1e-5)
+
+
+def zipped(path: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, file in enumerate(folder.iterdir()):
+            archive.write(file, f"../../outside/{number}")  # names that an extraction would follow
+    return path
+
+
+@pytest.mark.parametrize("directions", DIRECTIONS.values(), ids=DIRECTIONS.keys())
+def test_shuffled_files_become_the_known_volume(tmp_path, directions):
+    loaded = load(write(tmp_path / "export", slices(directions)))
+    assert_known(loaded.volume, directions)
+    assert (loaded.stem, loaded.codes, loaded.warnings) == ("series-5_MR", (1, 1), ())
+
+
+def test_one_enhanced_file_gives_the_same_volume(tmp_path):
+    write(tmp_path / "export", [enhanced()])
+    file = next((tmp_path / "export").iterdir())
+    assert_known(load(tmp_path / "export").volume, slope=2, inter=3)
+    assert_known(load(file).volume, slope=2, inter=3)
+
+
+def test_rle_is_decoded(tmp_path):
+    made = slices()
+    for one in made:
+        one.compress(RLELossless, generate_instance_uid=False)
+    assert_known(load(write(tmp_path / "export", made)).volume)
+
+
+def test_rescaling_may_differ_between_slices(tmp_path):
+    made = slices(RescaleIntercept=-10.0)
+    for z, one in enumerate(made):
+        one.RescaleSlope = 1.0 + z
+    found = load(write(tmp_path / "export", made)).volume.data_XYZ.numpy()
+    np.testing.assert_allclose(found, known_voxels() * (1.0 + np.arange(9)) - 10)
+
+
+def test_monochrome1_is_turned_round(tmp_path):
+    loaded = load(write(tmp_path / "export", slices(PhotometricInterpretation="MONOCHROME1")))
+    assert_known(loaded.volume, slope=-1, inter=4095)
+    assert "MONOCHROME1" in loaded.warnings[0]
+
+
+def test_a_zip_is_read_without_writing_anything(tmp_path):
+    path = zipped(tmp_path / "export.zip", write(tmp_path / "made", slices()))
+    before = sorted(tmp_path.parent.rglob("*"))
+    assert_known(load(path).volume)
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_a_zip_beyond_the_budget_is_refused_before_unpacking(tmp_path, monkeypatch):
+    path = zipped(tmp_path / "export.zip", write(tmp_path / "made", slices()))
+    monkeypatch.setattr(dicom_files, "MAX_TOTAL_BYTES", 1000)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *args: pytest.fail("something was unpacked"))
+    with pytest.raises(DataError, match="expected at most 1000"):
+        load(path)
+
+
+def test_a_nameless_entry_of_a_zip_is_read_like_any_other(tmp_path):
+    write(tmp_path / "export", slices())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number, file in enumerate((tmp_path / "export").iterdir()):
+            archive.writestr(zipfile.ZipInfo(str(number or "")), file.read_bytes())
+        archive.writestr(zipfile.ZipInfo("folder/"), b"")
+    assert_known(load(tmp_path / "a.zip").volume)
+
+
+def test_a_damaged_zip_is_refused(tmp_path):
+    path = zipped(tmp_path / "export.zip", write(tmp_path / "made", slices()))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match="copy the archive again"):
+        load(path)
+
+
+def test_choices_for_the_other_format_are_refused(tmp_path, nifti):
+    folder = write(tmp_path / "export", slices())
+    with pytest.raises(ConfigError, match="choices for NIfTI"):
+        load(folder, index=0)
+    with pytest.raises(ConfigError, match="choice for a folder"):
+        load(nifti(), series="5")
+
+
+def test_no_dicom_in_it(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(InputMissing, match="no DICOM images here"):
+        load(tmp_path)
+    with pytest.raises(InputMissing, match="no such"):
+        load(tmp_path / "absent.zip")
+
+
+def test_missing_pydicom_is_answered_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ConfigError, match=r"pip install 'moediff-sr\[dicom\]'"):
+        load(tmp_path)
+
+
+def dcm2niix(folder: Path, out: Path) -> Volume:
+    """What the reference converter makes of a folder."""
+    if importlib.util.find_spec("dcm2niix") is None:
+        pytest.skip("the dcm2niix wheel is not installed")
+    from dcm2niix import bin as program
+
+    out.mkdir()
+    subprocess.run([program, "-z", "n", "-b", "n", "-f", "out", "-o", out, folder], check=True, capture_output=True)
+    image = nib.load(next(out.glob("*.nii")))
+    return load_array(image)
+
+
+def load_array(image: nib.Nifti1Image) -> Volume:
+    import torch
+
+    return Volume(torch.from_numpy(image.get_fdata(dtype=np.float32)), torch.from_numpy(image.affine))
+
+
+def assert_same(ours: Volume, theirs: Volume) -> None:
+    ours, theirs = canonicalise(ours)[0], canonicalise(theirs)[0]
+    np.testing.assert_array_equal(ours.data_XYZ.numpy(), theirs.data_XYZ.numpy())
+    np.testing.assert_allclose(ours.affine.numpy(), theirs.affine.numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["axial", "sagittal", "oblique"])
+def test_dcm2niix_agrees_on_synthetic_series(tmp_path, name):
+    folder = write(tmp_path / "export", slices(DIRECTIONS[name]))
+    assert_same(load(folder).volume, dcm2niix(folder, tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_dcm2niix_agrees_on_the_sample_series(tmp_path, shared_data):
+    sample = shared_data / "dicom" / "trio_b17_mprage.tar.xz"
+    if not sample.is_file():
+        pytest.skip("the sample DICOM series is not among the shared scans")
+    with tarfile.open(sample) as archive:
+        archive.extractall(tmp_path / "export", filter="data")
+    loaded = load(tmp_path / "export")
+    assert_same(loaded.volume, dcm2niix(tmp_path / "export", tmp_path / "out"))
+    said = repr((loaded.warnings, loaded.stem, [series.row() for series in list_series(tmp_path / "export")])).lower()
+    assert [secret for secret in ("rorden", "upgrade", "2010", "1970", "039y", "cabi", "35389") if secret in said] == []

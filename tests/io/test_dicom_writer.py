@@ -1,0 +1,184 @@
+"""A DICOM series out: where it lies, what it refers to, and that nothing but listed tags is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pydicom", reason="pydicom is not installed")
+import pydicom
+from dicom_maker import OBLIQUE, SECRETS, enhanced, known_affine, slices, write
+
+from moediff.cli.main import main
+from moediff.core.errors import CannotCreate, DataError
+from moediff.core.geometry import crop
+from moediff.core.volume import Volume
+from moediff.io.dicom.writer import EMPTY, write_series
+from moediff.io.scans import load, save
+
+ALLOWED = {
+    *EMPTY,
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "ImageType",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "DerivationDescription",
+    "ContentQualification",
+    "SoftwareVersions",
+    "Manufacturer",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "ScanningSequence",
+    "SequenceVariant",
+    "ScanOptions",
+    "MRAcquisitionType",
+    "EchoTime",
+    "EchoTrainLength",
+    "LossyImageCompression",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "Columns",
+    "Rows",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "PixelData",
+    "InstanceNumber",
+    "ReferencedSeriesSequence",
+}
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    return write(tmp_path / "export", slices(FrameOfReferenceUID="1.2.3.99"))
+
+
+def files(folder: Path) -> list:
+    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+
+
+def test_a_series_comes_out_where_the_result_lies(series, tmp_path, bundle):
+    out = tmp_path / "out"
+    command = ["enhance", str(series), "--bundle", str(bundle), "--voxel-size", "6", "-q", "--dicom-out", str(out)]
+    assert main(command) == 0
+    result, again = load(tmp_path / "series-5_desc-sr_MR.nii.gz").volume, load(out)
+    assert again.volume.shape == result.shape and again.warnings == ()
+    np.testing.assert_allclose(again.volume.affine, result.affine, atol=1e-3)
+    np.testing.assert_allclose(again.volume.affine[:3, :3], known_affine(spacing=(6, 6, 6))[:3, :3], atol=1e-3)
+    step = float(result.data_XYZ.max() - result.data_XYZ.min()) / 65535
+    assert float((again.volume.data_XYZ - result.data_XYZ).abs().max()) <= step
+
+
+def test_what_the_series_says_about_itself(series, tmp_path):
+    loaded = load(series)
+    write_series(loaded.volume, loaded.origin, tmp_path / "out")
+    made = files(tmp_path / "out")
+    assert len({one.SOPInstanceUID for one in made}) == 9 and len({one.SeriesInstanceUID for one in made}) == 1
+    one = made[0]
+    assert one.SeriesInstanceUID not in ("1.2.3.5", "") and list(one.ImageType) == ["DERIVED", "SECONDARY"]
+    assert (one.StudyInstanceUID, one.FrameOfReferenceUID, one.Modality) == ("1.2.3", "1.2.3.99", "MR")
+    assert "research use only" in one.SeriesDescription and one.ContentQualification == "RESEARCH"
+    assert [float(mm) for mm in (*one.PixelSpacing, one.SliceThickness, one.SpacingBetweenSlices)] == [7, 6, 8, 8]
+    np.testing.assert_allclose(one.ImageOrientationPatient, OBLIQUE.ravel(), atol=1e-6)
+    (reference,) = one.ReferencedSeriesSequence
+    assert reference.SeriesInstanceUID == "1.2.3.5"
+    referred = {image.ReferencedSOPInstanceUID for image in reference.ReferencedInstanceSequence}
+    assert referred == {f"1.2.3.5.{z}" for z in range(9)}
+
+
+def test_only_listed_tags_and_nothing_personal(series, tmp_path):
+    loaded = load(series)
+    write_series(loaded.volume, loaded.origin, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        raw = path.read_bytes().lower()
+        assert [secret for secret in SECRETS if secret.encode() in raw] == []
+        one = pydicom.dcmread(path)
+        assert {element.keyword for element in one} <= ALLOWED
+        assert all(str(one[name].value or "") == "" for name in EMPTY)
+
+
+def test_a_multi_frame_source_is_one_reference(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    enhanced().save_as(folder / "a.dcm", enforce_file_format=True)
+    loaded = load(folder)
+    assert loaded.origin.instances == (("1.2.840.10008.5.1.4.1.1.4", "1.2.3.9.1"),)
+    assert "1.2.3.9" not in repr(loaded.origin)
+
+
+def test_a_left_handed_grid_and_negative_voxels_come_back(series, tmp_path):
+    loaded = load(series)
+    affine = loaded.volume.affine.clone()
+    affine[:3, 2] *= -1
+    odd = Volume(loaded.volume.data_XYZ - 700.5, affine)
+    write_series(odd, loaded.origin, tmp_path / "out")
+    again = load(tmp_path / "out").volume
+    world = again.affine @ torch.tensor([3.0, 4, 8 - 2, 1], dtype=torch.float64)
+    torch.testing.assert_close(world, affine @ torch.tensor([3.0, 4, 2, 1], dtype=torch.float64), atol=1e-4, rtol=0)
+    assert float(again.data_XYZ[3, 4, 6]) == pytest.approx(float(odd.data_XYZ[3, 4, 2]), abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(12, 10, 3), (5, 4, 2)])
+def test_a_result_too_small_to_be_enhanced_again_is_written_all_the_same(shape, series, tmp_path):
+    loaded = load(series)
+    part = crop(loaded.volume, (0, 0, 0), shape)
+    write_series(part, loaded.origin, tmp_path / "out")
+    assert len(files(tmp_path / "out")) == shape[2]
+    with pytest.raises(DataError, match="one slice"):
+        write_series(crop(part, (0, 0, 0), (5, 4, 1)), loaded.origin, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_written_is_refused(series, tmp_path, bundle, capsys):
+    loaded = load(series)
+    sheared = loaded.volume.affine.clone()
+    sheared[:3, 0] += 0.3 * sheared[:3, 1]
+    with pytest.raises(DataError, match="right angles"):
+        write_series(Volume(loaded.volume.data_XYZ, sheared), loaded.origin, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(CannotCreate, match="exists already"):
+        write_series(loaded.volume, loaded.origin, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"export", "out"}
+    assert main(["enhance", str(series), "--bundle", str(bundle), "--dicom-out", str(tmp_path / "out")]) == 73
+    assert main(["enhance", str(series), "--overwrite", "--dicom-out", str(tmp_path / "out")]) == 73
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_only_a_dicom_input_has_references(tmp_path, make_phantom, capsys):
+    from moediff.io.scans import save
+
+    save(make_phantom(), tmp_path / "a.nii.gz")
+    assert main(["enhance", str(tmp_path / "a.nii.gz"), "--dicom-out", str(tmp_path / "out")]) == 78
+    assert "needs a DICOM series" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_grid_that_no_series_can_have_is_refused_before_an_older_result_is_touched(series, tmp_path, bundle, capsys):
+    volume, out = load(series).volume, tmp_path / "older.nii.gz"
+    sheared = volume.affine.clone()
+    sheared[:3, 0] += 0.3 * sheared[:3, 1]
+    save(Volume(volume.data_XYZ, sheared), tmp_path / "sheared.nii.gz")
+    out.write_bytes(b"an older result")
+    words = ["enhance", str(series), "--like", str(tmp_path / "sheared.nii.gz"), "-o", str(out), "--overwrite"]
+    words += ["--dicom-out", str(tmp_path / "new"), "--bundle", str(bundle)]
+    for more in (["--dry-run"], []):
+        assert main([*words, *more]) == 65
+        assert "right angles" in capsys.readouterr().err
+    assert out.read_bytes() == b"an older result"

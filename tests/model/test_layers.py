@@ -1,0 +1,104 @@
+"""Lattices, convolutions on them, and how far a trunk looks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.model.denoiser import Condition, Trunk, TrunkConfig
+from moediff.model.layers import (
+    FULL,
+    LINE,
+    PLANE,
+    SLAB_BYTES,
+    Conv,
+    attended,
+    from_lattice,
+    local_mean,
+    slabs,
+    to_lattice,
+)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_lattice_is_undone(factor):
+    x = torch.rand(2, 8, 16, 8, 3)
+    folded = to_lattice(x, factor)
+    assert folded.shape == (2, 8 // factor, 16 // factor, 8 // factor, 3 * factor**3)
+    assert torch.equal(from_lattice(folded, factor), x)
+
+
+@pytest.mark.parametrize(("kernel", "reached"), [(FULL, (1, 1, 1)), (PLANE, (1, 1, 0)), (LINE, (0, 0, 1))])
+def test_a_convolution_spreads_along_its_kernel_only(kernel, reached):
+    layer, h = Conv(2, 3, kernel), torch.zeros(1, 5, 5, 5, 2)
+    h[0, 2, 2, 2] = 1
+    with torch.no_grad():
+        touched = (layer(h) - layer(torch.zeros_like(h))).abs().amax(-1)[0] > 0
+    expected = torch.zeros(5, 5, 5, dtype=torch.bool)
+    expected[tuple(slice(2 - r, 3 + r) for r in reached)] = True
+    assert torch.equal(touched, expected)
+
+
+def test_local_mean_counts_the_outside_as_zero():
+    ones = torch.ones(1, 4, 4, 4, 1)
+    mean = local_mean(ones, 1)
+    assert float(mean[0, 1, 1, 1, 0]) == pytest.approx(1) and float(mean[0, 0, 0, 0, 0]) == pytest.approx(8 / 27)
+
+
+@pytest.mark.parametrize("slab_bytes", [0, 10_000, 10**9])
+def test_slabs_of_a_trunk_equal_the_whole(slab_bytes, monkeypatch):
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkConfig(width=8, deep_width=16, blocks_before=1, blocks_deep=2, blocks_after=2), 4, 4)
+    tables = tuple(torch.randn(1, n, 6) for n in (20, 12, 8))
+    nothing = torch.zeros(1, 1, 1, 1)
+    condition = Condition(nothing, nothing, tables, nothing, torch.randn(1, 10, 6, 4, 4), nothing)
+    cells, vector = torch.randn(1, 20, 12, 8, 40), torch.randn(1, 4)
+    whole = trunk(cells, vector, condition)
+    monkeypatch.setitem(SLAB_BYTES, "cpu", slab_bytes)
+    with torch.no_grad():
+        assert_close(trunk(cells, vector, condition), whole.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_slabs_cover_the_axis_once_in_whole_windows(monkeypatch):
+    h = torch.zeros(1, 22, 4, 4, 64)
+    monkeypatch.setitem(SLAB_BYTES, "cpu", 6 * h[:, 0].numel() * 4)  # six planes: one window of four
+    with torch.no_grad():
+        parts = list(slabs(h, 4))
+    assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]] and parts[-1].stop == 22
+    assert [p.start for p in parts] == [0, 4, 8, 12, 16, 20]
+    assert [p.start for p in slabs(h, 4)] == [0]  # with gradients, all at once
+
+
+def test_a_trunk_looks_no_further_than_it_says():
+    config = TrunkConfig(width=8, deep_width=8, blocks_before=1, blocks_deep=2, blocks_after=1)
+    torch.manual_seed(0)
+    trunk, side = Trunk(config, 4, 4), 48  # cells
+    tables = tuple(torch.zeros(1, side, 6) for _ in range(3))
+    nothing = torch.zeros(1, 1, 1, 1)
+    condition = Condition(nothing, nothing, tables, nothing, torch.zeros(1, *(side // 2,) * 3, 4), nothing)
+    cells = torch.rand(1, side, side, side, 40)
+    moved = cells.clone()
+    moved[0, 24, 24, 24] += 1
+    with torch.no_grad():
+        vector = torch.zeros(1, 4)
+        touched = (trunk(moved, vector, condition) - trunk(cells, vector, condition)).abs().amax(-1)[0] > 1e-7
+    reach = 2 * int((touched.nonzero() - 24).abs().amax())
+    assert reach <= config.reach_voxels <= reach + 16  # experts look three cells further
+    assert replace(config, blocks_deep=3).reach_voxels == config.reach_voxels + 4
+
+
+def test_attention_on_a_cpu_is_worked_out_in_float32():
+    q, k, v = (torch.randn(2, 3, 9, 8, requires_grad=True) for _ in "qkv")
+    bias = torch.randn(3, 9, 9)
+    exact = attended(q, k, v, bias)
+    with torch.autocast("cpu", torch.bfloat16):  # which would take it back to bfloat16
+        rough = attended(*(part.bfloat16() for part in (q, k, v)), bias)
+    rounded = attended(*(part.bfloat16().float() for part in (q, k, v)), bias)
+    assert rough.dtype == torch.bfloat16 and exact.dtype == torch.float32
+    assert torch.equal(rough, rounded.bfloat16())
+    assert not torch.equal(attended(q, k, v), exact)
+    gradient = torch.autograd.grad(rough.float().sum(), v)[0]
+    assert_close(gradient, torch.autograd.grad(exact.sum(), v)[0], atol=0.05, rtol=0.05)

@@ -1,0 +1,53 @@
+"""Branching a uniform denoiser into experts changes nothing until training does."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moediff.core.errors import ConfigError
+from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig, make_condition
+from moediff.model.experts import ExpertsConfig
+from moediff.model.gate import GateConfig
+from moediff.model.warm_start import begin_from
+
+SMALL = DenoiserConfig(trunk=TrunkConfig(width=16, deep_width=16), experts=ExpertsConfig(width=16))
+UNIFORM = replace(SMALL, gate=GateConfig(experts=1, top_k=1), experts=replace(SMALL.experts, views=("plain",)))
+
+
+def result_of(denoiser: Denoiser) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(1)
+    base = torch.rand(1, 32, 32, 32, generator=rng)
+    positions = tuple(torch.linspace(0, 31 / ratio, 32)[None] for ratio in (1, 1, 5))
+    condition = make_condition(denoiser, (base, torch.stack([base, base], 1)), positions, torch.tensor([0.02]))
+    with torch.no_grad():
+        return denoiser(torch.randn(base.shape, generator=rng), torch.tensor([0.1]), condition)
+
+
+def test_branched_experts_begin_as_the_uniform_denoiser() -> None:
+    torch.manual_seed(0)
+    uniform, experts = Denoiser(UNIFORM), Denoiser(SMALL)
+    torch.nn.init.normal_(uniform.experts.each[0].head.weight)
+    before = result_of(experts)
+    begin_from(experts, uniform)
+    torch.testing.assert_close(result_of(experts), result_of(uniform), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(before, result_of(uniform), atol=1e-3)
+
+
+def test_same_shape_is_copied() -> None:
+    torch.manual_seed(0)
+    first, second = Denoiser(SMALL), Denoiser(SMALL)
+    begin_from(second, first)
+    torch.testing.assert_close(result_of(second), result_of(first))
+
+
+def test_another_trunk_is_refused() -> None:
+    wider = replace(SMALL, trunk=TrunkConfig(width=24, deep_width=16))
+    with pytest.raises(ConfigError, match="another trunk"):
+        begin_from(Denoiser(wider), Denoiser(UNIFORM))
+
+
+def test_experts_branch_from_one_plain_expert_only() -> None:
+    two = replace(SMALL, gate=GateConfig(experts=2), experts=replace(SMALL.experts, views=("plain", "detail")))
+    with pytest.raises(ConfigError, match="branch from one"):
+        begin_from(Denoiser(SMALL), Denoiser(two))

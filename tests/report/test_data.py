@@ -1,0 +1,124 @@
+"""What a report reads from files: scans that cover less than the result say nothing beyond what they measured."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import pytest
+import torch
+
+from moediff.core.errors import DataError, GeometryError
+from moediff.core.geometry import crop
+from moediff.core.volume import Volume
+from moediff.io.scans import save
+from moediff.report.data import ReportFiles, from_files
+from moediff.report.display import display
+from moediff.report.layers import nearest
+from moediff.report.regions import regions
+from moediff.report.summary_text import facts
+
+
+@pytest.fixture
+def result(tmp_path, phantom):
+    """A phantom head as a result on disk."""
+    save(phantom, tmp_path / "a_desc-sr.nii.gz")
+    (tmp_path / "a_desc-sr.json").write_text("{}")
+    return tmp_path / "a_desc-sr.nii.gz"
+
+
+@pytest.fixture
+def slab(tmp_path, phantom):
+    """The middle of the same head, as far as a smaller field of view shows it."""
+    save(crop(phantom, (0, 0, 12), (48, 56, 20)), tmp_path / "slab.nii.gz")
+    return tmp_path / "slab.nii.gz"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, phantom):
+    """A scan that shares no place with the result."""
+    affine = phantom.affine.clone()
+    affine[:3, 3] += 500
+    save(Volume(phantom.data_XYZ, affine), tmp_path / "elsewhere.nii.gz")
+    return tmp_path / "elsewhere.nii.gz"
+
+
+def test_a_result_is_judged_where_its_truth_was_measured(result, slab, phantom):
+    save(phantom.with_data(phantom.data_XYZ.clamp_min(1) / 50), slab.with_name("sd.nii.gz"))
+    scans = from_files(ReportFiles(scan=result, truth=slab, uncertainty=slab.with_name("sd.nii.gz")))
+    told = facts(scans)
+    assert told.scores[0].psnr > 100 and told.scores[0].ssim == pytest.approx(1)
+    assert told.regions[0].wrong == pytest.approx(0, abs=1e-6)
+    assert bool((scans.truth.data_XYZ[:, :, [*range(12), *range(32, 44)]] == 0).all())
+
+
+def test_a_region_that_the_truth_does_not_reach_has_no_true_error(result, slab, phantom):
+    lesion = torch.zeros(phantom.shape)
+    lesion[20:28, 24:32, 34:38] = 1
+    save(phantom.with_data(lesion), slab.with_name("lesion.nii.gz"))
+    save(phantom.with_data(phantom.data_XYZ.clamp_min(1) / 50), slab.with_name("sd.nii.gz"))
+    files = ReportFiles(
+        scan=result, truth=slab, uncertainty=slab.with_name("sd.nii.gz"), lesions=slab.with_name("lesion.nii.gz")
+    )
+    assert {region.name: region.wrong is None for region in facts(from_files(files)).regions} == {
+        "whole head": False,
+        "outlined lesions": True,
+    }
+
+
+def test_a_truth_of_another_place_is_refused(result, elsewhere):
+    with pytest.raises(GeometryError, match="truth lies wholly outside the enhanced scan"):
+        from_files(ReportFiles(scan=result, truth=elsewhere))
+
+
+def test_a_mask_without_lesions_is_told_as_a_mask(result, slab, phantom):
+    save(phantom.with_data(torch.zeros(phantom.shape)), slab, overwrite=True)
+    with pytest.raises(DataError, match=r"all voxels have the value 0: expected voxels inside .* and outside"):
+        from_files(ReportFiles(scan=result, lesions=slab))
+
+
+def test_nothing_of_the_input_is_shown_beyond_its_field_of_view(result, slab):
+    scans = from_files(ReportFiles(scan=result, source=slab))
+    outside = [*range(12), *range(32, 44)]
+    assert bool((scans.interpolated.data_XYZ[:, :, outside] == 0).all())
+    views = {view.key: view.data_XYZ for view in display(scans).scans}
+    assert bool((views["input"][:, :, :8] == 0).all()) and bool((views["interpolated"][:, :, :8] == 0).all())
+    assert int(views["input"].max()) > 200
+
+
+def test_beyond_an_oblique_scan_there_is_what_was_asked_for(phantom):
+    affine = 4 * torch.eye(4, dtype=torch.float64)
+    affine[:2, :2] = 4 * torch.tensor([[0.9, -(0.19**0.5)], [0.19**0.5, 0.9]])
+    affine[3, 3] = 1
+    read = nearest(Volume(torch.full((40, 40, 10), 7.0), affine), phantom.grid, outside=-1.0)
+    assert set(read.round().unique().tolist()) == {-1.0, 7.0} and bool((read[:, :, :20] == -1).all())
+
+
+def test_an_input_of_another_place_is_refused(result, elsewhere):
+    with pytest.raises(GeometryError, match="input lies wholly outside the enhanced scan"):
+        from_files(ReportFiles(scan=result, source=elsewhere))
+
+
+def test_lesions_do_not_go_on_beyond_their_mask(result, slab, phantom):
+    mask = torch.zeros(48, 56, 20)
+    mask[20:28, 24:32, 16:] = 1  # to the mask's last plane
+    place = crop(phantom, (0, 0, 12), (48, 56, 20))
+    save(place.with_data(mask), slab, overwrite=True)
+    save(phantom.with_data(phantom.data_XYZ.clamp_min(1) / 50), slab.with_name("sd.nii.gz"))
+    found = regions(from_files(ReportFiles(scan=result, lesions=slab, uncertainty=slab.with_name("sd.nii.gz"))))
+    assert found[-1].name == "outlined lesions"
+    assert round(found[-1].share * 24 * 28 * 22) == 4 * 4 * 2  # every second voxel along each axis
+
+
+def test_lesions_drawn_elsewhere_are_refused(result, elsewhere):
+    with pytest.raises(GeometryError, match="lesion mask lies wholly outside"):
+        from_files(ReportFiles(scan=result, lesions=elsewhere))
+
+
+def test_maps_of_another_kind_are_refused(result, phantom):
+    """`enhance` writes one volume an expert into --experts and two into --differences."""
+    result.with_name("a_desc-sr.json").write_text('{"experts": ["one", "two"]}')
+    swapped = result.with_name("four.nii.gz")
+    volumes = torch.stack([phantom.data_XYZ] * 4, -1).numpy()
+    nib.save(nib.Nifti1Image(volumes, phantom.affine.numpy()), swapped)
+    with pytest.raises(DataError, match="found 4 volumes, expected 1 for each of 2 experts"):
+        from_files(ReportFiles(scan=result, experts=swapped))
+    assert from_files(ReportFiles(scan=result, differences=swapped)).changed_XYZE.shape[3] == 2

@@ -1,0 +1,61 @@
+"""Sidecars that are not what we wrote: what they lack or distort is left out, and nothing fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from moediff.report.sanitise import number
+from moediff.report.summary_text import _story, facts
+
+ODD = {
+    "an unhashable answer": {"consistency": []},
+    "an object for an answer": {"consistency": {"a": 1}},
+    "a list for a mode": {"mode": ["x"]},
+    "objects for words": {"warnings": [{"a": 1}], "experts": [[]]},
+    "a time beyond floats": {"timings": {"a": 10**400}},
+    "a share beyond floats": {"data_consistency": {"rms_over_range": 10**400, "noise_over_range": 10**400}},
+    "a shape beyond floats": {"input_shape": [10**400, 1, 1], "input_spacing_mm": [10**400, 1, 1]},
+}
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("record", ODD.values(), ids=ODD.keys())
+def test_row44_what_an_odd_sidecar_says_is_left_out(record, scans):
+    told = facts(replace(scans, record=record))
+    named = {what for what, _ in told.done}
+    assert "Scan" in named and not named & {"Corrected towards the measurement", "Input grid"}
+    assert told.verdict == "" and told.numbers == () and "corrected" not in told.story
+
+
+@pytest.mark.parametrize(("value", "word"), [(True, "yes"), (False, "no")])
+def test_a_plain_answer_is_told(value, word, scans):
+    told = facts(replace(scans, record={"consistency": value}))
+    assert ("Corrected towards the measurement", word) in told.done
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), True, "1", None, [1]])
+def test_what_is_no_finite_number_is_none(value):
+    assert number(value) is None
+
+
+@pytest.mark.parametrize("value", [0, 3, -2.5, 2**1000])
+def test_a_number_is_itself(value):
+    assert number(value) == value
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [(0.01, "by 3.0 times the noise"), (0.0, "by more than 100 times"), (1e-7, "by more than 100 times")],
+)
+def test_a_disagreement_is_told_in_noises_where_there_is_noise(noise, said, scans):
+    record = {"data_consistency": {"rms_over_range": 0.03, "noise_over_range": noise}}
+    assert said in facts(replace(scans, record=record)).verdict
+
+
+def test_a_scan_that_was_passed_through_was_not_given_to_denoisers():
+    size = {"input_spacing_mm": [4, 4, 4], "output_spacing_mm": [4, 4, 4]}
+    told = _story({"passed_through": True, "consistency": False, **size})
+    assert "not asked" in told and "denoisers" not in told and "became" not in told and "corrected" not in told
+    assert "denoisers" in _story({"passed_through": False})

@@ -1,0 +1,188 @@
+"""Configurations: read, built on each other, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moediff.core.errors import ConfigError, InputMissing
+from moediff.model.denoiser import TrunkConfig
+from moediff.model.experts import ExpertsConfig
+from moediff.training.cache import ScanSource
+from moediff.training.config import TrainConfig, load_config
+
+BASE = """
+out = "../runs/base"
+data = "scans"
+steps = 70
+rate = 1e-3
+[model.denoiser]
+vector = 16
+[model.denoiser.trunk]
+width = 8
+deep_width = 16
+[provenance]
+name = "base"
+licence = "CC0"
+[[scans]]
+path = "one.nii.gz"
+[[scans]]
+path = "two.nii.gz"
+"""
+
+
+def written(folder: Path, **files: str) -> Path:
+    """Write configurations by name; returns the path of the last one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    return folder / f"{list(files)[-1]}.toml"
+
+
+def test_settings_are_read_and_the_rest_takes_its_defaults(tmp_path):
+    config = load_config(written(tmp_path / "configs", base=BASE))
+    assert (config.steps, config.rate, config.batch) == (70, 1e-3, TrainConfig(out="").batch)
+    assert config.model.denoiser.trunk == TrunkConfig(width=8, deep_width=16)
+    assert config.scans == (ScanSource(path="one.nii.gz"), ScanSource(path="two.nii.gz"))
+    assert config.provenance == {"name": "base", "licence": "CC0"}
+
+
+def test_relative_folders_are_taken_from_the_file(tmp_path):
+    config = load_config(written(tmp_path / "configs", base=BASE))
+    assert Path(config.out).resolve() == (tmp_path / "runs" / "base").resolve()
+    assert Path(config.data) == tmp_path / "configs" / "scans"
+    assert config.start is None
+    bare = load_config(written(tmp_path / "bare", bare="steps = 3"))
+    assert (Path(bare.out), Path(bare.data)) == (tmp_path / "bare", tmp_path / "bare")
+
+
+def test_absolute_folders_stay(tmp_path):
+    place = (tmp_path / "elsewhere").as_posix()
+    config = load_config(written(tmp_path / "configs", one=f'out = "{place}"\nstart = "{place}/bundle"'))
+    assert (Path(config.out), Path(config.start or "")) == (Path(place), Path(place) / "bundle")
+
+
+LIKE = """
+like = "{like}"
+out = "mine"
+start = "bundle"
+rate = 2e-3
+[model.denoiser.trunk]
+width = 32
+[model.denoiser.experts]
+width = 16
+[provenance]
+name = "like"
+"""
+
+
+def test_like_puts_tables_over_each_other(tmp_path):
+    config = load_config(written(tmp_path / "configs", base=BASE, like=LIKE.format(like="base.toml")))
+    assert (config.steps, config.rate) == (70, 2e-3)
+    assert config.model.denoiser.trunk == TrunkConfig(width=32, deep_width=16)  # one key here, the other below
+    assert config.model.denoiser.vector == 16 and config.model.denoiser.experts == ExpertsConfig(width=16)
+    assert config.provenance == {"name": "like", "licence": "CC0"}
+    assert [scan.path for scan in config.scans] == ["one.nii.gz", "two.nii.gz"]
+
+
+def test_like_keeps_each_files_folders(tmp_path):
+    written(tmp_path / "below", base=BASE)
+    config = load_config(written(tmp_path / "above", like=LIKE.format(like="../below/base.toml")))
+    assert Path(config.out) == tmp_path / "above" / "mine" and Path(config.start or "") == tmp_path / "above" / "bundle"
+    assert Path(config.data).resolve() == (tmp_path / "below" / "scans").resolve()
+
+
+def test_lists_are_replaced_not_joined(tmp_path):
+    other = 'like = "base.toml"\n[[scans]]\npath = "three.nii.gz"'
+    config = load_config(written(tmp_path, base=BASE, other=other))
+    assert [scan.path for scan in config.scans] == ["three.nii.gz"]
+
+
+def test_like_may_be_stacked(tmp_path):
+    files = {"base": BASE, "middle": 'like = "base.toml"\nsteps = 5', "top": 'like = "middle.toml"\nbatch = 9'}
+    config = load_config(written(tmp_path, **files))
+    assert (config.steps, config.batch, config.rate) == (5, 9, 1e-3)
+
+
+def test_a_configuration_that_builds_on_itself_is_refused(tmp_path):
+    path = written(tmp_path, one='like = "two.toml"', two='like = "one.toml"')
+    with pytest.raises(ConfigError, match=r"one\.toml builds on itself; remove one `like`"):
+        load_config(path.with_name("one.toml"))
+
+
+def test_the_configurations_of_the_project_can_be_read():
+    folder = Path(__file__).resolve().parents[2] / "configs"
+    uniform, default = (load_config(folder / f"{name}.toml") for name in ("uniform", "default"))
+    assert default.scans == uniform.scans and default.data == uniform.data
+    assert default.model.denoiser.gate.experts == 4 and uniform.model.denoiser.gate.experts == 1
+    assert Path(default.start or "").resolve() == (Path(uniform.out) / "bundle").resolve()
+    longer, wide = (load_config(folder / f"{name}.toml") for name in ("longer", "wide"))
+    assert longer.model.denoiser == wide.model.denoiser == default.model.denoiser
+    assert wide.loss.region == longer.loss.region == default.loss.region
+
+
+REFUSED = {
+    "unknown setting": ("stepz = 3", "unknown setting 'stepz'"),
+    "unknown in a table": ("[model.denoiser.trunk]\nwidht = 3", "unknown setting 'model.denoiser.trunk.widht'"),
+    "unknown in a list": ('[[scans]]\npath = "a"\nweigth = 3', "unknown setting 'scans.weigth'"),
+    "wrong type": ('steps = "many"', "steps: "),
+    "no word for a folder": ("out = 3", "out: "),
+    "no word for like": ("like = 3", "like: "),
+    "no rate": ("rate = nan", "rate=nan must be a positive number"),
+    "endless": ("minutes = inf", "minutes=inf must be a positive number"),
+    "no decay": ("weight_decay = -1.0", "weight_decay=-1.0"),
+    "no seed": ("seed = 99999999999999999999999", "must lie in 0..2^63 - 1"),
+    "a weight below nothing": ("[loss]\nregion = -1.0", "loss.region=-1.0 must be 0 or more"),
+    "a cube too small to judge": ("[validation]\nside = 8", "validation.side=8 must be at least 16"),
+    "fewer blocks than none": ("[model.denoiser.trunk]\nblocks_deep = -1", "0 to"),
+    "no vector": ("[model.denoiser]\nvector = 0", "vector=0"),
+    "no tokens": ("[model.denoiser.encoder]\nwidth = 0", "encoder.width=0"),
+    "no steps": ("steps = 0", "steps=0 must be at least 1"),
+    "no batch": ("batch = 0", "batch=0 must be at least 1"),
+    "ema of one": ("ema = 1.0", "ema=1.0 must lie in"),
+    "not TOML": ("steps = = 3", "not TOML"),
+    "a patch that does not fit": ("patch = 40", "patch=40 must be a multiple of 16"),
+    "a phase's patch that does not fit": (
+        "[[phases]]\nuntil = 1.0\nbatch = 2\npatch = 40",
+        "phases: patch=40 must be a multiple of 16",
+    ),
+    "a device of the future": ('device = "tpu"', "device='tpu' must be"),
+    "labels on other voxels": (
+        '[[scans]]\npath = "a"\nlabels = true\nspacing_mm = [1.0]',
+        "a: label maps are not resampled",
+    ),
+    "no copies": ('[[scans]]\npath = "a"\nlabels = true\ncopies = 0', "a: copies=0 must be at least 1"),
+    "no weight": ('[[scans]]\npath = "a"\nweight = 0.0', "weight=0.0 a positive number"),
+    "noise from zero": ("[recipes]\nnoise = [0.0, 0.06]", "recipes.noise=[0.0, 0.06]: give a rising range"),
+    "slices too thick": ("[recipes]\nslice_factor = [2.0, 14.0]", "recipes.slice_factor=[2.0, 14.0]"),
+    "no kind of scan": (
+        "[recipes]\nthick = 0.0\ntruncated = 0.0\nmixed = 0.0\nnative = 0.0",
+        "one of them above 0",
+    ),
+    "amplitude from zero": ("[augment]\namplitude = [0.0, 1.0]", "augment.amplitude=[0.0, 1.0]"),
+    "shares over one": ("[augment]\nblur_share = 0.9", "1 at most together"),
+    "an unknown recipe to validate": ('[validation]\nrecipes = ["thik5"]', "validation.recipes: ['thik5']"),
+    "impossible in a part": ("[model.denoiser.trunk]\nwidth = 4", "trunk widths 4"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_configuration_is_refused_with_its_name(text, words, tmp_path):
+    path = written(tmp_path, bad=text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: ") and words in str(caught.value)
+
+
+def test_a_file_of_other_letters_is_not_toml(tmp_path):
+    (tmp_path / "bad.toml").write_bytes(b'out = "\xff\xfe"')
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputMissing, match=r"none\.toml: no such training configuration"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(InputMissing, match=r"none\.toml"):
+        load_config(written(tmp_path, like='like = "none.toml"'))

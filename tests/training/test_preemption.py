@@ -1,0 +1,53 @@
+"""Stopping at the end of a step: when a slice is over, and when somebody asks."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from moediff.core.errors import ConfigError, TryAgain
+from moediff.training.preemption import Pause
+
+
+@pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
+def test_a_slice_has_a_length(minutes):
+    with pytest.raises(ConfigError, match="positive number"):
+        Pause(minutes)
+
+
+def test_without_a_slice_it_is_never_due():
+    with Pause() as pause:
+        assert not pause.due()
+
+
+def test_a_slice_is_over_when_its_time_is():
+    with Pause(0.05 / 60) as pause:
+        assert not pause.due()
+        time.sleep(0.06)
+        assert pause.due()
+        with pytest.raises(TryAgain, match=r"paused at step 7, 25% done; go on with --resume"):
+            pause.leave(7, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["term", "int"]
+)
+def test_a_signal_waits_for_the_end_of_the_step(number, ending):
+    before = signal.getsignal(number)
+    with Pause() as pause:
+        signal.raise_signal(number)
+        assert pause.due()
+        with pytest.raises(ending) as raised:
+            pause.leave(1, 0.5)
+    assert signal.getsignal(number) is before
+    if ending is SystemExit:
+        assert raised.value.code == 143
+
+
+def test_a_second_interrupt_does_not_wait():
+    with Pause():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
