@@ -1,6 +1,7 @@
-"""MkDocs hooks: every command's --help becomes the page reference/commands.md.
+"""MkDocs hooks: the help of every command in reference/commands.md, and LOG.md of the repository as a page.
 
-Formatted at 100 columns without colours, so that the page is the same wherever it is built.
+Help is formatted at 100 columns without colours, so that the page is the same wherever it is built. Links to and from
+LOG.md are written for the repository, where it lies beside the folder docs/.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ def reference() -> str:
     return "\n\n".join(f"## {c.prog}\n\n```text\n{c.format_help().rstrip()}\n```" for c in commands(build_parser()))
 
 
+def on_files(files: Any, config: Any) -> Any:
+    """Add the lab notes, links to docs/ made relative to it."""
+    from mkdocs.structure.files import File
+
+    text = (ROOT / "LOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    files.append(File.generated(config, "LOG.md", content=text))
+    return files
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the mark."""
+    """Fill the mark; the lab notes lie within the site."""
+    markdown = markdown.replace("../LOG.md", "LOG.md")
     return markdown.replace(MARK, reference()) if MARK in markdown else markdown

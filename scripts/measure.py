@@ -182,7 +182,7 @@ def page_of(bundle: Bundle, kept: Path) -> str:
         "",
         "Written by `make measure`, which runs every command below; nothing here is typed by hand. Held-out data of "
         "`val/` and label maps kept out of training, simulated degradations, seed 0, one thread of "
-        f"{platform.machine()}. Why things are as they are: [decisions](decisions.md). Research use only; not for "
+        f"{platform.machine()}. Why things are as they are: [design](design.md). Research use only; not for "
         "diagnostic use.",
         "",
         f"Weights: sha256 `{bundle.sha256}`.",
