@@ -6,7 +6,7 @@ The middle of every real training scan is degraded by frozen recipes (a pair is 
 as `enhance` does it. One factor is chosen, at which intervals hold 90 % of voxels in the mean of all cases, as in split
 conformal prediction (Angelopoulos and Bates 2021, arXiv 2107.07511), but that cases count, not voxels, since those of
 one scan err together. Weights stay as they are. The network must not know the scans by heart; that the embedded weights
-do not is measured (docs/decisions.md, "By kind of scan, and persons it learned from"). Axes: V voxels.
+do not is measured (LOG.md, 2026-11-27). Axes: V voxels.
 """
 
 from __future__ import annotations

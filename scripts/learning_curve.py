@@ -3,7 +3,7 @@
     python scripts/learning_curve.py [benchmarks/learning_curve.csv] [--plot docs/images/learning_curve.svg]
         [--document docs/model-card.md]
 
-The measurements are those of docs/decisions.md, "The embedded weights"; the file says which one comes from where. A
+The measurements are those of LOG.md, "The stages of today's weights"; the file says which one comes from where. A
 straight line in log2(minutes) is fitted by least squares to ends of stages (`counts`), for whole heads. The interval of
 its slope is Student's t at 90 %, as if residuals were independent; the line is turned about its middle to get the
 interval of the time that a target would take. Prints a table; writes it into a document between its markers.

@@ -18,7 +18,7 @@ from moediff.core.resample import apply_axes, axis_matrix, band_matrix, profile_
 from moediff.core.volume import Volume
 
 # Variance of the error that the network leaves in what was measured: the first times detail^3 / noise^4. The noisier
-# the scan and the smoother the head, the more of the gap is noise that it was right not to follow (docs/decisions.md).
+# the scan and the smoother the head, the more of the gap is noise that it was right not to follow (LOG.md, 2026-11-26).
 ERROR_LEFT, LARGEST_VARIANCE = 2e-4, 1e-2
 INNER = 0.2, 0.8  # quantiles of the head along each axis between which its detail is looked at
 LEAST, MOST = 16, 128  # samples of that box along an axis

@@ -1,6 +1,6 @@
 """From noise to a sample: DPM-Solver++ (2M) on the probability-flow ODE, as a function of any denoiser.
 
-Chosen over Euler, Heun and churn by measurement (benchmarks/samplers.py, docs/decisions.md).
+Chosen over Euler, Heun and churn by measurement (benchmarks/samplers.py, docs/design.md).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from moediff.core.volume import Grid, Volume
 from moediff.inference.options import EnhanceOptions
 
 MAX_OUTPUT_VOXELS = 600_000_000
-MARGIN_VOX = 64  # voxels around a goal inside the scan that the network works on too (docs/decisions.md)
+MARGIN_VOX = 64  # voxels around a goal inside the scan that the network works on too (LOG.md, 2026-11-27)
 SAME_LATTICE = 1e-2  # voxels
 
 

@@ -107,7 +107,7 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
 def _in_step(low: Sequence[int], high: Sequence[int], prepared: Prepared) -> list[int]:
     """Where the box begins, so that cells and tokens lie as they would if the grid held the whole head.
 
-    Where they lie otherwise, a result changes by 1 % of the range (docs/decisions.md).
+    Where they lie otherwise, a result changes by 1 % of the range (LOG.md, 2026-11-27).
     """
     part = [(r.start > 0, r.stop < n) for r, n in zip(prepared.reached, prepared.source.shape, strict=True)]
     if prepared.head is None or not any(any(cut) for cut in part):

@@ -141,7 +141,7 @@ class ResBlock(nn.Module):
     """A convolution in the plane of the slices, modulation, and one across the slices, added to the input.
 
     The last axis is the coarsest one. Two thin kernels cost a quarter of two 3x3x3 ones; more of them in the same time
-    learn more (docs/decisions.md). `kernels` are for comparisons.
+    learn more (LOG.md, 2026-11-23). `kernels` are for comparisons.
 
     A `normed` block looks at its input with every site's channels brought to unit size (Zhang & Sennrich 2019). In a
     stack without it the modulation's factors multiply up, until ReLU is silent everywhere behind some block.
