@@ -17,6 +17,8 @@ BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) -
 TIMES     ?=
 TRAIN     ?=
 SECONDS   ?= 600
+# Processes that share the tests.
+WORKERS   ?= 2
 UNIFORM   ?= $(firstword $(patsubst %/bundle.json,%,$(wildcard runs/uniform/bundle/bundle.json runs/ablation/equal-compute/0/bundle/bundle.json)))
 METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),"uniform=$(UNIFORM)") faithful detail
 
@@ -70,7 +72,7 @@ browser:
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 reliability: $(STAMP)
 	$(BIN)/python -m pytest tests --reliability=docs/reliability.md --kills=30 --fuzz-seconds=60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -27,7 +28,7 @@ from moediff.model.experts import ExpertsConfig
 
 pytest_plugins = ["reliability", "nifti_fixtures", "evaluation_fixtures"]
 
-MAX_THREADS = 2
+MAX_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # workers share the cores
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
