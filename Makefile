@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.installed
 SCAN      ?=
 DATA      ?= ../shared/data
-# What README and docs/benchmarks.md show; trio_b17_T1w would count in no mean.
+# What README and docs/benchmarks.md show.
 PERSONS   := M2307_T2w aurora_T1c fsf_T1w ljms07_FLAIR seg3d_T1w
 RECIPES   := thick5 low1.5 iso2 thick3 mixed low-field iso1.5 inplane2
 METRICS   := psnr,nrmse,ssim,psnr_all,ssim_all,nrmse_mrixfields,ssim_mrixfields,haarpsi,haarpsi_med,gmsd,vif,hf_ratio,sharpness,sharpness_ref,noise
@@ -19,22 +19,20 @@ TRAIN     ?=
 SECONDS   ?= 600
 # Processes that share the tests.
 WORKERS   ?= 2
-UNIFORM   ?= $(firstword $(patsubst %/bundle.json,%,$(wildcard runs/uniform/bundle/bundle.json runs/ablation/equal-compute/0/bundle/bundle.json)))
-METHODS   := linear cubic lanczos zero-fill tv $(if $(wildcard $(UNIFORM)/bundle.json),"uniform=$(UNIFORM)") faithful detail
+UNIFORM   ?=
+METHODS   := linear cubic lanczos zero-fill tv $(if $(UNIFORM),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables measure ablation train-default gpu lint wheel-test docs gallery constraints clean
+.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables measure train-default gpu lint wheel-test docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
 	@echo "make benchmark         every method on degraded scans of DATA/val (or MNI152) into ./benchmark/; continues"
-	@echo "                       UNIFORM=bundle of one denoiser for everything, judged too where one exists (make ablation)"
+	@echo "                       UNIFORM=bundle of one denoiser for everything: judged too"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"other options of moediff benchmark\""
 	@echo "make benchmark-tables  its tables and plot into docs/benchmarks.md and README.md"
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"
 	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
-	@echo "make ablation          does routing pay? small networks trained alike, tables and figure in ./runs/ablation (2 hours); continues"
-	@echo "                       ABLATION=--designs tries other designs of the experts too"
 	@echo "make train-default     train the embedded weights anew into ./runs (15 hours on 2 cores); run again to go on"
 	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
 	@echo "make gpu               where torch sees a GPU: does it agree with the CPU, and how fast is it?"
@@ -89,9 +87,6 @@ demo: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/moediff benchmark $(if $(filter-out ../shared/data,$(DATA))$(wildcard $(DATA)/val),--data "$(DATA)") -o benchmark --methods $(METHODS) $(BENCHMARK)
-
-ablation: $(STAMP)
-	$(BIN)/python benchmarks/ablation.py --data "$(DATA)" --out runs/ablation $(ABLATION)
 
 benchmark-tables: $(STAMP)
 	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md README.md $(if $(TIMES),--times "$(TIMES)") \

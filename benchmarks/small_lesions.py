@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lesions import arguments, enhancers_of, predictions
+from common import arguments, enhancers_of, predictions
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade

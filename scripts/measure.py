@@ -81,20 +81,6 @@ MEASUREMENTS = (
         told="Change of the gain over cubic / how far the result moves, both in percent.",
     ),
     Measurement(
-        name="noise",
-        title="What the network is told of noise",
-        call="noise.py",
-        told="Estimated over added noise of five held-out scans, in brackets its spread: whole scans, their middle, "
-        "and patches as training draws them.",
-    ),
-    Measurement(
-        name="lesions",
-        title="Outlined lesions",
-        call="lesions.py",
-        told="Lesions that others outlined, in the degraded and restored scan; the rule is that of "
-        "[metrics](metrics.md).",
-    ),
-    Measurement(
         name="planted",
         title="Planted lesions",
         call="small_lesions.py",
