@@ -32,7 +32,7 @@ from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import head_mask, score
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.outputs import stem_of
+from moediff.io.naming import stem_of
 from moediff.io.scans import load
 
 SCANS = {

@@ -28,7 +28,7 @@ from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import Scores, head_mask, score
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import Enhanced, EnhanceOptions
-from moediff.inference.outputs import stem_of
+from moediff.io.naming import stem_of
 from moediff.io.scans import load, save
 from moediff.report.figure import comparison_figure
 

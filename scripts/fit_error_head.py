@@ -3,8 +3,8 @@
     python scripts/fit_error_head.py BUNDLE OUT [--config configs/wide.toml] [--patches 150]
 
 Features and errors of training patches are computed once and kept; the head then takes thousands of quick steps on
-them, which a training run that computes the network anew for each step cannot (LOG.md, 2026-11-23). Nothing but the head
-changes. Axes: N cells, C channels, G modulation vector, V voxels of a cell.
+them, which a training run that computes the network anew for each step cannot (LOG.md, 2026-11-23). Nothing but the
+head changes. Axes: N cells, C channels, G modulation vector, V voxels of a cell.
 """
 
 from __future__ import annotations

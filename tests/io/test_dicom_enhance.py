@@ -16,7 +16,7 @@ from dicom_maker import SECRETS, known_affine, slices, write
 import moediff
 from moediff.cli.main import main
 from moediff.core.errors import CannotCreate
-from moediff.inference.outputs import default_output
+from moediff.io.naming import default_output
 from moediff.io.scans import load, save
 
 

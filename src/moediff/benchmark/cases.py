@@ -26,9 +26,9 @@ from moediff.evaluation.evaluate import Drawn
 from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.evaluation.pairs import read_files
-from moediff.inference.outputs import stem_of
 from moediff.io.atomic import shown
 from moediff.io.dicom.files import is_export
+from moediff.io.naming import stem_of
 from moediff.io.scans import load
 
 Row: TypeAlias = "dict[str, Any]"

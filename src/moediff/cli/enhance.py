@@ -114,7 +114,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
     from moediff.core.extras import require_parts
-    from moediff.inference.outputs import OutputPaths, check_outputs, claimed, default_output
+    from moediff.inference.outputs import OutputPaths, check_outputs, claimed
+    from moediff.io.naming import default_output
 
     keep_memory()
     options = _options(args)

@@ -117,7 +117,8 @@ def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
 
 def _pages(args: argparse.Namespace, results: list[Path]) -> list[Path]:
     from moediff.core.errors import CannotCreate
-    from moediff.inference.outputs import OutputPaths, stem_of
+    from moediff.inference.outputs import OutputPaths
+    from moediff.io.naming import stem_of
     from moediff.io.scans import check_free
 
     pages = [args.output or scan.with_name(f"{stem_of(scan)}_report.html") for scan in results]

@@ -8,8 +8,8 @@ from typing import Any
 
 from moediff.core.errors import DataError, InputMissing
 from moediff.evaluation.pairs import Pair
-from moediff.inference.outputs import stem_of
 from moediff.io.atomic import shown
+from moediff.io.naming import stem_of
 
 SUFFIXES = (".nii.gz", ".nii")
 FREE = ("desc", "res", "space", "rec", "label")  # entities in which a result may differ from its reference

@@ -1,6 +1,7 @@
 """How much memory an enhancement will take, told before it starts (`enhance --dry-run`).
 
-The numbers were fitted to measured peaks of whole processes on a CPU (`python benchmarks/speed.py`, LOG.md, 2026-11-26).
+The numbers were fitted to measured peaks of whole processes on a CPU (`python benchmarks/speed.py`,
+LOG.md, 2026-11-26).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from moediff.inference.options import Enhanced
 from moediff.io.atomic import check_new_folder
 from moediff.io.dicom.writer import write_series
 from moediff.io.lock import announce, held
+from moediff.io.naming import sidecar_of
 from moediff.io.nifti.reader import files_of, suffix_of
 from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
 from moediff.io.scans import check_free, save, save_maps, write_text
@@ -52,30 +53,6 @@ class OutputPaths:
         """Those that are NIfTI, the scan first."""
         maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences)
         return [self.scan, *(path for path in maps if path is not None)]
-
-
-def stem_of(path: Path) -> str:
-    """File name without the suffix of its kind."""
-    suffix = suffix_of(path)
-    return path.name[: -len(suffix)] if suffix else path.stem
-
-
-def sidecar_of(scan: Path) -> Path:
-    """The JSON beside a scan that belongs to it, by BIDS and as we write it."""
-    return scan.parent / (stem_of(scan) + ".json")
-
-
-def default_output(source: Path, stem: str | None = None) -> Path:
-    """`<stem>_desc-sr_<suffix>.nii.gz` beside the input; names without a BIDS suffix get `_desc-sr` at the end.
-
-    Args:
-        stem: replaces the input's own, which may be a patient's name (DICOM).
-    """
-    if source.name in ("", ".."):  # a folder named by dots has no place beside it until resolved
-        source = source.resolve()
-    entities, _, suffix = (stem or stem_of(source)).rpartition("_")
-    name = f"{entities}_desc-sr_{suffix}" if entities else f"{suffix}_desc-sr"
-    return source.with_name(f"{name}.nii.gz")
 
 
 def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Sequence[Path] = ()) -> None:

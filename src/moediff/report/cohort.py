@@ -18,8 +18,9 @@ import numpy as np
 from moediff._version import RESEARCH_ONLY
 from moediff.core.errors import InputMissing
 from moediff.core.extras import require_parts
-from moediff.inference.outputs import sidecar_of, written_by_us
+from moediff.inference.outputs import written_by_us
 from moediff.io.atomic import shown
+from moediff.io.naming import sidecar_of
 from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import write_text
 from moediff.report.canvas import PLANES

@@ -22,9 +22,10 @@ from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_drawn
 from moediff.inference.options import Enhanced
-from moediff.inference.outputs import OutputPaths, stem_of
+from moediff.inference.outputs import OutputPaths
 from moediff.inference.route import route
 from moediff.io.atomic import shown
+from moediff.io.naming import stem_of
 from moediff.io.scans import load
 from moediff.report.layers import air
 

@@ -1,0 +1,31 @@
+"""File names: the suffix of a format, the stem without it, the sidecar beside a scan, the default name of a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moediff.io.nifti.reader import suffix_of
+
+
+def stem_of(path: Path) -> str:
+    """File name without the suffix of its kind."""
+    suffix = suffix_of(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def sidecar_of(scan: Path) -> Path:
+    """The JSON beside a scan that belongs to it, by BIDS and as we write it."""
+    return scan.parent / (stem_of(scan) + ".json")
+
+
+def default_output(source: Path, stem: str | None = None) -> Path:
+    """`<stem>_desc-sr_<suffix>.nii.gz` beside the input; names without a BIDS suffix get `_desc-sr` at the end.
+
+    Args:
+        stem: replaces the input's own, which may be a patient's name (DICOM).
+    """
+    if source.name in ("", ".."):  # a folder named by dots has no parent to write into until it is resolved
+        source = source.resolve()
+    entities, _, suffix = (stem or stem_of(source)).rpartition("_")
+    name = f"{entities}_desc-sr_{suffix}" if entities else f"{suffix}_desc-sr"
+    return source.with_name(f"{name}.nii.gz")
