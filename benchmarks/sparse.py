@@ -71,7 +71,7 @@ def least_seconds(
 
 def evaluation(denoiser: Denoiser, head: Frame, sigma: float) -> Callable[[], object]:
     """One evaluation at this noise level, from what was computed once for the scan."""
-    x = torch.zeros_like(head.condition.base_BXYZ)
+    x = torch.zeros_like(head.condition.interpolated_BXYZ)
     return lambda: denoiser(x, torch.tensor([sigma], device=x.device), head.condition)
 
 

@@ -37,13 +37,13 @@ def rows(denoiser: Denoiser, source: PatchSource, number: int, sigma: float) -> 
     """Features [N, C], modulation [N, G] and errors in units of sigma_data [N, V] of one patch at sigma_max."""
     device = next(denoiser.parameters()).device
     batch = source.batch(number, 1).to(device)
-    token, weight = denoiser.routing(batch.base_BXYZ)
-    scan = batch.base_BXYZ, batch.slices_BNXYZ
+    token, weight = denoiser.routing(batch.interpolated_BXYZ)
+    scan = batch.interpolated_BXYZ, batch.neighbours_BNXYZ
     condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, weight, sparse=True)
-    x, sigma_B = torch.zeros_like(batch.base_BXYZ), torch.tensor([sigma], device=device)
+    x, sigma_B = torch.zeros_like(batch.interpolated_BXYZ), torch.tensor([sigma], device=device)
     feature, vector = denoiser.features(x, sigma_B, condition)
     mean = denoiser.precondition(x, sigma_B, denoiser.experts.blend(feature, vector, condition.weight_BxyzE))
-    error = (batch.truth_BXYZ - batch.base_BXYZ - mean) / denoiser.config.sigma_data
+    error = (batch.truth_BXYZ - batch.interpolated_BXYZ - mean) / denoiser.config.sigma_data
     kept = torch.randperm(feature[..., 0].numel(), generator=rng_for(SEED, number))[:CELLS].to(device)
     cells = to_lattice(error[..., None]).flatten(0, 3)[kept]
     return feature.flatten(0, 3)[kept], vector.expand(len(kept), -1), cells

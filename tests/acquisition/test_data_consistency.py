@@ -75,7 +75,7 @@ def test_a_constant_offset_is_the_discrepancy_itself(truth):
 @pytest.mark.parametrize("name", RECIPES)
 def test_one_correction_brings_a_wrong_result_nearer_to_the_measurement(name, truth):
     prepared, sharp = prepared_from(truth, RECIPES[name][0])
-    prepared = replace(prepared, level=torch.tensor(0.0))
+    prepared = replace(prepared, noise_sigma=torch.tensor(0.0))
     acquisition = assumed_acquisition(prepared)
     x = torch.linspace(0, 3, SHAPE[0])[:, None, None].sin() * torch.linspace(0, 2, SHAPE[2]).cos()
     wrong = sharp + 0.2 * x * prepared.mask_XYZ
@@ -94,7 +94,10 @@ def test_in_strong_noise_only_what_many_voxels_share_is_followed(noise, followed
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
     measured, mask = prepared.source.data_XYZ, prepared.mask_XYZ
     noisy = prepared.source.with_data(measured + noise * torch.randn(measured.shape, generator=rng_for(0)))
-    prepared, acquisition = replace(prepared, level=torch.tensor(noise), source=noisy), assumed_acquisition(prepared)
+    prepared, acquisition = (
+        replace(prepared, noise_sigma=torch.tensor(noise), source=noisy),
+        assumed_acquisition(prepared),
+    )
     moved = (correct(sharp, prepared, acquisition) - sharp)[mask]
     assert float(moved.square().mean().sqrt()) < followed * noise
     left = (correct(sharp + noise * mask, prepared, acquisition) - sharp)[mask]
@@ -106,7 +109,7 @@ def test_the_noisier_the_scan_the_less_it_is_followed(truth):
     acquisition = assumed_acquisition(prepared)
     wrong = sharp.clone()
     wrong[20:28, 20:28, 12:20] += 0.2
-    scans = [replace(prepared, level=torch.tensor(noise)) for noise in (0.02, 0.04, 0.08, 0.16)]
+    scans = [replace(prepared, noise_sigma=torch.tensor(noise)) for noise in (0.02, 0.04, 0.08, 0.16)]
     errors = [correct(wrong, scan, acquisition) - sharp for scan in scans]
     left = [abs(float(error[23:25, 23:25, 15:17].mean())) for error in errors]
     assert 0 <= left[0] < left[1] < left[2] < left[3] < 0.2
@@ -115,7 +118,7 @@ def test_the_noisier_the_scan_the_less_it_is_followed(truth):
 def test_a_smooth_head_follows_noise_less_than_a_lively_one(truth):
     """What stands out of a smooth head is more likely to be noise."""
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
-    prepared, mask = replace(prepared, level=torch.tensor(0.02)), prepared.mask_XYZ
+    prepared, mask = replace(prepared, noise_sigma=torch.tensor(0.02)), prepared.mask_XYZ
     acquisition = assumed_acquisition(prepared)
     noise = 0.02 * torch.randn(prepared.source.shape, generator=rng_for(0))
 
@@ -136,17 +139,20 @@ def test_samples_that_a_small_grid_does_not_reach_correct_nothing(name, truth):
     low = degrade(truth, RECIPES[name][0], rng_for(0))
     part = crop(truth, (0, 0, 20), (48, 56, 24))
     whole, cut = (prepare(low, grid, PrepareSettings()) for grid in (truth.grid, part.grid))
-    moved = [(correct(p.base_XYZ.clone(), p, assumed_acquisition(p)) - p.base_XYZ).abs() for p in (whole, cut)]
+    moved = [
+        (correct(p.interpolated_XYZ.clone(), p, assumed_acquisition(p)) - p.interpolated_XYZ).abs()
+        for p in (whole, cut)
+    ]
     assert float(moved[1].max()) < 0.05  # at the cut, which a margin keeps away from results
     assert float((moved[1] - moved[0][:, :, 20:44])[:, :, 8:].abs().max()) < 0.005
-    gap = discrepancy(cut.base_XYZ, cut, assumed_acquisition(cut))
+    gap = discrepancy(cut.interpolated_XYZ, cut, assumed_acquisition(cut))
     assert float(gap[:, :, : 5 if name == "thick_z" else 10].abs().max()) == 0
     assert summary(gap, cut, assumed_acquisition(cut))["rms_over_range"] < 0.05
 
 
 def test_air_is_never_corrected(truth):
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
-    prepared = replace(prepared, level=torch.tensor(0.0))
+    prepared = replace(prepared, noise_sigma=torch.tensor(0.0))
     wrong = sharp + 0.3
     changed = correct(wrong, prepared, assumed_acquisition(prepared)) != wrong
     assert bool(changed[prepared.mask_XYZ].any()) and not bool(changed[~prepared.mask_XYZ].any())

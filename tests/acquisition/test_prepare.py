@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground
-from moediff.acquisition.prepare import PrepareSettings, coarseness, mirrored, network_order, prepare
+from moediff.acquisition.prepare import PrepareSettings, anisotropy_ratio, flipped, network_order, prepare
 from moediff.acquisition.wiener import wiener
 from moediff.core.errors import DataError, GeometryError
 from moediff.core.geometry import axis_positions, canonical_grid, canonicalise, crop, resample, with_spacing
@@ -28,26 +28,28 @@ def thick(make_phantom) -> Volume:
 def test_on_its_own_grid_a_scan_comes_back(order, flips, thick, stored):
     scan = stored(thick, order, flips)
     prepared = prepare(scan, scan.grid, CUBIC)
-    back = prepared.undo(prepared.base_XYZ)
+    back = prepared.undo(prepared.interpolated_XYZ)
     assert_close(back.data_XYZ, scan.data_XYZ, atol=0.01, rtol=1e-5)
     assert_close(back.affine, scan.affine)
 
 
-def test_coarseness_is_that_of_the_slices_over_the_plane(thick):
+def test_the_anisotropy_ratio_is_that_of_the_slices_over_the_plane(thick):
     known = {(4, 4, 4): 2, (2, 2, 2): 2, (4, 4, 8): 1, (4, 4, 2): 4, (2, 4, 8): 2, (2, 2, 8): 2**0.5}
     for spacing, expected in known.items():
-        assert coarseness(prepare(thick, with_spacing(thick.grid, spacing), CUBIC)) == pytest.approx(expected, rel=0.02)
+        assert anisotropy_ratio(prepare(thick, with_spacing(thick.grid, spacing), CUBIC)) == pytest.approx(
+            expected, rel=0.02
+        )
 
 
 def test_storage_order_does_not_change_what_the_network_reads(thick, stored):
     plain = prepare(thick, with_spacing(thick.grid, (4, 4, 4)), CUBIC)
     other = stored(thick, (2, 0, 1), (0, 2))
     same = prepare(other, with_spacing(other.grid, (4, 4, 4)), CUBIC)
-    assert_close(same.base_XYZ, plain.base_XYZ, atol=1e-5, rtol=0)
+    assert_close(same.interpolated_XYZ, plain.interpolated_XYZ, atol=1e-5, rtol=0)
     assert_close(same.grid.affine, plain.grid.affine)
     assert torch.equal(same.mask_XYZ, plain.mask_XYZ)
     assert same.noise == pytest.approx(plain.noise)
-    undone = same.undo(same.base_XYZ)
+    undone = same.undo(same.interpolated_XYZ)
     assert undone.shape == (44, 48, 56)
     assert_close(undone.affine, with_spacing(other.grid, (4, 4, 4)).affine)
 
@@ -55,7 +57,7 @@ def test_storage_order_does_not_change_what_the_network_reads(thick, stored):
 def test_the_target_may_be_stored_differently_from_the_scan(thick, stored):
     fine = with_spacing(thick.grid, (4, 4, 4))
     turned = stored(Volume(torch.zeros(fine.shape), fine.affine), (1, 2, 0), (1,)).grid
-    assert_close(prepare(thick, turned, CUBIC).base_XYZ, prepare(thick, fine, CUBIC).base_XYZ)
+    assert_close(prepare(thick, turned, CUBIC).interpolated_XYZ, prepare(thick, fine, CUBIC).interpolated_XYZ)
     assert_close(canonical_grid(turned).affine, fine.affine)
 
 
@@ -72,21 +74,26 @@ def test_fields_agree_with_the_steps_they_come_from(thick):
 def test_intensity_factors_leave_the_scaled_scan_alone(thick):
     goal = with_spacing(thick.grid, (4, 4, 4))
     plain, bright = (prepare(thick.with_data(thick.data_XYZ * f), goal, PrepareSettings()) for f in (1, 50))
-    assert_close(bright.base_XYZ, plain.base_XYZ, atol=1e-4, rtol=0)
-    assert_close(bright.undo(bright.base_XYZ).data_XYZ, 50 * plain.undo(plain.base_XYZ).data_XYZ, atol=1, rtol=1e-4)
+    assert_close(bright.interpolated_XYZ, plain.interpolated_XYZ, atol=1e-4, rtol=0)
+    assert_close(
+        bright.undo(bright.interpolated_XYZ).data_XYZ,
+        50 * plain.undo(plain.interpolated_XYZ).data_XYZ,
+        atol=1,
+        rtol=1e-4,
+    )
 
 
 def test_a_known_scaling_and_no_mask_are_taken_as_given(thick):
     prepared = prepare(thick, thick.grid, CUBIC, scaling=Scaling(100.0, 200.0), mask=False)
     assert bool(prepared.mask_XYZ.all()) and prepared.mask_XYZ.shape == thick.shape
-    assert_close(prepared.base_XYZ, (thick.data_XYZ - 100) / 200, atol=1e-4, rtol=0)
+    assert_close(prepared.interpolated_XYZ, (thick.data_XYZ - 100) / 200, atol=1e-4, rtol=0)
     assert prepared.scaling == Scaling(100.0, 200.0)
 
 
 def test_integer_voxels_are_read_as_numbers(thick):
     whole = thick.data_XYZ.round()
     scaling = Scaling(0.0, 7.0)
-    found = prepare(thick.with_data(whole.short()), thick.grid, CUBIC, scaling=scaling, mask=False).base_XYZ
+    found = prepare(thick.with_data(whole.short()), thick.grid, CUBIC, scaling=scaling, mask=False).interpolated_XYZ
     assert_close(found, whole / 7, atol=1e-3, rtol=0)
 
 
@@ -94,14 +101,14 @@ def test_integer_voxels_are_read_as_numbers(thick):
 def test_the_settings_choose_the_kernel(kernel, thick):
     goal = with_spacing(thick.grid, (4, 4, 4))
     prepared = prepare(thick, goal, PrepareSettings(kernel=kernel), scaling=Scaling(), mask=False)
-    assert_close(prepared.base_XYZ, resample(thick, goal, kernel).data_XYZ, atol=0.01, rtol=1e-5)
+    assert_close(prepared.interpolated_XYZ, resample(thick, goal, kernel).data_XYZ, atol=0.01, rtol=1e-5)
 
 
 def test_the_default_kernel_is_wiener_with_the_measured_noise(thick):
     goal = with_spacing(thick.grid, (4, 4, 4))
     prepared = prepare(thick, goal, PrepareSettings())
-    assert_close(prepared.base_XYZ, wiener(prepared.source.data_XYZ, prepared.positions, prepared.noise))
-    assert float((prepared.base_XYZ - prepare(thick, goal, CUBIC).base_XYZ).abs().max()) > 0.01
+    assert_close(prepared.interpolated_XYZ, wiener(prepared.source.data_XYZ, prepared.positions, prepared.noise))
+    assert float((prepared.interpolated_XYZ - prepare(thick, goal, CUBIC).interpolated_XYZ).abs().max()) > 0.01
 
 
 def test_unknown_kernels_are_refused(thick):
@@ -155,7 +162,7 @@ def test_every_voxel_brings_the_two_slices_it_lies_between(axis):
     spacing[axis] = 4
     scan = Volume((1 + number).expand(shape).clone(), torch.diag(spacing))
     prepared = prepare(scan, with_spacing(scan.grid, (1, 1, 1)), PrepareSettings(), scaling=Scaling(), mask=False)
-    before, after = prepared.slices_NXYZ.movedim(axis + 1, 1)[:, :, 5, 5]
+    before, after = prepared.neighbours_NXYZ.movedim(axis + 1, 1)[:, :, 5, 5]
     # Fine voxel i lies at (i - 1.5) / 4 slices: 0.125 and 0.375 past a slice, or as much short of the next one.
     assert before.tolist() == [1, 1, *(1.0 + i for i in range(7) for _ in range(4)), 8, 8]
     assert after.tolist() == [1, 1, *(2.0 + i for i in range(7) for _ in range(4)), 8, 8]
@@ -177,18 +184,23 @@ def test_a_coarser_grid_holds_no_alias():
     scan = Volume((100 + 50 * torch.cos(2.6 * x)).expand(64, 32, 8).clone(), torch.diag(torch.tensor([1.0, 1, 4, 1])))
     for kernel in ("cubic", "wiener"):
         grid = with_spacing(scan.grid, (2, 1, 1))
-        base = prepare(scan, grid, PrepareSettings(kernel=kernel), scaling=Scaling(), mask=False).base_XYZ[4:-4]
+        base = prepare(scan, grid, PrepareSettings(kernel=kernel), scaling=Scaling(), mask=False).interpolated_XYZ[4:-4]
         assert_close(base, torch.full_like(base, 100.0), atol=6.0, rtol=0)
 
 
-def test_the_head_is_known_beyond_the_grid_and_when_mirrored(thick):
+def test_the_head_is_known_beyond_the_grid_and_when_flipped(thick):
     whole, part = (prepare(thick, crop(thick, start, shape).grid, CUBIC) for start, shape in PARTS)
-    assert part.head == whole.head and whole.reached == tuple(slice(0, n) for n in thick.shape)
+    assert part.foreground_bounds == whole.foreground_bounds and whole.reached == tuple(
+        slice(0, n) for n in thick.shape
+    )
     assert part.reached == (slice(10, 30), slice(0, 56), slice(5, 22))
-    turned = mirrored(part, (0, 2))
+    turned = flipped(part, (0, 2))
     assert turned.reached == (slice(18, 38), slice(0, 56), slice(0, 17))
-    first, last = part.head[0]
-    assert turned.head[0] == (47 - last, 47 - first) and turned.head[1] == part.head[1]
+    first, last = part.foreground_bounds[0]
+    assert (
+        turned.foreground_bounds[0] == (47 - last, 47 - first)
+        and turned.foreground_bounds[1] == part.foreground_bounds[1]
+    )
 
 
 PARTS = (((0, 0, 0), (48, 56, 22)), ((10, 0, 5), (20, 56, 17)))

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from moediff.acquisition.degrade import degrade
-from moediff.acquisition.prepare import coarseness, prepare
+from moediff.acquisition.prepare import anisotropy_ratio, prepare
 from moediff.acquisition.recipe import Recipe, thick_slices
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, DataError, TryAgain
@@ -176,7 +176,7 @@ def test_uncertainty_is_foretold_without_samples(enhancer, low):
     steep = Bundle(replace(config, error_slices=config.error_slices + 1), enhancer.bundle.denoiser, {}, "")
     raised = Enhancer(steep)(low, options).uncertainty
     assert raised is not None
-    ratio = coarseness(prepare(low, raised.grid, config.prepare))
+    ratio = anisotropy_ratio(prepare(low, raised.grid, config.prepare))
     assert ratio > 1.5
     assert_close(raised.data_XYZ, ratio * result.uncertainty.data_XYZ, atol=1e-4, rtol=1e-4)
     tiled = enhancer(low, replace(options, memory_mb=64)).uncertainty

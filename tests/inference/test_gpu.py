@@ -54,7 +54,7 @@ def test_a_gpu_gets_everything_and_gives_the_same_back(bundle, enhancer, low, ch
     finish = Enhancer._finish
 
     def watched(self, loaded, goal, prepared, *rest):
-        places.extend(part.device.type for part in (prepared.base_XYZ, prepared.mask_XYZ, rest[1][0]))
+        places.extend(part.device.type for part in (prepared.interpolated_XYZ, prepared.mask_XYZ, rest[1][0]))
         return finish(self, loaded, goal, prepared, *rest)
 
     monkeypatch.setattr(Enhancer, "_finish", watched)

@@ -54,8 +54,8 @@ def test_a_flat_head_has_no_tissue_contrast(head):
 def test_noise_is_doubted_from_above_the_trained_level_on(head):
     prepared = prepared_at(head, (4, 4, 4))
     bright = quantile(prepared.source.data_XYZ, 0.999)
-    assert doubts(replace(prepared, level=torch.tensor(0.08 * bright))) == []
-    assert doubts(replace(prepared, level=torch.tensor(0.15 * bright))) == [
+    assert doubts(replace(prepared, noise_sigma=torch.tensor(0.08 * bright))) == []
+    assert doubts(replace(prepared, noise_sigma=torch.tensor(0.15 * bright))) == [
         "noise of 15% of the intensity range is above what the model was trained on (6 %)"
     ]
 

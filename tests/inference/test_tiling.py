@@ -111,15 +111,15 @@ def test_the_frame_is_the_heads_box_coarsest_axis_last(head, prepared):
     assert [s.start for s in head.box] == where.amin(0).tolist()
     assert [s.stop for s in head.box] == (where.amax(0) + 1).tolist()
     assert all(n % 16 == 0 for n in head.shape)
-    assert_close(head._back(head.condition.base_BXYZ[0]), prepared.base_XYZ[head.box])
+    assert_close(head._back(head.condition.interpolated_BXYZ[0]), prepared.interpolated_XYZ[head.box])
     assert torch.equal(head._back(head.inside_BXYZ[0]), prepared.mask_XYZ[head.box])
     assert int(head.inside_BXYZ.sum()) == int(prepared.mask_XYZ.sum())  # the padding is no foreground
 
 
 def test_place_fills_the_foreground_and_nothing_else(head, prepared):
     into = torch.full(prepared.grid.shape, -7.0)
-    out = head.place(head.condition.base_BXYZ, into)
-    assert torch.equal(out[prepared.mask_XYZ], prepared.base_XYZ[prepared.mask_XYZ])
+    out = head.place(head.condition.interpolated_BXYZ, into)
+    assert torch.equal(out[prepared.mask_XYZ], prepared.interpolated_XYZ[prepared.mask_XYZ])
     assert bool((out[~prepared.mask_XYZ] == -7).all()) and bool((into == -7).all())
 
 
@@ -137,7 +137,7 @@ def test_cells_without_foreground_get_no_expert(head):
 def test_cut_takes_the_same_place_from_every_lattice(head):
     box = (slice(0, 16), slice(16, 32), slice(32, 64))
     part, whole = cut(head.condition, box), head.condition
-    assert torch.equal(part.base_BXYZ, whole.base_BXYZ[:, 0:16, 16:32, 32:64])
+    assert torch.equal(part.interpolated_BXYZ, whole.interpolated_BXYZ[:, 0:16, 16:32, 32:64])
     assert torch.equal(part.weight_BxyzE, whole.weight_BxyzE[:, 0:8, 8:16, 16:32])
     assert torch.equal(part.token_BxyzD, whole.token_BxyzD[:, 0:4, 4:8, 8:16])
     for table, full, cells in zip(part.tables, whole.tables, (slice(0, 8), slice(8, 16), slice(16, 32)), strict=True):

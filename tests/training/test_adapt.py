@@ -108,7 +108,9 @@ def test_nothing_is_learned_along_the_axis_that_was_not_measured(axis):
     varying = set()
     for number in range(12):
         example = source.example(number)
-        assert float((example.base_XYZ - example.truth_XYZ).abs().max()) < 1e-3  # only flat directions were cut thick
+        assert (
+            float((example.interpolated_XYZ - example.truth_XYZ).abs().max()) < 1e-3
+        )  # only flat directions were cut thick
         varying.add(max(range(3), key=lambda a: float(example.truth_XYZ.diff(dim=a).abs().mean())))
         assert 1 / float(example.positions[2].diff().mean()) == pytest.approx(4)
     assert varying == {0, 1}
@@ -124,7 +126,7 @@ def test_without_a_stack_every_axis_takes_its_turn():
         augment=None,
         recipe=thick_slices(4, 0.0, "slices"),
     )
-    gaps = [float((e.base_XYZ - e.truth_XYZ).abs().max()) for e in map(source.example, range(12))]
+    gaps = [float((e.interpolated_XYZ - e.truth_XYZ).abs().max()) for e in map(source.example, range(12))]
     assert max(gaps) > 0.1 and min(gaps) < 1e-3
 
 

@@ -138,7 +138,9 @@ def test_a_run_goes_through_its_phases(tmp_path, make_phantom, monkeypatch):
         )
     )
     seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr(trainer, "step", lambda batch: seen.append(tuple(batch.base_BXYZ.shape)) or {"loss": 1.0})
+    monkeypatch.setattr(
+        trainer, "step", lambda batch: seen.append(tuple(batch.interpolated_BXYZ.shape)) or {"loss": 1.0}
+    )
     trainer.run(progress=False)
     assert seen == [(2, 32, 32, 32)] * 2 + [(1, 48, 48, 48)] * 2
     told = load_bundle(tmp_path / "run" / "bundle").provenance

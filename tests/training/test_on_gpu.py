@@ -116,7 +116,7 @@ def test_patches_of_a_pair_are_cut_on_the_gpu(noise):
         with pretended() as gpu:
             there = head.to(torch.device(device))
             batch = PatchSource(heads=[there], patch=32, seed=0, settings=PrepareSettings(noise=noise)).batch(0, 2)
-            assert batch.base_BXYZ.device.type == device and not gpu.waits
+            assert batch.interpolated_BXYZ.device.type == device and not gpu.waits
             made.append(batch.to(torch.device("cpu")))
     for one, other in zip(*(batch.tensors() for batch in made), strict=True):
         assert_close(one, other)

@@ -79,9 +79,9 @@ def test_a_patch_is_cut_from_what_was_measured(sharp, low, monkeypatch):
     box = tuple(slice(a, a + 32) for a in start)
     whole = prepare(low, sharp.grid, SETTINGS)
     assert torch.equal(example.truth_XYZ, head.data_XYZ[box].float())
-    assert_close(example.slices_NXYZ, whole.slices_NXYZ[(slice(None), *box)], atol=1e-3, rtol=1e-3)
+    assert_close(example.neighbours_NXYZ, whole.neighbours_NXYZ[(slice(None), *box)], atol=1e-3, rtol=1e-3)
     inner = (slice(4, -4),) * 3
-    assert_close(example.base_XYZ[inner], whole.base_XYZ[box][inner], atol=0.01, rtol=0.02)
+    assert_close(example.interpolated_XYZ[inner], whole.interpolated_XYZ[box][inner], atol=0.01, rtol=0.02)
     steps = [float(positions[1] - positions[0]) for positions in example.positions]
     assert steps == pytest.approx([1, 1, 0.25], abs=1e-4)
     place = float(example.positions[2][0] - whole.positions[2][start[2]])
@@ -103,7 +103,7 @@ def test_both_scans_are_turned_alike(sharp, low, number, monkeypatch):
         errors.append(
             [
                 (example.truth_XYZ - volume).abs().flatten().sort().values
-                for volume in (example.base_XYZ, *example.slices_NXYZ)
+                for volume in (example.interpolated_XYZ, *example.neighbours_NXYZ)
             ]
         )
     (base, before, after), (other_base, *other_slices) = errors
@@ -122,7 +122,7 @@ def test_only_brightness_is_changed(sharp, low):
         one, other = plain.example(number), varied.example(number)
         gains.append(float(other.truth_XYZ.sum() / one.truth_XYZ.sum()))
         assert_close(other.truth_XYZ, one.truth_XYZ * gains[-1], rtol=1e-4, atol=1e-4)
-        assert_close(other.base_XYZ, one.base_XYZ * gains[-1], rtol=0.02, atol=0.01)
+        assert_close(other.interpolated_XYZ, one.interpolated_XYZ * gains[-1], rtol=0.02, atol=0.01)
     assert max(gains) > 1.1 * min(gains)
 
 
@@ -136,7 +136,7 @@ def test_an_oblique_input_keeps_its_slices(sharp):
     source = PatchSource(heads=[head], patch=32, seed=0, settings=SETTINGS, augment=None)
     for number in range(8):
         example = source.example(number)
-        both = torch.stack([example.truth_XYZ.flatten(), example.base_XYZ.flatten()])
+        both = torch.stack([example.truth_XYZ.flatten(), example.interpolated_XYZ.flatten()])
         assert float(torch.corrcoef(both)[0, 1]) > 0.9
     with pytest.raises(ConfigError, match="no patch of 64 voxels was found that both scans of a pair cover"):
         replace(source, patch=64).example(0)

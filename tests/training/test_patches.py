@@ -54,7 +54,7 @@ def same(one: Example, two: Example) -> bool:
 
 
 def error(example: Example) -> float:
-    return float((example.truth_XYZ - example.base_XYZ).square().mean().sqrt())
+    return float((example.truth_XYZ - example.interpolated_XYZ).square().mean().sqrt())
 
 
 def iso(factor: float, noise: float = 0.0) -> Recipe:
@@ -90,9 +90,9 @@ def test_batches_do_not_share_examples(source):
 @pytest.mark.parametrize("patch", [32, 48])
 def test_shapes_types_and_regions_that_are_not_known(source, patch):
     example = replace(source, patch=patch).example(0)
-    assert example.truth_XYZ.shape == example.base_XYZ.shape == example.region_XYZ.shape == (patch,) * 3
+    assert example.truth_XYZ.shape == example.interpolated_XYZ.shape == example.region_XYZ.shape == (patch,) * 3
     assert [len(positions) for positions in example.positions] == [patch] * 3
-    assert example.truth_XYZ.dtype == example.base_XYZ.dtype == torch.float32
+    assert example.truth_XYZ.dtype == example.interpolated_XYZ.dtype == torch.float32
     assert example.region_XYZ.dtype == torch.uint8 and (example.region_XYZ == NO_REGION).all()
     assert all(torch.isfinite(t).all() for t in tensors(example))
 
@@ -136,7 +136,7 @@ def test_without_degradation_the_base_is_the_truth(source):
     for number in range(4):
         example = replace(source, recipe=Recipe()).example(number)
         assert float(example.truth_XYZ.std()) > 0.01
-        assert_close(example.base_XYZ, example.truth_XYZ, atol=1e-5, rtol=0)
+        assert_close(example.interpolated_XYZ, example.truth_XYZ, atol=1e-5, rtol=0)
 
 
 def test_a_fixed_recipe_is_used_for_every_example(source):
@@ -187,7 +187,7 @@ def test_noise_is_a_share_of_the_whole_heads_reference(source):
         fixed = replace(source, heads=[flat], augment=augment, recipe=Recipe(noise=0.1))
         example = fixed.example(0)
         assert_close(example.truth_XYZ, torch.full((32, 32, 32), 0.5 * gain))
-        assert float((example.base_XYZ - example.truth_XYZ).std()) == pytest.approx(0.08 * gain, rel=0.03)
+        assert float((example.interpolated_XYZ - example.truth_XYZ).std()) == pytest.approx(0.08 * gain, rel=0.03)
         assert example.noise == pytest.approx(0.08 * gain, rel=0.05)
 
 
@@ -266,11 +266,11 @@ def test_examples_are_made_on_the_heads_device_without_waiting_for_it(source, re
     away = replace(fixed, heads=[on_meta(replace(source.heads[0], region_XYZ=region))])
     for number in range(12):  # blurred, sharpened, and neither
         here, there = fixed.example(number), away.example(number)
-        for name in ("truth_XYZ", "base_XYZ", "slices_NXYZ", "noise", "region_XYZ"):
+        for name in ("truth_XYZ", "interpolated_XYZ", "neighbours_NXYZ", "noise", "region_XYZ"):
             assert getattr(there, name).device.type == "meta"
             assert getattr(there, name).shape == getattr(here, name).shape
         assert all(torch.equal(a, b) for a, b in zip(here.positions, there.positions, strict=True))
-    assert away.batch(0, 3).base_BXYZ.device.type == "meta"
+    assert away.batch(0, 3).interpolated_BXYZ.device.type == "meta"
 
 
 def test_a_patch_is_told_the_noise_of_its_whole_scan(head):

@@ -44,8 +44,8 @@ def batch_of(value: float) -> Batch:
     head = Head(data.half(), torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
     source = PatchSource(heads=[head], patch=32, seed=0, settings=TINY.prepare, recipe=NAMED["thick3"])
     batch = source.batch(0, 1)
-    noise = torch.randn(batch.base_BXYZ.shape, generator=rng_for(1))
-    return replace(batch, truth_BXYZ=batch.base_BXYZ + value * noise)
+    noise = torch.randn(batch.interpolated_BXYZ.shape, generator=rng_for(1))
+    return replace(batch, truth_BXYZ=batch.interpolated_BXYZ + value * noise)
 
 
 @pytest.fixture
@@ -305,7 +305,7 @@ def test_a_steady_gate_is_a_term_of_its_own_and_teaches_encoder_and_gate(config)
     found = [trainer.step(batch_of(0.05)) for trainer in (steady, plain)]
     assert found[0]["loss"] == pytest.approx(found[1]["loss"] + found[0]["steady"], rel=1e-4)
     assert "steady" not in found[1] and 0 < found[0]["steady"] <= 30
-    denoiser, base = plain.state.denoiser, batch_of(0.05).base_BXYZ
+    denoiser, base = plain.state.denoiser, batch_of(0.05).interpolated_BXYZ
     denoiser.zero_grad()
     steadiness(denoiser, base, denoiser.gate_logits(base)[1], rng_for(0)).backward()
     taught = {name.split(".")[0] for name, p in denoiser.named_parameters() if p.grad is not None and p.grad.any()}

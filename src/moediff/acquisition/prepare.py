@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moediff.acquisition.noise import noise_level
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground, median_noise
-from moediff.acquisition.slice_intensity import Interleave, interleave
+from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
 from moediff.acquisition.wiener import ratio_of, wiener
 from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.geometry import FACE_VOX, axis_positions, canonical_grid, canonicalise
@@ -27,7 +27,7 @@ from moediff.core.volume import Grid, Volume
 
 Estimate: TypeAlias = Literal["median", "quiet"]  # of noise
 ESTIMATES: tuple[Estimate, ...] = ("median", "quiet")
-Spans: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
+Bounds: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,30 +61,30 @@ class Prepared:
     Args:
         source: the scan on its own grid, canonical, scaled.
         grid: the target grid, canonical; its axes are parallel to the source's.
-        base_XYZ: the source interpolated to the target grid, scaled.
-        slices_NXYZ: the measured samples before and after each voxel along the coarsest axis, scaled; N = 2.
+        interpolated_XYZ: the source interpolated to the target grid, scaled.
+        neighbours_NXYZ: the measured samples before and after each voxel along the coarsest axis, scaled; N = 2.
         mask_XYZ: True where the head is; the network works only there.
         positions: per axis, where target voxels lie in source voxels.
         scaling: how intensities were mapped; `scaling.undo` goes back.
-        level: estimated noise sigma of the source, scaled; a scalar tensor where the scan lies.
+        noise_sigma: estimated noise sigma of the source, scaled; a scalar tensor on the scan's device.
         undo_axes: from canonical axes back to the source's.
-        interleave: how the brightness of thick slices alternated; None where that was not measured.
-        evened: whether that was taken out.
-        head: per axis, the first and last of the source's voxels that the head lies in, target grid or not.
+        slice_intensity: how the brightness of thick slices alternated; None where that was not measured.
+        slices_corrected: whether that was corrected.
+        foreground_bounds: per axis, the source's first and last voxel with foreground, also beyond the target grid.
     """
 
     source: Volume
     grid: Grid
-    base_XYZ: Tensor
-    slices_NXYZ: Tensor
+    interpolated_XYZ: Tensor
+    neighbours_NXYZ: Tensor
     mask_XYZ: Tensor
     positions: tuple[Positions, Positions, Positions]
     scaling: Scaling
-    level: Tensor
+    noise_sigma: Tensor
     undo_axes: Callable[[Volume], Volume]
-    interleave: Interleave | None = None
-    evened: bool = False
-    head: Spans | None = None
+    slice_intensity: SliceIntensity | None = None
+    slices_corrected: bool = False
+    foreground_bounds: Bounds | None = None
 
     @property
     def reached(self) -> tuple[slice, slice, slice]:
@@ -94,8 +94,8 @@ class Prepared:
 
     @property
     def noise(self) -> float:
-        """`level` as a number."""
-        return float(self.level)
+        """`noise_sigma` as a number."""
+        return float(self.noise_sigma)
 
     def undo(self, data_XYZ: Tensor) -> Volume:
         """Scaled voxels on the target grid -> a volume in the source's intensities and axis order."""
@@ -115,7 +115,7 @@ def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int
     return sorted(range(3), key=lambda axis: round(ratio_of(positions[axis]), 3))
 
 
-def coarseness(prepared: Prepared) -> float:
+def anisotropy_ratio(prepared: Prepared) -> float:
     """How many times coarser the coarsest axis was measured than the mean (geometric) of the others; at least 1."""
     first, second, coarsest = sorted(ratio_of(positions) for positions in prepared.positions)
     return max(coarsest / (first * second) ** 0.5, 1.0)
@@ -129,7 +129,7 @@ def prepare(  # noqa: PLR0913
     scaling: Scaling | None = None,
     noise: Tensor | None = None,
     mask: bool = True,
-    even_slices: bool = False,
+    correct_slices: bool = False,
 ) -> Prepared:
     """Bring a scan to the target grid, on the device that holds it.
 
@@ -140,15 +140,15 @@ def prepare(  # noqa: PLR0913
         scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
         noise: known noise sigma, scaled (a training patch brings what its scan shows); measured when absent.
         mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
-        even_slices: take out what alternates in brightness from slice to slice, if that is more than chance.
+        correct_slices: correct slices whose brightness alternates (interleaved acquisition), if more than by chance.
 
     Raises:
         GeometryError: the target's axes are not parallel to the scan's.
         DataError: no head, or no intensities to scale by.
     """
     source, undo_axes = canonicalise(volume)
-    goal = canonical_grid(target)
-    positions = axis_positions(source.grid, goal)
+    grid = canonical_grid(target)
+    positions = axis_positions(source.grid, grid)
     if positions is None:
         raise GeometryError("the target grid is oblique to the scan; resample the result instead")
     source = source.with_data(source.data_XYZ.float())
@@ -156,35 +156,35 @@ def prepare(  # noqa: PLR0913
     inside = foreground(source.data_XYZ, source.spacing_mm) if mask else everywhere.expand(source.shape)
     scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
     source = source.with_data(scaling.apply(source.data_XYZ))
-    alternating = interleave(source.data_XYZ, source.spacing_mm) if mask else None
-    evened = even_slices and alternating is not None and alternating.noticeable
-    if alternating is not None and evened:
-        source = source.with_data(alternating.evened(source.data_XYZ))
-    level = _level(source.data_XYZ, inside if mask else None, settings) if noise is None else noise
+    slice_intensity = measure_slice_intensity(source.data_XYZ, source.spacing_mm) if mask else None
+    corrected = correct_slices and slice_intensity is not None and slice_intensity.noticeable
+    if slice_intensity is not None and corrected:
+        source = source.with_data(slice_intensity.corrected(source.data_XYZ))
+    noise_sigma = _noise_sigma(source.data_XYZ, inside if mask else None, settings) if noise is None else noise
     return Prepared(
         source=source,
-        grid=goal,
-        base_XYZ=_upsample(source.data_XYZ, positions, level, settings.kernel),
-        slices_NXYZ=_neighbours(source.data_XYZ, positions),
-        mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(goal.shape),
+        grid=grid,
+        interpolated_XYZ=_upsample(source.data_XYZ, positions, noise_sigma, settings.kernel),
+        neighbours_NXYZ=_neighbours(source.data_XYZ, positions),
+        mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(grid.shape),
         positions=positions,
         scaling=scaling,
-        level=level,
+        noise_sigma=noise_sigma,
         undo_axes=undo_axes,
-        interleave=alternating,
-        evened=evened,
-        head=_spans(inside) if mask else None,
+        slice_intensity=slice_intensity,
+        slices_corrected=corrected,
+        foreground_bounds=_foreground_bounds(inside) if mask else None,
     )
 
 
-def _level(scaled_XYZ: Tensor, inside_XYZ: Tensor | None, settings: PrepareSettings) -> Tensor:
+def _noise_sigma(scaled_XYZ: Tensor, inside_XYZ: Tensor | None, settings: PrepareSettings) -> Tensor:
     return noise_level(scaled_XYZ) if settings.noise == "quiet" else median_noise(scaled_XYZ, inside_XYZ)
 
 
-def mirrored(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
-    """The same scan as if source and target had been mirrored along these axes before anything was done.
+def flipped(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
+    """The same scan as if source and target had been flipped along these axes before anything was done.
 
-    `undo_axes` stays the unmirrored scan's: flip a result back before it is used. The measured slices are read again,
+    `undo_axes` stays the unflipped scan's: flip a result back before it is used. The measured slices are read again,
     since "before" and "after" of a voxel trade places.
     """
     source = prepared.source.with_data(prepared.source.data_XYZ.flip(axes))
@@ -192,13 +192,13 @@ def mirrored(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
         tuple(n - 1 - at for at in reversed(positions)) if axis in axes else positions
         for axis, (n, positions) in enumerate(zip(source.shape, prepared.positions, strict=True))
     )
-    head = prepared.head and _flipped(prepared.head, source.shape, axes)
+    bounds = prepared.foreground_bounds and _flipped_bounds(prepared.foreground_bounds, source.shape, axes)
     return replace(
         prepared,
         source=source,
-        head=head,
-        base_XYZ=prepared.base_XYZ.flip(axes),
-        slices_NXYZ=_neighbours(source.data_XYZ, (x, y, z)),
+        foreground_bounds=bounds,
+        interpolated_XYZ=prepared.interpolated_XYZ.flip(axes),
+        neighbours_NXYZ=_neighbours(source.data_XYZ, (x, y, z)),
         mask_XYZ=prepared.mask_XYZ.flip(axes),
         positions=(x, y, z),
     )
@@ -210,24 +210,24 @@ def bounds(mask_XYZ: Tensor) -> tuple[list[int], list[int]]:
     return [int(where[0]) for where in inside], [int(where[-1]) + 1 for where in inside]
 
 
-def _spans(mask_XYZ: Tensor) -> Spans:
+def _foreground_bounds(mask_XYZ: Tensor) -> Bounds:
     x, y, z = ((first, stop - 1) for first, stop in zip(*bounds(mask_XYZ), strict=True))
     return x, y, z
 
 
-def _flipped(spans: Spans, shape: tuple[int, int, int], axes: tuple[int, ...]) -> Spans:
+def _flipped_bounds(bounds: Bounds, shape: tuple[int, int, int], axes: tuple[int, ...]) -> Bounds:
     x, y, z = (
         (n - 1 - last, n - 1 - first) if axis in axes else (first, last)
-        for axis, ((first, last), n) in enumerate(zip(spans, shape, strict=True))
+        for axis, ((first, last), n) in enumerate(zip(bounds, shape, strict=True))
     )
     return x, y, z
 
 
 def _upsample(
-    data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], level: Tensor, kernel: str
+    data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise_sigma: Tensor, kernel: str
 ) -> Tensor:
     if kernel == "wiener":
-        return wiener(data_XYZ, positions, level)
+        return wiener(data_XYZ, positions, noise_sigma)
     return apply_axes(data_XYZ, [reading_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
 
 

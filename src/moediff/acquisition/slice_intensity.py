@@ -27,7 +27,7 @@ CERTAIN = 4.0  # standard errors
 
 
 @dataclass(frozen=True)
-class Interleave:
+class SliceIntensity:
     """How the brightness of slices alternates.
 
     Args:
@@ -50,7 +50,7 @@ class Interleave:
         """How much brighter the brighter half of the slices is, as a share."""
         return math.exp(2 * abs(self.log_gain)) - 1
 
-    def evened(self, data_XYZ: Tensor) -> Tensor:
+    def corrected(self, data_XYZ: Tensor) -> Tensor:
         """Both halves of the slices brought to their geometric mean; intensities count from air = 0."""
         sides = [1, 1, 1]
         sides[self.axis] = data_XYZ.shape[self.axis]
@@ -58,7 +58,7 @@ class Interleave:
         return data_XYZ * torch.exp(-self.log_gain * sign_N.to(data_XYZ.dtype)).reshape(sides)
 
 
-def interleave(scaled_XYZ: Tensor, spacing_mm: Sequence[float]) -> Interleave | None:
+def measure_slice_intensity(scaled_XYZ: Tensor, spacing_mm: Sequence[float]) -> SliceIntensity | None:
     """Measure the alternation of a scan whose brain's median is 0.5 and whose air is 0.
 
     Neighbouring slices' log ratio, the median over tissue, is summed up to a curve over slices; its fourth difference
@@ -83,7 +83,7 @@ def interleave(scaled_XYZ: Tensor, spacing_mm: Sequence[float]) -> Interleave | 
         return None
     log_gain = found_N.median()
     deviation = 1.4826 * (found_N - log_gain).abs().median()  # of a normal distribution
-    return Interleave(axis, float(log_gain), float(1.2533 * deviation / math.sqrt(len(found_N))))
+    return SliceIntensity(axis, float(log_gain), float(1.2533 * deviation / math.sqrt(len(found_N))))
 
 
 def _steps(scaled_Nxy: Tensor) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,7 @@ def weight_of(prepared: Prepared, spacing: Sequence[float]) -> float:
     White noise of standard deviation s, and gradients with a density falling as exp(-|g| / b) in three dimensions,
     ask for s^2 / b; b is a third of the mean gradient inside the head, read off the interpolated scan.
     """
-    steepness = lengths(gradient(prepared.base_XYZ, spacing))[prepared.mask_XYZ]
+    steepness = lengths(gradient(prepared.interpolated_XYZ, spacing))[prepared.mask_XYZ]
     scale = float(steepness.mean(dtype=torch.float64)) / 3
     return STRENGTH * prepared.noise**2 / max(scale, 1e-9)
 
@@ -188,4 +188,4 @@ def super_resolve(volume: Volume, grid: Grid) -> Volume:
     matrices = [None if _identity(m) else m for m in assumed_acquisition(prepared).matrices]
     spacing = [s / min(prepared.grid.spacing_mm) for s in prepared.grid.spacing_mm]
     problem = Problem(prepared.source.data_XYZ, matrices, spacing, weight_of(prepared, spacing))
-    return prepared.undo(minimise(problem, prepared.base_XYZ).data_XYZ)
+    return prepared.undo(minimise(problem, prepared.interpolated_XYZ).data_XYZ)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.data_consistency import assumed_acquisition, correct, discrepancy, residual, summary
-from moediff.acquisition.prepare import Prepared, coarseness, mirrored, prepare
+from moediff.acquisition.prepare import Prepared, anisotropy_ratio, flipped, prepare
 from moediff.core.config import rng_for
 from moediff.core.device import device_named, dtype_named, on_device, slow_precision
 from moediff.core.errors import ConfigError, DataError, TryAgain, naming
@@ -104,12 +104,12 @@ class Enhancer:
             return passed(loaded, way, options, self._names(), self._record(loaded, goal, options))
         report(0.02, "preparing")
         scan = on_device(loaded.volume, way.near, self.device, options.memory_mb)
-        prepared = prepare(scan, way.near, self.bundle.config.prepare, even_slices=options.even_slices)
+        prepared = prepare(scan, way.near, self.bundle.config.prepare, correct_slices=options.even_slices)
         require_head(prepared, way)
         ready = time.perf_counter()
         head = self._read(prepared, options)
         score = strangeness(head, self.bundle.config.familiar)
-        prepared = replace(prepared, slices_NXYZ=torch.empty(0))  # the frame holds the part that is read
+        prepared = replace(prepared, neighbours_NXYZ=torch.empty(0))  # the frame holds the part that is read
         scans = self._results(prepared, head, options, report)
         each = self._each(prepared, head, options, report) if options.each_expert else None
         report(0.95, "finishing")
@@ -149,7 +149,9 @@ class Enhancer:
         mean_XYZ = spread_XYZ = None
         if faithful:
             mean_XYZ, spread_XYZ = self._mean(prepared, head, options, denoised)
-            spread_XYZ.mul_(self.bundle.config.error_scale * coarseness(prepared) ** self.bundle.config.error_slices)
+            spread_XYZ.mul_(
+                self.bundle.config.error_scale * anisotropy_ratio(prepared) ** self.bundle.config.error_slices
+            )
         total = square = first = torch.zeros(())
         for index in range(count):
             drawn = self._sample(head, denoise, options, index)
@@ -183,7 +185,7 @@ class Enhancer:
         total: list[Tensor] = []
         for axes in MIRRORS[: options.mirrors]:
             before_each()
-            view = self._read(mirrored(prepared, axes), options) if axes else head
+            view = self._read(flipped(prepared, axes), options) if axes else head
             view = view if alone is None else view.alone(alone)
             found = [view.place(part, nothing(prepared)) for part in self._posterior_mean(view, options)]
             found = [part.flip(axes) for part in found] if axes else found
@@ -195,7 +197,9 @@ class Enhancer:
         """The residual's posterior mean, and the absolute error to expect of it."""
         config = self.bundle.config
         sigma = config.process.sigma_max * config.denoiser.sigma_data
-        mean, error = self._denoise(torch.zeros_like(head.condition.base_BXYZ), sigma, head, options, error=True)
+        mean, error = self._denoise(
+            torch.zeros_like(head.condition.interpolated_BXYZ), sigma, head, options, error=True
+        )
         return mean, error
 
     def _sample(
@@ -274,13 +278,13 @@ class Enhancer:
 
 def nothing(prepared: Prepared) -> Tensor:
     """Zero on the whole target grid, in the room of one number."""
-    return prepared.base_XYZ.new_zeros(()).expand(prepared.grid.shape)
+    return prepared.interpolated_XYZ.new_zeros(()).expand(prepared.grid.shape)
 
 
 def whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> Tensor:
     """The residual (overwritten) put on the interpolated scan, consistent with the measurement."""
     least = min(float(prepared.source.data_XYZ.min()), 0.0)
-    result = residual_XYZ.add_(prepared.base_XYZ).clamp_(min=least)
+    result = residual_XYZ.add_(prepared.interpolated_XYZ).clamp_(min=least)
     if not options.consistency:
         return result
     return correct(result, prepared, assumed_acquisition(prepared)).clamp_(min=least)

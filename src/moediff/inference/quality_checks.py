@@ -54,7 +54,7 @@ def doubts(prepared: Prepared) -> list[str]:
         found.append(odd)
     if FACE_ML < volume_ml <= HEAD_ML[1] and max(prepared.grid.spacing_mm) <= FACE_MM:
         found.append(FACE)
-    tissue = prepared.base_XYZ[inside]
+    tissue = prepared.interpolated_XYZ[inside]
     tissue = tissue[tissue > 0.1]
     spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_LEVEL if tissue.numel() else 0.0
     if not SPREAD[0] <= spread <= SPREAD[1]:
@@ -77,12 +77,12 @@ def doubts(prepared: Prepared) -> list[str]:
 
 def uneven(prepared: Prepared, *, asked: bool) -> list[str]:
     """A warning where slices alternate in brightness and that was not taken out, or where asking for it did nothing."""
-    found = prepared.interleave
+    found = prepared.slice_intensity
     if asked and found is None:
         return ["--even-slices changed nothing: it needs thick slices, and enough of them to see brightness alternate"]
-    if asked and found is not None and not prepared.evened:
+    if asked and found is not None and not prepared.slices_corrected:
         return [f"--even-slices changed nothing: slices alternate by {found.difference:.1%}, no more than chance"]
-    if prepared.evened or found is None or not found.noticeable:
+    if prepared.slices_corrected or found is None or not found.noticeable:
         return []
     return [
         f"every other slice is {found.difference:.1%} brighter than those between, which shows as bands: "

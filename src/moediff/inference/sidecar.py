@@ -49,10 +49,14 @@ def alternation(prepared: Prepared, *, asked: bool) -> dict[str, Any]:
 
     Where that cannot be measured it says so if it was asked for.
     """
-    found = prepared.interleave
+    found = prepared.slice_intensity
     if found is None:
         return {"slices": {"evened": False}} if asked else {}
-    told = {"alternate_by": round(found.difference, 4), "noticeable": found.noticeable, "evened": prepared.evened}
+    told = {
+        "alternate_by": round(found.difference, 4),
+        "noticeable": found.noticeable,
+        "evened": prepared.slices_corrected,
+    }
     return {"slices": told}
 
 

@@ -66,7 +66,10 @@ class Frame:
 
     def weights_only(self) -> Frame:
         """Without what only the network reads, which takes most of the memory; on the CPU."""
-        few = {name: getattr(self.condition, name)[..., :0] for name in ("base_BXYZ", "slices_BNXYZ", "token_BxyzD")}
+        few = {
+            name: getattr(self.condition, name)[..., :0]
+            for name in ("interpolated_BXYZ", "neighbours_BNXYZ", "token_BxyzD")
+        }
         few = {name: value.clone() for name, value in few.items()}
         few["weight_BxyzE"] = self.condition.weight_BxyzE.cpu()
         return replace(self, condition=replace(self.condition, **few), inside_BXYZ=self.inside_BXYZ.cpu())
@@ -88,8 +91,8 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
     order = network_order(prepared.positions)
     pad = [(low[a] - high[a]) % COARSE for a in order]
     around = (0, pad[2], 0, pad[1], 0, pad[0])
-    base = F.pad(prepared.base_XYZ[box].permute(order)[None], around).to(device)
-    slices = prepared.slices_NXYZ[(slice(None), *box)].permute(0, *(axis + 1 for axis in order))
+    base = F.pad(prepared.interpolated_XYZ[box].permute(order)[None], around).to(device)
+    slices = prepared.neighbours_NXYZ[(slice(None), *box)].permute(0, *(axis + 1 for axis in order))
     slices = F.pad(slices[None], around).to(device)
     inside = F.pad(prepared.mask_XYZ[box].permute(order)[None], around).to(device)
     at = [
@@ -110,10 +113,10 @@ def _in_step(low: Sequence[int], high: Sequence[int], prepared: Prepared) -> lis
     Where they lie otherwise, a result changes by 1 % of the range (LOG.md, 2026-11-27).
     """
     part = [(r.start > 0, r.stop < n) for r, n in zip(prepared.reached, prepared.source.shape, strict=True)]
-    if prepared.head is None or not any(any(cut) for cut in part):
+    if prepared.foreground_bounds is None or not any(any(cut) for cut in part):
         return list(low)
     found = []
-    for axis, (first, _) in enumerate(prepared.head):
+    for axis, (first, _) in enumerate(prepared.foreground_bounds):
         positions, cut = prepared.positions[axis], part[axis][0]
         step = 1 / ratio_of(positions)
         guess = math.floor((first - 0.5 - positions[0]) / step) - 1
@@ -177,8 +180,8 @@ def cut(condition: Condition, box: Box) -> Condition:
     x, y, z = (t[:, c] for t, c in zip(condition.tables, cells, strict=True))
     return replace(
         condition,
-        base_BXYZ=condition.base_BXYZ[(slice(None), *box)],
-        slices_BNXYZ=condition.slices_BNXYZ[(slice(None), slice(None), *box)],
+        interpolated_BXYZ=condition.interpolated_BXYZ[(slice(None), *box)],
+        neighbours_BNXYZ=condition.neighbours_BNXYZ[(slice(None), slice(None), *box)],
         tables=(x, y, z),
         token_BxyzD=condition.token_BxyzD[(slice(None), *tokens)],
         weight_BxyzE=condition.weight_BxyzE[(slice(None), *cells)],

@@ -80,16 +80,16 @@ class Condition:
     """What the denoiser knows besides x and sigma; fixed over diffusion steps.
 
     Args:
-        base_BXYZ: interpolated scan, scaled.
-        slices_BNXYZ: measured samples before and after each voxel along the last axis, scaled; N = 2.
+        interpolated_BXYZ: interpolated scan, scaled.
+        neighbours_BNXYZ: measured samples before and after each voxel along the last axis, scaled; N = 2.
         tables: per axis [B, n, 6] on cells: where the voxels of a cell fall between the measured samples.
         acquisition_BG: log noise, noise over sigma_data, three log ratios.
         token_BxyzD: fine tokens from the encoder.
         weight_BxyzE: gate weights on cells.
     """
 
-    base_BXYZ: Tensor
-    slices_BNXYZ: Tensor
+    interpolated_BXYZ: Tensor
+    neighbours_BNXYZ: Tensor
     tables: Tables
     acquisition_BG: Tensor
     token_BxyzD: Tensor
@@ -175,17 +175,17 @@ class Denoiser(nn.Module):
             if isinstance(module, ResBlock):
                 module.compile(dynamic=False, fullgraph=True, backend=backend)
 
-    def gate_logits(self, base_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
+    def gate_logits(self, interpolated_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
         """Read the scan once: fine tokens [B, x, y, z, D] and gate logits [B, x, y, z, E]."""
-        token_BxyzD = self.encoder(base_BXYZ)
+        token_BxyzD = self.encoder(interpolated_BXYZ)
         return token_BxyzD, self.gate(token_BxyzD)
 
-    def routing(self, base_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
+    def routing(self, interpolated_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
         """Fine tokens [B, x, y, z, D], and gate weights on cells from every lattice that inference reads."""
-        token_BxyzD, first = self.gate_logits(base_BXYZ)
+        token_BxyzD, first = self.gate_logits(interpolated_BXYZ)
         logit_BxyzE, lattices = cell_logits(first), self.config.gate.lattices
         for offset in lattices[1:]:
-            logit_BxyzE += shifted_logits(lambda base: self.gate_logits(base)[1], base_BXYZ, offset)
+            logit_BxyzE += shifted_logits(lambda base: self.gate_logits(base)[1], interpolated_BXYZ, offset)
         return token_BxyzD, smoothed(logit_BxyzE.div_(len(lattices)), self.config.gate.smooth).softmax(-1)
 
     def forward(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
@@ -232,10 +232,10 @@ class Denoiser(nn.Module):
         # The Wiener estimate of the residual, in units of sigma_data, instead of Karras' c_in x: it fades as sigma
         # grows, so at sigma_max the network is not shaken by pure noise and one evaluation is deterministic.
         wiener = data / (sigma_B**2 + data**2)
-        base = condition.base_BXYZ
+        base = condition.interpolated_BXYZ
         # Fine structure on its own, in the residual's unit: the network need not learn to cancel the mean first.
         detail = (base - local_mean(base[..., None], 1)[..., 0]) / data
-        before, after = ((condition.slices_BNXYZ[:, side] - base) / data for side in (0, 1))
+        before, after = ((condition.neighbours_BNXYZ[:, side] - base) / data for side in (0, 1))
         seen = to_lattice(torch.stack([x_BXYZ * wiener[:, None, None, None], base, detail, before, after], -1))
         del detail, before, after  # a tile's peak memory lies in the trunk
         level = (sigma_B / data).log()[:, None] / 4  # c_noise; Karras 2022, Table 1

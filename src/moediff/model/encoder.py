@@ -55,18 +55,18 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.register_buffer("slope_H", 2.0 ** -torch.arange(config.heads).float(), persistent=False)
 
-    def forward(self, base_BXYZ: Tensor) -> Tensor:
+    def forward(self, interpolated_BXYZ: Tensor) -> Tensor:
         """[B, X, Y, Z] scaled scan -> fine tokens [B, X/4, Y/4, Z/4, D]; sides are multiples of 16."""
-        family_BxyzTD = in_slabs(lambda slab: self._read(base_BXYZ[:, slab]), base_BXYZ, COARSE)
+        family_BxyzTD = in_slabs(lambda slab: self._read(interpolated_BXYZ[:, slab]), interpolated_BXYZ, COARSE)
         lattice = family_BxyzTD.shape[:4]
         coarse_BSD = family_BxyzTD[..., 0, :].flatten(1, 3)
         coarse_BSD = self.across(coarse_BSD, self._distance_bias(lattice[1:]))
         family_NTD = self._handed_back(family_BxyzTD.flatten(0, 3), coarse_BSD.flatten(0, 1))
         return from_lattice(family_NTD[:, 9:].reshape(*lattice, -1), FINE)
 
-    def _read(self, base_BXYZ: Tensor) -> Tensor:
+    def _read(self, interpolated_BXYZ: Tensor) -> Tensor:
         """Families of a slab after the first exchange between scales: [B, x, y, z, T, D]."""
-        family_BxyzTD = self._embed(base_BXYZ)
+        family_BxyzTD = self._embed(interpolated_BXYZ)
         return self.inward(family_BxyzTD.flatten(0, 3)).unflatten(0, family_BxyzTD.shape[:4])
 
     def _handed_back(self, family_NTD: Tensor, coarse_ND: Tensor) -> Tensor:
@@ -78,11 +78,11 @@ class Encoder(nn.Module):
             part.copy_(self.norm(self.outward(part)))
         return family_NTD
 
-    def _embed(self, base_BXYZ: Tensor) -> Tensor:
-        pooled = F.avg_pool3d(base_BXYZ[:, None], 2)[:, 0]
+    def _embed(self, interpolated_BXYZ: Tensor) -> Tensor:
+        pooled = F.avg_pool3d(interpolated_BXYZ[:, None], 2)[:, 0]
         coarse = self.embed_coarse(to_lattice(pooled[..., None], COARSE // 2))[..., None, :]
-        middle = to_lattice(self.embed_middle(to_lattice(base_BXYZ[..., None], MIDDLE)), COARSE // MIDDLE)
-        fine = to_lattice(self.embed_fine(to_lattice(base_BXYZ[..., None], FINE)), COARSE // FINE)
+        middle = to_lattice(self.embed_middle(to_lattice(interpolated_BXYZ[..., None], MIDDLE)), COARSE // MIDDLE)
+        fine = to_lattice(self.embed_fine(to_lattice(interpolated_BXYZ[..., None], FINE)), COARSE // FINE)
         d = coarse.shape[-1]
         tokens = [coarse, middle.unflatten(-1, (-1, d)), fine.unflatten(-1, (-1, d))]
         return torch.cat(tokens, -2) + self.place

@@ -78,10 +78,10 @@ def cell_weights(logit_BxyzE: Tensor) -> Tensor:
     return cell_logits(logit_BxyzE).softmax(-1)
 
 
-def shifted_logits(read: Callable[[Tensor], Tensor], base_BXYZ: Tensor, offset: int) -> Tensor:
+def shifted_logits(read: Callable[[Tensor], Tensor], interpolated_BXYZ: Tensor, offset: int) -> Tensor:
     """What `read` (scan -> token logits) says on cells when its lattice of patches begins `offset` voxels later."""
-    before, (x, y, z) = COARSE - offset, (n // CELL for n in base_BXYZ.shape[1:])
-    logit_BxyzE = cell_logits(read(F.pad(base_BXYZ, (before, offset) * 3)))
+    before, (x, y, z) = COARSE - offset, (n // CELL for n in interpolated_BXYZ.shape[1:])
+    logit_BxyzE = cell_logits(read(F.pad(interpolated_BXYZ, (before, offset) * 3)))
     return logit_BxyzE[:, before // CELL :, before // CELL :, before // CELL :][:, :x, :y, :z]
 
 

@@ -27,20 +27,20 @@ def routing_loss(
     Returns:
         loss: scalar with gradient; parts: detached scalars by name.
     """
-    token, logit = denoiser.gate_logits(batch.base_BXYZ)
+    token, logit = denoiser.gate_logits(batch.interpolated_BXYZ)
     parts = gate_losses(logit, None, batch.region_BXYZ, weights.least_share)
     if weights.steady:
-        parts["steady"] = steadiness(denoiser, batch.base_BXYZ, logit, rng)
+        parts["steady"] = steadiness(denoiser, batch.interpolated_BXYZ, logit, rng)
     if weights.tokens:
         with torch.no_grad():
-            known = denoiser.trunk.token(before(batch.base_BXYZ))  # type: ignore[operator]
+            known = denoiser.trunk.token(before(batch.interpolated_BXYZ))  # type: ignore[operator]
         parts["tokens"] = token_loss(denoiser.trunk.token(token).float(), known.float())  # type: ignore[operator]
     loss = combine(weights, torch.zeros_like(parts["region"]), None, parts)
     return loss, {name: value.detach() for name, value in {**parts, "loss": loss}.items()}
 
 
-def steadiness(denoiser: Denoiser, base_BXYZ: Tensor, logit_BxyzE: Tensor, rng: torch.Generator) -> Tensor:
+def steadiness(denoiser: Denoiser, interpolated_BXYZ: Tensor, logit_BxyzE: Tensor, rng: torch.Generator) -> Tensor:
     """The gate read again where patches begin elsewhere: how far it differs from what it said first."""
     offset = torch.randint(1, COARSE, (3,), generator=rng).tolist()
-    x, y, z = (slice(at, at + n - COARSE) for at, n in zip(offset, base_BXYZ.shape[1:], strict=True))
-    return steady_loss(logit_BxyzE, denoiser.gate_logits(base_BXYZ[:, x, y, z])[1], offset)
+    x, y, z = (slice(at, at + n - COARSE) for at, n in zip(offset, interpolated_BXYZ.shape[1:], strict=True))
+    return steady_loss(logit_BxyzE, denoiser.gate_logits(interpolated_BXYZ[:, x, y, z])[1], offset)

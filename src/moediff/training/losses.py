@@ -81,12 +81,12 @@ class LossConfig:
         return replace(self, expert=self.expert * often, agreement=self.agreement * often)
 
 
-def relative_weight(truth_BXYZ: Tensor, base_BXYZ: Tensor, sigma_data: float, weights: LossConfig) -> Tensor:
+def relative_weight(truth_BXYZ: Tensor, interpolated_BXYZ: Tensor, sigma_data: float, weights: LossConfig) -> Tensor:
     """Weight of every patch [B]: sigma_data^-2 for a patch of average error, more where interpolation does well.
 
     A power of 1 makes gains count in dB whatever the contrast; 0 is the plain squared error.
     """
-    error_B = (truth_BXYZ - base_BXYZ).square().mean((1, 2, 3)) + weights.relative_floor**2
+    error_B = (truth_BXYZ - interpolated_BXYZ).square().mean((1, 2, 3)) + weights.relative_floor**2
     return (error_B / sigma_data**2) ** -weights.relative_power / sigma_data**2
 
 

@@ -41,8 +41,8 @@ class Example:
 
     truth_XYZ: Tensor
     lesion_XYZ: Tensor
-    base_XYZ: Tensor
-    slices_NXYZ: Tensor
+    interpolated_XYZ: Tensor
+    neighbours_NXYZ: Tensor
     positions: tuple[Tensor, Tensor, Tensor]
     noise: Tensor
     region_XYZ: Tensor
@@ -54,8 +54,8 @@ class Batch:
 
     truth_BXYZ: Tensor
     lesion_BXYZ: Tensor
-    base_BXYZ: Tensor
-    slices_BNXYZ: Tensor
+    interpolated_BXYZ: Tensor
+    neighbours_BNXYZ: Tensor
     positions: tuple[Tensor, Tensor, Tensor]
     noise_B: Tensor
     region_BXYZ: Tensor
@@ -67,8 +67,8 @@ class Batch:
         return Batch(
             torch.stack([e.truth_XYZ for e in examples]),
             torch.stack([e.lesion_XYZ for e in examples]),
-            torch.stack([e.base_XYZ for e in examples]),
-            torch.stack([e.slices_NXYZ for e in examples]),
+            torch.stack([e.interpolated_XYZ for e in examples]),
+            torch.stack([e.neighbours_NXYZ for e in examples]),
             (x, y, z),
             torch.stack([e.noise for e in examples]),
             torch.stack([e.region_XYZ for e in examples]),
@@ -86,7 +86,14 @@ class Batch:
 
     def _own(self) -> tuple[Tensor, ...]:
         """All but positions, in the order of the fields."""
-        return self.truth_BXYZ, self.lesion_BXYZ, self.base_BXYZ, self.slices_BNXYZ, self.noise_B, self.region_BXYZ
+        return (
+            self.truth_BXYZ,
+            self.lesion_BXYZ,
+            self.interpolated_BXYZ,
+            self.neighbours_BNXYZ,
+            self.noise_B,
+            self.region_BXYZ,
+        )
 
 
 def check_patch(side: int, name: str = "patch") -> None:
@@ -229,9 +236,11 @@ def _told(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ: Te
     """An example with its axes in the network's order."""
     order = network_order(ready.positions)
     x, y, z = (torch.tensor(ready.positions[axis], dtype=torch.float32) for axis in order)
-    truth, lesion, base, region = (v.permute(order) for v in (truth_XYZ, lesion_XYZ, ready.base_XYZ, region_XYZ))
-    slices = ready.slices_NXYZ.permute(0, *(axis + 1 for axis in order))
-    return Example(truth, lesion, base, slices, (x, y, z), ready.level.float(), region)
+    truth, lesion, base, region = (
+        v.permute(order) for v in (truth_XYZ, lesion_XYZ, ready.interpolated_XYZ, region_XYZ)
+    )
+    slices = ready.neighbours_NXYZ.permute(0, *(axis + 1 for axis in order))
+    return Example(truth, lesion, base, slices, (x, y, z), ready.noise_sigma.float(), region)
 
 
 def _signed_permutation(rng: torch.Generator) -> Tensor:

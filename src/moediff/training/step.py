@@ -65,13 +65,13 @@ def batch_loss(
         loss: scalar with gradient; parts: detached scalars by name ("aggregate" is error over interpolation's error at
         sigma_max, so 1 means no gain; NaN without an example there). Nothing waits for the device.
     """
-    token, logit = denoiser.gate_logits(batch.base_BXYZ)
-    scan = batch.base_BXYZ, batch.slices_BNXYZ
+    token, logit = denoiser.gate_logits(batch.interpolated_BXYZ)
+    scan = batch.interpolated_BXYZ, batch.neighbours_BNXYZ
     condition = condition_from(
         denoiser.config, scan, batch.positions, batch.noise_B, token, cell_weights(logit), sparse=True
     )
     data = denoiser.config.sigma_data
-    residual = batch.truth_BXYZ - batch.base_BXYZ
+    residual = batch.truth_BXYZ - batch.interpolated_BXYZ
     sigma_B, noise = draws(residual, data)
     # At sigma_max a sample starts from the mean of the noise, so that is what the network sees there.
     at_max = sigma_B >= draws.process.sigma_max * data * 0.999
@@ -80,7 +80,7 @@ def batch_loss(
     x = torch.where(
         at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise
     )
-    relative_B = relative_weight(batch.truth_BXYZ, batch.base_BXYZ, data, weights)
+    relative_B = relative_weight(batch.truth_BXYZ, batch.interpolated_BXYZ, data, weights)
     # Below sigma_max the target is mostly noise, whatever the patch's contrast: there no patch counts above average.
     weight_B = torch.where(at_max, relative_B, relative_B.clamp_max(data**-2)) * loss_weight(sigma_B, data) * data**2
     several = denoiser.config.gate.experts > 1
@@ -93,7 +93,7 @@ def batch_loss(
     if weights.gradient:
         gate["gradient"] = gradient_loss(predicted - residual, weight_B)
     if several and weights.steady:
-        gate["steady"] = steadiness(denoiser, batch.base_BXYZ, logit, draws.rng)
+        gate["steady"] = steadiness(denoiser, batch.interpolated_BXYZ, logit, draws.rng)
     missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not probed else {}
     wrong = (predicted - residual).index_select(0, highest) / data
     gate["error"] = error_loss(wrong, log_error.index_select(0, highest))
