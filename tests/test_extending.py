@@ -1,0 +1,69 @@
+"""How-to pages for extensions: the code of each page is run as it stands, and what it adds works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import moediff
+from moediff.core.errors import DataError
+from moediff.io.naming import default_output
+from moediff.io.nifti import reader
+
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "howto"
+
+
+@pytest.fixture
+def run_page() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs the Python of a page in one namespace; the tables that it changes are as before afterwards."""
+    saved: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+
+    def run(name: str, *tables: dict[Any, Any]) -> dict[str, Any]:
+        saved.extend((table, dict(table)) for table in tables)
+        code = "\n".join(re.findall(r"```python\n(.*?)```", (PAGES / f"{name}.md").read_text(encoding="utf-8"), re.S))
+        names: dict[str, Any] = {"__name__": name}
+        exec(compile(code, f"{name}.md", "exec"), names)
+        return names
+
+    yield run
+    for table, before in saved:
+        table.clear()
+        table.update(before)
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("add-*.md")), ids=lambda page: page.stem)
+def test_a_page_is_short(page):
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def write_vox(path: Path, data_XYZ: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
+    words = " ".join(str(number) for number in (*data_XYZ.shape, *spacing_mm))
+    path.write_bytes(f"VOX {words}".encode().ljust(64) + data_XYZ.astype("<i2").tobytes(order="F"))
+
+
+def test_a_file_format_is_one_function_and_one_row(run_page, tmp_path):
+    data_XYZ = np.random.default_rng(0).integers(0, 1000, (9, 10, 11))
+    write_vox(tmp_path / "scan.vox", data_XYZ, (1.0, 2.0, 3.0))
+    with pytest.raises(DataError, match="unsupported kind of file"):
+        moediff.load(tmp_path / "scan.vox")
+    run_page("add-a-file-format", reader.KINDS)
+    volume = moediff.load(tmp_path / "scan.vox").volume
+    torch.testing.assert_close(volume.data_XYZ, torch.from_numpy(data_XYZ).float())
+    assert default_output(tmp_path / "scan.vox").name == "scan_desc-sr.nii.gz"
+    torch.testing.assert_close(volume.affine, torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0], dtype=torch.float64)))
+
+
+def test_the_new_format_refuses_damaged_files(run_page, tmp_path):
+    run_page("add-a-file-format", reader.KINDS)
+    write_vox(tmp_path / "cut.vox", np.arange(990).reshape(9, 10, 11), (1.0, 1.0, 1.0))
+    whole = (tmp_path / "cut.vox").read_bytes()
+    for damaged in (whole[:-2], b"VAX" + whole[3:], whole[:8]):
+        (tmp_path / "cut.vox").write_bytes(damaged)
+        with pytest.raises(DataError):
+            moediff.load(tmp_path / "cut.vox")
