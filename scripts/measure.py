@@ -33,14 +33,14 @@ class Measurement:
         name: of the file that keeps it, and what `--only` calls it.
         title: of the section.
         call: script of benchmarks/ and its options, but for --data.
-        told: what a reader needs to know to read its tables.
+        legend: what a reader needs to know to read its tables.
         alone: whether nothing may run beside it, because it compares times.
     """
 
     name: str
     title: str
     call: str
-    told: str
+    legend: str
     alone: bool = False
 
 
@@ -49,82 +49,84 @@ MEASUREMENTS = (
         name="crops",
         title="Gain on crops",
         call="quality.py --side 96 --recipes thick3 thick5 mixed low1.5 iso1.5 iso2 inplane2 low-field",
-        told="Middle 96^3 voxels of held-out scans, gain over the better of cubic and zero-filled interpolation "
+        legend="Middle 96^3 voxels of held-out scans, gain over the better of cubic and zero-filled interpolation "
         "(PSNR in dB / SSIM), `faithful`. Whole heads: [benchmarks](benchmarks.md).",
     ),
     Measurement(
         name="experts",
         title="Gate and experts",
         call="experts.py",
-        told="How well the gate's weights separate regions, how much each expert does, how steady the first expert is, "
-        "and each expert's RMSE, run alone, over that of all together; a row a region, the best of it bold.",
+        legend="How well the gate's weights separate regions (AUC), each expert's mean weight (load), how often the "
+        "first expert stays the same, and each expert's RMSE, run alone, over that of all together; a row a "
+        "region, its best expert bold.",
     ),
     Measurement(
         name="gate",
         title="The gate in any contrast, with skull and without",
         call="gate.py",
-        told="Synthetic scans of label maps kept out of training, 5 mm slices: how well the gate's weights separate "
+        legend="Synthetic scans of label maps kept out of training, 5 mm slices: how well the gate's weights separate "
         "regions, means of four heads. Chance is 0.5.",
     ),
     Measurement(
         name="uncertainty",
         title="Uncertainty",
         call="uncertainty.py",
-        told="Share of errors inside the foretold 90 % interval, rank correlation with absolute errors and its "
-        "ceiling; first real scans never seen, then synthetic ones of label maps kept out of training; after each, by "
-        "region, those whose regions are known.",
+        legend="Share of errors inside the predicted 90 % interval, rank correlation with absolute errors and its "
+        "ceiling; first held-out real scans, then synthetic ones of label maps kept out of training; after each, "
+        "by region, those whose regions are known.",
     ),
     Measurement(
         name="robustness",
-        title="What must not matter",
+        title="Robustness: changes that should not matter",
         call="robustness.py",
-        told="Change of the gain over cubic / how far the result moves, both in percent.",
+        legend="Change of the gain over cubic / how far the result moves, both in percent.",
     ),
     Measurement(
         name="planted",
-        title="Planted lesions",
+        title="Synthetic lesions",
         call="small_lesions.py",
-        told="Spheres put into sharp scans: share detected by size, weak / strong; contrast that is kept; share of "
+        legend="Spheres added to sharp scans: share detected by size, weak / strong; contrast kept; share of "
         "lesion-free places that look like one (0.05 is chance).",
     ),
     Measurement(
         name="limits",
-        title="Is what was measured kept, and what if something is wrong?",
+        title="Data consistency, and scans with something wrong",
         call="limits.py",
-        told="What re-acquiring the result leaves of the input, under every recipe; then the cases of "
+        legend="Gap between the re-acquired result and the input, under every recipe; then the cases of "
         "[when something is wrong](failure-modes.md).",
     ),
     Measurement(
         name="samplers",
         title="Samplers of `detail`",
         call="samplers.py --plot docs/images/perception.svg",
-        told="Solvers, numbers of evaluations and temperatures, against the posterior mean; `detail` is 2M with three "
-        "evaluations at temperature 1.",
+        legend="Solvers, numbers of evaluations and temperatures, against the posterior mean; `detail` is 2M with "
+        "three evaluations at temperature 1.",
     ),
     Measurement(
         name="skull",
         title="The head with skull, by depth",
         call="quality.py --depth --scans seg3d_T1w",
-        told="One whole head; the last table says by depth under its surface what is gained (dB), and which share of "
-        "the squared error lies there: scalp and skull come first.",
+        legend="One whole head; the last table gives, by depth under its surface, the gain (dB) and the share of the "
+        "squared error: scalp and skull come first.",
     ),
     Measurement(
         name="learned",
-        title="Persons that the weights learned from",
+        title="Training persons",
         call="quality.py --side 96 --folder train",
-        told="The same crops of training scans: the gap to the first section is what was learned by heart.",
+        legend="The same crops of training scans: the gap to the first section is overfitting.",
     ),
     Measurement(
         name="adapting",
-        title="Learning on from the scan itself",
+        title="Self-supervised fine-tuning",
         call="adapting.py --recipes thick5",
-        told="`--adapt` on middle 128^3 voxels, 5 mm slices: before, half the way (the default), all of it.",
+        legend="`--adapt` on middle 128^3 voxels, 5 mm slices: before, with half of the change (the default), with all "
+        "of it.",
     ),
     Measurement(
         name="sparse",
-        title="What routing costs",
+        title="Cost of routing",
         call="sparse.py --threads 1",
-        told="Experts that a place does not ask for, left out: what is lost and what it costs.",
+        legend="Experts with too little weight at a place are skipped: loss in dB and time.",
         alone=True,
     ),
 )
@@ -166,17 +168,18 @@ def page_of(bundle: Bundle, kept: Path) -> str:
     lines = [
         "# Measured with the embedded weights",
         "",
-        "Written by `make measure`, which runs every command below; nothing here is typed by hand. Held-out data of "
-        "`val/` and label maps kept out of training, simulated degradations, seed 0, one thread of "
-        f"{platform.machine()}. Why things are as they are: [design](design.md). Research use only; not for "
-        "diagnostic use.",
+        "Written by `make measure`, which runs every command below; nothing here is typed by hand. Held-out data "
+        "of `val/` and label maps kept out of training, simulated degradations, seed 0, one thread of ",
+        f"{platform.machine()}. Why it is designed so: [design](design.md). Research use only; not for diagnostic use.",
         "",
         f"Weights: sha256 `{bundle.sha256}`.",
     ]
     for one in MEASUREMENTS:
         found = kept / f"{one.name}.md"
-        told = found.read_text(encoding="utf-8").strip() if found.is_file() else "**Not measured with these weights.**"
-        lines += ["", f"## {one.title}", "", one.told, "", f"`python {' '.join(words_of(one))}`", "", told]
+        tables = (
+            found.read_text(encoding="utf-8").strip() if found.is_file() else "**Not measured with these weights.**"
+        )
+        lines += ["", f"## {one.title}", "", one.legend, "", f"`python {' '.join(words_of(one))}`", "", tables]
     return "\n".join(lines) + "\n"
 
 

@@ -29,7 +29,7 @@ def asked(script, monkeypatch, tmp_path):
         "sys.exit(0 if pathlib.Path(sys.argv[-1]).is_dir() else 3)\n"
     )
     monkeypatch.setattr(script, "ROOT", tmp_path)
-    return script.Measurement(name="fake", title="A title", call="fake.py --side 8", told="What it is.")
+    return script.Measurement(name="fake", title="A title", call="fake.py --side 8", legend="What it is.")
 
 
 def test_the_page_is_of_the_embedded_weights():
@@ -58,7 +58,7 @@ def test_one_that_failed_counts_as_missing_and_is_made_again(script, asked, tmp_
 
 
 def test_the_page_says_what_is_missing(script, asked, monkeypatch, tmp_path):
-    other = script.Measurement(name="other", title="Another", call="fake.py", told="What that is.", alone=True)
+    other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.", alone=True)
     monkeypatch.setattr(script, "MEASUREMENTS", (asked, other))
     (tmp_path / "fake.md").write_text("| 1 |\n")
     page = script.page_of(SimpleNamespace(sha256="abc"), tmp_path)
