@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,19 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moediff.core.config import parse_as, rng_for
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, MoeDiffWarning
 
 IDS = st.lists(st.one_of(st.integers(-9, 9), st.text(max_size=3)), max_size=3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
+    RENAMED: ClassVar[Mapping[str, str | None]] = {"diameter": "size_mm", "colour": None}
+
     size_mm: float = 1.0
     spokes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cart:
+    RENAMED: ClassVar[Mapping[str, str | None]] = {"wheel": "front", "rest": "others"}
+
     name: str
     load: int = 1
     limit: float | None = None
@@ -151,3 +157,37 @@ def test_a_value_of_the_wrong_type_is_named(values, words):
 def test_the_settings_own_check_speaks_for_itself():
     with pytest.raises(ConfigError, match=r"^load=-1 must not be negative$"):
         parse_as(Cart, {"name": "a", "load": -1})
+
+
+OLD = {
+    "name": "a",
+    "wheel": {"diameter": 2.0, "colour": "red"},
+    "rest": [{"diameter": 4.0}, {"diameter": 5.0}, {"size_mm": 6.0}],
+}
+PRESENT = Cart(name="a", front=Wheel(size_mm=2.0), others=(Wheel(size_mm=4.0), Wheel(size_mm=5.0), Wheel(size_mm=6.0)))
+
+
+def test_old_keys_are_read_with_one_warning_that_names_the_present_ones():
+    with pytest.warns(MoeDiffWarning) as caught:
+        assert parse_as(Cart, OLD) == PRESENT
+    (warning,) = caught
+    assert str(warning.message) == (
+        "old settings, read for one more release: wheel is now front; front.diameter is now front.size_mm; "
+        "front.colour has no effect; rest is now others; others.diameter is now others.size_mm"
+    )
+    assert warning.filename == __file__
+
+
+def test_old_keys_are_read_in_silence_on_request():
+    assert parse_as(Cart, OLD, warn=False) == PRESENT  # a warning would fail the test
+
+
+@pytest.mark.parametrize("values", [{"wheel": {}, "front": {}}, {"front": {}, "wheel": {}}])
+def test_a_setting_under_both_of_its_names_is_refused(values):
+    with pytest.raises(ConfigError, match="wheel is the former name of front: give that one alone"):
+        parse_as(Cart, {"name": "a", **values})
+
+
+def test_an_unknown_key_beside_an_old_one_is_refused_as_ever():
+    with pytest.raises(ConfigError, match=r"unknown setting 'front.weight'; Cart knows name"):
+        parse_as(Cart, {"name": "a", "wheel": {"diameter": 1.0, "weight": 2}}, warn=False)

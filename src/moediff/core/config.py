@@ -1,15 +1,16 @@
-"""Keys for randomness, and reading settings into the dataclasses that each part owns."""
+"""Settings: plain values read into the dataclasses that each part owns; generators keyed by what they are for."""
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, TypeVar
+from dataclasses import asdict, is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, MoeDiffWarning
 
 T = TypeVar("T")
 
@@ -20,16 +21,27 @@ def rng_for(seed: int, *ids: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def parse_as(kind: type[T], values: Mapping[str, Any]) -> T:
+def parse_as(kind: type[T], values: Mapping[str, Any], *, warn: bool = True) -> T:
     """Plain values (from JSON or TOML) -> a settings dataclass, nested ones included.
 
+    A dataclass may name its former keys in `RENAMED: ClassVar[Mapping[str, str | None]]` (old key -> present key, or
+    None for a setting that is gone): they are read as the present ones.
+
+    Args:
+        warn: one `MoeDiffWarning` lists the old keys that were found; False reads them without a word (files that
+            their reader cannot change, such as a bundle's).
+
     Raises:
-        ConfigError: a key is unknown, or a value has the wrong type or range; the message names the key.
+        ConfigError: a key is unknown or given under both of its names, or a value has the wrong type or range; the
+            message names the key.
     """
     from pydantic import TypeAdapter, ValidationError
 
     if not isinstance(values, Mapping):  # whatever a file held
         raise ConfigError(f"{kind.__name__}: expected a table of settings; found {type(values).__name__}")
+    values, notes = with_present_keys(kind, values)
+    if notes and warn:
+        warnings.warn(f"old settings, read for one more release: {'; '.join(notes)}", MoeDiffWarning, stacklevel=2)
     try:
         result = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -40,6 +52,48 @@ def parse_as(kind: type[T], values: Mapping[str, Any]) -> T:
     if unknown:
         raise ConfigError(f"unknown setting {unknown[0]!r}; {kind.__name__} knows {', '.join(asdict(result))}")  # type: ignore[call-overload]
     return result
+
+
+def with_present_keys(kind: type, values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """`values` with the former keys of `kind` and of the settings nested in it renamed, and a note for each.
+
+    Raises:
+        ConfigError: a setting is given under both of its names.
+    """
+    renamed: Mapping[str, str | None] = getattr(kind, "RENAMED", {})
+    nested, result, notes = _nested_settings(kind), dict[str, Any](), list[str]()
+    for key, value in values.items():
+        present = renamed.get(key, key) if isinstance(key, str) else key
+        if present != key:
+            notes.append(f"{prefix}{key} is now {prefix}{present}" if present else f"{prefix}{key} has no effect")
+        if present is None:
+            continue
+        if present in result or (present != key and present in values):
+            raise ConfigError(f"{prefix}{key} is the former name of {prefix}{present}: give that one alone")
+        result[present], more = _present(nested.get(present), value, f"{prefix}{present}.")
+        notes += more
+    return result, notes
+
+
+def _present(kind: type | None, value: Any, prefix: str) -> tuple[Any, list[str]]:
+    if kind is None:
+        return value, []
+    if isinstance(value, Mapping):
+        return with_present_keys(kind, value, prefix)
+    if isinstance(value, list | tuple):
+        items = [_present(kind, item, prefix) for item in value]
+        return [item for item, _ in items], list(dict.fromkeys(note for _, notes in items for note in notes))
+    return value, []
+
+
+def _nested_settings(kind: type) -> dict[str, type]:
+    """Fields that hold settings of their own: `Part`, `Part | None` or `tuple[Part, ...]`."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        parts = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
+        if parts:
+            found[name] = parts[0]
+    return found
 
 
 def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> list[str]:
