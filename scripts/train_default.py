@@ -24,11 +24,23 @@ from pathlib import Path
 
 import torch
 
-from average_bundles import average
 from moediff.core.errors import TryAgain
+from moediff.core.memory import keep_memory
+from moediff.model.bundle import load_bundle, save_bundle
+from moediff.training.average import average_weights
+from moediff.training.calibrate import (
+    Calibration,
+    HeadFit,
+    StatisticsFit,
+    calibrate,
+    fit_statistics,
+    fit_uncertainty_head,
+)
 from moediff.training.config import TrainConfig, load_config
+from moediff.training.curves import write_curves
+from moediff.training.patches import PatchSource
+from moediff.training.sources import load_heads
 from moediff.training.validate import validate
-from plot_training import draw, read_stage
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -93,21 +105,36 @@ def run_stage(stage: str, args: argparse.Namespace, minutes: float | None) -> in
     return code
 
 
-def fit_head(args: argparse.Namespace, last: str, runs: Path) -> int:
-    """The head that foretells the error, its scale, and what is familiar, fitted to the last stage; the exit code."""
-    before, final = (str(runs / name / "bundle") for name in (last, "final"))
-    data = [] if args.data is None else ["--data", str(args.data)]
-    options = ["--config", str(args.configs / f"{last}.toml"), *data]
-    steps = (
-        ("fit_error_head.py", before, final, "--patches", str(args.patches)),
-        ("fit_error_scale.py", final, final),
-        ("fit_familiar.py", final, final),
+def average(one: Path, other: Path, out: Path) -> None:
+    """Write the bundle whose weights are the mean of two."""
+    first, second = load_bundle(one), load_bundle(other)
+    provenance = {**second.provenance, "averaged_from": [first.sha256, second.sha256]}
+    save_bundle(out, second.config, average_weights([first, second]), provenance)
+
+
+def fit_head(args: argparse.Namespace, last: str, runs: Path) -> None:
+    """Uncertainty head, its scale, and out-of-distribution statistics, fitted to the last stage."""
+    keep_memory()
+    config, final = load_config(args.configs / f"{last}.toml"), runs / "final" / "bundle"
+    data, device = args.data or Path(config.data), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bundle, options = load_bundle(runs / last / "bundle", device), HeadFit(patches=args.patches)
+    keep = None if config.heads is None else Path(config.heads)
+    source = PatchSource(
+        heads=[head.to(device) for head in load_heads(config.scans, data, config.seed, keep)],
+        patch=config.patch,
+        seed=options.seed,
+        settings=bundle.config.prepare,
+        ranges=config.recipes,
+        augment=config.augment,
     )
-    for script, *words in steps:
-        call = [sys.executable, str(Path(__file__).with_name(script)), *words, *options]
-        if code := subprocess.run(call, check=False).returncode:
-            return code
-    return 0
+    made = fit_uncertainty_head(bundle, source, options)
+    provenance = {**bundle.provenance, "error_head": made.record}
+    save_bundle(final, made.config, made.weights, provenance)
+    made = calibrate(load_bundle(final), config.scans, data, Calibration())
+    provenance |= {"error_scale": made.record}
+    save_bundle(final, made.config, made.weights, provenance)
+    made = fit_statistics(load_bundle(final), config.scans, data, StatisticsFit())
+    save_bundle(final, made.config, made.weights, provenance)
 
 
 def compare(config: TrainConfig, final: Path) -> dict[str, dict[str, float]]:
@@ -149,13 +176,11 @@ def main(words: Sequence[str] | None = None) -> int:
             average(one, other, result)
         code = run_stage(stage, args, None if share is None else share * (configs[stage].minutes or 0.0))
         begun = [runs / name for name in recipe.stages if (runs / name / "losses.csv").is_file()]
-        if begun:
-            draw([read_stage(run) for run in begun], runs / "training.svg")
+        write_curves(begun, runs / "training.svg")
         if code:
             return code
     last = recipe.stages[-1]
-    if code := fit_head(args, last, runs):
-        return code
+    fit_head(args, last, runs)
     judged = configs[last] if args.data is None else replace(configs[last], data=str(args.data))
     compare(judged, runs / "final" / "bundle")
     return 0

@@ -1,0 +1,146 @@
+"""Calibration: intervals that hold what they say, the exponent of anisotropy, statistics of training scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from moediff.acquisition.recipe import NAMED
+from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError, DataError
+from moediff.core.volume import Volume
+from moediff.io.scans import save
+from moediff.model.bundle import load_bundle, save_bundle
+from moediff.training.cache import ScanSource
+from moediff.training.calibrate import (
+    Calibration,
+    HeadFit,
+    StatisticsFit,
+    Unit,
+    calibrate,
+    covered,
+    fit_exponent,
+    fit_scale,
+    fit_statistics,
+    fit_uncertainty_head,
+)
+from moediff.training.patches import PatchSource
+from moediff.training.sources import load_heads
+
+EVEN = torch.arange(1, 1001) / 100  # 0.01 .. 10
+QUICK = HeadFit(patches=2, cells=64, steps=30, rows=32)
+
+
+class Store:
+    """Units that are computed once, and counted."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, Unit] = {}
+        self.computed = 0
+
+    def __call__(self, name: str, compute: Callable[[], Unit]) -> Unit:
+        if name not in self.units:
+            self.units[name] = compute()
+            self.computed += 1
+        return self.units[name]
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_phantom: Callable[..., Volume]) -> Path:
+    """A noisy head of 2 mm voxels."""
+    noisy = make_phantom((48, 48, 48), (2.0, 2.0, 2.0))
+    noise = 0.05 * float(noisy.data_XYZ.max()) * torch.randn(noisy.shape, generator=rng_for(0))
+    save(noisy.with_data((noisy.data_XYZ + noise).clamp_min(0)), tmp_path / "head_T1w.nii.gz")
+    return tmp_path
+
+
+def test_the_factor_that_holds_nine_tenths():
+    assert fit_scale([EVEN]) == pytest.approx(9.0, abs=0.02)
+    assert fit_scale([EVEN, 3 * EVEN]) == pytest.approx(fit_scale([3 * EVEN, EVEN]))
+    ratios = [EVEN, 3 * EVEN]  # the mean of both cases counts, however many voxels either has
+    assert covered(ratios, fit_scale(ratios)) == pytest.approx(0.9, abs=2e-3)
+    assert fit_scale([EVEN, (3 * EVEN).repeat(5)]) == pytest.approx(fit_scale(ratios), rel=1e-3)
+
+
+def test_errors_beyond_all_intervals_are_refused():
+    with pytest.raises(DataError, match=r"intervals 100 times as wide hold under 0\.9 of voxels: fit the error head"):
+        fit_scale([torch.full((10,), 1e4)])
+
+
+def test_the_exponent_is_the_power_by_which_errors_grow():
+    anisotropy = [1.0, 1.0, 3.0, 5.0]
+    assert fit_exponent([EVEN * times**0.2 for times in anisotropy], anisotropy) == pytest.approx(0.2, abs=1e-3)
+    assert fit_exponent([EVEN, 2 * EVEN], [3.0, 3.0]) == 0  # cases of one kind say nothing
+
+
+def test_a_bundle_is_scaled_and_stays_so(data, bundle):
+    scans, options = [ScanSource(path="head_T1w.nii.gz"), ScanSource(path="x", labels=True)], Calibration(side=32)
+    store, before = Store(), load_bundle(bundle)
+    once = calibrate(before, scans, data, options, store)
+    assert once.config.error_scale != before.config.error_scale and once.config.error_slices == 0
+    assert once.record["cases"] == 4 == store.computed
+    assert calibrate(before, scans, data, options, store).config == once.config and store.computed == 4
+    save_bundle(data / "once", once.config, once.weights, {})
+    again = calibrate(load_bundle(data / "once"), scans, data, options)
+    assert again.config.error_scale == pytest.approx(once.config.error_scale, rel=1e-3)
+
+
+def test_the_exponent_is_fitted_on_request_and_coverage_then_holds(data, bundle):
+    scans, options = [ScanSource(path="head_T1w.nii.gz")], Calibration(side=32, exponent=True)
+    once = calibrate(load_bundle(bundle), scans, data, options)
+    save_bundle(data / "once", once.config, once.weights, {})
+    assert once.config.error_slices != 0
+    again = calibrate(load_bundle(data / "once"), scans, data, options)
+    assert again.config.error_slices == pytest.approx(once.config.error_slices, abs=2e-3)
+    assert again.record["covered_before"] == pytest.approx(0.9, abs=5e-3)
+
+
+def test_label_maps_alone_leave_scale_and_exponent(bundle, tmp_path):
+    before = load_bundle(bundle)
+    result = calibrate(before, [ScanSource(path="x", labels=True)], tmp_path, Calibration())
+    assert result.config == before.config and result.record == {"cases": 0}
+
+
+def test_the_head_learns_how_large_errors_are_and_nothing_else_moves(data, bundle):
+    before = load_bundle(bundle)
+    heads = load_heads([ScanSource(path="head_T1w.nii.gz")], data, 0)
+    source = PatchSource(heads=heads, patch=32, seed=QUICK.seed, settings=before.config.prepare, recipe=NAMED["thick3"])
+    store, weights = Store(), {name: value.clone() for name, value in before.denoiser.state_dict().items()}
+    result = fit_uncertainty_head(before, source, QUICK, store)
+    moved = {name for name, value in result.weights.items() if not torch.equal(value, weights[name])}
+    assert moved and all(name.startswith("error.") for name in moved) and store.computed == 2
+    again = fit_uncertainty_head(load_bundle(bundle), source, QUICK, store)
+    assert store.computed == 2 and all(torch.equal(again.weights[name], result.weights[name]) for name in moved)
+    short = fit_uncertainty_head(load_bundle(bundle), source, replace(QUICK, steps=10), store)
+    assert result.record["loss"] < short.record["loss"]
+
+
+def test_statistics_need_four_scans(data, bundle, make_phantom):
+    before, options = load_bundle(bundle), StatisticsFit(recipes=("thick3",))
+    scans = [ScanSource(path="head_T1w.nii.gz"), ScanSource(path="x", labels=True)]
+    assert fit_statistics(before, scans, data, options).config.familiar is None
+    for seed in (1, 2, 3):
+        save(make_phantom((32, 32, 32), (3.0, 3.0, 3.0), seed=seed), data / f"{seed}.nii.gz")
+        scans.append(ScanSource(path=f"{seed}.nii.gz"))
+    typical = fit_statistics(before, scans, data, options).config.familiar
+    assert typical is not None and len(typical.mean) == 2 * before.config.denoiser.encoder.width
+    assert min(typical.spread) >= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Calibration(recipes=("thik5",)), r"not \['thik5'\]"),
+        (lambda: StatisticsFit(recipes=()), "name some of"),
+        (lambda: Calibration(side=0), "side=0"),
+        (lambda: HeadFit(patches=0), "must be 1 or more"),
+        (lambda: HeadFit(learning_rate=0), "must be a positive"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(build, words):
+    with pytest.raises(ConfigError, match=words):
+        build()
