@@ -170,6 +170,34 @@ def test_python_one_call(project: Path):
     assert load(project / "out.nii.gz").volume.shape == result.volume.shape
 
 
+def test_python_writes_what_the_command_writes(project: Path, bundle: Path):
+    """Every file that a NIfTI input can give, byte for byte but for the timings."""
+    pytest.importorskip("jinja2")
+    low = degrade(load(project / "head_T1w.nii.gz").volume, thick_slices(3, 0.0, "thick3"), rng_for(0))
+    save(low, project / "low_T1w.nii.gz")
+    names = {
+        "--uncertainty": "sd.nii",
+        "--experts": "gate.nii",
+        "--mask": "mask.nii",
+        "--each-expert": "each.nii",
+        "--differences": "differences.nii",
+        "--report": "page.html",
+    }
+    for where in ("command", "python"):
+        (project / where).mkdir()
+    words = [word for option, name in names.items() for word in (option, str(project / "command" / name))]
+    target = project / "command" / "out.nii"
+    assert main(["enhance", str(project / "low_T1w.nii.gz"), "-o", str(target), "--bundle", str(bundle), *words]) == 0
+    fields = {option[2:].replace("-", "_"): project / "python" / name for option, name in names.items()}
+    paths = moediff.OutputPaths(scan=project / "python" / "out.nii", **fields)
+    moediff.enhance(project / "low_T1w.nii.gz", paths, bundle=bundle)
+    written = {path.name for path in (project / "command").iterdir()}
+    assert written == {"out.nii", "out.json", *names.values()}
+    assert written == {path.name for path in (project / "python").iterdir()}
+    for name in written - {"out.json", "page.html"}:
+        assert (project / "command" / name).read_bytes() == (project / "python" / name).read_bytes(), name
+
+
 def test_a_second_run_in_the_same_folder_needs_resume(project: Path, capsys):
     config = write_config(project, steps=2)
     assert main(["train", str(config), "-q"]) == 0

@@ -13,21 +13,24 @@ import subprocess
 import sys
 import time
 from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
+import moediff
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.cli.main import main
 from moediff.core import signals
 from moediff.core.config import rng_for
-from moediff.core.errors import OutputFailed
+from moediff.core.errors import MoeDiffError, OutputFailed, TryAgain
 from moediff.inference import outputs
-from moediff.io.lock import held, lock_of
+from moediff.inference.enhancer import Enhancer
+from moediff.io.lock import lock_of, output_lock
 from moediff.io.scans import save
 
-PARTS = ["moediff.cli.main", "moediff.inference.enhancer", "moediff.inference.outputs", "moediff.report.page"]
+PARTS = ["moediff.cli.main", "moediff.inference.run", "moediff.report.page"]
 RESULT, SIDECAR, MASK = "scan_desc-sr.nii.gz", "scan_desc-sr.json", "mask.nii.gz"
 
 
@@ -103,7 +106,7 @@ def test_killed_at_any_moment(command, tmp_path, prepared, pytestconfig, figures
         figures["kills survived"] += 1
 
 
-STEPS = ("save", "write_text", "announce")
+STEPS = ("save", "write_text", "register_outputs")
 
 
 def dying(step: str, after: int, command: list[str]) -> None:
@@ -191,7 +194,7 @@ def test_stopped_politely(number, code, command, tmp_path):
 
 @pytest.mark.fault(47)
 def test_a_second_run_on_one_output_says_so(command, tmp_path, capsys):
-    with held([tmp_path / RESULT]):
+    with output_lock([tmp_path / RESULT]):
         assert main(command) == 75
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and RESULT in said and "another run is making this file: wait for it" in said
@@ -214,6 +217,50 @@ def test_of_many_runs_on_one_output_one_wins(command, tmp_path, prepared, capfd)
 
 def exiting(command: list[str]) -> None:
     sys.exit(main(command))
+
+
+def enhancing(scan: Path, target: Path, bundle: Path, ready: Event) -> None:
+    """Call the Python function with a model that waits for the other process; ends with the error's exit code."""
+    real = Enhancer.__call__
+
+    def waiting(self: Enhancer, *args: object) -> object:
+        ready.wait(30)
+        return real(self, *args)
+
+    Enhancer.__call__ = waiting
+    try:
+        moediff.enhance(scan, target, bundle=bundle, voxel_size=(4.0,))
+    except MoeDiffError as error:
+        ready.set()
+        sys.exit(error.exit_code)
+
+
+@pytest.mark.fault(47)
+def test_of_two_python_calls_on_one_target_one_wins(command, tmp_path, bundle, prepared):
+    """The first holds the lock until the second has been refused with TryAgain."""
+    ready = prepared.Event()
+    arguments = (tmp_path / "scan.nii.gz", tmp_path / RESULT, bundle, ready)
+    processes = [prepared.Process(target=enhancing, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(process.exitcode for process in processes) == [0, TryAgain.exit_code]
+    assert contents(tmp_path).keys() == {"scan.nii.gz", RESULT, SIDECAR}
+
+
+@pytest.mark.fault(46)
+def test_a_python_call_that_fails_while_writing_leaves_nothing(command, tmp_path, bundle, monkeypatch):
+    """As the command: the lock, the maps and the scan go where the sidecar could not be written."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputFailed("no room")
+
+    monkeypatch.setattr(outputs, "write_text", full)
+    paths = moediff.OutputPaths(scan=tmp_path / RESULT, mask=tmp_path / MASK)
+    with pytest.raises(OutputFailed):
+        moediff.enhance(tmp_path / "scan.nii.gz", paths, bundle=bundle, voxel_size=(4.0,))
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
 
 
 @pytest.mark.fault(45)
@@ -245,7 +292,7 @@ def test_only_our_own_unfinished_files_are_cleared(tmp_path):
     (tmp_path / "precious").write_text("mine")
     lock_of(every[0]).write_text(json.dumps(["precious", "../precious", "a.nii.gz", "a.json"]))
     every[0].write_text("unfinished")
-    with held(every):
+    with output_lock(every):
         assert not every[0].exists() and (tmp_path / "precious").read_text() == "mine"
     assert not lock_of(every[0]).exists()
 
@@ -255,7 +302,7 @@ def test_a_damaged_note_clears_nothing(text, tmp_path):
     every = [tmp_path / "a.nii.gz", tmp_path / "a.json"]
     every[0].write_text("mine")
     lock_of(every[0]).write_bytes(text.encode("latin-1"))
-    with held(every):
+    with output_lock(every):
         assert every[0].read_text() == "mine"
 
 
@@ -264,7 +311,7 @@ def test_a_finished_result_is_kept(tmp_path):
     for path in every:
         path.write_text("done")
     lock_of(every[0]).write_text(json.dumps([path.name for path in every]))
-    with held(every):
+    with output_lock(every):
         assert all(path.exists() for path in every)
 
 

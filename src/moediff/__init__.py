@@ -3,7 +3,7 @@
     import moediff
     result = moediff.enhance("scan.nii.gz", "scan_desc-sr.nii.gz")
 
-`Enhancer`, `EnhanceOptions`, `Volume` and `load` are loaded on first use, so importing the package is quick.
+Everything but `enhance` is loaded on first use, so importing the package is quick.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from moediff.core.volume import Volume
     from moediff.inference.enhancer import Enhancer, Source
     from moediff.inference.options import Enhanced, EnhanceOptions
+    from moediff.inference.outputs import OutputPaths
     from moediff.io.scans import load
+    from moediff.model.bundle import Bundle
     from moediff.report.plot import plot
 
 _HOMES = {
     "Enhancer": "moediff.inference.enhancer",
     "EnhanceOptions": "moediff.inference.options",
     "Enhanced": "moediff.inference.options",
+    "OutputPaths": "moediff.inference.outputs",
     "Volume": "moediff.core.volume",
     "load": "moediff.io.scans",
     "plot": "moediff.report.plot",
 }
-__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "Volume", "enhance", "load", "plot"]
+__all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "OutputPaths", "Volume", "enhance", "load", "plot"]
 
 
 def __getattr__(name: str) -> Any:
@@ -42,21 +45,25 @@ def __getattr__(name: str) -> Any:
 
 def enhance(
     source: Source,
-    target: Path | str | None = None,
+    target: OutputPaths | Path | str | None = None,
     *,
-    bundle: Path | str | None = None,
+    bundle: Bundle | Path | str | None = None,
     device: str = "auto",
     overwrite: bool = False,
     **options: Any,
 ) -> Enhanced:
     """Enhance one scan in one call; `Enhancer` is the reusable object behind it.
 
+    What is written is written as `moediff enhance` does it: checked before any work, locked against other runs, whole
+    or not at all, and the sidecar last.
+
     Args:
         source: path, nibabel image, `Volume`, or what `load` returned (which chooses a DICOM series or a 4-D volume).
-        target: where to write the result and its sidecar; None writes nothing.
+        target: where to write the result and its sidecar, or `OutputPaths` for maps, report and DICOM series too;
+            None writes nothing.
         bundle: model folder; None takes the embedded weights.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        overwrite: replace an existing target.
+        overwrite: replace existing files.
         options: as in `EnhanceOptions`, e.g. voxel_size=(1.0,), mode="detail".
 
     Returns:
@@ -70,17 +77,15 @@ def enhance(
     from moediff.core.errors import ConfigError
     from moediff.inference.enhancer import Enhancer
     from moediff.inference.options import EnhanceOptions
-    from moediff.inference.outputs import OutputPaths, check_outputs, write
+    from moediff.inference.outputs import OutputPaths
+    from moediff.inference.run import EnhanceRequest, enhance_to
 
     try:
         chosen = EnhanceOptions(**options)
     except TypeError as error:
         raise ConfigError(f"{error}; see moediff.EnhanceOptions") from error
-    paths = None if target is None else OutputPaths(scan=Path(target))
-    if paths is not None:
-        read = source.get_filename() if hasattr(source, "get_filename") else getattr(source, "path", source)
-        check_outputs(paths, Path(read) if isinstance(read, Path | str) else Path(), overwrite=overwrite)
-    result = Enhancer(bundle, device=device)(source, chosen)
-    if paths is not None:
-        write(result, paths, overwrite=overwrite)
-    return result
+    if target is None:
+        return Enhancer(bundle, device=device)(source, chosen)
+    outputs = target if isinstance(target, OutputPaths) else OutputPaths(scan=Path(target))
+    request = EnhanceRequest(source=source, options=chosen, outputs=outputs, overwrite=overwrite)
+    return enhance_to(request, lambda _: Enhancer(bundle, device=device))

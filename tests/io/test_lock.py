@@ -9,7 +9,7 @@ import pytest
 
 from moediff.core import signals
 from moediff.core.errors import CannotCreate, OutputFailed
-from moediff.io.lock import announce, held
+from moediff.io.lock import output_lock, register_outputs
 from moediff.io.scans import write_text
 
 ENDS = (KeyboardInterrupt(), signals.Terminated(128 + signal.SIGTERM), OutputFailed("full"), RuntimeError("a fault"))
@@ -27,8 +27,8 @@ def names(folder: Path) -> set[str]:
 
 def broken_off(every: list[Path], end: BaseException, written: int, *, overwrite: bool = False) -> None:
     """A run that writes some of its outputs as `outputs.write` does, and ends."""
-    with pytest.raises(type(end)), held(every):
-        announce(every)
+    with pytest.raises(type(end)), output_lock(every):
+        register_outputs(every)
         if overwrite:
             every[-1].unlink(missing_ok=True)
         for path in every[:written]:
@@ -60,17 +60,17 @@ def test_row46_an_overwriting_run_clears_only_what_it_wrote(written, left, every
 
 
 @pytest.mark.fault(46)
-def test_row46_before_anything_is_announced_nothing_is_removed(every, tmp_path):
+def test_row46_before_outputs_are_registered_nothing_is_removed(every, tmp_path):
     every[0].write_text("old")
-    with pytest.raises(CannotCreate), held(every):
+    with pytest.raises(CannotCreate), output_lock(every):
         raise CannotCreate("the file exists already")
     assert every[0].read_text() == "old" and names(tmp_path) == {"a.nii.gz"}
 
 
 @pytest.mark.fault(47)
 def test_row47_a_name_that_another_program_took_meanwhile_stays(every, tmp_path):
-    with pytest.raises(CannotCreate, match="exists already"), held(every):
-        announce(every)
+    with pytest.raises(CannotCreate, match="exists already"), output_lock(every):
+        register_outputs(every)
         write_text("new", every[0])
         every[1].write_text("of another program")
         write_text("new", every[1])

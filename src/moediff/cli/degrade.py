@@ -39,16 +39,16 @@ def add(commands: Commands) -> None:
 def degrade_command(args: argparse.Namespace) -> int:
     """Simulate one scan and write it, the sidecar last."""
     from moediff.acquisition.recipe import recipe_for
-    from moediff.inference.outputs import OutputPaths, claimed
-    from moediff.io.lock import announce
+    from moediff.inference.outputs import OutputPaths, locked_outputs
+    from moediff.io.lock import register_outputs
     from moediff.io.nifti.writer import codes_to_write
     from moediff.io.scans import save, write_text
 
     recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
     loaded = read(args.source, args)
-    with claimed(paths, args.source, overwrite=args.overwrite, read=[Path(args.recipe)]):
+    with locked_outputs(paths, args.source, overwrite=args.overwrite, read=[Path(args.recipe)]):
         low, record = _simulate(loaded, recipe, args)
-        announce(paths.every())
+        register_outputs(paths.every())
         if args.overwrite:
             paths.sidecar.unlink(missing_ok=True)
         save(low, paths.scan, codes=codes_to_write(loaded.codes), overwrite=args.overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,10 @@ from moediff.core.memory import keep_memory
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
+    from moediff.inference.enhancer import Enhancer
     from moediff.inference.options import EnhanceOptions
-    from moediff.inference.outputs import OutputPaths
+    from moediff.inference.run import EnhanceRequest
     from moediff.io.scans import Loaded
-    from moediff.model.bundle import Bundle
 
 
 def add(commands: Commands) -> None:
@@ -113,14 +114,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
-    from moediff.core.extras import require_parts
-    from moediff.inference.outputs import OutputPaths, check_outputs, claimed
+    from moediff.inference.outputs import OutputPaths
+    from moediff.inference.run import EnhanceRequest, enhance_to
     from moediff.io.naming import default_output
 
     keep_memory()
     options = _options(args)
     loaded = read(args.source, args)
-    paths = OutputPaths(
+    outputs = OutputPaths(
         scan=args.output or default_output(args.source, loaded.stem),
         uncertainty=args.uncertainty,
         experts=args.experts,
@@ -130,77 +131,77 @@ def enhance_command(args: argparse.Namespace) -> int:
         report=args.report,
         dicom=args.dicom_out,
     )
-    if args.dicom_out is not None:
-        _check_series(loaded, options)
-    if args.report is not None:
-        require_parts("jinja2")
+    request = EnhanceRequest(
+        source=loaded,
+        options=options,
+        outputs=outputs,
+        overwrite=args.overwrite,
+        protected=() if args.like is None else (args.like,),
+    )
     if args.adapt:
         _check_adaptable(loaded, options)
-    also = [args.like] if args.like is not None else []
     if args.dry_run:
-        check_outputs(paths, args.source, overwrite=args.overwrite, read=also)
-        print(json.dumps(_plan(loaded, options, paths, args), indent=2))
+        print(json.dumps(asdict(_dry_run(request, args)), indent=2))
         return 0
-    with claimed(paths, args.source, overwrite=args.overwrite, read=also):
-        record = _enhance(loaded, options, paths, args)
-    _say(record, paths.scan, args)
+    with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
+        result = enhance_to(request, lambda scan: _enhancer(scan, options, args), report)
+    _say(result.record, outputs.scan, args)
     return 0
 
 
-def _plan(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: argparse.Namespace) -> dict[str, Any]:
-    """What --dry-run says."""
-    from moediff.inference.enhancer import Enhancer
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What --dry-run prints: both grids, memory at its peak, files to write, and warnings known before any work."""
+
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    output_spacing_mm: tuple[float, ...]
+    peak_memory_mib: int
+    files: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def _dry_run(request: EnhanceRequest, args: argparse.Namespace) -> DryRun:
+    """Refuse as a run does, and describe it."""
     from moediff.inference.grid_plan import target_grid
     from moediff.inference.memory_estimate import predicted_mib
     from moediff.inference.route import route
 
-    # Refuses as a run does.
-    enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
-    source, network = loaded.volume.grid, enhancer.bundle.config.denoiser
+    loaded, options = request.read()
+    request.check_outputs()
+    network = _plain_enhancer(args).bundle.config.denoiser
+    source = loaded.volume.grid
     goal, experts = target_grid(source, options), len(network.experts.views)
     way = route(loaded.volume, goal)
     width = network.trunk.width
-    return {
-        "input": list(loaded.volume.shape),
-        "output": list(goal.shape),
-        "output_spacing_mm": [round(s, 4) for s in goal.spacing_mm],
-        "peak_memory_mib": predicted_mib(source, goal, options, width=width, experts=experts, near=way.near),
-        "files": [str(path) for path in paths.every()],
-        "warnings": [*loaded.warnings, *way.warnings()],
-    }
+    return DryRun(
+        input=loaded.volume.shape,
+        output=goal.shape,
+        output_spacing_mm=tuple(round(s, 4) for s in goal.spacing_mm),
+        peak_memory_mib=predicted_mib(source, goal, options, width=width, experts=experts, near=way.near),
+        files=tuple(str(path) for path in request.outputs.every()),
+        warnings=(*loaded.warnings, *way.warnings()),
+    )
 
 
-def _enhance(loaded: Loaded, options: EnhanceOptions, paths: OutputPaths, args: argparse.Namespace) -> dict[str, Any]:
-    """Run, write, and return what the sidecar says."""
+def _plain_enhancer(args: argparse.Namespace) -> Enhancer:
     from moediff.inference.enhancer import Enhancer
-    from moediff.inference.outputs import write
-    from moediff.report.data import from_result
-    from moediff.report.page import write_page
 
-    enhancer = Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
-    if args.adapt:
-        enhancer = Enhancer(_adapted(loaded, options, enhancer.bundle, args), device=args.device, dtype=args.dtype)
-    with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
-        result = enhancer(loaded, options, report)
-
-        def draw(page: Path) -> None:
-            report(0.97, "drawing the report")
-            write_page(from_result(result, loaded.stem or args.source.name), page, overwrite=args.overwrite)
-
-        write(result, paths, overwrite=args.overwrite, draw=draw)
-        report(1.0, "done")
-    return result.record
+    return Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
 
 
-def _check_series(loaded: Loaded, options: EnhanceOptions) -> None:
-    """Refuse before any work what --dicom-out could not write."""
-    from moediff.core.errors import ConfigError
-    from moediff.inference.grid_plan import target_grid
-    from moediff.io.dicom.writer import require_series_grid
+def _enhancer(loaded: Loaded, options: EnhanceOptions, args: argparse.Namespace) -> Enhancer:
+    """The model, after self-supervised fine-tuning on the scan where --adapt wants it."""
+    enhancer = _plain_enhancer(args)
+    if not args.adapt:
+        return enhancer
+    from moediff.inference.enhancer import Enhancer
+    from moediff.training.adapt import AdaptOptions, adapt
 
-    if loaded.origin is None:
-        raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
-    require_series_grid(target_grid(loaded.volume.grid, options))
+    chosen = AdaptOptions(seed=args.seed, device=args.device, threads=args.threads)
+    progress = not args.quiet and sys.stderr.isatty()
+    adapted = adapt([loaded], enhancer.bundle, chosen, goal=options, progress=progress)
+    return Enhancer(adapted, device=args.device, dtype=args.dtype)
 
 
 def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
@@ -217,26 +218,10 @@ def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
         route(loaded.volume, target_grid(loaded.volume.grid, options))
 
 
-def _adapted(loaded: Loaded, goal: EnhanceOptions, bundle: Bundle, args: argparse.Namespace) -> Bundle:
-    """The weights after learning on from the scan."""
-    from moediff.training.adapt import AdaptOptions, adapt
-
-    chosen = AdaptOptions(seed=args.seed, device=args.device, threads=args.threads)
-    return adapt([loaded], bundle, chosen, goal=goal, progress=not args.quiet and sys.stderr.isatty())
-
-
 def _options(args: argparse.Namespace) -> EnhanceOptions:
-    from moediff.core.errors import ConfigError
     from moediff.inference.options import EnhanceOptions
     from moediff.io.grid_from_file import reference_grid
 
-    if args.uncertainty is not None and args.mode == "detail" and args.samples < 2:
-        raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful foretells it")
-    if args.differences is not None and args.mode == "detail":
-        raise ConfigError(
-            "--differences compares experts' posterior means with the result, --mode detail draws a "
-            "sample: leave one of the two out"
-        )
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=reference_grid(args.like) if args.like else None,
@@ -248,7 +233,6 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         even_slices=args.even_slices,
         consistency=not args.no_consistency,
         memory_mb=args.mem_mb,
-        each_expert=args.each_expert is not None or args.differences is not None,
     )
 
 

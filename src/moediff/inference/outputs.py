@@ -12,7 +12,7 @@ from moediff.core.errors import CannotCreate, naming, shown
 from moediff.inference.options import Enhanced
 from moediff.io.atomic import check_new_folder
 from moediff.io.dicom.writer import write_series
-from moediff.io.lock import announce, held
+from moediff.io.lock import output_lock, register_outputs
 from moediff.io.naming import sidecar_of
 from moediff.io.nifti.reader import files_of, suffix_of
 from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
@@ -23,7 +23,18 @@ NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that w
 
 @dataclass(frozen=True, kw_only=True)
 class OutputPaths:
-    """Where things go, as paths or as text; None leaves a map out."""
+    """Where things go, as paths or as text; None leaves a file out.
+
+    Args:
+        scan: the enhanced scan, NIfTI; the sidecar is a JSON file beside it.
+        uncertainty: standard deviation of every voxel.
+        experts: gate weights, 4-D.
+        mask: where the network worked.
+        each_expert: every expert's own result, 4-D.
+        differences: every expert minus the result, then minus the interpolated input, 4-D.
+        report: one HTML page.
+        dicom: folder of a new series; needs a DICOM input.
+    """
 
     scan: Path
     uncertainty: Path | None = None
@@ -55,10 +66,11 @@ class OutputPaths:
         return [self.scan, *(path for path in maps if path is not None)]
 
 
-def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Sequence[Path] = ()) -> None:
+def check_outputs(paths: OutputPaths, source: Path | None, *, overwrite: bool, read: Sequence[Path] = ()) -> None:
     """Refuse before any work what could not be written after it.
 
     Args:
+        source: the scan that is read; None where it is in memory.
         read: other files that are read and must not be replaced.
 
     Raises:
@@ -71,7 +83,7 @@ def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Se
     every = [path.resolve() for path in paths.every()]
     if len(set(every)) < len(every):
         raise CannotCreate("two outputs have the same name; give each its own")
-    for path in (source, *read):
+    for path in (*([] if source is None else [source]), *read):
         _protect(path, set(every))
     for path in paths.every():
         if path == paths.dicom:
@@ -81,9 +93,9 @@ def check_outputs(paths: OutputPaths, source: Path, *, overwrite: bool, read: Se
             check_free(path, overwrite=overwrite)
 
 
-def _check_apart(folder: Path, source: Path) -> None:
+def _check_apart(folder: Path, source: Path | None) -> None:
     """Refuse a new series inside the folder of the one that it comes from."""
-    if source.resolve() in folder.resolve().parents:
+    if source is not None and source.resolve() in folder.resolve().parents:
         with naming(folder):
             raise CannotCreate("the new series would lie among the input's files: choose a folder beside them")
 
@@ -111,14 +123,19 @@ def written_by_us(sidecar: Path) -> bool:
 
 
 @contextmanager
-def claimed(paths: OutputPaths, source: Path, *, overwrite: bool, read: Sequence[Path] = ()) -> Iterator[None]:
-    """Keep other runs from making these files; what a killed run left of them is cleared away; see `check_outputs`.
+def locked_outputs(
+    paths: OutputPaths, source: Path | None, *, overwrite: bool, read: Sequence[Path] = ()
+) -> Iterator[None]:
+    """Lock these outputs against other runs and check them; what a killed run left of them is removed first.
+
+    Args:
+        source, read: as in `check_outputs`.
 
     Raises:
-        TryAgain: another run is making them.
-        CannotCreate: as `check_outputs`.
+        TryAgain: another run writes them.
+        CannotCreate: see `check_outputs`.
     """
-    with held(paths.every()):
+    with output_lock(paths.every()):
         check_outputs(paths, source, overwrite=overwrite, read=read)
         yield
 
@@ -137,7 +154,7 @@ def write(
         CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
     """
     codes, affine = codes_to_write(result.source.codes), result.volume.affine
-    announce(paths.every())
+    register_outputs(paths.every())
     if paths.dicom is not None and result.source.origin is not None:
         write_series(result.volume, result.source.origin, paths.dicom)
     if paths.report is not None and draw is not None:

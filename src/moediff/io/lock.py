@@ -29,7 +29,7 @@ def lock_of(first: Path) -> Path:
 
 
 @contextmanager
-def held(every: Sequence[Path]) -> Iterator[None]:
+def output_lock(every: Sequence[Path]) -> Iterator[None]:
     """These outputs for us alone, the first naming the lock; unfinished ones of a killed run are removed first.
 
     Where the work ends by a fault or a signal before its last output, the sidecar, is there, what it wrote is removed.
@@ -54,8 +54,8 @@ def held(every: Sequence[Path]) -> Iterator[None]:
         os.close(handle)
 
 
-def announce(every: Sequence[Path]) -> None:
-    """Write down which files are about to appear, where `held` is in force."""
+def register_outputs(every: Sequence[Path]) -> None:
+    """Write down which files are about to appear, where `output_lock` is in force."""
     names = json.dumps([os.path.relpath(path, every[0].parent) for path in every])
     with suppress(FileNotFoundError):
         handle = os.open(lock_of(every[0]), os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
@@ -106,13 +106,13 @@ def _withdraw(handle: int, every: Sequence[Path]) -> None:
 
 
 def _unfinished(handle: int, every: Sequence[Path]) -> list[Path]:
-    """Which of these outputs were announced by a run whose sidecar is not there."""
+    """Which of these outputs were registered by a run whose sidecar is not there."""
     folder = every[0].parent
     try:
         names = json.loads(os.pread(handle, MOST_BYTES, 0))
         promised = {(folder / name).resolve() for name in names}
         last = (folder / names[-1]).resolve()
-    except (ValueError, TypeError, IndexError, KeyError):  # nothing was announced
+    except (ValueError, TypeError, IndexError, KeyError):  # nothing was registered
         return []
     if last.exists():
         return []  # complete: only the lock was left

@@ -1,0 +1,117 @@
+"""Enhancing to files: the one way from a request to written outputs, for `moediff.enhance` and `moediff enhance` alike.
+
+Outputs are checked and locked before the weights are loaded; a run that ends early leaves nothing of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moediff.core.errors import ConfigError
+from moediff.core.extras import require_parts
+from moediff.inference.enhancer import Enhancer, Progress, Source, read_source
+from moediff.inference.grid_plan import target_grid
+from moediff.inference.options import Enhanced, EnhanceOptions
+from moediff.inference.outputs import OutputPaths, check_outputs, locked_outputs, write
+from moediff.io.dicom.writer import require_series_grid
+from moediff.io.scans import Loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhanceRequest:
+    """One scan, what to do with it, and where the result goes.
+
+    Args:
+        source: path, nibabel image, `Volume`, or what `load` returned.
+        options: of the enhancement.
+        outputs: files to write.
+        overwrite: replace existing ones.
+        protected: other files that are read, and so are never replaced.
+    """
+
+    source: Source
+    options: EnhanceOptions
+    outputs: OutputPaths
+    overwrite: bool = False
+    protected: tuple[Path, ...] = ()
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder that is read; None for a volume in memory."""
+        source = self.source
+        name = source.get_filename() if hasattr(source, "get_filename") else getattr(source, "path", source)
+        return Path(name) if isinstance(name, Path | str) else None
+
+    def read(self) -> tuple[Loaded, EnhanceOptions]:
+        """The scan, and the options completed by what the outputs need.
+
+        Raises:
+            ConfigError: an output cannot be had with these options, this input or this installation.
+            DataError, GeometryError, InputMissing: the scan cannot be read.
+        """
+        options, outputs = self.options, self.outputs
+        if outputs.uncertainty is not None and options.mode == "detail" and options.samples < 2:
+            raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful predicts it")
+        if outputs.differences is not None and options.mode == "detail":
+            raise ConfigError(
+                "--differences compares experts' posterior means with the result, --mode detail draws a "
+                "sample: leave one of the two out"
+            )
+        if outputs.each_expert is not None or outputs.differences is not None:
+            options = replace(options, each_expert=True)
+        loaded = read_source(self.source)
+        if outputs.dicom is not None:
+            if loaded.origin is None:
+                raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
+            require_series_grid(target_grid(loaded.volume.grid, options))
+        if outputs.report is not None:
+            require_parts("jinja2")
+        return loaded, options
+
+    def check_outputs(self) -> None:
+        """Refuse what could not be written.
+
+        Raises:
+            CannotCreate: see `outputs.check_outputs`.
+        """
+        check_outputs(self.outputs, self.path, overwrite=self.overwrite, read=self.protected)
+
+
+def enhance_to(
+    request: EnhanceRequest, enhancer: Callable[[Loaded], Enhancer], progress: Progress | None = None
+) -> Enhanced:
+    """Enhance one scan and write what the request names, under the lock of its outputs.
+
+    Args:
+        request: what to read, do and write.
+        enhancer: makes or brings the model, once the outputs are ours; it may learn from the scan first.
+        progress: called with the share done (0..1) and a word.
+
+    Raises:
+        TryAgain: another run writes the same outputs, or memory ran out.
+        CannotCreate, OutputFailed: an output exists or could not be written; nothing partial is left.
+        ConfigError: see `EnhanceRequest.read`.
+        DataError, GeometryError, InputMissing: the scan cannot be used.
+    """
+    report = progress or (lambda share, word: None)
+    loaded, options = request.read()
+    path, outputs, overwrite = request.path, request.outputs, request.overwrite
+    with locked_outputs(outputs, path, overwrite=overwrite, read=request.protected):
+        result = enhancer(loaded)(loaded, options, report)
+
+        def draw(page: Path) -> None:
+            report(0.97, "drawing the report")
+            _draw_page(result, loaded.stem or ("scan" if path is None else path.name), page, overwrite=overwrite)
+
+        write(result, outputs, overwrite=overwrite, draw=draw)
+    report(1.0, "done")
+    return result
+
+
+def _draw_page(result: Enhanced, name: str, page: Path, *, overwrite: bool) -> None:
+    from moediff.report.data import from_result
+    from moediff.report.page import write_page
+
+    write_page(from_result(result, name), page, overwrite=overwrite)
