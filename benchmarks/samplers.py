@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,7 @@ from moediff.core.config import rng_for
 from moediff.core.geometry import canonicalise, middle
 from moediff.core.memory import keep_memory
 from moediff.core.volume import Volume
-from moediff.diffusion.samplers import Denoise, sample
+from moediff.diffusion.samplers import Denoise, Sampler, dpm_solver, euler, heun
 from moediff.diffusion.schedule import schedule
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.evaluation.metrics.haarpsi import haarpsi
@@ -44,27 +44,6 @@ from moediff.inference.tiling import Frame, frame
 from moediff.io.scans import load
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
-Solver = Callable[[Denoise, Tensor, Sequence[float]], Tensor]
-
-
-def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Second order; Karras 2022, algorithm 1. The last step is Euler's."""
-    for sigma, after in pairwise(sigmas):
-        slope = (x - denoise(x, sigma)) / sigma
-        guess = x + (after - sigma) * slope
-        if after > 0:
-            slope = (slope + (guess - denoise(guess, after)) / after) / 2
-            guess = x + (after - sigma) * slope
-        x = guess
-    return x
-
-
-def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """First order; Karras 2022, algorithm 1 without its correction."""
-    for sigma, after in pairwise(sigmas):
-        clean = denoise(x, sigma)
-        x = clean + (after / sigma) * (x - clean)
-    return x
 
 
 def churned(denoise: Denoise, x: Tensor, sigmas: Sequence[float], amount: float, rng: torch.Generator) -> Tensor:
@@ -78,14 +57,14 @@ def churned(denoise: Denoise, x: Tensor, sigmas: Sequence[float], amount: float,
     return x
 
 
-def plans() -> dict[str, tuple[Solver, int, float]]:
+def plans() -> dict[str, tuple[Sampler, int, float]]:
     """Name -> solver, noise levels, temperature; names say how often the network is asked."""
     rng = rng_for(0, "churn")
-    found: dict[str, tuple[Solver, int, float]] = {f"euler {n}": (euler, n, 1.0) for n in (2, 3, 4, 6, 8)}
+    found: dict[str, tuple[Sampler, int, float]] = {f"euler {n}": (euler, n, 1.0) for n in (2, 3, 4, 6, 8)}
     found |= {f"heun {2 * n - 1}": (heun, n, 1.0) for n in (2, 3, 4)}
     found |= {f"churn {n}": (partial(churned, amount=1.0, rng=rng), n, 1.0) for n in (4, 8)}
-    found |= {f"dpm++2m {n}": (sample, n, 1.0) for n in (2, 3, 4, 6, 8)}
-    return found | {f"dpm++2m 3 at {t}": (sample, 3, t) for t in (0.0, 0.3, 0.6, 0.8, 1.1, 1.2, 1.3)}
+    found |= {f"dpm++2m {n}": (dpm_solver, n, 1.0) for n in (2, 3, 4, 6, 8)}
+    return found | {f"dpm++2m 3 at {t}": (dpm_solver, 3, t) for t in (0.0, 0.3, 0.6, 0.8, 1.1, 1.2, 1.3)}
 
 
 def bands(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, coarser: Sequence[float]) -> tuple[float, float]:

@@ -1,7 +1,6 @@
-"""Known answers for schedule, noise levels and sampler."""
+"""Known answers for schedule, noise levels and samplers."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -9,38 +8,47 @@ from torch.testing import assert_close
 
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
-from moediff.diffusion.samplers import sample
+from moediff.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, dpm_solver, euler, evaluations, heun
 from moediff.diffusion.schedule import ProcessConfig, draw_sigma, loss_weight, schedule
 
 
-def test_sampler_returns_the_answer_of_a_perfect_denoiser():
+def gaussian(spread):
+    """The exact denoiser of data N(0, spread^2)."""
+    return lambda x, sigma: x * spread**2 / (spread**2 + sigma**2)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_returns_the_answer_of_a_perfect_denoiser(name):
     truth = torch.rand(2, 8, 8, 8)
     x = truth + 80 * torch.randn(truth.shape)
-    assert_close(sample(lambda x, sigma: truth, x, [80.0, 5.0, 0.0]), truth)
+    assert_close(SAMPLERS[name](lambda x, sigma: truth, x, [80.0, 5.0, 0.0]), truth, atol=1e-5, rtol=1e-5)
 
 
-def test_sampler_draws_the_right_spread_from_a_gaussian():
-    """For data N(0, s^2) the exact D is c_skip x, and samples must end near standard deviation s."""
+@pytest.mark.parametrize(("name", "off"), [("dpm-solver++", 0.1), ("heun", 0.1), ("euler", 0.2)])
+def test_every_sampler_draws_the_right_spread_from_a_gaussian(name, off):
     spread, sigmas = 0.05, schedule(40, 0.05, ProcessConfig())
     x = sigmas[0] * torch.randn(200_000, generator=rng_for(0))
-    drawn = sample(lambda x, sigma: x * spread**2 / (spread**2 + sigma**2), x, sigmas)
-    assert float(drawn.std()) == pytest.approx(spread, rel=0.1)
+    assert float(SAMPLERS[name](gaussian(spread), x, sigmas).std()) == pytest.approx(spread, rel=off)
 
 
-def test_few_steps_come_nearer_to_the_right_spread_than_first_order_ones():
+def test_second_order_comes_nearer_to_the_right_spread_than_first_order():
     """Between two noise levels of a Gaussian the exact x shrinks by sqrt of the ratio of variances."""
     spread, sigmas = 0.05, schedule(8, 0.05, ProcessConfig())[:-1]
     exact = math.sqrt((spread**2 + sigmas[-1] ** 2) / (spread**2 + sigmas[0] ** 2))
+    off = {f: abs(float(f(gaussian(spread), torch.ones(1), sigmas)) / exact - 1) for f in (dpm_solver, heun, euler)}
+    assert off[dpm_solver] < 0.5 * off[euler] and off[heun] < 0.5 * off[euler]
 
-    def gain(solve) -> float:
-        return float(solve(lambda x, sigma: x * spread**2 / (spread**2 + sigma**2), torch.ones(1), sigmas))
 
-    def first_order(denoise, x, levels):
-        for sigma, after in pairwise(levels):
-            x = denoise(x, sigma) + (after / sigma) * (x - denoise(x, sigma))
-        return x
+def test_one_euler_step_by_hand():
+    """Half way down, x loses half of what the denoiser takes for noise."""
+    x = euler(lambda x, sigma: torch.full_like(x, 1.0), torch.tensor([5.0]), [2.0, 1.0])
+    assert float(x) == 3.0
 
-    assert abs(gain(sample) / exact - 1) < 0.5 * abs(gain(first_order) / exact - 1)
+
+def test_how_often_each_sampler_calls_the_denoiser():
+    sigmas = [4.0, 2.0, 1.0, 0.0]
+    assert {name: evaluations(f, sigmas) for name, f in SAMPLERS.items()} == {"dpm-solver++": 3, "heun": 5, "euler": 3}
+    assert SAMPLERS[DEFAULT_SAMPLER] is dpm_solver
 
 
 def test_schedule_falls_to_zero():

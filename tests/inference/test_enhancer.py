@@ -14,6 +14,7 @@ from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, DataError, TryAgain
 from moediff.core.geometry import crop, with_spacing
 from moediff.core.volume import Volume
+from moediff.diffusion.samplers import SAMPLERS
 from moediff.evaluation.data_consistency import consistency
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.grid_plan import land, passes_through
@@ -154,6 +155,19 @@ def test_same_seed_same_sample_and_other_seed_another(enhancer, low):
     )
     assert torch.equal(first, again)
     assert float((first - other).abs().max()) > 0
+
+
+def test_a_sampler_is_taken_by_name_and_its_evaluations_are_counted(enhancer, low, monkeypatch):
+    """A table's new row is all that a sampler needs."""
+    monkeypatch.setitem(SAMPLERS, "one look", lambda denoise, x, sigmas: denoise(x, sigmas[0]))
+    shares: list[float] = []
+    options = EnhanceOptions(voxel_size=(3.0,), mode="detail", steps=2)
+    usual = enhancer(low, options)
+    result = enhancer(low, replace(options, sampler="one look"), lambda share, word: shares.append(share))
+    assert not torch.equal(result.volume.data_XYZ, usual.volume.data_XYZ)
+    assert (usual.record["sampler"], result.record["sampler"]) == ("dpm-solver++", "one look")
+    enhancer(low, replace(options, sampler="heun"), lambda share, word: shares.append(share))
+    assert max(shares) <= 1
 
 
 def test_samples_give_uncertainty_only_inside(enhancer, low):

@@ -54,6 +54,7 @@ REFUSED = {
     "bare_number": ({"voxel_size": 1.0}, "voxel size is 1.0, expected a tuple"),
     "a_file": ({"like": "t1.nii.gz"}, "like is a str, expected a grid: give moediff.load(FILE).volume.grid"),
     "negative": ({"voxel_size": (-1.0,)}, "at least 0.2 mm"),
+    "unknown_sampler": ({"sampler": "ddim"}, "choose from dpm-solver++, heun, euler"),
     "one_step": ({"steps": 1}, "expected 2 to 64"),
     "many_steps": ({"steps": 65}, "expected 2 to 64"),
     "mirrors": ({"mirrors": 3}, "expected 1, 2, 4 or 8"),

@@ -65,6 +65,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
     add(
+        "--sampler",
+        default="dpm-solver++",  # checked where samplers are: importing them takes torch
+        metavar="NAME",
+        help="how a sample is drawn: dpm-solver++ (default), heun (two evaluations a step) or euler",
+    )
+    add(
         "--mirrors",
         type=int,
         default=1,
@@ -227,6 +233,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         like=reference_grid(args.like) if args.like else None,
         mode=args.mode,
         mirrors=args.mirrors,
+        sampler=args.sampler,
         steps=args.steps,
         samples=args.samples,
         seed=args.seed,

@@ -23,7 +23,7 @@ from moediff.core.device import device_named, dtype_named, on_device, slow_preci
 from moediff.core.errors import ConfigError, DataError, TryAgain, naming
 from moediff.core.memory import ran_out
 from moediff.core.volume import Grid, Volume
-from moediff.diffusion.samplers import sample
+from moediff.diffusion.samplers import SAMPLERS, evaluations
 from moediff.diffusion.schedule import schedule
 from moediff.inference.grid_plan import passes_through, target_grid
 from moediff.inference.maps import maps_of, spread_summary
@@ -135,11 +135,12 @@ class Enhancer:
         """The scaled result and, with several samples, their standard deviation, on the target grid."""
         faithful = options.mode == "faithful"
         count = options.samples if options.samples > 1 or not faithful else 0
-        evaluations, done = faithful * options.mirrors + count * options.steps, 0
+        a_sample = evaluations(SAMPLERS[options.sampler], self._sigmas(options)) if count else 0
+        calls, done = faithful * options.mirrors + count * a_sample, 0
 
         def denoised() -> None:
             nonlocal done
-            report(0.1 + 0.85 * done / evaluations, "denoising")
+            report(0.1 + 0.85 * done / calls, "denoising")
             done += 1
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -205,10 +206,13 @@ class Enhancer:
     def _sample(
         self, head: Frame, denoise: Callable[[Tensor, float], Tensor], options: EnhanceOptions, index: int
     ) -> Tensor:
-        config = self.bundle.config
-        sigmas = schedule(options.steps, config.denoiser.sigma_data, config.process)
+        sigmas = self._sigmas(options)
         noise = torch.randn(head.shape, generator=rng_for(options.seed, "sample", index))[None].to(self.device)
-        return sample(denoise, noise * sigmas[0], sigmas)
+        return SAMPLERS[options.sampler](denoise, noise * sigmas[0], sigmas)
+
+    def _sigmas(self, options: EnhanceOptions) -> list[float]:
+        config = self.bundle.config
+        return schedule(options.steps, config.denoiser.sigma_data, config.process)
 
     def _denoise(self, x: Tensor, sigma: float, head: Frame, options: EnhanceOptions, *, error: bool = False) -> Tensor:
         """D(x, sigma), on request with the error to expect; tiles halve when memory runs out."""

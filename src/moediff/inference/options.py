@@ -19,6 +19,7 @@ from torch import Tensor
 
 from moediff.core.errors import ConfigError
 from moediff.core.volume import Grid, Volume
+from moediff.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
 from moediff.io.scans import Loaded
 
 BOUNDS = {  # of numbers: what a message calls them, least, most
@@ -40,7 +41,8 @@ class EnhanceOptions:
         like: a grid to land on exactly; excludes voxel_size.
         mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
         mirrors: 1, 2, 4 or 8: the posterior mean is averaged over so many mirrored readings of the scan.
-        steps: network evaluations of a sample, 2..64.
+        sampler: how a sample is drawn, a name in `moediff.diffusion.samplers.SAMPLERS`.
+        steps: steps of a sample, 2..64; one network evaluation each (heun: two, but for the last).
         samples: how many samples the uncertainty is taken from; with 1 the network foretells it in mode "faithful".
             In mode "detail" the first of them is the result: their mean would be smoother than any scan.
         seed: of the samples.
@@ -58,6 +60,7 @@ class EnhanceOptions:
     like: Grid | None = None
     mode: str = "faithful"
     mirrors: int = 1
+    sampler: str = DEFAULT_SAMPLER
     steps: int = 3
     samples: int = 1
     seed: int = 0
@@ -72,6 +75,8 @@ class EnhanceOptions:
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
         if self.mode not in MODES:
             raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"sampler {self.sampler!r} is unknown; choose from {', '.join(SAMPLERS)}")
         if self.voxel_size is not None and self.like is not None:
             raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
         if self.like is not None:

@@ -28,6 +28,7 @@ def record_of(
         "bundle_name": str(bundle.provenance.get("name", "unnamed")),
         **({"bundle_adapted": adapted} if adapted else {}),
         "mode": options.mode,
+        "sampler": options.sampler,
         "steps": options.steps if options.mode == "detail" or options.samples > 1 else 1,
         "mirrors": options.mirrors,
         "samples": options.samples,
