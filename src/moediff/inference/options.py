@@ -73,10 +73,9 @@ class EnhanceOptions:
     def __post_init__(self) -> None:
         for name in ("mirrors", "seed", *BOUNDS):
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
-        if self.mode not in MODES:
-            raise ConfigError(f"mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
-        if self.sampler not in SAMPLERS:
-            raise ConfigError(f"sampler {self.sampler!r} is unknown; choose from {', '.join(SAMPLERS)}")
+        for name, choices in (("mode", MODES), ("sampler", SAMPLERS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}")
         if self.voxel_size is not None and self.like is not None:
             raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
         if self.like is not None:
