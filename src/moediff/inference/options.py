@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -73,9 +73,8 @@ class EnhanceOptions:
     def __post_init__(self) -> None:
         for name in ("mirrors", "seed", *BOUNDS):
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
-        for name, choices in (("mode", MODES), ("sampler", SAMPLERS)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}")
+        _check_choice("mode", self.mode, MODES)
+        _check_choice("sampler", self.sampler, SAMPLERS)
         if self.voxel_size is not None and self.like is not None:
             raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
         if self.like is not None:
@@ -97,6 +96,11 @@ def _whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ConfigError(f"{name} is {value!r}, expected a whole number: give one") from None
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} {value!r} is unknown; choose from {', '.join(choices)}")
 
 
 def _check_grid(like: Any) -> None:
