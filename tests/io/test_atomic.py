@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moediff.core.errors import CannotCreate, DataError, OutputFailed
-from moediff.io.atomic import check_free, shown, write_text, write_whole
+from moediff.io.atomic import check_free, name_hash, remove_leftovers, shown, whole_folder, write_file, write_text
 
 TEXT = '{"π": 3}\n'
 
@@ -115,7 +115,7 @@ def test_what_does_not_read_back_is_not_kept(tmp_path):
         raise DataError("shape (1, 2, 3) instead of (3, 2, 1)")
 
     with pytest.raises(OutputFailed, match="does not read back"):
-        write_whole(tmp_path / "a.nii", lambda file: None, overwrite=False, verify=reject)
+        write_file(tmp_path / "a.nii", lambda file: None, overwrite=False, verify=reject)
     assert names(tmp_path) == []
 
 
@@ -124,7 +124,7 @@ def test_an_interruption_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "a.nii", interrupt, overwrite=False)
+        write_file(tmp_path / "a.nii", interrupt, overwrite=False)
     assert names(tmp_path) == []
 
 
@@ -138,7 +138,7 @@ def test_a_name_taken_while_writing_is_left_to_the_other(links, tmp_path, monkey
 
         monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(CannotCreate, match="another process"):
-        write_whole(path, lambda file: path.write_text("other") and None, overwrite=False)
+        write_file(path, lambda file: path.write_text("other") and None, overwrite=False)
     assert path.read_text() == "other" and names(tmp_path) == ["side.json"]
     write_text(TEXT, tmp_path / "free.json")
     assert (tmp_path / "free.json").read_text(encoding="utf-8") == TEXT and len(names(tmp_path)) == 2
@@ -173,10 +173,10 @@ def test_row44_a_link_as_output_is_replaced_not_followed(tmp_path):
 
 def test_row46_a_killed_writer_leaves_no_result(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from moediff.io.atomic import write_whole\n"
+        "import sys, time; from pathlib import Path; from moediff.io.atomic import write_file\n"
         "def fill(file):\n"
         "    file.write(b'half'); file.flush(); print('half', flush=True); time.sleep(60)\n"
-        "write_whole(Path(sys.argv[1]), fill, overwrite=False)\n"
+        "write_file(Path(sys.argv[1]), fill, overwrite=False)\n"
     )
     path = tmp_path / "a.json"
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
@@ -185,6 +185,64 @@ def test_row46_a_killed_writer_leaves_no_result(tmp_path):
     assert not path.exists() and all(name.startswith(".moediff-") for name in names(tmp_path))
     write_text(TEXT, path)
     assert path.read_text(encoding="utf-8") == TEXT
+
+
+def write_folder(path: Path, text: str, *, overwrite: bool = False) -> None:
+    with whole_folder(path, overwrite=overwrite) as hidden:
+        (hidden / "a").write_text(text)
+
+
+def test_a_folder_appears_whole_and_replaces_another_only_when_allowed(tmp_path):
+    folder = tmp_path / "model"
+    write_folder(folder, "one")
+    with pytest.raises(CannotCreate, match="exists already"):
+        write_folder(folder, "two")
+    assert (folder / "a").read_text() == "one"
+    (folder / "b").write_text("of the first alone")
+    write_folder(folder, "two", overwrite=True)
+    assert names(tmp_path) == ["model"] and names(folder) == ["a"] and (folder / "a").read_text() == "two"
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), DataError("bad")], ids=repr)
+def test_a_folder_that_is_not_finished_leaves_the_older_one(end, tmp_path):
+    def fail(_: Path) -> None:
+        raise end
+
+    write_folder(tmp_path / "model", "one")
+    with (
+        pytest.raises(KeyboardInterrupt if isinstance(end, KeyboardInterrupt) else OutputFailed),
+        whole_folder(tmp_path / "model", overwrite=True, verify=fail) as hidden,
+    ):
+        (hidden / "a").write_text("two")
+    assert names(tmp_path) == ["model"] and (tmp_path / "model" / "a").read_text() == "one"
+
+
+def test_a_folder_whose_rename_fails_is_put_back(tmp_path, monkeypatch):
+    write_folder(tmp_path / "model", "one")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "broken")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OutputFailed, match="broken"):
+        write_folder(tmp_path / "model", "two", overwrite=True)
+    assert names(tmp_path) == ["model"] and (tmp_path / "model" / "a").read_text() == "one"
+
+
+def test_a_folder_without_a_place_cannot_be_created(tmp_path):
+    with pytest.raises(CannotCreate, match="does not let us write"):
+        write_folder(tmp_path / "missing" / "model", "one")
+
+
+def test_leftovers_are_those_of_one_path(tmp_path):
+    paths = [tmp_path / name for name in ("one", "two")]
+    for path in paths:
+        (tmp_path / f".moediff-{name_hash(path)}-12.tmp").mkdir()
+    remove_leftovers(paths[0])
+    assert names(tmp_path) == [f".moediff-{name_hash(paths[1])}-12.tmp"]
 
 
 def test_shown_keeps_a_name_on_one_line():

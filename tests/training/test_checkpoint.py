@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from moediff.core.config import rng_for
+from moediff.io.atomic import name_hash
 from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
-from moediff.training.checkpoint import State, has_checkpoint, load_checkpoint, save_checkpoint
+from moediff.training.checkpoint import STATE, State, has_checkpoint, load_checkpoint, save_checkpoint
 from moediff.training.muon import Muon, is_matrix
 
 TINY = DenoiserConfig(
@@ -59,7 +60,7 @@ def saved(tmp_path: Path) -> tuple[State, Path]:
 def test_what_a_killed_save_left_is_no_checkpoint_and_goes_with_the_next(saved, tmp_path):
     state, folder = saved
     assert has_checkpoint(folder) and not has_checkpoint(tmp_path / "none")
-    half = tmp_path / "half" / ".state.safetensors.12"
+    half = tmp_path / "half" / f".moediff-{name_hash(Path(STATE))}-12.tmp"
     half.parent.mkdir()
     half.write_bytes(b"half")
     assert not has_checkpoint(half.parent)

@@ -1,4 +1,8 @@
-"""Files appear whole or not at all: written beside their place, synced, verified, then renamed."""
+"""Atomic writing: whole files and whole folders, written under a hidden name, synced, verified, then renamed.
+
+A reader therefore finds the complete output or none, whatever happens to the writer. `whole_file` and `whole_folder`
+hand out the hidden path; `write_file` and `write_text` are for the usual cases.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +10,22 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-from moediff.core.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, naming
+from moediff.core.errors import CannotCreate, DataError, OutputFailed, naming
 from moediff.core.errors import shown as shown
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
 
-_named: set[tuple[int, int]] = set()  # device and inode of all that got a name since `forget_names`, or was about to
+Verify: TypeAlias = "Callable[[Path], None]"  # raises DataError where a file or folder is not what was meant
 
-
-def tag(path: Path) -> str:
-    """A short word for a file name of any length, for the hidden files that go with it."""
-    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-
-
-def temporaries(path: Path) -> list[Path]:
-    """Hidden files that writers of this path were killed with."""
-    return sorted(path.parent.glob(f".moediff-{tag(path)}-*.tmp"))
-
-
-def about_to_name(temporary: Path) -> None:
-    """Remember a hidden file or folder before it gets its name: a signal may come right after."""
-    found = temporary.lstat()
-    _named.add((found.st_dev, found.st_ino))
-
-
-def forget_names() -> None:
-    """Begin anew: what was written so far counts as older."""
-    _named.clear()
-
-
-def is_ours(path: Path) -> bool:
-    """Whether this process wrote what has this name, since `forget_names`; renaming and linking keep the inode."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) in _named
+# Device and inode of every output that this process has renamed, or was about to, since `forget_outputs`.
+_outputs: set[tuple[int, int]] = set()
 
 
 def check_free(path: Path | str, *, overwrite: bool) -> None:
@@ -62,7 +40,7 @@ def check_free(path: Path | str, *, overwrite: bool) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Can a folder of this name be made? What is there already is never replaced.
+    """Can a folder of this name be created? An existing one is never replaced.
 
     Raises:
         CannotCreate: something has this name, or the folder around it is missing or closed to us.
@@ -76,56 +54,134 @@ def check_new_folder(path: Path) -> None:
         require_free(path, overwrite=False)
 
 
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """`check_free` without the file's name in its errors."""
+    _refuse_existing(path, overwrite=overwrite)
+    require_writable(path)
+
+
+def require_writable(path: Path) -> None:
+    """Try whether a hidden file can be created beside a path.
+
+    Raises:
+        CannotCreate: the folder is closed to us.
+        OutputFailed: the disk is full already.
+    """
+    hidden = _hidden_path(path)
+    try:
+        _create_hidden(hidden)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
 def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write UTF-8 text in one step; of file names that are not UTF-8, the odd bytes are escaped.
+    """Write UTF-8 text as a whole file; of file names that are not UTF-8, the odd bytes are escaped.
 
     Raises:
         CannotCreate: see `check_free`.
         OutputFailed: the disk is full or failed; nothing partial is left.
     """
-
-    def fill(file: BinaryIO) -> None:
-        file.write(text.encode(errors="backslashreplace"))
-
     with naming(shown(path)):
-        write_whole(Path(path), fill, overwrite=overwrite)
+        content = text.encode(errors="backslashreplace")
+        write_file(Path(path), lambda file: file.write(content), overwrite=overwrite)
 
 
-def require_free(path: Path, *, overwrite: bool) -> None:
-    """`check_free` without the file's name in its errors."""
-    _refuse_existing(path, overwrite=overwrite)
-    with _temporary(path):
-        pass
-
-
-def write_whole(
-    path: Path,
-    fill: Callable[[BinaryIO], None],
-    *,
-    overwrite: bool,
-    verify: Callable[[Path], None] | None = None,
+def write_file(
+    path: Path, fill: Callable[[BinaryIO], object], *, overwrite: bool, verify: Verify | None = None
 ) -> None:
-    """Let `fill` write a hidden file beside `path`, sync it, let `verify` reopen it, then give it its name.
+    """Let `fill` write a whole file; see `whole_file`."""
+    with whole_file(path, overwrite=overwrite, verify=verify) as hidden, hidden.open("wb") as file:
+        fill(file)
+
+
+@contextmanager
+def whole_file(path: Path, *, overwrite: bool, verify: Verify | None = None) -> Iterator[Path]:
+    """The hidden path, in the same folder, of a file to write; at the end it is synced, verified and renamed to `path`.
 
     Raises:
         CannotCreate: see `check_free`; also when another process took the name meanwhile.
         OutputFailed: writing or reading back failed; the hidden file was removed.
     """
     _refuse_existing(path, overwrite=overwrite)
-    with _temporary(path) as (file, temporary):
-        try:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            if verify is not None:
-                verify(temporary)
-            about_to_name(temporary)
-            _commit(temporary, path, overwrite=overwrite)
-        except DataError as error:
-            raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
-        except OSError as error:
-            raise _write_failure(error) from error
+    hidden = _hidden_path(path)
+    try:
+        mode = _create_hidden(hidden)
+        with _write_failures():
+            yield hidden
+            hidden.chmod(mode)  # a library that replaces the file (safetensors) makes it readable for its owner alone
+            _sync(hidden)
+            _verify(hidden, verify)
+            _remember(hidden)
+            _name_file(hidden, path, overwrite=overwrite)
+    finally:
+        with suppress(OSError):
+            hidden.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, *, overwrite: bool, verify: Verify | None = None) -> Iterator[Path]:
+    """A hidden folder, beside `path`, to write files into; at the end it is synced, verified and renamed to `path`.
+
+    Args:
+        overwrite: an existing folder is replaced by the new one.
+
+    Raises:
+        CannotCreate: the folder exists (and `overwrite` is False), or cannot be created.
+        OutputFailed: writing or reading back failed; the hidden folder was removed.
+    """
+    hidden = _hidden_path(path)
+    try:
+        _create_hidden_folder(hidden)
+        with _write_failures():
+            yield hidden
+            for file in hidden.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            _verify(hidden, verify)
+            _remember(hidden)
+            _name_folder(hidden, path, overwrite=overwrite)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def name_hash(path: Path) -> str:
+    """A short word that stands for a file name of any length in the names of the hidden files that belong to it."""
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the hidden files and folders that killed writers of this path left; only where nobody else writes it."""
+    for hidden in path.parent.glob(f".moediff-{name_hash(path)}-*.tmp"):
+        remove(hidden)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; one that is not there, or cannot be removed, is passed over."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def forget_outputs() -> None:
+    """Count everything written so far as older; see `is_own_output`."""
+    _outputs.clear()
+
+
+def is_own_output(path: Path) -> bool:
+    """Whether this process wrote what has this name, since `forget_outputs`; renaming and linking keep the inode."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) in _outputs
+
+
+def _remember(hidden: Path) -> None:
+    """Remember an output before it is renamed: a signal may come right after."""
+    status = hidden.lstat()
+    _outputs.add((status.st_dev, status.st_ino))
 
 
 def _refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -147,70 +203,112 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise CannotCreate("the file exists already: choose another name or allow overwriting (--overwrite)")
 
 
-@contextmanager
-def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new hidden file in the folder of `path`; gone afterwards, whatever happened."""
-    temporary = path.parent / f".moediff-{tag(path)}-{secrets.token_hex(4)}.tmp"
+def _hidden_path(path: Path) -> Path:
+    return path.parent / f".moediff-{name_hash(path)}-{secrets.token_hex(4)}.tmp"
+
+
+def _create_hidden(hidden: Path) -> int:
+    """Create an empty file that nobody else has opened; returns its mode."""
     try:
-        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+        handle = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except OSError as error:
-        if error.errno in FULL:
-            raise _write_failure(error) from error
-        raise CannotCreate(f"the folder does not let us write ({error.strerror}): choose another one") from error
+        raise _cannot_create(error) from error
     try:
-        with _closing(os.fdopen(handle, "wb")) as file:
-            yield file, temporary
+        return os.fstat(handle).st_mode & 0o777
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _create_hidden_folder(hidden: Path) -> None:
+    try:
+        hidden.mkdir()
+    except OSError as error:
+        raise _cannot_create(error) from error
+
+
+def _cannot_create(error: OSError) -> CannotCreate | OutputFailed:
+    if error.errno in FULL:
+        return _write_failure(error)
+    return CannotCreate(f"the folder does not let us write ({error.strerror}): choose another one")
 
 
 @contextmanager
-def _closing(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Close at the end; a failure then says nothing new, because success closes the file itself beforehand."""
+def _write_failures() -> Iterator[None]:
+    """Errors of the system become ours."""
     try:
-        yield file
-    finally:
-        with suppress(OSError):
-            file.close()
+        yield
+    except OSError as error:
+        raise _write_failure(error) from error
 
 
-def _write_failure(error: OSError) -> MoeDiffError:
+def _write_failure(error: OSError) -> OutputFailed:
     remedy = "free some space or choose another disk" if error.errno in FULL else "check the disk and retry"
     return OutputFailed(f"writing failed ({error.strerror or error}), nothing was left behind: {remedy}")
 
 
-def _commit(temporary: Path, path: Path, *, overwrite: bool) -> None:
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _verify(hidden: Path, verify: Verify | None) -> None:
+    try:
+        if verify is not None:
+            verify(hidden)
+    except DataError as error:
+        raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
+
+
+def _name_file(hidden: Path, path: Path, *, overwrite: bool) -> None:
     """Rename; without `overwrite` the name must still be free, whoever else is writing."""
     if overwrite:
-        os.replace(temporary, path)
+        os.replace(hidden, path)
     else:
-        _claim(temporary, path)
+        _take_free_name(hidden, path)
     with suppress(OSError):  # some file systems cannot sync a folder; the file itself is synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
 
 
-def _claim(temporary: Path, path: Path) -> None:
+def _take_free_name(hidden: Path, path: Path) -> None:
     try:
         try:
-            os.link(temporary, path)  # unlike a rename, fails where the name is taken
+            os.link(hidden, path)  # unlike a rename, fails where the name is taken
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # FAT and some network shares know no links
-            _rename_or_free(temporary, path)
+            _rename_or_free(hidden, path)
     except FileExistsError as error:
         raise CannotCreate("another process created this file meanwhile: choose another name") from error
 
 
-def _rename_or_free(temporary: Path, path: Path) -> None:
-    """Rename over the empty file that holds our name; give the name up where that fails."""
+def _rename_or_free(hidden: Path, path: Path) -> None:
+    """Rename over the empty file that reserves our name; give the name up where that fails."""
     try:
-        os.replace(temporary, path)
+        os.replace(hidden, path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def _name_folder(hidden: Path, path: Path, *, overwrite: bool) -> None:
+    """Rename; a folder that is replaced has a hidden name until the new one is in its place."""
+    replaced = None
+    if os.path.lexists(path):
+        if not overwrite:
+            raise CannotCreate("the folder exists already: choose another name")
+        replaced = _hidden_path(path).with_suffix(".old")
+        path.rename(replaced)
+    try:
+        hidden.rename(path)
+    except BaseException:
+        if replaced is not None:
+            replaced.rename(path)
+        raise
+    with suppress(OSError):
+        _sync(path.parent)
+    if replaced is not None:
+        remove(replaced)

@@ -11,13 +11,20 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moediff.core.errors import CannotCreate, TryAgain, naming
-from moediff.io.atomic import forget_names, is_ours, require_free, shown, tag, temporaries
+from moediff.io.atomic import (
+    forget_outputs,
+    is_own_output,
+    name_hash,
+    remove,
+    remove_leftovers,
+    require_free,
+    shown,
+)
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # some network shares
 MOST_BYTES = 1 << 16
@@ -25,7 +32,7 @@ MOST_BYTES = 1 << 16
 
 def lock_of(first: Path) -> Path:
     """The hidden file that is locked while this output is made."""
-    return first.parent / f".moediff-{tag(first)}.lock"
+    return first.parent / f".moediff-{name_hash(first)}.lock"
 
 
 @contextmanager
@@ -43,7 +50,7 @@ def output_lock(every: Sequence[Path]) -> Iterator[None]:
         handle = _lock(first)
     try:
         _clear(handle, every)
-        forget_names()
+        forget_outputs()
         yield
     except BaseException:
         _withdraw(handle, every)
@@ -92,17 +99,16 @@ def _lock(first: Path) -> int:
 def _clear(handle: int, every: Sequence[Path]) -> None:
     """Remove what a killed run left of these outputs; never anything that this run would not write itself."""
     for path in every:
-        for temporary in temporaries(path):
-            _remove(temporary)
+        remove_leftovers(path)
     for path in _unfinished(handle, every):
-        _remove(path)
+        remove(path)
 
 
 def _withdraw(handle: int, every: Sequence[Path]) -> None:
     """Remove what this run itself has written of these outputs; older files and other programs' stay."""
     for path in _unfinished(handle, every):
-        if is_ours(path):
-            _remove(path)
+        if is_own_output(path):
+            remove(path)
 
 
 def _unfinished(handle: int, every: Sequence[Path]) -> list[Path]:
@@ -117,11 +123,3 @@ def _unfinished(handle: int, every: Sequence[Path]) -> list[Path]:
     if last.exists():
         return []  # complete: only the lock was left
     return [path for path in every if path.resolve() in promised]
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

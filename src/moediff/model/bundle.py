@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
@@ -20,7 +18,8 @@ from moediff.acquisition.prepare import PrepareSettings
 from moediff.core.config import parse_as
 from moediff.core.errors import BundleError, CannotCreate, ConfigError, naming, shown
 from moediff.diffusion.schedule import ProcessConfig
-from moediff.io.atomic import require_free
+from moediff.io.atomic import require_free, require_writable, whole_folder
+from moediff.io.tensors import save_tensors
 from moediff.model.denoiser import Denoiser, DenoiserConfig
 
 SCHEMA = 1
@@ -205,43 +204,32 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
             )
         if fixed:
             raise CannotCreate("this folder cannot be replaced as a whole: name a new one inside it")
-        require_free(_beside(folder) if there else folder, overwrite=False)
-
-
-def _beside(folder: Path) -> Path:
-    """Where a bundle is written before it gets its name."""
-    return folder.with_name(f".{folder.name}.{os.getpid()}")
+        if there:
+            require_writable(folder)
+        else:
+            require_free(folder, overwrite=False)
 
 
 def save_bundle(
     folder: Path, config: BundleConfig, weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
 ) -> None:
-    """Write a bundle beside its place and move it in, so that a half-written one is never found.
+    """Write a bundle as a whole folder, so that a half-written one is never found; an older one is replaced.
 
     Raises:
         BundleError: weights are not finite.
     """
-    from safetensors.torch import save_file
-
     if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
         raise BundleError("refusing to save NaN or infinite weights")
-    fresh = _beside(folder)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({name: w.detach().float().cpu().contiguous() for name, w in weights.items()}, fresh / WEIGHTS)
     told = asdict(config)
     if config.familiar is None:
         del told["familiar"]  # so that versions which do not know it read the bundle
-    manifest = {
-        "schema": SCHEMA,
-        "config": told,
-        "provenance": dict(provenance),
-        "sha256": sha256_of(fresh / WEIGHTS),
-    }
-    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    shutil.copymode(fresh / MANIFEST, fresh / WEIGHTS)  # safetensors writes for its owner alone
-    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder, overwrite=True) as hidden:
+        save_tensors({name: weight.float() for name, weight in weights.items()}, hidden / WEIGHTS)
+        manifest = {
+            "schema": SCHEMA,
+            "config": told,
+            "provenance": dict(provenance),
+            "sha256": sha256_of(hidden / WEIGHTS),
+        }
+        (hidden / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ Axes: X Y Z voxels (RAS+).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from moediff._version import RESEARCH_ONLY
-from moediff.core.errors import CannotCreate, ConfigError
+from moediff.core.errors import ConfigError, naming
 from moediff.core.volume import Volume
+from moediff.io.atomic import whole_file
 
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # across, up, through
 EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
@@ -174,12 +174,10 @@ def draw(layers: Sequence[Column], view: View, expert_names: Sequence[str]) -> A
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write beside the target and rename, so that no half-written picture is left."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format="png", facecolor=PAPER)
-        os.replace(partial, path)
-    except OSError as error:
-        raise CannotCreate(f"{path}: cannot write the figure ({error.strerror}); choose another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a whole PNG, replacing an older one.
+
+    Raises:
+        CannotCreate, OutputFailed: the folder is missing or closed to us, or the disk is full.
+    """
+    with naming(path), whole_file(path, overwrite=True) as hidden:
+        figure.savefig(hidden, format="png", facecolor=PAPER)

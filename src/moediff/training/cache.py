@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from moediff.acquisition.degrade import reference_intensity
 from moediff.acquisition.recipe import Recipe, thick_slices
 from moediff.core.errors import ConfigError, DataError, InputMissing
 from moediff.io.atomic import shown
+from moediff.io.tensors import save_tensors
 
 FORMAT = 1  # raise it when heads are prepared differently
 
@@ -155,8 +155,6 @@ def _key(source: ScanSource, root: Path, seed: int) -> str:
 
 def write_heads(path: Path, heads: list[Head]) -> None:
     """Write heads to one safetensors file, which appears whole."""
-    from safetensors.torch import save_file
-
     tensors: dict[str, Tensor] = {}
     for index, head in enumerate(heads):
         numbers = torch.tensor([head.reference, head.weight], dtype=torch.float64)
@@ -170,9 +168,7 @@ def write_heads(path: Path, heads: list[Head]) -> None:
         # clones: copies of one label map share their regions, and safetensors refuses shared memory
         tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}")
-    save_file(tensors, fresh)
-    fresh.replace(path)
+    save_tensors(tensors, path)
 
 
 def read_heads(path: Path) -> list[Head]:

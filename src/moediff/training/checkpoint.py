@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import ConfigError, shown
+from moediff.io.atomic import remove_leftovers
+from moediff.io.tensors import save_tensors
 from moediff.model.denoiser import Denoiser
 
 STATE = "state.safetensors"
@@ -59,17 +60,12 @@ def has_checkpoint(folder: Path) -> bool:
 
 def save_checkpoint(folder: Path, state: State) -> None:
     """Everything that the next step depends on, as one safetensors file, moved in whole."""
-    from safetensors.torch import save_file
-
-    for left in folder.glob(f".{STATE}.*"):  # of a save that was killed
-        left.unlink(missing_ok=True)
+    remove_leftovers(folder / STATE)  # of a save that was killed
     tensors = {f"live.{k}": v for k, v in state.denoiser.state_dict().items()}
     tensors |= {f"mean.{k}": v for k, v in state.average.state_dict().items()} | _named_moments(state)
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{STATE}.{os.getpid()}"
     metadata = {"step": str(state.step), "seconds": repr(state.seconds), "best": repr(state.best)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, fresh, metadata=metadata)
-    fresh.replace(folder / STATE)
+    save_tensors(tensors, folder / STATE, metadata)
 
 
 def load_checkpoint(folder: Path, state: State) -> None:

@@ -8,18 +8,15 @@ Axes: X columns, Y rows, Z slices.
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moediff._version import RESEARCH_ONLY, __version__
-from moediff.core.errors import CannotCreate, DataError, OutputFailed, naming
+from moediff.core.errors import DataError, OutputFailed, naming
 from moediff.core.volume import Grid, Volume
-from moediff.io.atomic import about_to_name, shown, tag
+from moediff.io.atomic import shown, whole_folder
 from moediff.io.dicom.geometry import LPS_TO_RAS
 from moediff.io.dicom.reader import read_back
 from moediff.io.dicom.tags import need_pydicom
@@ -58,23 +55,10 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
     need_pydicom()
     with naming(shown(folder)):
         require_series_grid(volume.grid)
-        fresh = folder.parent / f".moediff-{tag(folder)}-{secrets.token_hex(4)}.tmp"
-        try:
-            fresh.mkdir()
+        with whole_folder(folder, overwrite=False, verify=lambda hidden: _verify(hidden, volume)) as hidden:
             for number, dataset in enumerate(_slices(volume, origin), 1):
-                with (fresh / f"IM{number:04d}.dcm").open("xb") as file:
+                with (hidden / f"IM{number:04d}.dcm").open("xb") as file:
                     dataset.save_as(file, enforce_file_format=True)
-                    file.flush()
-                    os.fsync(file.fileno())
-            _verify(fresh, volume)
-            if folder.exists():
-                raise CannotCreate("the folder exists already: choose another name")
-            about_to_name(fresh)
-            fresh.rename(folder)
-        except OSError as error:
-            raise OutputFailed(f"writing failed ({error.strerror}), nothing was left behind: check the disk") from error
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def require_series_grid(grid: Grid) -> None:
@@ -179,12 +163,9 @@ def _decimals(numbers: Any) -> list[Any]:
     return [DSfloat(float(n), auto_format=True) for n in numbers]
 
 
-def _verify(fresh: Path, volume: Volume) -> None:
-    """Raises OutputFailed where the series, as our own reader takes it, is not the result."""
-    try:
-        again = read_back(fresh)
-    except DataError as error:
-        raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
+def _verify(folder: Path, volume: Volume) -> None:
+    """Raises DataError or OutputFailed where the series, as our own reader takes it, is not the result."""
+    again = read_back(folder)
     data_XYZ, affine = volume.data_XYZ, volume.affine.clone()
     if float(again.affine[:3, 2] @ affine[:3, 2]) < 0:  # read along the normal, which is against our third axis
         affine[:3, 3] += (volume.shape[2] - 1) * affine[:3, 2]

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from moediff.core.errors import CannotCreate, ConfigError, DataError, MoeDiffWarning
-from moediff.io.atomic import write_whole
+from moediff.io.atomic import write_file
 from moediff.io.nifti.affine import CODES, DOUBTFUL_VOXELS, corner_gap, place
 from moediff.io.nifti.gzip_stream import GZIP_MODE, Stream, gunzip, plain
 from moediff.io.nifti.header import FIRST_BYTES, read_header
@@ -67,7 +67,7 @@ def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], o
         with temporary.open("rb") as file:
             _verify(Stream(gunzip(file, []) if gzipped else plain(file)), data, affine.numpy(), checksum)
 
-    write_whole(path, fill, overwrite=overwrite, verify=verify)
+    write_file(path, fill, overwrite=overwrite, verify=verify)
 
 
 def codes_to_write(codes: tuple[int, int]) -> tuple[int, int]:

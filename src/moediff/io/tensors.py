@@ -1,0 +1,34 @@
+"""Safetensors files of weights and training data: written whole, so that a half-written one is never found."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from moediff.io.atomic import whole_file
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors, replacing an older file.
+
+    Raises:
+        CannotCreate: the folder is missing or closed to us.
+        OutputFailed: the disk is full or failed; the older file is still there.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with whole_file(path, overwrite=True) as hidden:
+        try:
+            save_file(on_cpu, hidden, metadata=metadata)
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            if found is None:
+                raise
+            number = int(found[1])
+            raise OSError(number, os.strerror(number)) from error
