@@ -15,12 +15,14 @@ from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError
 from moediff.core.volume import Volume
 from moediff.diffusion.schedule import ProcessConfig
+from moediff.io.atomic import name_hash
 from moediff.io.scans import save
 from moediff.model.bundle import BundleConfig, load_bundle
 from moediff.model.denoiser import DenoiserConfig, TrunkConfig
 from moediff.model.encoder import EncoderConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.training.cache import Head, ScanSource
+from moediff.training.checkpoint import STATE
 from moediff.training.config import Phase, TrainConfig
 from moediff.training.gate_step import steadiness
 from moediff.training.losses import LossConfig
@@ -176,7 +178,7 @@ def test_a_run_killed_in_its_first_save_begins_again(config, tmp_path):
     listed = replace(config, data=str(tmp_path), scans=(ScanSource(path="scan.nii.gz"),), steps=1)
     for resume in (True, False):
         run = replace(listed, out=str(tmp_path / f"resumed {resume}"))
-        left = Path(run.out) / "checkpoint" / ".state.safetensors.123"
+        left = Path(run.out) / "checkpoint" / f".moediff-{name_hash(Path(STATE))}-12.tmp"
         left.parent.mkdir(parents=True)
         left.write_bytes(b"half of it")
         train(run, processes=1, resume=resume, progress=False)
