@@ -101,10 +101,10 @@ measure: $(STAMP)
 # What only a machine with a GPU can tell; results in ./runs/gpu.
 gpu: $(STAMP)
 	mkdir -p runs/gpu
-	$(BIN)/python benchmarks/gpu.py --json runs/gpu/gpu.json
-	$(BIN)/python benchmarks/speed.py --device cuda --threads 4 --sides middle large huge --json runs/gpu/speed.json
-	for made in device cpu; do $(BIN)/python benchmarks/training.py --device cuda --config configs/gpu-experts.toml --batch 32 --patch 48 \
-		--examples $$made --json runs/gpu/training-$$made.json || exit 1; done
+	$(BIN)/python benchmarks/perf.py gpu --json runs/gpu/gpu.json
+	$(BIN)/python benchmarks/perf.py enhance --device cuda --threads 4 --sides middle large huge --json runs/gpu/speed.json
+	for place in device cpu; do $(BIN)/python benchmarks/perf.py training --device cuda --config configs/gpu-experts.toml --batch 32 --patch 48 \
+		--examples $$place --json runs/gpu/training-$$place.json || exit 1; done
 
 wheel-test:
 	PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)" .ci/wheel-test

@@ -1,17 +1,76 @@
-"""Cases, methods and command-line options that several benchmark scripts share."""
+"""Scans, methods, command-line options and output that the benchmark scripts share."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moediff.core.geometry import resample
+import torch
+
+from moediff.core.geometry import canonicalise, resample
 from moediff.core.volume import Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
+from moediff.io.scans import load
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")  # of val/
 RECIPES = ("thick5", "low1.5", "iso2")
+HELD_OUT = (13, 14, 15, 16)  # numbers of the label maps that no training used
+SVG_SALT = "moediff"  # of identifiers in a picture, so that equal results give equal files
+
+
+def parser_of(
+    description: str | None, *, recipes: Sequence[str] = (), side: int | None = None, bundle: bool = True
+) -> argparse.ArgumentParser:
+    """A parser with the options that most scripts have.
+
+    Args:
+        description: the script's docstring.
+        recipes: defaults of --recipes, which is left out when empty.
+        side: default of --side, which is left out when None.
+        bundle: whether there is a --bundle.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    if bundle:
+        parser.add_argument("--bundle", type=Path, help="default: the embedded weights")
+    if recipes:
+        parser.add_argument("--recipes", nargs="+", default=list(recipes))
+    if side is not None:
+        parser.add_argument("--side", type=int, default=side, help="of a crop, voxels")
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def scan_at(path: Path) -> Volume:
+    """A scan in canonical orientation."""
+    return canonicalise(load(path).volume)[0]
+
+
+def validation_scan(data: Path, name: str) -> Volume:
+    """A sharp scan of val/."""
+    return scan_at(data / "val" / f"{name}.nii.gz")
+
+
+def label_map(data: Path, number: int) -> tuple[Volume, torch.Tensor]:
+    """A label map as a volume, and its whole numbers [X, Y, Z]."""
+    volume = scan_at(data / "labels" / f"training_seg_{number}.nii.gz")
+    return volume, volume.data_XYZ.round().to(torch.int32)
+
+
+def enhancers_of(bundles: Sequence[str]) -> dict[str, Enhancer]:
+    """The embedded bundle and those given as NAME=DIR."""
+    return {"embedded": Enhancer()} | {
+        name: Enhancer(Path(folder)) for name, folder in (given.split("=", 1) for given in bundles)
+    }
 
 
 def predictions(
@@ -25,19 +84,24 @@ def predictions(
             yield f"{name} {mode}", enhancer(low, EnhanceOptions(like=truth.grid, mode=mode)).volume
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """Options of a script that compares interpolation with several bundles."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--bundle", action="append", default=[], metavar="NAME=DIR")
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
-    parser.add_argument("--modes", nargs="+", default=["faithful", "detail"])
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+def report(row: DataclassInstance) -> None:
+    """A finished row as a line of JSON on standard error."""
+    print(json.dumps(asdict(row)), file=sys.stderr, flush=True)
 
 
-def enhancers_of(bundles: Sequence[str]) -> dict[str, Enhancer]:
-    """The embedded bundle and those given as NAME=DIR."""
-    return {"embedded": Enhancer()} | {
-        name: Enhancer(Path(folder)) for name, folder in (given.split("=", 1) for given in bundles)
-    }
+def write_rows(path: Path | None, rows: Sequence[DataclassInstance], **about: object) -> None:
+    """Rows and what they depend on as JSON, where a file was named."""
+    if path is not None:
+        record = about | {"rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows = [f"| {' | '.join(cells)} |" for cells in (header, *lines)]
+    return "\n".join([rows[0], "|---" * len(header) + "|", *rows[1:]])
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of at least one number."""
+    return sum(values) / len(values)

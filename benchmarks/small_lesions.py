@@ -18,17 +18,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import arguments, enhancers_of, predictions
+from common import RECIPES, enhancers_of, parser_of, predictions, validation_scan
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise
 from moediff.core.memory import keep_memory
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import head_mask
-from moediff.io.scans import load
 
 SCANS = ("M2307_T2w", "fsf_T1w", "ljms07_FLAIR")
 SIZES_MM = (1, 2, 3, 4, 5)
@@ -158,11 +156,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Print a line per scan, recipe and method, then the table."""
-    args = arguments(__doc__)
+    parser = parser_of(__doc__, recipes=RECIPES, bundle=False)
+    parser.add_argument("--bundle", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument("--modes", nargs="+", default=["faithful", "detail"])
+    args = parser.parse_args()
     keep_memory()
     enhancers, rows = enhancers_of(args.bundle), []
     for name in SCANS:
-        truth, _ = canonicalise(load(args.data / "val" / f"{name}.nii.gz").volume)
+        truth = validation_scan(args.data, name)
         planted = plan(truth, name)
         lesioned, span = with_lesions(truth, planted), float(truth.data_XYZ[head_mask(truth.data_XYZ)].median())
         print(f"{name}: {len(planted)} lesions", file=sys.stderr)

@@ -63,7 +63,7 @@ MEASUREMENTS = (
     Measurement(
         name="gate",
         title="The gate in any contrast, with skull and without",
-        call="gate.py",
+        call="experts.py --gate-only",
         legend="Synthetic scans of label maps kept out of training, 5 mm slices: how well the gate's weights separate "
         "regions, means of four heads. Chance is 0.5.",
     ),
@@ -125,7 +125,7 @@ MEASUREMENTS = (
     Measurement(
         name="sparse",
         title="Cost of routing",
-        call="sparse.py --threads 1",
+        call="perf.py routing --threads 1",
         legend="Experts with too little weight at a place are skipped: loss in dB and time.",
         alone=True,
     ),

@@ -1,6 +1,6 @@
 """How much memory an enhancement will take, told before it starts (`enhance --dry-run`).
 
-The numbers were fitted to measured peaks of whole processes on a CPU (`python benchmarks/speed.py`,
+The numbers were fitted to measured peaks of whole processes on a CPU (`benchmarks/perf.py enhance`,
 LOG.md, 2026-11-26).
 """
 
