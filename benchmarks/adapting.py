@@ -24,7 +24,7 @@ from quality import SCANS, case_of
 
 from moediff.benchmark.cases import BEHAVIOUR_ONLY
 from moediff.core.geometry import resample
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, score
 from moediff.evaluation.metrics.haarpsi import haarpsi
@@ -105,7 +105,7 @@ def main() -> None:
     for field in [field for field in fields(AdaptOptions) if field.name != "share"]:
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     args = parser.parse_args()
-    keep_memory()
+    tune_allocator()
     chosen = {field.name: getattr(args, field.name) for field in fields(AdaptOptions) if field.name != "share"}
     options = AdaptOptions(**chosen, share=1.0)
     bundle, rows = load_bundle(args.bundle), []

@@ -27,7 +27,7 @@ from moediff.anatomy.regions import BACKGROUND, REGIONS, region_map, scan_region
 from moediff.anatomy.synthesis import SynthesisSettings, synthesise
 from moediff.core.config import rng_for
 from moediff.core.geometry import crop
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
@@ -261,7 +261,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Print a line per case, then the tables."""
     args = parsed()
-    keep_memory()
+    tune_allocator()
     enhancer = Enhancer(args.bundle)
     rows: list[GateRow] = []
     experts: list[ExpertRow] = []

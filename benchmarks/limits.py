@@ -23,8 +23,8 @@ import torch
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED, Recipe
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise, middle
-from moediff.core.memory import keep_memory
+from moediff.core.geometry import canonicalise, centre_crop
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
@@ -49,7 +49,7 @@ def consistency(enhancer: Enhancer, data: Path, side: int) -> list[dict[str, Any
     """A row per scan and recipe."""
     rows = []
     for scan in SCANS:
-        truth = middle(canonicalise(load(data / "val" / f"{scan}.nii.gz").volume)[0], side)
+        truth = centre_crop(canonicalise(load(data / "val" / f"{scan}.nii.gz").volume)[0], side)
         for name, recipe in NAMED.items():
             low = degrade(truth, recipe, rng_for(0, scan, name))
             with_step, record = gain(enhancer, truth, low)
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--failures-only", action="store_true", help="the second table only")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    keep_memory()
+    tune_allocator()
     enhancer = Enhancer(args.bundle)
     truth, _ = canonicalise(load(args.data / "val" / f"{BROKEN}.nii.gz").volume)
     failed = failures(enhancer, truth)

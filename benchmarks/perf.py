@@ -36,7 +36,7 @@ from moediff.acquisition.recipe import thick_slices
 from moediff.benchmark.flops import counting
 from moediff.benchmark.process_meter import Measured, run_measured
 from moediff.core.config import rng_for
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.inference import enhancer as engine
 from moediff.inference.options import MODES, EnhanceOptions
@@ -237,7 +237,7 @@ def count_operations(job: Job) -> float:
 
 def time_network(job: Job) -> NetworkTimes:
     """Runs in a process of its own: the network of one enhancement, then a whole one again."""
-    keep_memory()
+    tune_allocator()
     on_gpu = job.device == "cuda"
     now = clock_of(job.device, wall=job.wall, threads=job.threads)
     enhancer, meter, scan = engine.Enhancer(threads=job.threads, device=job.device), NetworkMeter(now), load(job.source)

@@ -24,8 +24,8 @@ from moediff.acquisition.degrade import degrade, reference_intensity
 from moediff.acquisition.prepare import Prepared, prepare
 from moediff.acquisition.recipe import NAMED, thick_slices
 from moediff.core.config import rng_for
-from moediff.core.geometry import middle, resample
-from moediff.core.memory import keep_memory
+from moediff.core.geometry import centre_crop, resample
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
@@ -145,7 +145,7 @@ class RoutingRow:
 
 def routing_case(args: argparse.Namespace, scan: str, recipe: str) -> tuple[Volume, Volume]:
     """Truth and its degraded scan."""
-    truth = middle(validation_scan(args.data, scan), args.side)
+    truth = centre_crop(validation_scan(args.data, scan), args.side)
     return truth, degrade(truth, NAMED[recipe], rng_for(0, scan, recipe))
 
 
@@ -185,7 +185,7 @@ def routing_tables(rows: Sequence[RoutingRow], seconds: Seconds, counts: dict[st
 
 def routing(args: argparse.Namespace) -> None:
     """Print the tables of routing."""
-    keep_memory()
+    tune_allocator()
     torch.set_num_threads(args.threads)
     bundle = Enhancer(args.bundle).bundle
     variants = {name: with_rule(bundle, *rule) for name, rule in RULES.items()}
@@ -389,7 +389,7 @@ def measure_training(config: TrainConfig, args: argparse.Namespace) -> dict[str,
 
 def training(args: argparse.Namespace) -> None:
     """Print the times of a training step as JSON."""
-    keep_memory()
+    tune_allocator()
     torch.set_num_threads(args.threads)
     on_cuda = args.device == "cuda"
     if on_cuda and not torch.cuda.is_available():

@@ -26,8 +26,8 @@ from moediff.acquisition.recipe import NAMED
 from moediff.anatomy.regions import within
 from moediff.benchmark.cases import BEHAVIOUR_ONLY, Case, Scan
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise, middle, resample
-from moediff.core.memory import keep_memory
+from moediff.core.geometry import canonicalise, centre_crop, resample
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import head_mask, score
 from moediff.inference.enhancer import Enhancer
@@ -58,7 +58,7 @@ def case_of(path: Path, recipe: str, side: int, child: float) -> tuple[Volume, V
     if not side and child == 1:
         return Case(scan, NAMED[recipe], seed=0).make()
     truth, _ = canonicalise(load(path).volume)
-    truth = middle(truth, side) if side else truth
+    truth = centre_crop(truth, side) if side else truth
     size = torch.tensor([child, child, child, 1], dtype=torch.float64)
     truth = Volume(truth.data_XYZ, truth.affine * size)
     return truth, degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--no-consistency", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    keep_memory()
+    tune_allocator()
     enhancer, rows = Enhancer(args.bundle), []
     for recipe in args.recipes:
         for scan in args.scans or SCANS[args.folder]:

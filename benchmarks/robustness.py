@@ -25,8 +25,8 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
 from moediff.benchmark.cases import Case, Scan
 from moediff.core.config import rng_for
-from moediff.core.geometry import middle, resample
-from moediff.core.memory import keep_memory
+from moediff.core.geometry import centre_crop, resample
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
@@ -203,12 +203,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=96, help="of the cube that is judged; 0: the scan")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    keep_memory()
+    tune_allocator()
     enhancer, rows = Enhancer(args.bundle), []
     for scan in args.scans:
         for recipe in args.recipes:
             truth, _ = Case(Scan(scan, args.data / "val" / f"{scan}.nii.gz"), NAMED[recipe], seed=0).make()
-            truth = middle(truth, args.side + 2 * EDGE) if args.side else truth
+            truth = centre_crop(truth, args.side + 2 * EDGE) if args.side else truth
             for row in rows_of(enhancer, degrade(truth, NAMED[recipe], rng_for(0, scan, recipe)), truth):
                 rows.append({"case": f"{scan} {recipe}", **row})
                 print(rows[-1], file=sys.stderr)

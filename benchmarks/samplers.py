@@ -28,8 +28,8 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.prepare import Prepared, prepare
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
-from moediff.core.geometry import middle
-from moediff.core.memory import keep_memory
+from moediff.core.geometry import centre_crop
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.diffusion.samplers import Denoise, Sampler, dpm_solver, euler, heun
 from moediff.diffusion.schedule import schedule
@@ -247,12 +247,12 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Print a line per case, then a table per recipe."""
     args = parsed()
-    keep_memory()
+    tune_allocator()
     enhancer = Enhancer(args.bundle)
     rows: list[Row] = []
     for recipe in args.recipes:
         for scan in args.scans:
-            truth = middle(validation_scan(args.data, scan), args.side)
+            truth = centre_crop(validation_scan(args.data, scan), args.side)
             case = Case(enhancer, truth, f"{scan}.nii.gz", recipe)
             rows.append(Row(scan=scan, recipe=recipe, scores=run(case)))
             report(rows[-1])

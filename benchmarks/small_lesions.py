@@ -24,7 +24,7 @@ from torch import Tensor
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import head_mask
 
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--bundle", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument("--modes", nargs="+", default=["faithful", "detail"])
     args = parser.parse_args()
-    keep_memory()
+    tune_allocator()
     enhancers, rows = enhancers_of(args.bundle), []
     for name in SCANS:
         truth = validation_scan(args.data, name)

@@ -25,8 +25,8 @@ from moediff.acquisition.recipe import NAMED
 from moediff.anatomy.regions import REGIONS, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise, middle
-from moediff.core.memory import keep_memory
+from moediff.core.geometry import canonicalise, centre_crop
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.calibration import half_width, spearman
 from moediff.evaluation.metrics.fidelity import head_mask
@@ -44,8 +44,8 @@ EVERY = 5  # voxels; ranks and quantiles are taken on a subset
 def cut(whole: Volume, regions_XYZ: Tensor | None, side: int) -> tuple[Volume, Tensor | None]:
     """The middle of a scan and of its regions."""
     if regions_XYZ is None:
-        return middle(whole, side), None
-    return middle(whole, side), middle(whole.with_data(regions_XYZ.float()), side).data_XYZ.to(torch.uint8)
+        return centre_crop(whole, side), None
+    return centre_crop(whole, side), centre_crop(whole.with_data(regions_XYZ.float()), side).data_XYZ.to(torch.uint8)
 
 
 def val_scans(data: Path, side: int) -> Iterator[Case]:
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=96, help="of a crop, voxels")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    keep_memory()
+    tune_allocator()
     enhancer = Enhancer(args.bundle)
     rows = judged(enhancer, val_scans(args.data, args.side), args.recipes)
     synthetic = judged(enhancer, synthetic_scans(args.data, args.side), args.recipes)

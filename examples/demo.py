@@ -23,7 +23,7 @@ from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
 from moediff.core.errors import MoeDiffError
 from moediff.core.geometry import canonicalise, resample
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import Scores, head_mask, score
 from moediff.inference.enhancer import Enhancer
@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("scan", type=Path, nargs="?")
     args = parser.parse_args()
     OUT.mkdir(exist_ok=True)
-    keep_memory()
+    tune_allocator()
     try:
         enhancer = Enhancer()
         if args.scan:

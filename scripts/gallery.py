@@ -21,7 +21,7 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
 from moediff.core.geometry import canonicalise
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import load
@@ -72,7 +72,7 @@ def main() -> None:
     wanted = parser.parse_args().recipes
     if unknown := [name for name in wanted if name not in RECIPES]:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(RECIPES)}")
-    keep_memory()
+    tune_allocator()
     truth, _ = canonicalise(load(str(files("nilearn").joinpath(MNI152))).volume)
     enhancer = Enhancer()
     for name in wanted:

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from moediff.core.errors import TryAgain
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.training.average import average_weights
 from moediff.training.calibrate import (
@@ -114,7 +114,7 @@ def average(one: Path, other: Path, out: Path) -> None:
 
 def fit_head(args: argparse.Namespace, last: str, runs: Path) -> None:
     """Uncertainty head, its scale, and out-of-distribution statistics, fitted to the last stage."""
-    keep_memory()
+    tune_allocator()
     config, final = load_config(args.configs / f"{last}.toml"), runs / "final" / "bundle"
     data, device = args.data or Path(config.data), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bundle, options = load_bundle(runs / last / "bundle", device), HeadFit(patches=args.patches)

@@ -18,7 +18,7 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.cli.main import main
 from moediff.core.config import rng_for
-from moediff.core.memory import ran_out
+from moediff.core.memory import is_out_of_memory
 from moediff.inference.enhancer import MAX_THREADS, Enhancer
 from moediff.io.scans import load, save
 
@@ -153,7 +153,11 @@ def test_half_precision_on_a_processor(scan, enhance):
     ids=repr,
 )
 def test_row48_what_says_that_memory_ran_out(error):
-    assert ran_out(error) and not ran_out(ImportError("no module named x")) and not ran_out(OSError(28, "No space"))
+    assert (
+        is_out_of_memory(error)
+        and not is_out_of_memory(ImportError("no module named x"))
+        and not is_out_of_memory(OSError(28, "No space"))
+    )
 
 
 def program(scan: Path, bundle: Path, redirect: str) -> subprocess.CompletedProcess[str]:

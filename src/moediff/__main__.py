@@ -13,19 +13,19 @@ STREAMS = ("stdin", "stdout", "stderr")
 def run() -> int:
     """Run the command line; returns its exit code."""
     try:
-        signals.heed()
+        signals.install_handlers()
         open_closed_streams()
         from moediff.cli.main import main
 
         code = main()
     except BaseException:
-        number = signals.asked()
-        signals.ignore()
+        number = signals.first_signal()
+        signals.ignore_signals()
         if number is None:
             raise  # argparse's own way out
-        print(signals.sentence(number), file=sys.stderr)
+        print(signals.message(number), file=sys.stderr)
         return 128 + number
-    signals.ignore()
+    signals.ignore_signals()
     return code
 
 

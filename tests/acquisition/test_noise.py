@@ -12,7 +12,7 @@ from moediff.acquisition.normalisation import foreground, median_noise, noise_si
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
-from moediff.core.geometry import middle
+from moediff.core.geometry import centre_crop
 from moediff.core.volume import Volume
 
 SIGMA = 0.03
@@ -45,7 +45,7 @@ def test_air_does_not_count_as_it_does_in_a_median():
 
 
 def test_structure_does_not_count_as_it_does_in_a_median():
-    inner = middle(Volume(head(sigma=0.005), torch.eye(4, dtype=torch.float64)), 44).data_XYZ
+    inner = centre_crop(Volume(head(sigma=0.005), torch.eye(4, dtype=torch.float64)), 44).data_XYZ
     assert float(noise_level(inner)) < 1.35 * 0.005
     assert float(median_noise(inner, None)) > 1.5 * 0.005
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moediff.core.device import SLOW_HERE, device_named, dtype_named, fast_at_bfloat16
+from moediff.core.device import SLOW_BFLOAT16, has_fast_bfloat16, parse_device, parse_dtype
 from moediff.core.errors import ConfigError
 from moediff.core.volume import Volume
 from moediff.inference import enhancer as engine
@@ -21,13 +21,13 @@ def scan() -> Volume:
 
 
 def test_names_are_taken_or_refused_with_the_choices():
-    assert device_named("cpu") == CPU and dtype_named("bfloat16") == torch.bfloat16
+    assert parse_device("cpu") == CPU and parse_dtype("bfloat16") == torch.bfloat16
     with pytest.raises(ConfigError, match="device 'gpu' is unknown; choose auto, cpu, cuda or cuda:N"):
-        device_named("gpu")
+        parse_device("gpu")
     with pytest.raises(ConfigError, match=r"torch sees \d+ CUDA devices; use cpu"):
-        device_named("cuda:99")
+        parse_device("cuda:99")
     with pytest.raises(ConfigError, match="dtype 'half' is unknown; choose from float32, bfloat16"):
-        dtype_named("half")
+        parse_dtype("half")
 
 
 @pytest.mark.parametrize(
@@ -36,25 +36,25 @@ def test_names_are_taken_or_refused_with_the_choices():
 )
 def test_a_processor_says_what_it_is_fast_at(told, fast, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
-    assert fast_at_bfloat16(CPU) is fast
+    assert has_fast_bfloat16(CPU) is fast
 
 
 def test_an_older_torch_that_cannot_tell_is_believed(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert fast_at_bfloat16(CPU)
+    assert has_fast_bfloat16(CPU)
 
 
 @pytest.mark.parametrize(
     ("dtype", "fast", "warned"), [("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)]
 )
 def test_precision_that_does_not_pay_is_said(dtype, fast, warned, monkeypatch):
-    monkeypatch.setattr("moediff.core.device.fast_at_bfloat16", lambda _: fast)
+    monkeypatch.setattr("moediff.core.device.has_fast_bfloat16", lambda _: fast)
     record = engine.Enhancer(dtype=dtype, device="cpu")(scan()).record
-    assert (SLOW_HERE in record["warnings"]) is warned
+    assert (SLOW_BFLOAT16 in record["warnings"]) is warned
     assert record["dtype"] == dtype
 
 
-@pytest.mark.skipif(not fast_at_bfloat16(CPU), reason="this processor has no bfloat16 instructions")
+@pytest.mark.skipif(not has_fast_bfloat16(CPU), reason="this processor has no bfloat16 instructions")
 def test_only_the_network_runs_in_bfloat16(monkeypatch):
     """What is done with its result, data consistency above all, needs float32."""
     seen, real = [], engine.whole

@@ -16,9 +16,9 @@ from moediff.core.errors import GeometryError
 from moediff.core.geometry import (
     axis_positions,
     canonicalise,
+    centre_crop,
     crop,
     default_spacing,
-    middle,
     ras_axes,
     resample,
     with_spacing,
@@ -246,5 +246,5 @@ def test_unknown_kernels_are_refused():
 
 def test_the_middle_is_as_much_as_there_is_and_stays_in_place():
     volume = Volume(torch.arange(10 * 6 * 3).reshape(10, 6, 3).float(), torch.eye(4, dtype=torch.float64))
-    part = middle(volume, 4)
+    part = centre_crop(volume, 4)
     assert torch.equal(part.data_XYZ, volume.data_XYZ[3:7, 1:5]) and part.affine[:3, 3].tolist() == [3, 1, 0]

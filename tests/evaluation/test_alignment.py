@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from moediff.core.config import rng_for
 from moediff.core.errors import DataError, GeometryError
-from moediff.core.geometry import covered, crop, with_spacing
+from moediff.core.geometry import crop, field_of_view_mask, with_spacing
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.alignment import correlation, doubts, judged_mask, on_grid, same_grid
 
@@ -61,12 +61,12 @@ def test_coverage_of_a_cropped_scan(head):
     part = crop(head, (10, 0, 4), (20, 44, 30))
     expected = torch.zeros(head.shape, dtype=torch.bool)
     expected[10:30, :, 4:34] = True
-    assert torch.equal(covered(part.grid, head.grid), expected)
+    assert torch.equal(field_of_view_mask(part.grid, head.grid), expected)
 
 
 def test_coverage_of_coarser_voxels_is_the_field_of_view():
     fine = Grid((8, 8, 8), torch.eye(4))
-    assert bool(covered(with_spacing(fine, (2.0, 4.0, 1.0)), fine).all())
+    assert bool(field_of_view_mask(with_spacing(fine, (2.0, 4.0, 1.0)), fine).all())
 
 
 def test_what_was_not_seen_is_not_judged(head):

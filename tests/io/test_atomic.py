@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from moediff.core.errors import CannotCreate, DataError, OutputFailed
-from moediff.io.atomic import check_free, name_hash, remove_leftovers, shown, whole_folder, write_file, write_text
+from moediff.core.errors import CannotCreate, DataError, OutputFailed, printable
+from moediff.io.atomic import check_free, name_hash, remove_leftovers, whole_folder, write_file, write_text
 
 TEXT = '{"π": 3}\n'
 
@@ -246,4 +246,4 @@ def test_leftovers_are_those_of_one_path(tmp_path):
 
 
 def test_shown_keeps_a_name_on_one_line():
-    assert shown("/a/sub 1/π.nii") == "/a/sub 1/π.nii" and shown("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"
+    assert printable("/a/sub 1/π.nii") == "/a/sub 1/π.nii" and printable("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moediff.core.errors import DataError, GeometryError, InputMissing
-from moediff.io.grid_from_file import reference_grid
+from moediff.io.grid_from_file import grid_from_file
 
 AFFINE = np.array([[-2.0, 0, 0, 40], [0, 1.5, 0, -30], [0, 0, 3.0, 7], [0, 0, 0, 1]])
 
@@ -38,13 +38,13 @@ def test_the_grid_of_anything_is_read(data, suffix, tmp_path):
         nib.save(nib.Nifti1Pair(data, AFFINE), tmp_path / "a.img")
     else:
         written(tmp_path / f"a{suffix}", data)
-    grid = reference_grid(tmp_path / f"a{suffix}")
+    grid = grid_from_file(tmp_path / f"a{suffix}")
     assert grid.shape == (40, 44, 20) and torch.equal(grid.affine, torch.from_numpy(AFFINE))
 
 
 def test_a_few_slices_are_a_grid(tmp_path):
     written(tmp_path / "a.nii", np.zeros((40, 44, 2), np.uint8))
-    assert reference_grid(tmp_path / "a.nii").shape == (40, 44, 2)
+    assert grid_from_file(tmp_path / "a.nii").shape == (40, 44, 2)
 
 
 def test_forms_that_contradict_each_other_are_refused_with_a_remedy_that_works(tmp_path):
@@ -53,7 +53,7 @@ def test_forms_that_contradict_each_other_are_refused_with_a_remedy_that_works(t
     image.set_qform(AFFINE, 1)
     nib.save(image, tmp_path / "a.nii")
     with pytest.raises(GeometryError) as caught:
-        reference_grid(tmp_path / "a.nii")
+        grid_from_file(tmp_path / "a.nii")
     said = str(caught.value)
     assert said.startswith("--like ") and "contradict each other" in said and "repair its sform and qform" in said
     assert "--trust" not in said
@@ -65,16 +65,16 @@ def test_damaged_references_are_refused(tmp_path):
     for spoilt in (good[: len(good) // 2], good[:-8] + b"\0\0\0\0" + good[-4:], b"<html>"):
         (tmp_path / "a.nii.gz").write_bytes(spoilt)
         with pytest.raises(DataError, match=r"^--like .*a\.nii\.gz: "):
-            reference_grid(tmp_path / "a.nii.gz")
+            grid_from_file(tmp_path / "a.nii.gz")
     written(tmp_path / "b.nii", DATA["scan"])
     (tmp_path / "b.nii").write_bytes((tmp_path / "b.nii").read_bytes()[:-100])
     with pytest.raises(DataError, match="bytes of voxels"):
-        reference_grid(tmp_path / "b.nii")
+        grid_from_file(tmp_path / "b.nii")
 
 
 def test_a_picture_or_nothing_is_refused(tmp_path):
     written(tmp_path / "a.nii", np.zeros((40, 44), np.uint8))
     with pytest.raises(DataError, match="expected a grid of 3 axes"):
-        reference_grid(tmp_path / "a.nii")
+        grid_from_file(tmp_path / "a.nii")
     with pytest.raises(InputMissing, match="--like"):
-        reference_grid(tmp_path / "none.nii")
+        grid_from_file(tmp_path / "none.nii")

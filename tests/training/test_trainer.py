@@ -316,7 +316,7 @@ def test_a_steady_gate_is_a_term_of_its_own_and_teaches_encoder_and_gate(config)
 
 def test_precision_reaches_the_layers_and_leaves_the_weights(config, monkeypatch):
     seen, results = [], []
-    monkeypatch.setattr("moediff.training.trainer.fast_at_bfloat16", lambda device: device.type == "cpu")
+    monkeypatch.setattr("moediff.training.trainer.has_fast_bfloat16", lambda device: device.type == "cpu")
     for precision in ("auto", "float32", "bfloat16", "fast"):
         trainer = Trainer(replace(config, precision=precision))
         look = trainer.state.denoiser.trunk.register_forward_hook(lambda _, __, out: seen.append(out.dtype))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.core.geometry import middle
+from moediff.core.geometry import centre_crop
 from moediff.core.volume import Volume
 
 TISSUE = 0.2  # scaled, the brain's median being 0.5: magnitudes of air hold less noise than tissue's
@@ -33,7 +33,7 @@ def noise_level(scaled_XYZ: Tensor) -> Tensor:
     Args:
         scaled_XYZ: the brain's median at 0.5.
     """
-    scaled_XYZ = middle(Volume(scaled_XYZ, torch.eye(4, dtype=torch.float64)), READ).data_XYZ.float()
+    scaled_XYZ = centre_crop(Volume(scaled_XYZ, torch.eye(4, dtype=torch.float64)), READ).data_XYZ.float()
     energy = _differences(scaled_XYZ).square()
     sides = [min(BLOCK, n) for n in energy.shape]
     steps = [min(2, n) for n in sides]

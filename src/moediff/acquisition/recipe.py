@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from moediff.core.errors import ConfigError, InputMissing, naming
-from moediff.io.atomic import shown
+from moediff.core.errors import ConfigError, InputMissing, prefix_errors, printable
 
 METHODS = ("none", "gaussian", "box", "truncate")
 
@@ -101,7 +100,7 @@ class Recipe:
             InputMissing: there is no such file, or it cannot be read.
             ConfigError: it holds no recipe.
         """
-        with naming(shown(path)):
+        with prefix_errors(printable(path)):
             try:
                 text = path.read_text(encoding="utf-8")
             except OSError as error:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.acquisition.normalisation import quantile
-from moediff.core.memory import one_thread
+from moediff.core.memory import single_thread
 from moediff.core.resample import apply_axes
 from moediff.core.windows import gaussian_matrix
 
@@ -175,7 +175,7 @@ def tissue_map(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
         data_XYZ: intensities, 0 outside the brain.
         spacing_mm: voxel sizes.
     """
-    with one_thread():  # many short steps
+    with single_thread():  # many short steps
         return _tissue_map(data_XYZ, spacing_mm)
 
 

@@ -19,8 +19,8 @@ from moediff._version import RESEARCH_ONLY, __version__
 from moediff.anatomy.regions import REGIONS
 from moediff.benchmark.methods import BASELINES
 from moediff.core.config import rng_for
+from moediff.core.errors import printable
 from moediff.evaluation.pairs import plain, table_text
-from moediff.io.atomic import shown
 
 Row = dict[str, Any]
 
@@ -255,7 +255,7 @@ def _gains(rows: Sequence[Row], focus: str) -> str:
 
 def table(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up."""
-    safe = [[shown(word).replace("|", "\\|") for word in line] for line in lines]
+    safe = [[printable(word).replace("|", "\\|") for word in line] for line in lines]
     widths = [max(len(line[i]) for line in safe) for i in range(len(safe[0]))]
     rows = ["| " + " | ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) + " |" for line in safe]
     return "\n".join([rows[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *rows[1:]])

@@ -18,16 +18,15 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import Recipe
 from moediff.anatomy.regions import BACKGROUND, REGIONS, scan_regions
 from moediff.core.config import rng_for
-from moediff.core.errors import ConfigError, DataError, GeometryError, InputMissing
-from moediff.core.geometry import canonicalise, covered
+from moediff.core.errors import ConfigError, DataError, GeometryError, InputMissing, printable
+from moediff.core.geometry import canonicalise, field_of_view_mask
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.alignment import require_same_grid
 from moediff.evaluation.evaluate import Drawn
 from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.evaluation.pairs import read_files
-from moediff.io.atomic import shown
-from moediff.io.dicom.files import is_export
+from moediff.io.dicom.files import is_dicom_export
 from moediff.io.naming import stem_of
 from moediff.io.scans import load
 
@@ -110,7 +109,7 @@ def both_cover(truth: Volume, low: Grid) -> Volume:
     Raises:
         DataError: that is nothing.
     """
-    inside = head_mask(truth.data_XYZ) & covered(low, truth.grid)
+    inside = head_mask(truth.data_XYZ) & field_of_view_mask(low, truth.grid)
     if not bool(inside.any()):
         raise DataError("the two scans of a pair have no part of a head in common: check their headers")
     return truth.with_data(inside.float())
@@ -159,8 +158,8 @@ def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequenc
     folder = None if data is None else data / "val"
     if folder is not None and not folder.is_dir():
         raise InputMissing(
-            f"{shown(folder)}: no such folder, expected sharp scans there: name the folder that holds val/, or leave "
-            "--data out for nilearn's MNI152 scan"
+            f"{printable(folder)}: no such folder, expected sharp scans there: name the folder that holds val/, or "
+            "leave --data out for nilearn's MNI152 scan"
         )
     if names:
         paths = {stem_of(path): path for path in (_find(folder, name) for name in names)}
@@ -169,7 +168,7 @@ def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequenc
     else:
         paths = {stem_of(path): path for path in sorted(folder.iterdir()) if _is_scan(path)}
     if not paths:
-        raise InputMissing(f"{shown(folder or '')}: no NIfTI scans here; name a folder whose val/ holds some")
+        raise InputMissing(f"{printable(folder or '')}: no NIfTI scans here; name a folder whose val/ holds some")
     if len(paths) < len(names):
         raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be told apart")
     return [Scan(name, path, name not in shown_only, _outlines(path)) for name, path in paths.items()]
@@ -186,12 +185,14 @@ def find_pairs(listed: Path) -> list[Scan]:
     for number, files in enumerate(read_files(listed, ("input", "ref"), ("lesions",)), start=1):
         for path in files.values():
             if not path.is_file():
-                raise InputMissing(f"{shown(listed)}: no file {shown(path)}; paths count from the list's folder")
+                raise InputMissing(
+                    f"{printable(listed)}: no file {printable(path)}; paths count from the list's folder"
+                )
         ref = files["ref"]
-        name = f"pair-{number}" if is_export(ref) else stem_of(ref)  # an archive may be called like its patient
+        name = f"pair-{number}" if is_dicom_export(ref) else stem_of(ref)  # an archive may be called like its patient
         scans.append(Scan(name, ref, True, files.get("lesions") or _outlines(ref), files["input"]))
     if len({scan.name for scan in scans}) < len(scans):
-        raise ConfigError(f"{shown(listed)}: two sharp scans share a name; results could not be told apart")
+        raise ConfigError(f"{printable(listed)}: two sharp scans share a name; results could not be told apart")
     return scans
 
 
@@ -211,8 +212,8 @@ def _find(folder: Path | None, name: str) -> Path:
     for path in options:
         if path.is_file() and path.name.endswith(SUFFIXES):
             return path
-    where = "as a file" if folder is None else f"as a file or in {shown(folder)}"
-    raise InputMissing(f"no scan {shown(name)!r} {where}: check the name; expected .nii or .nii.gz")
+    where = "as a file" if folder is None else f"as a file or in {printable(folder)}"
+    raise InputMissing(f"no scan {printable(name)!r} {where}: check the name; expected .nii or .nii.gz")
 
 
 def mni152() -> Path:

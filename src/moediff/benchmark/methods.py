@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.core.errors import ConfigError, naming
+from moediff.core.errors import ConfigError, prefix_errors, printable
 from moediff.inference.options import MODES
-from moediff.io.atomic import shown
 from moediff.model.bundle import embedded_path, read_manifest
 
 INTERPOLATIONS = ("linear", "cubic", "lanczos", "zero-fill")
@@ -128,7 +127,7 @@ def _words(name: str, template: str) -> tuple[str, ...]:
 
 
 def _digest(folder: Path) -> str:
-    with naming(shown(folder)):
+    with prefix_errors(printable(folder)):
         manifest = read_manifest(folder)
     told = json.dumps([manifest["config"], manifest["sha256"]], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()

@@ -25,12 +25,12 @@ from moediff.benchmark.cases import Case, Made, region_names
 from moediff.benchmark.methods import Method
 from moediff.benchmark.process_meter import Measured, run_measured
 from moediff.benchmark.worker import Job
-from moediff.core.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, TryAgain
+from moediff.core.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, TryAgain, printable
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import EvaluateOptions, evaluate
 from moediff.evaluation.lesions import RULE as LESION_RULE
 from moediff.evaluation.pairs import as_json
-from moediff.io.atomic import shown, write_text
+from moediff.io.atomic import write_text
 from moediff.io.scans import load, save
 from moediff.model.bundle import sha256_of
 
@@ -117,7 +117,7 @@ def run_benchmark(
                     row = _measure(method, case, made[0], settings, out, draw)
                 row |= {"counts": case.scan.counts}  # not part of the key: a choice of who reads
                 rows.append(row)
-                tell(f"{len(rows)}/{total} {shown(case.name)} {shown(method.name)}: {_said(row)}")
+                tell(f"{len(rows)}/{total} {printable(case.name)} {printable(method.name)}: {_said(row)}")
     return rows
 
 
@@ -133,21 +133,25 @@ def _held(out: Path) -> Iterator[None]:
     """The folder for us alone, with an empty place to work in that is gone afterwards."""
     try:
         if out.is_dir() and not (out / ROWS).is_dir() and any(out.iterdir()):
-            raise CannotCreate(f"{shown(out)}: this folder holds other things; name a new, empty or earlier one")
+            raise CannotCreate(f"{printable(out)}: this folder holds other things; name a new, empty or earlier one")
         (out / ROWS).mkdir(parents=True, exist_ok=True)
         lock = (out / LOCK).open("w")
     except OSError as error:
-        raise CannotCreate(f"{shown(out)}: cannot be used as a folder ({error.strerror}); choose another") from error
+        raise CannotCreate(
+            f"{printable(out)}: cannot be used as a folder ({error.strerror}); choose another"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
         except BlockingIOError as error:
-            raise TryAgain(f"{shown(out)}: another benchmark is writing here; wait, or name another folder") from error
+            raise TryAgain(
+                f"{printable(out)}: another benchmark is writing here; wait, or name another folder"
+            ) from error
         shutil.rmtree(out / WORK, ignore_errors=True)  # of a run that was killed
         try:
             (out / WORK).mkdir()
         except OSError as error:
-            raise CannotCreate(f"{shown(out)}: cannot be written to ({error.strerror}); choose another") from error
+            raise CannotCreate(f"{printable(out)}: cannot be written to ({error.strerror}); choose another") from error
         try:
             yield
         finally:
@@ -160,7 +164,9 @@ def _finished(out: Path, key: str) -> Row | None:
     except (FileNotFoundError, ValueError):  # a row that is not JSON was altered by someone: measured again
         return None
     except OSError as error:
-        raise OutputFailed(f"{shown(out)}: an earlier row cannot be read ({error.strerror}); check the disk") from error
+        raise OutputFailed(
+            f"{printable(out)}: an earlier row cannot be read ({error.strerror}); check the disk"
+        ) from error
     return None if not isinstance(row, dict) or row.get("key") != key or row.get("error") else row
 
 
@@ -293,7 +299,7 @@ def _last_line(log: Path, work: Path) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in text.replace(f"{work}/", "").splitlines() if line.strip()]
-    return shown(lines[-1])[:LINE] if lines else ""
+    return printable(lines[-1])[:LINE] if lines else ""
 
 
 def _fault(measured: Measured, limit_s: float, last: str) -> str:

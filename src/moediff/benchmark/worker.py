@@ -23,7 +23,7 @@ from moediff.benchmark.flops import counting
 from moediff.benchmark.methods import Method
 from moediff.core.errors import MoeDiffError
 from moediff.core.geometry import resample
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 from moediff.core.volume import Grid, Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
@@ -99,7 +99,7 @@ def _counted(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, dict[str
 
 def main(path: Path) -> int:
     """Do the job; returns an exit code, after a line that says what was wrong."""
-    keep_memory()
+    tune_allocator()
     try:
         job, method = Job.from_json(path.read_text(encoding="utf-8"))
         torch.set_num_threads(job.threads)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli.reading import add_reading, read, scan_path
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
@@ -45,18 +45,18 @@ def add(commands: Commands) -> None:
 
 def adapt_command(args: argparse.Namespace) -> int:
     """Adapt, and say where the bundle lies."""
-    from moediff.core.device import device_named
-    from moediff.core.extras import LEARNING, require_parts
+    from moediff.core.device import parse_device
+    from moediff.core.extras import TRAINING_MODULES, require_modules
     from moediff.model.bundle import check_free, load_bundle
     from moediff.training.adapt import AdaptOptions, adapt
 
-    keep_memory()
-    require_parts(*LEARNING, what="learning", extra="train")
+    tune_allocator()
+    require_modules(*TRAINING_MODULES, what="learning", extra="train")
     check_free(args.output, overwrite=args.overwrite)
     options = AdaptOptions(steps=args.steps, seed=args.seed, device=args.device, processes=args.processes)
     progress = not args.quiet and sys.stderr.isatty()
     scans = [read(scan, args) for scan in args.scans]
-    adapt(scans, load_bundle(args.bundle, device_named(args.device)), options, out=args.output, progress=progress)
+    adapt(scans, load_bundle(args.bundle, parse_device(args.device)), options, out=args.output, progress=progress)
     if not args.quiet:
         print(f"{args.output}\n{RESEARCH_ONLY}")
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,11 +67,11 @@ def benchmark_command(args: argparse.Namespace) -> int:
     from moediff.benchmark.aggregate import with_gains
     from moediff.benchmark.methods import parse_methods
     from moediff.benchmark.run import run_benchmark
-    from moediff.core.extras import require_parts
+    from moediff.core.extras import require_modules
     from moediff.report.benchmark_page import NEEDED, draw_case
 
-    require_parts(*NEEDED)
-    keep_memory()
+    require_modules(*NEEDED)
+    tune_allocator()
     methods, settings, cases = parse_methods(args.methods), _settings(args), _cases(args)
     focus = _focus(args.focus, methods)
 

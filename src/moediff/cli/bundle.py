@@ -23,11 +23,11 @@ def add(commands: Commands) -> None:
 
 def bundle_info(args: argparse.Namespace) -> int:
     """Print a bundle's manifest after verifying its weights."""
-    from moediff.core.errors import naming
+    from moediff.core.errors import prefix_errors
     from moediff.model.bundle import WEIGHTS, embedded_path, load_bundle, read_manifest
 
     folder = args.path or embedded_path()
     load_bundle(folder)
-    with naming(folder):
+    with prefix_errors(folder):
         print(json.dumps(read_manifest(folder) | {"bytes": (folder / WEIGHTS).stat().st_size}, indent=2))
     return 0

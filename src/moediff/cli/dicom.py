@@ -24,11 +24,10 @@ def add(commands: Commands) -> None:
 
 def list_command(args: argparse.Namespace) -> int:
     """Print what each series is and whether it can be enhanced."""
-    from moediff.core.errors import naming
-    from moediff.io.atomic import shown
+    from moediff.core.errors import prefix_errors, printable
     from moediff.io.dicom.series import list_series
 
-    with naming(shown(args.path)):
+    with prefix_errors(printable(args.path)):
         rows = [series.row() for series in list_series(args.path)]
     if args.json:
         print(json.dumps(rows, indent=2))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moediff._version import RESEARCH_ONLY
 from moediff.cli.reading import add_reading, read, scan_path
 from moediff.cli.terminal import progress_bar
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
@@ -124,7 +124,7 @@ def enhance_command(args: argparse.Namespace) -> int:
     from moediff.inference.run import EnhanceRequest, enhance_to
     from moediff.io.naming import default_output
 
-    keep_memory()
+    tune_allocator()
     options = _options(args)
     loaded = read(args.source, args)
     outputs = OutputPaths(
@@ -212,25 +212,25 @@ def _enhancer(loaded: Loaded, options: EnhanceOptions, args: argparse.Namespace)
 
 def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
     """Refuse before any long work."""
-    from moediff.core.errors import naming
-    from moediff.core.extras import LEARNING, require_parts
+    from moediff.core.errors import prefix_errors
+    from moediff.core.extras import TRAINING_MODULES, require_modules
     from moediff.inference.grid_plan import target_grid
     from moediff.inference.route import route
     from moediff.training.self_supervised import slices_of
 
-    require_parts(*LEARNING, what="--adapt", extra="train")
-    with naming(loaded.path or "the scan"):
+    require_modules(*TRAINING_MODULES, what="--adapt", extra="train")
+    with prefix_errors(loaded.path or "the scan"):
         slices_of(loaded.volume.grid, options)
         route(loaded.volume, target_grid(loaded.volume.grid, options))
 
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:
     from moediff.inference.options import EnhanceOptions
-    from moediff.io.grid_from_file import reference_grid
+    from moediff.io.grid_from_file import grid_from_file
 
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
-        like=reference_grid(args.like) if args.like else None,
+        like=grid_from_file(args.like) if args.like else None,
         mode=args.mode,
         mirrors=args.mirrors,
         sampler=args.sampler,

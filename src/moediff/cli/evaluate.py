@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
@@ -65,7 +65,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         args.usage_error("--labels and --regions both say by which parts to judge: choose one")
     from moediff.evaluation.pairs import judge
 
-    keep_memory()
+    tune_allocator()
     options = _options(args)
     pairs, left = _pairs(args)
     _check_outputs(args, pairs)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
 from moediff.core import signals
-from moediff.core.errors import InputMissing, MoeDiffError, OutputFailed, TryAgain, shown
-from moediff.core.memory import ran_out
+from moediff.core.errors import InputMissing, MoeDiffError, OutputFailed, TryAgain, printable
+from moediff.core.memory import is_out_of_memory
 
 DEBUG = "show the traceback of an error"
 
@@ -64,10 +64,10 @@ def _answered(work: Callable[[], int], *, debug: bool) -> int:
     except (KeyboardInterrupt, signals.Terminated) as stop:
         number = getattr(stop, "code", 130) - 128
     except Exception as error:
-        number = signals.asked() or 0
+        number = signals.first_signal() or 0
         if not number:  # else some library turned the signal into an error of its own
             return _tell(error, debug=debug)
-    _say(signals.sentence(number))
+    _say(signals.message(number))
     return 128 + number
 
 
@@ -77,7 +77,7 @@ def _tell(error: Exception, *, debug: bool) -> int:
     if isinstance(error, MoeDiffError):
         _say(f"moediff: {error}")
         return error.exit_code
-    if ran_out(error):
+    if is_out_of_memory(error):
         _say("moediff: memory ran out; lower --mem-mb or close other programs")
         return TryAgain.exit_code
     if isinstance(error, BrokenPipeError):
@@ -85,13 +85,13 @@ def _tell(error: Exception, *, debug: bool) -> int:
     if isinstance(error, OSError):
         _say(f"moediff: {_named(error)}: check permissions, free space and limits, then try again")
         return OutputFailed.exit_code
-    _say(f"moediff: internal fault ({type(error).__name__}: {shown(str(error))}); please report it with --debug")
+    _say(f"moediff: internal fault ({type(error).__name__}: {printable(str(error))}); please report it with --debug")
     return MoeDiffError.exit_code
 
 
 def _named(error: OSError) -> str:
     what = error.strerror or str(error)
-    return shown(f"{error.filename or 'standard output or a file'}: {what}")
+    return printable(f"{error.filename or 'standard output or a file'}: {what}")
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
 from moediff.cli.reading import add_reading, scan_path
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
@@ -55,14 +55,14 @@ def report_command(args: argparse.Namespace) -> int:
     given = [f"--{name}" for name in SINGLE if _said(getattr(args, name))]
     if (len(args.results) > 1 or args.index is not None) and given:
         _refuse_shared(args, given)
-    from moediff.core.errors import MoeDiffError, shown
-    from moediff.core.extras import require_parts
+    from moediff.core.errors import MoeDiffError, printable
+    from moediff.core.extras import require_modules
     from moediff.report.cohort import results_of, summarise, write_index
     from moediff.report.data import from_files
     from moediff.report.page import write_page
 
-    keep_memory()
-    require_parts("jinja2")
+    tune_allocator()
+    require_modules("jinja2")
     results = results_of(args.results)
     if len(results) > 1 and given:  # a folder may hold several
         _refuse_shared(args, given)
@@ -77,7 +77,7 @@ def report_command(args: argparse.Namespace) -> int:
         except MoeDiffError as error:
             if len(results) == 1:
                 raise
-            print(f"moediff: no page for {shown(scan)}: {error}", file=sys.stderr)
+            print(f"moediff: no page for {printable(scan)}: {error}", file=sys.stderr)
             failed += 1
             continue
         if not args.quiet:

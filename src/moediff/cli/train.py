@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
@@ -33,16 +33,16 @@ def add(commands: Commands) -> None:
 
 def train_command(args: argparse.Namespace) -> int:
     """Train, and say where the bundle lies."""
-    from moediff.core.errors import naming
-    from moediff.core.extras import LEARNING, require_parts
+    from moediff.core.errors import prefix_errors
+    from moediff.core.extras import TRAINING_MODULES, require_modules
     from moediff.training.config import load_config
     from moediff.training.trainer import train
 
-    keep_memory()
-    require_parts(*LEARNING, what="training", extra="train")
+    tune_allocator()
+    require_modules(*TRAINING_MODULES, what="training", extra="train")
     config = load_config(args.config)
     progress = not args.quiet and sys.stderr.isatty()
-    with naming(args.config):
+    with prefix_errors(args.config):
         if args.minutes is not None:
             config = replace(config, minutes=args.minutes)
         if args.data is not None:

@@ -11,13 +11,13 @@ from moediff.core.volume import Grid, Volume
 
 BYTES_A_VOXEL = 64  # of the target grid: sixteen volumes of float32, more than are ever alive together
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SLOW_HERE = (
+SLOW_BFLOAT16 = (
     "this processor has no instructions for bfloat16, so it is slower here than float32 and less exact: "
     "leave --dtype out"
 )
 
 
-def device_named(name: str) -> torch.device:
+def parse_device(name: str) -> torch.device:
     """The device that "auto", "cpu", "cuda" or "cuda:N" means here.
 
     Raises:
@@ -35,7 +35,7 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
-def on_device(scan: Volume, goal: Grid, device: torch.device, memory_mb: int) -> Volume:
+def move_if_it_fits(scan: Volume, goal: Grid, device: torch.device, memory_mb: int) -> Volume:
     """The scan where it is to be prepared and finished: on the device, if a result of the goal's size fits there.
 
     Args:
@@ -48,7 +48,7 @@ def on_device(scan: Volume, goal: Grid, device: torch.device, memory_mb: int) ->
     return scan.to(device)
 
 
-def dtype_named(name: str) -> torch.dtype:
+def parse_dtype(name: str) -> torch.dtype:
     """The precision that layers compute in.
 
     Raises:
@@ -59,7 +59,7 @@ def dtype_named(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def fast_at_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 by instructions of its own; True where that cannot be told."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -70,6 +70,6 @@ def fast_at_bfloat16(device: torch.device) -> bool:
     return any(bool(known[name]) for name in known if name.endswith("bf16"))
 
 
-def slow_precision(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+def precision_warnings(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """A warning where the precision asked for does not pay."""
-    return (SLOW_HERE,) if dtype == torch.bfloat16 and not fast_at_bfloat16(device) else ()
+    return (SLOW_BFLOAT16,) if dtype == torch.bfloat16 and not has_fast_bfloat16(device) else ()

@@ -72,15 +72,15 @@ class MoeDiffWarning(UserWarning):
     """Something was fixed or looks doubtful; the sidecar records the same words."""
 
 
-def shown(path: Path | str) -> str:
+def printable(path: Path | str) -> str:
     """A path for one line of text: line breaks, control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
+def prefix_errors(path: Path | str) -> Iterator[None]:
     """Put the file's name in front of any of our errors raised inside."""
     try:
         yield
     except MoeDiffError as error:
-        raise type(error)(f"{shown(path)}: {error}") from error
+        raise type(error)(f"{printable(path)}: {error}") from error

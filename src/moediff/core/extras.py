@@ -6,10 +6,10 @@ from importlib.util import find_spec
 
 from moediff.core.errors import ConfigError
 
-LEARNING = "accelerate", "tensorboard"  # what training needs
+TRAINING_MODULES = "accelerate", "tensorboard"  # what training needs
 
 
-def require_parts(*names: str, what: str = "the page", extra: str = "report") -> None:
+def require_modules(*names: str, what: str = "the page", extra: str = "report") -> None:
     """Refuse before any long work what would be missing later on.
 
     Args:

@@ -150,7 +150,7 @@ def _read_oblique(volume: Volume, target: Grid) -> Volume:
     return Volume(torch.cat(slabs), target.affine)
 
 
-def without_alias(volume: Volume, target: Grid) -> Volume:
+def band_limit(volume: Volume, target: Grid) -> Volume:
     """The volume without detail that the target's voxels cannot hold; itself where no axis gets coarser."""
     own, other = ras_axes(volume.affine)[0], ras_axes(target.affine)[0]
     matrices: list[Tensor | None] = [None] * 3
@@ -170,7 +170,7 @@ def bounds_in(source: Grid, target: Grid, beyond: float = 0.0) -> list[tuple[flo
     return list(zip(place.amin(0).tolist(), place.amax(0).tolist(), strict=True))
 
 
-def covered(source: Grid, target: Grid) -> Tensor:
+def field_of_view_mask(source: Grid, target: Grid) -> Tensor:
     """Boolean mask of the target's voxels whose centres lie in the source's field of view."""
     between = (torch.linalg.inv(source.affine) @ target.affine).float()
     x, y, z = (torch.arange(n, dtype=torch.float32) for n in target.shape)
@@ -197,7 +197,7 @@ def crop(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> Volume:
     return Volume(volume.data_XYZ[box], affine)
 
 
-def middle(volume: Volume, side: int) -> Volume:
+def centre_crop(volume: Volume, side: int) -> Volume:
     """The middle cube of `side` voxels, or as much of it as there is."""
     shape = [min(side, n) for n in volume.shape]
     return crop(volume, [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)], shape)

@@ -12,7 +12,7 @@ ALLOCATOR = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1
 NONE_LEFT = ("can't allocate memory", "out of memory", "failed to map segment", "cannot allocate memory")
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the host or of an accelerator."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | ImportError | OSError)
@@ -21,7 +21,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Work whose steps take less than a millisecond, on one thread.
 
     Threads that meet after every short step gain little on an idle machine; on a busy one they wait for each other,
@@ -37,7 +37,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def keep_memory() -> None:
+def tune_allocator() -> None:
     """Let glibc keep freed blocks: giving tensors back to the system after every layer doubles the run time."""
     import ctypes
 

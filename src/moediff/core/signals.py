@@ -31,7 +31,7 @@ class Terminated(SystemExit):
     """Any of the others."""
 
 
-def heed() -> None:
+def install_handlers() -> None:
     """Let the signals raise, from now on; one that the caller ignores (nohup, a shell's background job) stays so."""
     _asked.clear()
     for number in SIGNALS:
@@ -42,19 +42,19 @@ def heed() -> None:
     sys.unraisablehook = _unraisable
 
 
-def ignore() -> None:
+def ignore_signals() -> None:
     """At the end, when nothing is left to be stopped."""
     _remind(0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def asked() -> int | None:
+def first_signal() -> int | None:
     """The signal that came first, if one came."""
     return _asked[0][0] if _asked else None
 
 
-def sentence(number: int) -> str:
+def message(number: int) -> str:
     """What a stopped program says."""
     return f"moediff: {SIGNALS.get(number, 'stopped')}; nothing partial was left"
 

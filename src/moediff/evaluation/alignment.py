@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import DataError, GeometryError
-from moediff.core.geometry import covered, ras_axes
+from moediff.core.geometry import field_of_view_mask, ras_axes
 from moediff.core.statistics import energy, mean, picked, runs
 from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import land
@@ -90,7 +90,7 @@ def judged_mask(mask_XYZ: Tensor, source: Grid, ref: Grid, notes: list[str]) -> 
     Raises:
         GeometryError: more than half of the mask would be dropped.
     """
-    kept = mask_XYZ & covered(source, ref)
+    kept = mask_XYZ & field_of_view_mask(source, ref)
     lost = 1 - int(kept.sum()) / max(int(mask_XYZ.sum()), 1)
     if lost > MOST_UNCOVERED:
         raise GeometryError(

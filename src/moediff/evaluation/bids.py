@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moediff.core.errors import DataError, InputMissing
+from moediff.core.errors import DataError, InputMissing, printable
 from moediff.evaluation.pairs import Pair
-from moediff.io.atomic import shown
 from moediff.io.naming import stem_of
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -35,14 +34,14 @@ def key_of(path: Path) -> Key | None:
 
 def _scans(folder: Path, skipped: Iterable[str]) -> dict[Key, list[Path]]:
     if not folder.is_dir():
-        raise InputMissing(f"{shown(folder)}: no such folder; expected a BIDS folder with sub-*/... scans")
+        raise InputMissing(f"{printable(folder)}: no such folder; expected a BIDS folder with sub-*/... scans")
     found: dict[Key, list[Path]] = {}
     for path in sorted(folder.rglob("sub-*")):
         key = key_of(path)
         if key is not None and path.is_file() and not set(path.relative_to(folder).parts[:-1]) & set(skipped):
             found.setdefault(key, []).append(path)
     if not found:
-        raise InputMissing(f"{shown(folder)}: no scans called sub-..._SUFFIX.nii.gz here; expected a BIDS folder")
+        raise InputMissing(f"{printable(folder)}: no scans called sub-..._SUFFIX.nii.gz here; expected a BIDS folder")
     return found
 
 
@@ -65,7 +64,9 @@ def match(pred: Path, ref: Path) -> tuple[list[Pair], list[dict[str, Any]]]:
         left += [_unmatched(path, "pred", ours, theirs) for path in ours]
         left += [] if ours else [_unmatched(path, "ref", ours, theirs) for path in theirs]
     if not pairs:
-        raise DataError(f"no prediction in {shown(pred)} has the entities and suffix of a reference in {shown(ref)}")
+        raise DataError(
+            f"no prediction in {printable(pred)} has the entities and suffix of a reference in {printable(ref)}"
+        )
     return pairs, left
 
 
@@ -75,6 +76,6 @@ def _unmatched(path: Path, what: str, ours: list[Path], theirs: list[Path]) -> d
     elif not ours:
         why = "no prediction has these entities and this suffix"
     else:
-        names = ", ".join(shown(p.name) for p in (ours if len(ours) > 1 else theirs)[:MANY])
+        names = ", ".join(printable(p.name) for p in (ours if len(ours) > 1 else theirs)[:MANY])
         why = f"several {'predictions' if len(ours) > 1 else 'references'} have one name: {names}; give --pairs"
     return {"files": {what: path.name}, "error": why, "exit_code": DataError.exit_code}

@@ -14,7 +14,7 @@ from torch import Tensor
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.core.errors import DataError, GeometryError
 from moediff.core.geometry import ras_axes
-from moediff.core.memory import one_thread
+from moediff.core.memory import single_thread
 from moediff.core.statistics import picked
 from moediff.core.volume import Volume
 from moediff.evaluation.alignment import doubts, judged_mask, on_grid, require_same_grid, same_grid
@@ -101,7 +101,7 @@ def evaluate(
     notes: list[str] = []
     missing: dict[str, str] = {}
     landed, how = on_grid(pred, ref.grid, resample=options.resample)
-    with one_thread():  # many short steps
+    with single_thread():  # many short steps
         inside = _where(drawn.mask, ref, notes)
         if how is not None:
             inside = judged_mask(inside, pred.grid, ref.grid, notes)

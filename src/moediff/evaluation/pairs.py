@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moediff.core.errors import DataError, InputMissing, MoeDiffError, naming
+from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_errors, printable
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
-from moediff.io.atomic import shown
-from moediff.io.dicom.files import is_export
+from moediff.io.dicom.files import is_dicom_export
 from moediff.io.loaded import Loaded
 from moediff.io.scans import load
 
@@ -55,7 +54,7 @@ def read_files(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
         DataError: a column is missing or unknown, a cell is empty, or there are no rows.
     """
     columns = f"{','.join(required)}[,{','.join(optional)}]"
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         try:
             rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
         except OSError as error:
@@ -87,7 +86,7 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
     loaded = _load_scans({key: path for key, path in files.items() if key not in DRAWN})
     drawn = {key: load_drawn(path) for key, path in files.items() if key in DRAWN}
     measured = loaded["input"].volume if "input" in loaded else None
-    with naming(pair.pred):
+    with prefix_errors(pair.pred):
         record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
     said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
     names = {key: _name_of(path, loaded.get(key)) for key, path in files.items()}
@@ -97,14 +96,14 @@ def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
 def _name_of(path: Path, loaded: Loaded | None = None) -> str:
     """A file's name; that of a folder or zip of DICOM files may be its patient's, and is not repeated."""
     stem = None if loaded is None else loaded.stem
-    return stem or (EXPORT if is_export(path) else path.name)
+    return stem or (EXPORT if is_dicom_export(path) else path.name)
 
 
 def _fault_of(error: MoeDiffError, files: Mapping[str, Path]) -> str:
     """What went wrong, with names as `_name_of` gives them."""
     said = str(error)
     for path in files.values():
-        said = said.replace(shown(path), EXPORT) if is_export(path) else said
+        said = said.replace(printable(path), EXPORT) if is_dicom_export(path) else said
     return said
 
 
@@ -141,7 +140,7 @@ def judge_all(
         except MoeDiffError as error:
             names = {key: _name_of(path) for key, path in files.items()}
             records.append({"files": names, "error": _fault_of(error, files), "exit_code": error.exit_code})
-        tell(f"{number}/{len(pairs)} {shown(_name_of(pair.pred))}: {records[-1].get('error', 'judged')}")
+        tell(f"{number}/{len(pairs)} {printable(_name_of(pair.pred))}: {records[-1].get('error', 'judged')}")
     return records
 
 
@@ -166,7 +165,7 @@ def row_of(record: dict[str, Any]) -> dict[str, Any]:
     fit, remeasured, parts, lesions = (record.get(key) or {} for key in ("fit", "consistency", "parts", "lesions"))
     tissues, doubt = (record.get(key) or {} for key in ("tissues", "uncertainty"))
     return plain(
-        {key: shown(record["files"].get(key, "")) for key in REQUIRED + OPTIONAL}
+        {key: printable(record["files"].get(key, "")) for key in REQUIRED + OPTIONAL}
         | record.get("metrics", {})
         | {f"{key}_{name}": value for name, part in parts.items() for key, value in part.items()}
         | {f"{name}_{key}": value for name, one in tissues.items() for key, value in one.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from moediff.anatomy.regions import REGIONS, scan_regions
 from moediff.anatomy.synthesis import whole_numbers
 from moediff.core.errors import DataError
-from moediff.core.memory import one_thread
+from moediff.core.memory import single_thread
 from moediff.core.statistics import mean, picked
 from moediff.core.volume import Volume
 from moediff.evaluation.alignment import require_same_grid
@@ -69,7 +69,7 @@ def by_part(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, parts: Parts)
     number_XYZ, names = parts
     top = data_range(truth_XYZ, mask_XYZ)
     found = {}
-    with one_thread():  # many short steps
+    with single_thread():  # many short steps
         alike = ssim_map(pred_XYZ, truth_XYZ, mask_XYZ, top)
         for number, name in names.items():
             part = mask_XYZ & (number_XYZ == number)

@@ -19,9 +19,9 @@ from torch import Tensor
 from moediff.acquisition.data_consistency import assumed_acquisition, correct, discrepancy, residual, summary
 from moediff.acquisition.prepare import Prepared, anisotropy_ratio, flipped, prepare
 from moediff.core.config import rng_for
-from moediff.core.device import device_named, dtype_named, on_device, slow_precision
-from moediff.core.errors import ConfigError, DataError, TryAgain, naming
-from moediff.core.memory import ran_out
+from moediff.core.device import move_if_it_fits, parse_device, parse_dtype, precision_warnings
+from moediff.core.errors import ConfigError, DataError, TryAgain, prefix_errors
+from moediff.core.memory import is_out_of_memory
 from moediff.core.volume import Grid, Volume
 from moediff.diffusion.samplers import SAMPLERS, evaluations
 from moediff.diffusion.schedule import schedule
@@ -69,7 +69,7 @@ class Enhancer:
             if not 1 <= threads <= MAX_THREADS:
                 raise ConfigError(f"threads is {threads}, expected 1 to {MAX_THREADS}: choose about as many as cores")
             torch.set_num_threads(threads)
-        self.device, self.dtype = device_named(device), dtype_named(dtype)
+        self.device, self.dtype = parse_device(device), parse_dtype(dtype)
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, self.device)
 
     @torch.no_grad()
@@ -91,7 +91,7 @@ class Enhancer:
             TryAgain: memory ran out even with small tiles.
         """
         loaded = read_source(source)
-        with naming(loaded.path) if loaded.path is not None else nullcontext():
+        with prefix_errors(loaded.path) if loaded.path is not None else nullcontext():
             chosen = options or EnhanceOptions()
             chosen = replace(chosen, consistency=chosen.consistency and self.bundle.config.consistency)
             return self._enhanced(loaded, chosen, progress or (lambda share, word: None))
@@ -103,7 +103,7 @@ class Enhancer:
         if passes_through(loaded.volume.grid, goal):
             return passed(loaded, way, options, self._names(), self._record(loaded, goal, options))
         report(0.02, "preparing")
-        scan = on_device(loaded.volume, way.near, self.device, options.memory_mb)
+        scan = move_if_it_fits(loaded.volume, way.near, self.device, options.memory_mb)
         prepared = prepare(scan, way.near, self.bundle.config.prepare, correct_slices=options.even_slices)
         require_head(prepared, way)
         ready = time.perf_counter()
@@ -224,7 +224,7 @@ class Enhancer:
                 with self._autocast():
                     return denoise_tiled(self.bundle.denoiser, x, sigma, head, budget, error=error).float()
             except (RuntimeError, MemoryError) as fault:
-                if not ran_out(fault):
+                if not is_out_of_memory(fault):
                     raise
                 if budget < 2**26:
                     raise TryAgain(
@@ -264,7 +264,7 @@ class Enhancer:
                 *doubts(prepared),
                 *uneven(prepared, asked=options.even_slices),
                 *strange(score),
-                *slow_precision(self.device, self.dtype),
+                *precision_warnings(self.device, self.dtype),
             ],
         }
         if spread is not None:

@@ -17,8 +17,8 @@ from moediff.core.geometry import (
     bounds_in,
     canonical_grid,
     canonicalise,
-    covered,
     default_spacing,
+    field_of_view_mask,
     resample,
     with_spacing,
 )
@@ -132,7 +132,7 @@ def measured(source: Grid, goal: Grid) -> Tensor | None:
     spans = zip(bounds_in(source, goal), source.shape, strict=True)
     if all(low > -0.5 - FACE_VOX and high < n - 0.5 + FACE_VOX for (low, high), n in spans):
         return None
-    inside_XYZ = covered(source, goal)
+    inside_XYZ = field_of_view_mask(source, goal)
     if not bool(inside_XYZ.any()):
         raise DataError(
             "the target grid (--like) lies wholly outside the scan's field of view, expected the same part of one "

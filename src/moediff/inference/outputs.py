@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from moediff.core.errors import CannotCreate, naming, shown
+from moediff.core.errors import CannotCreate, prefix_errors, printable
 from moediff.inference.options import Enhanced
 from moediff.io.atomic import check_new_folder
 from moediff.io.dicom.writer import write_series
@@ -78,7 +78,7 @@ def check_outputs(paths: OutputPaths, source: Path | None, *, overwrite: bool, r
             that is read, or its own sidecar, would be replaced.
     """
     for path in paths.volumes():
-        with naming(path):
+        with prefix_errors(path):
             require_suffix(path)
     every = [path.resolve() for path in paths.every()]
     if len(set(every)) < len(every):
@@ -96,19 +96,19 @@ def check_outputs(paths: OutputPaths, source: Path | None, *, overwrite: bool, r
 def _check_apart(folder: Path, source: Path | None) -> None:
     """Refuse a new series inside the folder of the one that it comes from."""
     if source is not None and source.resolve() in folder.resolve().parents:
-        with naming(folder):
+        with prefix_errors(folder):
             raise CannotCreate("the new series would lie among the input's files: choose a folder beside them")
 
 
 def _protect(path: Path, every: set[Path]) -> None:
     """Refuse outputs, resolved, that would replace a file that is read, or the sidecar that came with a scan."""
-    with naming(path):
+    with prefix_errors(path):
         if {part.resolve() for part in files_of(path)} & every:
             raise CannotCreate("the output would replace the input: choose another name for it")
         sidecar = sidecar_of(path)
         if suffix_of(path) is not None and sidecar.resolve() in every and _came_with(path, sidecar):
             raise CannotCreate(
-                f"an output would replace the input's sidecar {shown(sidecar.name)}: choose another name"
+                f"an output would replace the input's sidecar {printable(sidecar.name)}: choose another name"
             )
 
 

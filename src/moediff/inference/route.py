@@ -11,7 +11,7 @@ from functools import cached_property
 from torch import Tensor
 
 from moediff.acquisition.normalisation import quantile
-from moediff.core.geometry import axis_positions, canonical_grid, resample, without_alias
+from moediff.core.geometry import axis_positions, band_limit, canonical_grid, resample
 from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import land, measured, working_grid
 
@@ -45,7 +45,7 @@ class Route:
         """A scan from the working grid on the goal; air where nothing was measured."""
         if not self.oblique:
             return self._measured(land(volume, self.goal, outside=self.air), self.air)
-        landed = land(without_alias(volume, self.goal), self.goal)
+        landed = land(band_limit(volume, self.goal), self.goal)
         landed.data_XYZ.clamp_(min=self.floor)  # cubic interpolation overshoots
         return self._measured(landed, self.air)
 
@@ -55,7 +55,7 @@ class Route:
 
     def interpolated(self, volume: Volume) -> Volume:
         """The input on the goal; air where nothing was measured."""
-        held = without_alias(volume, self.goal)
+        held = band_limit(volume, self.goal)
         read = resample(held, self.goal)
         if held is not volume:
             read.data_XYZ.clamp_(min=self.floor)  # a sharp cut in frequency rings

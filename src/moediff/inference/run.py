@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moediff.core.errors import ConfigError
-from moediff.core.extras import require_parts
+from moediff.core.extras import require_modules
 from moediff.inference.enhancer import Enhancer, Progress, Source, read_source
 from moediff.inference.grid_plan import target_grid
 from moediff.inference.options import Enhanced, EnhanceOptions
@@ -67,7 +67,7 @@ class EnhanceRequest:
                 raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
             require_series_grid(target_grid(loaded.volume.grid, options))
         if outputs.report is not None:
-            require_parts("jinja2")
+            require_modules("jinja2")
         return loaded, options
 
     def check_outputs(self) -> None:

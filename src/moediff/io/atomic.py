@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from moediff.core.errors import CannotCreate, DataError, OutputFailed, naming
-from moediff.core.errors import shown as shown
+from moediff.core.errors import CannotCreate, DataError, OutputFailed, prefix_errors, printable
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
@@ -35,7 +34,7 @@ def check_free(path: Path | str, *, overwrite: bool) -> None:
         CannotCreate: it exists (and `overwrite` is False), or its folder is missing or closed to us.
         OutputFailed: the disk is full already.
     """
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         require_free(Path(path), overwrite=overwrite)
 
 
@@ -46,7 +45,7 @@ def check_new_folder(path: Path) -> None:
         CannotCreate: something has this name, or the folder around it is missing or closed to us.
         OutputFailed: the disk is full already.
     """
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         if os.path.lexists(path):
             raise CannotCreate(
                 "this exists already and would not be replaced, not even by --overwrite: give the name of a new folder"
@@ -81,7 +80,7 @@ def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
         CannotCreate: see `check_free`.
         OutputFailed: the disk is full or failed; nothing partial is left.
     """
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         content = text.encode(errors="backslashreplace")
         write_file(Path(path), lambda file: file.write(content), overwrite=overwrite)
 
@@ -191,7 +190,7 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
         if path.exists() and not path.is_file():
             raise CannotCreate("this is a device or a pipe, which would be replaced: give the name of a file")
         if not path.parent.is_dir():
-            raise CannotCreate(f"the folder {shown(path.parent)} does not exist: create it first")
+            raise CannotCreate(f"the folder {printable(path.parent)} does not exist: create it first")
         path.lstat()
     except FileNotFoundError:
         return

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from moediff.core.errors import DataError, GeometryError, naming, shown
+from moediff.core.errors import DataError, GeometryError, prefix_errors, printable
 from moediff.core.volume import Grid
-from moediff.io.dicom.files import is_export
+from moediff.io.dicom.files import is_dicom_export
 from moediff.io.dicom.reader import load_series
-from moediff.io.nifti.affine import check_plausible, place
-from moediff.io.nifti.reader import read_head
+from moediff.io.nifti.affine import check_plausible, choose_affine
+from moediff.io.nifti.reader import read_header_only
 
 
-def reference_grid(path: Path, option: str = "--like") -> Grid:
+def grid_from_file(path: Path, option: str = "--like") -> Grid:
     """Where the voxels of a scan, mask, or series of volumes lie: its first three axes.
 
     Args:
@@ -24,8 +24,8 @@ def reference_grid(path: Path, option: str = "--like") -> Grid:
         InputMissing: there is no such file, or it cannot be read.
         DataError, GeometryError: the file is damaged, or its header does not say where voxels lie.
     """
-    with naming(f"{option} {shown(path)}"):
-        return _series_grid(path) if is_export(path) else _grid(path)
+    with prefix_errors(f"{option} {printable(path)}"):
+        return _series_grid(path) if is_dicom_export(path) else _grid(path)
 
 
 def _found(error: DataError) -> str:
@@ -44,11 +44,11 @@ def _series_grid(path: Path) -> Grid:
 
 def _grid(path: Path) -> Grid:
     notes: list[str] = []  # of the reference; the record is about the scan
-    header = read_head(path, notes)
+    header = read_header_only(path, notes)
     if len(header.shape) < 3:
         raise DataError(f"expected a grid of 3 axes, got shape {header.shape}: name a whole scan")
     try:
-        affine = place(header, None, notes)
+        affine = choose_affine(header, None, notes)
     except GeometryError as error:
         raise GeometryError(
             f"the header does not place its voxels in one way ({_found(error)}), expected one affine: "

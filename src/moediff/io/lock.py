@@ -15,16 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from moediff.core.errors import CannotCreate, TryAgain, naming
-from moediff.io.atomic import (
-    forget_outputs,
-    is_own_output,
-    name_hash,
-    remove,
-    remove_leftovers,
-    require_free,
-    shown,
-)
+from moediff.core.errors import CannotCreate, TryAgain, prefix_errors, printable
+from moediff.io.atomic import forget_outputs, is_own_output, name_hash, remove, remove_leftovers, require_free
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # some network shares
 MOST_BYTES = 1 << 16
@@ -46,7 +38,7 @@ def output_lock(every: Sequence[Path]) -> Iterator[None]:
         CannotCreate, OutputFailed: the folder is missing, closed to us, or full.
     """
     first = every[0]
-    with naming(shown(first)):
+    with prefix_errors(printable(first)):
         handle = _lock(first)
     try:
         _clear(handle, every)

@@ -16,18 +16,18 @@ from nibabel import Nifti1Header
 from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
-from moediff.core.errors import ConfigError, DataError, GeometryError, naming
+from moediff.core.errors import ConfigError, DataError, GeometryError, prefix_errors, printable
 from moediff.core.volume import Volume
-from moediff.io.atomic import check_free, shown, write_text
-from moediff.io.dicom.files import is_export
+from moediff.io.atomic import check_free, write_text
+from moediff.io.dicom.files import is_dicom_export
 from moediff.io.dicom.reader import load_series
 from moediff.io.loaded import Loaded
 from moediff.io.nifti import writer as nifti_out
-from moediff.io.nifti.affine import check_plausible, place, source_codes, unit_scale, unplaced_affine
-from moediff.io.nifti.gzip_stream import CURE
-from moediff.io.nifti.header import memory_header, pick_volume
+from moediff.io.nifti.affine import check_codes, check_plausible, choose_affine, default_affine, unit_scale
+from moediff.io.nifti.gzip_stream import REMEDY
+from moediff.io.nifti.header import memory_header, select_volume
 from moediff.io.nifti.reader import read_scan, suffix_of
-from moediff.io.voxels import check_values, decode
+from moediff.io.voxels import check_voxels, decode
 
 __all__ = ["Loaded", "check_free", "from_nibabel", "from_volume", "load", "save", "save_maps", "write_text"]
 
@@ -49,8 +49,8 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
         ConfigError: a choice that this kind of file does not have, or pydicom is not installed.
     """
     path = Path(path)
-    with naming(shown(path)):
-        if is_export(path):
+    with prefix_errors(printable(path)):
+        if is_dicom_export(path):
             if (trust, index) != (None, None):
                 raise ConfigError("a form to trust and a volume are choices for NIfTI files; leave them out for DICOM")
             return load_series(path, series)
@@ -60,10 +60,10 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
         if trust is not None and path.suffix.lower() in (".mgh", ".mgz"):
             raise ConfigError("a form to trust is a choice for NIfTI files; leave it out for FreeSurfer's")
         header, data_XYZ = read_scan(path, index, notes)
-        affine = place(header, trust, notes)
+        affine = choose_affine(header, trust, notes)
         check_plausible(affine, header.shape, notes)
-        volume = Volume(check_values(data_XYZ, notes), torch.from_numpy(affine))
-        return Loaded(volume, path, source_codes(header.codes, notes), tuple(notes))
+        volume = Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine))
+        return Loaded(volume, path, check_codes(header.codes, notes), tuple(notes))
 
 
 def from_nibabel(image: Any) -> Loaded:
@@ -80,11 +80,11 @@ def from_nibabel(image: Any) -> Loaded:
     kind = np.dtype(dataobj.dtype)
     if kind.kind not in "iuf" or image.get_data_dtype().kind not in "iuf":
         raise DataError(f"expected real voxels, got {kind} (colour, complex or boolean): give one real-valued scan")
-    shape, _ = pick_volume(image.shape, None, notes)
+    shape, _ = select_volume(image.shape, None, notes)
     affine, codes = _memory_affine(image, notes)
     check_plausible(affine, shape, notes)
-    data_XYZ = check_values(_image_voxels(image, shape, notes), notes)
-    return Loaded(Volume(data_XYZ, torch.from_numpy(affine)), None, source_codes(codes, notes), tuple(notes))
+    data_XYZ = check_voxels(_image_voxels(image, shape, notes), notes)
+    return Loaded(Volume(data_XYZ, torch.from_numpy(affine)), None, check_codes(codes, notes), tuple(notes))
 
 
 def from_volume(volume: Volume) -> Loaded:
@@ -97,7 +97,7 @@ def from_volume(volume: Volume) -> Loaded:
     stored_XYZ = volume.data_XYZ.detach()
     if stored_XYZ.is_complex() or stored_XYZ.dtype == torch.bool:
         raise DataError(f"expected real voxels, got {str(stored_XYZ.dtype).removeprefix('torch.')}: give a scan")
-    data_XYZ = check_values(stored_XYZ.to("cpu", torch.float32), notes)
+    data_XYZ = check_voxels(stored_XYZ.to("cpu", torch.float32), notes)
     return Loaded(volume.with_data(data_XYZ), None, (1, 1), tuple(notes))
 
 
@@ -111,7 +111,7 @@ def save(volume: Volume, path: Path | str, *, codes: tuple[int, int] = (1, 1), o
         CannotCreate: the file exists (and `overwrite` is False) or its folder is closed to us.
         OutputFailed: the disk is full or failed; nothing partial is left.
     """
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         nifti_out.write(volume.data_XYZ, volume.affine, Path(path), codes=codes, overwrite=overwrite)
 
 
@@ -129,11 +129,11 @@ def save_maps(
         CannotCreate, OutputFailed: see `save`.
         GeometryError: the data are not 4-D or the affine is unusable.
     """
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         if data_XYZE.ndim != 4:
             raise GeometryError(f"expected 4 axes X Y Z E, got shape {tuple(data_XYZE.shape)}")
-        place = Volume(data_XYZE[..., 0], torch.as_tensor(affine)).affine
-        nifti_out.write(data_XYZE, place, Path(path), codes=codes, overwrite=overwrite)
+        checked = Volume(data_XYZE[..., 0], torch.as_tensor(affine)).affine
+        nifti_out.write(data_XYZE, checked, Path(path), codes=codes, overwrite=overwrite)
 
 
 def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> Tensor:
@@ -142,9 +142,9 @@ def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> 
         try:
             return decode(np.asarray(image.dataobj).reshape(shape).T, 1.0, 0.0)
         except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(f"the image's voxels cannot be read ({error}): {CURE}") from error
+            raise DataError(f"the image's voxels cannot be read ({error}): {REMEDY}") from error
     found: list[str] = []
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         header, data_XYZ = read_scan(path, None, found)
         if tuple(data_XYZ.shape) != shape:
             raise DataError(f"the image has shape {image.shape}, its file now {header.shape}: open the file again")
@@ -164,11 +164,11 @@ def _memory_affine(image: Any, notes: list[str]) -> tuple[np.ndarray, tuple[int,
     """Affine in mm and codes of an image in memory."""
     if not isinstance(image.header, Nifti1Header):  # the base of Nifti2Header and of pairs too
         if image.affine is None:
-            return unplaced_affine(image.shape, image.header.get_zooms()[:3], notes), (0, 0)
+            return default_affine(image.shape, image.header.get_zooms()[:3], notes), (0, 0)
         return np.array(image.affine, dtype=np.float64), (1, 1)
     header = memory_header(image.header.structarr, image.shape)
     if image.affine is None or np.allclose(image.affine, image.header.get_best_affine(), equal_nan=True):
-        return place(header, None, notes), header.codes
+        return choose_affine(header, None, notes), header.codes
     affine = np.array(image.affine, dtype=np.float64)  # set since; nibabel would write it like this
     affine[:3] *= unit_scale(header.unit, notes)
     return affine, (0, 2)

@@ -35,7 +35,7 @@ def decode(stored_ZYX: np.ndarray, slope: float, inter: float) -> Tensor:
     return data_XYZ
 
 
-def check_values(data_XYZ: Tensor, notes: list[str]) -> Tensor:
+def check_voxels(data_XYZ: Tensor, notes: list[str]) -> Tensor:
     """Fill isolated voxels that are not finite; refuse what holds no picture; note doubtful intensities.
 
     Raises:

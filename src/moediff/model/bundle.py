@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moediff.acquisition.prepare import PrepareSettings
 from moediff.core.config import parse_as
-from moediff.core.errors import BundleError, CannotCreate, ConfigError, naming, shown
+from moediff.core.errors import BundleError, CannotCreate, ConfigError, prefix_errors, printable
 from moediff.diffusion.schedule import ProcessConfig
 from moediff.io.atomic import require_free, require_writable, whole_folder
 from moediff.io.tensors import save_tensors
@@ -132,7 +132,7 @@ def load_bundle(path: Path | str | None = None, device: str | torch.device = "cp
         BundleError: incomplete, altered, of another shape, or with weights that are not finite.
     """
     folder = embedded_path() if path is None else Path(path)
-    with naming(folder):
+    with prefix_errors(folder):
         try:
             manifest = read_manifest(folder)
             weights = _verified_weights(folder, manifest["sha256"])
@@ -190,7 +190,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
             or the folder around it is missing or closed to us.
         OutputFailed: the disk is full already.
     """
-    with naming(shown(folder)):
+    with prefix_errors(printable(folder)):
         try:
             bundle, there = (folder / MANIFEST).is_file(), folder.is_dir()
             full, fixed = there and any(folder.iterdir()), there and (folder.name in ("", "..") or folder.is_mount())

@@ -10,7 +10,7 @@ from typing import Any
 from moediff.benchmark.aggregate import COMPARED, SHOWN, cell, means, names, pairs, shown_columns
 from moediff.benchmark.breakdown import JUDGED, lesion_sums, losses, part_means
 from moediff.benchmark.cases import Case
-from moediff.core.extras import require_parts
+from moediff.core.extras import require_modules
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
 from moediff.evaluation.alignment import on_grid
@@ -63,7 +63,7 @@ def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
     Raises:
         ConfigError: jinja2 is not installed.
     """
-    require_parts(*NEEDED)
+    require_modules(*NEEDED)
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

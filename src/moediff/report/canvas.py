@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from moediff._version import RESEARCH_ONLY
-from moediff.core.errors import ConfigError, naming
+from moediff.core.errors import ConfigError, prefix_errors
 from moediff.core.volume import Volume
 from moediff.io.atomic import whole_file
 
@@ -179,5 +179,5 @@ def save_figure(figure: Any, path: Path) -> None:
     Raises:
         CannotCreate, OutputFailed: the folder is missing or closed to us, or the disk is full.
     """
-    with naming(path), whole_file(path, overwrite=True) as hidden:
+    with prefix_errors(path), whole_file(path, overwrite=True) as hidden:
         figure.savefig(hidden, format="png", facecolor=PAPER)

@@ -16,10 +16,9 @@ from urllib.parse import quote
 import numpy as np
 
 from moediff._version import RESEARCH_ONLY
-from moediff.core.errors import InputMissing
-from moediff.core.extras import require_parts
+from moediff.core.errors import InputMissing, printable
+from moediff.core.extras import require_modules
 from moediff.inference.outputs import written_by_us
-from moediff.io.atomic import shown
 from moediff.io.naming import sidecar_of
 from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import write_text
@@ -68,14 +67,14 @@ def results_of(paths: Iterable[Path]) -> list[Path]:
     found = []
     for path in paths:
         if not path.exists():
-            raise InputMissing(f"{shown(path)}: there is no such file or folder: check the name")
+            raise InputMissing(f"{printable(path)}: there is no such file or folder: check the name")
         if not path.is_dir():
             found.append(path)
             continue
         inside = [p for p in sorted(path.rglob("*")) if gzip_wanted(p) is not None and p.is_file()]
         inside = [p for p in inside if written_by_us(sidecar_of(p))]
         if not inside:
-            raise InputMissing(f"{shown(path)}: no enhanced scan with its JSON sidecar in this folder")
+            raise InputMissing(f"{printable(path)}: no enhanced scan with its JSON sidecar in this folder")
         found.extend(inside)
     return found
 
@@ -144,7 +143,7 @@ def render_index(entries: Sequence[Entry], folder: Path) -> str:
     Raises:
         ConfigError: jinja2 is not installed.
     """
-    require_parts("jinja2")
+    require_modules("jinja2")
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

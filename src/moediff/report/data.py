@@ -16,15 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.errors import DataError, GeometryError, InputMissing, MoeDiffError, naming
-from moediff.core.geometry import covered, resample
+from moediff.core.errors import DataError, GeometryError, InputMissing, MoeDiffError, prefix_errors, printable
+from moediff.core.geometry import field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_drawn
 from moediff.inference.options import Enhanced
 from moediff.inference.outputs import OutputPaths
 from moediff.inference.route import route
-from moediff.io.atomic import shown
 from moediff.io.naming import stem_of
 from moediff.io.scans import load
 from moediff.report.layers import air
@@ -188,7 +187,7 @@ def _lesions(path: Path, grid: Grid) -> Volume:
 
 def _seen(what: str, volume: Volume, grid: Grid) -> Tensor:
     """Where on a grid a scan was measured."""
-    seen_XYZ = covered(volume.grid, grid)
+    seen_XYZ = field_of_view_mask(volume.grid, grid)
     if not bool(seen_XYZ.any()):
         raise GeometryError(
             f"the {what} lies wholly outside the enhanced scan, expected the same part of one head: name the right file"
@@ -255,7 +254,7 @@ def _name_of(path: Path | None, stem: str | None) -> str:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         try:
             text = path.read_text(encoding="utf-8") if path.stat().st_size <= RECORD_BYTES else ""
             record = json.loads(text)
@@ -273,7 +272,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _read_maps(path: Path, record: dict[str, Any], each: int) -> Tensor:
     """A 4-D map of so many volumes an expert; the first passes the checks of every scan before the rest is read."""
     load(path, index=0)
-    with naming(shown(path)):
+    with prefix_errors(printable(path)):
         image: Any = nib.load(path)
         data_XYZE = np.asarray(image.dataobj, dtype=np.float32)
         if data_XYZE.ndim != 4:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.geometry import axis_positions, canonicalise, covered, crop, resample
+from moediff.core.geometry import axis_positions, canonicalise, crop, field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 
 SAMPLES = 100_000  # quantiles need no more voxels than these
@@ -105,7 +105,7 @@ def nearest(volume: Volume, grid: Grid, *, outside: float | None = None) -> Tens
     positions = axis_positions(canonical.grid, grid)
     if positions is None:
         read_XYZ = resample(canonical, grid, "linear").data_XYZ
-        return read_XYZ if outside is None else read_XYZ.masked_fill(~covered(canonical.grid, grid), outside)
+        return read_XYZ if outside is None else read_XYZ.masked_fill(~field_of_view_mask(canonical.grid, grid), outside)
     data_XYZ = canonical.data_XYZ
     for axis, (at, n) in enumerate(zip(positions, canonical.shape, strict=True)):
         index = (torch.tensor(at, dtype=torch.float64) + 0.5).floor().long()

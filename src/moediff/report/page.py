@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from moediff._version import RESEARCH_ONLY
-from moediff.core.extras import require_parts
+from moediff.core.extras import require_modules
 from moediff.io.scans import write_text
 from moediff.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
 from moediff.report.data import ReportScans
@@ -110,7 +110,7 @@ def render(scans: ReportScans) -> str:
         ConfigError: jinja2 is not installed.
         DataError: the enhanced scan is constant.
     """
-    require_parts("jinja2")
+    require_modules("jinja2")
     import jinja2
 
     shown, told = display(scans), facts(scans)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.geometry import covered, resample
+from moediff.core.geometry import field_of_view_mask, resample
 from moediff.report.canvas import EXPERT_COLOURS
 from moediff.report.data import ReportScans
 from moediff.report.layers import quantiles
@@ -121,7 +121,9 @@ def _parts(scans: ReportScans, head_XYZ: Tensor) -> Iterator[tuple[str, Tensor]]
             yield name, (best_XYZ == index) & head_XYZ
     if scans.lesions is not None:
         grid = scans.enhanced.grid
-        lesion_XYZ = _thin(resample(scans.lesions, grid, "linear").data_XYZ * covered(scans.lesions.grid, grid)) > 0.5
+        lesion_XYZ = (
+            _thin(resample(scans.lesions, grid, "linear").data_XYZ * field_of_view_mask(scans.lesions.grid, grid)) > 0.5
+        )
         yield "outlined lesions", lesion_XYZ & head_XYZ
 
 

@@ -21,8 +21,8 @@ import torch
 
 from moediff._version import __version__
 from moediff.core.config import rng_for
-from moediff.core.device import device_named
-from moediff.core.errors import ConfigError, naming
+from moediff.core.device import parse_device
+from moediff.core.errors import ConfigError, prefix_errors
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import Loaded
@@ -128,7 +128,7 @@ def adapt(
         config = _config(work, bundle, chosen)
         run = train(config, processes=chosen.processes, threads=chosen.threads, progress=progress)
         learned = load_bundle(run)
-        device = device_named(chosen.device)
+        device = parse_device(chosen.device)
         denoiser = part_way(bundle.denoiser, learned.denoiser.to(device), chosen.share)
         left = [_error_left(one, bundle, heads, chosen) for one in (bundle.denoiser, denoiser)]
         made = work / "made" if out is None else out
@@ -147,7 +147,7 @@ def part_way(start: Denoiser, learned: Denoiser, share: float) -> Denoiser:
 def _heads(scans: Sequence[Loaded], enhancer: Enhancer, goal: EnhanceOptions | None) -> list[Head]:
     known = []
     for scan in scans:  # all of them before the work on the first begins
-        with naming(scan.path) if scan.path is not None else nullcontext():
+        with prefix_errors(scan.path) if scan.path is not None else nullcontext():
             known.append(slices_of(scan.volume.grid, goal))
     return [head_from(scan, slices, enhancer) for scan, slices in zip(scans, known, strict=True)]
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from moediff.acquisition.degrade import reference_intensity
 from moediff.acquisition.recipe import Recipe, thick_slices
-from moediff.core.errors import ConfigError, DataError, InputMissing
-from moediff.io.atomic import shown
+from moediff.core.errors import ConfigError, DataError, InputMissing, printable
 from moediff.io.tensors import save_tensors
 
 FORMAT = 1  # raise it when heads are prepared differently
@@ -148,7 +147,7 @@ def _key(source: ScanSource, root: Path, seed: int) -> str:
         try:
             content.update(path.read_bytes())
         except OSError as error:
-            raise InputMissing(f"{shown(path)}: cannot be read ({error.strerror}); check the name") from error
+            raise InputMissing(f"{printable(path)}: cannot be read ({error.strerror}); check the name") from error
     told = repr((FORMAT, source, seed, content.hexdigest()))
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 

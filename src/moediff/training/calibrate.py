@@ -23,7 +23,7 @@ from moediff.acquisition.prepare import prepare
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, DataError
-from moediff.core.geometry import canonical_grid, canonicalise, middle
+from moediff.core.geometry import canonical_grid, canonicalise, centre_crop
 from moediff.core.volume import Volume
 from moediff.evaluation.calibration import AIMED, half_width
 from moediff.evaluation.metrics.fidelity import head_mask
@@ -241,7 +241,7 @@ def _cases(source: ScanSource, data: Path, options: Calibration) -> Iterator[tup
     """Cases of one scan by name."""
 
     def truth() -> Volume:
-        return middle(canonicalise(load(data / source.path).volume)[0], options.side)
+        return centre_crop(canonicalise(load(data / source.path).volume)[0], options.side)
 
     if source.input is not None:
         pair = source.input

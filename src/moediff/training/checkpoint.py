@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moediff.core.errors import ConfigError, shown
+from moediff.core.errors import ConfigError, printable
 from moediff.io.atomic import remove_leftovers
 from moediff.io.tensors import save_tensors
 from moediff.model.denoiser import Denoiser
@@ -48,7 +48,8 @@ def claim(out: Path) -> None:
     there = [name for name in MADE if (out / name).exists()]
     if there and not (out / FOLDER).is_dir():
         raise ConfigError(
-            f"{shown(out)} holds {', '.join(there)} of no run there, which training would replace; choose another `out`"
+            f"{printable(out)} holds {', '.join(there)} of no run there, which training would replace; "
+            "choose another `out`"
         )
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
 
@@ -81,7 +82,7 @@ def load_checkpoint(folder: Path, state: State) -> None:
             metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ConfigError(
-            f"the checkpoint {shown(folder / STATE)} is damaged ({error}); begin again in another `out`, "
+            f"the checkpoint {printable(folder / STATE)} is damaged ({error}); begin again in another `out`, "
             "from the `bundle` beside it if you like"
         ) from error
     try:
@@ -89,7 +90,7 @@ def load_checkpoint(folder: Path, state: State) -> None:
         state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
     except RuntimeError as error:
         raise ConfigError(
-            f"{shown(folder.parent)} holds a run of another network than [model] describes now; go on "
+            f"{printable(folder.parent)} holds a run of another network than [model] describes now; go on "
             "with its settings, or choose another `out`"
         ) from error
     for name, parameter in state.denoiser.named_parameters():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from moediff.acquisition.recipe import RecipeRanges
 from moediff.core.config import parse_as
-from moediff.core.errors import ConfigError, InputMissing, shown
+from moediff.core.errors import ConfigError, InputMissing, printable
 from moediff.model.bundle import BundleConfig
 from moediff.training.augment import AugmentConfig
 from moediff.training.cache import ScanSource
@@ -153,7 +153,7 @@ def load_config(path: Path) -> TrainConfig:
     try:
         return parse_as(TrainConfig, _read_settings(path))
     except ConfigError as error:
-        raise ConfigError(f"{shown(path)}: {error}") from error
+        raise ConfigError(f"{printable(path)}: {error}") from error
 
 
 def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -162,11 +162,11 @@ def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ConfigError(f"like: {path} builds on itself; remove one `like`")
     if not path.is_file():
-        raise InputMissing(f"{shown(path)}: no such training configuration: check the name")
+        raise InputMissing(f"{printable(path)}: no such training configuration: check the name")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputMissing(f"{shown(path)}: it cannot be read ({error.strerror}): check permissions") from error
+        raise InputMissing(f"{printable(path)}: it cannot be read ({error.strerror}): check permissions") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
         raise ConfigError(f"not TOML ({error}), expected settings like those in configs/: mend it there") from error
     for key in ("out", "data", "heads", "start"):

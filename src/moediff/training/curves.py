@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from moediff.core.errors import InputMissing, shown
+from moediff.core.errors import InputMissing, printable
 from moediff.io.atomic import write_text
 
 Points = list[tuple[float, float]]  # minutes, value
@@ -49,7 +49,7 @@ def read_curves(folder: Path) -> StageCurves:
     """
     steps = _rows(folder / "losses.csv")
     if not steps:
-        raise InputMissing(f"{shown(folder)}: no losses.csv with steps in it; name the folder of a training run")
+        raise InputMissing(f"{printable(folder)}: no losses.csv with steps in it; name the folder of a training run")
     minute = {int(row["step"]): float(row["seconds"]) / 60 for row in steps}
     known = [(minute[int(row["step"])], float(row.get("aggregate") or "nan")) for row in steps]
     known = [(at, error) for at, error in known if math.isfinite(error)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
 
 from moediff.core.errors import MoeDiffError
-from moediff.core.memory import keep_memory
+from moediff.core.memory import tune_allocator
 
 PATIENCE_S = 120  # for members that were asked to stop: a step, and saving
 
@@ -76,7 +76,7 @@ def _member(
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
-    keep_memory()
+    tune_allocator()
     # torch sends SIGINT when the parent dies; started in a shell's background, a process would ignore it and train on
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

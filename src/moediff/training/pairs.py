@@ -20,7 +20,7 @@ from moediff.acquisition.normalisation import foreground
 from moediff.acquisition.prepare import bounds
 from moediff.anatomy.regions import scan_regions
 from moediff.core.errors import DataError
-from moediff.core.geometry import covered, crop, resample
+from moediff.core.geometry import crop, field_of_view_mask, resample
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import aligned_grid
 from moediff.training.cache import Head, Measured, head_of
@@ -44,7 +44,7 @@ def on_common_grid(sharp: Volume, low: Volume) -> tuple[Volume, Tensor]:
     own = sharp.grid
     goal = aligned_grid(low.grid, own)
     truth = sharp if goal is own else resample(sharp, goal)
-    return truth, covered(own, goal) & covered(low.grid, goal)
+    return truth, field_of_view_mask(own, goal) & field_of_view_mask(low.grid, goal)
 
 
 def pair_of(sharp: Volume, low: Volume, weight: float) -> Head:

@@ -21,7 +21,7 @@ from moediff.acquisition.recipe import Recipe, RecipeRanges, draw_recipe
 from moediff.anatomy.regions import BACKGROUND
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
-from moediff.core.geometry import canonicalise, crop, middle
+from moediff.core.geometry import canonicalise, centre_crop, crop
 from moediff.core.volume import Grid, Volume
 from moediff.training.augment import AugmentConfig, Augmented, augmented
 from moediff.training.cache import Head, Measured
@@ -176,7 +176,7 @@ class PatchSource:
         around = _around(measured, start, self.patch)
         scan = Volume(around.data_XYZ.float() * gain, turn @ around.affine)
         whole = Volume(measured.data_XYZ, measured.affine)
-        noise = self._noise(lambda: middle(whole, NOISE_SIDE).data_XYZ.float() * gain)
+        noise = self._noise(lambda: centre_crop(whole, NOISE_SIDE).data_XYZ.float() * gain)
         ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False)
         return _told(truth.data_XYZ, torch.zeros_like(truth.data_XYZ), ready, regions.to(torch.uint8))
 
@@ -226,7 +226,7 @@ def _whole_scan(head: Head, order: list[int], made: Augmented, recipe: Recipe, r
 
     A patch may hold no quiet tissue.
     """
-    whole = middle(Volume(head.data_XYZ, torch.eye(4, dtype=torch.float64)), NOISE_SIDE)
+    whole = centre_crop(Volume(head.data_XYZ, torch.eye(4, dtype=torch.float64)), NOISE_SIDE)
     sharp = made.sharpness.apply(whole.data_XYZ.float().permute(*order)) * made.gain
     low = degrade(Volume(sharp, whole.affine), recipe, rng, reference=head.reference * made.gain)
     return low.data_XYZ

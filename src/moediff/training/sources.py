@@ -16,7 +16,7 @@ from moediff.acquisition.normalisation import brain_scaling, foreground
 from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise, whole_labels
 from moediff.core.config import rng_for
-from moediff.core.errors import ConfigError, InputMissing, naming
+from moediff.core.errors import ConfigError, InputMissing, prefix_errors
 from moediff.core.geometry import axis_positions, canonicalise, with_spacing
 from moediff.core.resample import apply_axes, axis_matrix, profile_matrix
 from moediff.core.volume import Volume
@@ -43,7 +43,7 @@ def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path 
     if not sources:
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
     for name in (name for source in sources for name in (source.path, source.input) if name is not None):
-        with naming(root / name):
+        with prefix_errors(root / name):
             if not (root / name).exists():  # before minutes are spent on those that come first
                 raise InputMissing("there is no such training scan: check the name")
     heads: list[Head] = []
@@ -60,10 +60,10 @@ def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
         return read_heads(root / source.path)
     volume, _ = canonicalise(load(root / source.path).volume)
     if source.input is None:
-        with naming(root / source.path):
+        with prefix_errors(root / source.path):
             return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
     low, _ = canonicalise(load(root / source.input).volume)
-    with naming(root / source.input):
+    with prefix_errors(root / source.input):
         return _real_heads(volume, source, brain_scaled(low)[0])
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from moediff.core.config import rng_for
-from moediff.core.device import device_named, fast_at_bfloat16
+from moediff.core.device import has_fast_bfloat16, parse_device
 from moediff.core.errors import ConfigError
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
@@ -100,7 +100,7 @@ class Trainer:
         self.config, self.pause = config, pause or Pause()
         self.out = Path(config.out)
         self.origin: dict[str, Any] = {}
-        on_cpu = device_named(config.device).type == "cpu"
+        on_cpu = parse_device(config.device).type == "cpu"
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # one setting a process: ours is `autocast`
         self.half = _in_half(config.precision, self.accelerator.device)
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
@@ -284,7 +284,7 @@ def _commit() -> str:
 
 def _in_half(precision: str, device: torch.device) -> bool:
     if precision == "fast":
-        return fast_at_bfloat16(device)
+        return has_fast_bfloat16(device)
     return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
 
 

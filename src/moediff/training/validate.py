@@ -11,8 +11,8 @@ from moediff.acquisition.recipe import NAMED
 from moediff.anatomy.synthesis import synthesise, whole_labels
 from moediff.benchmark.cases import MEASURED, Case, Scan, both_cover
 from moediff.core.config import rng_for
-from moediff.core.errors import ConfigError, InputMissing, naming, shown
-from moediff.core.geometry import canonicalise, middle
+from moediff.core.errors import ConfigError, InputMissing, prefix_errors, printable
+from moediff.core.geometry import canonicalise, centre_crop
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
@@ -71,15 +71,17 @@ class Validation:
         pairs = [path for pair in self.pairs for path in (pair.path, pair.input)]
         for path in (*self.scans, *self.label_maps, *pairs):
             if not (data / path).exists():
-                raise InputMissing(f"{shown(data / path)}: no such scan to validate on; check [validation] and --data")
+                raise InputMissing(
+                    f"{printable(data / path)}: no such scan to validate on; check [validation] and --data"
+                )
         for path in (*self.scans, *self.label_maps):
             volume = load(data / path).volume
             if path in self.label_maps:
-                with naming(data / path):
+                with prefix_errors(data / path):
                     whole_labels(volume.data_XYZ)
         for pair in self.pairs:
             sharp, low = (brain_scaled(canonicalise(load(data / p).volume)[0])[0] for p in (pair.path, pair.input))
-            with naming(data / pair.input):
+            with prefix_errors(data / pair.input):
                 pair_of(sharp, low, 1.0)
 
     def truths(self, data: Path) -> Iterator[tuple[str, Volume]]:
@@ -87,11 +89,11 @@ class Validation:
         for path in (*self.scans, *self.label_maps):
             volume, _ = canonicalise(load(data / path).volume)
             if path in self.label_maps:
-                with naming(data / path):
+                with prefix_errors(data / path):
                     labels = whole_labels(volume.data_XYZ)
                 volume = volume.with_data(synthesise(labels, rng_for(0, "validation", path)))
             if self.side is not None:
-                volume = middle(volume, self.side)
+                volume = centre_crop(volume, self.side)
             yield path, volume
 
 

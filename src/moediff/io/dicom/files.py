@@ -24,7 +24,7 @@ MAGIC = b"DICM"
 MAX_FILES = 100_000
 MAX_FILE_BYTES = 2**31
 MAX_TOTAL_BYTES = 2**34  # unpacked content of a zip; one file at a time is held in memory
-ZIP_CURE = "export or copy the archive again"
+ZIP_REMEDY = "export or copy the archive again"
 ENCRYPTED = 1  # bit of a zip entry's flags
 
 
@@ -36,7 +36,7 @@ class DicomFile:
     claimed: bool
 
 
-def is_export(path: Path) -> bool:
+def is_dicom_export(path: Path) -> bool:
     """Folders, zip archives and .dcm or .ima files are read as DICOM."""
     return os.path.isdir(path) or path.suffix.lower() in (".zip", *SUFFIXES)
 
@@ -60,12 +60,12 @@ def open_export(path: Path) -> Iterator[list[DicomFile]]:
         else:
             yield [_disk_file(path)]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError):
-        raise DataError(f"the zip archive cannot be read (damaged, or an unknown compression): {ZIP_CURE}") from None
+        raise DataError(f"the zip archive cannot be read (damaged, or an unknown compression): {ZIP_REMEDY}") from None
     except OSError as error:  # its text would name the file
         raise InputMissing(f"a file cannot be read ({error.strerror}): check name and permissions") from None
 
 
-class Bounded(io.RawIOBase):
+class BoundedFile(io.RawIOBase):
     """A file that hands out no more than is left of it, so that a damaged length reserves no memory.
 
     It has no name, so that pydicom cannot open it once more by itself.
@@ -103,7 +103,7 @@ class Bounded(io.RawIOBase):
 
 
 def _disk_file(path: Path) -> DicomFile:
-    return DicomFile(lambda: cast(BinaryIO, Bounded(path)), path.suffix.lower() in SUFFIXES)
+    return DicomFile(lambda: cast(BinaryIO, BoundedFile(path)), path.suffix.lower() in SUFFIXES)
 
 
 def _folder_files(folder: Path) -> list[DicomFile]:

@@ -16,12 +16,12 @@ from moediff.core.errors import DataError
 from moediff.core.volume import Volume
 from moediff.io.dicom.files import DicomFile, open_export
 from moediff.io.dicom.geometry import STEP_TOLERANCE, Stack
-from moediff.io.dicom.series import Series, choose, find_series
-from moediff.io.dicom.tags import Frame, discreet, need_pydicom, open_dataset
+from moediff.io.dicom.series import Series, choose_series, find_series
+from moediff.io.dicom.tags import Frame, open_dataset, require_pydicom, silence_pydicom
 from moediff.io.loaded import Loaded, Origin
 from moediff.io.nifti.affine import check_plausible
-from moediff.io.nifti.header import SLOPE_RANGE, pick_volume
-from moediff.io.voxels import check_values
+from moediff.io.nifti.header import SLOPE_RANGE, select_volume
+from moediff.io.voxels import check_voxels
 
 SCANNER_CODES = (1, 1)  # scanner coordinates, in NIfTI's terms
 DAMAGED = "the voxels of an image cannot be decoded (cut short or damaged): copy or export the series again"
@@ -39,16 +39,16 @@ def load_series(path: Path, series: str | None = None) -> Loaded:
         InputMissing: nothing there, or no DICOM in it.
         DataError, GeometryError: damaged, not one regular stack, or several to choose from.
     """
-    need_pydicom()
+    require_pydicom()
     with open_export(path) as files:
         every = find_series(files)
-        chosen = choose(every, series)
+        chosen = choose_series(every, series)
         stack = chosen.stack
         assert stack is not None
         notes = _notes(chosen, stack, len(every) - 1 if series is None else 0)
-        pick_volume(stack.shape, None, notes)
+        select_volume(stack.shape, None, notes)
         check_plausible(stack.affine, stack.shape, notes)
-        data_XYZ = check_values(_voxels(files, stack), notes)
+        data_XYZ = check_voxels(_voxels(files, stack), notes)
     volume = Volume(data_XYZ, torch.from_numpy(stack.affine))
     stem = f"series-{chosen.label}_{stack.frames[0].modality}"
     return Loaded(volume, path, SCANNER_CODES, tuple(notes), stem, _origin(stack))
@@ -61,7 +61,7 @@ def read_back(folder: Path) -> Volume:
         DataError, GeometryError: it is not one regular stack.
     """
     with open_export(folder) as files:
-        stack = choose(find_series(files), None).stack
+        stack = choose_series(find_series(files), None).stack
         assert stack is not None
         return Volume(_voxels(files, stack), torch.from_numpy(stack.affine))
 
@@ -113,7 +113,7 @@ def _voxels(files: list[DicomFile], stack: Stack) -> Tensor:
 
 def _stored(file: DicomFile) -> tuple[np.ndarray, int]:
     """Voxels of every frame of a file as stored, and the sum of the least and the greatest value they can take."""
-    with file.open() as stream, discreet(DAMAGED):
+    with file.open() as stream, silence_pydicom(DAMAGED):
         dataset: Any = open_dataset(stream)
         stored = np.asarray(dataset.pixel_array)
         bits, signed = int(dataset.get("BitsStored", 1)), int(dataset.get("PixelRepresentation", 0))

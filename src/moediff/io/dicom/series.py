@@ -10,7 +10,7 @@ from typing import Any
 from moediff.core.errors import DataError, GeometryError, InputMissing
 from moediff.io.dicom.files import DicomFile, open_export
 from moediff.io.dicom.geometry import Stack, stack_frames
-from moediff.io.dicom.tags import Frame, is_dicom, need_pydicom, read_frames
+from moediff.io.dicom.tags import Frame, is_dicom, read_frames, require_pydicom
 
 MARKS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -64,7 +64,7 @@ def list_series(path: Path) -> list[Series]:
         InputMissing: nothing there, or no DICOM in it.
         DataError: a DICOM file or the archive is damaged.
     """
-    need_pydicom()
+    require_pydicom()
     with open_export(path) as files:
         return find_series(files)
 
@@ -82,7 +82,7 @@ def find_series(files: list[DicomFile]) -> list[Series]:
     return [_series(label, frames) for label, frames in zip(_labels(ordered), ordered, strict=True)]
 
 
-def choose(every: list[Series], wanted: str | None) -> Series:
+def choose_series(every: list[Series], wanted: str | None) -> Series:
     """The series that `wanted` names (label or UID), else the only usable one.
 
     Raises:

@@ -118,7 +118,7 @@ class Frame:
     declared_count: int | None
 
 
-def need_pydicom() -> None:
+def require_pydicom() -> None:
     """Raises ConfigError, with the remedy, where pydicom is not installed."""
     try:
         import pydicom  # noqa: F401
@@ -129,7 +129,7 @@ def need_pydicom() -> None:
 
 
 @contextmanager
-def discreet(fault: str) -> Iterator[None]:
+def silence_pydicom(fault: str) -> Iterator[None]:
     """Run pydicom without a word from it; any failure becomes DataError(fault)."""
     logger = logging.getLogger("pydicom")
     before, logger.disabled = logger.disabled, True
@@ -156,7 +156,7 @@ def read_frames(file: int, stream: BinaryIO) -> list[Frame]:
     Raises:
         DataError: the file is damaged.
     """
-    with discreet("a DICOM file is damaged: copy or export the series again"):
+    with silence_pydicom("a DICOM file is damaged: copy or export the series again"):
         head = open_dataset(stream)
         if str(head.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
             return []

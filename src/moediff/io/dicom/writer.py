@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moediff._version import RESEARCH_ONLY, __version__
-from moediff.core.errors import DataError, OutputFailed, naming
+from moediff.core.errors import DataError, OutputFailed, prefix_errors, printable
 from moediff.core.volume import Grid, Volume
-from moediff.io.atomic import shown, whole_folder
+from moediff.io.atomic import whole_folder
 from moediff.io.dicom.geometry import LPS_TO_RAS
 from moediff.io.dicom.reader import read_back
-from moediff.io.dicom.tags import need_pydicom
+from moediff.io.dicom.tags import require_pydicom
 from moediff.io.loaded import Origin
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
         DataError: the grid's axes are not at right angles, which DICOM cannot say, or it is a single slice.
         CannotCreate, OutputFailed: the folder exists, cannot be made, or does not read back.
     """
-    need_pydicom()
-    with naming(shown(folder)):
+    require_pydicom()
+    with prefix_errors(printable(folder)):
         require_series_grid(volume.grid)
         with whole_folder(folder, overwrite=False, verify=lambda hidden: _verify(hidden, volume)) as hidden:
             for number, dataset in enumerate(_slices(volume, origin), 1):

@@ -46,7 +46,7 @@ def unit_scale(unit: int, notes: list[str]) -> float:
     return scale
 
 
-def place(header: Header, trust: str | None, notes: list[str]) -> np.ndarray:
+def choose_affine(header: Header, trust: str | None, notes: list[str]) -> np.ndarray:
     """The 4x4 affine from voxel index to RAS+ mm.
 
     Args:
@@ -63,11 +63,11 @@ def place(header: Header, trust: str | None, notes: list[str]) -> np.ndarray:
     if trust is not None:
         return scale * _trusted(forms, trust, notes)
     if not any(header.codes):
-        return scale * unplaced_affine(header.shape, sizes, notes)
+        return scale * default_affine(header.shape, sizes, notes)
     return scale * _choose(forms, header, notes)
 
 
-def source_codes(codes: tuple[int, int], notes: list[str]) -> tuple[int, int]:
+def check_codes(codes: tuple[int, int], notes: list[str]) -> tuple[int, int]:
     """(qform_code, sform_code) to write back; a code outside the standard becomes 1."""
     if all(code in CODES for code in codes):
         return codes
@@ -123,7 +123,7 @@ def _trusted(forms: dict[str, Form], trust: str, notes: list[str]) -> np.ndarray
     return affine
 
 
-def unplaced_affine(shape: Sequence[int], sizes: Sequence[float], notes: list[str]) -> np.ndarray:
+def default_affine(shape: Sequence[int], sizes: Sequence[float], notes: list[str]) -> np.ndarray:
     """Nothing says where voxels lie: axes taken as left, anterior, superior about the centre, like nibabel and FSL do.
 
     Raises:

@@ -16,7 +16,7 @@ CHUNK = 1 << 18  # compressed bytes read at once
 PIECE = 1 << 20  # most bytes unpacked at once, so that a gzip bomb is cut off early
 GZIP_MODE = 31  # zlib's wbits for a gzip header and trailer around the stream
 GZIP_MAGIC = b"\x1f\x8b\x08"
-CURE = "copy or download the file again"
+REMEDY = "copy or download the file again"
 
 
 def _damage(error: zlib.error) -> DataError:
@@ -26,7 +26,7 @@ def _damage(error: zlib.error) -> DataError:
         found = "the length in the gzip trailer does not match its data"
     else:
         found = f"the gzip stream is damaged ({error})"
-    return DataError(f"{found}: {CURE}")
+    return DataError(f"{found}: {REMEDY}")
 
 
 def _member(file: BinaryIO, data: bytes) -> Generator[bytes, None, bytes]:
@@ -39,7 +39,7 @@ def _member(file: BinaryIO, data: bytes) -> Generator[bytes, None, bytes]:
         except zlib.error as error:
             raise _damage(error) from error
         if not data and not piece and not engine.eof:
-            raise DataError(f"the gzip stream stops before its end, so the file was cut off: {CURE}")
+            raise DataError(f"the gzip stream stops before its end, so the file was cut off: {REMEDY}")
         data = engine.unconsumed_tail
         if piece:
             yield piece
@@ -65,7 +65,7 @@ def gunzip(file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
         notes.append(f"{extra} bytes after the end of the gzip stream were ignored")
 
 
-def plain(file: BinaryIO) -> Iterator[bytes]:
+def raw_pieces(file: BinaryIO) -> Iterator[bytes]:
     """The file's bytes as they are."""
     while piece := file.read(PIECE):
         yield piece

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel import nifti1, nifti2
 
 from moediff.core.errors import DataError
-from moediff.io.nifti.gzip_stream import CURE, Stream
+from moediff.io.nifti.gzip_stream import REMEDY, Stream
 
 MAX_BYTES = 2**31  # of voxel data in the file, and of one volume as float32
 MIN_VOXELS = 8  # along each axis; the network works on neighbourhoods
@@ -45,7 +45,7 @@ REFUSED_DATATYPES = {
     2048: "complex voxels",
     2304: "RGBA colour",
 }
-STRANGERS = (  # how files that are not NIfTI begin, and what to tell their owner
+OTHER_FORMATS = (  # how files that are not NIfTI begin, and what to tell their owner
     (b"<", "a web page or XML file; download the scan itself"),
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file with `git lfs pull`"),
     (b"/annex/objects", "a git-annex pointer; fetch the file with `datalad get`"),
@@ -112,17 +112,17 @@ def read_pair_header(stream: Stream, notes: list[str]) -> tuple[Header, bytes]:
     return _parse(raw, notes, pair=True), raw
 
 
-def refuse_strangers(start: bytes) -> None:
+def refuse_other_formats(start: bytes) -> None:
     """Raises DataError where a file begins like something that is often mistaken for a scan."""
     if not start:
-        raise DataError(f"the file is empty: {CURE}")
-    for signature, what in STRANGERS:
+        raise DataError(f"the file is empty: {REMEDY}")
+    for signature, what in OTHER_FORMATS:
         if start.lstrip().startswith(signature):
             raise DataError(f"expected a scan, found {what}")
 
 
 def _layout(start: bytes) -> tuple[np.dtype[np.void], bool]:
-    refuse_strangers(start)
+    refuse_other_formats(start)
     for layout in (nifti1.header_dtype, nifti2.header_dtype):
         for ordered in (layout, layout.newbyteorder()):
             if start[:4] == np.array(layout.itemsize, ordered["sizeof_hdr"]).tobytes():
@@ -135,7 +135,7 @@ def _parse(raw: bytes, notes: list[str], *, pair: bool) -> Header:
     """Check the header's own fields; the affine is chosen later, by `placement`."""
     layout, second = _layout(raw)
     if len(raw) < layout.itemsize + EXTENDER_BYTES:
-        raise DataError(f"the file ends inside its header, after {len(raw)} bytes: {CURE}")
+        raise DataError(f"the file ends inside its header, after {len(raw)} bytes: {REMEDY}")
     field = np.frombuffer(raw, layout, count=1)[0]
     _check_magic(field, second, pair=pair)
     slope, inter = _check_scaling(float(field["scl_slope"]), float(field["scl_inter"]), notes)
@@ -248,7 +248,7 @@ def check_extensions(raw: bytes, body: bytes) -> None:
     raise DataError("a header extension has an impossible size, so voxels cannot be located: convert the scan again")
 
 
-def pick_volume(shape: tuple[int, ...], index: int | None, notes: list[str]) -> tuple[tuple[int, int, int], int]:
+def select_volume(shape: tuple[int, ...], index: int | None, notes: list[str]) -> tuple[tuple[int, int, int], int]:
     """The shape of the one 3-D volume to read and its place among those stored.
 
     Raises:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from moediff.core.errors import DataError, GeometryError
-from moediff.io.nifti.gzip_stream import CURE, GZIP_MAGIC, Stream
-from moediff.io.nifti.header import MM, Header, refuse_strangers
+from moediff.io.nifti.gzip_stream import GZIP_MAGIC, REMEDY, Stream
+from moediff.io.nifti.header import MM, Header, refuse_other_formats
 
 LAYOUT = np.dtype(
     [
@@ -67,9 +67,9 @@ def read_mgh_header(stream: Stream, notes: list[str]) -> tuple[Header, bytes]:
 def _check_start(raw: bytes) -> None:
     if raw.startswith(GZIP_MAGIC):
         raise DataError("expected an .mgh scan, found gzip data; name it .mgz")
-    refuse_strangers(raw)
+    refuse_other_formats(raw)
     if len(raw) < LAYOUT.itemsize:
-        raise DataError(f"the file ends inside its header, after {len(raw)} bytes: {CURE}")
+        raise DataError(f"the file ends inside its header, after {len(raw)} bytes: {REMEDY}")
     version = int(np.frombuffer(raw, ">i4", count=1)[0])
     if version != VERSION:
         raise DataError(f"expected version {VERSION} in the .mgh header, found {version}: is this a FreeSurfer file?")

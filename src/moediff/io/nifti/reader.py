@@ -21,17 +21,17 @@ import numpy as np
 from torch import Tensor
 
 from moediff.core.errors import DataError, InputMissing
-from moediff.io.nifti.gzip_stream import CURE, GZIP_MAGIC, Stream, gunzip, plain
+from moediff.io.nifti.gzip_stream import GZIP_MAGIC, REMEDY, Stream, gunzip, raw_pieces
 from moediff.io.nifti.header import (
     FIRST_BYTES,
     MAX_BYTES,
     MAX_OFFSET,
     Header,
     check_extensions,
-    pick_volume,
     read_header,
     read_pair_header,
-    refuse_strangers,
+    refuse_other_formats,
+    select_volume,
 )
 from moediff.io.nifti.mgh import read_mgh_header
 from moediff.io.voxels import decode
@@ -99,7 +99,7 @@ def read_scan(path: Path, index: int | None, notes: list[str]) -> tuple[Header, 
         DataError: it is damaged, or is no scan we can enhance.
     """
     with _opened(path, notes) as scan:
-        part = pick_volume(scan.header.shape, index, notes)
+        part = select_volume(scan.header.shape, index, notes)
         _check_budget(scan.header, _most_bytes(scan.file, scan.kind))
         body = scan.stream.read(scan.before) if scan.raw else b""
         if scan.raw and not scan.kind.has_tail:
@@ -128,7 +128,7 @@ class _Opened(NamedTuple):
 @contextmanager
 def _opened(path: Path, notes: list[str]) -> Iterator[_Opened]:
     header_path, voxel_path = files_of(path)
-    with reading(path) as file:
+    with open_file(path) as file:
         kind = _kind_of(path)
         if kind.pair is None:
             stream = _open_stream(file, kind, notes)
@@ -150,7 +150,7 @@ def _kind_of(path: Path) -> Kind:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open an ordinary file; what goes wrong becomes InputMissing."""
     try:
         try:
@@ -173,7 +173,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 def _partner(path: Path) -> Iterator[BinaryIO]:
     if not path.exists():
         raise InputMissing(f"the other file of the pair, *{suffix_of(path)}, is not there: keep both together")
-    with reading(path) as file:
+    with open_file(path) as file:
         yield file
 
 
@@ -187,7 +187,7 @@ def _pair_header(path: Path, kind: Kind, notes: list[str]) -> Header:
     return header
 
 
-def read_head(path: Path, notes: list[str]) -> Header:
+def read_header_only(path: Path, notes: list[str]) -> Header:
     """The header alone of a scan whose voxels only have to be there: they are checked like those of a scan, not kept.
 
     Raises:
@@ -209,9 +209,9 @@ def _open_stream(file: BinaryIO, kind: Kind, notes: list[str]) -> Stream:
     start = file.read(FIRST_BYTES)
     file.seek(0)
     if kind.gzipped and not start.startswith(GZIP_MAGIC):
-        refuse_strangers(start)
+        refuse_other_formats(start)
         raise DataError(f"the file is named as packed but is not gzip-compressed: rename it to {kind.plain_name}")
-    return Stream(gunzip(file, notes) if kind.gzipped else plain(file))
+    return Stream(gunzip(file, notes) if kind.gzipped else raw_pieces(file))
 
 
 def _most_bytes(file: BinaryIO, kind: Kind) -> int:
@@ -241,12 +241,12 @@ def _check_budget(header: Header, most_bytes: int) -> None:
             f"{MAX_BYTES}: extract one volume, or crop or downsample the scan"
         )
     if header.offset + header.data_bytes > most_bytes:
-        raise DataError(f"the file is too short for the {header.data_bytes} bytes of voxels it promises: {CURE}")
+        raise DataError(f"the file is too short for the {header.data_bytes} bytes of voxels it promises: {REMEDY}")
 
 
 def _check_length(header: Header, found: int) -> None:
     if found < header.data_bytes:
-        raise DataError(f"the header promises {header.data_bytes} bytes of voxels, found {found}: {CURE}")
+        raise DataError(f"the header promises {header.data_bytes} bytes of voxels, found {found}: {REMEDY}")
 
 
 def _check_surplus(surplus: int, notes: list[str]) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from moediff.core.errors import CannotCreate, ConfigError, DataError, MoeDiffWarning
 from moediff.io.atomic import write_file
-from moediff.io.nifti.affine import CODES, DOUBTFUL_VOXELS, corner_gap, place
-from moediff.io.nifti.gzip_stream import GZIP_MODE, Stream, gunzip, plain
+from moediff.io.nifti.affine import CODES, DOUBTFUL_VOXELS, choose_affine, corner_gap
+from moediff.io.nifti.gzip_stream import GZIP_MODE, Stream, gunzip, raw_pieces
 from moediff.io.nifti.header import FIRST_BYTES, read_header
 
 DESCRIPTION = "MoEDiff-SR research use only"
@@ -65,7 +65,7 @@ def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], o
 
     def verify(temporary: Path) -> None:
         with temporary.open("rb") as file:
-            _verify(Stream(gunzip(file, []) if gzipped else plain(file)), data, affine.numpy(), checksum)
+            _verify(Stream(gunzip(file, []) if gzipped else raw_pieces(file)), data, affine.numpy(), checksum)
 
     write_file(path, fill, overwrite=overwrite, verify=verify)
 
@@ -116,7 +116,7 @@ def _pieces(header: nib.Nifti1Header, data: Tensor) -> Iterator[bytes]:
 def _verify(stream: Stream, data: Tensor, affine: np.ndarray, checksum: int) -> None:
     """Raises DataError where the file differs from what was meant; reading it to its end checks gzip's CRC too."""
     header, raw = read_header(stream, [])
-    found = place(header, None, [])
+    found = choose_affine(header, None, [])
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     rounding = np.abs(affine).max() * np.finfo(np.float32).eps
     if header.shape != tuple(data.shape):
