@@ -17,7 +17,9 @@ from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.core.config import rng_for
 from moediff.core.geometry import with_spacing
 from moediff.inference.tiling import ALIGN, BYTES_PER_CHANNEL, Frame, cut, denoise_tiled, frame, tile_sides, tiles
-from moediff.model.denoiser import Denoiser
+from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig, make_condition
+from moediff.model.experts import EXPERTS, ExpertsConfig, ExpertSpec
+from moediff.model.gate import GateConfig
 
 LARGE = 10**12
 SIGMA = 0.02
@@ -30,7 +32,7 @@ def voxels_read(shape, sides, halo) -> int:
 
 
 def reach(denoiser) -> int:
-    return -(-denoiser.config.trunk.reach_voxels // ALIGN) * ALIGN
+    return -(-denoiser.config.reach_voxels // ALIGN) * ALIGN
 
 
 def budget_for(denoiser, shape, sides) -> float:
@@ -160,6 +162,36 @@ def test_tiles_equal_one_pass(denoiser, head):
     assert max(sides) + 2 * halo < max(head.shape)
     budget = budget_for(denoiser, head.shape, (16, 16, 32))
     assert_close(denoise_tiled(denoiser, x, SIGMA, full, budget), whole, atol=1e-5, rtol=1e-4)
+
+
+class Far(torch.nn.Module):
+    """The mean of the features 12 cells away on either side along the last axis; outside the lattice they are zero."""
+
+    def forward(self, h_BxyzC):
+        padded = torch.nn.functional.pad(h_BxyzC, (0, 0, 12, 12))
+        return (padded[..., :-24, :] + padded[..., 24:, :]) / 2
+
+
+@pytest.mark.parametrize(("reach_cells", "equal"), [(12, True), (0, False)])
+def test_the_halo_follows_the_branch_that_looks_furthest(reach_cells, equal, monkeypatch):
+    """Tiles equal one pass for a branch that looks further than all others, as far as its row says how far."""
+    monkeypatch.setitem(EXPERTS, "far", ExpertSpec(lambda channels: Far(), region="rest", reach_cells=reach_cells))
+    config = DenoiserConfig(
+        trunk=TrunkConfig(width=8, deep_width=8, blocks_before=0, blocks_deep=0, blocks_after=0),
+        experts=ExpertsConfig(views=("far", "plain"), width=16),
+        gate=GateConfig(experts=2),
+    )
+    torch.manual_seed(0)
+    denoiser, shape = Denoiser(config), (1, 16, 16, 160)
+    base, x = torch.rand(shape), torch.randn(shape)
+    at = tuple(torch.arange(float(n))[None] / 2 for n in shape[1:])
+    with torch.no_grad():
+        condition = make_condition(denoiser, (base, torch.stack([base, base], 1)), at, torch.tensor([0.02]))
+        whole = denoiser(x, torch.tensor([SIGMA]), condition)
+    box = (slice(0, 16), slice(0, 16), slice(0, 160))
+    head = Frame(box, (0, 1, 2), (16, 16, 160), condition, torch.ones(shape, dtype=torch.bool))
+    tiled = denoise_tiled(denoiser, x, SIGMA, head, budget_for(denoiser, head.shape, (16, 16, 32)))
+    assert torch.allclose(tiled, whole, atol=1e-5 * float(whole.abs().max()), rtol=1e-4) == equal
 
 
 def test_the_network_sees_across_tile_borders(denoiser, head):

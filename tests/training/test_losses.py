@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from moediff.anatomy.regions import REGIONS
 from moediff.core.errors import ConfigError
+from moediff.model.experts import ExpertsConfig
 from moediff.training.losses import (
     LossConfig,
     agreement_target,
@@ -20,6 +22,11 @@ from moediff.training.losses import (
     relative_weight,
     steady_loss,
 )
+
+
+def by_regions(region):
+    """Targets of one expert a region, in the usual order."""
+    return region_target(region, REGIONS)
 
 
 def test_agreement_prefers_the_expert_with_the_least_error_and_is_detached():
@@ -37,15 +44,31 @@ def test_agreement_of_equal_experts_is_uniform_not_nan():
 def test_region_target_counts_voxels():
     region = torch.full((1, 8, 4, 4), 255, dtype=torch.uint8)
     region[0, :2], region[0, 2:4] = 0, 2
-    target, known = region_target(region, 4)
-    assert_close(target[0, 0, 0, 0], torch.tensor([0.5, 0.0, 0.5, 0.0]))
-    assert_close(known[0, :, 0, 0], torch.tensor([1.0, 0.0]))
+    target = region_target(region, REGIONS)
+    assert_close(target.share_BxyzE[0, 0, 0, 0], torch.tensor([0.5, 0.0, 0.5, 0.0]))
+    assert_close(target.known_Bxyz[0, :, 0, 0], torch.tensor([1.0, 0.0]))
+
+
+def test_every_expert_gets_its_own_region_in_whatever_order_experts_come():
+    region = torch.randint(0, 4, (1, 8, 8, 8), dtype=torch.uint8)
+    usual, other = ExpertsConfig(), ExpertsConfig(views=("plain", "window", "smooth", "detail"))
+    assert (usual.regions, other.regions) == (REGIONS, ("rest", "junction", "deep white matter", "cortex"))
+    one, two = region_target(region, usual.regions), region_target(region, other.regions)
+    assert torch.equal(one.share_BxyzE[..., [3, 2, 0, 1]], two.share_BxyzE)
+
+
+def test_experts_of_one_region_share_it_and_a_region_without_an_expert_is_unknown():
+    region = torch.full((1, 8, 4, 4), 1, dtype=torch.uint8)
+    region[0, 4:] = 0
+    target = region_target(region, ("cortex", "rest", "cortex"))
+    assert_close(target.share_BxyzE[0, 0, 0, 0], torch.tensor([0.5, 0.0, 0.5]))
+    assert_close(target.known_Bxyz[0, :, 0, 0], torch.tensor([1.0, 0.0]))
 
 
 def test_gate_terms_are_bounded():
     region = torch.randint(0, 4, (1, 16, 16, 16), dtype=torch.uint8)
     for scale in (0.0, 1.0, 30.0):
-        terms = gate_losses(torch.randn(1, 4, 4, 4, 4) * scale, torch.rand(1, 4, 4, 4, 4), region)
+        terms = gate_losses(torch.randn(1, 4, 4, 4, 4) * scale, torch.rand(1, 4, 4, 4, 4), by_regions(region))
         assert 0 <= float(terms["balance"]) <= math.log(4) + 1e-4
         assert all(math.isfinite(float(term)) for term in terms.values())
 
@@ -55,7 +78,7 @@ def test_a_rare_region_counts_as_much_as_a_common_one():
     region[:, :4] = 0
     logit = torch.tensor([0.1, 0.1, 0.1, 0.7]).log().expand(1, 10, 1, 1, 4)
     expected = (-math.log(0.1) - math.log(0.7)) / 2
-    assert float(gate_losses(logit, None, region)["region"]) == pytest.approx(expected, rel=1e-4)
+    assert float(gate_losses(logit, None, by_regions(region))["region"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_how_much_a_rare_region_counts_is_bounded_by_a_share():
@@ -64,14 +87,16 @@ def test_how_much_a_rare_region_counts_is_bounded_by_a_share():
     logit = torch.tensor([0.1, 0.1, 0.1, 0.7]).log().expand(1, 25, 1, 1, 4)
     for least, share in ((0.04, 0.5), (0.08, 1 / 3)):
         expected = -share * math.log(0.1) - (1 - share) * math.log(0.7)
-        assert float(gate_losses(logit, None, region, least)["region"]) == pytest.approx(expected, rel=1e-4)
+        assert float(gate_losses(logit, None, by_regions(region), least)["region"]) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ConfigError, match=r"loss.least_share=0.0 must lie in 0..1"):
         LossConfig(least_share=0.0)
 
 
 def test_balance_is_zero_when_uniform():
     region = torch.full((1, 8, 8, 8), 255, dtype=torch.uint8)
-    assert float(gate_losses(torch.zeros(1, 2, 2, 2, 4), None, region)["balance"]) == pytest.approx(0, abs=1e-6)
+    assert float(gate_losses(torch.zeros(1, 2, 2, 2, 4), None, by_regions(region))["balance"]) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_balance_is_of_labelled_tokens_only():
@@ -79,14 +104,14 @@ def test_balance_is_of_labelled_tokens_only():
     region[:, :4] = 2
     gate = torch.zeros(1, 2, 2, 2, 4)
     gate[:, 1, ..., 0] = 30.0  # air goes to one expert alone
-    assert float(gate_losses(gate, None, region)["balance"]) == pytest.approx(0, abs=1e-4)
-    assert float(gate_losses(gate.flip(1), None, region)["balance"]) == pytest.approx(math.log(4), rel=1e-3)
+    assert float(gate_losses(gate, None, by_regions(region))["balance"]) == pytest.approx(0, abs=1e-4)
+    assert float(gate_losses(gate.flip(1), None, by_regions(region))["balance"]) == pytest.approx(math.log(4), rel=1e-3)
 
 
 def test_expert_loss_counts_only_the_home_region():
     region = torch.ones(1, 8, 8, 8, dtype=torch.uint8)
     error = torch.tensor([5.0, 0.5, 5.0, 5.0]).expand(1, 2, 2, 2, 4)
-    assert float(expert_loss(error, torch.zeros(1, 2, 2, 2, 4), region)) == pytest.approx(0.5)
+    assert float(expert_loss(error, torch.zeros(1, 2, 2, 2, 4), by_regions(region))) == pytest.approx(0.5)
 
 
 def test_evenly_a_small_and_easy_home_counts_as_much_as_the_rest():
@@ -99,17 +124,17 @@ def test_evenly_a_small_and_easy_home_counts_as_much_as_the_rest():
 
     def pull(evenly: bool) -> list[float]:
         leaf = error.clone().requires_grad_()
-        expert_loss(leaf, logit, region, evenly=evenly).backward()
+        expert_loss(leaf, logit, by_regions(region), evenly=evenly).backward()
         return (leaf.grad * error).sum((0, 1, 2, 3)).tolist()  # what a change by a hundredth would bring
 
     assert pull(evenly=False) == pytest.approx([0.01 / 8, 0, 0, 7 / 8])
     assert pull(evenly=True) == pytest.approx([0.25, 0, 0, 0.25])  # one of four experts each
     bad = error.clone()
     bad[0, 0, 0, 0, 0] = 1e9  # bounded, whatever an expert does
-    assert float(expert_loss(bad, logit, region, evenly=True)) <= 4
+    assert float(expert_loss(bad, logit, by_regions(region), evenly=True)) <= 4
     scattered = torch.full((1, 32, 32, 32), 3, dtype=torch.uint8)
     scattered[:, :4, :4, :4] = 0  # one token of 512 is a home under 5 %
-    loss = expert_loss(torch.ones(1, 8, 8, 8, 4), torch.zeros(1, 8, 8, 8, 4), scattered, evenly=True)
+    loss = expert_loss(torch.ones(1, 8, 8, 8, 4), torch.zeros(1, 8, 8, 8, 4), by_regions(scattered), evenly=True)
     assert float(loss) == pytest.approx((1 / 512 / 0.05 + 1) / 4)
 
 

@@ -64,12 +64,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "truth",
     )
     add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
-    add(
-        "--sampler",
-        default="dpm-solver++",  # checked where samplers are: importing them takes torch
-        metavar="NAME",
-        help="how a sample is drawn: dpm-solver++ (default), heun (two evaluations a step) or euler",
-    )
+    add("--sampler", default="dpm-solver++", metavar="NAME", help="of samples: dpm-solver++ (default), heun or euler")
     add(
         "--mirrors",
         type=int,

@@ -36,7 +36,6 @@ from moediff.inference.sidecar import alternation, record_of
 from moediff.inference.tiling import Frame, denoise_tiled, frame
 from moediff.io.scans import Loaded, from_nibabel, from_volume, load
 from moediff.model.bundle import Bundle, load_bundle
-from moediff.model.experts import NAMES
 
 Progress = Callable[[float, str], None]
 Source = Path | str | Volume | Any  # Any: a nibabel image
@@ -277,7 +276,7 @@ class Enhancer:
         return record_of(self.bundle, (self.device, self.dtype), loaded, goal, options)
 
     def _names(self) -> tuple[str, ...]:
-        return tuple(NAMES[view] for view in self.bundle.config.denoiser.experts.views)
+        return self.bundle.config.denoiser.experts.regions
 
 
 def nothing(prepared: Prepared) -> Tensor:

@@ -12,7 +12,6 @@ from moediff.core.volume import Grid
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import Loaded
 from moediff.model.bundle import Bundle
-from moediff.model.experts import NAMES
 
 
 def record_of(
@@ -39,7 +38,7 @@ def record_of(
         "input_spacing_mm": [round(s, 5) for s in loaded.volume.spacing_mm],
         "output_shape": list(goal.shape),
         "output_spacing_mm": [round(s, 5) for s in goal.spacing_mm],
-        "experts": [NAMES[view] for view in bundle.config.denoiser.experts.views],
+        "experts": list(bundle.config.denoiser.experts.regions),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
     }

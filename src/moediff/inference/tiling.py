@@ -198,7 +198,7 @@ def denoise_tiled(
         error: also foretell the absolute error: [2, B, X, Y, Z].
     """
     trunk = denoiser.config.trunk
-    halo = -(-trunk.reach_voxels // ALIGN) * ALIGN
+    halo = -(-denoiser.config.reach_voxels // ALIGN) * ALIGN
     sides = tile_sides(head.shape, halo, budget_bytes / (BYTES_PER_CHANNEL * trunk.width))
     call = denoiser.with_error if error else denoiser
     out = x_BXYZ.new_zeros(*((2,) if error else ()), *x_BXYZ.shape)

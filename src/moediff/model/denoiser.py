@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moediff.core.errors import ConfigError
 from moediff.model.encoder import Encoder, EncoderConfig
 from moediff.model.experts import MAX_LAYERS, Experts, ExpertsConfig
-from moediff.model.gate import Gate, GateConfig, cell_logits, shifted_logits, smoothed, sparsify
+from moediff.model.gate import CELL, Gate, GateConfig, cell_logits, shifted_logits, smoothed, sparsify
 from moediff.model.layers import ResBlock, from_lattice, in_slabs, local_mean, slabs, to_lattice, unit_size
 from moediff.model.uncertainty_head import ErrorHead
 
@@ -43,8 +43,8 @@ class TrunkConfig:
 
     @property
     def reach_voxels(self) -> int:
-        """How far an output voxel looks, in voxels; the halo that makes tiles equal to the whole."""
-        fine = self.blocks_before + self.blocks_after + 3  # blocks on cells, experts' views
+        """How far a cell's features look, in voxels."""
+        fine = self.blocks_before + self.blocks_after  # blocks on cells
         return 2 * fine + 4 * self.blocks_deep + 4
 
 
@@ -73,6 +73,11 @@ class DenoiserConfig:
             raise ConfigError(f"sigma_data={self.sigma_data} must be positive")
         if min(self.vector, self.error_width) < 1:
             raise ConfigError(f"vector={self.vector} and error_width={self.error_width} must be at least 1")
+
+    @property
+    def reach_voxels(self) -> int:
+        """How far an output voxel looks, in voxels; the halo that makes tiles equal to the whole."""
+        return self.trunk.reach_voxels + CELL * self.experts.reach_cells
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Axes: B batch, xyz cells, C channels, E experts, R rows (cells), V voxels of a c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moediff.anatomy.regions import REGIONS
 from moediff.core.errors import ConfigError
 from moediff.model.execution import side_by_side
 from moediff.model.layers import attended, from_lattice, in_slabs, local_mean, to_lattice
@@ -27,8 +29,6 @@ VOXELS = 8
 
 class Smooth(nn.Module):
     """Mean over 7x7x7 cells, the middle ones counting more: a large, smooth receptive field for deep white matter."""
-
-    reach = 3  # cells
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -42,8 +42,6 @@ class Smooth(nn.Module):
 class Detail(nn.Module):
     """Features minus their local mean, gated by their own strength: high-frequency attention for cortex."""
 
-    reach = 1
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.score = nn.Linear(channels, channels)
@@ -56,8 +54,6 @@ class Detail(nn.Module):
 
 class WindowAttention(nn.Module):
     """Attention among the 64 cells of a 4x4x4 window: non-local context for the grey-white junction."""
-
-    reach = 0  # of whole windows
 
     def __init__(self, channels: int, width: int = 16) -> None:
         super().__init__()
@@ -76,8 +72,6 @@ class WindowAttention(nn.Module):
 class Plain(nn.Module):
     """The features as they are, for everything else."""
 
-    reach = 0
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
@@ -87,27 +81,58 @@ class Plain(nn.Module):
         return h_BxyzC
 
 
-VIEWS = {"smooth": Smooth, "detail": Detail, "window": WindowAttention, "plain": Plain}
-NAMES = {"smooth": "deep white matter", "detail": "cortex", "window": "junction", "plain": "rest"}
+@dataclass(frozen=True)
+class ExpertSpec:
+    """Everything that tells one kind of expert from the others.
+
+    Args:
+        branch: makes its feature branch for so many channels: [B, x, y, z, C] -> the same shape.
+        region: its region of the brain, one of `REGIONS`: what it is trained on and what reports call it.
+        reach_cells: how far its branch looks along every axis; 0 for windows of whole WINDOW cells.
+    """
+
+    branch: Callable[[int], nn.Module]
+    region: str
+    reach_cells: int
+
+    def __post_init__(self) -> None:
+        if self.region not in REGIONS or self.reach_cells < 0:
+            raise ConfigError(f"expert of region {self.region!r}, reach {self.reach_cells}: choose from {REGIONS}, 0..")
 
 
+EXPERTS = {
+    "smooth": ExpertSpec(Smooth, region="deep white matter", reach_cells=3),
+    "detail": ExpertSpec(Detail, region="cortex", reach_cells=1),
+    "window": ExpertSpec(WindowAttention, region="junction", reach_cells=0),
+    "plain": ExpertSpec(Plain, region="rest", reach_cells=0),
+}
 MAX_LAYERS = 64  # a config from elsewhere must not keep us building
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsConfig:
-    """Which experts there are (a view each) and the width of their pointwise layers."""
+    """Which experts there are (rows of `EXPERTS`, in any order) and the width of their pointwise layers."""
 
-    views: tuple[str, ...] = ("smooth", "detail", "window", "plain")
+    views: tuple[str, ...] = tuple(EXPERTS)
     width: int = 96
     layers: int = 2
 
     def __post_init__(self) -> None:
-        unknown = [view for view in self.views if view not in VIEWS]
+        unknown = [view for view in self.views if view not in EXPERTS]
         if unknown or not self.views:
-            raise ConfigError(f"experts.views={list(self.views)}: choose from {', '.join(VIEWS)}")
+            raise ConfigError(f"experts.views={list(self.views)}: choose from {', '.join(EXPERTS)}")
         if self.layers > MAX_LAYERS or len(self.views) > MAX_LAYERS:
             raise ConfigError(f"there are at most {MAX_LAYERS} experts and layers")
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Each expert's region, in the order of the experts."""
+        return tuple(EXPERTS[view].region for view in self.views)
+
+    @property
+    def reach_cells(self) -> int:
+        """How far the branch that looks furthest looks."""
+        return max(EXPERTS[view].reach_cells for view in self.views)
 
 
 class Expert(nn.Module):
@@ -115,7 +140,7 @@ class Expert(nn.Module):
 
     def __init__(self, view: str, config: ExpertsConfig, channels: int, vector: int) -> None:
         super().__init__()
-        self.view = VIEWS[view](channels)
+        self.view, self.reach_cells = EXPERTS[view].branch(channels), EXPERTS[view].reach_cells
         self.enter = nn.Linear(channels, config.width)
         self.enter_view = nn.Linear(channels, config.width, bias=False)
         self.modulate = nn.Linear(vector, config.width)
@@ -161,7 +186,7 @@ class Experts(nn.Module):
         total_RV = weight_RE.new_zeros(len(feature_RC), VOXELS)  # float32, also where features are bfloat16
 
         def work(expert: Expert, shift_BW: Tensor, weight_R: Tensor, chosen: Tensor) -> Tensor:
-            view_RC = _seen(expert.view, h_BxyzC, slab).flatten(0, 3)
+            view_RC = _seen(expert, h_BxyzC, slab).flatten(0, 3)
             made = []
             for part in _chunks(chosen):
                 shift = shift_BW.index_select(0, owner_R.index_select(0, part))
@@ -189,8 +214,8 @@ def _chunks(chosen: Tensor) -> tuple[Tensor, ...]:
     return (chosen,) if torch.is_grad_enabled() or chosen.is_cuda else chosen.split(CHUNK_ROWS)
 
 
-def _seen(view: nn.Module, h_BxyzC: Tensor, slab: slice) -> Tensor:
+def _seen(expert: Expert, h_BxyzC: Tensor, slab: slice) -> Tensor:
     """An expert's view of a slab, from as much of its surroundings as the view reaches."""
-    first = max(slab.start - int(view.reach), 0)  # type: ignore[arg-type]
-    seen_BxyzC = view(h_BxyzC[:, first : slab.stop + int(view.reach)])  # type: ignore[arg-type]
+    first = max(slab.start - expert.reach_cells, 0)
+    seen_BxyzC = expert.view(h_BxyzC[:, first : slab.stop + expert.reach_cells])
     return seen_BxyzC[:, slab.start - first : slab.stop - first]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moediff.model.denoiser import Denoiser
 from moediff.model.encoder import COARSE, Encoder
-from moediff.training.losses import LossConfig, combine, gate_losses, steady_loss, token_loss
+from moediff.training.losses import LossConfig, combine, gate_losses, region_target, steady_loss, token_loss
 from moediff.training.patches import Batch
 
 ROUTING = ("encoder", "gate")  # the parts of the network that such a step teaches
@@ -28,7 +28,9 @@ def routing_loss(
         loss: scalar with gradient; parts: detached scalars by name.
     """
     token, logit = denoiser.gate_logits(batch.interpolated_BXYZ)
-    parts = gate_losses(logit, None, batch.region_BXYZ, weights.least_share)
+    parts = gate_losses(
+        logit, None, region_target(batch.region_BXYZ, denoiser.config.experts.regions), weights.least_share
+    )
     if weights.steady:
         parts["steady"] = steadiness(denoiser, batch.interpolated_BXYZ, logit, rng)
     if weights.tokens:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.anatomy.regions import REGIONS
 from moediff.core.errors import ConfigError
 from moediff.model.encoder import FINE
 
@@ -95,11 +96,29 @@ def to_tokens(value_BXYZ: Tensor) -> Tensor:
     return F.avg_pool3d(value_BXYZ[:, None].float(), FINE)[:, 0]
 
 
-def region_target(region_BXYZ: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    """Share of each region in every token [B, x, y, z, E], and how much of the token is labelled [B, x, y, z]."""
-    shares = torch.stack([to_tokens(region_BXYZ == index) for index in range(experts)], -1)
+@dataclass(frozen=True)
+class RegionTarget:
+    """Share of every expert's region in a token [B, x, y, z, E], and how much of it is labelled [B, x, y, z]."""
+
+    share_BxyzE: Tensor
+    known_Bxyz: Tensor
+
+    def first(self, count: int) -> RegionTarget:
+        """Of the first examples alone."""
+        return RegionTarget(self.share_BxyzE[:count], self.known_Bxyz[:count])
+
+
+def region_target(region_BXYZ: Tensor, regions: Sequence[str]) -> RegionTarget:
+    """What the gate should say, by a map of indices into `REGIONS`.
+
+    Args:
+        regions: each expert's (`ExpertsConfig.regions`); experts of one region share it evenly.
+    """
+    shares = torch.stack([to_tokens(region_BXYZ == REGIONS.index(region)) for region in regions], -1)
+    if len(set(regions)) < len(regions):
+        shares = shares / shares.new_tensor([regions.count(region) for region in regions])
     known = shares.sum(-1)
-    return shares / known.clamp_min(1e-6)[..., None], known
+    return RegionTarget(shares / known.clamp_min(1e-6)[..., None], known)
 
 
 def agreement_target(error_BxyzE: Tensor) -> Tensor:
@@ -114,25 +133,23 @@ def agreement_target(error_BxyzE: Tensor) -> Tensor:
     return (-gap / torch.maximum(spread, floor)).softmax(-1)
 
 
-def region_weights(target_BxyzE: Tensor, known_Bxyz: Tensor, least_share: float = LEAST_SHARE) -> Tensor:
+def region_weights(target: RegionTarget, least_share: float = LEAST_SHARE) -> Tensor:
     """Weight of each region [E], so that a rare one counts as much as "the rest"; at most 1 / least_share."""
-    labelled = target_BxyzE * known_Bxyz[..., None]
-    share = labelled.sum((0, 1, 2, 3)) / known_Bxyz.sum().clamp_min(1.0)
+    labelled = target.share_BxyzE * target.known_Bxyz[..., None]
+    share = labelled.sum((0, 1, 2, 3)) / target.known_Bxyz.sum().clamp_min(1.0)
     return 1.0 / share.clamp_min(least_share)
 
 
 def gate_losses(
-    logit_BxyzE: Tensor, error_BxyzE: Tensor | None, region_BXYZ: Tensor, least_share: float = LEAST_SHARE
+    logit_BxyzE: Tensor, error_BxyzE: Tensor | None, target: RegionTarget, least_share: float = LEAST_SHARE
 ) -> dict[str, Tensor]:
     """Anatomical prior, agreement and balance, each at most about log E per token."""
-    experts = logit_BxyzE.shape[-1]
     log_gate = logit_BxyzE.log_softmax(-1)
-    target, known = region_target(region_BXYZ, experts)
-    prior = -(target * log_gate).sum(-1)
-    weight = known * (target * region_weights(target, known, least_share)).sum(-1)
+    prior = -(target.share_BxyzE * log_gate).sum(-1)
+    weight = target.known_Bxyz * (target.share_BxyzE * region_weights(target, least_share)).sum(-1)
     terms = {
         "region": (prior * weight).sum() / weight.sum().clamp_min(1.0),
-        "balance": balance(log_gate.exp(), known),
+        "balance": balance(log_gate.exp(), target.known_Bxyz),
     }
     if error_BxyzE is not None:
         terms["agreement"] = -(agreement_target(error_BxyzE) * log_gate).sum(-1).mean()
@@ -149,15 +166,14 @@ def balance(gate_BxyzE: Tensor, known_Bxyz: Tensor) -> Tensor:
     return (load * (load * gate_BxyzE.shape[-1] + 1e-8).log()).sum()
 
 
-def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, region_BXYZ: Tensor, *, evenly: bool = False) -> Tensor:
+def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, target: RegionTarget, *, evenly: bool = False) -> Tensor:
     """Each expert's error where it is at home: the labelled region where known, the (detached) gate elsewhere.
 
     Args:
         evenly: relative to the mean of all experts there, so that deep white matter, small and smooth, is learned as
             eagerly as the rest; at most the number of experts. A home under `LEAST_SHARE` of the tokens counts less.
     """
-    target, known = region_target(region_BXYZ, error_BxyzE.shape[-1])
-    home = torch.where(known[..., None] > 0.5, target, logit_BxyzE.detach().softmax(-1))
+    home = torch.where(target.known_Bxyz[..., None] > 0.5, target.share_BxyzE, logit_BxyzE.detach().softmax(-1))
     if not evenly:
         return (home * error_BxyzE).sum(-1).mean()
     everyone = error_BxyzE.detach().mean(-1, keepdim=True)

@@ -22,6 +22,7 @@ from moediff.training.losses import (
     gate_losses,
     gradient_loss,
     lesion_loss,
+    region_target,
     relative_weight,
     to_tokens,
 )
@@ -87,7 +88,8 @@ def batch_loss(
     probed = min(PROBED, len(sigma_B)) if several and probe else 0
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
-    own, gate = None, gate_losses(logit, None, batch.region_BXYZ, weights.least_share)
+    target = region_target(batch.region_BXYZ, denoiser.config.experts.regions)
+    own, gate = None, gate_losses(logit, None, target, weights.least_share)
     if weights.lesion:
         gate["lesion"] = lesion_loss(predicted - residual, batch.lesion_BXYZ, weight_B)
     if weights.gradient:
@@ -100,9 +102,8 @@ def batch_loss(
     if probed:
         error_E = (each - residual[:probed]).square() * weight_B[:probed, None, None, None]
         error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)
-        region = batch.region_BXYZ[:probed]
-        gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, region)["agreement"]}
-        own = expert_loss(error_BxyzE, logit[:probed], region, evenly=weights.expert_evenly)
+        gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, target.first(probed))["agreement"]}
+        own = expert_loss(error_BxyzE, logit[:probed], target.first(probed), evenly=weights.expert_evenly)
     loss = combine(weights.rare() if probed else weights, error_B.mean(), own, gate)
     gate |= {**missing, "aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
     return loss, {name: value.detach() for name, value in gate.items()}
