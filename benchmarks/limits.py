@@ -29,6 +29,7 @@ from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.sidecar import Sidecar
 from moediff.io.scans import load
 
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
@@ -36,13 +37,13 @@ LARGEST_GAP, LARGEST_OVER_NOISE = 0.01, 1.1
 BROKEN = "fsf_T1w"  # the scan that is broken in the second table
 
 
-def gain(enhancer: Enhancer, truth: Volume, low: Volume, **options: Any) -> tuple[float, dict[str, Any]]:
-    """PSNR over the interpolated scan inside the head, dB, and the sidecar's content."""
+def gain(enhancer: Enhancer, truth: Volume, low: Volume, **options: Any) -> tuple[float, Sidecar]:
+    """PSNR over the interpolated scan inside the head, dB, and the sidecar."""
     result = enhancer(low, EnhanceOptions(like=truth.grid, **options))
     mask = head_mask(truth.data_XYZ)
     span = data_range(truth.data_XYZ, mask)
     ours, plain = (psnr(v.data_XYZ, truth.data_XYZ, mask, span) for v in (result.volume, result.interpolated))
-    return ours - plain, result.record
+    return ours - plain, result.sidecar
 
 
 def consistency(enhancer: Enhancer, data: Path, side: int) -> list[dict[str, Any]]:
@@ -54,15 +55,16 @@ def consistency(enhancer: Enhancer, data: Path, side: int) -> list[dict[str, Any
             low = degrade(truth, recipe, rng_for(0, scan, name))
             with_step, record = gain(enhancer, truth, low)
             without, bare = gain(enhancer, truth, low, consistency=False)
-            found, before = record["data_consistency"], bare["data_consistency"]
-            limit = max(LARGEST_GAP, LARGEST_OVER_NOISE * found["noise_over_range"])
+            found, before = record.data_consistency, bare.data_consistency
+            assert found is not None and before is not None  # no scan here is passed through
+            limit = max(LARGEST_GAP, LARGEST_OVER_NOISE * found.noise_over_range)
             rows.append(
                 {
                     "scan": scan,
                     "recipe": name,
-                    "gap": found["rms_over_range"],
+                    "gap": found.rms_over_range,
                     "limit": limit,
-                    "gap_without": before["rms_over_range"],
+                    "gap_without": before.rms_over_range,
                     "psnr_change": with_step - without,
                 }
             )
@@ -122,12 +124,16 @@ def failures(enhancer: Enhancer, truth: Volume) -> list[dict[str, Any]]:
     for name, make, recipe in scenes:
         made = make(truth)
         found, record = gain(enhancer, made, degrade(made, recipe, rng_for(0, "failures", name)))
-        rows.append({"wrong": name, "gain": found, "score": record["strangeness"], "warnings": record["warnings"]})
+        rows.append(
+            {"wrong": name, "gain": found, "score": record.out_of_distribution_score, "warnings": list(record.warnings)}
+        )
     low = degrade(truth, thick, rng_for(0, "failures", "header"))
     for told in (0.4, 0.2, 2.0):
-        record = enhancer(respaced(low, told)).record
+        record = enhancer(respaced(low, told)).sidecar
         wrong = f"slices of 5 mm called {5 * told:g} mm"
-        rows.append({"wrong": wrong, "gain": None, "score": record["strangeness"], "warnings": record["warnings"]})
+        rows.append(
+            {"wrong": wrong, "gain": None, "score": record.out_of_distribution_score, "warnings": list(record.warnings)}
+        )
     return rows
 
 

@@ -9,7 +9,6 @@ Writes NIfTIs and PNGs into ./demo/.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -62,7 +61,7 @@ def own_scan(enhancer: Enhancer, path: Path) -> None:
     result = enhancer(path)
     target = OUT / f"{stem_of(path)}_desc-sr.nii.gz"
     save(result.volume, target, codes=result.source.codes, overwrite=True)
-    print(json.dumps(result.record, indent=2))
+    print(result.sidecar.to_json())
     shown = {name: canonicalise(v)[0] for name, v in (("input", result.source.volume), ("enhanced", result.volume))}
     cubic = resample(shown["input"], shown["enhanced"].grid, "cubic")
     _draw(

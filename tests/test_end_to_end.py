@@ -92,7 +92,7 @@ def test_train_then_enhance_then_score(project: Path, make_phantom, capsys):
     assert score(result.data_XYZ, truth.data_XYZ).psnr > 12
     record = json.loads((project / "sub-01_desc-sr_T1w.json").read_text())
     assert record["notice"] == "Research use only; not for diagnostic use."
-    assert record["mode"] == "faithful"
+    assert record["settings"]["mode"] == "faithful"
     weights = nib.load(project / "experts.nii.gz").get_fdata()
     inside = nib.load(project / "mask.nii.gz").get_fdata() > 0
     assert weights.shape == (*truth.shape, 4)

@@ -113,7 +113,7 @@ def test_a_map_that_is_not_known_is_missed_aloud(enhance, scan):
     spread.write_text("of another run")
     code = main(["enhance", str(scan), "--voxel-size", "8", "--uncertainty", str(spread), "--overwrite", "-q"])
     record = json.loads(scan.with_name("scan_desc-sr.json").read_text())
-    assert code == 0 and not spread.exists() and record["uncertainty"] == "none"
+    assert code == 0 and not spread.exists() and record["uncertainty"]["kind"] == "none"
     assert any("no uncertainty map was written" in warning for warning in record["warnings"])
 
 
@@ -136,7 +136,7 @@ def test_half_precision_on_a_processor(scan, enhance):
         out = scan.with_name(f"{name}.nii.gz")
         assert enhance("--dtype", name, "-o", str(out))[0] == 0
         results.append(load(out).volume.data_XYZ)
-        assert json.loads(scan.with_name(f"{name}.json").read_text())["dtype"] == name
+        assert json.loads(scan.with_name(f"{name}.json").read_text())["settings"]["dtype"] == name
     gap = (results[0] - results[1]).square().mean().sqrt() / results[0].max()
     assert 0 < float(gap) < 1e-3
 

@@ -27,6 +27,9 @@ def main() -> int:
     bundle = [item for item in files("moediff").joinpath("bundles", "default").iterdir() if item.is_file()]
     names = {item.name for item in bundle}
     assert {"model.safetensors", "bundle.json"} <= names, f"the wheel lacks its bundle: {sorted(names)}"
+    assert files("moediff.inference").joinpath("schema", "sidecar.json").is_file(), (
+        "the wheel lacks the sidecar's schema"
+    )
     size = sum(len(item.read_bytes()) for item in bundle)
     assert size <= MAX_BUNDLE_BYTES, f"the bundle has {size} bytes, more than {MAX_BUNDLE_BYTES}"
     nib.save(nib.Nifti1Image(phantom(), np.diag([1.0, 1.0, 5.0, 1.0])), "phantom_T1w.nii.gz")

@@ -36,7 +36,7 @@ def test_a_scan_gives_a_model_folder_that_enhance_takes(scan, bundle, tmp_path, 
     assert load_bundle(made).provenance["adapted"]["scans"] == 1
     assert main(["enhance", str(scan), "--bundle", str(made), "-o", str(tmp_path / "out.nii.gz"), "-q"]) == 0
     told = json.loads((tmp_path / "out.json").read_text())
-    assert told["bundle_adapted"]["slice_factors"] == [4.0]
+    assert told["weights"]["adapted"]["slice_factors"] == [4.0]
 
 
 def test_a_volume_of_a_4d_file_is_chosen_as_in_enhance(scan, bundle, tmp_path, capsys):
@@ -75,7 +75,7 @@ def test_enhance_adapts_and_says_so(scan, bundle, tmp_path, monkeypatch):
     for path, more in ((plain, []), (adapted, ["--adapt", "--threads", "1"])):
         assert main(["enhance", str(scan), "--bundle", str(bundle), "-o", str(path), "-q", *more]) == 0
     told = [json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text()) for path in (plain, adapted)]
-    assert told[1]["bundle_adapted"]["from_sha256"] == told[0]["bundle_sha256"] != told[1]["bundle_sha256"]
+    assert told[1]["weights"]["adapted"]["from_sha256"] == told[0]["weights"]["sha256"] != told[1]["weights"]["sha256"]
     before, after = (torch.from_numpy(nib.load(path).get_fdata()) for path in (plain, adapted))
     assert before.shape == after.shape and not torch.equal(before, after)
 

@@ -60,9 +60,9 @@ def test_the_default_name_and_the_sidecar(enhance, scan, capsys):
     assert "sub-01_desc-sr_T2w.nii.gz" in said.out and "Research use only" in said.out
     assert "\x1b" not in said.err and "denoising" not in said.err  # no progress bar where stderr is no terminal
     record = json.loads((scan.parent / "sub-01_desc-sr_T2w.json").read_text())
-    assert record["input_spacing_mm"] == pytest.approx([4, 4, 8])
-    assert record["output_spacing_mm"] == pytest.approx([4, 4, 4])
-    assert record["bundle_name"] == "small" and len(record["bundle_sha256"]) == 64
+    assert record["input"]["spacing_mm"] == pytest.approx([4, 4, 8])
+    assert record["output"]["spacing_mm"] == pytest.approx([4, 4, 4])
+    assert record["weights"]["name"] == "small" and len(record["weights"]["sha256"]) == 64
 
 
 def test_quiet_prints_nothing(enhance, capsys):

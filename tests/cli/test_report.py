@@ -77,6 +77,7 @@ def test_odd_sidecar_values_are_survived(folder):
         "timings": [1],
         "warnings": "x",
         "input_shape": "y",
+        "slices": {"evened": 3},
         "data_consistency": {"rms_over_range": None},
         "steps": {},
     }

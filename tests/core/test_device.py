@@ -49,9 +49,9 @@ def test_an_older_torch_that_cannot_tell_is_believed(monkeypatch):
 )
 def test_precision_that_does_not_pay_is_said(dtype, fast, warned, monkeypatch):
     monkeypatch.setattr("moediff.core.device.has_fast_bfloat16", lambda _: fast)
-    record = engine.Enhancer(dtype=dtype, device="cpu")(scan()).record
-    assert (SLOW_BFLOAT16 in record["warnings"]) is warned
-    assert record["dtype"] == dtype
+    record = engine.Enhancer(dtype=dtype, device="cpu")(scan()).sidecar
+    assert (SLOW_BFLOAT16 in record.warnings) is warned
+    assert record.settings.dtype == dtype
 
 
 @pytest.mark.skipif(not has_fast_bfloat16(CPU), reason="this processor has no bfloat16 instructions")

@@ -110,7 +110,7 @@ def test_differences_from_a_sample_are_refused(enhancer, low):
     sampled = enhancer(low, EnhanceOptions(voxel_size=(3.0,), mode="detail", steps=2, each_expert=True))
     with pytest.raises(ConfigError, match=r"differences .* 'detail' draws samples; leave one out"):
         sampled.differences_XYZN()
-    assert sampled.record["experts"] == list(sampled.expert_names)
+    assert sampled.sidecar.experts == sampled.expert_names
 
 
 @pytest.mark.fault(38)
@@ -132,7 +132,7 @@ def test_row32_a_volume_with_one_nan_is_filled_and_says_so(enhancer, low):
     data_XYZ[20, 20, 5] = torch.nan
     result = enhancer(low.with_data(data_XYZ), EnhanceOptions(voxel_size=(3.0,)))
     assert bool(torch.isfinite(result.volume.data_XYZ).all())
-    assert any("1 voxels that were NaN" in warning for warning in result.record["warnings"])
+    assert any("1 voxels that were NaN" in warning for warning in result.sidecar.warnings)
     assert bool(data_XYZ[20, 20, 5].isnan())  # the caller's own is left alone
 
 
@@ -165,7 +165,7 @@ def test_a_sampler_is_taken_by_name_and_its_evaluations_are_counted(enhancer, lo
     usual = enhancer(low, options)
     result = enhancer(low, replace(options, sampler="one look"), lambda share, word: shares.append(share))
     assert not torch.equal(result.volume.data_XYZ, usual.volume.data_XYZ)
-    assert (usual.record["sampler"], result.record["sampler"]) == ("dpm-solver++", "one look")
+    assert (usual.sidecar.settings.sampler, result.sidecar.settings.sampler) == ("dpm-solver++", "one look")
     enhancer(low, replace(options, sampler="heun"), lambda share, word: shares.append(share))
     assert max(shares) <= 1
 
@@ -180,7 +180,7 @@ def test_samples_give_uncertainty_only_inside(enhancer, low):
 def test_uncertainty_is_foretold_without_samples(enhancer, low):
     options = EnhanceOptions(voxel_size=(3.0,))
     result, config = enhancer(low, options), enhancer.bundle.config
-    assert result.uncertainty is not None and "foretold" in result.record["uncertainty"]
+    assert result.uncertainty is not None and result.sidecar.uncertainty.kind == "predicted"
     inside = result.uncertainty.data_XYZ[result.mask_XYZ]
     assert float(inside.min()) > 0 and float(result.uncertainty.data_XYZ[~result.mask_XYZ].abs().max()) == 0
     doubled = Bundle(replace(config, error_scale=2 * config.error_scale), enhancer.bundle.denoiser, {}, "")
@@ -221,7 +221,7 @@ def test_oblique_reference_grid_is_met_exactly(enhancer, low, make_phantom):
 @pytest.mark.fault(40)
 def test_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
     result = enhancer(low, EnhanceOptions(voxel_size=(12.0,)))
-    assert "already as fine" in result.record["warnings"][-1]
+    assert "already as fine" in result.sidecar.warnings[-1]
     assert passes_through(low.grid, low.grid)
 
 
@@ -230,7 +230,7 @@ def test_a_ball_of_noise_is_doubted(enhancer):
     noise = Volume(
         torch.rand(40, 40, 40, generator=rng_for(0)), torch.diag(torch.tensor([2.0, 2, 4, 1], dtype=torch.float64))
     )
-    assert enhancer(noise, EnhanceOptions(voxel_size=(2.0,))).record["warnings"]
+    assert enhancer(noise, EnhanceOptions(voxel_size=(2.0,))).sidecar.warnings
 
 
 def test_an_empty_scan_is_refused(enhancer):
@@ -240,7 +240,7 @@ def test_an_empty_scan_is_refused(enhancer):
 
 def test_consistency_brings_the_result_closer_to_the_measurement(enhancer, low):
     gaps = [
-        enhancer(low, EnhanceOptions(voxel_size=(3.0,), consistency=flag)).record["data_consistency"]["rms_over_range"]
+        enhancer(low, EnhanceOptions(voxel_size=(3.0,), consistency=flag)).sidecar.data_consistency.rms_over_range
         for flag in (False, True)
     ]
     assert gaps[1] < gaps[0]
@@ -286,7 +286,7 @@ def test_mirrors_are_the_mean_of_mirrored_scans(mirrors, axes, enhancer, low):
         # A mirrored scan's noise is estimated a little differently, so the two agree as far as that goes.
         off, moved = ((one - expected)[inside].square().mean().sqrt() for one in (own, first))
         assert off < 0.01 * moved
-    assert enhancer(low, replace(options, mirrors=mirrors)).record["mirrors"] == mirrors
+    assert enhancer(low, replace(options, mirrors=mirrors)).sidecar.settings.tta == mirrors
 
 
 def test_all_eight_mirrors_of_a_symmetric_scan_give_a_symmetric_result(enhancer, low):
@@ -305,12 +305,12 @@ def test_slices_that_alternate_are_named_and_evened_on_request(enhancer, make_ph
     uneven = thick.with_data(thick.data_XYZ * torch.exp(0.05 * sign))
     left = enhancer(uneven, EnhanceOptions(voxel_size=(4.0,)))
     taken = enhancer(uneven, EnhanceOptions(voxel_size=(4.0,), even_slices=True))
-    assert left.record["slices"] == {**taken.record["slices"], "evened": False}
-    assert taken.record["slices"]["noticeable"] and taken.record["slices"]["evened"]
-    assert taken.record["slices"]["alternate_by"] == pytest.approx(math.exp(0.1) - 1, abs=0.01)
-    told = [warning for warning in left.record["warnings"] if "--even-slices" in warning]
-    assert len(told) == 1 and f"every other slice is {left.record['slices']['alternate_by']:.1%} brighter" in told[0]
-    assert not any("--even-slices" in warning for warning in taken.record["warnings"])
+    assert left.sidecar.slice_intensity == replace(taken.sidecar.slice_intensity, corrected=False)
+    assert taken.sidecar.slice_intensity.noticeable and taken.sidecar.slice_intensity.corrected
+    assert taken.sidecar.slice_intensity.difference == pytest.approx(math.exp(0.1) - 1, abs=0.01)
+    told = [warning for warning in left.sidecar.warnings if "--even-slices" in warning]
+    assert len(told) == 1 and f"every other slice is {left.sidecar.slice_intensity.difference:.1%} brighter" in told[0]
+    assert not any("--even-slices" in warning for warning in taken.sidecar.warnings)
     even = enhancer(thick, EnhanceOptions(voxel_size=(4.0,))).volume.data_XYZ
     far, near = ((result.volume.data_XYZ - even).abs().mean() for result in (left, taken))
     assert near < 0.3 * far
@@ -331,4 +331,4 @@ def test_a_result_beyond_the_scan_is_judged_where_it_was_measured(enhancer, make
     goal = with_spacing(whole.grid, (6.0, 6.0, 3.0))
     result = enhancer(slab, EnhanceOptions(like=goal))
     again = consistency(result.volume, slab, fit=False)
-    assert again["rms_over_range"] == pytest.approx(result.record["data_consistency"]["rms_over_range"], rel=0.1)
+    assert again["rms_over_range"] == pytest.approx(result.sidecar.data_consistency.rms_over_range, rel=0.1)

@@ -81,9 +81,9 @@ def test_a_bundle_keeps_what_it_knows_and_the_sidecar_tells_the_score(head, bund
     enhancer = Enhancer(tmp_path / "bundle")
     assert enhancer.bundle.config == config
     scan = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
-    record = enhancer(scan, EnhanceOptions(voxel_size=(4.0,))).record
-    assert record["strangeness"] > STRANGE and any("unlike its training scans" in w for w in record["warnings"])
-    assert Enhancer(plain)(scan, EnhanceOptions(voxel_size=(4.0,))).record["strangeness"] is None
+    record = enhancer(scan, EnhanceOptions(voxel_size=(4.0,))).sidecar
+    assert record.out_of_distribution_score > STRANGE and any("unlike its training scans" in w for w in record.warnings)
+    assert Enhancer(plain)(scan, EnhanceOptions(voxel_size=(4.0,))).sidecar.out_of_distribution_score is None
 
 
 @pytest.mark.fault(41)

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from moediff.core.errors import CannotCreate
+from moediff.core.volume import Grid
 from moediff.inference import outputs
 from moediff.inference.options import Enhanced, Maps
 from moediff.inference.outputs import OutputPaths, check_outputs, write
+from moediff.inference.sidecar import GridRecord, Settings, Sidecar, Uncertainty, Weights
 from moediff.io.scans import Loaded
 
 
@@ -130,6 +132,28 @@ def test_a_missing_folder_is_refused(tmp_path):
         check_outputs(OutputPaths(scan=tmp_path / "new" / "out.nii"), tmp_path / "in.nii", overwrite=False)
 
 
+def a_sidecar(grid: Grid) -> Sidecar:
+    return Sidecar(
+        software="moediff-sr 1.0",
+        weights=Weights("small", "ab" * 32),
+        experts=("smooth", "sharp"),
+        input=GridRecord.of(grid),
+        output=GridRecord.of(grid),
+        settings=Settings(
+            mode="faithful",
+            sampler="euler",
+            steps=1,
+            tta=1,
+            samples=1,
+            seed=0,
+            data_consistency=True,
+            device="cpu",
+            dtype="float32",
+        ),
+        uncertainty=Uncertainty("predicted", "standard deviation"),
+    )
+
+
 @pytest.fixture
 def result(make_phantom) -> Enhanced:
     volume = make_phantom((10, 12, 8))
@@ -141,7 +165,7 @@ def result(make_phantom) -> Enhanced:
         volume.with_data(volume.data_XYZ / 10),
         ("smooth", "sharp"),
         Loaded(volume, None, (0, 2), ()),
-        {"mode": "faithful", "warnings": []},
+        a_sidecar(volume.grid),
     )
 
 
@@ -168,8 +192,7 @@ def test_everything_is_written_as_it_was(result, tmp_path):
         np.testing.assert_array_equal(np.asarray(image.dataobj, dtype=np.float32), data.numpy())
         np.testing.assert_allclose(image.affine, result.volume.affine.numpy(), atol=1e-4)
         assert int(image.header["sform_code"]) == 2
-    record = json.loads(paths.sidecar.read_text(encoding="utf-8"))
-    assert record == result.record
+    assert json.loads(paths.sidecar.read_text(encoding="utf-8")) == result.sidecar.to_dict()
     assert sorted(tmp_path.iterdir()) == sorted(paths.every())
 
 

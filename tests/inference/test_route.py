@@ -16,6 +16,7 @@ from moediff.core.geometry import crop, with_spacing
 from moediff.core.volume import Grid, Volume
 from moediff.inference import grid_plan as grids
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.sidecar import SliceIntensity
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_part_is_the_same_part_of_the_whole_result(enhancer, low, whole):
         assert float((found.data_XYZ - crop(all_of_it, *box).data_XYZ).abs().max()) < 1e-5 * top
     assert torch.equal(result.mask_XYZ, crop(whole.volume.with_data(whole.mask_XYZ), *box).data_XYZ)
     assert result.each_XYZE is not None and result.each_XYZE.shape[:3] == box[1]
-    assert result.record["data_consistency"] == whole.record["data_consistency"]
+    assert result.sidecar.data_consistency == whole.sidecar.data_consistency
 
 
 @pytest.mark.parametrize("mirrors", [1, 2])
@@ -80,9 +81,9 @@ def test_nothing_is_invented_where_nothing_was_measured(enhancer, low, whole):
     assert float(result.each_XYZE[beyond].abs().max()) == 0
     inside = result.volume.data_XYZ[:, :, 10:70] - whole.volume.data_XYZ
     assert float(inside.abs().max()) < 1e-5 * float(whole.volume.data_XYZ.max())
-    told = [warning for warning in result.record["warnings"] if "field of view" in warning]
+    told = [warning for warning in result.sidecar.warnings if "field of view" in warning]
     assert told == ["33.3% of the target grid lies outside the scan's field of view: not measured, filled with air"]
-    assert not any("field of view" in warning for warning in whole.record["warnings"])
+    assert not any("field of view" in warning for warning in whole.sidecar.warnings)
 
 
 @pytest.mark.parametrize("samples", [1, 2])
@@ -91,7 +92,7 @@ def test_maps_on_a_turned_grid_are_never_negative(samples, enhancer, low):
     result = enhancer(low, EnhanceOptions(like=goal, samples=samples, steps=2))
     assert float(result.uncertainty.data_XYZ.min()) >= 0 and float(result.gate_XYZE.min()) >= 0
     assert float(result.volume.data_XYZ.min()) >= 0 and not bool(result.mask_XYZ[0, 0].any())
-    assert any("outside the scan's field of view" in warning for warning in result.record["warnings"])
+    assert any("outside the scan's field of view" in warning for warning in result.sidecar.warnings)
 
 
 def test_a_magnitude_scan_stays_one(enhancer, low, whole):
@@ -132,7 +133,7 @@ def test_what_a_coarser_grid_cannot_hold_is_dropped(slices_mm, period_mm, left, 
     """Slices of 5 mm become finer while the stripes' axis gets coarser; slices of 1 mm are passed through."""
     fine = grating((1.0, 1.0, slices_mm), (96, 96, round(96 / slices_mm)), period_mm)
     result = enhancer(fine, EnhanceOptions(voxel_size=(2.0,), consistency=False))
-    assert any("passed through" in warning for warning in result.record["warnings"]) is (slices_mm == 1)
+    assert any("passed through" in warning for warning in result.sidecar.warnings) is (slices_mm == 1)
     for volume in (result.volume, result.interpolated):
         x, y, z = (slice(n // 2 - 6, n // 2 + 6) for n in volume.shape)
         line = volume.data_XYZ[x, y, z].double()
@@ -143,14 +144,14 @@ def test_what_a_coarser_grid_cannot_hold_is_dropped(slices_mm, period_mm, left, 
 
 def test_what_was_not_done_is_recorded(enhancer, low, make_phantom):
     result = enhancer(low, EnhanceOptions(voxel_size=(12.0,), even_slices=True))
-    record = result.record
-    assert (record["consistency"], record["steps"], record["passed_through"]) == (False, 0, True)
-    assert record["slices"] == {"evened": False}
-    assert any("--even-slices changed nothing: the scan was passed through" in w for w in record["warnings"])
+    record = result.sidecar
+    assert (record.settings.data_consistency, record.settings.steps, record.pass_through) == (False, 0, True)
+    assert record.slice_intensity == SliceIntensity(corrected=False)
+    assert any("--even-slices changed nothing: the scan was passed through" in w for w in record.warnings)
     cubes = make_phantom((48, 56, 44), (4.0, 4.0, 4.0))
-    record = enhancer(cubes, EnhanceOptions(voxel_size=(3.0,), even_slices=True)).record
-    assert record["slices"] == {"evened": False} and record["consistency"] is True
-    assert any("--even-slices changed nothing: it needs thick slices" in w for w in record["warnings"])
+    record = enhancer(cubes, EnhanceOptions(voxel_size=(3.0,), even_slices=True)).sidecar
+    assert record.slice_intensity == SliceIntensity(corrected=False) and record.settings.data_consistency
+    assert any("--even-slices changed nothing: it needs thick slices" in w for w in record.warnings)
     even = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
-    warnings = enhancer(even, EnhanceOptions(voxel_size=(4.0,), even_slices=True)).record["warnings"]
+    warnings = enhancer(even, EnhanceOptions(voxel_size=(4.0,), even_slices=True)).sidecar.warnings
     assert any("no more than chance" in w for w in warnings)

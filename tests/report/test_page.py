@@ -118,19 +118,21 @@ def test_a_contradiction_of_the_measurement_is_said_in_words(text, scans):
     assert "9.0 times the noise" in told and "agrees with what was measured" not in told
 
 
-@pytest.mark.parametrize(("evened", "word"), [(True, "taken out"), (False, "left as it is")])
-def test_slices_that_alternate_are_told_with_what_was_done(evened, word, scans):
-    slices = {"alternate_by": 0.0409, "noticeable": True, "evened": evened}
-    assert f"4.1% brighter than those between, {word}" in render(replace(scans, record={"slices": slices}))
-    assert "Every other slice" not in render(replace(scans, record={"slices": {**slices, "noticeable": False}}))
-    assert "Every other slice" not in render(replace(scans, record={"slices": "odd"}))
+@pytest.mark.parametrize(("corrected", "word"), [(True, "taken out"), (False, "left as it is")])
+def test_slices_that_alternate_are_told_with_what_was_done(corrected, word, scans):
+    slices = {"difference": 0.0409, "noticeable": True, "corrected": corrected}
+    assert f"4.1% brighter than those between, {word}" in render(replace(scans, record={"slice_intensity": slices}))
+    assert "Every other slice" not in render(
+        replace(scans, record={"slice_intensity": {**slices, "noticeable": False}})
+    )
+    assert "Every other slice" not in render(replace(scans, record={"slice_intensity": "odd"}))
 
 
 @pytest.mark.parametrize(
     ("scans_learned", "words"), [(1, "1 thick-slice scan, 50% of the way"), (7, "7 thick-slice scans, 50%")]
 )
 def test_adapted_weights_are_told(scans_learned, words, scans):
-    told = {"bundle_adapted": {"scans": scans_learned, "share": 0.5}}
+    told = {"weights": {"adapted": {"scans": scans_learned, "share": 0.5}}}
     assert words in render(replace(scans, record=told))
     assert "Learned on from" not in render(replace(scans, record={}))
 

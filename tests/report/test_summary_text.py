@@ -10,13 +10,14 @@ from moediff.report.sanitise import number
 from moediff.report.summary_text import _story, facts
 
 ODD = {
-    "an unhashable answer": {"consistency": []},
-    "an object for an answer": {"consistency": {"a": 1}},
-    "a list for a mode": {"mode": ["x"]},
+    "an unhashable answer": {"settings": {"data_consistency": []}},
+    "an object for an answer": {"settings": {"data_consistency": {"a": 1}}},
+    "a list for a mode": {"settings": {"mode": ["x"]}},
+    "a list for settings": {"settings": [1], "weights": "x", "uncertainty": 3},
     "objects for words": {"warnings": [{"a": 1}], "experts": [[]]},
     "a time beyond floats": {"timings": {"a": 10**400}},
     "a share beyond floats": {"data_consistency": {"rms_over_range": 10**400, "noise_over_range": 10**400}},
-    "a shape beyond floats": {"input_shape": [10**400, 1, 1], "input_spacing_mm": [10**400, 1, 1]},
+    "a shape beyond floats": {"input": {"shape": [10**400, 1, 1], "spacing_mm": [10**400, 1, 1]}},
 }
 
 
@@ -31,7 +32,7 @@ def test_row44_what_an_odd_sidecar_says_is_left_out(record, scans):
 
 @pytest.mark.parametrize(("value", "word"), [(True, "yes"), (False, "no")])
 def test_a_plain_answer_is_told(value, word, scans):
-    told = facts(replace(scans, record={"consistency": value}))
+    told = facts(replace(scans, record={"settings": {"data_consistency": value}}))
     assert ("Corrected towards the measurement", word) in told.done
 
 
@@ -55,7 +56,7 @@ def test_a_disagreement_is_told_in_noises_where_there_is_noise(noise, said, scan
 
 
 def test_a_scan_that_was_passed_through_was_not_given_to_denoisers():
-    size = {"input_spacing_mm": [4, 4, 4], "output_spacing_mm": [4, 4, 4]}
-    told = _story({"passed_through": True, "consistency": False, **size})
+    size = {"input": {"spacing_mm": [4, 4, 4]}, "output": {"spacing_mm": [4, 4, 4]}}
+    told = _story({"pass_through": True, "settings": {"data_consistency": False}, **size})
     assert "not asked" in told and "denoisers" not in told and "became" not in told and "corrected" not in told
-    assert "denoisers" in _story({"passed_through": False})
+    assert "denoisers" in _story({"pass_through": False})

@@ -167,9 +167,9 @@ def test_the_same_seed_gives_the_same_weights(thick, weights):
 
 def test_a_result_says_what_its_weights_were_adapted_to(thick, weights):
     result = Enhancer(adapt([thick], weights, QUICK))(thick, EnhanceOptions())
-    assert result.record["bundle_adapted"]["from_sha256"] == weights.sha256
-    assert "bundle_adapted" not in Enhancer(weights)(thick, EnhanceOptions()).record
-    json.dumps(result.record)
+    assert result.sidecar.weights.adapted["from_sha256"] == weights.sha256
+    assert Enhancer(weights)(thick, EnhanceOptions()).sidecar.weights.adapted is None
+    json.loads(result.sidecar.to_json())
 
 
 def test_weights_get_better_on_the_scan_they_learn_from(make_phantom, weights):

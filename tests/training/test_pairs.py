@@ -235,7 +235,7 @@ def test_weights_learn_from_pairs_and_are_judged_by_them(data, sharp, low, make_
     assert told["input"] == "sub-01_3T.nii.gz" and told["licence"] == "own"
     assert "mean/pair" in (data / "run" / "validation.csv").read_text()
     result = Enhancer(bundle)(low)
-    assert result.record["consistency"] is False  # asked for, but not wanted by these weights
+    assert result.sidecar.settings.data_consistency is False  # asked for, but not wanted by these weights
 
 
 def test_the_gain_of_a_pair_counts_where_both_were_measured(data, sharp, low, make_denoiser: Callable):

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli.reading import add_reading, read, scan_path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moediff.inference.enhancer import Enhancer
     from moediff.inference.options import EnhanceOptions
     from moediff.inference.run import EnhanceRequest
+    from moediff.inference.sidecar import Sidecar
     from moediff.io.scans import Loaded
 
 
@@ -146,7 +147,7 @@ def enhance_command(args: argparse.Namespace) -> int:
         return 0
     with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
         result = enhance_to(request, lambda scan: _enhancer(scan, options, args), report)
-    _say(result.record, outputs.scan, args)
+    _say(result.sidecar, outputs.scan, args)
     return 0
 
 
@@ -238,13 +239,13 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
     )
 
 
-def _say(record: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
+def _say(sidecar: Sidecar, path: Path, args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps(record, indent=2))
+        print(sidecar.to_json(), end="")
     if not args.quiet:
-        for warning in record["warnings"]:
+        for warning in sidecar.warnings:
             print(f"moediff: warning: {warning}", file=sys.stderr)
         if not args.json:
             print(f"{path}\n{RESEARCH_ONLY}")
     if args.verbose:
-        print(json.dumps({key: record[key] for key in record if key != "warnings"}, indent=2), file=sys.stderr)
+        print(json.dumps({k: v for k, v in sidecar.to_dict().items() if k != "warnings"}, indent=2), file=sys.stderr)

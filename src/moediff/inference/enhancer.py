@@ -26,13 +26,13 @@ from moediff.core.volume import Grid, Volume
 from moediff.diffusion.samplers import SAMPLERS, evaluations
 from moediff.diffusion.schedule import schedule
 from moediff.inference.grid_plan import passes_through, target_grid
-from moediff.inference.maps import maps_of, spread_summary
+from moediff.inference.maps import maps_of, measured_uncertainty
 from moediff.inference.options import MIRRORS, Enhanced, EnhanceOptions
 from moediff.inference.out_of_distribution import strange, strangeness
 from moediff.inference.pass_through import passed
 from moediff.inference.quality_checks import doubts, require_head, uneven
 from moediff.inference.route import Route, route
-from moediff.inference.sidecar import alternation, record_of
+from moediff.inference.sidecar import DataConsistency, Sidecar, SliceIntensity, Timings, sidecar_for
 from moediff.inference.tiling import Frame, denoise_tiled, frame
 from moediff.io.scans import Loaded, from_nibabel, from_volume, load
 from moediff.model.bundle import Bundle, load_bundle
@@ -100,7 +100,7 @@ class Enhancer:
         goal = target_grid(loaded.volume.grid, options)
         way = route(loaded.volume, goal)
         if passes_through(loaded.volume.grid, goal):
-            return passed(loaded, way, options, self._names(), self._record(loaded, goal, options))
+            return passed(loaded, way, options, self._names(), self._sidecar(loaded, goal, options))
         report(0.02, "preparing")
         scan = move_if_it_fits(loaded.volume, way.near, self.device, options.memory_mb)
         prepared = prepare(scan, way.near, self.bundle.config.prepare, correct_slices=options.even_slices)
@@ -112,7 +112,7 @@ class Enhancer:
         scans = self._results(prepared, head, options, report)
         each = self._each(prepared, head, options, report) if options.each_expert else None
         report(0.95, "finishing")
-        timings = {"prepare_s": round(ready - start, 2), "network_s": round(time.perf_counter() - ready, 2)}
+        timings = Timings(round(ready - start, 2), round(time.perf_counter() - ready, 2))
         head = head.weights_only()
         finished = self._finish(loaded, way, prepared, head, scans, options, timings, score)
         if each is None:
@@ -239,7 +239,7 @@ class Enhancer:
         head: Frame,
         scans: tuple[Tensor, Tensor | None],
         options: EnhanceOptions,
-        timings: dict[str, float],
+        timings: Timings,
         score: float | None,
     ) -> Enhanced:
         result, spread = scans
@@ -251,29 +251,30 @@ class Enhancer:
             uncertainty = way.map(prepared.undo_axes(plain).to("cpu"))
         acquisition = assumed_acquisition(prepared)
         gap = discrepancy(result, prepared, acquisition)
-        record = self._record(loaded, way.goal, options)
-        record |= alternation(prepared, asked=options.even_slices)
-        record |= {
-            "timings": timings,
-            "data_consistency": summary(gap, prepared, acquisition),
-            "strangeness": score,
-            "warnings": [
+        sidecar = self._sidecar(loaded, way.goal, options)
+        sidecar = replace(
+            sidecar,
+            uncertainty=measured_uncertainty(sidecar.uncertainty, spread, prepared),
+            slice_intensity=SliceIntensity.of(prepared, requested=options.even_slices),
+            data_consistency=DataConsistency(**summary(gap, prepared, acquisition)),  # type: ignore[arg-type]
+            out_of_distribution_score=score,
+            timings=timings,
+            warnings=(
                 *loaded.warnings,
                 *way.warnings(),
                 *doubts(prepared),
                 *uneven(prepared, asked=options.even_slices),
                 *strange(score),
                 *precision_warnings(self.device, self.dtype),
-            ],
-        }
-        if spread is not None:
-            record["uncertainty_over_range"] = spread_summary(spread, prepared)
+            ),
+        )
         volume, maps = way.scan(prepared.undo(result).to("cpu")), maps_of(loaded, way, prepared, head)
         left = residual(gap, prepared).to("cpu")
-        return Enhanced(volume, maps, uncertainty, self._names(), loaded, record, residual=left)
+        return Enhanced(volume, maps, uncertainty, self._names(), loaded, sidecar, residual=left)
 
-    def _record(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> dict[str, Any]:
-        return record_of(self.bundle, (self.device, self.dtype), loaded, goal, options)
+    def _sidecar(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> Sidecar:
+        where = (str(self.device), str(self.dtype).removeprefix("torch."))
+        return sidecar_for(self.bundle, where, (loaded.volume.grid, goal), options)
 
     def _names(self) -> tuple[str, ...]:
         return self.bundle.config.denoiser.experts.regions

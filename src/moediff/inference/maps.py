@@ -5,6 +5,8 @@ Axes: X Y Z voxels, E experts.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from moediff.acquisition.prepare import Prepared
 from moediff.core.volume import Volume
 from moediff.inference.options import Maps
 from moediff.inference.route import Route
+from moediff.inference.sidecar import Uncertainty
 from moediff.inference.tiling import Frame
 from moediff.io.scans import Loaded
 
@@ -38,11 +41,11 @@ def maps_of(loaded: Loaded, way: Route, prepared: Prepared, head: Frame) -> Maps
     )
 
 
-def spread_summary(spread_XYZ: Tensor, prepared: Prepared) -> dict[str, float]:
-    """Standard deviation where the network worked, over the scan's intensity range; for the sidecar."""
+def measured_uncertainty(uncertainty: Uncertainty, spread_XYZ: Tensor | None, prepared: Prepared) -> Uncertainty:
+    """With the standard deviation where the network worked, over the scan's intensity range."""
+    if spread_XYZ is None:
+        return uncertainty
     top = max(quantile(prepared.source.data_XYZ, 0.999), 1e-6)
     inside = spread_XYZ[prepared.mask_XYZ > 0]
-    if not inside.numel():
-        return {"mean": 0.0, "p99": 0.0}
-    mean, high = float(inside.mean()), quantile(inside, 0.99)
-    return {"mean": round(mean / top, 5), "p99": round(high / top, 5)}
+    mean, high = (float(inside.mean()), quantile(inside, 0.99)) if inside.numel() else (0.0, 0.0)
+    return replace(uncertainty, mean_over_range=round(mean / top, 5), p99_over_range=round(high / top, 5))

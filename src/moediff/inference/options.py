@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, MoeDiffWarning
 from moediff.core.volume import Grid, Volume
 from moediff.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
+from moediff.inference.sidecar import Sidecar, former_record
 from moediff.io.scans import Loaded
 
 BOUNDS = {  # of numbers: what a message calls them, least, most
@@ -138,7 +140,7 @@ class Enhanced:
         uncertainty: voxel-wise standard deviation, foretold or over samples; None for a single sample.
         expert_names: names of the experts, in the order of E.
         source: the input as read.
-        record: what the sidecar says.
+        sidecar: how it was made, as it stands in the file beside a written result.
         each_XYZE: every expert's own result, or None.
         residual: the result acquired again minus the input, on the input's canonical grid; None where nothing was done.
     """
@@ -148,9 +150,15 @@ class Enhanced:
     uncertainty: Volume | None
     expert_names: tuple[str, ...]
     source: Loaded
-    record: dict[str, Any]
+    sidecar: Sidecar
     each_XYZE: Tensor | None = None
     residual: Volume | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Former name of `sidecar`: plain values under their former keys, for one more release."""
+        warnings.warn("Enhanced.record is now Enhanced.sidecar", MoeDiffWarning, stacklevel=2)
+        return former_record(self.sidecar)
 
     def plot(self, path: Path | str | None = None, *, truth: Volume | None = None) -> Any:
         """Draw input, interpolated, enhanced, experts (and truth, error, uncertainty where known) in three planes.
@@ -194,7 +202,7 @@ class Enhanced:
         """
         if self.each_XYZE is None:
             raise ConfigError("the experts were not run alone; ask for each_expert in EnhanceOptions")
-        if self.record.get("mode") == "detail":
+        if self.sidecar.settings.mode == "detail":
             raise ConfigError(
                 "differences compare the experts' posterior means with the result, mode 'detail' draws "
                 "samples; leave one out"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from moediff.core.errors import CannotCreate, prefix_errors, printable
@@ -142,13 +141,16 @@ def locked_outputs(
 
 def write(
     result: Enhanced, paths: OutputPaths, *, overwrite: bool = False, draw: Callable[[Path], None] | None = None
-) -> None:
+) -> Enhanced:
     """Write series, page, scan, maps and, last, the sidecar, so its presence means the result is complete.
 
     The series and the page, which more can keep from being made than a full disk, come before any file is replaced.
 
     Args:
         draw: makes the page at `paths.report` (see `moediff.report`).
+
+    Returns:
+        The result with the sidecar as written: a map that could not be had adds a warning.
 
     Raises:
         CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
@@ -163,7 +165,7 @@ def write(
         paths.sidecar.unlink(missing_ok=True)
     save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
     if paths.uncertainty is not None:
-        _write_uncertainty(result, paths.uncertainty, overwrite=overwrite)
+        result = _write_uncertainty(result, paths.uncertainty, overwrite=overwrite)
     if paths.experts is not None:
         save_maps(result.maps.gate_XYZE(), affine, paths.experts, codes=codes, overwrite=overwrite)
     if paths.mask is not None:
@@ -172,13 +174,14 @@ def write(
         save_maps(result.each_XYZE, affine, paths.each_expert, codes=codes, overwrite=overwrite)
     if paths.differences is not None:
         save_maps(result.differences_XYZN(), affine, paths.differences, codes=codes, overwrite=overwrite)
-    write_text(json.dumps(result.record, indent=2) + "\n", paths.sidecar, overwrite=overwrite)
+    write_text(result.sidecar.to_json(), paths.sidecar, overwrite=overwrite)
+    return result
 
 
-def _write_uncertainty(result: Enhanced, path: Path, *, overwrite: bool) -> None:
+def _write_uncertainty(result: Enhanced, path: Path, *, overwrite: bool) -> Enhanced:
     if result.uncertainty is not None:
         save(result.uncertainty, path, codes=codes_to_write(result.source.codes), overwrite=overwrite)
-        return
+        return result
     if overwrite:
         path.unlink(missing_ok=True)  # an older one would be taken for this result's
-    result.record["warnings"] = [*result.record["warnings"], NO_UNCERTAINTY]
+    return replace(result, sidecar=replace(result.sidecar, warnings=(*result.sidecar.warnings, NO_UNCERTAINTY)))

@@ -105,7 +105,7 @@ def enhance_to(
             report(0.97, "drawing the report")
             _draw_page(result, loaded.stem or ("scan" if path is None else path.name), page, overwrite=overwrite)
 
-        write(result, outputs, overwrite=overwrite, draw=draw)
+        result = write(result, outputs, overwrite=overwrite, draw=draw)
     report(1.0, "done")
     return result
 

@@ -1,67 +1,330 @@
-"""What a result's sidecar says of how it was made, before anything is measured on it."""
+"""The sidecar: the JSON record beside an enhanced scan, as frozen dataclasses with a JSON schema in the package.
+
+`python -m moediff.inference.sidecar` prints the schema, which is kept in `schema/sidecar.json`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.prepare import Prepared
+from moediff.core.errors import DataError, InputMissing, prefix_errors, printable
 from moediff.core.volume import Grid
-from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import Loaded
 from moediff.model.bundle import Bundle
 
+if TYPE_CHECKING:
+    from moediff.inference.options import EnhanceOptions
 
-def record_of(
-    bundle: Bundle, where: tuple[torch.device, torch.dtype], loaded: Loaded, goal: Grid, options: EnhanceOptions
-) -> dict[str, Any]:
-    """Software, weights, settings and grids; `where` is the network's device and precision."""
-    device, dtype = where
-    adapted = bundle.provenance.get("adapted")
-    return {
-        "software": f"moediff-sr {__version__}",
-        "notice": RESEARCH_ONLY,
-        "bundle_sha256": bundle.sha256,
-        "bundle_name": str(bundle.provenance.get("name", "unnamed")),
-        **({"bundle_adapted": adapted} if adapted else {}),
-        "mode": options.mode,
-        "sampler": options.sampler,
-        "steps": options.steps if options.mode == "detail" or options.samples > 1 else 1,
-        "mirrors": options.mirrors,
-        "samples": options.samples,
-        "uncertainty": _uncertainty(options),
-        "seed": options.seed,
-        "consistency": options.consistency,
-        "input_shape": list(loaded.volume.shape),
-        "input_spacing_mm": [round(s, 5) for s in loaded.volume.spacing_mm],
-        "output_shape": list(goal.shape),
-        "output_spacing_mm": [round(s, 5) for s in goal.spacing_mm],
-        "experts": list(bundle.config.denoiser.experts.regions),
-        "device": str(device),
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+MAX_BYTES = 2**20  # of a sidecar that is read
+# Where the keys of schema 1 are found in schema 2. Longer paths come after the shorter ones that they begin with.
+MOVED = {
+    "bundle_name": "weights.name",
+    "bundle_sha256": "weights.sha256",
+    "bundle_adapted": "weights.adapted",
+    "input_shape": "input.shape",
+    "input_spacing_mm": "input.spacing_mm",
+    "output_shape": "output.shape",
+    "output_spacing_mm": "output.spacing_mm",
+    "mode": "settings.mode",
+    "sampler": "settings.sampler",
+    "steps": "settings.steps",
+    "mirrors": "settings.tta",
+    "samples": "settings.samples",
+    "seed": "settings.seed",
+    "consistency": "settings.data_consistency",
+    "device": "settings.device",
+    "dtype": "settings.dtype",
+    "passed_through": "pass_through",
+    "uncertainty": "uncertainty.description",
+    "uncertainty_over_range.mean": "uncertainty.mean_over_range",
+    "uncertainty_over_range.p99": "uncertainty.p99_over_range",
+    "slices.alternate_by": "slice_intensity.difference",
+    "slices.noticeable": "slice_intensity.noticeable",
+    "slices.evened": "slice_intensity.corrected",
+    "strangeness": "out_of_distribution_score",
+}
 
 
-def alternation(prepared: Prepared, *, asked: bool) -> dict[str, Any]:
-    """How much brighter every other slice was, and whether that was taken out.
+@dataclass(frozen=True)
+class _Closed:
+    """A part of the record whose schema allows no further keys."""
 
-    Where that cannot be measured it says so if it was asked for.
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "json_schema_serialization_defaults_required": True}
+
+
+@dataclass(frozen=True)
+class Weights(_Closed):
+    """The model: name, checksum of its file, and what its bundle says about fine-tuning on scans (`moediff adapt`)."""
+
+    name: str
+    sha256: str
+    adapted: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class GridRecord(_Closed):
+    """A grid in the axis order of its file."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, grid: Grid) -> GridRecord:
+        """Spacing to a hundredth of a micrometre."""
+        x, y, z = (round(s, 5) for s in grid.spacing_mm)
+        return cls(grid.shape, (x, y, z))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(_Closed):
+    """What was chosen, less what had no effect.
+
+    Args:
+        mode, sampler, seed: as in `EnhanceOptions`.
+        steps: network evaluations of a sample; 1 for the posterior mean, 0 where the network did not run.
+        tta: test-time augmentation by flips, number of flips averaged.
+        samples: drawn for the result or its uncertainty.
+        data_consistency: whether the result was corrected towards the measurement.
+        device, dtype: where and in what precision the network ran.
     """
-    found = prepared.slice_intensity
-    if found is None:
-        return {"slices": {"evened": False}} if asked else {}
-    told = {
-        "alternate_by": round(found.difference, 4),
-        "noticeable": found.noticeable,
-        "evened": prepared.slices_corrected,
-    }
-    return {"slices": told}
+
+    mode: str
+    sampler: str
+    steps: int
+    tta: int
+    samples: int
+    seed: int
+    data_consistency: bool
+    device: str
+    dtype: str
 
 
-def _uncertainty(options: EnhanceOptions) -> str:
-    """What the uncertainty map holds, in words."""
-    if options.samples > 1:
-        return f"standard deviation of {options.samples} samples, not calibrated"
-    return "standard deviation foretold by the network, calibrated" if options.mode == "faithful" else "none"
+@dataclass(frozen=True)
+class Uncertainty(_Closed):
+    """What an uncertainty map of this result holds; not that one was written.
+
+    Args:
+        kind: from the network's uncertainty head, from several samples, or none.
+        description: the same in words.
+        mean_over_range, p99_over_range: mean and 99th percentile in the mask, over the scan's intensity range.
+    """
+
+    kind: Literal["predicted", "samples", "none"]
+    description: str
+    mean_over_range: float | None = None
+    p99_over_range: float | None = None
+
+    @classmethod
+    def of(cls, options: EnhanceOptions) -> Uncertainty:
+        """Before it is measured."""
+        if options.samples > 1:
+            return cls("samples", f"standard deviation of {options.samples} samples, not calibrated")
+        if options.mode == "faithful":
+            return cls("predicted", "standard deviation predicted by the network, calibrated")
+        return NO_UNCERTAINTY
+
+
+NO_UNCERTAINTY = Uncertainty("none", "none")
+
+
+@dataclass(frozen=True)
+class SliceIntensity(_Closed):
+    """Brightness that alternates from slice to slice (interleaved acquisition).
+
+    Args:
+        corrected: whether it was removed.
+        difference: how much brighter every other slice is, as a share; None where it cannot be measured.
+        noticeable: whether that is more than chance.
+    """
+
+    corrected: bool
+    difference: float | None = None
+    noticeable: bool | None = None
+
+    @classmethod
+    def of(cls, prepared: Prepared, *, requested: bool) -> SliceIntensity | None:
+        """None where it cannot be measured and was not requested."""
+        measured = prepared.slice_intensity
+        if measured is None:
+            return cls(corrected=False) if requested else None
+        return cls(prepared.slices_corrected, round(measured.difference, 4), measured.noticeable)
+
+
+@dataclass(frozen=True)
+class DataConsistency(_Closed):
+    """The result, acquired again, against the input.
+
+    Args:
+        rms_over_range: root mean square of their difference over the scan's intensity range.
+        noise_over_range: the input's noise over the same range.
+        assumed: the acquisition that was assumed along each axis, from left to right, back to front, bottom to top.
+    """
+
+    rms_over_range: float
+    noise_over_range: float
+    assumed: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Timings(_Closed):
+    """Wall-clock seconds of preparation and of the network."""
+
+    prepare_s: float
+    network_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar(_Closed):
+    """How a result was made, and what was measured on it.
+
+    Args:
+        software: name and version.
+        schema: version of this form; it rises when a key moves or changes its meaning, 1 had no number.
+        notice: what the result may be used for.
+        weights: the model.
+        experts: their names, in the order of 4-D maps.
+        input, output: the grids.
+        settings: what was chosen.
+        pass_through: the scan was as fine as its target already, and the network did not run.
+        uncertainty: what an uncertainty map holds.
+        slice_intensity: thick slices only.
+        data_consistency: None where the network did not run.
+        out_of_distribution_score: about 1 for training scans; None where the weights have no statistics to compare.
+        timings: None where the network did not run.
+        warnings: the sentences on the terminal.
+    """
+
+    software: str  # first: `outputs.written_by_us` looks for it
+    schema: Literal[2] = 2
+    notice: str = RESEARCH_ONLY
+    weights: Weights
+    experts: tuple[str, ...]
+    input: GridRecord
+    output: GridRecord
+    settings: Settings
+    pass_through: bool = False
+    uncertainty: Uncertainty
+    slice_intensity: SliceIntensity | None = None
+    data_consistency: DataConsistency | None = None
+    out_of_distribution_score: float | None = None
+    timings: Timings | None = None
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in the file."""
+        return dict(json.loads(self.to_json()))
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def sidecar_for(bundle: Bundle, where: tuple[str, str], grids: tuple[Grid, Grid], options: EnhanceOptions) -> Sidecar:
+    """Software, weights, settings and grids, before anything is measured.
+
+    Args:
+        bundle: the model.
+        where: device and precision of the network.
+        grids: the scan's and the result's, in the axis order of their files.
+        options: after the weights' own restrictions.
+    """
+    sampled = options.mode == "detail" or options.samples > 1
+    return Sidecar(
+        software=f"moediff-sr {__version__}",
+        weights=Weights(
+            str(bundle.provenance.get("name", "unnamed")), bundle.sha256, bundle.provenance.get("adapted") or None
+        ),
+        experts=tuple(bundle.config.denoiser.experts.regions),
+        input=GridRecord.of(grids[0]),
+        output=GridRecord.of(grids[1]),
+        settings=Settings(
+            mode=options.mode,
+            sampler=options.sampler,
+            steps=options.steps if sampled else 1,
+            tta=options.mirrors,
+            samples=options.samples,
+            seed=options.seed,
+            data_consistency=options.consistency,
+            device=where[0],
+            dtype=where[1],
+        ),
+        uncertainty=Uncertainty.of(options),
+    )
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """A record as plain values under the present keys, also of the version before; its values are not checked.
+
+    Raises:
+        InputMissing: it cannot be read.
+        DataError: it is no JSON object.
+    """
+    with prefix_errors(printable(path)):
+        try:
+            text = path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_BYTES else ""
+            record = json.loads(text)
+        except OSError as error:
+            raise InputMissing(
+                "the sidecar cannot be read; a report needs the JSON that was written beside the result"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError("the sidecar is not JSON; enhance the scan again") from error
+        if not isinstance(record, dict):
+            raise DataError(f"expected an object in the sidecar, got {type(record).__name__}; enhance the scan again")
+    return migrated(record)
+
+
+def migrated(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of schema 1 under the keys of schema 2; one that names its schema is returned as it is."""
+    if "schema" in record:
+        return dict(record)
+    result = {key: value for key, value in record.items() if not any(old.split(".")[0] == key for old in MOVED)}
+    _move(record, result, MOVED)
+    return result
+
+
+def former_record(sidecar: Sidecar) -> dict[str, Any]:
+    """The keys of schema 1, for programs that still read `Enhanced.record`; None and absent are the same there."""
+    record = sidecar.to_dict()
+    kept = ("software", "notice", "experts", "data_consistency", "timings", "warnings")
+    result = {key: record[key] for key in kept if record[key] is not None}
+    _move(record, result, {new: old for old, new in MOVED.items()})
+    return result
+
+
+def _move(source: Mapping[str, Any], target: dict[str, Any], table: Mapping[str, str]) -> None:
+    """Copy values by a table of dotted paths; what is absent, None or lies in something else than a table is left."""
+    for old, new in table.items():
+        value: Any = source
+        for key in old.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
+            continue
+        *parents, last = new.split(".")
+        place = target
+        for key in parents:
+            place = place.setdefault(key, {})
+        place[last] = value
+
+
+def schema_text() -> str:
+    """The JSON schema of the file, generated from the dataclasses."""
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(Sidecar).json_schema(mode="serialization")
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def shipped_schema() -> str:
+    """The JSON schema that the package carries."""
+    return files("moediff.inference").joinpath("schema", "sidecar.json").read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")

@@ -35,7 +35,7 @@ THUMBNAIL = 84  # pixels, the side of each plane's square
 COLUMNS = (
     ("gap", "disagreement with the input, %", "data_consistency", "rms_over_range", 100.0),
     ("noise", "noise of the input, %", "data_consistency", "noise_over_range", 100.0),
-    ("unsure", "mean uncertainty, %", "uncertainty_over_range", "mean", 100.0),
+    ("unsure", "mean uncertainty, %", "uncertainty", "mean_over_range", 100.0),
 )
 
 

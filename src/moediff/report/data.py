@@ -5,7 +5,6 @@ Axes: X Y Z voxels, E experts.
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.errors import DataError, GeometryError, InputMissing, MoeDiffError, prefix_errors, printable
+from moediff.core.errors import DataError, GeometryError, MoeDiffError, prefix_errors, printable
 from moediff.core.geometry import field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_drawn
 from moediff.inference.options import Enhanced
-from moediff.inference.outputs import OutputPaths
 from moediff.inference.route import route
-from moediff.io.naming import stem_of
+from moediff.inference.sidecar import read_sidecar
+from moediff.io.naming import sidecar_of, stem_of
 from moediff.io.scans import load
 from moediff.report.layers import air
-
-RECORD_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,7 @@ class ReportScans:
     Args:
         enhanced: the result; all maps lie on its grid.
         name: file name of the input (or of the result); no folder.
-        record: the sidecar's fields.
+        record: the sidecar as plain values, which may be foreign: what has another type than expected is left out.
         source: the input on its own grid.
         interpolated: the input on the enhanced grid.
         truth: the true scan on the enhanced grid.
@@ -132,7 +129,7 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
     return ReportScans(
         enhanced=result.volume,
         name=name,
-        record=result.record,
+        record=result.sidecar.to_dict(),
         source=result.source.volume,
         interpolated=result.interpolated,
         truth=truth,
@@ -154,7 +151,7 @@ def from_files(files: ReportFiles) -> ReportScans:
         GeometryError: a map does not lie on the enhanced grid, or input or truth lie elsewhere.
     """
     enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
-    record = _read_record(OutputPaths(scan=files.scan).sidecar)
+    record = read_sidecar(sidecar_of(files.scan))
     source = None
     if files.source:
         source = load(files.source, trust=files.trust, index=files.index, series=files.series)
@@ -236,7 +233,8 @@ def source_beside(scan: Path, *, trust: str | None = None, index: int | None = N
     for path in (place / f"{stem}.nii.gz", place / f"{stem}.nii"):
         if path.is_file():
             with suppress(MoeDiffError):
-                expected = _read_record(OutputPaths(scan=scan).sidecar).get("input_shape")
+                grid = read_sidecar(sidecar_of(scan)).get("input")
+                expected = grid.get("shape") if isinstance(grid, dict) else None
                 return path if list(load(path, trust=trust, index=index).volume.shape) == expected else None
     return None
 
@@ -251,22 +249,6 @@ def _expert_names(record: dict[str, Any], gate_XYZE: Tensor | None) -> tuple[str
 
 def _name_of(path: Path | None, stem: str | None) -> str:
     return stem or (path.name if path else "scan")
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    with prefix_errors(printable(path)):
-        try:
-            text = path.read_text(encoding="utf-8") if path.stat().st_size <= RECORD_BYTES else ""
-            record = json.loads(text)
-        except OSError as error:
-            raise InputMissing(
-                "the sidecar cannot be read; a report needs the JSON that was written beside the result"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise DataError("the sidecar is not JSON; enhance the scan again") from error
-        if not isinstance(record, dict):
-            raise DataError(f"expected an object in the sidecar, got {type(record).__name__}; enhance the scan again")
-    return record
 
 
 def _read_maps(path: Path, record: dict[str, Any], each: int) -> Tensor:

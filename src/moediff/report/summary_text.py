@@ -68,7 +68,8 @@ def _triple(value: object, unit: str) -> str:
 
 
 def _grid(record: Mapping[str, Any], which: str) -> str:
-    parts = (_triple(record.get(f"{which}_shape"), " voxels"), _triple(record.get(f"{which}_spacing_mm"), " mm"))
+    grid = _section(record, which)
+    parts = (_triple(grid.get("shape"), " voxels"), _triple(grid.get("spacing_mm"), " mm"))
     return " of ".join(part for part in parts if part)
 
 
@@ -79,38 +80,41 @@ def _seconds(record: Mapping[str, Any]) -> str:
 
 
 def _story(record: Mapping[str, Any]) -> str:
-    told = [NOTHING_DONE if record.get("passed_through") is True else BLENDED]
-    before, after = (_triple(record.get(f"{which}_spacing_mm"), " mm") for which in ("input", "output"))
+    told = [NOTHING_DONE if record.get("pass_through") is True else BLENDED]
+    before, after = (_triple(_section(record, which).get("spacing_mm"), " mm") for which in ("input", "output"))
     told += [f"Voxels of {before} became voxels of {after}."] if before and after and before != after else []
     seconds = _seconds(record)
-    if isinstance(record.get("consistency"), bool) and told[0] is BLENDED:
-        told += [CORRECTED[record["consistency"]]]
+    corrected = _section(record, "settings").get("data_consistency")
+    if isinstance(corrected, bool) and told[0] is BLENDED:
+        told += [CORRECTED[corrected]]
     told += [f"It took {seconds}."] if seconds else []
     return " ".join(told)
 
 
 def _done(scans: ReportScans) -> list[tuple[str, str]]:
     record = scans.record
+    settings, weights = _section(record, "settings"), _section(record, "weights")
+    uncertainty = _section(record, "uncertainty").get("description")
     warnings = record.get("warnings")
     rows = [
         ("Scan", scans.name),
         ("Input grid", _grid(record, "input")),
         ("Enhanced grid", _grid(record, "output")),
-        ("Mode", MODES.get(str(record.get("mode")), record.get("mode", ""))),
-        ("Model", record.get("bundle_name", "")),
+        ("Mode", MODES.get(str(settings.get("mode")), settings.get("mode", ""))),
+        ("Model", weights.get("name", "")),
         ("Learned on from", _learned(record)),
-        ("Fingerprint of the model (sha256)", record.get("bundle_sha256", "")),
-        ("Evaluations of the network", record.get("steps", "")),
-        ("Mirrored readings", record.get("mirrors", "")),
-        ("Samples", record.get("samples", "")),
-        ("Seed", record.get("seed", "")),
-        ("Corrected towards the measurement", _yes_or_no(record.get("consistency"))),
+        ("Fingerprint of the model (sha256)", weights.get("sha256", "")),
+        ("Evaluations of the network", settings.get("steps", "")),
+        ("Flips averaged", settings.get("tta", "")),
+        ("Samples", settings.get("samples", "")),
+        ("Seed", settings.get("seed", "")),
+        ("Corrected towards the measurement", _yes_or_no(settings.get("data_consistency"))),
         ("Every other slice", _slices(record)),
-        ("Uncertainty", record.get("uncertainty", "") if isinstance(record.get("uncertainty"), str) else ""),
+        ("Uncertainty", uncertainty if isinstance(uncertainty, str) else ""),
         ("Warnings", "none" if warnings == [] else ""),  # others stand at the top
         ("Time", _seconds(record)),
-        ("Device", record.get("device", "")),
-        ("Precision of the network", record.get("dtype", "")),
+        ("Device", settings.get("device", "")),
+        ("Precision of the network", settings.get("dtype", "")),
         ("Software", record.get("software", "")),
     ]
     return [(what, one_line(value)) for what, value in rows if value != ""]
@@ -126,15 +130,15 @@ def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _slices(record: Mapping[str, Any]) -> str:
-    told = _section(record, "slices")
-    share = number(told.get("alternate_by"))
+    told = _section(record, "slice_intensity")
+    share = number(told.get("difference"))
     if share is None or not told.get("noticeable"):
         return ""
-    return f"{share:.1%} brighter than those between, {'taken out' if told.get('evened') else 'left as it is'}"
+    return f"{share:.1%} brighter than those between, {'taken out' if told.get('corrected') else 'left as it is'}"
 
 
 def _learned(record: Mapping[str, Any]) -> str:
-    told = _section(record, "bundle_adapted")
+    told = _section(_section(record, "weights"), "adapted")
     scans, share = number(told.get("scans")), number(told.get("share"))
     if scans is None or share is None:
         return ""
