@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from moediff.acquisition.data_consistency import assumed_acquisition, correct, discrepancy, error_variance, summary
+from moediff.acquisition.data_consistency import ConsistencySummary, correct, discrepancy, error_variance
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
@@ -43,7 +43,7 @@ def truth(make_phantom) -> Volume:
 @pytest.mark.parametrize(("recipe", "names"), RECIPES.values(), ids=RECIPES.keys())
 def test_the_acquisition_is_recognised_by_its_spacing(recipe, names, truth):
     prepared, _ = prepared_from(truth, recipe)
-    assert list(assumed_acquisition(prepared).names) == names
+    assert list(prepared.acquisition.names) == names
 
 
 @pytest.mark.parametrize("name", ["thick_z", "thick_x", "truncated"])
@@ -53,38 +53,36 @@ def test_the_truth_acquired_again_is_the_measurement(name, truth):
         truth = truth.with_data(truth.data_XYZ + 500)
     low = degrade(truth, recipe, rng_for(0))
     prepared = prepare(low, truth.grid, PrepareSettings(kernel="cubic"))
-    gap = discrepancy(prepared.scaling.apply(truth.data_XYZ), prepared, assumed_acquisition(prepared))
+    gap = discrepancy(prepared.scaling.apply(truth.data_XYZ), prepared).gap_XYZ
     assert gap.shape == low.shape
     assert float(gap.abs().max()) < 1e-4
 
 
 def test_a_constant_offset_is_the_discrepancy_itself(truth):
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
-    acquisition = assumed_acquisition(prepared)
-    gap = discrepancy(sharp + 0.25, prepared, acquisition)
-    assert_close(gap, torch.full_like(gap, -0.25), atol=1e-4, rtol=0)
+    found = discrepancy(sharp + 0.25, prepared)
+    assert_close(found.gap_XYZ, torch.full_like(found.gap_XYZ, -0.25), atol=1e-4, rtol=0)
+    residual = found.residual()
+    assert_close(residual.data_XYZ, torch.full_like(residual.data_XYZ, 0.25 * prepared.scaling.scale), atol=0.1, rtol=0)
+    assert torch.equal(residual.affine, prepared.source.affine)
     top = quantile(prepared.source.data_XYZ, 0.999)
-    assert summary(discrepancy(sharp + 0.25, prepared, acquisition), prepared, acquisition) == {
-        "rms_over_range": pytest.approx(0.25 / top, abs=1e-4),
-        "noise_over_range": pytest.approx(prepared.noise / top, abs=1e-5),
-        "assumed": ["none", "none", "gaussian slice profile"],
-    }
-    assert summary(discrepancy(sharp, prepared, acquisition), prepared, acquisition)["rms_over_range"] < 1e-4
+    assert found.summary() == ConsistencySummary(
+        rms_over_range=pytest.approx(0.25 / top, abs=1e-4),
+        noise_over_range=pytest.approx(prepared.noise / top, abs=1e-5),
+        assumed=("none", "none", "gaussian slice profile"),
+    )
+    assert discrepancy(sharp, prepared).summary().rms_over_range < 1e-4
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_one_correction_brings_a_wrong_result_nearer_to_the_measurement(name, truth):
     prepared, sharp = prepared_from(truth, RECIPES[name][0])
     prepared = replace(prepared, noise_sigma=torch.tensor(0.0))
-    acquisition = assumed_acquisition(prepared)
     x = torch.linspace(0, 3, SHAPE[0])[:, None, None].sin() * torch.linspace(0, 2, SHAPE[2]).cos()
     wrong = sharp + 0.2 * x * prepared.mask_XYZ
-    before, after = (
-        discrepancy(d, prepared, acquisition)[8:-8, 8:-8].square().mean().sqrt()
-        if name == "thick_z"
-        else discrepancy(d, prepared, acquisition).square().mean().sqrt()
-        for d in (wrong, correct(wrong, prepared, acquisition))
-    )
+    gaps = (discrepancy(data, prepared).gap_XYZ for data in (wrong, correct(wrong, prepared)))
+    inner = (slice(8, -8), slice(8, -8)) if name == "thick_z" else ()
+    before, after = (gap[inner].square().mean().sqrt() for gap in gaps)
     assert float(after) < 0.5 * float(before)
 
 
@@ -94,23 +92,19 @@ def test_in_strong_noise_only_what_many_voxels_share_is_followed(noise, followed
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
     measured, mask = prepared.source.data_XYZ, prepared.mask_XYZ
     noisy = prepared.source.with_data(measured + noise * torch.randn(measured.shape, generator=rng_for(0)))
-    prepared, acquisition = (
-        replace(prepared, noise_sigma=torch.tensor(noise), source=noisy),
-        assumed_acquisition(prepared),
-    )
-    moved = (correct(sharp, prepared, acquisition) - sharp)[mask]
+    prepared = replace(prepared, noise_sigma=torch.tensor(noise), source=noisy)
+    moved = (correct(sharp, prepared) - sharp)[mask]
     assert float(moved.square().mean().sqrt()) < followed * noise
-    left = (correct(sharp + noise * mask, prepared, acquisition) - sharp)[mask]
+    left = (correct(sharp + noise * mask, prepared) - sharp)[mask]
     assert abs(float(left.mean())) < remains * noise
 
 
 def test_the_noisier_the_scan_the_less_it_is_followed(truth):
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
-    acquisition = assumed_acquisition(prepared)
     wrong = sharp.clone()
     wrong[20:28, 20:28, 12:20] += 0.2
     scans = [replace(prepared, noise_sigma=torch.tensor(noise)) for noise in (0.02, 0.04, 0.08, 0.16)]
-    errors = [correct(wrong, scan, acquisition) - sharp for scan in scans]
+    errors = [correct(wrong, scan) - sharp for scan in scans]
     left = [abs(float(error[23:25, 23:25, 15:17].mean())) for error in errors]
     assert 0 <= left[0] < left[1] < left[2] < left[3] < 0.2
 
@@ -119,12 +113,11 @@ def test_a_smooth_head_follows_noise_less_than_a_lively_one(truth):
     """What stands out of a smooth head is more likely to be noise."""
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
     prepared, mask = replace(prepared, noise_sigma=torch.tensor(0.02)), prepared.mask_XYZ
-    acquisition = assumed_acquisition(prepared)
     noise = 0.02 * torch.randn(prepared.source.shape, generator=rng_for(0))
 
     def moved(true_XYZ: Tensor) -> tuple[float, float]:
-        scan = replace(prepared, source=prepared.source.with_data(acquisition.apply(true_XYZ) + noise))
-        followed = (correct(true_XYZ, scan, acquisition) - true_XYZ)[mask]
+        scan = replace(prepared, source=prepared.source.with_data(prepared.acquisition.apply(true_XYZ) + noise))
+        followed = (correct(true_XYZ, scan) - true_XYZ)[mask]
         return error_variance(scan), float(followed.square().mean().sqrt())
 
     smooth = moved(sharp)
@@ -139,20 +132,17 @@ def test_samples_that_a_small_grid_does_not_reach_correct_nothing(name, truth):
     low = degrade(truth, RECIPES[name][0], rng_for(0))
     part = crop(truth, (0, 0, 20), (48, 56, 24))
     whole, cut = (prepare(low, grid, PrepareSettings()) for grid in (truth.grid, part.grid))
-    moved = [
-        (correct(p.interpolated_XYZ.clone(), p, assumed_acquisition(p)) - p.interpolated_XYZ).abs()
-        for p in (whole, cut)
-    ]
+    moved = [(correct(p.interpolated_XYZ.clone(), p) - p.interpolated_XYZ).abs() for p in (whole, cut)]
     assert float(moved[1].max()) < 0.05  # at the cut, which a margin keeps away from results
     assert float((moved[1] - moved[0][:, :, 20:44])[:, :, 8:].abs().max()) < 0.005
-    gap = discrepancy(cut.interpolated_XYZ, cut, assumed_acquisition(cut))
-    assert float(gap[:, :, : 5 if name == "thick_z" else 10].abs().max()) == 0
-    assert summary(gap, cut, assumed_acquisition(cut))["rms_over_range"] < 0.05
+    gap = discrepancy(cut.interpolated_XYZ, cut)
+    assert float(gap.gap_XYZ[:, :, : 5 if name == "thick_z" else 10].abs().max()) == 0
+    assert gap.summary().rms_over_range < 0.05
 
 
 def test_air_is_never_corrected(truth):
     prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
     prepared = replace(prepared, noise_sigma=torch.tensor(0.0))
     wrong = sharp + 0.3
-    changed = correct(wrong, prepared, assumed_acquisition(prepared)) != wrong
+    changed = correct(wrong, prepared) != wrong
     assert bool(changed[prepared.mask_XYZ].any()) and not bool(changed[~prepared.mask_XYZ].any())

@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch.testing import assert_close
 
+from moediff.acquisition.operators import assumed_methods
 from moediff.acquisition.wiener import (
     CORRELATION_VOX,
     NOISE_FLOOR,
     VARIANCE,
-    assumed_profiles,
     axis_model,
     detail_variance,
-    ratio_of,
     wiener,
 )
 from moediff.core.config import rng_for
@@ -71,9 +70,9 @@ def dense_posterior_mean(data: np.ndarray, positions, profiles, noise: float) ->
 
 CASES = {
     "thick_slices": ((4, 3, 4), (1, 1, 3), ("none", "none", "gaussian")),
-    "truncated": ((4, 5, 3), (1.5, 1.5, 1.5), ("band", "band", "band")),
-    "mixed": ((3, 4, 3), (1.25, 1, 3), ("band", "none", "gaussian")),
-    "two_coarse_axes": ((3, 2, 3), (2.5, 1, 3), ("band", "none", "band")),
+    "truncated": ((4, 5, 3), (1.5, 1.5, 1.5), ("truncate", "truncate", "truncate")),
+    "mixed": ((3, 4, 3), (1.25, 1, 3), ("truncate", "none", "gaussian")),
+    "two_coarse_axes": ((3, 2, 3), (2.5, 1, 3), ("truncate", "none", "truncate")),
 }
 
 
@@ -82,7 +81,7 @@ CASES = {
 def test_wiener_is_the_posterior_mean_of_a_gaussian_field(shape, factors, profiles, noise):
     data = np.random.default_rng(1).normal(0.5, 0.3, shape)
     positions = tuple(positions_of(n, f) for n, f in zip(shape, factors, strict=True))
-    assert assumed_profiles(positions) == profiles
+    assert assumed_methods(positions) == profiles
     found = wiener(torch.from_numpy(data).float(), positions, noise)
     np.testing.assert_allclose(found.numpy(), dense_posterior_mean(data, positions, profiles, noise), atol=2e-3)
 
@@ -139,31 +138,6 @@ def test_it_comes_nearer_to_a_smooth_field_behind_thick_slices_than_cubic(seed):
     assert errors[0] < 0.97 * errors[1]
 
 
-PROFILES = {
-    (1, 1, 5): ("none", "none", "gaussian"),
-    (5, 1, 1): ("gaussian", "none", "none"),
-    (2, 2, 2): ("band", "band", "band"),
-    (1.5, 1.5, 1.5): ("band", "band", "band"),
-    (1.25, 1.25, 4): ("band", "band", "gaussian"),
-    (1, 1, 1): ("none", "none", "none"),
-    (1, 1, 1.7): ("none", "none", "band"),
-    (3, 3, 4): ("band", "band", "band"),
-    (3, 1, 3): ("band", "none", "band"),
-    (2, 2, 1): ("band", "band", "none"),
-    (1, 2.5, 5): ("none", "band", "gaussian"),
-    (0.5, 1, 3): ("none", "none", "gaussian"),
-}
-
-
-@pytest.mark.parametrize(("ratios", "expected"), PROFILES.items(), ids=str)
-def test_assumed_profiles_table(ratios, expected):
-    assert assumed_profiles(tuple(positions_of(12, r) for r in ratios)) == expected
-
-
-def test_ratio_known_answers():
-    assert ratio_of((0.0, 0.25, 0.5)) == 4 and ratio_of((1.0, 3.0)) == 0.5 and ratio_of((7.0,)) == 1
-
-
 def test_a_coarser_target_is_read_below_its_own_nyquist():
     """Nothing to undo; interpolation alone would alias."""
     data = torch.rand(12, 12, 12, generator=rng_for(4))
@@ -202,8 +176,8 @@ def test_mirrored_data_give_the_mirrored_result():
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_detail_of_a_draw_from_the_prior_is_the_priors_variance(noise):
     positions = (positions_of(40, 1), positions_of(40, 1), positions_of(8, 5))
-    kinds = assumed_profiles(positions)
-    models = [axis_model(n, p, kind) for n, p, kind in zip((40, 40, 8), positions, kinds, strict=True)]
+    methods = assumed_methods(positions)
+    models = [axis_model(n, p, method) for n, p, method in zip((40, 40, 8), positions, methods, strict=True)]
     x, y, z = (model.power_P for model in models)
     drawn = torch.randn(40, 40, 8, generator=rng_for(8)) * (VARIANCE * x[:, None, None] * y[:, None] * z).sqrt()
     scan = apply_axes(drawn, [model.into.T.contiguous() for model in models])

@@ -7,12 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from moediff.acquisition.degrade import degrade
+from moediff.acquisition.operators import sampling_matrix
 from moediff.acquisition.recipe import thick_slices
 from moediff.benchmark import total_variation as tv
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.geometry import resample
-from moediff.core.resample import apply_axes, truncation_matrix
+from moediff.core.resample import apply_axes, sample_positions
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import psnr
 
@@ -52,7 +53,7 @@ def test_without_weight_the_measured_scan_is_the_answer():
 
 
 def test_without_weight_the_answer_acquired_again_is_the_measured_scan():
-    matrix = truncation_matrix(12, 8)
+    matrix = sampling_matrix(12, sample_positions(8, 1.5, 0.25), "truncate", 1.5)
     measured = noise(8, 6, 6)
     result = tv.minimise(tv.Problem(measured, (matrix, None, None), EVERY, 0.0), torch.zeros(12, 6, 6))
     assert_close(apply_axes(result.data_XYZ, (matrix, None, None)), measured, atol=1e-3, rtol=0)
@@ -76,7 +77,7 @@ def test_a_constant_scan_stays():
 
 @pytest.mark.parametrize("weight", [0.003, 0.03])
 def test_the_energy_only_falls_and_ends_near_that_of_a_long_run(weight, monkeypatch):
-    matrix = truncation_matrix(18, 12)
+    matrix = sampling_matrix(18, sample_positions(12, 1.5, 0.25), "truncate", 1.5)
     truth = boxes(30)[:18, :18, :18]
     measured = apply_axes(truth, (matrix,) * 3) + 0.05 * noise(12, 12, 12)
     problem = tv.Problem(measured, (matrix,) * 3, EVERY, weight)

@@ -17,14 +17,19 @@ from moediff.core.resample import (
     apply_axes,
     axis_matrix,
     band_matrix,
-    profile_matrix,
+    low_pass,
     reading_matrix,
     sample_positions,
-    truncation_matrix,
+    transposed,
 )
 
 ORDERS = {"linear": 1, "cubic": 3, "spline5": 5}
 LINE = np.random.default_rng(0).normal(size=23)
+
+
+def truncation(n: int, kept: int) -> torch.Tensor:
+    """k-space truncation from n to `kept` samples over the same field of view."""
+    return band_matrix(n, sample_positions(kept, n / kept, (n / kept - 1) / 2), float(kept))
 
 
 def read(line: np.ndarray, at: np.ndarray, kernel: str) -> np.ndarray:
@@ -106,53 +111,20 @@ def test_truncation_then_zero_fill_keeps_the_band_and_drops_the_rest(n, data):
     kept = data.draw(st.integers(2, n - 2))
     low, high = data.draw(st.integers(0, kept - 1)), data.draw(st.integers(kept + 1, n - 1))
     back = axis_matrix(kept, sample_positions(n, kept / n, (kept / n - 1) / 2), "zero-fill").double()
-    both = (back @ truncation_matrix(n, kept).double()).numpy()
+    both = (back @ truncation(n, kept).double()).numpy()
     at = np.arange(n)
     np.testing.assert_allclose(both @ wave(n, low, at), wave(n, low, at), atol=1e-5)
     np.testing.assert_allclose(both @ wave(n, high, at), 0, atol=1e-5)
 
 
 def test_truncation_samples_lie_at_the_centres_of_their_voxels():
-    found = truncation_matrix(24, 8).double().numpy() @ wave(24, 3, np.arange(24))
+    found = truncation(24, 8).double().numpy() @ wave(24, 3, np.arange(24))
     np.testing.assert_allclose(found, wave(8, 3, np.arange(8)), atol=1e-6)
 
 
 def test_a_harmonic_on_the_kept_nyquist_counts_half():
     matrix = band_matrix(24, sample_positions(24, 1.0, 0.0), 8.0).double().numpy()
     np.testing.assert_allclose(matrix @ wave(24, 8, np.arange(24)), wave(24, 8, np.arange(24)) / 2, atol=1e-6)
-
-
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
-@given(n=st.integers(1, 60), thickness=st.floats(0.4, 8), step=st.floats(0.5, 5))
-def test_profiles_average_a_constant_to_itself(profile, n, thickness, step):
-    count = max(1, int(n / step))
-    matrix = profile_matrix(n, sample_positions(count, step, (step - 1) / 2), profile, thickness)
-    assert float(matrix.min()) >= 0
-    assert_close(matrix.sum(1), torch.ones(count), atol=1e-6, rtol=0)
-
-
-def test_a_gaussian_profile_has_its_full_width_at_half_maximum():
-    row = profile_matrix(41, (20.0,), "gaussian", 6.0)[0].double()
-    assert float(row[23] / row[20]) == pytest.approx(0.5, abs=1e-4)
-    variance = float((row * (torch.arange(41) - 20) ** 2).sum())
-    assert variance**0.5 == pytest.approx(6 / 2.3548, rel=0.01)
-
-
-def test_a_box_profile_is_a_plain_mean():
-    matrix = profile_matrix(12, (1.0, 4.0, 7.0, 10.0), "box", 3.0)
-    expected = torch.zeros(4, 12)
-    for row in range(4):
-        expected[row, 3 * row : 3 * row + 3] = 1 / 3
-    assert_close(matrix, expected)
-
-
-def test_a_profile_keeps_a_ramp_inside_and_repeats_the_edge():
-    ramp = torch.arange(40).float()
-    positions = sample_positions(13, 3.0, 1.0)
-    found = profile_matrix(40, positions, "gaussian", 3.0) @ ramp
-    assert_close(found[2:-2], torch.tensor(positions)[2:-2], atol=1e-4, rtol=0)
-    row = profile_matrix(9, (0.0,), "box", 5.0)[0]
-    assert_close(row, torch.tensor([0.6, 0.2, 0.2, 0, 0, 0, 0, 0, 0]))
 
 
 def test_apply_axes_equals_einsum_and_leaves_out_none():
@@ -172,6 +144,20 @@ def test_whole_numbers_are_weighed_as_float32(dtype):
     assert float(apply_axes(data, weights).mean()) > 0
 
 
+def test_low_pass_is_its_sum_of_cosines():
+    gap = np.linspace(-3, 39.5, 300)
+    for kept in (5.0, 7.3, 20.0, 0.4):
+        waves = [(0.5 if k == kept else 1) * np.cos(np.pi * k * gap / 20) for k in range(1, int(kept) + 1)]
+        np.testing.assert_allclose(low_pass(gap, kept, 40), 1 + 2 * sum(waves), atol=1e-10)
+    assert low_pass(np.zeros(1), 8.0, 40)[0] == 16 and low_pass(np.array([40.0]), 8.5, 40)[0] == 17
+
+
+def test_transposed_matrices_are_the_adjoint():
+    matrices = [torch.rand(3, 5, generator=rng_for(1)), None, torch.rand(9, 7, generator=rng_for(2))]
+    x, y = torch.rand(5, 6, 7, generator=rng_for(3)), torch.rand(3, 6, 9, generator=rng_for(4))
+    assert_close((apply_axes(x, matrices) * y).sum(), (x * apply_axes(y, transposed(matrices))).sum())
+
+
 def test_apply_axes_takes_leading_batch_axes():
     rng = np.random.default_rng(3)
     data = torch.from_numpy(rng.normal(size=(2, 3, 4, 5, 6)))
@@ -186,8 +172,6 @@ def test_sample_positions_known_answer():
 def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(GeometryError, match="'sinc'; choose from linear, cubic, spline5, lanczos, zero-fill"):
         axis_matrix(5, (0.0,), "sinc")
-    with pytest.raises(GeometryError, match="'triangle'; choose gaussian or box"):
-        profile_matrix(5, (0.0,), "triangle", 2.0)
 
 
 def test_reading_is_interpolation_unless_the_target_is_coarser():
@@ -195,6 +179,6 @@ def test_reading_is_interpolation_unless_the_target_is_coarser():
         at = sample_positions(20, step, 0.1)
         assert reading_matrix(23, at, "cubic") is axis_matrix(23, at, "cubic")
     coarse = sample_positions(8, 3.0, 1.0)
-    assert torch.equal(reading_matrix(24, coarse, "cubic"), truncation_matrix(24, 8))
+    assert torch.equal(reading_matrix(24, coarse, "cubic"), truncation(24, 8))
     beyond = reading_matrix(24, sample_positions(12, 3.0, -5.0), "cubic")
     assert torch.equal(beyond[0], beyond[1]) and torch.equal(beyond[-1], beyond[-2])

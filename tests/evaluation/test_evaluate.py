@@ -194,7 +194,7 @@ def test_the_truth_is_consistent_with_its_own_degradation(head):
     low = degrade(head, thick_slices(3, 0, "thick"), rng_for(0))
     kept = evaluate(head, head, FAST, measured=low)["consistency"]
     assert kept["rms_over_range"] == pytest.approx(0.0, abs=1e-4)
-    assert kept["assumed"] == ["none", "none", "gaussian slice profile"]
+    assert kept["assumed"] == ("none", "none", "gaussian slice profile")
 
 
 @pytest.mark.parametrize(("fit", "expected"), [(True, 0.0), (False, 0.1)])

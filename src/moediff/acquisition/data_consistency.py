@@ -12,9 +12,8 @@ from torch import Tensor
 
 from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import Prepared
-from moediff.acquisition.wiener import NOISE_FLOOR, VARIANCE, assumed_profiles, detail_variance, ratio_of, wiener
-from moediff.core.geometry import axis_positions
-from moediff.core.resample import apply_axes, axis_matrix, band_matrix, profile_matrix, reading_matrix
+from moediff.acquisition.wiener import NOISE_FLOOR, VARIANCE, detail_variance, wiener
+from moediff.core.resample import apply_axes, reading_matrix
 from moediff.core.volume import Volume
 
 # Variance of the error that the network leaves in what was measured: the first times detail^3 / noise^4. The noisier
@@ -25,52 +24,62 @@ LEAST, MOST = 16, 128  # samples of that box along an axis
 TISSUE = 0.1  # scaled; the brain's median is 0.5
 SMALLEST_VARIANCE = 1e-8  # changes nothing
 
-NAMES = {"gaussian": "gaussian slice profile", "band": "k-space truncation", "none": "none"}
+
+@dataclass(frozen=True)
+class ConsistencySummary:
+    """A discrepancy in a few numbers, for records.
+
+    Args:
+        rms_over_range: its RMS over the scan's intensity range (up to the 99.9th percentile), in tissue.
+        noise_over_range: the scan's noise sigma over the same range.
+        assumed: how each axis was taken to be acquired, in words.
+    """
+
+    rms_over_range: float
+    noise_over_range: float
+    assumed: tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Acquisition:
-    """The assumed linear acquisition: one matrix per axis from the target grid to the measured one.
+class Discrepancy:
+    """What a result leaves unexplained of the measured scan; from `discrepancy`, once for every result.
 
-    Thick slices (one axis much coarser than the others): Gaussian profile as wide as the slice distance.
-    Otherwise k-space truncation.
+    Args:
+        gap_XYZ: measured minus re-acquired, on the measured grid, scaled; zero where the target grid does not reach.
+        prepared: the measured scan.
     """
 
-    matrices: tuple[Tensor | None, Tensor | None, Tensor | None]
-    names: tuple[str, str, str]
+    gap_XYZ: Tensor
+    prepared: Prepared
 
-    def apply(self, data_XYZ: Tensor) -> Tensor:
-        """Target grid -> measured grid."""
-        return apply_axes(data_XYZ, self.matrices)
+    def residual(self) -> Volume:
+        """Re-acquired minus measured, on the measured grid and in its intensities."""
+        return Volume(-self.gap_XYZ * self.prepared.scaling.scale, self.prepared.source.affine)
 
-
-def assumed_acquisition(prepared: Prepared) -> Acquisition:
-    """Guess from the spacing ratios how the scan was acquired."""
-    back = axis_positions(prepared.grid, prepared.source.grid)
-    assert back is not None  # prepare only accepts parallel grids
-    profiles = assumed_profiles(prepared.positions)
-    matrices = []
-    for profile, p, at, n in zip(profiles, prepared.positions, back, prepared.grid.shape, strict=True):
-        if profile == "gaussian":
-            matrices.append(profile_matrix(n, at, "gaussian", ratio_of(p)))
-        elif profile == "band":
-            matrices.append(band_matrix(n, at, n / ratio_of(p)))
-        else:
-            matrices.append(axis_matrix(n, at, "spline5"))
-    x, y, z = (NAMES[profile] for profile in profiles)
-    return Acquisition((matrices[0], matrices[1], matrices[2]), (x, y, z))
+    def summary(self) -> ConsistencySummary:
+        """In a few numbers."""
+        source_XYZ, reached = self.prepared.source.data_XYZ, self.prepared.reached
+        top = max(quantile(source_XYZ, 0.999), 1e-6)
+        tissue = source_XYZ[reached] > 0.05 * top
+        rms = float(self.gap_XYZ[reached][tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
+        noise = self.prepared.noise
+        return ConsistencySummary(round(rms / top, 5), round(noise / top, 5), self.prepared.acquisition.names)
 
 
-def discrepancy(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> Tensor:
-    """Measured minus re-acquired, on the measured grid, scaled; zero where the target grid does not reach."""
-    gap_XYZ = prepared.source.data_XYZ - acquisition.apply(data_XYZ)
+def discrepancy(data_XYZ: Tensor, prepared: Prepared) -> Discrepancy:
+    """Compare a result, scaled, on the target grid, with what was measured."""
+    return Discrepancy(_gap(data_XYZ, prepared), prepared)
+
+
+def _gap(data_XYZ: Tensor, prepared: Prepared) -> Tensor:
+    gap_XYZ = prepared.source.data_XYZ - prepared.acquisition.apply(data_XYZ)
     for axis, part in enumerate(prepared.reached):
         gap_XYZ.narrow(axis, 0, part.start).zero_()
         gap_XYZ.narrow(axis, part.stop, gap_XYZ.shape[axis] - part.stop).zero_()
     return gap_XYZ
 
 
-def correct(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition, variance: float | None = None) -> Tensor:
+def correct(data_XYZ: Tensor, prepared: Prepared, variance: float | None = None) -> Tensor:
     """The result nearer to what was measured, by as much as noise allows; same shape, scaled, foreground only.
 
     First the posterior mean of the result's error given what it leaves unexplained (a Kalman update, with the prior of
@@ -80,14 +89,13 @@ def correct(data_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition, vari
     Args:
         data_XYZ: the result, scaled, on the target grid.
         prepared: the scan that it was made from.
-        acquisition: from `assumed_acquisition`.
         variance: of the result's error, scaled; None takes `error_variance`.
     """
-    gap = discrepancy(data_XYZ, prepared, acquisition)
+    gap = _gap(data_XYZ, prepared)
     noise, left = max(prepared.noise, NOISE_FLOOR), error_variance(prepared) if variance is None else variance
     likely = wiener(gap, prepared.positions, noise * (VARIANCE / left) ** 0.5)
     nearer = likely.mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: a large head's peak lies here
-    gap = discrepancy(nearer, prepared, acquisition)
+    gap = _gap(nearer, prepared)
     beyond = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
     axes = [reading_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
     return apply_axes(beyond, axes).mul_(prepared.mask_XYZ).add_(nearer)
@@ -114,20 +122,3 @@ def _between(tissue_n: Tensor) -> tuple[int, int]:
     wanted = min(max(high - low, LEAST), MOST, n)
     first = min(max((low + high - wanted) // 2, 0), n - wanted)
     return first, first + wanted
-
-
-def residual(gap_XYZ: Tensor, prepared: Prepared) -> Volume:
-    """Re-acquired minus measured, on the measured grid and in its intensities; from `discrepancy`."""
-    return Volume(-gap_XYZ * prepared.scaling.scale, prepared.source.affine)
-
-
-def summary(gap_XYZ: Tensor, prepared: Prepared, acquisition: Acquisition) -> dict[str, object]:
-    """RMS of a discrepancy over the scan's intensity range (up to its 99.9th percentile), for the sidecar."""
-    top = max(quantile(prepared.source.data_XYZ, 0.999), 1e-6)
-    tissue = prepared.source.data_XYZ[prepared.reached] > 0.05 * top
-    rms = float(gap_XYZ[prepared.reached][tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
-    return {
-        "rms_over_range": round(rms / top, 5),
-        "noise_over_range": round(prepared.noise / top, 5),
-        "assumed": list(acquisition.names),
-    }

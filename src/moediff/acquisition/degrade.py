@@ -5,28 +5,14 @@ Axes: X Y Z voxels.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.acquisition.recipe import AxisRecipe, Recipe
+from moediff.acquisition.operators import recipe_acquisition
+from moediff.acquisition.recipe import Recipe
 from moediff.core.errors import DataError
-from moediff.core.resample import apply_axes, profile_matrix, sample_positions, truncation_matrix
 from moediff.core.volume import Volume
-
-
-def axis_operator(n_in: int, axis: AxisRecipe) -> tuple[Tensor | None, float]:
-    """The sampling matrix [n_out, n_in] of one axis (None: untouched) and the exact new-over-old voxel size."""
-    if axis.method == "none":
-        return None, 1.0
-    if axis.method == "truncate":
-        n_out = max(1, round(n_in / axis.factor))
-        return truncation_matrix(n_in, n_out), n_in / n_out
-    n_out = max(1, math.ceil(n_in / axis.factor - 1e-6))
-    at = sample_positions(n_out, axis.factor, (axis.factor - 1) / 2)
-    return profile_matrix(n_in, at, axis.method, axis.factor * axis.thickness), axis.factor
 
 
 def reference_intensity(data_XYZ: Tensor) -> float:
@@ -100,12 +86,12 @@ def degrade(volume: Volume, recipe: Recipe, rng: torch.Generator, *, reference: 
         data = (data.clamp_min(0) / reference) ** recipe.gamma * reference
     if recipe.bias:
         data = data * bias_field(volume.shape, recipe.bias, rng, data.device)
-    operators = [axis_operator(n, axis) for n, axis in zip(volume.shape, recipe.axes, strict=True)]
-    data = apply_axes(data, [matrix for matrix, _ in operators])
+    acquisition, ratios = recipe_acquisition(volume.shape, recipe.axes)
+    data = acquisition.apply(data)
     if recipe.slice_gain:
         data = unequal_slices(data, recipe, rng)
     data = rician(data, recipe.noise * reference, rng)
-    ratio = torch.tensor([r for _, r in operators], dtype=torch.float64)
+    ratio = torch.tensor(ratios, dtype=torch.float64)
     affine = volume.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ ((ratio - 1) / 2)
     affine[:3, :3] *= ratio

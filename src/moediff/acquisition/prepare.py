@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from moediff.acquisition.noise import noise_level
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground, median_noise
+from moediff.acquisition.operators import Acquisition, assumed_acquisition, voxel_ratio
 from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
-from moediff.acquisition.wiener import ratio_of, wiener
+from moediff.acquisition.wiener import wiener
 from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.geometry import FACE_VOX, axis_positions, canonical_grid, canonicalise
 from moediff.core.resample import Positions, apply_axes, reading_matrix
@@ -97,13 +99,18 @@ class Prepared:
         """`noise_sigma` as a number."""
         return float(self.noise_sigma)
 
+    @cached_property
+    def acquisition(self) -> Acquisition:
+        """The forward model that the voxel sizes suggest, from the target grid to the source's; found once a scan."""
+        return assumed_acquisition(self.grid, self.source.grid)
+
     def undo(self, data_XYZ: Tensor) -> Volume:
         """Scaled voxels on the target grid -> a volume in the source's intensities and axis order."""
         return self.undo_axes(Volume(self.scaling.undo(data_XYZ), self.grid.affine))
 
 
 def _reached(n: int, positions: Positions) -> slice:
-    half = 0.5 / ratio_of(positions)
+    half = 0.5 / voxel_ratio(positions)
     first = math.floor(positions[0] - half - 0.5 + FACE_VOX) + 1
     stop = math.ceil(positions[-1] + half + 0.5 - FACE_VOX)
     first = min(max(first, 0), n)
@@ -112,12 +119,12 @@ def _reached(n: int, positions: Positions) -> slice:
 
 def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int]:
     """Axes from fine to coarse input, so that the network meets every slice direction the same way."""
-    return sorted(range(3), key=lambda axis: round(ratio_of(positions[axis]), 3))
+    return sorted(range(3), key=lambda axis: round(voxel_ratio(positions[axis]), 3))
 
 
 def anisotropy_ratio(prepared: Prepared) -> float:
     """How many times coarser the coarsest axis was measured than the mean (geometric) of the others; at least 1."""
-    first, second, coarsest = sorted(ratio_of(positions) for positions in prepared.positions)
+    first, second, coarsest = sorted(voxel_ratio(positions) for positions in prepared.positions)
     return max(coarsest / (first * second) ** 0.5, 1.0)
 
 

@@ -11,7 +11,6 @@ Axes: I measured samples, P their eigenbasis, F fine samples, O output samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -20,35 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.resample import COARSER, Positions, apply_axes, reading_matrix
+from moediff.acquisition.operators import assumed_methods, mirrored_sampling, voxel_ratio
+from moediff.core.resample import COARSER, Positions, apply_axes, mirrored, reading_matrix
 
-THICK = 1.8  # beside finer axes, one axis coarser than this many target voxels is taken for thick slices
 CORRELATION_VOX = 2.0  # distance over which the prior's covariance falls to 1/e, target voxels
 VARIANCE = 0.1  # of the prior, scaled intensities (the brain's median is 0.5)
 NOISE_FLOOR = 1e-3  # scaled; no scan is trusted beyond this
-
-
-def ratio_of(positions: Positions) -> float:
-    """Input voxel size over target voxel size along one axis."""
-    return 1.0 / (positions[1] - positions[0]) if len(positions) > 1 else 1.0
-
-
-def assumed_profiles(positions: tuple[Positions, Positions, Positions]) -> tuple[str, str, str]:
-    """How each axis was probably acquired: "gaussian" slice profile, "band" (k-space truncation) or "none".
-
-    Slices are stacked along one axis: thick ones are much coarser than both others. Two coarse axes beside a fine one
-    are the plane of thin slices, measured in k-space.
-    """
-    ratios = [ratio_of(p) for p in positions]
-    second = sorted(ratios)[1]
-
-    def one(ratio: float) -> str:
-        if ratio > THICK and ratio > 1.5 * second:
-            return "gaussian"
-        return "band" if ratio > 1.001 else "none"
-
-    x, y, z = (one(r) for r in ratios)
-    return x, y, z
 
 
 @dataclass(frozen=True)
@@ -61,13 +37,13 @@ class AxisModel:
 
 
 @lru_cache(maxsize=64)
-def axis_model(n_in: int, positions: Positions, profile: str) -> AxisModel:
+def axis_model(n_in: int, positions: Positions, method: str) -> AxisModel:
     """Eigenbasis of one axis.
 
     Args:
         n_in: measured samples.
         positions: where target voxels lie, in measured voxels.
-        profile: from `assumed_profiles`.
+        method: how it was acquired, from `assumed_methods`.
     """
     step = positions[1] - positions[0] if len(positions) > 1 else 1.0
     if step > COARSER or n_in == 1:  # the target is coarser: nothing to undo
@@ -75,39 +51,13 @@ def axis_model(n_in: int, positions: Positions, profile: str) -> AxisModel:
     wanted = np.clip(np.asarray(positions), -0.5, n_in - 0.5)
     first = positions[0] - step * np.floor((positions[0] + 0.5) / step + 1e-6)
     fine = np.arange(first, n_in - 0.5 + 1e-6, step)
-    acquire_IF = _acquisition(np.arange(n_in)[:, None], fine, profile, step)
-    covariance_FF = _mirrored(fine[:, None], fine, n_in, lambda gap: np.exp(-np.abs(gap) / (step * CORRELATION_VOX)))
+    acquire_IF = mirrored_sampling(n_in, fine, method)
+    covariance_FF = mirrored(lambda gap: np.exp(-np.abs(gap) / (step * CORRELATION_VOX)), fine[:, None], fine, n_in)
     seen_FI = covariance_FF @ acquire_IF.T
     power_P, basis_IP = torch.linalg.eigh(torch.from_numpy(acquire_IF @ seen_FI))
     rows = np.clip(np.round((wanted - first) / step).astype(int), 0, len(fine) - 1)
     out_OP = torch.from_numpy(seen_FI[rows]) @ basis_IP
     return AxisModel(basis_IP.T.float().contiguous(), power_P.clamp_min(1e-9).float(), out_OP.float())
-
-
-def _mirrored(
-    a: np.ndarray, b: np.ndarray, n_in: int, kernel: Callable[[np.ndarray], np.ndarray], *, periodic: bool = False
-) -> np.ndarray:
-    """A kernel between positions of a line that is mirrored about both ends of its field of view."""
-    total = kernel(a - b) + kernel(a + b + 1)
-    return total if periodic else total + kernel(2 * n_in - 1 - a - b)
-
-
-def _acquisition(measured: np.ndarray, fine: np.ndarray, profile: str, step: float) -> np.ndarray:
-    """Weights [I, F] of the fine samples in every measured one; rows sum to one."""
-    n_in = len(measured)
-    if profile == "gaussian":  # full width at half maximum: the slice distance
-        weight = _mirrored(measured, fine, n_in, lambda gap: np.exp(-0.5 * (gap * 2.3548) ** 2))
-    else:
-        weight = _mirrored(measured, fine, n_in, lambda gap: _low_pass(gap, n_in), periodic=True)
-    return weight / weight.sum(1, keepdims=True)
-
-
-def _low_pass(gap: np.ndarray, n_in: int) -> np.ndarray:
-    """The ideal low-pass of a line of n_in samples, mirrored to period 2 n_in (Dirichlet kernel, half at Nyquist)."""
-    angle = np.pi * gap / n_in
-    near = np.abs(np.sin(angle / 2)) < 1e-9
-    safe = np.where(near, 1.0, np.tan(angle / 2))
-    return np.where(near, 2 * n_in, np.sin(n_in * angle) / safe)
 
 
 def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float | Tensor) -> Tensor:
@@ -118,8 +68,8 @@ def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], 
         positions: per axis, where target voxels lie in measured voxels.
         noise: standard deviation of the noise, scaled; a number or a scalar tensor.
     """
-    profiles = assumed_profiles(positions)
-    x, y, z = (axis_model(n, p, kind) for n, p, kind in zip(data_XYZ.shape, positions, profiles, strict=True))
+    methods = assumed_methods(positions)
+    x, y, z = (axis_model(n, p, method) for n, p, method in zip(data_XYZ.shape, positions, methods, strict=True))
     coefficient = apply_axes(data_XYZ, (x.into, y.into, z.into))
     power = x.power_P[:, None, None] * y.power_P[:, None] * z.power_P
     trusted = torch.as_tensor(noise, dtype=torch.float64).clamp_min(NOISE_FLOOR)
@@ -138,11 +88,11 @@ def detail_variance(data_XYZ: Tensor, positions: tuple[Positions, Positions, Pos
         positions: per axis, where target voxels lie in measured voxels; only their distance is read.
         noise: standard deviation of the noise, scaled.
     """
-    profiles = assumed_profiles(positions)
+    methods = assumed_methods(positions)
     models = []
-    for n, p, kind in zip(data_XYZ.shape, positions, profiles, strict=True):
-        step = min(1 / ratio_of(p), 1.0)
-        models.append(axis_model(n, tuple(-0.5 + step * (i + 0.5) for i in range(round(n / step))), kind))
+    for n, p, method in zip(data_XYZ.shape, positions, methods, strict=True):
+        step = min(1 / voxel_ratio(p), 1.0)
+        models.append(axis_model(n, tuple(-0.5 + step * (i + 0.5) for i in range(round(n / step))), method))
     x, y, z = models
     energy_N = apply_axes(data_XYZ, (x.into, y.into, z.into)).double().square().flatten()
     power_N = (x.power_P[:, None, None] * y.power_P[:, None] * z.power_P).double().flatten()

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moediff.acquisition.data_consistency import assumed_acquisition
 from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.core.errors import ConfigError, GeometryError
-from moediff.core.resample import apply_axes
+from moediff.core.resample import apply_axes, transposed
 from moediff.core.volume import Grid, Volume
 
 STRENGTH = 0.07  # of the weight that the noise asks for; best over training scans, since structure leaks into the noise
@@ -74,17 +73,13 @@ class Problem:
             shape[axis] = -1
             divisor = divisor * values.clamp_min(0).to(self.measured_XYZ).view(shape)
         divisor = 1 + step * divisor
-        pull_XYZ = step * apply_axes(self.measured_XYZ, _transposed(self.matrices))
-        out = _transposed(into)
+        pull_XYZ = step * apply_axes(self.measured_XYZ, transposed(self.matrices))
+        out = transposed(into)
 
         def solve(v_XYZ: Tensor) -> Tensor:
             return apply_axes(apply_axes(v_XYZ + pull_XYZ, into) / divisor, out)
 
         return solve
-
-
-def _transposed(matrices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [None if matrix is None else matrix.T for matrix in matrices]
 
 
 @dataclass(frozen=True)
@@ -185,7 +180,7 @@ def super_resolve(volume: Volume, grid: Grid) -> Volume:
         DataError: no head, or no intensities to scale by.
     """
     prepared = prepare(volume, grid, PrepareSettings(kernel="cubic", noise="median"))  # what `STRENGTH` was tuned with
-    matrices = [None if _identity(m) else m for m in assumed_acquisition(prepared).matrices]
+    matrices = [None if _identity(m) else m for m in prepared.acquisition.matrices]
     spacing = [s / min(prepared.grid.spacing_mm) for s in prepared.grid.spacing_mm]
     problem = Problem(prepared.source.data_XYZ, matrices, spacing, weight_of(prepared, spacing))
     return prepared.undo(minimise(problem, prepared.interpolated_XYZ).data_XYZ)

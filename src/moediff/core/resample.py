@@ -1,7 +1,7 @@
 """Separable resampling: one weight matrix per axis, applied as three matrix products.
 
-Every interpolation and every linear acquisition model between grids that share their axis directions is separable,
-so a matrix [n_out, n_in] per axis says all of it. Weights are exact, batched use is a matrix product, and the adjoint
+Interpolation between grids that share their axis directions is separable, so a matrix [n_out, n_in] per axis says all
+of it. Weights are exact, batched use is a matrix product, and the adjoint
 is the transpose. Positions are in input voxel indices: 0 is the centre of the first voxel.
 
 Axes: O output samples, I input samples.
@@ -9,8 +9,9 @@ Axes: O output samples, I input samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from moediff.core.errors import GeometryError
 
 Positions = tuple[float, ...]
+Kernel: TypeAlias = Callable[[np.ndarray], np.ndarray]  # of distances
 COARSER = 1.001  # input voxels from target voxel to target voxel, beyond which the input's finest detail would alias
 
 
@@ -73,23 +75,40 @@ def _lanczos_matrix(n_in: int, at: np.ndarray, lobes: int = 3) -> np.ndarray:
     return _scatter_weights(n_in, taps, weight / weight.sum(1, keepdims=True))
 
 
+def mirrored(kernel: Kernel, a: np.ndarray, b: np.ndarray, n: int, *, periodic: bool = False) -> np.ndarray:
+    """A kernel between positions of a line of n samples that is mirrored about both ends of its field of view.
+
+    A periodic kernel (of period 2 n) holds the second mirror already.
+    """
+    total = kernel(a - b) + kernel(a + b + 1)
+    return total if periodic else total + kernel(2 * n - 1 - a - b)
+
+
+def low_pass(gap: np.ndarray, kept: float, period: float) -> np.ndarray:
+    """The ideal low-pass of a line with this period: every harmonic up to `kept`, half of it on `kept` itself.
+
+    1 + 2 (cos(w) + cos(2 w) + ... ) with w = 2 pi gap / period, the Dirichlet kernel in closed form.
+    """
+    top = int(np.floor(kept + 1e-9))
+    half = bool(np.isclose(top, kept))  # on the Nyquist frequency
+    angle = np.pi * gap / period
+    sine = np.sin(angle)
+    near = np.abs(sine) < 1e-9
+    if half:
+        ratio = np.sin(2 * top * angle) / np.where(near, 1.0, np.tan(angle))
+    else:
+        ratio = np.sin((2 * top + 1) * angle) / np.where(near, 1.0, sine)
+    return np.where(near, 2.0 * top + (not half), ratio)
+
+
 def _kept_band(n_in: int, kept: float, at: np.ndarray) -> np.ndarray:
     """Keep the frequencies below `kept` samples' Nyquist and evaluate at `at`.
 
     The line is mirrored about its ends (period 2 n) before the Fourier sum, so that a cut through tissue does not
     ring; where the ends are air this is k-space truncation or zero-filling exactly.
     """
-    period = 2 * n_in
-    top = int(np.floor(kept + 1e-9))  # highest harmonic of the mirrored line: kept/2 cycles per n = kept cycles per 2n
-    harmonic = np.arange(1, top + 1)
-    gain = np.where(np.isclose(harmonic, kept), 0.5, 1.0)
-
-    def kernel(gap: np.ndarray) -> np.ndarray:
-        phase = 2 * np.pi * gap[..., None] * harmonic / period
-        return (1 + 2 * (np.cos(phase) * gain).sum(-1)) / period
-
-    source = np.arange(n_in)
-    return kernel(at[:, None] - source) + kernel(at[:, None] + source + 1)
+    period = 2 * n_in  # so that `kept` harmonics of it are kept / 2 cycles over n
+    return mirrored(lambda gap: low_pass(gap, kept, period), at[:, None], np.arange(n_in), n_in, periodic=True) / period
 
 
 def _zero_fill_matrix(n_in: int, at: np.ndarray) -> np.ndarray:
@@ -132,32 +151,9 @@ def reading_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
     return band_matrix(n_in, inside, n_in / step)
 
 
-def truncation_matrix(n_in: int, n_out: int) -> Tensor:
-    """k-space truncation from n_in to n_out samples over the same field of view, weights [O, I]."""
-    step = n_in / n_out
-    return band_matrix(n_in, sample_positions(n_out, step, (step - 1) / 2), float(n_out))
-
-
-@lru_cache(maxsize=512)
-def profile_matrix(n_in: int, positions: Positions, profile: str, thickness_vox: float) -> Tensor:
-    """Slice-profile averages [O, I] around `positions`: "gaussian" (FWHM = thickness) or "box" (width = thickness).
-
-    Samples outside the axis repeat the edge sample.
-    """
-    at = np.asarray(positions)
-    reach = int(np.ceil(1.5 * thickness_vox)) + 1
-    taps = np.round(at).astype(int)[:, None] + np.arange(-reach, reach + 1)
-    gap = np.abs(at[:, None] - taps)
-    if profile == "gaussian":
-        weight = np.exp(-0.5 * (gap * 2.3548 / thickness_vox) ** 2)
-    elif profile == "box":
-        weight = np.clip(thickness_vox / 2 + 0.5 - gap, 0, 1)
-    else:
-        raise GeometryError(f"no slice profile called {profile!r}; choose gaussian or box")
-    weight /= weight.sum(1, keepdims=True)
-    dense = np.zeros((len(at), n_in))
-    np.add.at(dense, (np.arange(len(at))[:, None], np.clip(taps, 0, n_in - 1)), weight)
-    return torch.from_numpy(dense).float()
+def transposed(matrices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The matrices of the adjoint, for `apply_axes`."""
+    return [None if matrix is None else matrix.T for matrix in matrices]
 
 
 def apply_axes(data: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:

@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import asdict
 
-from moediff.acquisition.data_consistency import Acquisition, assumed_acquisition, discrepancy, residual, summary
+from moediff.acquisition.data_consistency import Discrepancy, discrepancy
 from moediff.acquisition.normalisation import quantile
-from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
+from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.geometry import axis_positions, canonical_grid, canonicalise
 from moediff.core.volume import Volume
 from moediff.evaluation.intensity_fit import fit_intensities
 from moediff.inference.grid_plan import land, working_grid
 
 
-def _gap(pred: Volume, measured: Volume, *, fit: bool) -> tuple[Tensor, Prepared, Acquisition]:
-    """Measured minus re-acquired, scaled, and what it was found with."""
+def _discrepancy(pred: Volume, measured: Volume, *, fit: bool) -> Discrepancy:
     near = pred
     if axis_positions(canonical_grid(measured.grid), canonical_grid(pred.grid)) is not None:
         near = land(pred, working_grid(measured.grid, pred.grid))  # beyond what was measured nothing is contradicted
     prepared = prepare(measured, near.grid, PrepareSettings(kernel="cubic"))
-    acquisition = assumed_acquisition(prepared)
     data_XYZ = prepared.scaling.apply(canonicalise(near)[0].data_XYZ.float())
     if fit:
         target = prepared.source.data_XYZ
         tissue = target > 0.05 * quantile(target, 0.999)
-        data_XYZ = fit_intensities(acquisition.apply(data_XYZ)[tissue], target[tissue]).apply(data_XYZ)
-    return discrepancy(data_XYZ, prepared, acquisition), prepared, acquisition
+        data_XYZ = fit_intensities(prepared.acquisition.apply(data_XYZ)[tissue], target[tissue]).apply(data_XYZ)
+    return discrepancy(data_XYZ, prepared)
 
 
 def consistency(pred: Volume, measured: Volume, *, fit: bool) -> dict[str, object]:
     """RMS discrepancy over the measured scan's range, its noise likewise, and the acquisition assumed per axis.
 
     0.. , lower is better; about the noise is right, far below it the noise was copied (Irani & Peleg 1991). The
-    acquisition is guessed from voxel sizes, as in `inference.consistency`.
+    acquisition is guessed from voxel sizes, as for enhancement.
 
     Args:
         pred: prediction on its own grid, whose axes must be parallel to the measured scan's.
         measured: the low-resolution input.
-        fit: bring the re-acquired prediction to the measured intensities first (`evaluation.fit`).
+        fit: bring the re-acquired prediction to the measured intensities first (`evaluation.intensity_fit`).
 
     Raises:
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan, or intensities that cannot be fitted.
     """
-    return summary(*_gap(pred, measured, fit=fit))
+    return asdict(_discrepancy(pred, measured, fit=fit).summary())
 
 
 def residual_map(pred: Volume, measured: Volume) -> Volume:
@@ -53,5 +51,4 @@ def residual_map(pred: Volume, measured: Volume) -> Volume:
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan.
     """
-    gap, prepared, _ = _gap(pred, measured, fit=False)
-    return residual(gap, prepared)
+    return _discrepancy(pred, measured, fit=False).residual()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.acquisition.data_consistency import assumed_acquisition, correct, discrepancy, residual, summary
+from moediff.acquisition.data_consistency import correct, discrepancy
 from moediff.acquisition.prepare import Prepared, anisotropy_ratio, flipped, prepare
 from moediff.core.config import rng_for
 from moediff.core.device import move_if_it_fits, parse_device, parse_dtype, precision_warnings
@@ -249,14 +249,13 @@ class Enhancer:
         if spread is not None:
             plain = Volume(spread * prepared.scaling.scale, prepared.grid.affine)
             uncertainty = way.map(prepared.undo_axes(plain).to("cpu"))
-        acquisition = assumed_acquisition(prepared)
-        gap = discrepancy(result, prepared, acquisition)
+        gap = discrepancy(result, prepared)
         sidecar = self._sidecar(loaded, way.goal, options)
         sidecar = replace(
             sidecar,
             uncertainty=measured_uncertainty(sidecar.uncertainty, spread, prepared),
             slice_intensity=SliceIntensity.of(prepared, requested=options.even_slices),
-            data_consistency=DataConsistency(**summary(gap, prepared, acquisition)),  # type: ignore[arg-type]
+            data_consistency=DataConsistency(**asdict(gap.summary())),
             out_of_distribution_score=score,
             timings=timings,
             warnings=(
@@ -269,7 +268,7 @@ class Enhancer:
             ),
         )
         volume, maps = way.scan(prepared.undo(result).to("cpu")), maps_of(loaded, way, prepared, head)
-        left = residual(gap, prepared).to("cpu")
+        left = gap.residual().to("cpu")
         return Enhanced(volume, maps, uncertainty, self._names(), loaded, sidecar, residual=left)
 
     def _sidecar(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> Sidecar:
@@ -291,7 +290,7 @@ def whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> 
     result = residual_XYZ.add_(prepared.interpolated_XYZ).clamp_(min=least)
     if not options.consistency:
         return result
-    return correct(result, prepared, assumed_acquisition(prepared)).clamp_(min=least)
+    return correct(result, prepared).clamp_(min=least)
 
 
 def read_source(source: Source) -> Loaded:

@@ -6,8 +6,8 @@ Each sign is a sentence for the sidecar and the terminal; none stops the run but
 from __future__ import annotations
 
 from moediff.acquisition.normalisation import BRAIN_LEVEL, quantile
+from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.prepare import Prepared, bounds
-from moediff.acquisition.wiener import ratio_of
 from moediff.core.errors import DataError
 from moediff.core.volume import Volume
 from moediff.inference.route import Route
@@ -67,7 +67,7 @@ def doubts(prepared: Prepared) -> list[str]:
         found.append(f"noise of {noise:.0%} of the intensity range is above what the model was trained on (6 %)")
     if float(prepared.source.data_XYZ.min()) * prepared.scaling.scale + prepared.scaling.offset < -100:
         found.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
-    ratios = [ratio_of(p) for p in prepared.positions]
+    ratios = [voxel_ratio(p) for p in prepared.positions]
     if max(ratios) > RATIO[1] or min(ratios) < RATIO[0]:
         found.append(f"spacing ratios {[round(r, 2) for r in ratios]} leave the trained range {RATIO[0]}..{RATIO[1]}")
     if min(prepared.source.shape) < 8:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.prepare import Prepared, bounds, network_order
-from moediff.acquisition.wiener import ratio_of
 from moediff.model.denoiser import Condition, Denoiser, make_condition
 from moediff.model.encoder import COARSE, FINE
 
@@ -118,7 +118,7 @@ def _in_step(low: Sequence[int], high: Sequence[int], prepared: Prepared) -> lis
     found = []
     for axis, (first, _) in enumerate(prepared.foreground_bounds):
         positions, cut = prepared.positions[axis], part[axis][0]
-        step = 1 / ratio_of(positions)
+        step = 1 / voxel_ratio(positions)
         guess = math.floor((first - 0.5 - positions[0]) / step) - 1
         whole = next(k for k in itertools.count(guess) if round(positions[0] + k * step) >= first)
         begin = low[axis] - (low[axis] - whole) % COARSE

@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.acquisition.normalisation import brain_scaling, foreground
+from moediff.acquisition.operators import FWHM, profile_matrix
 from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise, whole_labels
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors
 from moediff.core.geometry import axis_positions, canonicalise, with_spacing
-from moediff.core.resample import apply_axes, axis_matrix, profile_matrix
+from moediff.core.resample import apply_axes, axis_matrix
 from moediff.core.volume import Volume
 from moediff.io.scans import load
 from moediff.training.cache import Head, ScanSource, head_of, kept, read_heads
 from moediff.training.pairs import pair_of
 
-FWHM = 2.3548  # of a Gaussian, in standard deviations
 LEAST_BLUR = 0.1  # voxels
 LEAST_VOXELS = 16  # along an axis; smaller heads hold nothing to learn from
 

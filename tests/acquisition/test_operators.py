@@ -1,0 +1,151 @@
+"""Forward model: slice profiles, k-space truncation, one A for degrading and undoing it, and its transpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.operators import (
+    Acquisition,
+    assumed_acquisition,
+    assumed_methods,
+    mirrored_sampling,
+    profile_matrix,
+    recipe_acquisition,
+    sampling_matrix,
+    voxel_ratio,
+)
+from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
+from moediff.core.config import rng_for
+from moediff.core.errors import GeometryError
+from moediff.core.resample import sample_positions
+from moediff.core.volume import Volume
+
+SHAPE = (30, 24, 36)
+TRUNCATE, NONE, THICK = AxisRecipe(method="truncate", factor=2), AxisRecipe(), AxisRecipe(method="gaussian", factor=4)
+RECIPES = {
+    "thick_z": thick_slices(4, 0, "z"),
+    "thick_x": thick_slices(3, 0, "x", axis=0),
+    "truncated": Recipe(axes=(TRUNCATE, TRUNCATE, TRUNCATE)),
+    "odd_truncated": Recipe(axes=(AxisRecipe(method="truncate", factor=1.7),) * 3),
+    "mixed": Recipe(axes=(NONE, TRUNCATE, THICK)),
+}
+
+
+def dense(acquisition: Acquisition) -> list[torch.Tensor]:
+    """A matrix per axis, the identity where there is none."""
+    return [torch.eye(n) if m is None else m for m, n in zip(acquisition.matrices, SHAPE, strict=True)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_degrading_and_undoing_share_one_forward_model(recipe):
+    truth = Volume(torch.rand(SHAPE, generator=rng_for(0)), torch.eye(4, dtype=torch.float64))
+    simulated, ratios = recipe_acquisition(SHAPE, recipe.axes)
+    low = degrade(truth, recipe, rng_for(0), reference=1.0)
+    assumed = assumed_acquisition(truth.grid, low.grid)
+    assert assumed.methods == simulated.methods
+    assert low.spacing_mm == pytest.approx(ratios)
+    for one, other in zip(dense(simulated), dense(assumed), strict=True):
+        assert_close(one, other, atol=1e-6, rtol=0)
+    assert_close(low.data_XYZ, assumed.apply(truth.data_XYZ), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_the_transpose_is_the_adjoint(recipe):
+    acquisition, _ = recipe_acquisition(SHAPE, recipe.axes)
+    x = torch.randn(SHAPE, generator=rng_for(1), dtype=torch.float64)
+    y = torch.randn(acquisition.apply(x).shape, generator=rng_for(2), dtype=torch.float64)
+    assert_close((acquisition.apply(x) * y).sum(), (x * acquisition.transpose(y)).sum())
+
+
+@pytest.mark.parametrize(("method", "ratio", "tolerance"), [("gaussian", 5, 2e-3), ("truncate", 2, 1e-6)])
+def test_on_a_mirrored_line_the_model_is_the_same_away_from_the_ends(method, ratio, tolerance):
+    n_out = 24
+    fine = np.asarray(sample_positions(n_out * ratio, 1 / ratio, (1 / ratio - 1) / 2))
+    measured = sample_positions(n_out, float(ratio), (ratio - 1) / 2)
+    plain = sampling_matrix(n_out * ratio, measured, method, float(ratio))
+    inner = slice(3, -3) if method == "gaussian" else slice(None)
+    found = torch.from_numpy(mirrored_sampling(n_out, fine, method)).float()
+    assert_close(found[inner], plain[inner], atol=tolerance, rtol=0)
+    assert_close(found.sum(1), torch.ones(n_out))
+
+
+def test_oblique_grids_have_no_separable_model():
+    tilted = torch.eye(4, dtype=torch.float64)
+    tilted[:2, :2] = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    grids = (Volume(torch.zeros(9, 9, 9), affine).grid for affine in (torch.eye(4, dtype=torch.float64), tilted))
+    with pytest.raises(GeometryError, match="oblique"):
+        assumed_acquisition(*grids)
+
+
+def positions_of(n_in: int, factor: float):
+    """Target voxels that cut the field of view into voxels `factor` times finer, first outer faces together."""
+    return sample_positions(round(n_in * factor), 1 / factor, (1 / factor - 1) / 2)
+
+
+METHODS = {
+    (1, 1, 5): ("none", "none", "gaussian"),
+    (5, 1, 1): ("gaussian", "none", "none"),
+    (2, 2, 2): ("truncate", "truncate", "truncate"),
+    (1.5, 1.5, 1.5): ("truncate", "truncate", "truncate"),
+    (1.25, 1.25, 4): ("truncate", "truncate", "gaussian"),
+    (1, 1, 1): ("none", "none", "none"),
+    (1, 1, 1.7): ("none", "none", "truncate"),
+    (3, 3, 4): ("truncate", "truncate", "truncate"),
+    (3, 1, 3): ("truncate", "none", "truncate"),
+    (2, 2, 1): ("truncate", "truncate", "none"),
+    (1, 2.5, 5): ("none", "truncate", "gaussian"),
+    (0.5, 1, 3): ("none", "none", "gaussian"),
+}
+
+
+@pytest.mark.parametrize(("ratios", "expected"), METHODS.items(), ids=str)
+def test_assumed_methods_table(ratios, expected):
+    assert assumed_methods(tuple(positions_of(12, r) for r in ratios)) == expected
+
+
+def test_voxel_ratio_known_answers():
+    assert voxel_ratio((0.0, 0.25, 0.5)) == 4 and voxel_ratio((1.0, 3.0)) == 0.5 and voxel_ratio((7.0,)) == 1
+
+
+@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@given(n=st.integers(1, 60), thickness=st.floats(0.4, 8), step=st.floats(0.5, 5))
+def test_profiles_average_a_constant_to_itself(profile, n, thickness, step):
+    count = max(1, int(n / step))
+    matrix = profile_matrix(n, sample_positions(count, step, (step - 1) / 2), profile, thickness)
+    assert float(matrix.min()) >= 0
+    assert_close(matrix.sum(1), torch.ones(count), atol=1e-6, rtol=0)
+
+
+def test_a_gaussian_profile_has_its_full_width_at_half_maximum():
+    row = profile_matrix(41, (20.0,), "gaussian", 6.0)[0].double()
+    assert float(row[23] / row[20]) == pytest.approx(0.5, abs=1e-4)
+    variance = float((row * (torch.arange(41) - 20) ** 2).sum())
+    assert variance**0.5 == pytest.approx(6 / 2.3548, rel=0.01)
+
+
+def test_a_box_profile_is_a_plain_mean():
+    matrix = profile_matrix(12, (1.0, 4.0, 7.0, 10.0), "box", 3.0)
+    expected = torch.zeros(4, 12)
+    for row in range(4):
+        expected[row, 3 * row : 3 * row + 3] = 1 / 3
+    assert_close(matrix, expected)
+
+
+def test_a_profile_keeps_a_ramp_inside_and_repeats_the_edge():
+    ramp = torch.arange(40).float()
+    positions = sample_positions(13, 3.0, 1.0)
+    found = profile_matrix(40, positions, "gaussian", 3.0) @ ramp
+    assert_close(found[2:-2], torch.tensor(positions)[2:-2], atol=1e-4, rtol=0)
+    row = profile_matrix(9, (0.0,), "box", 5.0)[0]
+    assert_close(row, torch.tensor([0.6, 0.2, 0.2, 0, 0, 0, 0, 0, 0]))
+
+
+def test_unknown_profiles_are_refused_with_the_choices():
+    with pytest.raises(GeometryError, match="'triangle'; choose gaussian or box"):
+        profile_matrix(5, (0.0,), "triangle", 2.0)
