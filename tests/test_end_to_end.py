@@ -179,7 +179,7 @@ def test_python_writes_what_the_command_writes(project: Path, bundle: Path):
         "--uncertainty": "sd.nii",
         "--experts": "gate.nii",
         "--mask": "mask.nii",
-        "--each-expert": "each.nii",
+        "--single-experts": "each.nii",
         "--differences": "differences.nii",
         "--report": "page.html",
     }

@@ -78,7 +78,7 @@ def test_a_sampler_is_one_function_and_one_row(run_page, enhancer, make_phantom)
     run_page("add-a-sampler", SAMPLERS)
     options = moediff.EnhanceOptions(mode="detail", sampler="midpoint", steps=2)
     result = enhancer(make_phantom(SHAPE_XYZ, (1.0, 1.0, 3.0)), options)
-    assert result.record["sampler"] == "midpoint"
+    assert result.sidecar.settings.sampler == "midpoint"
     assert torch.isfinite(result.volume.data_XYZ).all()
 
 

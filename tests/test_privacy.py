@@ -98,7 +98,7 @@ def every_output(source: Path, out: Path, bundle: Path, *size: str) -> list[str]
         "--experts": "e.nii.gz",
         "--mask": "m.nii.gz",
         "--report": "page.html",
-        "--each-expert": "a.nii.gz",
+        "--single-experts": "a.nii.gz",
         "--uncertainty": "u.nii.gz",
         "--differences": "d.nii.gz",
     }

@@ -1,4 +1,4 @@
-"""The program `moediff`: heeds signals before it imports anything else, and ends with the exit code of its command."""
+"""Program `moediff`: handles signals before it imports anything else, and ends with the exit code of its command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run() -> int:
 
 
 def open_closed_streams() -> None:
-    """Streams that the caller closed lead nowhere; else a result would get their number, and what is printed."""
+    """Open closed standard streams on the null device; else an output file would get their number and their text."""
     while (handle := os.open(os.devnull, os.O_RDWR)) < len(STREAMS):
         os.set_inheritable(handle, True)
     os.close(handle)

@@ -143,7 +143,7 @@ def test_the_seed_decides_the_sample(enhance, tmp_path):
 
 def test_each_expert_and_differences_are_written(enhance, scan):
     each, differences = scan.parent / "each.nii.gz", scan.parent / "differences.nii.gz"
-    assert enhance("-q", "--each-expert", str(each), "--differences", str(differences)) == 0
+    assert enhance("-q", "--single-experts", str(each), "--differences", str(differences)) == 0
     shape = load(scan.parent / "sub-01_desc-sr_T2w.nii.gz").volume.shape
     assert nib.load(each).shape == (*shape, 4) and nib.load(differences).shape == (*shape, 8)
 

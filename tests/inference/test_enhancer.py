@@ -308,9 +308,9 @@ def test_slices_that_alternate_are_named_and_evened_on_request(enhancer, make_ph
     assert left.sidecar.slice_intensity == replace(taken.sidecar.slice_intensity, corrected=False)
     assert taken.sidecar.slice_intensity.noticeable and taken.sidecar.slice_intensity.corrected
     assert taken.sidecar.slice_intensity.difference == pytest.approx(math.exp(0.1) - 1, abs=0.01)
-    told = [warning for warning in left.sidecar.warnings if "--even-slices" in warning]
+    told = [warning for warning in left.sidecar.warnings if "--correct-slice-intensity" in warning]
     assert len(told) == 1 and f"every other slice is {left.sidecar.slice_intensity.difference:.1%} brighter" in told[0]
-    assert not any("--even-slices" in warning for warning in taken.sidecar.warnings)
+    assert not any("--correct-slice-intensity" in warning for warning in taken.sidecar.warnings)
     even = enhancer(thick, EnhanceOptions(voxel_size=(4.0,))).volume.data_XYZ
     far, near = ((result.volume.data_XYZ - even).abs().mean() for result in (left, taken))
     assert near < 0.3 * far

@@ -147,11 +147,11 @@ def test_what_was_not_done_is_recorded(enhancer, low, make_phantom):
     record = result.sidecar
     assert (record.settings.data_consistency, record.settings.steps, record.pass_through) == (False, 0, True)
     assert record.slice_intensity == SliceIntensity(corrected=False)
-    assert any("--even-slices changed nothing: the scan was passed through" in w for w in record.warnings)
+    assert any("--correct-slice-intensity changed nothing: the scan was passed through" in w for w in record.warnings)
     cubes = make_phantom((48, 56, 44), (4.0, 4.0, 4.0))
     record = enhancer(cubes, EnhanceOptions(voxel_size=(3.0,), even_slices=True)).sidecar
     assert record.slice_intensity == SliceIntensity(corrected=False) and record.settings.data_consistency
-    assert any("--even-slices changed nothing: it needs thick slices" in w for w in record.warnings)
+    assert any("--correct-slice-intensity changed nothing: it needs thick slices" in w for w in record.warnings)
     even = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
     warnings = enhancer(even, EnhanceOptions(voxel_size=(4.0,), even_slices=True)).sidecar.warnings
     assert any("no more than chance" in w for w in warnings)

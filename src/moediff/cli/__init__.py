@@ -1,4 +1,4 @@
-"""One module per command: `add` declares its options, and what it calls imports heavy parts when it runs."""
+"""Commands, one module each: `add` declares the options; what it calls imports heavy parts when it runs."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-SOME_FAILED = 8  # exit code where some of many were judged or made, and the others say why not
+SOME_FAILED = 8  # exit code where some of many inputs failed; each failure is printed

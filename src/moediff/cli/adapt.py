@@ -1,4 +1,4 @@
-"""`moediff adapt`: let the weights learn on from thick-slice scans themselves."""
+"""`moediff adapt`: self-supervised fine-tuning of the weights on thick-slice scans."""
 
 from __future__ import annotations
 
@@ -8,43 +8,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
-from moediff.cli.reading import add_reading, read, scan_path
+from moediff.cli.options import add_options, option
+from moediff.cli.reading import read, reading_options, scan_path
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
 
 
+OPTIONS = {
+    "input and output": (
+        option(
+            "scans",
+            type=scan_path,
+            nargs="+",
+            metavar="SCAN",
+            help="thick-slice scans, one or several of the same protocol",
+        ),
+        *reading_options(),
+        option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write"),
+        option("--overwrite", action="store_true", help="replace an existing model folder"),
+        option("-q", "--quiet", action="store_true", help="print no progress and no summary"),
+    ),
+    "training": (
+        option(
+            "--bundle", type=Path, metavar="FOLDER", help="model folder to begin with (default: the embedded weights)"
+        ),
+        option("--steps", type=int, default=100, metavar="N", help="one to three minutes on two cores"),
+        option("--seed", type=int, default=0, metavar="N", help="of everything random"),
+        option("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
+        option("--processes", type=int, default=0, metavar="N", help="share the work (default: all GPUs or cores)"),
+    ),
+}
+
+
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "adapt",
-        help="let the weights learn on from your thick-slice scans, no sharp scan needed",
-        description="Make a model folder for scans of one protocol and contrast: the weights learn on from what is "
-        f"sharp in the plane of thick slices. Use it with `moediff enhance --bundle FOLDER`. {RESEARCH_ONLY}",
+        help="fine-tune the weights on your thick-slice scans; no sharp scan needed",
+        description="Write a model folder for scans of one protocol and contrast: self-supervised fine-tuning on what "
+        f"is sharp in the plane of thick slices. Use it with `moediff enhance --bundle FOLDER`. {RESEARCH_ONLY}",
     )
-    add = parser.add_argument
-    add(
-        "scans",
-        type=scan_path,
-        nargs="+",
-        metavar="SCAN",
-        help="thick-slice scans, one or several of the same protocol",
-    )
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write")
-    add("--bundle", type=Path, help="model folder to begin with (default: the embedded weights)")
-    add_reading(parser)
-    add("--steps", type=int, default=100, help="how long to learn (default 100, one to three minutes on two cores)")
-    add("--seed", type=int, default=0, help="of everything random (default 0)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--processes", type=int, default=0, help="share the work among N (default: all GPUs or cores)")
-    add("--overwrite", action="store_true", help="replace an existing model folder")
-    add("-q", "--quiet", action="store_true", help="no progress and no summary")
+    add_options(parser, OPTIONS)
     parser.set_defaults(call=adapt_command)
 
 
 def adapt_command(args: argparse.Namespace) -> int:
-    """Adapt, and say where the bundle lies."""
+    """Fine-tune, and print where the bundle is."""
     from moediff.core.device import parse_device
     from moediff.core.extras import TRAINING_MODULES, require_modules
     from moediff.model.bundle import check_free, load_bundle

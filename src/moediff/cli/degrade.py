@@ -1,21 +1,48 @@
-"""`moediff degrade`: what a poorer acquisition would have made of a scan."""
+"""`moediff degrade`: simulate the low-resolution scan of a poorer acquisition."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff._version import RESEARCH_ONLY, __version__
-from moediff.cli.reading import add_reading, read, scan_path
+from moediff.cli.options import add_options, option
+from moediff.cli.reading import read, reading_options, scan_path
 
 if TYPE_CHECKING:
     from moediff.acquisition.recipe import Recipe
     from moediff.cli import Commands
     from moediff.core.volume import Volume
     from moediff.io.scans import Loaded
+
+
+OPTIONS = {
+    "input": (
+        option("source", type=scan_path, metavar="SCAN", help="sharp scan, of any kind that `enhance` takes"),
+        *reading_options(),
+    ),
+    "output": (
+        option(
+            "-o",
+            "--output",
+            type=Path,
+            required=True,
+            help="low-resolution scan; its recipe is written beside it, .json",
+        ),
+        option("--overwrite", action="store_true", help="replace existing outputs"),
+        option("-q", "--quiet", action="store_true", help="print nothing"),
+    ),
+    "simulation": (
+        option(
+            "--recipe", required=True, metavar="NAME|FILE", help="a named recipe (an unknown name lists them) or .json"
+        ),
+        option("--seed", type=int, default=0, metavar="N", help="of noise and bias field"),
+    ),
+}
 
 
 def add(commands: Commands) -> None:
@@ -25,14 +52,7 @@ def add(commands: Commands) -> None:
         help="simulate a low-resolution scan",
         description=f"Write the scan that a poorer acquisition would have given, and its recipe. {RESEARCH_ONLY}",
     )
-    add = parser.add_argument
-    add("source", type=scan_path, metavar="SCAN", help="sharp scan, of any kind that `enhance` takes")
-    add("--recipe", required=True, metavar="NAME|FILE", help="a named recipe (an unknown name lists them) or .json")
-    add("-o", "--output", type=Path, required=True, help="low-resolution scan; its recipe lies beside it as .json")
-    add("--seed", type=int, default=0, help="of noise and bias field (default 0)")
-    add_reading(parser)
-    add("--overwrite", action="store_true", help="replace existing outputs")
-    add("-q", "--quiet", action="store_true", help="print nothing")
+    add_options(parser, OPTIONS)
     parser.set_defaults(call=degrade_command)
 
 
@@ -47,21 +67,47 @@ def degrade_command(args: argparse.Namespace) -> int:
     recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
     loaded = read(args.source, args)
     with locked_outputs(paths, args.source, overwrite=args.overwrite, read=[Path(args.recipe)]):
-        low, record = _simulate(loaded, recipe, args)
+        low, sidecar = _simulate(loaded, recipe, args)
         register_outputs(paths.every())
         if args.overwrite:
             paths.sidecar.unlink(missing_ok=True)
         save(low, paths.scan, codes=codes_to_write(loaded.codes), overwrite=args.overwrite)
-        write_text(json.dumps(record, indent=2) + "\n", paths.sidecar, overwrite=args.overwrite)
+        write_text(json.dumps(asdict(sidecar), indent=2) + "\n", paths.sidecar, overwrite=args.overwrite)
     if not args.quiet:
-        for warning in record["warnings"]:
+        for warning in sidecar.warnings:
             print(f"moediff: warning: {warning}", file=sys.stderr)
         print(f"{paths.scan}\n{RESEARCH_ONLY}")
     return 0
 
 
-def _simulate(loaded: Loaded, recipe: Recipe, args: argparse.Namespace) -> tuple[Volume, dict[str, Any]]:
-    """The poorer scan, and what its sidecar says."""
+@dataclass(frozen=True, kw_only=True)
+class DegradeSidecar:
+    """The JSON beside a simulated scan; `--recipe` reads its recipe back.
+
+    Args:
+        recipe: as in a recipe file.
+        seed: as given.
+        random_key: what the random numbers were keyed by.
+        noise_reference: the intensity that noise is a share of.
+        input_shape, input_spacing_mm, output_shape, output_spacing_mm: both grids, in the axis order of their files.
+        warnings: the sentences on the terminal.
+    """
+
+    recipe: dict[str, Any]
+    seed: int
+    random_key: tuple[int, str, str]
+    noise_reference: float
+    input_shape: tuple[int, ...]
+    input_spacing_mm: tuple[float, ...]
+    output_shape: tuple[int, ...]
+    output_spacing_mm: tuple[float, ...]
+    warnings: tuple[str, ...]
+    moediff: str = __version__
+    note: str = RESEARCH_ONLY
+
+
+def _simulate(loaded: Loaded, recipe: Recipe, args: argparse.Namespace) -> tuple[Volume, DegradeSidecar]:
+    """The low-resolution scan and its sidecar."""
     from moediff.acquisition.degrade import degrade, reference_intensity
     from moediff.core.config import rng_for
 
@@ -69,16 +115,14 @@ def _simulate(loaded: Loaded, recipe: Recipe, args: argparse.Namespace) -> tuple
     key = (args.seed, name, recipe.name)  # the same everywhere: training's validation, benchmarks
     reference = reference_intensity(loaded.volume.data_XYZ)
     low = degrade(loaded.volume, recipe, rng_for(*key), reference=reference)
-    return low, {
-        "recipe": json.loads(recipe.to_json()),
-        "seed": args.seed,
-        "random_key": list(key),
-        "noise_reference": reference,
-        "input_shape": list(loaded.volume.shape),
-        "input_spacing_mm": [round(s, 5) for s in loaded.volume.spacing_mm],
-        "output_shape": list(low.shape),
-        "output_spacing_mm": [round(s, 5) for s in low.spacing_mm],
-        "warnings": list(loaded.warnings),
-        "moediff": __version__,
-        "note": RESEARCH_ONLY,
-    }
+    return low, DegradeSidecar(
+        recipe=json.loads(recipe.to_json()),
+        seed=args.seed,
+        random_key=key,
+        noise_reference=reference,
+        input_shape=loaded.volume.shape,
+        input_spacing_mm=tuple(round(s, 5) for s in loaded.volume.spacing_mm),
+        output_shape=low.shape,
+        output_spacing_mm=tuple(round(s, 5) for s in low.spacing_mm),
+        warnings=loaded.warnings,
+    )

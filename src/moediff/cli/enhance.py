@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
-from moediff.cli.reading import add_reading, read, scan_path
+from moediff.cli.options import add_options, option
+from moediff.cli.reading import read, reading_options, scan_path
 from moediff.cli.terminal import progress_bar
 from moediff.core.memory import tune_allocator
 
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from moediff.io.scans import Loaded
 
 
-def add(commands: Commands) -> None:
-    """Declare the command."""
-    parser = commands.add_parser(
-        "enhance", help="super-resolve one scan", description=f"Super-resolve one scan. {RESEARCH_ONLY}"
-    )
-    _add_options(parser)
-    parser.set_defaults(call=enhance_command)
-
-
 def _size_mm(text: str) -> float:
     try:
         return float(text)
@@ -39,79 +31,115 @@ def _size_mm(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of mm: name the scan before this option") from None
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "source",
-        type=scan_path,
-        metavar="INPUT",
-        help=".nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
+OPTIONS = {
+    "input": (
+        option(
+            "source",
+            type=scan_path,
+            metavar="INPUT",
+            help=".nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
+        ),
+        *reading_options(),
+    ),
+    "output": (
+        option("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)"),
+        option("--report", type=Path, metavar="HTML", help="write a page that shows the result (one file, offline)"),
+        option(
+            "--uncertainty",
+            type=Path,
+            metavar="PATH",
+            help="write the standard deviation of every voxel (mode detail: needs --samples 2 or more)",
+        ),
+        option("--mask", type=Path, metavar="PATH", help="write where the network worked"),
+        option("--dicom-out", type=Path, metavar="FOLDER", help="write a new DICOM series too (DICOM input only)"),
+        option("--overwrite", action="store_true", help="replace existing outputs"),
+        option("--dry-run", action="store_true", help="print grids, memory, files and warnings, and stop"),
+        option("--json", action="store_true", help="print the sidecar to standard output"),
+        option("-q", "--quiet", action="store_true", help="print no progress, no summary and no warnings"),
+        option("-v", "--verbose", action="store_true", help="print timings and settings"),
+    ),
+    "grid and quality": (
+        option(
+            "--voxel-size",
+            type=_size_mm,
+            nargs="+",
+            metavar="MM",
+            help="one number, or three in the input's axis order (default: axes coarser than 1 mm become 1 mm where "
+            "any is coarser than 1.2 mm, else all are halved)",
+        ),
+        option("--like", type=Path, metavar="REF", help="use exactly this scan's grid"),
+        option(
+            "--mode",
+            default="faithful",
+            choices=("faithful", "detail"),
+            help="faithful: least error on average; detail: one plausible sample, sharper but further from the truth",
+        ),
+        option(
+            "--tta",
+            type=int,
+            default=1,
+            choices=(1, 2, 4, 8),
+            metavar="N",
+            help="test-time augmentation: average over N flips, 2, 4 or 8; less error, N times as long",
+        ),
+        option(
+            "--samples",
+            type=int,
+            default=1,
+            help="with 2 or more, the uncertainty is taken from so many samples instead of predicted; "
+            "in mode detail the first of them is the result",
+        ),
+        option(
+            "--correct-slice-intensity",
+            action="store_true",
+            help="remove brightness that alternates from slice to slice (interleaved acquisition)",
+        ),
+        option(
+            "--adapt",
+            action="store_true",
+            help="thick slices: self-supervised fine-tuning of the weights on this scan first (minutes)",
+        ),
+    ),
+    "speed and memory": (
+        option("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
+        option("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)"),
+        option(
+            "--dtype",
+            default="float32",
+            choices=("float32", "bfloat16"),
+            help="precision of the network: bfloat16 is 1.6 times as fast where a processor supports it",
+        ),
+        option("--mem-mb", type=int, default=1600, metavar="MB", help="bound on a tile's activations"),
+    ),
+    "advanced": (
+        option("--bundle", type=Path, metavar="FOLDER", help="model folder (default: the embedded weights)"),
+        option("--steps", type=int, default=3, metavar="N", help="network evaluations of a sample"),
+        option("--sampler", default="dpm-solver++", metavar="NAME", help="dpm-solver++, heun or euler"),
+        option("--seed", type=int, default=0, metavar="N", help="of samples and of --adapt"),
+        option(
+            "--no-data-consistency",
+            action="store_true",
+            help="do not correct the result where it contradicts the measurement",
+        ),
+        option("--experts", type=Path, metavar="PATH", help="write the gate's weight of each expert, 4-D"),
+        option("--single-experts", type=Path, metavar="PATH", help="write each expert's own result, 4-D (slower)"),
+        option(
+            "--differences",
+            type=Path,
+            metavar="PATH",
+            help="write each single expert minus the result, then minus the interpolated input, 4-D (slower)",
+        ),
+    ),
+}
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "enhance", help="super-resolve one scan", description=f"Super-resolve one scan. {RESEARCH_ONLY}"
     )
-    add("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)")
-    add(
-        "--voxel-size",
-        type=_size_mm,
-        nargs="+",
-        metavar="MM",
-        help="one number, or three in the input's axis order (default: axes coarser than 1 mm become 1 mm where any "
-        "is coarser than 1.2 mm, else all are halved)",
-    )
-    add("--like", type=Path, metavar="REF", help="land exactly on this scan's grid")
-    add(
-        "--mode",
-        default="faithful",
-        choices=("faithful", "detail"),
-        help="faithful (default): least error on average; detail: one plausible sample, sharper but further from the "
-        "truth",
-    )
-    add("--steps", type=int, default=3, help="network evaluations of a sample (default 3)")
-    add("--sampler", default="dpm-solver++", metavar="NAME", help="of samples: dpm-solver++ (default), heun or euler")
-    add(
-        "--mirrors",
-        type=int,
-        default=1,
-        choices=(1, 2, 4, 8),
-        metavar="N",
-        help="average over N mirrored readings, 2, 4 or 8: better, N times as long",
-    )
-    add(
-        "--samples",
-        type=int,
-        default=1,
-        help="take the uncertainty from N samples (default 1: foretold); detail: the first of them is the result",
-    )
-    add(
-        "--uncertainty",
-        type=Path,
-        metavar="PATH",
-        help="write the voxel-wise standard deviation (in mode detail: needs --samples 2 or more)",
-    )
-    add("--experts", type=Path, metavar="PATH", help="write the 4-D map of gate weights")
-    add("--each-expert", type=Path, metavar="PATH", help="write every expert's own result, 4-D (one evaluation each)")
-    add("--differences", type=Path, metavar="PATH", help="write each expert minus aggregate, then minus input, 4-D")
-    add("--mask", type=Path, metavar="PATH", help="write where the network worked")
-    add("--report", type=Path, metavar="HTML", help="write a page that shows the result (one file, works offline)")
-    add("--dicom-out", type=Path, metavar="FOLDER", help="write a new DICOM series too (DICOM input only)")
-    add("--bundle", type=Path, help="model folder (default: the embedded weights)")
-    add("--adapt", action="store_true", help="thick slices: let the weights learn on from this scan first (minutes)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="what the network computes in (default float32): bfloat16 is 1.6 times as fast where a processor has it",
-    )
-    add("--threads", type=int, help="CPU threads")
-    add("--seed", type=int, default=0, help="of samples and of --adapt (default 0)")
-    add("--mem-mb", type=int, default=1600, help="bound on a tile's activations (default 1600)")
-    add("--even-slices", action="store_true", help="take out what alternates in brightness from slice to slice")
-    add("--no-consistency", action="store_true", help="do not correct what the measurement contradicts")
-    add_reading(parser)
-    add("--overwrite", action="store_true", help="replace existing outputs")
-    add("--dry-run", action="store_true", help="say what would be done and stop")
-    add("--json", action="store_true", help="print the sidecar's content to standard output")
-    add("-q", "--quiet", action="store_true", help="print no progress, no summary and no warnings")
-    add("-v", "--verbose", action="store_true", help="print timings and settings")
+    add_options(parser, OPTIONS)
+    parser.set_defaults(call=enhance_command)
 
 
 def enhance_command(args: argparse.Namespace) -> int:
@@ -128,7 +156,7 @@ def enhance_command(args: argparse.Namespace) -> int:
         uncertainty=args.uncertainty,
         experts=args.experts,
         mask=args.mask,
-        each_expert=args.each_expert,
+        single_experts=args.single_experts,
         differences=args.differences,
         report=args.report,
         dicom=args.dicom_out,
@@ -173,16 +201,16 @@ def _dry_run(request: EnhanceRequest, args: argparse.Namespace) -> DryRun:
     request.check_outputs()
     network = _plain_enhancer(args).bundle.config.denoiser
     source = loaded.volume.grid
-    goal, experts = target_grid(source, options), len(network.experts.views)
-    way = route(loaded.volume, goal)
+    target, experts = target_grid(source, options), len(network.experts.views)
+    plan = route(loaded.volume, target)
     width = network.trunk.width
     return DryRun(
         input=loaded.volume.shape,
-        output=goal.shape,
-        output_spacing_mm=tuple(round(s, 4) for s in goal.spacing_mm),
-        peak_memory_mib=predicted_mib(source, goal, options, width=width, experts=experts, near=way.near),
+        output=target.shape,
+        output_spacing_mm=tuple(round(s, 4) for s in target.spacing_mm),
+        peak_memory_mib=predicted_mib(source, target, options, width=width, experts=experts, near=plan.near),
         files=tuple(str(path) for path in request.outputs.every()),
-        warnings=(*loaded.warnings, *way.warnings()),
+        warnings=(*loaded.warnings, *plan.warnings()),
     )
 
 
@@ -228,13 +256,13 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=grid_from_file(args.like) if args.like else None,
         mode=args.mode,
-        mirrors=args.mirrors,
+        mirrors=args.tta,
         sampler=args.sampler,
         steps=args.steps,
         samples=args.samples,
         seed=args.seed,
-        even_slices=args.even_slices,
-        consistency=not args.no_consistency,
+        even_slices=args.correct_slice_intensity,
+        consistency=not args.no_data_consistency,
         memory_mb=args.mem_mb,
     )
 

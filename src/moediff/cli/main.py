@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy imports happen inside the commands, so `--help` is quick."""
+"""Command line: parse, call, print. Heavy imports happen inside the commands, so `--help` is quick."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
+from moediff.cli.options import with_present_names
 from moediff.core import signals
 from moediff.core.errors import InputMissing, MoeDiffError, OutputFailed, TryAgain, printable
 from moediff.core.memory import is_out_of_memory
@@ -31,13 +32,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code that faults.md names."""
+    """Run one command; returns its exit code (docs/reference/commands.md)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name the terminal cannot show is no reason to fail
-    args = build_parser().parse_args(argv)
-    code = _answered(lambda: _call(args), debug=args.debug)
-    return _answered(_flush, debug=args.debug) or code
+    words, notes = with_present_names(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words)
+    if not getattr(args, "quiet", False):
+        for note in notes:
+            _print_line(f"moediff: warning: {note}")
+    code = _exit_code(lambda: _call(args), debug=args.debug)
+    return _exit_code(_flush, debug=args.debug) or code
 
 
 def _debug_everywhere(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,8 +62,8 @@ def _call(args: argparse.Namespace) -> int:
     return int(args.call(args))
 
 
-def _answered(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of some work; a fault is told in one sentence, and with `debug` by its traceback before."""
+def _exit_code(work: Callable[[], int], *, debug: bool) -> int:
+    """The exit code of some work; a fault is printed as one sentence, with `debug` after its traceback."""
     try:
         return work()
     except (KeyboardInterrupt, signals.Terminated) as stop:
@@ -66,35 +71,37 @@ def _answered(work: Callable[[], int], *, debug: bool) -> int:
     except Exception as error:
         number = signals.first_signal() or 0
         if not number:  # else some library turned the signal into an error of its own
-            return _tell(error, debug=debug)
-    _say(signals.message(number))
+            return _print_fault(error, debug=debug)
+    _print_line(signals.message(number))
     return 128 + number
 
 
-def _tell(error: Exception, *, debug: bool) -> int:
+def _print_fault(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if isinstance(error, MoeDiffError):
-        _say(f"moediff: {error}")
+        _print_line(f"moediff: {error}")
         return error.exit_code
     if is_out_of_memory(error):
-        _say("moediff: memory ran out; lower --mem-mb or close other programs")
+        _print_line("moediff: memory ran out; lower --mem-mb or close other programs")
         return TryAgain.exit_code
     if isinstance(error, BrokenPipeError):
         return OutputFailed.exit_code  # who read our output has gone, and knows it
     if isinstance(error, OSError):
-        _say(f"moediff: {_named(error)}: check permissions, free space and limits, then try again")
+        _print_line(f"moediff: {_describe(error)}: check permissions, free space and limits, then try again")
         return OutputFailed.exit_code
-    _say(f"moediff: internal fault ({type(error).__name__}: {printable(str(error))}); please report it with --debug")
+    _print_line(
+        f"moediff: internal fault ({type(error).__name__}: {printable(str(error))}); please report it with --debug"
+    )
     return MoeDiffError.exit_code
 
 
-def _named(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     what = error.strerror or str(error)
     return printable(f"{error.filename or 'standard output or a file'}: {what}")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     """One line on standard error, where there is one."""
     try:
         print(line, file=sys.stderr, flush=True)

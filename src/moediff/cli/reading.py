@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moediff.cli.options import Option, option
+
 if TYPE_CHECKING:
     from moediff.io.scans import Loaded
 
@@ -17,12 +19,13 @@ def scan_path(text: str) -> Path:
     return Path(text)
 
 
-def add_reading(parser: argparse.ArgumentParser, of: str = "") -> None:
-    """Declare them; `of` says which scan they are about where there are several."""
-    add = parser.add_argument
-    add("--trust", choices=("sform", "qform"), help=f"{of}which form to believe when they contradict each other")
-    add("--volume", type=int, metavar="N", help=f"{of}which volume of a 4-D file, counted from 0")
-    add("--series", metavar="N", help=f"{of}which DICOM series, by number or UID (see `moediff dicom list`)")
+def reading_options(of: str = "") -> tuple[Option, ...]:
+    """Rows of a table; `of` says which scan they are about where there are several."""
+    return (
+        option("--trust", choices=("sform", "qform"), help=f"{of}which affine to use where the two contradict"),
+        option("--volume", type=int, metavar="N", help=f"{of}which volume of a 4-D file, counted from 0"),
+        option("--series", metavar="N", help=f"{of}which DICOM series, by number or UID (see `moediff dicom list`)"),
+    )
 
 
 def read(path: Path, args: argparse.Namespace) -> Loaded:

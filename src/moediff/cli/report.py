@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
-from moediff.cli.reading import add_reading, scan_path
+from moediff.cli.options import add_options, option
+from moediff.cli.reading import reading_options, scan_path
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -20,6 +21,41 @@ FILES = ("input", "truth", "uncertainty", "experts", "differences", "lesions")  
 SINGLE = ("output", *FILES, "trust", "volume", "series", "defaced")  # what is said of one result
 
 
+OPTIONS = {
+    "input": (
+        option(
+            "results",
+            type=scan_path,
+            nargs="+",
+            metavar="RESULT",
+            help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such",
+        ),
+        option("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)"),
+        *reading_options("of the input: "),
+        option("--truth", type=Path, help="the true scan: adds PSNR and SSIM"),
+        option("--uncertainty", type=Path, help="what `enhance --uncertainty` wrote"),
+        option("--experts", type=Path, help="what `enhance --experts` wrote"),
+        option("--differences", type=Path, help="what `enhance --differences` wrote: each expert's own changes"),
+        option("--lesions", type=Path, help="mask of outlined lesions, on any grid"),
+        option(
+            "--defaced",
+            action="store_true",
+            help="the scan shows no face, so offer a 3-D view (stripped scans get one)",
+        ),
+    ),
+    "output": (
+        option(
+            "-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)"
+        ),
+        option(
+            "--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers"
+        ),
+        option("--overwrite", action="store_true", help="replace existing pages"),
+        option("-q", "--quiet", action="store_true", help="do not print the pages' names"),
+    ),
+}
+
+
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
@@ -27,26 +63,7 @@ def add(commands: Commands) -> None:
         help="show enhanced scans as HTML pages",
         description=f"Write one self-contained, offline HTML page for each enhanced scan. {RESEARCH_ONLY}",
     )
-    add = parser.add_argument
-    add(
-        "results",
-        type=scan_path,
-        nargs="+",
-        metavar="RESULT",
-        help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such",
-    )
-    add("-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)")
-    add("--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers")
-    add("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)")
-    add_reading(parser, "of the input: ")
-    add("--truth", type=Path, help="the true scan: adds PSNR and SSIM")
-    add("--uncertainty", type=Path, help="what `enhance --uncertainty` wrote")
-    add("--experts", type=Path, help="what `enhance --experts` wrote")
-    add("--differences", type=Path, help="what `enhance --differences` wrote: what each expert alone changed")
-    add("--lesions", type=Path, help="mask of outlined lesions, on any grid")
-    add("--defaced", action="store_true", help="the scan shows no face, so offer a 3-D view (stripped scans get one)")
-    add("--overwrite", action="store_true", help="replace existing pages")
-    add("-q", "--quiet", action="store_true", help="do not print the pages' names")
+    add_options(parser, OPTIONS)
     parser.set_defaults(call=report_command, usage_error=parser.error)
 
 
@@ -122,14 +139,14 @@ def _pages(args: argparse.Namespace, results: list[Path]) -> list[Path]:
     from moediff.io.scans import check_free
 
     pages = [args.output or scan.with_name(f"{stem_of(scan)}_report.html") for scan in results]
-    made = [*pages, *([args.index] if args.index is not None else [])]
-    every = [page.resolve() for page in made]
+    written = [*pages, *([args.index] if args.index is not None else [])]
+    every = [page.resolve() for page in written]
     if len(set(every)) < len(every):
         raise CannotCreate("two pages would get the same name; name each result once, and the index otherwise")
     read = [*results, *(getattr(args, name) for name in FILES)]
     taken = {path.resolve() for path in read if path is not None}
     taken |= {OutputPaths(scan=scan).sidecar.resolve() for scan in results}
-    for page in made:
+    for page in written:
         if page.resolve() in taken:
             raise CannotCreate(f"{page}: the page would replace a file it is made from; choose another name")
         check_free(page, overwrite=args.overwrite)

@@ -1,4 +1,4 @@
-"""What commands say on a terminal."""
+"""Progress bar of commands on a terminal."""
 
 from __future__ import annotations
 

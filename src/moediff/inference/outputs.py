@@ -29,7 +29,7 @@ class OutputPaths:
         uncertainty: standard deviation of every voxel.
         experts: gate weights, 4-D.
         mask: where the network worked.
-        each_expert: every expert's own result, 4-D.
+        single_experts: every expert's own result, 4-D.
         differences: every expert minus the result, then minus the interpolated input, 4-D.
         report: one HTML page.
         dicom: folder of a new series; needs a DICOM input.
@@ -39,7 +39,7 @@ class OutputPaths:
     uncertainty: Path | None = None
     experts: Path | None = None
     mask: Path | None = None
-    each_expert: Path | None = None
+    single_experts: Path | None = None
     differences: Path | None = None
     report: Path | None = None
     dicom: Path | None = None
@@ -61,7 +61,7 @@ class OutputPaths:
 
     def volumes(self) -> list[Path]:
         """Those that are NIfTI, the scan first."""
-        maps = (self.uncertainty, self.experts, self.mask, self.each_expert, self.differences)
+        maps = (self.uncertainty, self.experts, self.mask, self.single_experts, self.differences)
         return [self.scan, *(path for path in maps if path is not None)]
 
 
@@ -170,8 +170,8 @@ def write(
         save_maps(result.maps.gate_XYZE(), affine, paths.experts, codes=codes, overwrite=overwrite)
     if paths.mask is not None:
         save(result.volume.with_data(result.maps.mask_XYZ().float()), paths.mask, codes=codes, overwrite=overwrite)
-    if paths.each_expert is not None and result.each_XYZE is not None:
-        save_maps(result.each_XYZE, affine, paths.each_expert, codes=codes, overwrite=overwrite)
+    if paths.single_experts is not None and result.each_XYZE is not None:
+        save_maps(result.each_XYZE, affine, paths.single_experts, codes=codes, overwrite=overwrite)
     if paths.differences is not None:
         save_maps(result.differences_XYZN(), affine, paths.differences, codes=codes, overwrite=overwrite)
     write_text(result.sidecar.to_json(), paths.sidecar, overwrite=overwrite)

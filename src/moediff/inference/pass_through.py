@@ -15,7 +15,7 @@ from moediff.inference.sidecar import NO_UNCERTAINTY, Sidecar, SliceIntensity
 from moediff.io.scans import Loaded
 
 PASSED = "the scan is already as fine as the target grid and was passed through; ask for smaller voxels"
-NOT_EVENED = "--even-slices changed nothing: the scan was passed through"
+NOT_EVENED = "--correct-slice-intensity changed nothing: the scan was passed through"
 
 
 def passed(loaded: Loaded, way: Route, options: EnhanceOptions, names: tuple[str, ...], sidecar: Sidecar) -> Enhanced:

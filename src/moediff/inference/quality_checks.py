@@ -79,14 +79,20 @@ def uneven(prepared: Prepared, *, asked: bool) -> list[str]:
     """A warning where slices alternate in brightness and that was not taken out, or where asking for it did nothing."""
     found = prepared.slice_intensity
     if asked and found is None:
-        return ["--even-slices changed nothing: it needs thick slices, and enough of them to see brightness alternate"]
+        return [
+            "--correct-slice-intensity changed nothing: it needs thick slices, and enough of them to see brightness "
+            "alternate"
+        ]
     if asked and found is not None and not prepared.slices_corrected:
-        return [f"--even-slices changed nothing: slices alternate by {found.difference:.1%}, no more than chance"]
+        return [
+            f"--correct-slice-intensity changed nothing: slices alternate by {found.difference:.1%}, "
+            "no more than chance"
+        ]
     if prepared.slices_corrected or found is None or not found.noticeable:
         return []
     return [
         f"every other slice is {found.difference:.1%} brighter than those between, which shows as bands: "
-        "--even-slices takes it out"
+        "--correct-slice-intensity takes it out"
     ]
 
 

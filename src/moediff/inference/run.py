@@ -59,7 +59,7 @@ class EnhanceRequest:
                 "--differences compares experts' posterior means with the result, --mode detail draws a "
                 "sample: leave one of the two out"
             )
-        if outputs.each_expert is not None or outputs.differences is not None:
+        if outputs.single_experts is not None or outputs.differences is not None:
             options = replace(options, each_expert=True)
         loaded = read_source(self.source)
         if outputs.dicom is not None:

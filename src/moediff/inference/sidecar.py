@@ -292,8 +292,8 @@ def migrated(record: Mapping[str, Any]) -> dict[str, Any]:
 def former_record(sidecar: Sidecar) -> dict[str, Any]:
     """The keys of schema 1, for programs that still read `Enhanced.record`; None and absent are the same there."""
     record = sidecar.to_dict()
-    kept = ("software", "notice", "experts", "data_consistency", "timings", "warnings")
-    result = {key: record[key] for key in kept if record[key] is not None}
+    same = ("software", "notice", "experts", "data_consistency", "timings", "warnings")
+    result = {key: record[key] for key in same if record[key] is not None}
     _move(record, result, {new: old for old, new in MOVED.items()})
     return result
 
@@ -307,10 +307,10 @@ def _move(source: Mapping[str, Any], target: dict[str, Any], table: Mapping[str,
         if value is None:
             continue
         *parents, last = new.split(".")
-        place = target
+        part = target
         for key in parents:
-            place = place.setdefault(key, {})
-        place[last] = value
+            part = part.setdefault(key, {})
+        part[last] = value
 
 
 def schema_text() -> str:
