@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,16 @@ import pytest
 import torch
 
 import moediff
+from moediff.core.config import parse_as
 from moediff.core.errors import ConfigError, DataError
 from moediff.diffusion.samplers import SAMPLERS
+from moediff.inference import tiling
+from moediff.inference.enhancer import Enhancer
 from moediff.io.naming import default_output
 from moediff.io.nifti import reader
+from moediff.model.bundle import Bundle, BundleConfig
+from moediff.model.denoiser import Denoiser
+from moediff.model.experts import EXPERTS
 
 SHAPE_XYZ = (24, 26, 10)
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "howto"
@@ -99,3 +106,38 @@ def test_the_new_sampler_is_of_second_order(run_page):
         return abs(float(sampler(lambda x, sigma: x / (1 + sigma**2), torch.ones(()), sigmas)) / exact - 1)
 
     assert error(midpoint) < 0.3 * error(SAMPLERS["euler"])
+
+
+def with_new_expert() -> Bundle:
+    """An untrained network of the page's recipe."""
+    page = (PAGES / "add-an-expert.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    torch.manual_seed(0)
+    config = parse_as(BundleConfig, tomllib.loads(recipe)["model"])
+    return Bundle(config, Denoiser(config.denoiser).eval(), {}, "")
+
+
+def test_an_expert_is_one_module_and_one_row(run_page, make_phantom):
+    with pytest.raises(ConfigError, match="edges"):
+        with_new_expert()
+    edges = run_page("add-an-expert", EXPERTS)["Edges"]
+    bundle, phantom = with_new_expert(), make_phantom(SHAPE_XYZ, (1.0, 1.0, 3.0))
+    options = moediff.EnhanceOptions(each_expert=True, consistency=False)
+    before = Enhancer(bundle)(phantom, options)
+    assert before.record["experts"] == ["deep white matter", "cortex", "junction", "rest", "cortex"]
+    assert before.gate_XYZE.shape[-1] == before.each_XYZE.shape[-1] == 5
+    (branch,) = (module for module in bundle.denoiser.modules() if isinstance(module, edges))
+    with torch.no_grad():
+        branch.factor.mul_(4)
+    changed = (Enhancer(bundle)(phantom, options).each_XYZE - before.each_XYZE).abs().amax((0, 1, 2))
+    assert changed[4] > 0 and torch.equal(changed[:4], torch.zeros(4))  # its own result, and no other expert's
+
+
+def test_tiles_of_the_new_expert_equal_the_whole(run_page, make_phantom, monkeypatch):
+    run_page("add-an-expert", EXPERTS)
+    enhancer, phantom = Enhancer(with_new_expert()), make_phantom((150, 24, 10), (1.0, 1.0, 3.0))
+    whole = enhancer(phantom).volume.data_XYZ
+    monkeypatch.setattr(tiling, "BYTES_PER_CHANNEL", 17)  # the activations of a whole head no longer fit
+    tiled = enhancer(phantom, moediff.EnhanceOptions(memory_mb=64)).volume.data_XYZ
+    assert not torch.equal(tiled, whole)
+    torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-4 * float(whole.max()))
