@@ -124,7 +124,7 @@ def test_an_expert_is_one_module_and_one_row(run_page, make_phantom):
     bundle, phantom = with_new_expert(), make_phantom(SHAPE_XYZ, (1.0, 1.0, 3.0))
     options = moediff.EnhanceOptions(each_expert=True, consistency=False)
     before = Enhancer(bundle)(phantom, options)
-    assert before.record["experts"] == ["deep white matter", "cortex", "junction", "rest", "cortex"]
+    assert list(before.sidecar.experts) == ["deep white matter", "cortex", "junction", "rest", "cortex"]
     assert before.gate_XYZE.shape[-1] == before.each_XYZE.shape[-1] == 5
     (branch,) = (module for module in bundle.denoiser.modules() if isinstance(module, edges))
     with torch.no_grad():
