@@ -147,7 +147,7 @@ def test_slices_equal_one_run(project: Path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_training_that_is_told_to_stop_saves_first(project: Path, processes: int):
+def test_training_that_is_stopped_saves_first(project: Path, processes: int):
     config = write_config(project, steps=1000, save_every=1000)
     command = [sys.executable, "-m", "moediff", "train", str(config), "-q", "--processes", str(processes)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -306,7 +306,7 @@ def test_a_damaged_note_clears_nothing(text, tmp_path):
         assert every[0].read_text() == "mine"
 
 
-def test_a_finished_result_is_kept(tmp_path):
+def test_a_complete_result_is_not_removed(tmp_path):
     every = [tmp_path / "a.nii.gz", tmp_path / "a.json"]
     for path in every:
         path.write_text("done")

@@ -101,13 +101,13 @@ def test_a_scan_without_a_head_is_named(tmp_path, bundle, capsys):
     ],
     ids=lambda words: words[0] if isinstance(words, tuple) else "",
 )
-def test_a_setting_out_of_range_is_told_with_its_limits(words, sentence, enhance, scan):
+def test_a_setting_out_of_range_is_refused_with_its_limits(words, sentence, enhance, scan):
     code, said = enhance(*words)
     assert code == 78 and sentence in said and [path.name for path in scan.parent.iterdir()] == [scan.name]
 
 
 @pytest.mark.fault(40)
-def test_a_map_that_is_not_known_is_missed_aloud(enhance, scan):
+def test_an_uncertainty_map_that_does_not_exist_adds_a_warning(enhance, scan):
     """What an earlier run left under its name would be taken for this result's."""
     spread = scan.with_name("sd.nii.gz")
     spread.write_text("of another run")

@@ -113,7 +113,7 @@ def made(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.fault(43)
-def test_nothing_of_a_synthetic_person_comes_out(tmp_path, made, bundle, capsys, caplog):
+def test_no_output_holds_personal_data_of_a_synthetic_series(tmp_path, made, bundle, capsys, caplog):
     caplog.set_level(0)
     source = write(tmp_path / "export", slices())
     assert main(every_output(source, made, bundle, "--voxel-size", "6")) == 0
@@ -126,7 +126,7 @@ def test_nothing_of_a_synthetic_person_comes_out(tmp_path, made, bundle, capsys,
 
 @pytest.mark.fault(43)
 @pytest.mark.parametrize("name", ["Quimby_Jane", "Quimby_Jane.zip"])
-def test_an_export_named_after_its_patient_names_nothing_that_comes_out(name, tmp_path, made, bundle, capsys):
+def test_the_name_of_an_export_stands_in_no_output(name, tmp_path, made, bundle, capsys):
     folder = write(tmp_path / name.removesuffix(".zip"), slices())
     if name.endswith(".zip"):
         shutil.make_archive(str(folder), "zip", folder)
@@ -153,7 +153,7 @@ def test_the_search_would_find_it(tmp_path):
 
 @pytest.mark.fault(43)
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
-def test_no_error_tells_a_person(debug, tmp_path):
+def test_no_error_names_a_person(debug, tmp_path):
     """Damaged in every file in turn, with the traceback too."""
     source = write(tmp_path / "export", slices())
     file = sorted(source.iterdir())[3]
@@ -172,7 +172,7 @@ def assert_nothing(everything: bytes, secrets: set[str]) -> None:
 
 
 @pytest.mark.fault(43)
-def test_nothing_of_a_real_person_comes_out(real_series, made, bundle, capsys, caplog):
+def test_no_output_holds_personal_data_of_a_real_series(real_series, made, bundle, capsys, caplog):
     """Every file that can be asked for, the later page, what is printed."""
     caplog.set_level(0)
     secrets = personal_values(real_series)
@@ -197,7 +197,7 @@ def test_a_series_made_of_a_real_one_refers_to_it_by_uid_only(real_series, made,
 
 @pytest.mark.fault(43)
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
-def test_no_error_tells_a_real_person(debug, real_series, made):
+def test_no_error_names_a_real_person(debug, real_series, made):
     """A file of the series cut in the middle of its voxels, one lost, and one that is no image."""
     secrets = personal_values(real_series)
     first, second, third = sorted(real_series.rglob("*.dcm"))[3:6]

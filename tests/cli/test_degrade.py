@@ -111,7 +111,7 @@ def test_a_missing_scan_ends_with_66(tmp_path, out):
 
 
 @pytest.mark.parametrize("taken", ["low.nii.gz", "low.json"])
-def test_nothing_is_overwritten_unless_asked(scan, out, tmp_path, taken, capsys):
+def test_nothing_is_overwritten_without_the_option(scan, out, tmp_path, taken, capsys):
     (tmp_path / taken).write_text("mine")
     assert run(scan, out, "thick3") == 73
     assert (tmp_path / taken).read_text() == "mine" and "--overwrite" in capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_a_sidecar_that_came_with_the_scan_is_not_replaced(scan):
 
 
 @pytest.mark.fault(22)
-def test_a_scan_without_orientation_is_told_in_our_own_words(scan, out, tmp_path, capsys):
+def test_a_scan_without_orientation_is_described_in_our_own_words(scan, out, tmp_path, capsys):
     lost = nib.load(scan)
     lost.header["qform_code"] = lost.header["sform_code"] = 0
     image = nib.Nifti1Image(np.asarray(lost.dataobj), None, lost.header)

@@ -96,12 +96,12 @@ def test_resampling_is_allowed_on_request(run, tmp_path):
     assert json.loads((tmp_path / "e.json").read_text())["resampled"] == "cubic"
 
 
-def test_a_flip_is_told_on_the_terminal(run, capsys):
+def test_a_flip_is_printed_on_the_terminal(run, capsys):
     assert run("flipped", "--metrics", "psnr") == 0
     assert "mirrored left to right" in capsys.readouterr().err
 
 
-def test_nothing_is_overwritten_unless_asked(run, tmp_path, capsys):
+def test_nothing_is_overwritten_without_the_option(run, tmp_path, capsys):
     taken = tmp_path / "e.json"
     taken.write_text("mine")
     assert run("pred", "--metrics", "psnr", "--json", str(taken)) == 73
@@ -143,7 +143,7 @@ def test_a_list_without_outputs_is_printed_as_csv(folder, tmp_path, capsys):
     assert float(row["psnr"]) > 20
 
 
-def test_two_bids_folders_are_judged_and_what_is_left_over_told(folder, tmp_path, capsys):
+def test_two_bids_folders_are_evaluated_and_files_without_partner_named(folder, tmp_path, capsys):
     pred, ref = tmp_path / "pred", tmp_path / "ref"
     for person, made, at in (("01", "pred", pred), ("02", "pred", pred), ("01", "ref", ref), ("03", "ref", ref)):
         anat = at / f"sub-{person}" / "anat"

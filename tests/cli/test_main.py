@@ -109,13 +109,13 @@ def test_one_or_three_voxel_sizes(size, shape, enhance, capsys):
     assert tuple(json.loads(capsys.readouterr().out)["output"]) == shape
 
 
-def test_a_scan_that_a_list_of_numbers_swallows_is_told_where_it_belongs(scan, capsys):
+def test_a_scan_after_a_list_of_numbers_is_refused_with_its_right_place(scan, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["enhance", "--voxel-size", "4", str(scan)])
     assert f"argument --voxel-size: {str(scan)!r} is no number of mm: name the scan before" in capsys.readouterr().err
 
 
-def test_nothing_is_overwritten_unless_asked(enhance, scan, capsys):
+def test_nothing_is_overwritten_without_the_option(enhance, scan, capsys):
     taken = scan.parent / "sub-01_desc-sr_T2w.nii.gz"
     taken.write_bytes(b"mine")
     assert enhance() == 73
@@ -141,7 +141,7 @@ def test_the_seed_decides_the_sample(enhance, tmp_path):
     assert not np.allclose(first, sampled("c.nii.gz", 6))
 
 
-def test_each_expert_and_differences_are_written(enhance, scan):
+def test_single_experts_and_differences_are_written(enhance, scan):
     each, differences = scan.parent / "each.nii.gz", scan.parent / "differences.nii.gz"
     assert enhance("-q", "--single-experts", str(each), "--differences", str(differences)) == 0
     shape = load(scan.parent / "sub-01_desc-sr_T2w.nii.gz").volume.shape
@@ -201,7 +201,7 @@ def test_an_interruption_ends_with_130(scan, monkeypatch, capsys):
     assert "nothing partial" in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_is_told_in_one_line(scan, monkeypatch, capsys):
+def test_an_internal_fault_is_printed_in_one_line(scan, monkeypatch, capsys):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("halo")
 
@@ -217,7 +217,7 @@ def test_debug_shows_the_traceback_and_ends_with_the_same_code(words, tmp_path, 
     assert "Traceback" in said and said.splitlines()[-1].startswith("moediff: ") and "none.nii.gz" in said
 
 
-def test_debug_is_understood_after_every_command():
+def test_debug_is_accepted_after_every_command():
     for words in (["dicom", "list", "x"], ["bundle", "info"], ["train", "x"], ["report", "x"]):
         assert build_parser().parse_args([*words, "--debug"]).debug
         assert not build_parser().parse_args(words).debug
@@ -233,7 +233,7 @@ def test_row48_no_memory_anywhere_ends_with_75(scan, monkeypatch, capsys):
 
 
 @pytest.mark.fault(49)
-def test_bundle_info_tells_and_notices_alterations(bundle, tmp_path, capsys):
+def test_bundle_info_prints_the_manifest_and_refuses_altered_weights(bundle, tmp_path, capsys):
     assert main(["bundle", "info", str(bundle)]) == 0
     assert json.loads(capsys.readouterr().out)["provenance"] == {"name": "small"}
     copy = tmp_path / "copy"

@@ -34,7 +34,7 @@ def test_report_makes_the_page_again_from_files(folder, capsys):
     assert "which expert" in text and "<td>1.0000</td>" in text and str(folder) not in text  # SSIM of truth and result
 
 
-def test_no_page_is_overwritten_unless_asked(folder, capsys):
+def test_no_page_is_overwritten_without_the_option(folder, capsys):
     result = str(folder / "scan_desc-sr.nii.gz")
     assert main(["report", result, "-o", str(folder / "out.html")]) == 73
     assert main(["report", result, "-o", str(folder / "out.html"), "--overwrite", "-q"]) == 0
@@ -85,7 +85,7 @@ def test_odd_sidecar_values_are_survived(folder):
     assert main(["report", str(folder / "scan_desc-sr.nii.gz"), "-q"]) == 0
 
 
-def test_each_expert_is_shown_when_its_difference_was_asked_for(folder, bundle):
+def test_every_expert_is_shown_where_differences_were_written(folder, bundle):
     scan, differences = str(folder / "scan.nii.gz"), str(folder / "d.nii.gz")
     options = ["--voxel-size", "4", "--bundle", str(bundle), "-o", str(folder / "b.nii.gz"), "-q"]
     page = str(folder / "b.html")

@@ -1,4 +1,4 @@
-"""Writing a result: the scan, the optional maps, and last the sidecar that says it is complete."""
+"""Outputs of an enhancement: their paths, checks and lock, and writing them with the sidecar last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moediff.io.nifti.reader import files_of, suffix_of
 from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
 from moediff.io.scans import check_free, save, save_maps, write_text
 
-NO_UNCERTAINTY = "no uncertainty map was written: none is known of a scan that was passed through or sampled once"
+NO_UNCERTAINTY = "no uncertainty map was written: there is none for a scan that was passed through or sampled once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class OutputPaths:
 
 
 def check_outputs(paths: OutputPaths, source: Path | None, *, overwrite: bool, read: Sequence[Path] = ()) -> None:
-    """Refuse before any work what could not be written after it.
+    """Refuse, before any work, outputs that could not be written after it.
 
     Args:
         source: the scan that is read; None where it is in memory.
@@ -112,7 +112,7 @@ def _protect(path: Path, every: set[Path]) -> None:
 
 
 def _came_with(scan: Path, sidecar: Path) -> bool:
-    """Whether a JSON is the scan's own; one that we wrote is not where the scan is no file that we write."""
+    """Whether a JSON belongs to the scan; one of ours does not where the scan has a format that we do not write."""
     return sidecar.exists() and (gzip_wanted(scan) is not None or not written_by_us(sidecar))
 
 
@@ -144,13 +144,13 @@ def write(
 ) -> Enhanced:
     """Write series, page, scan, maps and, last, the sidecar, so its presence means the result is complete.
 
-    The series and the page, which more can keep from being made than a full disk, come before any file is replaced.
+    The series and the page can fail for more reasons than a full disk, so they come before any file is replaced.
 
     Args:
         draw: makes the page at `paths.report` (see `moediff.report`).
 
     Returns:
-        The result with the sidecar as written: a map that could not be had adds a warning.
+        The result with the sidecar as written: a map that does not exist adds a warning.
 
     Raises:
         CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
