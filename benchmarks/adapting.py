@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from quality import SCANS, case_of
 
-from moediff.benchmark.cases import BEHAVIOUR_ONLY
 from moediff.core.geometry import resample
 from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
@@ -83,9 +82,8 @@ def table(rows: list[dict[str, Any]], shares: list[float]) -> str:
         steps = [told["before"], *told["after"].values()]
         cells = [" -> ".join(f"{step[key]:.3f}" if key in step else "-" for step in steps) for key in ROWS]
         lines.append(f"| {told['scan']} | {told['recipe']} | {' | '.join(cells)} |")
-    counted = [told for told in rows if told["scan"] not in BEHAVIOUR_ONLY]
-    for recipe in dict.fromkeys(told["recipe"] for told in counted):
-        of = [told for told in counted if told["recipe"] == recipe]
+    for recipe in dict.fromkeys(told["recipe"] for told in rows):
+        of = [told for told in rows if told["recipe"] == recipe]
         won = [sum(t["after"][str(s)]["gain_db"] - t["before"]["gain_db"] for t in of) / len(of) for s in shares]
         lines.append(f"| **mean** | {recipe} | {' '.join(f'{change:+.3f}' for change in won)} | | | |")
     return "\n".join(lines)
@@ -96,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--scans", nargs="+", default=[name for name in SCANS["val"] if name not in BEHAVIOUR_ONLY])
+    parser.add_argument("--scans", nargs="+", default=list(SCANS["val"]))
     parser.add_argument("--recipes", nargs="+", default=["thick5", "thick3"])
     parser.add_argument("--side", type=int, default=128, help="the middle cube of this many voxels; 0 takes all")
     parser.add_argument("--mode", default="faithful", choices=("faithful", "detail"))

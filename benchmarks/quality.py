@@ -19,12 +19,13 @@ import sys
 import time
 from pathlib import Path
 
+import common
 import torch
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
 from moediff.anatomy.regions import within
-from moediff.benchmark.cases import BEHAVIOUR_ONLY, Case, Scan
+from moediff.benchmark.cases import Case, Scan
 from moediff.core.config import rng_for
 from moediff.core.geometry import canonicalise, centre_crop, resample
 from moediff.core.memory import tune_allocator
@@ -36,7 +37,7 @@ from moediff.io.naming import stem_of
 from moediff.io.scans import load
 
 SCANS = {
-    "val": ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w", "trio_b17_T1w"),
+    "val": common.SCANS,
     "train": (
         "M2208_T2w",
         "cstar_stroke_FLAIR",
@@ -49,14 +50,14 @@ SCANS = {
     ),
 }
 BAND_MM, BANDS = 6.0, 3  # scalp and skull lie in the first two
-WITH_SKULL = ("seg3d_T1w", "trio_b17_T1w", "forrest_T1w", "pysynthsr_FLAIR")  # the others are brains
+WITH_SKULL = ("seg3d_T1w", "forrest_T1w", "pysynthsr_FLAIR")  # the others are brains
 
 
 def case_of(path: Path, recipe: str, side: int, child: float) -> tuple[Volume, Volume]:
     """Truth and low-resolution scan, of the middle cube where `side` is not 0, declared `child` times as large."""
     scan = Scan(stem_of(path), path)
     if not side and child == 1:
-        return Case(scan, NAMED[recipe], seed=0).make()
+        return Case(scan, NAMED[recipe], seed=0).acquire()
     truth, _ = canonicalise(load(path).volume)
     truth = centre_crop(truth, side) if side else truth
     size = torch.tensor([child, child, child, 1], dtype=torch.float64)
@@ -116,13 +117,9 @@ def table(rows: list[dict[str, object]]) -> str:
     cells = {(row["scan"], row["recipe"]): f"{row['gain_db']:+.2f} / {row['ssim_gain']:+.3f}" for row in rows}
     lines = [f"| scan | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
     for scan in scans:
-        note = " (behaviour only)" if scan in BEHAVIOUR_ONLY else ""
-        lines.append(f"| {scan}{note} | {' | '.join(cells.get((scan, recipe), '-') for recipe in recipes)} |")
+        lines.append(f"| {scan} | {' | '.join(cells.get((scan, recipe), '-') for recipe in recipes)} |")
     for name, key in (("mean dB", "gain_db"), ("mean SSIM", "ssim_gain")):
-        kept = {
-            r: [float(str(row[key])) for row in rows if row["recipe"] == r and row["scan"] not in BEHAVIOUR_ONLY]
-            for r in recipes
-        }
+        kept = {r: [float(str(row[key])) for row in rows if row["recipe"] == r] for r in recipes}
         means = (f"{sum(values) / len(values):+.3f}" if values else "-" for values in kept.values())
         lines.append(f"| **{name}** | {' | '.join(means)} |")
     return "\n".join(lines)
@@ -139,9 +136,8 @@ def table_by_kind(rows: list[dict[str, object]]) -> str:
     """Markdown: a line per kind of scan; in each cell the mean gain in dB and that of the worst scan."""
     recipes = list(dict.fromkeys(str(row["recipe"]) for row in rows))
     lines = [f"| kind (scans) | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
-    counted = [row for row in rows if row["scan"] not in BEHAVIOUR_ONLY]
     for kind in ("T1w", "T2w", "FLAIR", "T1c", "brain only", "with skull"):
-        of_kind = [row for row in counted if kind in kinds_of(str(row["scan"]))]
+        of_kind = [row for row in rows if kind in kinds_of(str(row["scan"]))]
         gains = [[float(str(row["gain_db"])) for row in of_kind if row["recipe"] == recipe] for recipe in recipes]
         cells = [f"{sum(values) / len(values):+.2f} ({min(values):+.2f})" if values else "-" for values in gains]
         lines.append(f"| {kind} ({len(gains[0])}) | {' | '.join(cells)} |")

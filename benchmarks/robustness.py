@@ -207,7 +207,7 @@ def main() -> None:
     enhancer, rows = Enhancer(args.bundle), []
     for scan in args.scans:
         for recipe in args.recipes:
-            truth, _ = Case(Scan(scan, args.data / "val" / f"{scan}.nii.gz"), NAMED[recipe], seed=0).make()
+            truth, _ = Case(Scan(scan, args.data / "val" / f"{scan}.nii.gz"), NAMED[recipe], seed=0).acquire()
             truth = centre_crop(truth, args.side + 2 * EDGE) if args.side else truth
             for row in rows_of(enhancer, degrade(truth, NAMED[recipe], rng_for(0, scan, recipe)), truth):
                 rows.append({"case": f"{scan} {recipe}", **row})

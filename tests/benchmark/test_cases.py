@@ -1,4 +1,4 @@
-"""Which scans take part, and that a case is what `moediff degrade` makes."""
+"""Cases of a benchmark: which scans take part, and that one equals what `moediff degrade` writes."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def data(tmp_path, make_phantom):
 
 def test_all_scans_of_a_folder_but_masks(data):
     assert [s.name for s in find_scans(data)] == ["a_T2w", "b_T1w"]
-    assert [s.counts for s in find_scans(data, shown_only=["b_T1w"])] == [True, False]
+    assert [s.in_means for s in find_scans(data, excluded=["b_T1w"])] == [True, False]
 
 
 def test_lesions_lie_beside_the_scan_of_their_person(data):
@@ -35,34 +35,34 @@ def test_lesions_lie_beside_the_scan_of_their_person(data):
     assert find_scans(data, ["b_T1w"])[0].lesions is None
 
 
-def drawn(path, mask, tmp_path, data_XYZ):
-    """What a case says is drawn on it, with these outlines."""
+def annotated(path, mask, tmp_path, data_XYZ):
+    """A case with these outlines."""
     save(mask.with_data(data_XYZ.float()), tmp_path / "outlines.nii.gz", overwrite=True)
-    return Case(Scan("b", path, lesions=tmp_path / "outlines.nii.gz"), NAMED["thick3"], 0).make_drawn()
+    return Case(Scan("b", path, lesions=tmp_path / "outlines.nii.gz"), NAMED["thick3"], 0).acquire_annotated()
 
 
-def test_what_is_drawn_on_a_case(data, tmp_path):
+def test_annotations_of_a_case(data, tmp_path):
     path = data / "val" / "b_T1w.nii.gz"
     truth = load(path).volume
     spot = torch.zeros(SHAPE)
     spot[14:16, 16:18, 17:19] = 1
-    made = drawn(path, truth, tmp_path, spot)
-    assert made.drawn.lesions is not None and int((made.drawn.lesions.data_XYZ > 0.5).sum()) == 8
-    assert made.drawn.labels is not None and made.missing == {}
-    assert set(made.drawn.labels.data_XYZ.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    case = annotated(path, truth, tmp_path, spot)
+    assert case.annotations.lesions is not None and int((case.annotations.lesions.data_XYZ > 0.5).sum()) == 8
+    assert case.annotations.labels is not None and case.missing == {}
+    assert set(case.annotations.labels.data_XYZ.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
     corner = torch.zeros(SHAPE)
     corner[0, 0, 0] = 1
-    made = drawn(path, truth, tmp_path, corner)
-    assert made.drawn.lesions is None and "no lesion to judge" in made.missing["lesions"]
-    made = drawn(path, Volume(spot[:-1], truth.affine), tmp_path, spot[:-1])
-    assert made.drawn.lesions is None and "another grid" in made.missing["lesions"]
+    case = annotated(path, truth, tmp_path, corner)
+    assert case.annotations.lesions is None and "no lesion to judge" in case.missing["lesions"]
+    case = annotated(path, Volume(spot[:-1], truth.affine), tmp_path, spot[:-1])
+    assert case.annotations.lesions is None and "another grid" in case.missing["lesions"]
 
 
 def test_a_scan_without_distinct_tissues_has_no_regions(tmp_path, make_phantom):
     phantom = make_phantom(SHAPE)
     save(phantom.with_data((phantom.data_XYZ > 50).float() * 900), tmp_path / "flat.nii.gz")
-    made = Case(Scan("flat", tmp_path / "flat.nii.gz"), NAMED["thick3"], 0).make_drawn()
-    assert made.drawn.labels is None and "cannot be told apart" in made.missing["parts"]
+    case = Case(Scan("flat", tmp_path / "flat.nii.gz"), NAMED["thick3"], 0).acquire_annotated()
+    assert case.annotations.labels is None and "cannot be told apart" in case.missing["regions"]
 
 
 def test_regions_of_a_case_keep_their_names():
@@ -93,19 +93,19 @@ def test_wrong_names_are_refused(data, tmp_path):
         find_scans(tmp_path / "e")
 
 
-def test_a_case_is_what_the_degrade_command_makes(data, tmp_path):
+def test_a_case_is_what_the_degrade_command_writes(data, tmp_path):
     path = data / "val" / "b_T1w.nii.gz"
     assert main(["degrade", str(path), "--recipe", "mixed", "--seed", "3", "-o", str(tmp_path / "low.nii"), "-q"]) == 0
-    truth, low = Case(Scan("b", path), NAMED["mixed"], 3).make()
-    made = load(tmp_path / "low.nii").volume
-    assert_close(low.data_XYZ, made.data_XYZ, atol=1e-3, rtol=1e-6)
-    assert_close(low.affine, made.affine, atol=1e-4, rtol=0)
+    truth, low = Case(Scan("b", path), NAMED["mixed"], 3).acquire()
+    written = load(tmp_path / "low.nii").volume
+    assert_close(low.data_XYZ, written.data_XYZ, atol=1e-3, rtol=1e-6)
+    assert_close(low.affine, written.affine, atol=1e-4, rtol=0)
     assert_close(truth.data_XYZ, load(path).volume.data_XYZ)
 
 
 def test_slices_are_axial_however_the_scan_is_stored(tmp_path, make_phantom, stored):
     save(stored(make_phantom(SHAPE), (2, 0, 1), (0,)), tmp_path / "turned.nii.gz")
-    truth, low = Case(Scan("turned", tmp_path / "turned.nii.gz"), NAMED["thick3"], 0).make()
+    truth, low = Case(Scan("turned", tmp_path / "turned.nii.gz"), NAMED["thick3"], 0).acquire()
     assert truth.shape == SHAPE and low.shape == (30, 34, 12)
     assert canonicalise(low)[0].affine.equal(low.affine)
 

@@ -1,15 +1,18 @@
-"""The Markdown tables of a benchmark, and documents that hold them."""
+"""Markdown tables of a benchmark, and documents that hold them."""
+
+from dataclasses import replace
 
 import pytest
 
-from moediff.benchmark.aggregate import about, with_gains
+from moediff.benchmark.aggregate import with_gains
 from moediff.benchmark.markdown_tables import filled, tables
+from moediff.benchmark.records import about_this_machine
 from moediff.core.errors import DataError
 
 
 @pytest.fixture
 def blocks(known_rows):
-    return tables(known_rows, "ours", about(1, "cpu", [0]))
+    return tables(known_rows, "ours", about_this_machine(1, "cpu", [0]))
 
 
 def cells(table, *start):
@@ -18,7 +21,7 @@ def cells(table, *start):
     return next(line for line in lines if line[: len(start)] == list(start))
 
 
-def test_every_table_says_what_rows_say(blocks):
+def test_every_table_shows_the_sums_of_rows(blocks):
     assert cells(blocks["means"], "thick5", "ours")[2:4] == ["28.00", "+2.50"]
     assert cells(blocks["persons"], "thick5", "ours") == [
         "thick5",
@@ -27,22 +30,22 @@ def test_every_table_says_what_rows_say(blocks):
         "+3.00 / +0.030",
         "+0.00 / +0.000",
     ]
-    assert "c (behaviour only)" in blocks["persons"]
+    assert "c (excluded from means)" in blocks["persons"]
     assert cells(blocks["gains"], "mean") == ["mean", "+2.50 / +0.025"]
     assert cells(blocks["gains"], "b") == ["b", "+3.00 / +0.030"]
     assert cells(blocks["differences"], "thick5", "tv")[2] == "+0.75 (-1.00 to +2.50)"
     assert cells(blocks["losses"], "thick5") == ["thick5", "hf ratio (1 is right)", "0.80", "tv", "1.10", "2 of 2"]
-    assert cells(blocks["parts"], "thick5", "ours") == ["thick5", "ours", "21.00 (+2.00)"]
+    assert cells(blocks["regions"], "thick5", "ours") == ["thick5", "ours", "21.00 (+2.00)"]
     assert cells(blocks["lesions"], "thick5", "ours")[2:] == ["8", "3", "2", "0.60", "0.50", "3.00", "4.00"]
     assert cells(blocks["time"], "ours") == ["ours", "+2.50", "2.0", "1.5", "1.00", "300"]
     assert "1 thread(s) for every method" in blocks["machine"]
 
 
 def test_without_regions_lesions_or_losses_it_says_so(known_rows):
-    kept = [row for row in known_rows if row["method"] in ("cubic", "zero-fill") and row["scan"] == "b"]
-    bare = with_gains(row | {"parts": None, "lesions": None, "metrics": {"psnr": 20.0}} for row in kept)
-    found = tables(bare, "zero-fill", about(1, "cpu", [0]))
-    assert found["parts"] == "No scan whose regions can be told apart."
+    own = [row for row in known_rows if row.method in ("cubic", "zero-fill") and row.scan == "b"]
+    bare = with_gains(replace(row, regions=None, lesions=None, metrics={"psnr": 20.0}) for row in own)
+    found = tables(bare, "zero-fill", about_this_machine(1, "cpu", [0]))
+    assert found["regions"] == "No scan whose regions can be told apart."
     assert found["lesions"] == "No scan with outlined lesions." and found["losses"].startswith("No metric")
 
 

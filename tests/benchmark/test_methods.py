@@ -1,4 +1,4 @@
-"""Methods by name, folder and command, and what they are told apart by."""
+"""Methods by name, folder and command, and their identities."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moediff.benchmark.methods import UNIFORM_AT, parse_methods
+from moediff.benchmark.methods import parse_methods
 from moediff.core.errors import BundleError, ConfigError
 
 
@@ -15,7 +15,7 @@ def test_the_baselines_are_always_there_and_order_is_kept():
     assert [m.kind for m in parse_methods(["faithful"])] == ["interpolation", "interpolation", "bundle"]
 
 
-def test_the_embedded_bundle_is_told_apart_by_its_mode():
+def test_the_embedded_bundle_is_identified_by_its_mode():
     faithful, detail = parse_methods(["faithful", "detail"])[-2:]
     assert faithful.bundle is None and len(faithful.bundle_sha256) == 64
     assert (faithful.mode, detail.mode) == ("faithful", "detail") and faithful.identity != detail.identity
@@ -64,11 +64,7 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path):
         parse_methods([f"x={tmp_path}"])
 
 
-def test_uniform_is_the_bundle_that_a_training_left_here(bundle, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"no bundle in runs/uniform/bundle or .* 'make ablation' .* uniform=FOLDER"):
+def test_uniform_needs_a_folder(bundle):
+    with pytest.raises(ConfigError, match=r"no uniform denoiser is shipped.* uniform=FOLDER"):
         parse_methods(["uniform"])
-    shutil.copytree(bundle, tmp_path / UNIFORM_AT[-1])
-    found, given = (parse_methods([spec])[-1] for spec in ("uniform", f"uniform={bundle}"))
-    assert (found.name, found.kind, found.bundle) == ("uniform", "bundle", UNIFORM_AT[-1])
-    assert found.identity == given.identity
+    assert parse_methods([f"uniform={bundle}"])[-1].bundle == bundle

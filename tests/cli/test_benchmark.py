@@ -23,9 +23,9 @@ FAILING = f"{sys.executable} -S -c 'import sys; sys.exit(4)' {{input}} {{output}
 
 @pytest.fixture
 def data(tmp_path, make_phantom):
-    """Two heads, one of them for behaviour only."""
+    """Two heads."""
     (tmp_path / "data" / "val").mkdir(parents=True)
-    for seed, name in enumerate(("one_T1w", "trio_b17_T1w")):
+    for seed, name in enumerate(("one_T1w", "two_T1w")):
         save(make_phantom((34, 38, 33), seed=seed), tmp_path / "data" / "val" / f"{name}.nii.gz")
     return tmp_path / "data"
 
@@ -38,20 +38,20 @@ def run(data, tmp_path):
 
 
 def test_tables_files_and_continuing(run, tmp_path, capsys, monkeypatch):
-    methods = ["--methods", f"tool={TOOL}", f"bad={FAILING}"]
+    methods = ["--exclude-from-means", "two_T1w", "--methods", f"tool={TOOL}", f"bad={FAILING}"]
     assert run(*methods) == 8
     said, out = capsys.readouterr(), tmp_path / "out"
-    assert "8/8 trio_b17_T1w thick3 bad: it failed with exit code 4" in said.err
-    assert "| bad " in said.out and "trio_b17_T1w (behaviour only)" in said.out and "Research use only" in said.out
+    assert "8/8 two_T1w thick3 bad: it failed with exit code 4" in said.err
+    assert "| bad " in said.out and "two_T1w (excluded from means)" in said.out and "Research use only" in said.out
     rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
     assert [r["method"] for r in rows[:4]] == ["cubic", "zero-fill", "tool", "bad"] and len(rows) == 8
-    assert {r["counts"] for r in rows if r["scan"] == "trio_b17_T1w"} == {"False"}
+    assert {r["in_means"] for r in rows if r["scan"] == "two_T1w"} == {"False"}
     assert max(float(r["gain_psnr"]) for r in rows[:2]) == 0 and rows[3]["error"] and not rows[3]["psnr"]
     record = json.loads((out / "results.json").read_text())
-    assert record["schema"] == 1 and record["focus"] == "tool" and record["about"]["threads"] == 1
+    assert record["schema"] == 2 and record["focus"] == "tool" and record["about"]["threads"] == 1
     tool = next(r for r in record["means"] if r["method"] == "tool")
-    assert tool["persons"] == 1 and tool["psnr"] == pytest.approx(float(rows[2]["psnr"]))
-    assert {part["part"] for part in record["parts"]} and record["rows"][2]["not_computed"] == {}
+    assert tool["persons"] == 1 and tool["metrics"]["psnr"] == pytest.approx(float(rows[2]["psnr"]))
+    assert {one["region"] for one in record["regions"]} and record["rows"][2]["not_computed"] == {}
     page = (out / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 3 and len(list((out / "pictures").iterdir())) == 6
 
@@ -60,7 +60,7 @@ def test_tables_files_and_continuing(run, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
     assert {file.name: file.stat().st_mtime_ns for file in (out / "rows").iterdir()} == times
     again = json.loads((out / "results.json").read_text())
-    assert len(again["rows"]) == 6 and {p["focus"] for p in again["pairs"]} == {"tool"}
+    assert len(again["rows"]) == 6 and {p["focus"] for p in again["differences"]} == {"tool"}
     check_tables_of_documents(out, tmp_path, monkeypatch)
 
 
@@ -126,7 +126,9 @@ def test_pairs_are_judged_as_they_were_measured(tmp_path, make_phantom, capsys):
     assert sorted((row["recipe"], row["method"]) for row in rows) == [("measured", "cubic"), ("measured", "zero-fill")]
     inside = head_mask(sharp.data_XYZ)
     assert rows[0]["mask"] == {"source": "given", "voxels": int(inside[:20].sum())}
-    assert rows[0]["input_shape"][0] == 20 and rows[0]["consistency"]["assumed"].count("gaussian slice profile") == 1
+    assert (
+        rows[0]["input_shape"][0] == 20 and rows[0]["data_consistency"]["assumed"].count("gaussian slice profile") == 1
+    )
     before = set((out / "rows").iterdir())
     assert main([*fixed, "--methods", "cubic", "-o", str(out)]) == 0 and set((out / "rows").iterdir()) == before
     save(low, tmp_path / "again_3T.nii.gz")

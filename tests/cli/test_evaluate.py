@@ -61,7 +61,7 @@ def test_one_pair_gives_every_metric_on_screen_and_in_json(run, tmp_path, capsys
     record = json.loads((tmp_path / "e.json").read_text())
     assert list(record["metrics"]) == list(METRICS)
     assert all(name in said.out for name in METRICS) and "Research use only" in said.out
-    assert record["consistency"]["assumed"][2] == "gaussian slice profile"
+    assert record["data_consistency"]["assumed"][2] == "gaussian slice profile"
     assert record["fit"]["gain"] == pytest.approx(1, abs=0.05)
     assert record["files"] == {"pred": "pred.nii.gz", "ref": "ref.nii.gz", "input": "low.nii.gz"}
 

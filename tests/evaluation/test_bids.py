@@ -58,11 +58,11 @@ def test_person_session_run_and_contrast_decide(tmp_path):
         ("sub-01_ses-b_desc-sr_T1w.nii.gz", "sub-01_ses-b_T1w.nii.gz"),
         ("sub-02_desc-sr_T2w.nii.gz", "sub-02_T2w.nii"),
     ]
-    assert [r["files"] for r in left] == [
+    assert [r.files for r in left] == [
         {"ref": "sub-03_T1w.nii.gz"},
         {"pred": "sub-04_desc-sr_T1w.nii.gz"},
     ]
-    assert "no prediction has" in left[0]["error"] and "no reference has" in left[1]["error"]
+    assert "no prediction has" in left[0].error and "no reference has" in left[1].error
 
 
 def test_two_predictions_of_one_scan_are_not_guessed_between(tmp_path):
@@ -70,7 +70,7 @@ def test_two_predictions_of_one_scan_are_not_guessed_between(tmp_path):
     pred = fill(tmp_path / "pred", "sub-1_desc-a_T1w.nii.gz", "sub-1_desc-b_T1w.nii.gz", "sub-2_T1w.nii.gz")
     pairs, left = match(pred, ref)
     assert [p.pred.name for p in pairs] == ["sub-2_T1w.nii.gz"] and len(left) == 2
-    assert all("sub-1_desc-a_T1w.nii.gz, sub-1_desc-b_T1w.nii.gz" in r["error"] for r in left)
+    assert all("sub-1_desc-a_T1w.nii.gz, sub-1_desc-b_T1w.nii.gz" in r.error for r in left)
 
 
 def test_folders_without_scans_or_partners_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""One pair from end to end: what the record says, and wrong inputs that are refused or flagged."""
+"""Evaluation of one pair: its record, and wrong inputs that are refused or flagged."""
 
 import math
 
@@ -12,8 +12,9 @@ from moediff.core.errors import ConfigError, DataError, GeometryError
 from moediff.core.geometry import crop, resample, with_spacing
 from moediff.core.volume import Volume
 from moediff.evaluation.data_consistency import consistency
-from moediff.evaluation.evaluate import METRICS, Drawn, EvaluateOptions, evaluate
+from moediff.evaluation.evaluate import METRICS, Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.metrics.fidelity import head_mask, score
+from moediff.evaluation.records import JudgedMask
 
 FAST = EvaluateOptions(metrics=("psnr",))
 PLAIN = EvaluateOptions(metrics=("psnr", "ssim", "nrmse"), fit=False)
@@ -33,7 +34,7 @@ def pred(head, blurred):
 
 def test_all_metrics_of_an_exact_copy_are_perfect(head):
     record = evaluate(head, head)
-    assert list(record["metrics"]) == list(METRICS)
+    assert list(record.metrics) == list(METRICS)
     perfect = {
         "psnr": math.inf,
         "nrmse": 0,
@@ -48,20 +49,20 @@ def test_all_metrics_of_an_exact_copy_are_perfect(head):
         "hf_ratio": 1,
         "spectral_distance_db": 0,
     }
-    rounding = {name: record["metrics"][name] for name in perfect if name not in ("psnr", "nrmse")}
+    rounding = {name: record.metrics[name] for name in perfect if name not in ("psnr", "nrmse")}
     assert rounding == pytest.approx({name: perfect[name] for name in rounding}, abs=2e-4)
-    assert record["metrics"]["psnr"] > 100 and record["metrics"]["nrmse"] < 1e-5  # the fit rounds
-    assert record["metrics"]["sharpness"] == pytest.approx(record["metrics"]["sharpness_ref"], rel=1e-4)
-    assert record["metrics"]["noise"] == pytest.approx(record["metrics"]["noise_ref"], rel=1e-4)
-    assert record["warnings"] == [] and record["resampled"] is None and record["consistency"] is None
+    assert record.metrics["psnr"] > 100 and record.metrics["nrmse"] < 1e-5  # the fit rounds
+    assert record.metrics["sharpness"] == pytest.approx(record.metrics["sharpness_ref"], rel=1e-4)
+    assert record.metrics["noise"] == pytest.approx(record.metrics["noise_ref"], rel=1e-4)
+    assert record.warnings == () and record.resampled is None and record.data_consistency is None
 
 
 def test_without_a_fit_the_numbers_are_those_of_score(head, pred):
     record = evaluate(pred, head, PLAIN)
     wanted = score(pred.data_XYZ, head.data_XYZ)
-    assert record["metrics"] == pytest.approx(vars(wanted))
-    assert record["fit"] is None
-    assert record["mask"] == {"source": "head of the reference", "voxels": int(head_mask(head.data_XYZ).sum())}
+    assert record.metrics == pytest.approx(vars(wanted))
+    assert record.fit is None
+    assert record.mask == JudgedMask(source="head of the reference", voxels=int(head_mask(head.data_XYZ).sum()))
 
 
 def test_what_lies_outside_the_mask_counts_in_all_alone(head, pred):
@@ -69,7 +70,7 @@ def test_what_lies_outside_the_mask_counts_in_all_alone(head, pred):
     spoilt = pred.with_data(pred.data_XYZ + 300 * air)
     names = ("psnr", "ssim", "nrmse", "psnr_all", "ssim_all", "nrmse_all")
     options = EvaluateOptions(metrics=names, fit=False)
-    one, other = (evaluate(p, head, options)["metrics"] for p in (pred, spoilt))
+    one, other = (evaluate(p, head, options).metrics for p in (pred, spoilt))
     assert other["psnr"] == one["psnr"] and other["nrmse"] == one["nrmse"]
     assert other["psnr_all"] < one["psnr_all"] - 5 and other["nrmse_all"] > 2 * one["nrmse_all"]
     assert other["ssim_all"] < one["ssim_all"] - 0.1 < one["ssim"]
@@ -78,8 +79,8 @@ def test_what_lies_outside_the_mask_counts_in_all_alone(head, pred):
 def test_the_fit_undoes_another_scanners_intensities(head, pred):
     plain = evaluate(pred, head, FAST)
     scaled = evaluate(pred.with_data(0.01 * pred.data_XYZ + 5), head, FAST)
-    assert scaled["metrics"]["psnr"] == pytest.approx(plain["metrics"]["psnr"], abs=1e-3)
-    assert scaled["fit"]["gain"] == pytest.approx(100 * plain["fit"]["gain"], rel=1e-3)
+    assert scaled.metrics["psnr"] == pytest.approx(plain.metrics["psnr"], abs=1e-3)
+    assert scaled.fit.gain == pytest.approx(100 * plain.fit.gain, rel=1e-3)
 
 
 def test_a_prediction_on_another_grid_needs_permission(head):
@@ -87,7 +88,7 @@ def test_a_prediction_on_another_grid_needs_permission(head):
     with pytest.raises(GeometryError, match="--resample"):
         evaluate(coarse, head, FAST)
     record = evaluate(coarse, head, EvaluateOptions(metrics=("psnr",), resample=True))
-    assert record["resampled"] == "cubic" and 15 < record["metrics"]["psnr"] < 40
+    assert record.resampled == "cubic" and 15 < record.metrics["psnr"] < 40
 
 
 def test_another_field_of_view_is_judged_where_both_are(head):
@@ -95,7 +96,7 @@ def test_another_field_of_view_is_judged_where_both_are(head):
     with pytest.raises(GeometryError, match="shape"):
         evaluate(part, head, FAST)
     record = evaluate(part, head, EvaluateOptions(metrics=("psnr",), resample=True))
-    assert record["metrics"]["psnr"] > 60 and any("field of view" in note for note in record["warnings"])
+    assert record.metrics["psnr"] > 60 and any("field of view" in note for note in record.warnings)
 
 
 def test_a_mask_decides_where(head, pred):
@@ -103,11 +104,11 @@ def test_a_mask_decides_where(head, pred):
     inside[10:30, 10:30, 10:30] = 1
     spoilt = torch.where(inside > 0, pred.data_XYZ, torch.tensor(0.0))
     one, other = (
-        evaluate(head.with_data(t), head, FAST, drawn=Drawn(mask=head.with_data(inside)))
+        evaluate(head.with_data(t), head, FAST, annotations=Annotations(mask=head.with_data(inside)))
         for t in (pred.data_XYZ, spoilt)
     )
-    assert other["metrics"]["psnr"] == pytest.approx(one["metrics"]["psnr"])
-    assert one["mask"] == {"source": "given", "voxels": 8000}
+    assert other.metrics["psnr"] == pytest.approx(one.metrics["psnr"])
+    assert one.mask == JudgedMask(source="given", voxels=8000)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +122,19 @@ def test_a_mask_decides_where(head, pred):
 )
 def test_a_wrong_mask_is_refused(head, pred, mask, error, match):
     with pytest.raises(error, match=match):
-        evaluate(pred, head, FAST, drawn=Drawn(mask=mask(head)))
+        evaluate(pred, head, FAST, annotations=Annotations(mask=mask(head)))
 
 
 def test_a_mask_mostly_outside_the_head_is_a_warning(head, pred):
-    record = evaluate(pred, head, FAST, drawn=Drawn(mask=head.with_data(corner(head.shape, 14))))
-    assert any("of the mask lies inside the reference's head" in note for note in record["warnings"])
+    record = evaluate(pred, head, FAST, annotations=Annotations(mask=head.with_data(corner(head.shape, 14))))
+    assert any("of the mask lies inside the reference's head" in note for note in record.warnings)
 
 
 def test_a_head_of_another_person_is_a_warning(head, make_phantom):
     other = make_phantom(head.shape, seed=7)
     shifted = other.with_data(other.data_XYZ.roll((5, -7, 4), (0, 1, 2)).flip(1))
     record = evaluate(shifted, head, PLAIN)
-    assert any("different heads" in note for note in record["warnings"])
+    assert any("different heads" in note for note in record.warnings)
 
 
 def test_a_field_of_view_elsewhere_is_refused_even_with_resampling(head):
@@ -175,13 +176,13 @@ def test_a_shifted_grid_is_refused(head, pred):
 
 def test_a_flip_is_a_warning(head, pred):
     record = evaluate(pred.with_data(pred.data_XYZ.flip(0)), head, PLAIN)
-    assert any("left to right" in note for note in record["warnings"])
+    assert any("left to right" in note for note in record.warnings)
 
 
 def test_another_head_is_a_warning(head):
     other = head.with_data(torch.rand(head.shape, generator=rng_for(0, "another")) * 1000)
     record = evaluate(other, head, PLAIN)
-    assert any("different heads" in note for note in record["warnings"])
+    assert any("different heads" in note for note in record.warnings)
 
 
 @pytest.mark.parametrize("names", [("psnr", "lpips"), ()])
@@ -192,9 +193,9 @@ def test_unknown_metrics_are_refused_with_the_list(names):
 
 def test_the_truth_is_consistent_with_its_own_degradation(head):
     low = degrade(head, thick_slices(3, 0, "thick"), rng_for(0))
-    kept = evaluate(head, head, FAST, measured=low)["consistency"]
-    assert kept["rms_over_range"] == pytest.approx(0.0, abs=1e-4)
-    assert kept["assumed"] == ("none", "none", "gaussian slice profile")
+    summary = evaluate(head, head, FAST, measured=low).data_consistency
+    assert summary.rms_over_range == pytest.approx(0.0, abs=1e-4)
+    assert summary.assumed == ("none", "none", "gaussian slice profile")
 
 
 @pytest.mark.parametrize(("fit", "expected"), [(True, 0.0), (False, 0.1)])
@@ -202,13 +203,13 @@ def test_consistency_forgives_brightness_only_when_fitted(head, fit, expected):
     low = degrade(head, thick_slices(3, 0, "thick"), rng_for(0))
     top = float(torch.quantile(low.data_XYZ, 0.999))
     brighter = head.with_data(head.data_XYZ + 0.1 * top)
-    assert consistency(brighter, low, fit=fit)["rms_over_range"] == pytest.approx(expected, abs=1e-3)
+    assert consistency(brighter, low, fit=fit).rms_over_range == pytest.approx(expected, abs=1e-3)
 
 
-def test_an_oblique_input_is_told_not_judged(head):
+def test_an_oblique_input_is_a_warning(head):
     turn = torch.eye(4, dtype=torch.float64)
     turn[0, 0] = turn[1, 1] = math.cos(0.2)
     turn[0, 1], turn[1, 0] = -math.sin(0.2), math.sin(0.2)
     record = evaluate(head, head, FAST, measured=Volume(head.data_XYZ, turn @ head.affine))
-    assert record["consistency"] is None
-    assert any("data consistency was not computed" in note for note in record["warnings"])
+    assert record.data_consistency is None
+    assert any("data consistency was not computed" in note for note in record.warnings)

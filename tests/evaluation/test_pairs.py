@@ -1,15 +1,9 @@
 """Lists of pairs in, JSON and CSV out."""
 
-import csv
-import io
-import json
-import math
-import os
-
 import pytest
 
 from moediff.core.errors import DataError, InputMissing
-from moediff.evaluation.pairs import Pair, as_csv, as_json, read_pairs
+from moediff.evaluation.pairs import Pair, read_pairs
 
 
 def test_pairs_count_from_the_folder_of_the_list(tmp_path):
@@ -41,31 +35,3 @@ def test_a_faulty_list_is_refused(tmp_path, text, match):
 def test_a_missing_list_is_missing_input(tmp_path):
     with pytest.raises(InputMissing, match=r"none\.csv"):
         read_pairs(tmp_path / "none.csv")
-
-
-def test_json_has_words_for_what_it_cannot_hold():
-    text = as_json({"psnr": math.inf, "x": [math.nan, 1 / 3], "n": 3, "none": None})
-    assert json.loads(text) == {"psnr": "inf", "x": ["nan", 0.333333], "n": 3, "none": None}
-
-
-def test_csv_has_a_row_per_pair_and_empty_cells():
-    good = {
-        "files": {"pred": "p,1.nii", "ref": "r.nii"},
-        "metrics": {"psnr": 30.0},
-        "fit": {"rule": "x", "gain": 2.0, "offset": 1.0},
-        "consistency": None,
-        "correlation": 0.9,
-        "warnings": ["a", "b"],
-    }
-    bad = {"files": {"pred": "q.nii", "ref": "r.nii"}, "error": "no such file", "exit_code": 66}
-    rows = list(csv.DictReader(io.StringIO(as_csv([good, bad]))))
-    assert rows[0]["pred"] == "p,1.nii" and float(rows[0]["psnr"]) == 30 and float(rows[0]["gain"]) == 2
-    assert rows[0]["warnings"] == "a; b" and rows[0]["error"] == ""
-    assert rows[1]["psnr"] == "" and rows[1]["error"] == "no such file"
-
-
-@pytest.mark.fault(44)
-def test_row44_a_name_that_is_not_utf8_stands_in_the_table_with_its_bytes_escaped():
-    record = {"files": {"pred": os.fsdecode(b"sub-\xe9.nii"), "ref": "r.nii"}, "metrics": {"psnr": 30.0}}
-    (row,) = csv.DictReader(io.StringIO(as_csv([record])))
-    assert row["pred"] == r"sub-\udce9.nii" and as_csv([record]).encode()

@@ -1,4 +1,4 @@
-"""Each part is judged by its own voxels and the scale of the whole."""
+"""Scores per region: each region by its own voxels and the scale of the whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moediff.core.geometry import with_spacing
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import EvaluateOptions, evaluate
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, ssim
-from moediff.evaluation.per_region import LEAST_VOXELS, by_part, named_parts
+from moediff.evaluation.per_region import LEAST_VOXELS, Regions, regions_of, score_regions
 from moediff.io.scans import save
 
 
@@ -27,27 +27,29 @@ def halves(head) -> Volume:
     return head.with_data(labels)
 
 
-def test_an_error_in_one_part_is_seen_there_only(head, halves):
-    number, names = named_parts(head, halves)
-    assert names == {3: "3", 7: "7", 9: "9"} and (number == 3).sum() < LEAST_VOXELS
+def test_an_error_in_one_region_is_seen_there_only(head, halves):
+    regions = regions_of(head, halves)
+    number = regions.number_XYZ
+    assert regions.names == {3: "3", 7: "7", 9: "9"} and (number == 3).sum() < LEAST_VOXELS
     mask = head_mask(head.data_XYZ)
     top = data_range(head.data_XYZ, mask)
     wrong = head.data_XYZ + 0.1 * top * (number == 9)
-    found = by_part(wrong, head.data_XYZ, mask, (number, names))
-    assert set(found) == {"7", "9"}  # label 3 is too small to say anything
-    assert found["7"]["psnr"] == math.inf and found["7"]["nrmse"] == 0
-    assert found["9"]["psnr"] == pytest.approx(20, abs=1e-3)
-    assert found["9"]["voxels"] == int((mask & (number == 9)).sum())
+    scores = score_regions(wrong, head.data_XYZ, mask, regions)
+    assert set(scores) == {"7", "9"}  # label 3 is too small to say anything
+    assert scores["7"].psnr == math.inf and scores["7"].nrmse == 0
+    assert scores["9"].psnr == pytest.approx(20, abs=1e-3)
+    assert scores["9"].voxels == int((mask & (number == 9)).sum())
 
 
-def test_parts_make_up_the_whole(head, blurred, halves, everywhere):
-    number, names = named_parts(head, halves)
+def test_regions_make_up_the_whole(head, blurred, halves, everywhere):
+    regions = regions_of(head, halves)
+    number = regions.number_XYZ.clone()
     number[number == 3] = 7
     top = data_range(head.data_XYZ, everywhere)
-    found = by_part(blurred, head.data_XYZ, everywhere, (number, names))
-    voxels = sum(part["voxels"] for part in found.values())
+    scores = score_regions(blurred, head.data_XYZ, everywhere, Regions(number, regions.names))
+    voxels = sum(one.voxels for one in scores.values())
     assert voxels == head.data_XYZ.numel()
-    together = sum(part["ssim"] * part["voxels"] for part in found.values()) / voxels
+    together = sum(one.ssim * one.voxels for one in scores.values()) / voxels
     assert together == pytest.approx(ssim(blurred, head.data_XYZ, everywhere, top), rel=1e-5)
 
 
@@ -57,7 +59,7 @@ def test_a_stripped_reference_is_judged_by_region(brain_labels):
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
     brain = Volume((levels[brain_labels.long()] + 10 * torch.rand(brain_labels.shape)) * (brain_labels > 0), affine)
     record = evaluate(brain, brain, EvaluateOptions(metrics=("psnr",), regions=True))
-    assert set(record["parts"]) == set(REGIONS)
+    assert set(record.regions) == set(REGIONS)
 
 
 def test_a_reference_without_distinct_tissues_is_refused(head):
@@ -70,16 +72,16 @@ def test_a_reference_without_distinct_tissues_is_refused(head):
 )
 def test_wrong_label_maps_are_refused(value, words, head):
     with pytest.raises(DataError, match=words):
-        named_parts(head, head.with_data(torch.full(head.shape, value)))
+        regions_of(head, head.with_data(torch.full(head.shape, value)))
 
 
 def test_labels_on_another_grid_are_refused(head, halves):
     other = with_spacing(head.grid, (5.0, 5.0, 5.0))
     with pytest.raises(GeometryError, match="label map"):
-        named_parts(head, Volume(torch.ones(other.shape), other.affine))
+        regions_of(head, Volume(torch.ones(other.shape), other.affine))
 
 
-def test_the_command_prints_and_writes_parts(head, blurred, halves, tmp_path, capsys):
+def test_the_command_prints_and_writes_regions(head, blurred, halves, tmp_path, capsys):
     for name, volume in {"p": head.with_data(blurred), "r": head, "l": halves}.items():
         save(volume, tmp_path / f"{name}.nii.gz")
     files = [str(tmp_path / f"{name}.nii.gz") for name in "prl"]

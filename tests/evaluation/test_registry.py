@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from moediff.core.errors import ConfigError, DataError
-from moediff.evaluation.metrics.registry import JOBS, METRICS, Judged, compute, metric_names
+from moediff.evaluation.metrics.registry import JOBS, METRICS, MetricInput, compute, metric_names
 
 
 @pytest.fixture(scope="module")
-def judged(head, blurred) -> Judged:
+def judged(head, blurred) -> MetricInput:
     mask = torch.zeros(head.shape, dtype=torch.bool)
     mask[6:-6, 6:-6, 6:-6] = True
-    return Judged(blurred, head.data_XYZ, mask, 1000.0, head.spacing_mm)
+    return MetricInput(blurred, head.data_XYZ, mask, 1000.0, head.spacing_mm)
 
 
 def test_every_metric_has_one_job():
@@ -31,14 +31,14 @@ def test_threads_are_as_before_even_after_a_failure(judged):
     before = torch.get_num_threads()
     compute(judged, METRICS[:4])
     with pytest.raises(DataError):
-        compute(Judged(*judged.pair, -1.0, judged.spacing_mm), ("psnr", "vif"))
+        compute(MetricInput(*judged.pair, -1.0, judged.spacing_mm), ("psnr", "vif"))
     assert torch.get_num_threads() == before
 
 
 def test_what_a_pair_has_no_value_of_is_named_and_stops_nothing_else(judged):
     flat = torch.full_like(judged.truth_XYZ, 500.0)
     missing: dict[str, str] = {}
-    found = compute(Judged(judged.pred_XYZ, flat, judged.mask_XYZ, 1000.0, judged.spacing_mm), METRICS, missing)
+    found = compute(MetricInput(judged.pred_XYZ, flat, judged.mask_XYZ, 1000.0, judged.spacing_mm), METRICS, missing)
     assert {"psnr", "ssim", "gmsd"} <= found.keys()
     assert missing.keys() == {"hf_ratio", "spectral_distance_db", "sharpness_ref"}
     assert all(missing.values())

@@ -331,4 +331,4 @@ def test_a_result_beyond_the_scan_is_judged_where_it_was_measured(enhancer, make
     goal = with_spacing(whole.grid, (6.0, 6.0, 3.0))
     result = enhancer(slab, EnhanceOptions(like=goal))
     again = consistency(result.volume, slab, fit=False)
-    assert again["rms_over_range"] == pytest.approx(result.sidecar.data_consistency.rms_over_range, rel=0.1)
+    assert again.rms_over_range == pytest.approx(result.sidecar.data_consistency.rms_over_range, rel=0.1)

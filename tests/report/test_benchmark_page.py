@@ -1,6 +1,7 @@
-"""The page: one file that asks for nothing, however hostile the names in it."""
+"""Page of a benchmark: one file that requests nothing, however hostile the names in it."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,49 +10,56 @@ from torch.testing import assert_close
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
-from moediff.benchmark.aggregate import about, with_gains
+from moediff.benchmark.aggregate import with_gains
 from moediff.benchmark.cases import Case, Scan
+from moediff.benchmark.records import BenchmarkRow, about_this_machine
 from moediff.core.config import rng_for
 from moediff.core.volume import Volume
+from moediff.evaluation.lesions import LesionScores
+from moediff.evaluation.per_region import RegionScores
+from moediff.evaluation.records import IntensityFit
 from moediff.report.benchmark_page import case_panels, draw_case, page
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y>"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-LESIONS = {
-    "count": 7,
-    "lost": 2,
-    "invented": 1,
-    "volume_ref_ml": 2.25,
-    "volume_pred_ml": 1.75,
-    "contrast_kept": 0.625,
-    "dice": 0.5,
-    "cnr_ref": 3.0,
-    "cnr_pred": 2.0,
-}
+LESIONS = LesionScores(
+    count=7,
+    false_negatives=2,
+    false_positives=1,
+    false_positive_ml=0.1,
+    volume_ref_ml=2.25,
+    volume_pred_ml=1.75,
+    contrast_recovery=0.625,
+    dice=0.5,
+    cnr_ref=3.0,
+    cnr_pred=2.0,
+)
 
 
-def row(method, scan, psnr, key, *, error="", counts=True):
-    metrics = {} if error else {"psnr": psnr, "ssim": 0.9, "haarpsi": 0.8}
-    return {
-        "key": key,
-        "method": method,
-        "scan": scan,
-        "recipe": HOSTILE,
-        "seed": 0,
-        "counts": counts,
-        "metrics": metrics,
-        "consistency": None,
-        "warnings": [] if error else [f"doubtful {HOSTILE}"],
-        "error": error,
-        "seconds": None if error else 3.0,
-        "compute_s": None,
-        "gflop": None,
-        "peak_mib": None if error else 300.0,
-        "parts": None if error else {"cortex": {"voxels": 500, "psnr": psnr - 3, "ssim": 0.8, "nrmse": 0.1}},
-        "lesions": None if error else LESIONS,
-    }
+def row(method, scan, psnr, key, *, error="", in_means=True):
+    row = BenchmarkRow(
+        key=key,
+        method=method,
+        kind="command",
+        scan=scan,
+        recipe=HOSTILE,
+        seed=0,
+        in_means=in_means,
+        error=error,
+    )
+    if error:
+        return row
+    return replace(
+        row,
+        metrics={"psnr": psnr, "ssim": 0.9, "haarpsi": 0.8},
+        warnings=(f"doubtful {HOSTILE}",),
+        seconds=3.0,
+        peak_mib=300.0,
+        regions={"cortex": RegionScores(voxels=500, psnr=psnr - 3, ssim=0.8, nrmse=0.1)},
+        lesions=LESIONS,
+    )
 
 
 class Tags(HTMLParser):
@@ -79,10 +87,10 @@ class Tags(HTMLParser):
 def html(tmp_path):
     """A page whose methods, scans, recipes, warnings and errors all try to break out."""
     names = ("cubic", "zero-fill", HOSTILE)
-    rows = [row(m, f"{s}{HOSTILE}", 20.0 + i, f"{i}{s}", counts=s == "a") for i, m in enumerate(names) for s in "ab"]
+    rows = [row(m, f"{s}{HOSTILE}", 20.0 + i, f"{i}{s}", in_means=s == "a") for i, m in enumerate(names) for s in "ab"]
     rows.append(row("broken", f"a{HOSTILE}", 0, "k", error=f"it said {HOSTILE}"))
     (tmp_path / "2a.png").write_bytes(PNG)
-    return page(with_gains(rows), about(2, HOSTILE, [0]), HOSTILE, tmp_path)
+    return page(with_gains(rows), about_this_machine(2, HOSTILE, [0]), HOSTILE, tmp_path)
 
 
 @pytest.fixture
@@ -113,8 +121,8 @@ def test_it_follows_the_readers_colours_and_says_what_it_is(html):
     assert "Research use only; not for diagnostic use." in html and "2 threads" in html
 
 
-def test_failures_are_listed_and_behaviour_is_marked(html):
-    assert "it said &lt;script" in html and "(behaviour only, in no mean)" in html
+def test_failures_are_listed_and_excluded_scans_are_marked(html):
+    assert "it said &lt;script" in html and "(excluded from means)" in html
 
 
 def test_regions_lesions_and_losses_are_tables(html):
@@ -123,16 +131,16 @@ def test_regions_lesions_and_losses_are_tables(html):
     assert "No other method&#39;s mean is better" in html or "No other method's mean is better" in html
 
 
-def test_losses_are_told(tmp_path):
+def test_losses_are_listed(tmp_path):
     rows = with_gains([row("cubic", "a", 20, "k"), row("zero-fill", "a", 21, "l")])
     assert "PSNR: zero-fill is better, 21 against 20 on average; in 1 of 1 cases." in page(
-        rows, about(1, "cpu", [0]), "cubic", tmp_path
+        rows, about_this_machine(1, "cpu", [0]), "cubic", tmp_path
     )
 
 
 def test_all_failing_is_a_page_too(tmp_path):
     failed = with_gains([row("cubic", "a", 0, "k", error="no")])
-    assert "<h2>Failures</h2>" in page(failed, about(1, "cpu", [0]), "cubic", tmp_path)
+    assert "<h2>Failures</h2>" in page(failed, about_this_machine(1, "cpu", [0]), "cubic", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tool", "input", "truth", "a$b$\nc"])
@@ -140,7 +148,7 @@ def test_a_case_is_drawn_whatever_the_method_is_called(name, make_phantom, tmp_p
     truth = make_phantom((34, 38, 33))
     low = degrade(truth, NAMED["thick3"], rng_for(0))
     scans = {"input": low, "result": low, "truth": truth}
-    judged = {"method": name, "fit": {"gain": 2.0, "offset": 1.0}}
+    judged = replace(row(name, "a", 20.0, "k"), fit=IntensityFit(gain=2.0, offset=1.0))
     draw_case(judged, Case(Scan("a", tmp_path), NAMED["thick3"], 0), scans, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(PNG)
     assert torch.equal(scans["truth"].data_XYZ, truth.data_XYZ)
@@ -151,6 +159,7 @@ def test_a_result_of_the_same_shape_that_lies_elsewhere_is_drawn_where_it_was_ju
     affine = truth.affine.clone()
     affine[0, 3] -= 12  # one plane more at one end, one less at the other
     pred = Volume(truth.data_XYZ.roll(1, 0), affine)
-    panels, shown = case_panels({"method": "ours", "fit": None}, {"input": truth, "result": pred, "truth": truth})
-    assert shown == "ours"
+    scans = {"input": truth, "result": pred, "truth": truth}
+    panels, title = case_panels(row("ours", "a", 20.0, "k"), scans)
+    assert title == "ours"
     assert_close(panels["ours"].data_XYZ[:-1], truth.data_XYZ[:-1], atol=1e-2, rtol=0)

@@ -1,34 +1,31 @@
-"""What benchmark rows say together: gains over interpolation, means over persons, paired differences, tables.
+"""Aggregation of benchmark rows: gains over interpolation, means, paired differences, regions, lesions and losses.
 
-Rows are those of `evaluation.benchmark`, plain data as JSON holds them. Rows that failed, and scans shown for their
-behaviour only, are in no mean.
+Means are over persons: every scan counts as one, however many of its seeds failed. Rows that failed, and scans that are
+excluded from means, are in none. Regions and lesions exist for some scans only; every entry names its scans.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 import torch
 
-from moediff._version import RESEARCH_ONLY, __version__
 from moediff.anatomy.regions import REGIONS
 from moediff.benchmark.methods import BASELINES
+from moediff.benchmark.records import BenchmarkRow, Difference, LesionSum, Loss, Mean, RegionMean
 from moediff.core.config import rng_for
-from moediff.core.errors import printable
-from moediff.evaluation.pairs import plain, table_text
-
-Row = dict[str, Any]
+from moediff.evaluation.metrics.registry import METRIC_TABLE, Direction
 
 COMPARED = {"psnr": "PSNR (dB)", "ssim": "SSIM", "haarpsi": "HaarPSI"}  # higher is better in all
 GAINED = ("psnr", "ssim")
-LESIONS = ("count", "lost", "invented", "contrast_kept", "dice", "volume_ref_ml", "volume_pred_ml")  # in the CSV
+LESION_SUMS = ("count", "false_negatives", "false_positives", "volume_ref_ml", "volume_pred_ml")
+LESION_MEANS = ("contrast_recovery", "dice", "cnr_ref", "cnr_pred")
 DRAWS = 10_000
-LEVEL = 0.95
+CONFIDENCE = 0.95
+ScanSeed = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -50,212 +47,289 @@ def bootstrap(values: Sequence[float], *key: object) -> Interval:
     """
     sample = torch.tensor(values, dtype=torch.float64)
     index = torch.randint(len(sample), (DRAWS, len(sample)), generator=rng_for(0, "bootstrap", *key))
-    means = sample[index].mean(1).sort().values
-    tail = round((1 - LEVEL) / 2 * DRAWS)
-    return Interval(fmean(values), float(means[tail]), float(means[DRAWS - 1 - tail]), len(values))
+    averages = sample[index].mean(1).sort().values
+    tail = round((1 - CONFIDENCE) / 2 * DRAWS)
+    return Interval(fmean(values), float(averages[tail]), float(averages[DRAWS - 1 - tail]), len(values))
 
 
-def value_of(row: Row, metric: str) -> float | None:
-    """A metric of a row as a number; JSON holds infinity as a word."""
-    value = row["metrics"].get(metric)
-    return None if value is None else float(value)
-
-
-def with_gains(rows: Iterable[Row]) -> list[Row]:
-    """Rows with gain_psnr (dB) and gain_ssim: over the better of cubic and zero-fill in the same case, or None."""
+def with_gains(rows: Iterable[BenchmarkRow]) -> list[BenchmarkRow]:
+    """Rows with their gains over the better of cubic and zero-fill in the same case, None without both."""
     rows = list(rows)
-    of_case: dict[tuple[object, ...], list[Row]] = {}
+    of_case: dict[tuple[str, str, int], list[BenchmarkRow]] = {}
     for row in rows:
-        if row["method"] in BASELINES:
-            of_case.setdefault(_case(row), []).append(row)
-    out = []
-    for row in rows:
-        gains = {}
-        for metric in GAINED:
-            base = [v for r in of_case.get(_case(row), []) if (v := value_of(r, metric)) is not None]
-            ours = value_of(row, metric)
-            gains[f"gain_{metric}"] = None if ours is None or len(base) < len(BASELINES) else ours - max(base)
-        out.append(row | gains)
-    return out
+        if row.method in BASELINES:
+            of_case.setdefault(row.case, []).append(row)
+
+    def gain(row: BenchmarkRow, metric: str) -> float | None:
+        baselines = [r.metrics[metric] for r in of_case.get(row.case, []) if metric in r.metrics]
+        ours = row.metrics.get(metric)
+        return None if ours is None or len(baselines) < len(BASELINES) else ours - max(baselines)
+
+    return [replace(row, gain_psnr=gain(row, "psnr"), gain_ssim=gain(row, "ssim")) for row in rows]
 
 
-def _case(row: Row) -> tuple[object, ...]:
-    return row["scan"], row["recipe"], row["seed"]
+def methods_of(rows: Iterable[BenchmarkRow]) -> list[str]:
+    """Different methods, in order."""
+    return list(dict.fromkeys(row.method for row in rows))
 
 
-def names(rows: Iterable[Row], column: str) -> list[str]:
-    """Different values of a column, in order."""
-    return list(dict.fromkeys(str(row[column]) for row in rows))
+def scans_of(rows: Iterable[BenchmarkRow]) -> list[str]:
+    """Different scans, in order."""
+    return list(dict.fromkeys(row.scan for row in rows))
 
 
-def counted(rows: Iterable[Row], method: str, recipe: str) -> list[Row]:
-    """Rows of one method and recipe that means count."""
-    return [r for r in rows if (r["method"], r["recipe"]) == (method, recipe) and r["counts"] and not r["error"]]
+def recipes_of(rows: Iterable[BenchmarkRow]) -> list[str]:
+    """Different recipes, in order."""
+    return list(dict.fromkeys(row.recipe for row in rows))
+
+
+def counted(rows: Iterable[BenchmarkRow], method: str, recipe: str) -> list[BenchmarkRow]:
+    """Rows of one method and recipe that means include."""
+    return [row for row in rows if (row.method, row.recipe) == (method, recipe) and row.counted]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    kept = [v for v in values if v is not None]
-    return fmean(kept) if kept else None
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
 
 
-def _over_scans(rows: Iterable[Row], value: Callable[[Row], float | None]) -> float | None:
-    """Mean over scans, each the mean of its rows: every scan counts alike, however many of its seeds failed."""
-    found: dict[str, list[float | None]] = {}
+def _over_scans(rows: Iterable[BenchmarkRow], value: Callable[[BenchmarkRow], float | None]) -> float | None:
+    """Mean over scans, each the mean of its rows."""
+    by_scan: dict[str, list[float | None]] = {}
     for row in rows:
-        found.setdefault(row["scan"], []).append(value(row))
-    return _mean(_mean(values) for values in found.values())
+        by_scan.setdefault(row.scan, []).append(value(row))
+    return _mean(_mean(values) for values in by_scan.values())
 
 
-def _read(key: str) -> Callable[[Row], float | None]:
-    return lambda row: row.get(key)
+def _metric(name: str) -> Callable[[BenchmarkRow], float | None]:
+    return lambda row: row.metrics.get(name)
 
 
-def _metric(key: str) -> Callable[[Row], float | None]:
-    return lambda row: value_of(row, key)
+def means(rows: Sequence[BenchmarkRow]) -> list[Mean]:
+    """Per method and recipe: persons and failures, means of every metric, gain and time, greatest memory."""
+    return [_mean_of(rows, recipe, method) for recipe in recipes_of(rows) for method in methods_of(rows)]
 
 
-def means(rows: Sequence[Row]) -> list[Row]:
-    """Per method and recipe: persons and failures counted, means of every metric, gain, time and memory."""
-    out = []
-    for recipe in names(rows, "recipe"):
-        for method in names(rows, "method"):
-            kept = counted(rows, method, recipe)
-            failed = sum(bool(r["error"]) for r in rows if (r["method"], r["recipe"]) == (method, recipe))
-            metrics = list(dict.fromkeys(metric for r in kept for metric in r["metrics"]))
-            out.append(
-                {"recipe": recipe, "method": method, "persons": len(names(kept, "scan")), "failed": failed}
-                | {metric: _over_scans(kept, _metric(metric)) for metric in metrics}
-                | {
-                    key: _over_scans(kept, _read(key))
-                    for key in ("gain_psnr", "gain_ssim", "seconds", "cpu_s", "compute_s", "gflop")
-                }
-                | {"consistency": _over_scans(kept, lambda r: (r["consistency"] or {}).get("rms_over_range"))}
-                | {"peak_mib": max((r["peak_mib"] for r in kept), default=None)}
-            )
-    return out
-
-
-def pairs(rows: Sequence[Row], focus: str) -> list[Row]:
-    """Paired differences, focus minus every other method, per recipe and metric, with intervals over persons."""
-    out = []
-    for recipe in names(rows, "recipe"):
-        ours = counted(rows, focus, recipe)
-        for method in names(rows, "method"):
-            for metric in () if method == focus else COMPARED:
-                found = _differences(ours, counted(rows, method, recipe), metric)
-                if found:
-                    interval = bootstrap(list(found.values()), focus, method, recipe, metric)
-                    place = {"recipe": recipe, "focus": focus, "against": method, "metric": metric}
-                    out.append(place | vars(interval) | {"by_scan": found})
-    return out
-
-
-def _differences(ours: Sequence[Row], theirs: Sequence[Row], metric: str) -> dict[str, float]:
-    """Difference per scan, averaged over seeds."""
-    other = {_case(row): value_of(row, metric) for row in theirs}
-    found: dict[str, list[float]] = {}
-    for row in ours:
-        a, b = value_of(row, metric), other.get(_case(row))
-        if a is not None and b is not None and abs(a) + abs(b) < float("inf"):
-            found.setdefault(row["scan"], []).append(a - b)
-    return {scan: fmean(values) for scan, values in found.items()}
-
-
-def about(threads: int, device: str, seeds: Sequence[int]) -> Row:
-    """What numbers depend on besides the data; no name of a machine or a person."""
-    return {
-        "moediff": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": threads,
-        "device": device,
-        "seeds": list(seeds),
-        "note": RESEARCH_ONLY,
-    }
-
-
-def as_csv(rows: Iterable[Row]) -> str:
-    """One flat line per row."""
-    first = ("method", "kind", "scan", "recipe", "seed", "counts", "gain_psnr", "gain_ssim")
-    return table_text(
-        [
-            plain(
-                {key: row.get(key) for key in first}
-                | row["metrics"]
-                | {f"consistency_{key}": (row["consistency"] or {}).get(key) for key in ("rms_over_range",)}
-                | {
-                    f"psnr_{part.replace(' ', '_')}": (row.get("parts") or {}).get(part, {}).get("psnr")
-                    for part in REGIONS
-                }
-                | {f"lesions_{key}": (row.get("lesions") or {}).get(key) for key in LESIONS}
-                | {key: row.get(key) for key in ("seconds", "cpu_s", "compute_s", "gflop", "peak_mib")}
-                | {"warnings": "; ".join(row["warnings"]), "error": row["error"]}
-            )
-            for row in rows
-        ]
+def _mean_of(rows: Sequence[BenchmarkRow], recipe: str, method: str) -> Mean:
+    own = counted(rows, method, recipe)
+    metrics = list(dict.fromkeys(metric for row in own for metric in row.metrics))
+    return Mean(
+        recipe=recipe,
+        method=method,
+        persons=len(scans_of(own)),
+        failed=sum(bool(row.error) for row in rows if (row.method, row.recipe) == (method, recipe)),
+        metrics={metric: _over_scans(own, _metric(metric)) for metric in metrics},
+        gain_psnr=_over_scans(own, lambda row: row.gain_psnr),
+        gain_ssim=_over_scans(own, lambda row: row.gain_ssim),
+        data_consistency=_over_scans(
+            own, lambda row: row.data_consistency.rms_over_range if row.data_consistency else None
+        ),
+        seconds=_over_scans(own, lambda row: row.seconds),
+        cpu_s=_over_scans(own, lambda row: row.cpu_s),
+        compute_s=_over_scans(own, lambda row: row.compute_s),
+        gflop=_over_scans(own, lambda row: row.gflop),
+        peak_mib=max((row.peak_mib for row in own if row.peak_mib is not None), default=None),
     )
 
 
-SHOWN = {
-    "psnr": ("PSNR (dB)", "{:.2f}"),
-    "gain_psnr": ("gain (dB)", "{:+.2f}"),
-    "ssim": ("SSIM", "{:.4f}"),
-    "gain_ssim": ("gain SSIM", "{:+.4f}"),
-    "haarpsi": ("HaarPSI", "{:.4f}"),
-    "hf_ratio": ("hf ratio", "{:.2f}"),
-    "consistency": ("consistency", "{:.4f}"),
-    "seconds": ("time (s)", "{:.1f}"),
-    "cpu_s": ("CPU (s)", "{:.1f}"),
-    "compute_s": ("compute (s)", "{:.2f}"),
-    "gflop": ("GFLOP", "{:.0f}"),
-    "peak_mib": ("peak (MiB)", "{:.0f}"),
-}
+def differences(rows: Sequence[BenchmarkRow], focus: str) -> list[Difference]:
+    """Paired differences, focus minus every other method, per recipe and metric, with intervals over persons."""
+    result = []
+    for recipe in recipes_of(rows):
+        ours = counted(rows, focus, recipe)
+        for method in methods_of(rows):
+            for metric in () if method == focus else COMPARED:
+                by_scan = _difference_by_scan(ours, counted(rows, method, recipe), metric)
+                if by_scan:
+                    interval = bootstrap(list(by_scan.values()), focus, method, recipe, metric)
+                    result.append(
+                        Difference(
+                            recipe=recipe,
+                            focus=focus,
+                            against=method,
+                            metric=metric,
+                            **vars(interval),
+                            by_scan=by_scan,
+                        )
+                    )
+    return result
 
 
-def shown_columns(rows: Sequence[Row]) -> list[str]:
-    """Keys of `SHOWN` that some mean has."""
-    found = means(rows)
-    return [key for key in SHOWN if any(row.get(key) is not None for row in found)]
+def _difference_by_scan(ours: Sequence[BenchmarkRow], theirs: Sequence[BenchmarkRow], metric: str) -> dict[str, float]:
+    """Difference per scan, averaged over seeds."""
+    other = {row.case: row.metrics.get(metric) for row in theirs}
+    by_scan: dict[str, list[float]] = {}
+    for row in ours:
+        a, b = row.metrics.get(metric), other.get(row.case)
+        if a is not None and b is not None and abs(a) + abs(b) < math.inf:
+            by_scan.setdefault(row.scan, []).append(a - b)
+    return {scan: fmean(values) for scan, values in by_scan.items()}
 
 
-def cell(row: Row, key: str) -> str:
-    """A number of `means` as tables show it; a dash where there is none."""
-    value = row.get(key)
-    return "-" if value is None else SHOWN[key][1].format(value)
+# --- regions and lesions ---
 
 
-def markdown(rows: Sequence[Row], focus: str) -> str:
-    """Tables for a terminal or a document: means per recipe, then the focus method's gain per scan."""
-    averages, columns, parts = means(rows), shown_columns(rows), []
-    for recipe in names(rows, "recipe"):
-        lines = [["method", *(SHOWN[key][0] for key in columns), "persons", "failed"]]
-        lines += [
-            [row["method"], *(cell(row, key) for key in columns), str(row["persons"]), str(row["failed"])]
-            for row in averages
-            if row["recipe"] == recipe
-        ]
-        parts.append(f"{recipe}, mean over persons:\n\n{table(lines)}")
-    return "\n\n".join([*parts, f"{focus}, gain per scan, PSNR (dB) / SSIM:\n\n{_gains(rows, focus)}"])
+def _key(row: BenchmarkRow) -> ScanSeed:
+    return row.scan, row.seed
 
 
-def _gains(rows: Sequence[Row], focus: str) -> str:
-    recipes, lines = names(rows, "recipe"), []
-    for scan in names(rows, "scan"):
-        mine = [row for row in rows if row["method"] == focus and row["scan"] == scan]
-        cells = []
-        for recipe in recipes:
-            psnr, ssim = (_mean(r[f"gain_{m}"] for r in mine if r["recipe"] == recipe) for m in GAINED)
-            cells.append(f"{'-' if psnr is None else f'{psnr:+.2f}'} / {'-' if ssim is None else f'{ssim:+.3f}'}")
-        lines.append([scan if all(row["counts"] for row in mine) else f"{scan} (behaviour only)", *cells])
-    return table([["scan", *recipes], *lines])
+def _by_scan(values: Mapping[ScanSeed, float]) -> dict[str, float]:
+    """Means over the seeds of every scan."""
+    by_scan: dict[str, list[float]] = {}
+    for (scan, _), value in values.items():
+        by_scan.setdefault(scan, []).append(value)
+    return {scan: fmean(each) for scan, each in by_scan.items()}
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up."""
-    safe = [[printable(word).replace("|", "\\|") for word in line] for line in lines]
-    widths = [max(len(line[i]) for line in safe) for i in range(len(safe[0]))]
-    rows = ["| " + " | ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)) + " |" for line in safe]
-    return "\n".join([rows[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *rows[1:]])
+def _mean_of_scans(values: Mapping[ScanSeed, float]) -> float:
+    """Every scan counts alike, however many seeds it has."""
+    return fmean(_by_scan(values).values())
+
+
+def region_means(rows: Sequence[BenchmarkRow]) -> list[RegionMean]:
+    """Per recipe, region of the brain and method, for the scans whose regions are known."""
+    result = []
+    for recipe in recipes_of(rows):
+        for region in REGIONS:
+            baseline = _best_baseline(rows, recipe, region)
+            for method in methods_of(rows):
+                scores = {
+                    _key(row): row.regions[region]
+                    for row in counted(rows, method, recipe)
+                    if row.regions and region in row.regions
+                }
+                if not scores:
+                    continue
+                gains = {key: one.psnr - baseline[key] for key, one in scores.items() if key in baseline}
+                result.append(
+                    RegionMean(
+                        recipe=recipe,
+                        region=region,
+                        method=method,
+                        scans=tuple(sorted({scan for scan, _ in scores})),
+                        psnr=_mean_of_scans({key: one.psnr for key, one in scores.items()}),
+                        ssim=_mean_of_scans({key: one.ssim for key, one in scores.items()}),
+                        gain_psnr=_mean_of_scans(gains) if gains else None,
+                    )
+                )
+    return result
+
+
+def _best_baseline(rows: Sequence[BenchmarkRow], recipe: str, region: str) -> dict[ScanSeed, float]:
+    """PSNR of the better interpolation per scan and seed, where both are there."""
+    values: dict[ScanSeed, list[float]] = {}
+    for method in BASELINES:
+        for row in counted(rows, method, recipe):
+            if row.regions and region in row.regions:
+                values.setdefault(_key(row), []).append(row.regions[region].psnr)
+    return {key: max(each) for key, each in values.items() if len(each) >= len(BASELINES)}
+
+
+def lesion_sums(rows: Sequence[BenchmarkRow]) -> list[LesionSum]:
+    """Per recipe and method over all scans with outlines; the mean over its seeds counts for a scan."""
+    result = []
+    for recipe in recipes_of(rows):
+        for method in methods_of(rows):
+            scores = {_key(row): row.lesions for row in counted(rows, method, recipe) if row.lesions is not None}
+            if scores:
+                of_scans = {
+                    name: _by_scan({key: float(getattr(one, name)) for key, one in scores.items()}).values()
+                    for name in (*LESION_SUMS, *LESION_MEANS)
+                }
+                result.append(
+                    LesionSum(
+                        recipe=recipe,
+                        method=method,
+                        scans=tuple(sorted({scan for scan, _ in scores})),
+                        **{name: sum(of_scans[name]) for name in LESION_SUMS},
+                        **{name: fmean(of_scans[name]) for name in LESION_MEANS},
+                    )
+                )
+    return result
+
+
+# --- losses ---
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A number of a row by which methods are compared."""
+
+    title: str
+    direction: Direction
+    read: Callable[[BenchmarkRow], float | None]
+
+    def merit(self, value: float) -> float:
+        """Larger is better."""
+        if self.direction == "near 1":
+            return -abs(math.log(max(value, 1e-9)))
+        return -value if self.direction == "lower" else value
+
+
+def _lesion(name: str) -> Callable[[BenchmarkRow], float | None]:
+    return lambda row: None if row.lesions is None else float(getattr(row.lesions, name))
+
+
+def _region_psnr(region: str) -> Callable[[BenchmarkRow], float | None]:
+    return lambda row: row.regions[region].psnr if row.regions and region in row.regions else None
+
+
+LOSS_METRICS = (
+    "psnr",
+    "ssim",
+    "haarpsi",
+    "haarpsi_med",
+    "vif",
+    "gmsd",
+    "ms_ssim",
+    "fsim",
+    "hf_ratio",
+    "spectral_distance_db",
+)
+CRITERIA = (
+    {name: Criterion(METRIC_TABLE[name].title, METRIC_TABLE[name].better, _metric(name)) for name in LOSS_METRICS}
+    | {
+        "lesions_false_negatives": Criterion("false-negative lesions, per scan", "lower", _lesion("false_negatives")),
+        "lesions_false_positives": Criterion("false-positive lesions, per scan", "lower", _lesion("false_positives")),
+        "lesions_contrast_recovery": Criterion(
+            "lesion contrast recovery (1 is right)", "near 1", _lesion("contrast_recovery")
+        ),
+        "lesions_dice": Criterion("lesion Dice", "higher", _lesion("dice")),
+    }
+    | {f"psnr {region}": Criterion(f"PSNR, {region}", "higher", _region_psnr(region)) for region in REGIONS}
+)
+
+
+def losses(rows: Sequence[BenchmarkRow], focus: str) -> list[Loss]:
+    """Where another method's mean over persons is better than the focus method's: recipe, metric, the best of them."""
+    result = []
+    for recipe in recipes_of(rows):
+        for metric, criterion in CRITERIA.items():
+            others = (_compared(rows, recipe, metric, (focus, name)) for name in methods_of(rows) if name != focus)
+            better = [
+                loss for loss in others if loss is not None and criterion.merit(loss.other) > criterion.merit(loss.ours)
+            ]
+            if better:
+                result.append(max(better, key=lambda loss: criterion.merit(loss.other)))
+    return result
+
+
+def _compared(rows: Sequence[BenchmarkRow], recipe: str, metric: str, methods: tuple[str, str]) -> Loss | None:
+    """Means of two methods over the cases that both have, and in how many the second is better."""
+    criterion = CRITERIA[metric]
+    ours, other = (
+        {_key(row): value for row in counted(rows, method, recipe) if (value := criterion.read(row)) is not None}
+        for method in methods
+    )
+    both = [key for key in ours if key in other]
+    if not both:
+        return None
+    return Loss(
+        recipe=recipe,
+        metric=metric,
+        method=methods[1],
+        cases=len(both),
+        ours=fmean(ours[key] for key in both),
+        other=fmean(other[key] for key in both),
+        worse_in=sum(criterion.merit(other[key]) > criterion.merit(ours[key]) for key in both),
+    )

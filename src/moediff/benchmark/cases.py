@@ -1,10 +1,10 @@
-"""What a benchmark is run on: sharp scans, and the low-resolution scans that recipes make of them.
+"""Cases of a benchmark: sharp scans, and the low-resolution scans that recipes simulate from them.
 
-A case is made exactly as `moediff degrade` makes it, with the random key (seed, file name, recipe), from the scan in
+A case is degraded exactly as `moediff degrade` does it, with the random key (seed, file name, recipe), from the scan in
 canonical orientation: thick slices are then axial for every person, however the file stores its axes.
 
-What is drawn on a scan goes with its case: regions of the brain where its tissues can be told apart, and outlined
-lesions where PERSON_mask lies beside PERSON_anything.
+Annotations belong to a case: regions of the brain where its tissues are distinct, and outlined lesions where
+PERSON_mask lies beside PERSON_anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeVar
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import Recipe
@@ -22,7 +22,7 @@ from moediff.core.errors import ConfigError, DataError, GeometryError, InputMiss
 from moediff.core.geometry import canonicalise, field_of_view_mask
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.alignment import require_same_grid
-from moediff.evaluation.evaluate import Drawn
+from moediff.evaluation.evaluate import Annotations
 from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.evaluation.pairs import read_files
@@ -30,10 +30,9 @@ from moediff.io.dicom.files import is_dicom_export
 from moediff.io.naming import stem_of
 from moediff.io.scans import load
 
-Row: TypeAlias = "dict[str, Any]"
+T = TypeVar("T")
 
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"  # inside nilearn
-BEHAVIOUR_ONLY = ("trio_b17_T1w",)  # may be a training person: shown, left out of means
 MEASURED = Recipe(name="measured")  # of pairs: nothing is simulated
 MASKS = "_mask"
 SUFFIXES = (".nii.gz", ".nii")
@@ -41,26 +40,16 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Scan:
-    """A sharp scan: its name in tables, its file, whether means count it, and the file of its lesions' outlines.
+    """A sharp scan: its name in tables, its file, whether means include it, and the file of its lesions' outlines.
 
     With an `input`, the same head as it is usually acquired and registered to it, nothing is simulated.
     """
 
     name: str
     path: Path
-    counts: bool = True
+    in_means: bool = True
     lesions: Path | None = None
     input: Path | None = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """A case made: the truth, canonical; the low-resolution scan; what is drawn on the truth, and why what is not."""
-
-    truth: Volume
-    low: Volume
-    drawn: Drawn
-    missing: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class Case:
         """For progress lines."""
         return f"{self.scan.name} {self.recipe.name}" + (f" seed {self.seed}" if self.seed else "")
 
-    def make(self) -> tuple[Volume, Volume]:
+    def acquire(self) -> tuple[Volume, Volume]:
         """The truth, canonical, and the low-resolution scan.
 
         Raises:
@@ -88,19 +77,31 @@ class Case:
         rng = rng_for(self.seed, self.scan.path.name, self.recipe.name)
         return truth, degrade(truth, self.recipe, rng)
 
-    def make_drawn(self) -> Made:
-        """As `make`, with regions as labels 1.. in the order of REGIONS, and lesions.
+    def acquire_annotated(self) -> AcquiredCase:
+        """As `acquire`, with regions as labels 1.. in the order of REGIONS, and lesions.
 
         Of a pair, only what both scans cover is judged.
 
         Raises:
             InputMissing, DataError: the scan cannot be read or degraded, or a pair has nothing in common.
         """
-        truth, low = self.make()
+        truth, low = self.acquire()
         missing: dict[str, str] = {}
         mask = None if self.scan.input is None else both_cover(truth, low.grid)
-        drawn = Drawn(mask=mask, labels=_regions(truth, missing), lesions=_lesions(self.scan.lesions, truth, missing))
-        return Made(truth, low, drawn, missing)
+        lesions = _lesions(self.scan.lesions, truth, missing)
+        annotations = Annotations(mask=mask, labels=_regions(truth, missing), lesions=lesions)
+        return AcquiredCase(self, truth, low, annotations, missing)
+
+
+@dataclass(frozen=True)
+class AcquiredCase:
+    """Volumes of a case: the truth, canonical; the low-resolution scan; annotations, and why some are missing."""
+
+    case: Case
+    truth: Volume
+    low: Volume
+    annotations: Annotations
+    missing: dict[str, str]
 
 
 def both_cover(truth: Volume, low: Grid) -> Volume:
@@ -116,16 +117,16 @@ def both_cover(truth: Volume, low: Grid) -> Volume:
 
 
 def _regions(truth: Volume, missing: dict[str, str]) -> Volume | None:
-    found = scan_regions(truth.data_XYZ, truth.spacing_mm)
-    if found is None or not bool((found != BACKGROUND).any()):
-        missing["parts"] = "regions cannot be told apart by intensity (a skull, or tissues that overlap)"
+    regions = scan_regions(truth.data_XYZ, truth.spacing_mm)
+    if regions is None or not bool((regions != BACKGROUND).any()):
+        missing["regions"] = "regions cannot be told apart by intensity (a skull, or tissues that overlap)"
         return None
-    return truth.with_data(((found.long() + 1) * (found != BACKGROUND)).float())
+    return truth.with_data(((regions.long() + 1) * (regions != BACKGROUND)).float())
 
 
-def region_names(parts: Mapping[str, Row]) -> dict[str, Row]:
-    """Labels of `Case.make_drawn` by their names."""
-    return {REGIONS[int(number) - 1]: values for number, values in parts.items()}
+def region_names(scores: Mapping[str, T]) -> dict[str, T]:
+    """Scores of the labels of `Case.acquire_annotated` by the names of regions."""
+    return {REGIONS[int(number) - 1]: one for number, one in scores.items()}
 
 
 def _lesions(path: Path | None, truth: Volume, missing: dict[str, str]) -> Volume | None:
@@ -143,13 +144,13 @@ def _lesions(path: Path | None, truth: Volume, missing: dict[str, str]) -> Volum
     return outlines
 
 
-def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequence[str] = BEHAVIOUR_ONLY) -> list[Scan]:
+def find_scans(data: Path | None, names: Sequence[str] = (), excluded: Sequence[str] = ()) -> list[Scan]:
     """Scans to run on.
 
     Args:
         data: a folder whose `val` holds sharp NIfTI scans; None means nilearn's MNI152.
         names: which of them, with or without suffix, or paths of other files; all but masks when empty.
-        shown_only: names of scans that means leave out.
+        excluded: names of scans that means leave out.
 
     Raises:
         InputMissing: the folder has no `val`, or a named scan, or any at all, is not there.
@@ -171,7 +172,7 @@ def find_scans(data: Path | None, names: Sequence[str] = (), shown_only: Sequenc
         raise InputMissing(f"{printable(folder or '')}: no NIfTI scans here; name a folder whose val/ holds some")
     if len(paths) < len(names):
         raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be told apart")
-    return [Scan(name, path, name not in shown_only, _outlines(path)) for name, path in paths.items()]
+    return [Scan(name, path, name not in excluded, _outlines(path)) for name, path in paths.items()]
 
 
 def find_pairs(listed: Path) -> list[Scan]:

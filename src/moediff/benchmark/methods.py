@@ -1,4 +1,4 @@
-"""What takes part in a benchmark: interpolation, total variation, our bundles, and anyone's command."""
+"""Methods of a benchmark: interpolation, total variation, our bundles, and anyone's command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moediff.benchmark.records import Identity
 from moediff.core.errors import ConfigError, prefix_errors, printable
 from moediff.inference.options import MODES
 from moediff.model.bundle import embedded_path, read_manifest
@@ -18,14 +19,13 @@ INTERPOLATIONS = ("linear", "cubic", "lanczos", "zero-fill")
 BASELINES = ("cubic", "zero-fill")  # gains count from the better of the two
 BUILT_IN = (*INTERPOLATIONS, "tv", *MODES)
 UNIFORM = "uniform"  # one denoiser for everything; none is shipped
-UNIFORM_AT = (Path("runs/uniform/bundle"), Path("runs/ablation/equal-compute/0/bundle"))  # where trainings leave one
 INPUT, OUTPUT = "{input}", "{output}"
 MARKS = re.compile(f"{re.escape(INPUT)}|{re.escape(OUTPUT)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One contestant.
+    """One method.
 
     Args:
         name: in tables; any text.
@@ -44,15 +44,15 @@ class Method:
     command: tuple[str, ...] = ()
 
     @property
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> Identity:
         """What its results depend on; folders are named by their content, so a moved bundle is the same method."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "mode": self.mode,
-            "bundle_sha256": self.bundle_sha256,
-            "command": list(self.command),
-        }
+        return Identity(
+            name=self.name,
+            kind=self.kind,
+            mode=self.mode,
+            bundle_sha256=self.bundle_sha256,
+            command=self.command,
+        )
 
     def words(self, source: Path, target: Path) -> list[str]:
         """The command with its files in place."""
@@ -61,12 +61,12 @@ class Method:
 
 
 def parse_methods(specs: Sequence[str]) -> list[Method]:
-    """Methods as named on the command line: a name from `BUILT_IN`, `UNIFORM`, NAME=FOLDER, or NAME=COMMAND.
+    """Methods as named on the command line: a name from `BUILT_IN`, NAME=FOLDER, or NAME=COMMAND.
 
     Cubic and zero-fill are added where they are missing, because gains count from them.
 
     Raises:
-        ConfigError: an unknown or repeated name, no uniform bundle, or a command that lacks {input} or {output}.
+        ConfigError: an unknown or repeated name, or a command that lacks {input} or {output}.
         BundleError: no bundle in the folder.
     """
     methods = [_parse(spec) for spec in specs]
@@ -96,23 +96,11 @@ def _built_in(name: str) -> Method:
     if name in MODES:
         return Method(name=name, kind="bundle", mode=name, bundle_sha256=_digest(embedded_path()))
     if name == UNIFORM:
-        return _uniform()
+        raise ConfigError(f"no {UNIFORM} denoiser is shipped: train one, and name its bundle as {UNIFORM}=FOLDER")
     raise ConfigError(
-        f"no method called {name!r}; choose from {', '.join(BUILT_IN)}, {UNIFORM}, NAME=BUNDLE_FOLDER, "
+        f"no method called {name!r}; choose from {', '.join(BUILT_IN)}, NAME=BUNDLE_FOLDER, "
         f"or NAME='command {INPUT} {OUTPUT}'"
     )
-
-
-def _uniform() -> Method:
-    """The bundle that a training left under the current folder."""
-    found = next((folder for folder in UNIFORM_AT if (folder / "bundle.json").is_file()), None)
-    if found is None:
-        places = " or ".join(str(folder) for folder in UNIFORM_AT)
-        raise ConfigError(
-            f"method {UNIFORM!r}: no bundle in {places} of this folder; make one with 'make ablation' or "
-            f"'moediff train configs/uniform.toml', or name yours as {UNIFORM}=FOLDER"
-        )
-    return Method(name=UNIFORM, kind="bundle", mode="faithful", bundle=found, bundle_sha256=_digest(found))
 
 
 def _words(name: str, template: str) -> tuple[str, ...]:
@@ -129,5 +117,5 @@ def _words(name: str, template: str) -> tuple[str, ...]:
 def _digest(folder: Path) -> str:
     with prefix_errors(printable(folder)):
         manifest = read_manifest(folder)
-    told = json.dumps([manifest["config"], manifest["sha256"]], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    text = json.dumps([manifest["config"], manifest["sha256"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

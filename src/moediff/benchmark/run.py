@@ -1,6 +1,6 @@
-"""Every method on every case, one process each, one row each; what is done already is not done again.
+"""Run of a benchmark: every method on every case, one process and one row each; finished rows are not run again.
 
-A row is kept as OUTDIR/rows/KEY.json. Its key is a digest of everything the numbers depend on: method, weights or
+A row is stored as OUTDIR/rows/KEY.json. Its key is a digest of everything the numbers depend on: method, weights or
 command, scan file, recipe, seed, metrics, threads, device and versions. Rows of failures are tried again.
 """
 
@@ -16,31 +16,30 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from moediff._version import __version__
-from moediff.benchmark.cases import Case, Made, region_names
+from moediff.benchmark.cases import AcquiredCase, Case, region_names
 from moediff.benchmark.methods import Method
 from moediff.benchmark.process_meter import Measured, run_measured
-from moediff.benchmark.worker import Job
+from moediff.benchmark.records import BenchmarkRow, row_from
+from moediff.benchmark.worker import Job, Spent
 from moediff.core.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, TryAgain, printable
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import EvaluateOptions, evaluate
 from moediff.evaluation.lesions import RULE as LESION_RULE
-from moediff.evaluation.pairs import as_json
+from moediff.evaluation.records import json_text
 from moediff.io.atomic import write_text
 from moediff.io.scans import load, save
 from moediff.model.bundle import sha256_of
 
-SCHEMA = 1
+KEY_VERSION = 1  # of the digest that names rows
 ROWS, PICTURES, WORK, LOCK = "rows", "pictures", "work", ".lock"
 WORKER = ("-P", "-m", "moediff.benchmark.worker")  # -P: no module is taken from the current folder
-LINE = 300  # characters of a failing program's last words that a row keeps
+LINE = 300  # characters of a failing program's last line that a row holds
 
-Row = dict[str, Any]
-Draw = Callable[[Row, Case, dict[str, Volume], Path], None]
+Draw = Callable[[BenchmarkRow, Case, dict[str, Volume], Path], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +69,8 @@ def _sha256(path: Path) -> str:
 def key_of(method: Method, case: Case, settings: Settings) -> str:
     """The digest that names a row."""
     depends = {
-        "schema": SCHEMA,
-        "method": method.identity,
+        "schema": KEY_VERSION,
+        "method": asdict(method.identity),
         "scan": [case.scan.name, case.scan.path.name, _sha256(case.scan.path)],
         "lesions": None if case.scan.lesions is None else [LESION_RULE, _sha256(case.scan.lesions)],
         **({} if case.scan.input is None else {"input": _sha256(case.scan.input)}),
@@ -92,11 +91,11 @@ def run_benchmark(
     *,
     draw: Draw | None = None,
     tell: Callable[[str], None] = lambda line: None,
-) -> list[Row]:
+) -> list[BenchmarkRow]:
     """Rows of all cases and methods in order; what OUT holds already is taken from there.
 
     Args:
-        out: folder for rows and pictures; made when absent.
+        out: folder for rows and pictures; created when absent.
         draw: draws a picture of a finished row: row, case, scans by title (the truth last), file to write.
         tell: called with a line per row.
 
@@ -106,31 +105,32 @@ def run_benchmark(
         InputMissing, DataError: a scan cannot be read or degraded.
     """
     rows = []
-    with _held(out):
+    with _locked(out):
         total = len(cases) * len(methods)
         for case in cases:
-            made: list[Made] = []
+            acquired: AcquiredCase | None = None
             for method in methods:
                 row = _finished(out, key_of(method, case, settings))
                 if row is None:
-                    made = made or [case.make_drawn()]
-                    row = _measure(method, case, made[0], settings, out, draw)
-                row |= {"counts": case.scan.counts}  # not part of the key: a choice of who reads
+                    acquired = acquired or case.acquire_annotated()
+                    row = _measure(method, acquired, settings, out, draw)
+                row = replace(row, in_means=case.scan.in_means)  # not part of the key: a choice of who reads
                 rows.append(row)
-                tell(f"{len(rows)}/{total} {printable(case.name)} {printable(method.name)}: {_said(row)}")
+                tell(f"{len(rows)}/{total} {printable(case.name)} {printable(method.name)}: {_outcome(row)}")
     return rows
 
 
-def _said(row: Row) -> str:
-    if row["error"]:
-        return str(row["error"])
-    psnr = row["metrics"].get("psnr")
-    return ("" if psnr is None else f"{float(psnr):.2f} dB, ") + f"{row['seconds']:.1f} s, {row['peak_mib']:.0f} MiB"
+def _outcome(row: BenchmarkRow) -> str:
+    """For a progress line."""
+    if row.error:
+        return row.error
+    psnr = row.metrics.get("psnr")
+    return ("" if psnr is None else f"{psnr:.2f} dB, ") + f"{row.seconds:.1f} s, {row.peak_mib:.0f} MiB"
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """The folder for us alone, with an empty place to work in that is gone afterwards."""
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, with an empty work folder that is removed afterwards."""
     try:
         if out.is_dir() and not (out / ROWS).is_dir() and any(out.iterdir()):
             raise CannotCreate(f"{printable(out)}: this folder holds other things; name a new, empty or earlier one")
@@ -158,128 +158,137 @@ def _held(out: Path) -> Iterator[None]:
             shutil.rmtree(out / WORK, ignore_errors=True)
 
 
-def _finished(out: Path, key: str) -> Row | None:
+def _finished(out: Path, key: str) -> BenchmarkRow | None:
     try:
-        row = json.loads((out / ROWS / f"{key}.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # a row that is not JSON was altered by someone: measured again
+        row = row_from(json.loads((out / ROWS / f"{key}.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, AttributeError, DataError):  # altered by someone: measured again
         return None
     except OSError as error:
         raise OutputFailed(
             f"{printable(out)}: an earlier row cannot be read ({error.strerror}); check the disk"
         ) from error
-    return None if not isinstance(row, dict) or row.get("key") != key or row.get("error") else row
+    return None if row.key != key or row.error else row
 
 
-def _measure(method: Method, case: Case, made: Made, settings: Settings, out: Path, draw: Draw | None) -> Row:
+def _measure(method: Method, acquired: AcquiredCase, settings: Settings, out: Path, draw: Draw | None) -> BenchmarkRow:
     """Run, judge, draw, and last write the row."""
-    key = key_of(method, case, settings)
-    row: Row = {
-        "schema": SCHEMA,
-        "key": key,
-        "method": method.name,
-        "kind": method.kind,
-        "identity": method.identity,
-        "scan": case.scan.name,
-        "scan_sha256": _sha256(case.scan.path),
-        "recipe": case.recipe.name,
-        "seed": case.seed,
-        "input_shape": list(made.low.shape),
-        "output_shape": list(made.truth.shape),
-        "metrics": {},
-        "consistency": None,
-        "parts": None,
-        "lesions": None,
-        "not_computed": {},
-        "fit": None,
-        "warnings": [],
-        "seconds": None,
-        "cpu_s": None,
-        "compute_s": None,
-        "gflop": None,
-        "peak_mib": None,
-        "error": "",
-    }
+    case = acquired.case
+    row = BenchmarkRow(
+        key=key_of(method, case, settings),
+        method=method.name,
+        kind=method.kind,
+        identity=method.identity,
+        scan=case.scan.name,
+        scan_sha256=_sha256(case.scan.path),
+        recipe=case.recipe.name,
+        seed=case.seed,
+        input_shape=acquired.low.shape,
+        output_shape=acquired.truth.shape,
+    )
     try:
-        pred, spent = _run(method, case, made, settings, out / WORK)
-        row |= spent
-        row |= _judged(pred, made, settings)
-        _draw(draw, row, case, {"input": made.low, "result": pred, "truth": made.truth}, out / PICTURES)
+        pred, cost = _run(method, acquired, settings, out / WORK)
+        row = replace(row, **vars(cost))
+        row = _judged(row, pred, acquired, settings)
+        scans = {"input": acquired.low, "result": pred, "truth": acquired.truth}
+        row = _drawn(draw, row, case, scans, out / PICTURES)
     except (CannotCreate, OutputFailed):
         raise  # our own folder: the next row would fail as well
     except MoeDiffError as error:
-        row |= {"metrics": {}, "error": str(error)}
-    text = as_json(row)
-    write_text(text, out / ROWS / f"{key}.json", overwrite=True)
-    return dict(json.loads(text))  # as a later run will read it
+        row = replace(row, error=str(error))
+    text = json_text(asdict(row))
+    write_text(text, out / ROWS / f"{row.key}.json", overwrite=True)
+    return row_from(json.loads(text))  # as a later run will read it
 
 
-def _judged(pred: Volume, made: Made, settings: Settings) -> Row:
-    """What a row says of a result's quality."""
-    record = evaluate(pred, made.truth, settings.judging, measured=made.low, drawn=made.drawn)
-    kept = ("metrics", "consistency", "lesions", "fit", "warnings", "data_range", "mask")
-    parts = None if record["parts"] is None else region_names(record["parts"])
-    return {name: record[name] for name in kept} | {"parts": parts, "not_computed": made.missing}
+def _judged(row: BenchmarkRow, pred: Volume, acquired: AcquiredCase, settings: Settings) -> BenchmarkRow:
+    """The row with the quality of a result."""
+    record = evaluate(pred, acquired.truth, settings.judging, measured=acquired.low, annotations=acquired.annotations)
+    return replace(
+        row,
+        metrics=record.metrics,
+        data_consistency=record.data_consistency,
+        regions=None if record.regions is None else region_names(record.regions),
+        lesions=record.lesions,
+        not_computed=acquired.missing,
+        fit=record.fit,
+        mask=record.mask,
+        data_range=record.data_range,
+        warnings=record.warnings,
+    )
 
 
-def _draw(draw: Draw | None, row: Row, case: Case, scans: dict[str, Volume], folder: Path) -> None:
-    """A picture of a judged row; one that cannot be drawn costs a warning, not the row."""
+def _drawn(draw: Draw | None, row: BenchmarkRow, case: Case, scans: dict[str, Volume], folder: Path) -> BenchmarkRow:
+    """Draw a picture of a judged row; one that cannot be drawn costs a warning, not the row."""
     if draw is None:
-        return
+        return row
     try:
         folder.mkdir(exist_ok=True)
-        draw(row, case, scans, folder / f"{row['key']}.png")
+        draw(row, case, scans, folder / f"{row.key}.png")
     except DataError as error:
-        row["warnings"] = [*row["warnings"], f"no picture: {error}"]
+        return replace(row, warnings=(*row.warnings, f"no picture: {error}"))
+    return row
 
 
-def _run(method: Method, case: Case, made: Made, settings: Settings, work: Path) -> tuple[Volume, Row]:
-    """The method's result, and what it took.
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Time, operations and memory of a method, as rows name them."""
+
+    seconds: float
+    cpu_s: float
+    peak_mib: float
+    compute_s: float | None = None
+    gflop: float | None = None
+
+
+def _run(method: Method, acquired: AcquiredCase, settings: Settings, work: Path) -> tuple[Volume, Cost]:
+    """The method's result, and its cost.
 
     Raises:
         DataError: the method failed, took too long, or wrote nothing that can be read; says which.
     """
     source, target = work / "input.nii.gz", work / "output.nii.gz"
     target.unlink(missing_ok=True)
-    save(made.low, source, overwrite=True)
-    spent: Row = {}
+    save(acquired.low, source, overwrite=True)
+    spent = Spent()
     if method.kind == "command":
         measured, _ = _start(method.words(source, target), settings, work)
     else:
         job = Job(
             source=source,
             target=target,
-            grid=made.truth.grid,
-            seed=case.seed,
+            grid=acquired.truth.grid,
+            seed=acquired.case.seed,
             threads=settings.threads,
             device=settings.device,
         )
+        gflop = None
         if settings.flops:
-            spent |= _work(method, replace(job, count=True), settings, work)[1]
+            gflop = _work(method, replace(job, count=True), settings, work)[1].gflop
             target.unlink(missing_ok=True)
-        measured, told = _work(method, job, settings, work)
-        spent |= told
-    spent |= {"seconds": measured.seconds, "cpu_s": measured.cpu_s, "peak_mib": measured.peak_mib}
+        measured, spent = _work(method, job, settings, work)
+        spent = replace(spent, gflop=gflop)
     if not target.is_file():
         raise DataError("it ended well but wrote no file at {output}; expected a NIfTI scan (.nii.gz)")
+    times = {"seconds": measured.seconds, "cpu_s": measured.cpu_s, "peak_mib": measured.peak_mib}
     try:
-        return load(target).volume, spent
+        return load(target).volume, Cost(**times, **vars(spent))
     except MoeDiffError as error:
         raise DataError(f"what it wrote cannot be read: {str(error).replace(str(work), '')}") from error
 
 
-def _work(method: Method, job: Job, settings: Settings, work: Path) -> tuple[Measured, Row]:
-    """One of our own methods in its process; what it took, and what it said of itself."""
+def _work(method: Method, job: Job, settings: Settings, work: Path) -> tuple[Measured, Spent]:
+    """One of our own methods in its process: its cost, and what the worker printed about itself."""
     file = work / "job.json"
     write_text(job.as_json(method), file, overwrite=True)
     measured, last = _start([sys.executable, *WORKER, str(file)], settings, work)
     try:
-        return measured, dict(json.loads(last))
-    except ValueError as error:
-        raise DataError(f"it ended well but its last words were {last!r}; expected its times") from error
+        return measured, Spent(**json.loads(last))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"it ended well but its last line was {last!r}; expected its times") from error
 
 
 def _start(command: Sequence[str], settings: Settings, work: Path) -> tuple[Measured, str]:
-    """Run a command to its good end; what it took, and its last line.
+    """Run a command to its good end; its cost, and its last line.
 
     Raises:
         DataError: it ended otherwise.
@@ -293,7 +302,7 @@ def _start(command: Sequence[str], settings: Settings, work: Path) -> tuple[Meas
 
 
 def _last_line(log: Path, work: Path) -> str:
-    """A program's last words, without our paths."""
+    """A program's last line, without our paths."""
     try:
         text = log.read_bytes()[-4096:].decode(errors="replace")
     except OSError:
@@ -310,5 +319,5 @@ def _fault(measured: Measured, limit_s: float, last: str) -> str:
         return f"it was stopped after {limit_s:g} s; allow more with --timeout"
     if measured.exit_code:
         how = f"exit code {measured.exit_code}" if measured.exit_code > 0 else f"signal {-measured.exit_code}"
-        return f"it failed with {how}: {last or 'it said nothing'}"
+        return f"it failed with {how}: {last or 'it printed nothing'}"
     return ""

@@ -32,16 +32,16 @@ from moediff.io.scans import Loaded, load, save
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker is told.
+    """One method's task.
 
     Args:
         source: the low-resolution scan.
         target: the file to write.
-        grid: where the result shall lie.
+        grid: of the result.
         seed: of samples.
         threads: CPU threads.
         device: as `Enhancer` takes it.
-        count: count operations instead; that slows everything down, so time is not told.
+        count: count operations instead of timing, which counting would slow down.
     """
 
     source: Path
@@ -85,31 +85,39 @@ def apply(method: Method, loaded: Loaded, job: Job) -> Volume:
     return enhancer(loaded, EnhanceOptions(like=job.grid, mode=method.mode, seed=job.seed)).volume
 
 
-def _timed(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, dict[str, float]]:
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Cost of the method itself: seconds without Python's start and without files, or operations where those count."""
+
+    compute_s: float | None = None
+    gflop: float | None = None
+
+
+def _timed(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, Spent]:
     start = time.perf_counter()
     result = apply(method, loaded, job)
-    return result, {"compute_s": time.perf_counter() - start}
+    return result, Spent(compute_s=time.perf_counter() - start)
 
 
-def _counted(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, dict[str, float]]:
+def _counted(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, Spent]:
     with counting() as counter:
         result = apply(method, loaded, job)
-    return result, {"gflop": counter.get_total_flops() / 1e9}
+    return result, Spent(gflop=counter.get_total_flops() / 1e9)
 
 
 def main(path: Path) -> int:
-    """Do the job; returns an exit code, after a line that says what was wrong."""
+    """Do the job; returns an exit code, after a line with the fault."""
     tune_allocator()
     try:
         job, method = Job.from_json(path.read_text(encoding="utf-8"))
         torch.set_num_threads(job.threads)
         loaded = load(job.source)
-        result, told = (_counted if job.count else _timed)(method, loaded, job)
+        result, spent = (_counted if job.count else _timed)(method, loaded, job)
         save(result, job.target, codes=loaded.codes)
     except MoeDiffError as error:
         print(error)
         return error.exit_code
-    print(json.dumps(told))
+    print(json.dumps(vars(spent)))
     return 0
 
 

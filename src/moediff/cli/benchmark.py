@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from moediff.benchmark.cases import Case
     from moediff.benchmark.methods import Method
+    from moediff.benchmark.records import BenchmarkRow
     from moediff.benchmark.run import Settings
     from moediff.cli import Commands
 
@@ -35,14 +36,17 @@ def add(commands: Commands) -> None:
     add("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (default: nilearn's MNI152 scan)")
     add("--scans", nargs="+", default=[], metavar="NAME|FILE", help="which of them, or other files (default: all)")
     add("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]")
-    add("--behaviour-only", nargs="*", metavar="NAME", help="scans shown but left out of means")
+    add(
+        "--exclude-from-means", nargs="+", default=[], metavar="NAME", help="scans that tables list but means leave out"
+    )
+    add("--behaviour-only", nargs="*", metavar="NAME", help=argparse.SUPPRESS)  # former name of --exclude-from-means
     add("--recipes", nargs="+", metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}")
     add(
         "--methods",
         nargs="+",
         default=list(METHODS),
         metavar="METHOD",
-        help=f"{', '.join(METHODS)}; uniform (train it first); NAME=FOLDER; or NAME='command {{input}} {{output}}'",
+        help=f"{', '.join(METHODS)}; NAME=FOLDER; or NAME='command {{input}} {{output}}'",
     )
     add(
         "--focus",
@@ -82,7 +86,7 @@ def benchmark_command(args: argparse.Namespace) -> int:
     draw = None if args.no_pictures else draw_case
     rows = with_gains(run_benchmark(methods, cases, settings, args.output, draw=draw, tell=tell))
     _write(rows, focus if args.focus else _working(focus, methods, rows), settings, args)
-    return SOME_FAILED if any(row["error"] for row in rows) else 0
+    return SOME_FAILED if any(row.error for row in rows) else 0
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -100,7 +104,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _cases(args: argparse.Namespace) -> list[Case]:
     from moediff.acquisition.recipe import recipe_for
-    from moediff.benchmark.cases import BEHAVIOUR_ONLY, MEASURED, Case, find_pairs, find_scans
+    from moediff.benchmark.cases import MEASURED, Case, find_pairs, find_scans
     from moediff.core.errors import ConfigError
 
     if len(set(args.seeds)) < len(args.seeds):
@@ -109,8 +113,9 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         if args.data is not None or args.scans or args.recipes:
             raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
         return [Case(scan, MEASURED, seed) for scan in find_pairs(args.pairs) for seed in args.seeds]
-    only_shown = BEHAVIOUR_ONLY if args.behaviour_only is None else args.behaviour_only
-    scans = find_scans(args.data, args.scans, only_shown)
+    if args.behaviour_only is not None:
+        print("moediff: warning: --behaviour-only is now called --exclude-from-means", file=sys.stderr)
+    scans = find_scans(args.data, args.scans, [*args.exclude_from_means, *(args.behaviour_only or [])])
     recipes = [recipe_for(name) for name in args.recipes or RECIPES]
     if len({recipe.name for recipe in recipes}) < len(recipes):
         raise ConfigError("two recipes share a name; results could not be told apart")
@@ -128,34 +133,32 @@ def _focus(name: str | None, methods: Sequence[Method]) -> str:
     return name
 
 
-def _working(focus: str, methods: Sequence[Method], rows: list[dict[str, Any]]) -> str:
+def _working(focus: str, methods: Sequence[Method], rows: list[BenchmarkRow]) -> str:
     """The default focus, or the last method that ever succeeded: nothing compares with one that always fails."""
-    done = {row["method"] for row in rows if not row["error"]}
+    done = {row.method for row in rows if not row.error}
     return next((name for name in (focus, *(method.name for method in reversed(methods))) if name in done), focus)
 
 
-def _write(rows: list[dict[str, Any]], focus: str, settings: Settings, args: argparse.Namespace) -> None:
-    from moediff.benchmark.aggregate import about, as_csv, markdown, means, pairs
-    from moediff.benchmark.breakdown import lesion_sums, losses, part_means
-    from moediff.benchmark.run import PICTURES, SCHEMA
-    from moediff.evaluation.pairs import as_json
+def _write(rows: list[BenchmarkRow], focus: str, settings: Settings, args: argparse.Namespace) -> None:
+    from moediff.benchmark.aggregate import differences, lesion_sums, losses, means, region_means
+    from moediff.benchmark.markdown_tables import markdown, rows_csv
+    from moediff.benchmark.records import Results, about_this_machine
+    from moediff.benchmark.run import PICTURES
     from moediff.io.scans import write_text
     from moediff.report.benchmark_page import page
 
-    told = about(settings.threads, settings.device, args.seeds)
-    record = {
-        "schema": SCHEMA,
-        "about": told,
-        "focus": focus,
-        "rows": rows,
-        "means": means(rows),
-        "pairs": pairs(rows, focus),
-        "parts": part_means(rows),
-        "lesions": lesion_sums(rows),
-        "losses": losses(rows, focus),
-    }
-    write_text(as_csv(rows), args.output / "results.csv", overwrite=True)
-    write_text(as_json(record), args.output / "results.json", overwrite=True)
-    write_text(page(rows, told, focus, args.output / PICTURES), args.output / "index.html", overwrite=True)
+    results = Results(
+        about=about_this_machine(settings.threads, settings.device, args.seeds),
+        focus=focus,
+        rows=tuple(rows),
+        means=tuple(means(rows)),
+        differences=tuple(differences(rows, focus)),
+        regions=tuple(region_means(rows)),
+        lesions=tuple(lesion_sums(rows)),
+        losses=tuple(losses(rows, focus)),
+    )
+    write_text(rows_csv(rows), args.output / "results.csv", overwrite=True)
+    write_text(results.to_json(), args.output / "results.json", overwrite=True)
+    write_text(page(rows, results.about, focus, args.output / PICTURES), args.output / "index.html", overwrite=True)
     if not args.quiet:
         print(f"{markdown(rows, focus)}\n\n{args.output / 'index.html'}\n{RESEARCH_ONLY}")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from moediff.cli import Commands
     from moediff.evaluation.evaluate import EvaluateOptions
     from moediff.evaluation.pairs import Pair
+    from moediff.evaluation.records import Evaluation, Unjudged
 
+NAME_WIDTH = 36  # of the printed table
 EXTRA = ("input", "mask", "labels", "lesions", "uncertainty")  # files that a pair may have besides
 
 
@@ -37,7 +41,11 @@ def add(commands: Commands) -> None:
     add("--mask", type=Path, help="judge where this is above 0.5 (default: the reference's head)")
     add("--labels", type=Path, help="label map on the reference's grid: judge every label too")
     add("--regions", action="store_true", help="judge by region too (deep white matter, cortex, junction, rest)")
-    add("--lesions", type=Path, help="lesion mask on the reference's grid: contrast, volume, lost and invented lesions")
+    add(
+        "--lesions",
+        type=Path,
+        help="lesion mask on the reference's grid: contrast, volume, false negatives and positives",
+    )
     add("--uncertainty", type=Path, metavar="SD", help="standard deviations of the prediction: adds their calibration")
     add("--tissues", action="store_true", help="tissue volumes and Dice even where --metrics chooses")
     add(
@@ -72,13 +80,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
     if not args.pred:
         return _many(pairs, left, options, args)
     record = judge(pairs[0], options)
-    _write([record], record, args)
+    _write(record, args)
     if not args.quiet:
         _say(record)
     return 0
 
 
-def _pairs(args: argparse.Namespace) -> tuple[list[Pair], list[dict[str, Any]]]:
+def _pairs(args: argparse.Namespace) -> tuple[list[Pair], list[Unjudged]]:
     """What is to be judged, and records of what has no partner."""
     from moediff.evaluation.bids import match
     from moediff.evaluation.pairs import Pair, read_pairs
@@ -120,53 +128,59 @@ def _check_outputs(args: argparse.Namespace, pairs: list[Pair]) -> None:
         raise CannotCreate("--json and --csv name the same file; give each its own")
 
 
-def _write(rows: list[dict[str, Any]], record: Any, args: argparse.Namespace) -> None:
-    from moediff.evaluation.pairs import as_csv, as_json
+def _write(record: Evaluation | Sequence[Evaluation | Unjudged], args: argparse.Namespace) -> None:
+    from moediff.evaluation.records import Evaluation, as_csv, as_json
     from moediff.io.scans import write_text
 
     if args.csv is not None:
-        write_text(as_csv(rows), args.csv, overwrite=args.overwrite)
+        write_text(as_csv([record] if isinstance(record, Evaluation) else record), args.csv, overwrite=args.overwrite)
     if args.json is not None:
         write_text(as_json(record), args.json, overwrite=args.overwrite)
 
 
-def _many(pairs: list[Pair], left: list[dict[str, Any]], options: EvaluateOptions, args: argparse.Namespace) -> int:
-    from moediff.evaluation.pairs import as_csv, judge_all
+def _many(pairs: list[Pair], left: list[Unjudged], options: EvaluateOptions, args: argparse.Namespace) -> int:
+    from moediff.evaluation.pairs import judge_all
+    from moediff.evaluation.records import Unjudged, as_csv
 
     def tell(line: str) -> None:
         if not args.quiet:
             print(f"moediff: {line}", file=sys.stderr)
 
     for record in left:
-        tell(f"not judged: {', '.join(record['files'].values())}: {record['error']}")
+        tell(f"not judged: {', '.join(record.files.values())}: {record.error}")
     records = [*judge_all(pairs, options, tell), *left]
-    _write(records, records, args)
+    _write(records, args)
     if args.csv is None and args.json is None and not args.quiet:
         print(as_csv(records), end="")
-    return SOME_FAILED if any("error" in record for record in records) else 0
+    return SOME_FAILED if any(isinstance(record, Unjudged) for record in records) else 0
 
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.5g}"
 
 
-def _say(record: dict[str, Any]) -> None:
-    for warning in record["warnings"]:
+def _say(record: Evaluation) -> None:
+    for warning in record.warnings:
         print(f"moediff: warning: {warning}", file=sys.stderr)
-    rows = dict(record["metrics"])
-    if record["consistency"]:
-        rows |= {f"consistency_{key}": value for key, value in record["consistency"].items() if key != "assumed"}
+    rows: dict[str, float] = dict(record.metrics)
+    if record.data_consistency is not None:
+        rows["data_consistency_rms_over_range"] = record.data_consistency.rms_over_range
+        rows["data_consistency_noise_over_range"] = record.data_consistency.noise_over_range
     for name, value in rows.items():
-        print(f"{name:<30}{_number(value)}")
-    for name, part in (record["parts"] or {}).items():
-        print(f"{name:<30}" + "  ".join(f"{key} {_number(value)}" for key, value in part.items()))
-    for name, part in (record["tissues"] or {}).items():
-        print(f"{name + ' (tissue)':<30}" + "  ".join(f"{key} {_number(value)}" for key, value in part.items()))
-    for name, value in (record["lesions"] or {}).items():
+        print(f"{name:<{NAME_WIDTH}}{_number(value)}")
+    _say_each(record.regions or {}, "{}")
+    _say_each(record.tissues or {}, "{} (tissue)")
+    for name, value in vars(record.lesions).items() if record.lesions is not None else ():
         if name != "each":
-            print(f"{'lesions_' + name:<30}{_number(value)}")
-    for name, part in (record["uncertainty"] or {}).items():
-        print(f"{'uncertainty, ' + name:<30}" + "  ".join(f"{key} {_number(value)}" for key, value in part.items()))
-    for name, why in record["not_computed"].items():
-        print(f"{name:<30}not computed: {why}")
+            print(f"{'lesions_' + name:<{NAME_WIDTH}}{_number(value)}")
+    _say_each(record.uncertainty or {}, "uncertainty, {}")
+    for name, why in record.not_computed.items():
+        print(f"{name:<{NAME_WIDTH}}not computed: {why}")
     print(RESEARCH_ONLY)
+
+
+def _say_each(scores: Mapping[str, object], title: str) -> None:
+    """A line per region or tissue."""
+    for name, one in scores.items():
+        cells = "  ".join(f"{key} {_number(value)}" for key, value in vars(one).items())
+        print(f"{title.format(name):<{NAME_WIDTH}}{cells}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from moediff.core.errors import DataError, InputMissing, printable
 from moediff.evaluation.pairs import Pair
+from moediff.evaluation.records import Unjudged
 from moediff.io.naming import stem_of
 
 SUFFIXES = (".nii.gz", ".nii")
 FREE = ("desc", "res", "space", "rec", "label")  # entities in which a result may differ from its reference
-NO_SCANS = ("mask", "dseg", "probseg", "sd", "uncertainty")  # suffixes of what is drawn or computed beside scans
+NO_SCANS = ("mask", "dseg", "probseg", "sd", "uncertainty")  # suffixes of annotations and maps beside scans
 SKIPPED = ("derivatives", "sourcedata", "code")  # folders inside a reference folder
 MANY = 20  # names that one message lists
 
@@ -20,7 +20,7 @@ Key = tuple[str, ...]
 
 
 def key_of(path: Path) -> Key | None:
-    """What a file shows, as sorted entities and its suffix; None where the name is not a BIDS scan's.
+    """Sorted entities and suffix of a file's name; None where it is not that of a BIDS scan.
 
     sub-01_ses-2_desc-sr_T1w.nii.gz -> ("ses-2", "sub-01", "T1w")
     """
@@ -35,18 +35,18 @@ def key_of(path: Path) -> Key | None:
 def _scans(folder: Path, skipped: Iterable[str]) -> dict[Key, list[Path]]:
     if not folder.is_dir():
         raise InputMissing(f"{printable(folder)}: no such folder; expected a BIDS folder with sub-*/... scans")
-    found: dict[Key, list[Path]] = {}
+    scans: dict[Key, list[Path]] = {}
     for path in sorted(folder.rglob("sub-*")):
         key = key_of(path)
         if key is not None and path.is_file() and not set(path.relative_to(folder).parts[:-1]) & set(skipped):
-            found.setdefault(key, []).append(path)
-    if not found:
+            scans.setdefault(key, []).append(path)
+    if not scans:
         raise InputMissing(f"{printable(folder)}: no scans called sub-..._SUFFIX.nii.gz here; expected a BIDS folder")
-    return found
+    return scans
 
 
-def match(pred: Path, ref: Path) -> tuple[list[Pair], list[dict[str, Any]]]:
-    """Pairs in the order of their names, and records with an "error" for everything that has no partner.
+def match(pred: Path, ref: Path) -> tuple[list[Pair], list[Unjudged]]:
+    """Pairs in the order of their names, and a record for everything that has no partner.
 
     Names must agree in their suffix and in all entities except desc, res, space, rec and label.
 
@@ -70,7 +70,7 @@ def match(pred: Path, ref: Path) -> tuple[list[Pair], list[dict[str, Any]]]:
     return pairs, left
 
 
-def _unmatched(path: Path, what: str, ours: list[Path], theirs: list[Path]) -> dict[str, Any]:
+def _unmatched(path: Path, what: str, ours: list[Path], theirs: list[Path]) -> Unjudged:
     if not theirs:
         why = "no reference has these entities and this suffix"
     elif not ours:
@@ -78,4 +78,4 @@ def _unmatched(path: Path, what: str, ours: list[Path], theirs: list[Path]) -> d
     else:
         names = ", ".join(printable(p.name) for p in (ours if len(ours) > 1 else theirs)[:MANY])
         why = f"several {'predictions' if len(ours) > 1 else 'references'} have one name: {names}; give --pairs"
-    return {"files": {what: path.name}, "error": why, "exit_code": DataError.exit_code}
+    return Unjudged(files={what: path.name}, error=why, exit_code=DataError.exit_code)

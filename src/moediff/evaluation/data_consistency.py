@@ -1,10 +1,8 @@
-"""Data consistency of any prediction: acquired again, does it give back the measured scan?"""
+"""Data consistency of any prediction: its difference from the measured scan when it is acquired again."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from moediff.acquisition.data_consistency import Discrepancy, discrepancy
+from moediff.acquisition.data_consistency import ConsistencySummary, Discrepancy, discrepancy
 from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.geometry import axis_positions, canonical_grid, canonicalise
@@ -14,11 +12,11 @@ from moediff.inference.grid_plan import land, working_grid
 
 
 def _discrepancy(pred: Volume, measured: Volume, *, fit: bool) -> Discrepancy:
-    near = pred
+    covered = pred
     if axis_positions(canonical_grid(measured.grid), canonical_grid(pred.grid)) is not None:
-        near = land(pred, working_grid(measured.grid, pred.grid))  # beyond what was measured nothing is contradicted
-    prepared = prepare(measured, near.grid, PrepareSettings(kernel="cubic"))
-    data_XYZ = prepared.scaling.apply(canonicalise(near)[0].data_XYZ.float())
+        covered = land(pred, working_grid(measured.grid, pred.grid))  # beyond what was measured nothing is contradicted
+    prepared = prepare(measured, covered.grid, PrepareSettings(kernel="cubic"))
+    data_XYZ = prepared.scaling.apply(canonicalise(covered)[0].data_XYZ.float())
     if fit:
         target = prepared.source.data_XYZ
         tissue = target > 0.05 * quantile(target, 0.999)
@@ -26,7 +24,7 @@ def _discrepancy(pred: Volume, measured: Volume, *, fit: bool) -> Discrepancy:
     return discrepancy(data_XYZ, prepared)
 
 
-def consistency(pred: Volume, measured: Volume, *, fit: bool) -> dict[str, object]:
+def consistency(pred: Volume, measured: Volume, *, fit: bool) -> ConsistencySummary:
     """RMS discrepancy over the measured scan's range, its noise likewise, and the acquisition assumed per axis.
 
     0.. , lower is better; about the noise is right, far below it the noise was copied (Irani & Peleg 1991). The
@@ -41,7 +39,7 @@ def consistency(pred: Volume, measured: Volume, *, fit: bool) -> dict[str, objec
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan, or intensities that cannot be fitted.
     """
-    return asdict(_discrepancy(pred, measured, fit=fit).summary())
+    return _discrepancy(pred, measured, fit=fit).summary()
 
 
 def residual_map(pred: Volume, measured: Volume) -> Volume:

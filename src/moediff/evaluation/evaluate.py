@@ -6,27 +6,27 @@ Axes: X Y Z voxels of the reference's grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from moediff._version import RESEARCH_ONLY, __version__
+from moediff.acquisition.data_consistency import ConsistencySummary
 from moediff.core.errors import DataError, GeometryError
 from moediff.core.geometry import ras_axes
 from moediff.core.memory import single_thread
 from moediff.core.statistics import picked
 from moediff.core.volume import Volume
 from moediff.evaluation.alignment import doubts, judged_mask, on_grid, require_same_grid, same_grid
-from moediff.evaluation.calibration import calibration
+from moediff.evaluation.calibration import Calibration, calibration
 from moediff.evaluation.data_consistency import consistency
-from moediff.evaluation.intensity_fit import RULE, Fit, fit_intensities
-from moediff.evaluation.lesions import judge_lesions
+from moediff.evaluation.intensity_fit import Fit, fit_intensities
+from moediff.evaluation.lesions import LesionScores, judge_lesions
 from moediff.evaluation.metrics.fidelity import check_pair, data_range, head_mask
 from moediff.evaluation.metrics.perceptual import PerceptualWeights, perceptual
-from moediff.evaluation.metrics.registry import METRICS, PERCEPTUAL, Judged, check_names, compute
-from moediff.evaluation.metrics.tissue_volumes import compare_tissues
-from moediff.evaluation.per_region import Parts, by_part, named_parts
+from moediff.evaluation.metrics.registry import METRICS, PERCEPTUAL, MetricInput, check_names, compute
+from moediff.evaluation.metrics.tissue_volumes import TissueOverlap, compare_tissues
+from moediff.evaluation.per_region import Regions, regions_of, score_regions
+from moediff.evaluation.records import Evaluation, IntensityFit, JudgedMask
 
 LEAST_INSIDE = 0.5  # of a given mask that the reference's head should hold
 NEEDS_WEIGHTS = "needs network weights, which are not shipped: give --perceptual FILE"
@@ -60,8 +60,8 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Volumes that belong to a pair, on the reference's grid where nothing else is said.
+class Annotations:
+    """Volumes that belong to a pair, on the reference's grid unless stated otherwise.
 
     Args:
         mask: above 0.5 is judged; the reference's head when absent.
@@ -82,77 +82,80 @@ def evaluate(
     options: EvaluateOptions | None = None,
     *,
     measured: Volume | None = None,
-    drawn: Drawn | None = None,
-) -> dict[str, Any]:
-    """Judge a prediction; returns the record that is written as JSON.
+    annotations: Annotations | None = None,
+) -> Evaluation:
+    """Judge a prediction; returns the record that `moediff evaluate --json` writes.
 
     Args:
         pred: the prediction, any intensities.
         ref: the truth; its grid and intensities are the scale.
         measured: the low-resolution input, for data consistency.
-        drawn: where to judge, labels, lesions, uncertainty.
+        annotations: where to judge, labels, lesions, uncertainty.
 
     Raises:
         ConfigError: see `EvaluateOptions`.
         GeometryError: grids that differ, or fields of view with little in common.
-        DataError: NaN, constant volumes, an empty mask, intensities that cannot be fitted, or see `named_parts`.
+        DataError: NaN, constant volumes, an empty mask, intensities that cannot be fitted, or see `regions_of`.
     """
-    options, drawn = options or EvaluateOptions(), drawn or Drawn()
+    options, annotations = options or EvaluateOptions(), annotations or Annotations()
     notes: list[str] = []
     missing: dict[str, str] = {}
-    landed, how = on_grid(pred, ref.grid, resample=options.resample)
+    resampled, kernel = on_grid(pred, ref.grid, resample=options.resample)
     with single_thread():  # many short steps
-        inside = _where(drawn.mask, ref, notes)
-        if how is not None:
+        inside = _where(annotations.mask, ref, notes)
+        if kernel is not None:
             inside = judged_mask(inside, pred.grid, ref.grid, notes)
-        check_pair(landed.data_XYZ, ref.data_XYZ, inside)
-        alike, found = doubts(landed.data_XYZ, ref, inside)
-        fit = fit_intensities(*(picked(scan.data_XYZ, inside) for scan in (landed, ref))) if options.fit else None
-        case = Judged(
-            (fit or Fit()).apply(landed.data_XYZ.float()),
+        check_pair(resampled.data_XYZ, ref.data_XYZ, inside)
+        match, doubtful = doubts(resampled.data_XYZ, ref, inside)
+        fit = fit_intensities(*(picked(scan.data_XYZ, inside) for scan in (resampled, ref))) if options.fit else None
+        case = MetricInput(
+            (fit or Fit()).apply(resampled.data_XYZ.float()),
             ref.data_XYZ.float(),
             inside,
             data_range(ref.data_XYZ, inside),
             ref.spacing_mm,
             ras_axes(ref.affine)[0][2],
         )
-    parts = named_parts(ref, drawn.labels) if options.regions or drawn.labels is not None else None
-    record = {
-        "metrics": compute(case, options.metrics, missing) | _perceptual(case, options.perceptual, missing),
-        "consistency": _consistency(pred, measured, options, notes),
-        "parts": None if parts is None else by_part(*case.pair, parts),
-        "tissues": _tissues(case, missing) if options.tissues else None,
-        "lesions": None if drawn.lesions is None else _lesions(drawn.lesions, ref, case),
-        "uncertainty": _uncertainty(drawn.uncertainty, pred, ref, case, fit, parts),
-        "not_computed": missing,
-        "correlation": alike,
-        "fit": None if fit is None else {"rule": RULE, "gain": fit.gain, "offset": fit.offset},
-        "resampled": how,
-        "mask": {"source": "head of the reference" if drawn.mask is None else "given", "voxels": int(inside.sum())},
-        "data_range": case.data_range,
-        "shape": list(ref.shape),
-        "spacing_mm": [round(s, 5) for s in ref.spacing_mm],
-    }
-    return record | {"warnings": [*notes, *found], "moediff": __version__, "note": RESEARCH_ONLY}
+    regions = regions_of(ref, annotations.labels) if options.regions or annotations.labels is not None else None
+    metrics = compute(case, options.metrics, missing) | _perceptual(case, options.perceptual, missing)
+    x, y, z = (round(s, 5) for s in ref.spacing_mm)
+    source = "head of the reference" if annotations.mask is None else "given"
+    return Evaluation(
+        metrics=metrics,
+        data_consistency=_consistency(pred, measured, options, notes),
+        regions=None if regions is None else score_regions(*case.pair, regions),
+        tissues=_tissues(case, missing) if options.tissues else None,
+        lesions=None if annotations.lesions is None else _lesions(annotations.lesions, ref, case),
+        uncertainty=_uncertainty(annotations.uncertainty, pred, ref, case, fit, regions),
+        not_computed=missing,
+        correlation=match,
+        fit=None if fit is None else IntensityFit(gain=fit.gain, offset=fit.offset),
+        resampled=kernel,
+        mask=JudgedMask(source=source, voxels=int(inside.sum())),
+        data_range=case.data_range,
+        shape=ref.shape,
+        spacing_mm=(x, y, z),
+        warnings=(*notes, *doubtful),
+    )
 
 
-def _perceptual(case: Judged, weights: PerceptualWeights | None, missing: dict[str, str]) -> dict[str, float]:
+def _perceptual(case: MetricInput, weights: PerceptualWeights | None, missing: dict[str, str]) -> dict[str, float]:
     try:
-        found = perceptual(*case.pair, case.data_range, weights, axial=case.axial) if weights is not None else {}
+        values = perceptual(*case.pair, case.data_range, weights, axial=case.axial) if weights is not None else {}
     except DataError as error:
         missing.update(dict.fromkeys(PERCEPTUAL, str(error)))
         return {}
-    missing.update({name: NEEDS_WEIGHTS for name in PERCEPTUAL if name not in found})
-    return found
+    missing.update({name: NEEDS_WEIGHTS for name in PERCEPTUAL if name not in values})
+    return values
 
 
 def _where(mask: Volume | None, ref: Volume, notes: list[str]) -> Tensor:
     """The mask given, or the reference's head; notes when the two have little in common."""
-    head = head_mask(ref.data_XYZ)
+    head_XYZ = head_mask(ref.data_XYZ)
     if mask is None:
-        return head
+        return head_XYZ
     inside = _read_mask("mask", mask, ref)
-    share = int((inside & head).sum()) / int(inside.sum())
+    share = int((inside & head_XYZ).sum()) / int(inside.sum())
     if share == 0:
         raise DataError("the mask lies wholly outside the reference's head; is it drawn on this scan?")
     if share < LEAST_INSIDE:
@@ -170,13 +173,13 @@ def _read_mask(what: str, mask: Volume, ref: Volume) -> Tensor:
     return inside
 
 
-def _lesions(outlines: Volume, ref: Volume, case: Judged) -> dict[str, object]:
+def _lesions(outlines: Volume, ref: Volume, case: MetricInput) -> LesionScores:
     lesion = _read_mask("lesion mask", outlines, ref)
     pred, truth = case.pred_XYZ / case.data_range, case.truth_XYZ / case.data_range
     return judge_lesions(pred, truth, case.mask_XYZ, lesion, case.spacing_mm)
 
 
-def _tissues(case: Judged, missing: dict[str, str]) -> dict[str, dict[str, float]] | None:
+def _tissues(case: MetricInput, missing: dict[str, str]) -> dict[str, TissueOverlap] | None:
     try:
         return compare_tissues(case.pred_XYZ, case.truth_XYZ, case.spacing_mm)
     except DataError as error:
@@ -185,21 +188,21 @@ def _tissues(case: Judged, missing: dict[str, str]) -> dict[str, dict[str, float
 
 
 def _uncertainty(
-    sd: Volume | None, pred: Volume, ref: Volume, case: Judged, fit: Fit | None, parts: Parts | None
-) -> dict[str, dict[str, float]] | None:
+    sd: Volume | None, pred: Volume, ref: Volume, case: MetricInput, fit: Fit | None, regions: Regions | None
+) -> dict[str, Calibration] | None:
     """Calibration of standard deviations, brought to the grid and intensities where the prediction was brought."""
     if sd is None:
         return None
     if not same_grid(sd.grid, pred.grid):
         raise GeometryError("the uncertainty lies on another grid than the prediction; give the map made with it")
-    landed, _ = on_grid(sd, ref.grid, resample=True, kernel="linear")  # splines swing below zero
-    spread_XYZ = landed.data_XYZ.float() * (fit or Fit()).gain
-    return calibration(case.pred_XYZ - case.truth_XYZ, spread_XYZ, case.mask_XYZ, parts)
+    resampled, _ = on_grid(sd, ref.grid, resample=True, kernel="linear")  # splines swing below zero
+    spread_XYZ = resampled.data_XYZ.float() * (fit or Fit()).gain
+    return calibration(case.pred_XYZ - case.truth_XYZ, spread_XYZ, case.mask_XYZ, regions)
 
 
 def _consistency(
     pred: Volume, measured: Volume | None, options: EvaluateOptions, notes: list[str]
-) -> dict[str, object] | None:
+) -> ConsistencySummary | None:
     if measured is None:
         return None
     try:

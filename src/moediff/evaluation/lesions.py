@@ -1,9 +1,9 @@
-"""What became of lesions whose outline is known: contrast, volume, and how many were lost or invented.
+"""Lesions with a known outline: contrast, volume, Dice, false negatives and false positives.
 
 One threshold rule, fixed on the reference, for every method: a voxel counts as lesion where it lies beyond the middle
 between the lesion's mean and that of the tissue around it, in the outline or at most 2 mm from it and further than that
-from every other outline. Invented is what a reader
-could take for one more lesion: a separate spot in white matter, not the displaced edge of something that is there.
+from every other outline. A false positive is what a reader could take for one more lesion: a separate spot in white
+matter, not the displaced edge of something that is there.
 
 Axes: X Y Z voxels of the reference's grid.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,14 @@ from moediff.anatomy.regions import within
 from moediff.anatomy.tissue import WHITE, depth_mm, tissue_map
 from moediff.core.errors import DataError
 
-RULE = 2  # another number for every change of what is counted: a benchmark's rows from before are judged again
+RULE = 2  # rises with every change of what is counted: earlier rows of a benchmark are then judged again
 LEAST_VOXELS = 3  # of an outlined lesion; fewer are left out
 REACH_MM = 2.0  # beyond the outline
 RING_MM = (2.0, 6.0)  # the tissue around: this far from the lesion and further than 2 mm from all others
 LEAST_RING = 20
-LOST_BELOW = 0.25  # of the volume that the rule finds in the reference
-INVENTED_AWAY_MM = 4.0
-INVENTED_MM3, INVENTED_VOXELS = 3.0, 3
+FALSE_NEGATIVE_BELOW = 0.25  # of the volume that the rule finds in the reference
+FALSE_POSITIVE_DISTANCE_MM = 4.0  # from every outline
+FALSE_POSITIVE_MM3, FALSE_POSITIVE_VOXELS = 3.0, 3
 SPOT_RING_MM = (1.0, 4.0)  # a spot's surroundings
 DEEP_MM = 10.0  # below the mask's surface: where white matter lies if tissues cannot be told
 BOX_MM = RING_MM[1] + 2.0
@@ -44,9 +44,9 @@ class Lesion:
         voxels: of the outline.
         contrast_ref, contrast_pred: mean inside the outline minus mean around it, in units of L.
         cnr_ref, cnr_pred: contrast over the robust standard deviation around it, in each scan's own.
-        volume_ref_ml, volume_pred_ml: found by the rule.
+        volume_ref_ml, volume_pred_ml: by the rule.
         dice: overlap of the two; 1 is the same voxels.
-        lost: the prediction shows less than a quarter of what the reference shows.
+        false_negative: the prediction shows less than a quarter of the volume that the reference shows.
     """
 
     voxels: int
@@ -57,15 +57,43 @@ class Lesion:
     volume_ref_ml: float
     volume_pred_ml: float
     dice: float
-    lost: bool
+    false_negative: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionScores:
+    """All outlined lesions of one scan.
+
+    Args:
+        count: lesions that were judged.
+        false_negatives: lesions that the prediction does not show.
+        false_positives, false_positive_ml: spots that the prediction alone shows, and their volume.
+        volume_ref_ml, volume_pred_ml: sums over lesions.
+        dice: mean weighted by voxels.
+        contrast_recovery: contrast in the prediction over that in the reference, of sums; 1 is right.
+        cnr_ref, cnr_pred: means over lesions.
+        each: the lesions in order of their voxels.
+    """
+
+    count: int
+    false_negatives: int
+    false_positives: int
+    false_positive_ml: float
+    volume_ref_ml: float
+    volume_pred_ml: float
+    dice: float
+    contrast_recovery: float
+    cnr_ref: float
+    cnr_pred: float
+    each: tuple[Lesion, ...] = ()
 
 
 def components(mask_XYZ: Tensor) -> Tensor:
     """Number of every voxel's connected group (26 neighbours), 1..n in no order that means anything; 0 outside."""
-    found = torch.zeros(mask_XYZ.shape, dtype=torch.int64)
+    group = torch.zeros(mask_XYZ.shape, dtype=torch.int64)
     where = mask_XYZ.nonzero()
     if not len(where):
-        return found
+        return group
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
     inside = mask_XYZ[box].double()
     number = torch.arange(1, inside.numel() + 1, dtype=torch.float64).reshape(inside.shape) * inside
@@ -75,8 +103,8 @@ def components(mask_XYZ: Tensor) -> Tensor:
             break
         number = spread
     names, order = number.unique(return_inverse=True)
-    found[box] = order if float(names[0]) == 0 else order + 1
-    return found
+    group[box] = order if float(names[0]) == 0 else order + 1
+    return group
 
 
 def _box(mask_XYZ: Tensor, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
@@ -92,7 +120,7 @@ def _spread(values: Tensor) -> float:
     return 1.4826 * float((values - values.median()).abs().median())
 
 
-def _measured(
+def _measure(
     one_XYZ: Tensor, lesion_XYZ: Tensor, scans: tuple[Tensor, Tensor], brain_XYZ: Tensor, spacing_mm: Sequence[float]
 ) -> Lesion | None:
     """One lesion inside its box; None where there is too little tissue around it."""
@@ -103,23 +131,23 @@ def _measured(
         return None
     around = {name: float(scan[ring].mean()) for name, scan in (("pred", pred), ("ref", truth))}
     contrast = float(truth[one_XYZ].mean()) - around["ref"]
-    sign, level = math.copysign(1.0, contrast), around["ref"] + contrast / 2
+    sign, threshold = math.copysign(1.0, contrast), around["ref"] + contrast / 2
     others = within(lesion_XYZ & ~one_XYZ, REACH_MM, spacing_mm)  # what a neighbour shows is no part of this one
-    near = (within(one_XYZ, REACH_MM, spacing_mm) & ~others | one_XYZ) & brain_XYZ
-    in_ref, in_pred = (near & (sign * (scan - level) > 0) for scan in (truth, pred))
-    seen, shown = int(in_ref.sum()), int(in_pred.sum())
-    shown_contrast = float(pred[one_XYZ].mean()) - around["pred"]
+    reach = (within(one_XYZ, REACH_MM, spacing_mm) & ~others | one_XYZ) & brain_XYZ
+    in_ref, in_pred = (reach & (sign * (scan - threshold) > 0) for scan in (truth, pred))
+    voxels_ref, voxels_pred = int(in_ref.sum()), int(in_pred.sum())
+    contrast_pred = float(pred[one_XYZ].mean()) - around["pred"]
     voxel_ml = math.prod(spacing_mm) / 1000
     return Lesion(
         voxels=int(one_XYZ.sum()),
         contrast_ref=contrast,
-        contrast_pred=shown_contrast,
+        contrast_pred=contrast_pred,
         cnr_ref=contrast / max(_spread(truth[ring]), 1e-9),
-        cnr_pred=shown_contrast / max(_spread(pred[ring]), 1e-9),
-        volume_ref_ml=seen * voxel_ml,
-        volume_pred_ml=shown * voxel_ml,
-        dice=2 * int((in_ref & in_pred).sum()) / max(seen + shown, 1),
-        lost=shown < LOST_BELOW * seen,
+        cnr_pred=contrast_pred / max(_spread(pred[ring]), 1e-9),
+        volume_ref_ml=voxels_ref * voxel_ml,
+        volume_pred_ml=voxels_pred * voxel_ml,
+        dice=2 * int((in_ref & in_pred).sum()) / max(voxels_ref + voxels_pred, 1),
+        false_negative=voxels_pred < FALSE_NEGATIVE_BELOW * voxels_ref,
     )
 
 
@@ -132,60 +160,60 @@ def white_matter(truth_XYZ: Tensor, brain_XYZ: Tensor, spacing_mm: Sequence[floa
 
 
 @dataclass(frozen=True)
-class Spots:
-    """What to take for a lesion: sign of its contrast, level to pass, and the contrast to have."""
+class SpotRule:
+    """When a spot counts as a lesion: sign of its contrast, threshold of intensity, least contrast."""
 
     sign: float
-    level: float
-    least: float
+    threshold: float
+    least_contrast: float
 
-    def shown(self, scan_XYZ: Tensor) -> Tensor:
-        """Voxels beyond the level."""
-        return self.sign * (scan_XYZ - self.level) > 0
+    def visible(self, scan_XYZ: Tensor) -> Tensor:
+        """Voxels beyond the threshold."""
+        return self.sign * (scan_XYZ - self.threshold) > 0
 
 
-def _separate(spots: Spots, brain_XYZ: Tensor, known_XYZ: Tensor, scans: tuple[Tensor, Tensor]) -> Tensor:
-    """Voxels that the prediction shows and nothing joins to what the reference shows, give or take a voxel."""
+def _separate(rule: SpotRule, brain_XYZ: Tensor, outlined_XYZ: Tensor, scans: tuple[Tensor, Tensor]) -> Tensor:
+    """Voxels visible in the prediction that are not connected to what is visible in the reference, within a voxel."""
     pred, truth = scans
-    shown = spots.shown(pred) & brain_XYZ
-    there = dilated(spots.shown(truth) & brain_XYZ, 1) | known_XYZ
-    return shown & ~reached_from(there, shown)
+    in_pred = rule.visible(pred) & brain_XYZ
+    in_ref = dilated(rule.visible(truth) & brain_XYZ, 1) | outlined_XYZ
+    return in_pred & ~reached_from(in_ref, in_pred)
 
 
-def _invented(
-    spots: Spots, where: tuple[Tensor, Tensor, Tensor], scans: tuple[Tensor, Tensor], spacing_mm: Sequence[float]
+def _false_positives(
+    rule: SpotRule, where: tuple[Tensor, Tensor, Tensor], scans: tuple[Tensor, Tensor], spacing_mm: Sequence[float]
 ) -> list[int]:
-    """Sizes, in voxels, of the spots that the prediction alone shows; see `judge_lesions`.
+    """Sizes, in voxels, of the spots that only the prediction shows; see `judge_lesions`.
 
     Args:
         where: brain, outlines with 4 mm around them, white matter.
     """
-    brain, known, white = where
-    number = components(_separate(spots, brain, known, scans))
-    counts = torch.bincount(number.flatten())
-    least = max(INVENTED_VOXELS, INVENTED_MM3 / math.prod(spacing_mm))
-    found = []
-    for index in (i for i in range(1, len(counts)) if int(counts[i]) >= least):
+    brain, outlined, white = where
+    number = components(_separate(rule, brain, outlined, scans))
+    voxels = torch.bincount(number.flatten())
+    least = max(FALSE_POSITIVE_VOXELS, FALSE_POSITIVE_MM3 / math.prod(spacing_mm))
+    sizes = []
+    for index in (i for i in range(1, len(voxels)) if int(voxels[i]) >= least):
         box = _box(number == index, spacing_mm)
         one, (pred, truth) = number[box] == index, (scan[box] for scan in scans)
         ring = within(one, SPOT_RING_MM[1], spacing_mm) & ~within(one, SPOT_RING_MM[0], spacing_mm) & brain[box]
         if not bool(ring.any()) or float(white[box][one].double().mean()) <= 0.5:
             continue
-        contrast = spots.sign * (float(pred[one].mean()) - float(pred[ring].mean()))
-        new = spots.sign * float((pred - truth)[one].mean())
-        found += [int(counts[index])] if min(contrast, new) > spots.least else []
-    return found
+        contrast = rule.sign * (float(pred[one].mean()) - float(pred[ring].mean()))
+        new = rule.sign * float((pred - truth)[one].mean())
+        sizes += [int(voxels[index])] if min(contrast, new) > rule.least_contrast else []
+    return sizes
 
 
 def judge_lesions(
     pred_XYZ: Tensor, truth_XYZ: Tensor, brain_XYZ: Tensor, lesion_XYZ: Tensor, spacing_mm: Sequence[float]
-) -> dict[str, object]:
-    """Every outlined lesion, and what was invented elsewhere.
+) -> LesionScores:
+    """Every outlined lesion, and false positives elsewhere.
 
-    Invented are connected groups of 3 voxels and 3 mm^3 or more that pass the median lesion's level in the prediction
-    and touch nothing that passes it in the reference, by one voxel, nor the 4 mm around an outline; that lie mostly in
-    white matter; whose mean exceeds both their surroundings and the reference by half the smallest contrast of a true
-    lesion.
+    False positives are connected groups of 3 voxels and 3 mm^3 or more that pass the median lesion's threshold in the
+    prediction and touch nothing that passes it in the reference, by one voxel, nor the 4 mm around an outline; that lie
+    mostly in white matter; whose mean exceeds both their surroundings and the reference by half the smallest contrast
+    of a true lesion.
 
     Args:
         pred_XYZ, truth_XYZ: fitted prediction and truth, in units of L.
@@ -194,49 +222,51 @@ def judge_lesions(
         spacing_mm: voxel sizes.
 
     Returns:
-        Counts, sums, means over lesions, and `each`. Contrasts of dark lesions count as their size there: kept is what
-        has the reference's sign.
+        Contrasts of dark lesions count as their size: recovered is what has the reference's sign.
 
     Raises:
         DataError: no lesion of 3 voxels with tissue around it inside the mask.
     """
     number, scans = components(lesion_XYZ & brain_XYZ), (pred_XYZ, truth_XYZ)
-    found: list[Lesion] = []
+    lesions: list[Lesion] = []
     for index in range(1, int(number.max()) + 1):
         if int((number == index).sum()) < LEAST_VOXELS:
             continue
         box = _box(number == index, spacing_mm)
-        lesion = _measured(
+        lesion = _measure(
             number[box] == index, lesion_XYZ[box], (pred_XYZ[box], truth_XYZ[box]), brain_XYZ[box], spacing_mm
         )
-        found += [lesion] if lesion is not None else []
-    if not found:
+        lesions += [lesion] if lesion is not None else []
+    if not lesions:
         raise DataError(
             f"no lesion to judge; expected outlines of {LEAST_VOXELS} voxels or more with tissue around them, "
             "inside the mask"
         )
-    middle = sorted(found, key=lambda lesion: abs(lesion.contrast_ref))[len(found) // 2]
-    level = float(truth_XYZ[brain_XYZ & ~lesion_XYZ].median()) + middle.contrast_ref / 2
-    smallest = min(abs(lesion.contrast_ref) for lesion in found)
-    spots = Spots(math.copysign(1.0, middle.contrast_ref), level, smallest / 2)
-    known = within(lesion_XYZ, INVENTED_AWAY_MM, spacing_mm)
-    where = brain_XYZ, known, white_matter(truth_XYZ, brain_XYZ, spacing_mm)
-    invented = _invented(spots, where, scans, spacing_mm)
-    volume_ref, volume_pred = (sum(getattr(x, f"volume_{name}_ml") for x in found) for name in ("ref", "pred"))
-    kept = {
-        name: sum(math.copysign(1.0, lesion.contrast_ref) * getattr(lesion, name) for lesion in found)
+    middle = sorted(lesions, key=lambda lesion: abs(lesion.contrast_ref))[len(lesions) // 2]
+    threshold = float(truth_XYZ[brain_XYZ & ~lesion_XYZ].median()) + middle.contrast_ref / 2
+    smallest = min(abs(lesion.contrast_ref) for lesion in lesions)
+    rule = SpotRule(math.copysign(1.0, middle.contrast_ref), threshold, smallest / 2)
+    outlined = within(lesion_XYZ, FALSE_POSITIVE_DISTANCE_MM, spacing_mm)
+    where = brain_XYZ, outlined, white_matter(truth_XYZ, brain_XYZ, spacing_mm)
+    return _scores(lesions, _false_positives(rule, where, scans, spacing_mm), spacing_mm)
+
+
+def _scores(lesions: Sequence[Lesion], false_positives: Sequence[int], spacing_mm: Sequence[float]) -> LesionScores:
+    """Sums and means over lesions; `false_positives` are sizes in voxels."""
+    signed = {
+        name: sum(math.copysign(1.0, lesion.contrast_ref) * getattr(lesion, name) for lesion in lesions)
         for name in ("contrast_ref", "contrast_pred", "cnr_ref", "cnr_pred")
     }
-    return {
-        "count": len(found),
-        "lost": sum(lesion.lost for lesion in found),
-        "invented": len(invented),
-        "invented_ml": sum(invented) * math.prod(spacing_mm) / 1000,
-        "volume_ref_ml": volume_ref,
-        "volume_pred_ml": volume_pred,
-        "dice": sum(lesion.dice * lesion.voxels for lesion in found) / sum(lesion.voxels for lesion in found),
-        "contrast_kept": kept["contrast_pred"] / max(kept["contrast_ref"], 1e-12),
-        "cnr_ref": kept["cnr_ref"] / len(found),
-        "cnr_pred": kept["cnr_pred"] / len(found),
-        "each": [asdict(lesion) for lesion in found],
-    }
+    return LesionScores(
+        count=len(lesions),
+        false_negatives=sum(lesion.false_negative for lesion in lesions),
+        false_positives=len(false_positives),
+        false_positive_ml=sum(false_positives) * math.prod(spacing_mm) / 1000,
+        volume_ref_ml=sum(lesion.volume_ref_ml for lesion in lesions),
+        volume_pred_ml=sum(lesion.volume_pred_ml for lesion in lesions),
+        dice=sum(lesion.dice * lesion.voxels for lesion in lesions) / sum(lesion.voxels for lesion in lesions),
+        contrast_recovery=signed["contrast_pred"] / max(signed["contrast_ref"], 1e-12),
+        cnr_ref=signed["cnr_ref"] / len(lesions),
+        cnr_pred=signed["cnr_pred"] / len(lesions),
+        each=tuple(lesions),
+    )

@@ -1,27 +1,25 @@
-"""Many pairs: reading their list, judging one after the other, and writing what came out."""
+"""Pairs of files: reading their list, and judging one after the other."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_errors, printable
 from moediff.core.volume import Volume
-from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
+from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
+from moediff.evaluation.records import FILES, Evaluation, Unjudged
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.loaded import Loaded
 from moediff.io.scans import load
 
-REQUIRED, OPTIONAL = ("pred", "ref"), ("input", "mask", "labels", "lesions", "uncertainty")
+REQUIRED, OPTIONAL = FILES[:2], FILES[2:]
 EXPORT = "DICOM export"
-DRAWN = ("mask", "labels", "lesions", "uncertainty")
+ANNOTATIONS = ("mask", "labels", "lesions", "uncertainty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ def read_files(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
             raise DataError(f"not a CSV file ({error}); expected columns {columns}") from error
         if not rows:
             raise DataError(f"no pairs; expected a line {columns} and one line per pair")
-        found = []
+        listed = []
         for line, row in enumerate(rows, start=2):
             unknown = [str(key) for key in row if key not in (*required, *optional)]
             empty = [key for key in required if not row.get(key)]
@@ -72,25 +70,27 @@ def read_files(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
                 raise DataError(f"line {line}: {fault}; expected columns {columns}")
             if any("\0" in str(value) for value in row.values()):
                 raise DataError(f"line {line}: a null character in a file name; write the list again as plain text")
-            found.append({key: path.parent / value for key, value in row.items() if value})
-        return found
+            listed.append({key: path.parent / value for key, value in row.items() if value})
+        return listed
 
 
-def judge(pair: Pair, options: EvaluateOptions) -> dict[str, Any]:
+def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
     """Load one pair and evaluate it; the record gets the files' names and their warnings.
 
     Raises:
         MoeDiffError: see `load` and `evaluate`.
     """
     files = {key: path for key, path in vars(pair).items() if path is not None}
-    loaded = _load_scans({key: path for key, path in files.items() if key not in DRAWN})
-    drawn = {key: load_drawn(path) for key, path in files.items() if key in DRAWN}
+    loaded = _load_scans({key: path for key, path in files.items() if key not in ANNOTATIONS})
+    annotations = Annotations(**{key: load_annotation(path) for key, path in files.items() if key in ANNOTATIONS})
     measured = loaded["input"].volume if "input" in loaded else None
     with prefix_errors(pair.pred):
-        record = evaluate(loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, drawn=Drawn(**drawn))
-    said = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
+        record = evaluate(
+            loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, annotations=annotations
+        )
+    notes = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
     names = {key: _name_of(path, loaded.get(key)) for key, path in files.items()}
-    return {"files": names} | record | {"warnings": [*said, *record["warnings"]]}
+    return replace(record, files=names, warnings=(*notes, *record.warnings))
 
 
 def _name_of(path: Path, loaded: Loaded | None = None) -> str:
@@ -101,10 +101,10 @@ def _name_of(path: Path, loaded: Loaded | None = None) -> str:
 
 def _fault_of(error: MoeDiffError, files: Mapping[str, Path]) -> str:
     """What went wrong, with names as `_name_of` gives them."""
-    said = str(error)
+    text = str(error)
     for path in files.values():
-        said = said.replace(printable(path), EXPORT) if is_dicom_export(path) else said
-    return said
+        text = text.replace(printable(path), EXPORT) if is_dicom_export(path) else text
+    return text
 
 
 def _load_scans(files: Mapping[str, Path]) -> dict[str, Loaded]:
@@ -113,82 +113,34 @@ def _load_scans(files: Mapping[str, Path]) -> dict[str, Loaded]:
         return dict(zip(files, pool.map(load, files.values()), strict=True))
 
 
-def load_drawn(path: Path) -> Volume:
+def load_annotation(path: Path) -> Volume:
     """A mask or a label map.
 
     Raises:
-        MoeDiffError: see `load`; where nothing, or all, is drawn it says so.
+        MoeDiffError: see `load`; for an empty or full volume it says so.
     """
     try:
         return load(path).volume
     except DataError as error:
-        found, cut, _ = str(error).partition(": expected a scan with contrast")
+        fault, cut, _ = str(error).partition(": expected a scan with contrast")
         if not cut:
             raise
-        raise DataError(f"{found}: expected voxels inside (1, or a label) and outside (0)") from error
+        raise DataError(f"{fault}: expected voxels inside (1, or a label) and outside (0)") from error
 
 
 def judge_all(
     pairs: Sequence[Pair], options: EvaluateOptions, tell: Callable[[str], None] = lambda line: None
-) -> list[dict[str, Any]]:
-    """Records of all pairs in order; one that cannot be judged has an "error" instead of metrics."""
-    records = []
+) -> list[Evaluation | Unjudged]:
+    """Records of all pairs in order."""
+    records: list[Evaluation | Unjudged] = []
     for number, pair in enumerate(pairs, start=1):
         files = {key: path for key, path in vars(pair).items() if path is not None}
         try:
             records.append(judge(pair, options))
         except MoeDiffError as error:
             names = {key: _name_of(path) for key, path in files.items()}
-            records.append({"files": names, "error": _fault_of(error, files), "exit_code": error.exit_code})
-        tell(f"{number}/{len(pairs)} {printable(_name_of(pair.pred))}: {records[-1].get('error', 'judged')}")
+            records.append(Unjudged(files=names, error=_fault_of(error, files), exit_code=error.exit_code))
+        last = records[-1]
+        outcome = last.error if isinstance(last, Unjudged) else "judged"
+        tell(f"{number}/{len(pairs)} {printable(_name_of(pair.pred))}: {outcome}")
     return records
-
-
-def plain(value: Any) -> Any:
-    """JSON knows no infinity and no NaN: such numbers become words, others keep six significant digits."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
-    return value
-
-
-def as_json(records: Any) -> str:
-    """Records as JSON text."""
-    return json.dumps(plain(records), indent=2, allow_nan=False) + "\n"
-
-
-def row_of(record: dict[str, Any]) -> dict[str, Any]:
-    """One flat row: file names, metrics, what was fitted, warnings, error."""
-    fit, remeasured, parts, lesions = (record.get(key) or {} for key in ("fit", "consistency", "parts", "lesions"))
-    tissues, doubt = (record.get(key) or {} for key in ("tissues", "uncertainty"))
-    return plain(
-        {key: printable(record["files"].get(key, "")) for key in REQUIRED + OPTIONAL}
-        | record.get("metrics", {})
-        | {f"{key}_{name}": value for name, part in parts.items() for key, value in part.items()}
-        | {f"{name}_{key}": value for name, one in tissues.items() for key, value in one.items()}
-        | {f"uncertainty_{key}_{name}": value for name, one in doubt.items() for key, value in one.items()}
-        | {f"lesions_{key}": value for key, value in lesions.items() if key != "each"}
-        | {f"consistency_{key}": remeasured[key] for key in ("rms_over_range", "noise_over_range") if remeasured}
-        | {key: fit[key] for key in ("gain", "offset") if fit}
-        | {key: record[key] for key in ("correlation", "data_range", "resampled") if record.get(key) is not None}
-        | {"warnings": "; ".join(record.get("warnings", [])), "error": record.get("error", "")}
-    )
-
-
-def as_csv(records: Iterable[dict[str, Any]]) -> str:
-    """Records as CSV text; cells that a record lacks stay empty."""
-    return table_text([row_of(record) for record in records])
-
-
-def table_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Flat rows as CSV text, warnings and error last; cells that a row lacks stay empty."""
-    last = ("warnings", "error")
-    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in last]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, *last], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -1,41 +1,51 @@
-"""The benchmark's page: one HTML file that needs nothing else and asks nobody for anything."""
+"""Page of a benchmark: one HTML file that needs nothing else and makes no requests."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from moediff.benchmark.aggregate import COMPARED, SHOWN, cell, means, names, pairs, shown_columns
-from moediff.benchmark.breakdown import JUDGED, lesion_sums, losses, part_means
+from moediff.benchmark.aggregate import (
+    COMPARED,
+    CRITERIA,
+    differences,
+    lesion_sums,
+    losses,
+    means,
+    methods_of,
+    recipes_of,
+    region_means,
+    scans_of,
+)
 from moediff.benchmark.cases import Case
+from moediff.benchmark.markdown_tables import COLUMNS, cell, columns_of
+from moediff.benchmark.records import About, BenchmarkRow, LesionSum, Loss
 from moediff.core.extras import require_modules
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
 from moediff.evaluation.alignment import on_grid
-from moediff.report.charts import dots, intervals, quality_against_time
+from moediff.report.charts import Plot, dots, intervals, quality_against_time
 from moediff.report.figure import comparison_figure
 from moediff.report.slices import data_uri
-
-Row = dict[str, Any]
 
 TEMPLATE = "benchmark.html"
 NEEDED = ("jinja2", "matplotlib")
 
 
-def draw_case(row: Row, case: Case, scans: dict[str, Volume], path: Path) -> None:
+def draw_case(row: BenchmarkRow, case: Case, scans: dict[str, Volume], path: Path) -> None:
     """A picture of one row: input, cubic, the method's result in the truth's intensities, truth and error.
 
     Raises:
         MoeDiffError: see `comparison_figure`.
     """
-    panels, shown = case_panels(row, scans)
-    comparison_figure(panels, path, error_of=(shown, "truth"))
+    panels, title = case_panels(row, scans)
+    comparison_figure(panels, path, error_of=(title, "truth"))
 
 
-def case_panels(row: Row, scans: dict[str, Volume]) -> tuple[dict[str, Volume], str]:
-    """What the picture shows, by title and on the truth's grid but for the input, and the result's title.
+def case_panels(row: BenchmarkRow, scans: dict[str, Volume]) -> tuple[dict[str, Volume], str]:
+    """Scans of the picture by title, on the truth's grid but for the input, and the result's title.
 
     Args:
         row: of the result, with its method's name, which may be any.
@@ -43,20 +53,20 @@ def case_panels(row: Row, scans: dict[str, Volume]) -> tuple[dict[str, Volume], 
     """
     truth = scans["truth"]
     pred, _ = on_grid(scans["result"], truth.grid, resample=True)  # as it was judged
-    fit = row["fit"] or {"gain": 1.0, "offset": 0.0}
-    pred = pred.with_data(pred.data_XYZ * fit["gain"] + fit["offset"])
-    shown = str(row["method"]).replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
-    shown = f"{shown} (result)" if shown in ("input", "truth") else shown
+    if row.fit is not None:
+        pred = pred.with_data(pred.data_XYZ * row.fit.gain + row.fit.offset)
+    title = row.method.replace("\n", " ").replace("$", " ")  # matplotlib reads $...$ as mathematics
+    title = f"{title} (result)" if title in ("input", "truth") else title
     cubic = resample(scans["input"], truth.grid)
-    return {"input": scans["input"], "cubic": cubic, shown: pred, "truth": truth}, shown
+    return {"input": scans["input"], "cubic": cubic, title: pred, "truth": truth}, title
 
 
-def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
+def page(rows: Sequence[BenchmarkRow], about: About, focus: str, pictures: Path) -> str:
     """HTML text.
 
     Args:
-        rows: from `summary.with_gains`.
-        about: from `summary.about`.
+        rows: from `aggregate.with_gains`.
+        about: what the numbers depend on.
         focus: the method that others are compared with.
         pictures: folder of KEY.png; absent ones are left out.
 
@@ -73,92 +83,122 @@ def page(rows: Sequence[Row], about: Row, focus: str, pictures: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scans = names(rows, "scan")
-    rings = [scan for scan in scans if not all(row["counts"] for row in rows if row["scan"] == scan)]
+    scans = scans_of(rows)
+    rings = [scan for scan in scans if not all(row.in_means for row in rows if row.scan == scan)]
     return str(
         environment.get_template(TEMPLATE).render(
             about=about,
             focus=focus,
             scans=scans,
             rings=rings,
-            columns=[SHOWN[key][0] for key in shown_columns(rows)],
-            recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in names(rows, "recipe")],
+            columns=[COLUMNS[key][0] for key in columns_of(means(rows))],
+            recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in recipes_of(rows)],
             time=quality_against_time(_times(rows)),
             worst=_worst(rows, pictures),
-            failures=[row for row in rows if row["error"]],
-            doubts=[row for row in rows if row["warnings"] and not row["error"]],
+            failures=[row for row in rows if row.error],
+            doubts=[row for row in rows if row.warnings and not row.error],
         )
     )
 
 
-def _recipe(rows: Sequence[Row], recipe: str, focus: str, scans: tuple[Sequence[str], Sequence[str]]) -> Row:
-    """What the page shows of one recipe; `scans` are all, and those drawn as rings."""
-    columns = shown_columns(rows)
-    mine = [row for row in rows if row["recipe"] == recipe]
-    table = [(row["method"], [cell(row, key) for key in columns], row["persons"], row["failed"]) for row in means(mine)]
-    gains = {method: _by_scan(mine, method) for method in names(mine, "method")}
-    compared = pairs(mine, focus)
-    differences = []
+@dataclass(frozen=True, kw_only=True)
+class RegionTable:
+    """PSNR by region and method, and the scans whose regions are known."""
+
+    names: list[str]
+    lines: dict[str, list[str]]
+    scans: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSection:
+    """One recipe on the page.
+
+    Args:
+        table: method, cells, persons and failures of every line.
+        differences: title and plot.
+        losses: title of the metric, and the loss.
+    """
+
+    name: str
+    table: list[tuple[str, list[str], int, int]]
+    differences: list[tuple[str, Plot]]
+    regions: RegionTable | None
+    lesions: list[LesionSum]
+    losses: list[tuple[str, Loss]]
+    dots: Plot
+
+
+def _recipe(
+    rows: Sequence[BenchmarkRow], recipe: str, focus: str, scans: tuple[Sequence[str], Sequence[str]]
+) -> RecipeSection:
+    """The section of one recipe; `scans` are all, and those drawn as rings."""
+    columns = columns_of(means(rows))
+    mine = [row for row in rows if row.recipe == recipe]
+    gains = {method: _gain_by_scan(mine, method) for method in methods_of(mine)}
+    compared = differences(mine, focus)
+    plots = []
     for metric, title in COMPARED.items():
-        values = {row["against"]: (row["mean"], row["low"], row["high"]) for row in compared if row["metric"] == metric}
+        values = {entry.against: (entry.mean, entry.low, entry.high) for entry in compared if entry.metric == metric}
         if values:
-            differences.append((title, intervals(values, f"{title}, {focus} minus the other")))
-    return {
-        "name": recipe,
-        "table": table,
-        "differences": differences,
-        "parts": _parts(mine),
-        "lesions": lesion_sums(mine),
-        "losses": _losses(mine, focus),
-        "dots": dots(gains, *scans, "gain over interpolation, PSNR (dB)"),
-    }
+            plots.append((title, intervals(values, f"{title}, {focus} minus the other")))
+    return RecipeSection(
+        name=recipe,
+        table=[(mean.method, [cell(mean, key) for key in columns], mean.persons, mean.failed) for mean in means(mine)],
+        differences=plots,
+        regions=_regions(mine),
+        lesions=lesion_sums(mine),
+        losses=[(CRITERIA[loss.metric].title, loss) for loss in losses(mine, focus)],
+        dots=dots(gains, *scans, "gain over interpolation, PSNR (dB)"),
+    )
 
 
-def _parts(rows: Sequence[Row]) -> Row | None:
-    """PSNR by region and method, and the scans that regions were found in; None without any."""
-    found = part_means(rows)
-    if not found:
+def _regions(rows: Sequence[BenchmarkRow]) -> RegionTable | None:
+    """None where no scan's regions are known."""
+    entries = region_means(rows)
+    if not entries:
         return None
-    names_, by_place = names(found, "part"), {(row["method"], row["part"]): row for row in found}
-    cells = {
-        method: [f"{by_place[method, part]['psnr']:.2f}" if (method, part) in by_place else "-" for part in names_]
-        for method in names(found, "method")
-    }
-    return {"names": names_, "lines": cells, "scans": sorted({scan for row in found for scan in row["scans"]})}
+    regions = list(dict.fromkeys(entry.region for entry in entries))
+    psnr = {(entry.method, entry.region): f"{entry.psnr:.2f}" for entry in entries}
+    methods = dict.fromkeys(entry.method for entry in entries)
+    return RegionTable(
+        names=regions,
+        lines={method: [psnr.get((method, region), "-") for region in regions] for method in methods},
+        scans=sorted({scan for entry in entries for scan in entry.scans}),
+    )
 
 
-def _losses(rows: Sequence[Row], focus: str) -> list[Row]:
-    return [row | {"title": JUDGED[row["metric"]].title} for row in losses(rows, focus)]
-
-
-def _by_scan(rows: Sequence[Row], method: str) -> dict[str, float]:
+def _gain_by_scan(rows: Sequence[BenchmarkRow], method: str) -> dict[str, float]:
     """Gain in dB per scan, averaged over seeds; infinite ones cannot be drawn."""
-    found: dict[str, list[float]] = {}
+    gains: dict[str, list[float]] = {}
     for row in rows:
-        gain = row["gain_psnr"]
-        if row["method"] == method and gain is not None and math.isfinite(gain):
-            found.setdefault(row["scan"], []).append(gain)
-    return {scan: sum(values) / len(values) for scan, values in found.items()}
+        if row.method == method and row.gain_psnr is not None and math.isfinite(row.gain_psnr):
+            gains.setdefault(row.scan, []).append(row.gain_psnr)
+    return {scan: sum(values) / len(values) for scan, values in gains.items()}
 
 
-def _times(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """Mean seconds and gain per method over everything that means count."""
-    points = {}
-    for method in names(rows, "method"):
-        kept = [r for r in rows if r["method"] == method and r["counts"] and not r["error"]]
-        kept = [r for r in kept if r["gain_psnr"] is not None and math.isfinite(r["gain_psnr"])]
-        if kept:
-            points[method] = tuple(sum(r[key] for r in kept) / len(kept) for key in ("seconds", "gain_psnr"))
-    return {method: (s, g) for method, (s, g) in points.items()}
+def _times(rows: Sequence[BenchmarkRow]) -> dict[str, tuple[float, float]]:
+    """Mean seconds and gain per method over everything that means include."""
+    points: dict[str, tuple[float, float]] = {}
+    for method in methods_of(rows):
+        values = [
+            (row.seconds, row.gain_psnr)
+            for row in rows
+            if row.method == method and row.counted and row.seconds is not None and row.gain_psnr is not None
+        ]
+        values = [(seconds, gain) for seconds, gain in values if math.isfinite(gain)]
+        if values:
+            points[method] = sum(s for s, _ in values) / len(values), sum(g for _, g in values) / len(values)
+    return points
 
 
-def _worst(rows: Sequence[Row], pictures: Path) -> list[tuple[Row, str]]:
+def _worst(rows: Sequence[BenchmarkRow], pictures: Path) -> list[tuple[BenchmarkRow, str]]:
     """Per method the row with the least gain that has a picture, and the picture as a data URI."""
-    found = []
-    for method in names(rows, "method"):
-        mine = [r for r in rows if r["method"] == method and not r["error"] and r["gain_psnr"] is not None]
-        mine = [r for r in mine if (pictures / f"{r['key']}.png").is_file()]
+    worst = []
+    for method in methods_of(rows):
+        mine = [row for row in rows if row.method == method and not row.error and row.gain_psnr is not None]
+        mine = [row for row in mine if (pictures / f"{row.key}.png").is_file()]
         if mine:
-            row = min(mine, key=lambda r: float(r["gain_psnr"]))
-            found.append((row, data_uri((pictures / f"{row['key']}.png").read_bytes(), "image/png")))
-    return found
+            row = min(mine, key=lambda one: one.gain_psnr if one.gain_psnr is not None else math.inf)
+            worst.append((row, data_uri((pictures / f"{row.key}.png").read_bytes(), "image/png")))
+    return worst

@@ -19,7 +19,7 @@ from moediff.core.errors import DataError, GeometryError, MoeDiffError, prefix_e
 from moediff.core.geometry import field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
-from moediff.evaluation.pairs import load_drawn
+from moediff.evaluation.pairs import load_annotation
 from moediff.inference.options import Enhanced
 from moediff.inference.route import route
 from moediff.inference.sidecar import read_sidecar
@@ -177,7 +177,7 @@ def from_files(files: ReportFiles) -> ReportScans:
 
 
 def _lesions(path: Path, grid: Grid) -> Volume:
-    drawn = load_drawn(path)
+    drawn = load_annotation(path)
     _seen("lesion mask", drawn, grid)
     return drawn
 

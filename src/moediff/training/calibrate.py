@@ -25,7 +25,7 @@ from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import canonical_grid, canonicalise, centre_crop
 from moediff.core.volume import Volume
-from moediff.evaluation.calibration import AIMED, half_width
+from moediff.evaluation.calibration import TARGET_PERCENT, half_width
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.grid_plan import aligned_grid, target_grid
@@ -40,8 +40,8 @@ from moediff.training.cache import ScanSource
 from moediff.training.losses import error_loss
 from moediff.training.patches import PatchSource
 
-SHARE = AIMED / 100
-HALF_WIDTH = half_width(AIMED)
+SHARE = TARGET_PERCENT / 100
+HALF_WIDTH = half_width(TARGET_PERCENT)
 WIDEST = 100.0  # times the predicted interval
 LEAST_SPREAD = 1e-3
 FEWEST_SCANS = 4  # fewer say nothing of how much scans differ

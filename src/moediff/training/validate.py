@@ -14,7 +14,7 @@ from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors, printable
 from moediff.core.geometry import canonicalise, centre_crop
 from moediff.core.volume import Volume
-from moediff.evaluation.evaluate import Drawn, EvaluateOptions, evaluate
+from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
@@ -125,10 +125,11 @@ def validate(bundle: Path | None, validation: Validation, data: Path) -> dict[st
 
 def _gain_of_pair(enhancer: Enhancer, path: Path, low: Path) -> float:
     """Where both scans were measured, after each result is fitted to the sharp scan's intensities."""
-    truth, scan = Case(Scan(path.name, path, input=low), MEASURED, seed=0).make()
-    result, drawn = enhancer(scan, EnhanceOptions(like=truth.grid)), Drawn(mask=both_cover(truth, scan.grid))
+    truth, scan = Case(Scan(path.name, path, input=low), MEASURED, seed=0).acquire()
+    result = enhancer(scan, EnhanceOptions(like=truth.grid))
+    annotations = Annotations(mask=both_cover(truth, scan.grid))
     ours, plain = (
-        evaluate(volume, truth, EvaluateOptions(metrics=("psnr",)), drawn=drawn)["metrics"]["psnr"]
+        evaluate(volume, truth, EvaluateOptions(metrics=("psnr",)), annotations=annotations).metrics["psnr"]
         for volume in (result.volume, result.interpolated)
     )
     return float(ours - plain)

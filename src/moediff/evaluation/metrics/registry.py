@@ -1,4 +1,4 @@
-"""Every metric by name, and how they are computed side by side.
+"""Registry of metrics: name, unit, direction and family of each, and their computation side by side.
 
 Axes: X Y Z voxels.
 """
@@ -9,24 +9,20 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from moediff.core.errors import ConfigError, DataError
-from moediff.evaluation.metrics import fidelity as metrics
-from moediff.evaluation.metrics import fsim, spectrum
-from moediff.evaluation.metrics import haarpsi as haar
-from moediff.evaluation.metrics import mrixfields as challenge
-from moediff.evaluation.metrics import no_reference as blind
-from moediff.evaluation.metrics import structural as similarity
+from moediff.evaluation.metrics import fidelity, fsim, haarpsi, mrixfields, no_reference, spectrum, structural
 
 MOST_WORKERS = 4  # each holds a metric's memory
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What metrics see: prediction (fitted) and truth on one grid, where to judge, L, voxel size, foot-to-head axis."""
+class MetricInput:
+    """Fitted prediction and truth on one grid, where to judge, L, voxel size, and the foot-to-head axis."""
 
     pred_XYZ: Tensor
     truth_XYZ: Tensor
@@ -46,60 +42,86 @@ class Judged:
         return self.pred_XYZ, self.truth_XYZ, torch.ones_like(self.mask_XYZ)
 
 
-Job = Callable[[Judged], Sequence[float]]
+Job = Callable[[MetricInput], Sequence[float]]
 
 # Metrics that share work share a job; the longest jobs come first, so that none is left to run alone.
 JOBS: dict[tuple[str, ...], Job] = {
-    ("haarpsi", "haarpsi_med"): lambda c: haar.haarpsis(*c.pair, c.data_range, (haar.STANDARD, haar.MEDICAL)),
+    ("haarpsi", "haarpsi_med"): lambda c: haarpsi.haarpsis(*c.pair, c.data_range, (haarpsi.STANDARD, haarpsi.MEDICAL)),
     ("fsim",): lambda c: [fsim.fsim(*c.pair, c.data_range)],
-    ("ms_ssim",): lambda c: [similarity.ms_ssim(*c.pair, c.data_range)],
-    ("vif",): lambda c: [similarity.vif(*c.pair, c.data_range)],
-    ("ssim", "ssim_all"): lambda c: metrics.ssims(*c.whole, c.data_range, (c.mask_XYZ, c.whole[2])),
+    ("ms_ssim",): lambda c: [structural.ms_ssim(*c.pair, c.data_range)],
+    ("vif",): lambda c: [structural.vif(*c.pair, c.data_range)],
+    ("ssim", "ssim_all"): lambda c: fidelity.ssims(*c.whole, c.data_range, (c.mask_XYZ, c.whole[2])),
     ("spectral_distance_db",): lambda c: [spectrum.radial_spectral_distance(*c.pair)],
-    ("psnr_mrixfields", "nrmse_mrixfields", "ssim_mrixfields"): lambda c: challenge.mrixfields(
+    ("psnr_mrixfields", "nrmse_mrixfields", "ssim_mrixfields"): lambda c: mrixfields.mrixfields(
         c.pred_XYZ, c.truth_XYZ, c.axial
     ),
     ("hf_ratio",): lambda c: [spectrum.high_frequency_ratio(*c.pair)],
-    ("gmsd",): lambda c: [similarity.gmsd(*c.pair, c.data_range)],
-    ("sharpness",): lambda c: [blind.sharpness(c.pred_XYZ, c.mask_XYZ, c.spacing_mm)],
-    ("sharpness_ref",): lambda c: [blind.sharpness(c.truth_XYZ, c.mask_XYZ, c.spacing_mm)],
-    ("noise",): lambda c: [blind.noise(c.pred_XYZ, c.mask_XYZ, c.data_range)],
-    ("noise_ref",): lambda c: [blind.noise(c.truth_XYZ, c.mask_XYZ, c.data_range)],
-    ("psnr",): lambda c: [metrics.psnr(*c.pair, c.data_range)],
-    ("psnr_all",): lambda c: [metrics.psnr(*c.whole, c.data_range)],
-    ("nrmse",): lambda c: [metrics.nrmse(*c.pair)],
-    ("nrmse_all",): lambda c: [metrics.nrmse(*c.whole)],
+    ("gmsd",): lambda c: [structural.gmsd(*c.pair, c.data_range)],
+    ("sharpness",): lambda c: [no_reference.sharpness(c.pred_XYZ, c.mask_XYZ, c.spacing_mm)],
+    ("sharpness_ref",): lambda c: [no_reference.sharpness(c.truth_XYZ, c.mask_XYZ, c.spacing_mm)],
+    ("noise",): lambda c: [no_reference.noise(c.pred_XYZ, c.mask_XYZ, c.data_range)],
+    ("noise_ref",): lambda c: [no_reference.noise(c.truth_XYZ, c.mask_XYZ, c.data_range)],
+    ("psnr",): lambda c: [fidelity.psnr(*c.pair, c.data_range)],
+    ("psnr_all",): lambda c: [fidelity.psnr(*c.whole, c.data_range)],
+    ("nrmse",): lambda c: [fidelity.nrmse(*c.pair)],
+    ("nrmse_all",): lambda c: [fidelity.nrmse(*c.whole)],
 }
 
-# What takes the place of a job of which only a part is asked for.
+# Cheaper jobs where only a part of one is requested.
 LIGHTER: dict[tuple[str, ...], Job] = {
-    ("ssim",): lambda c: [metrics.ssim(*c.pair, c.data_range)],
+    ("ssim",): lambda c: [fidelity.ssim(*c.pair, c.data_range)],
 }
 
-METRICS = (
-    "psnr",
-    "nrmse",
-    "ssim",
-    "psnr_all",
-    "nrmse_all",
-    "ssim_all",
-    "psnr_mrixfields",
-    "nrmse_mrixfields",
-    "ssim_mrixfields",
-    "ms_ssim",
-    "haarpsi",
-    "haarpsi_med",
-    "gmsd",
-    "vif",
-    "fsim",
-    "hf_ratio",
-    "spectral_distance_db",
-    "sharpness",
-    "sharpness_ref",
-    "noise",
-    "noise_ref",
-)
-PERCEPTUAL = ("lpips", "dists")  # from `evaluation.perceptual`, where the weights of their networks are given
+Direction = Literal["higher", "lower", "near 1", "none"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Args:
+        name: as options, CSV and JSON call it.
+        title: as tables call it.
+        unit: "" where it has none.
+        better: which values are better; "none" for those that are compared with the reference's own.
+        family: what it measures; the module of the same name computes it.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Direction
+    family: str
+
+
+METRIC_TABLE = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "PSNR", "dB", "higher", "fidelity"),
+        Metric("nrmse", "NRMSE", "", "lower", "fidelity"),
+        Metric("ssim", "SSIM", "", "higher", "fidelity"),
+        Metric("psnr_all", "PSNR, whole field of view", "dB", "higher", "fidelity"),
+        Metric("nrmse_all", "NRMSE, whole field of view", "", "lower", "fidelity"),
+        Metric("ssim_all", "SSIM, whole field of view", "", "higher", "fidelity"),
+        Metric("psnr_mrixfields", "PSNR (MRIxFields)", "dB", "higher", "mrixfields"),
+        Metric("nrmse_mrixfields", "NRMSE (MRIxFields)", "", "lower", "mrixfields"),
+        Metric("ssim_mrixfields", "SSIM (MRIxFields)", "", "higher", "mrixfields"),
+        Metric("ms_ssim", "MS-SSIM", "", "higher", "structural"),
+        Metric("haarpsi", "HaarPSI", "", "higher", "haarpsi"),
+        Metric("haarpsi_med", "HaarPSI (medical)", "", "higher", "haarpsi"),
+        Metric("gmsd", "GMSD", "", "lower", "structural"),
+        Metric("vif", "VIF", "", "higher", "structural"),
+        Metric("fsim", "FSIM", "", "higher", "fsim"),
+        Metric("hf_ratio", "hf ratio (1 is right)", "", "near 1", "spectrum"),
+        Metric("spectral_distance_db", "spectral distance (dB)", "dB", "lower", "spectrum"),
+        Metric("sharpness", "sharpness", "1/mm", "none", "no_reference"),
+        Metric("sharpness_ref", "sharpness of the reference", "1/mm", "none", "no_reference"),
+        Metric("noise", "noise", "", "none", "no_reference"),
+        Metric("noise_ref", "noise of the reference", "", "none", "no_reference"),
+    )
+}
+METRICS = tuple(METRIC_TABLE)
+PERCEPTUAL = ("lpips", "dists")  # from `metrics.perceptual`, where the weights of their networks are given
 
 
 def metric_names(text: str | None) -> tuple[str, ...]:
@@ -128,16 +150,16 @@ def check_names(names: Sequence[str]) -> None:
 
 def _jobs(wanted: Sequence[str]) -> dict[tuple[str, ...], Job]:
     """The jobs that together give these metrics, and as little else as possible."""
-    found: dict[tuple[str, ...], Job] = {}
+    jobs: dict[tuple[str, ...], Job] = {}
     for group, job in JOBS.items():
-        asked = tuple(name for name in group if name in wanted)
-        if asked:
-            found |= {asked: LIGHTER[asked]} if asked in LIGHTER else {group: job}
-    return found
+        requested = tuple(name for name in group if name in wanted)
+        if requested:
+            jobs |= {requested: LIGHTER[requested]} if requested in LIGHTER else {group: job}
+    return jobs
 
 
-def compute(judged: Judged, names: Iterable[str], missing: dict[str, str] | None = None) -> dict[str, float]:
-    """Values by name, in the order asked for; what this pair has no value of is left out, its reason in `missing`.
+def compute(judged: MetricInput, names: Iterable[str], missing: dict[str, str] | None = None) -> dict[str, float]:
+    """Values by name, in the order of `names`; what this pair has no value of is left out, its reason in `missing`.
 
     Metrics run side by side with one thread each: their steps are too short to share. On a busy machine threads that
     wait for each other within steps took ten times the processor time.
@@ -148,11 +170,11 @@ def compute(judged: Judged, names: Iterable[str], missing: dict[str, str] | None
     workers = max(1, min(threads, MOST_WORKERS, len(jobs)))
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            found = list(pool.map(lambda job: _tried(job, judged, stop=missing is None), jobs.values()))
+            results = list(pool.map(lambda job: _tried(job, judged, stop=missing is None), jobs.values()))
         finally:
-            torch.set_num_threads(threads)  # what workers set reaches parts of torch that we use too
+            torch.set_num_threads(threads)  # what workers set reaches this thread too
     values: dict[str, float] = {}
-    for group, each in zip(jobs, found, strict=True):
+    for group, each in zip(jobs, results, strict=True):
         if isinstance(each, DataError):
             reasons |= {name: str(each) for name in group if name in wanted}
         else:
@@ -160,7 +182,7 @@ def compute(judged: Judged, names: Iterable[str], missing: dict[str, str] | None
     return {name: values[name] for name in wanted if name in values}
 
 
-def _tried(job: Job, judged: Judged, *, stop: bool) -> Sequence[float] | DataError:
+def _tried(job: Job, judged: MetricInput, *, stop: bool) -> Sequence[float] | DataError:
     try:
         return job(judged)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Tissue volumes of prediction and reference after the same classification of both, and how far they overlap.
+"""Tissue volumes of prediction and reference after the same classification of both, and their Dice overlap.
 
 Axes: X Y Z voxels of the reference's grid.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,11 +18,20 @@ from moediff.core.errors import DataError
 TISSUES = {"fluid": FLUID, "grey": GREY, "white": WHITE}
 
 
-def compare_tissues(pred_XYZ: Tensor, truth_XYZ: Tensor, spacing_mm: Sequence[float]) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True, kw_only=True)
+class TissueOverlap:
+    """One tissue: volume in reference and prediction, and Dice."""
+
+    volume_ref_ml: float
+    volume_pred_ml: float
+    dice: float
+
+
+def compare_tissues(pred_XYZ: Tensor, truth_XYZ: Tensor, spacing_mm: Sequence[float]) -> dict[str, TissueOverlap]:
     """Volume in both, and Dice, of every tissue.
 
-    Both scans are classified by themselves (`evaluation.tissue`), inside the reference's brain: what lies around it
-    is no matter of tissues, and few methods leave air at zero.
+    Both scans are classified by themselves (`anatomy.tissue`), inside the reference's brain: few methods leave air
+    around it at zero.
 
     Args:
         pred_XYZ, truth_XYZ: fitted prediction and truth.
@@ -34,18 +44,19 @@ def compare_tissues(pred_XYZ: Tensor, truth_XYZ: Tensor, spacing_mm: Sequence[fl
     if brain is None:
         raise DataError("the reference does not look like a skull-stripped brain")
     inside = {"reference": torch.where(brain, truth_XYZ, 0.0), "prediction": torch.where(brain, pred_XYZ, 0.0)}
-    found = {name: tissue_map(data, spacing_mm) for name, data in inside.items()}
-    for name, tissue in found.items():
+    tissues = {name: tissue_map(data, spacing_mm) for name, data in inside.items()}
+    for name, tissue in tissues.items():
         if tissue is None:
             raise DataError(f"the tissues of the {name} overlap too much to be told apart by intensity")
-    ref, pred = (tissue for tissue in found.values() if tissue is not None)
-    return {name: _compared(pred == number, ref == number, spacing_mm) for name, number in TISSUES.items()}
+    ref, pred = (tissue for tissue in tissues.values() if tissue is not None)
+    return {name: _overlap(pred == number, ref == number, spacing_mm) for name, number in TISSUES.items()}
 
 
-def _compared(pred_XYZ: Tensor, ref_XYZ: Tensor, spacing_mm: Sequence[float]) -> dict[str, float]:
-    voxel_ml, shown, seen = math.prod(spacing_mm) / 1000, int(pred_XYZ.sum()), int(ref_XYZ.sum())
-    return {
-        "volume_ref_ml": seen * voxel_ml,
-        "volume_pred_ml": shown * voxel_ml,
-        "dice": 2 * int((pred_XYZ & ref_XYZ).sum()) / max(shown + seen, 1),
-    }
+def _overlap(pred_XYZ: Tensor, ref_XYZ: Tensor, spacing_mm: Sequence[float]) -> TissueOverlap:
+    voxel_ml, in_pred, in_ref = math.prod(spacing_mm) / 1000, int(pred_XYZ.sum()), int(ref_XYZ.sum())
+    both = int((pred_XYZ & ref_XYZ).sum())
+    return TissueOverlap(
+        volume_ref_ml=in_ref * voxel_ml,
+        volume_pred_ml=in_pred * voxel_ml,
+        dice=2 * both / max(in_pred + in_ref, 1),
+    )
