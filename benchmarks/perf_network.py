@@ -334,7 +334,7 @@ def parts_of_steps(trainer: Trainer, source: PatchSource, now: Clock, batch: int
         with times.part("backward"):
             state.optimiser.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.clip)
+            torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.gradient_clip)
         with times.part("optimiser"):
             state.optimiser.step()
         with times.part("average"):

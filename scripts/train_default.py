@@ -118,7 +118,7 @@ def fit_head(args: argparse.Namespace, last: str, runs: Path) -> None:
     config, final = load_config(args.configs / f"{last}.toml"), runs / "final" / "bundle"
     data, device = args.data or Path(config.data), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bundle, options = load_bundle(runs / last / "bundle", device), HeadFit(patches=args.patches)
-    keep = None if config.heads is None else Path(config.heads)
+    keep = None if config.cache is None else Path(config.cache)
     source = PatchSource(
         heads=[head.to(device) for head in load_heads(config.scans, data, config.seed, keep)],
         patch=config.patch,

@@ -26,8 +26,8 @@ out = "run"
 steps = {steps}
 batch = 2
 patch = 32
-rate = 5e-3
-warmup = 2
+learning_rate = 5e-3
+warmup_steps = 2
 save_every = {save_every}
 [model.denoiser]
 vector = 16

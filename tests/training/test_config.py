@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moediff.core.errors import ConfigError, InputMissing
+from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning
 from moediff.model.denoiser import TrunkConfig
 from moediff.model.experts import ExpertsConfig
 from moediff.training.cache import ScanSource
@@ -16,7 +16,7 @@ BASE = """
 out = "../runs/base"
 data = "scans"
 steps = 70
-rate = 1e-3
+learning_rate = 1e-3
 [model.denoiser]
 vector = 16
 [model.denoiser.trunk]
@@ -42,7 +42,7 @@ def written(folder: Path, **files: str) -> Path:
 
 def test_settings_are_read_and_the_rest_takes_its_defaults(tmp_path):
     config = load_config(written(tmp_path / "configs", base=BASE))
-    assert (config.steps, config.rate, config.batch) == (70, 1e-3, TrainConfig(out="").batch)
+    assert (config.steps, config.learning_rate, config.batch) == (70, 1e-3, TrainConfig(out="").batch)
     assert config.model.denoiser.trunk == TrunkConfig(width=8, deep_width=16)
     assert config.scans == (ScanSource(path="one.nii.gz"), ScanSource(path="two.nii.gz"))
     assert config.provenance == {"name": "base", "licence": "CC0"}
@@ -67,7 +67,7 @@ LIKE = """
 like = "{like}"
 out = "mine"
 start = "bundle"
-rate = 2e-3
+learning_rate = 2e-3
 [model.denoiser.trunk]
 width = 32
 [model.denoiser.experts]
@@ -79,7 +79,7 @@ name = "like"
 
 def test_like_puts_tables_over_each_other(tmp_path):
     config = load_config(written(tmp_path / "configs", base=BASE, like=LIKE.format(like="base.toml")))
-    assert (config.steps, config.rate) == (70, 2e-3)
+    assert (config.steps, config.learning_rate) == (70, 2e-3)
     assert config.model.denoiser.trunk == TrunkConfig(width=32, deep_width=16)  # one key here, the other below
     assert config.model.denoiser.vector == 16 and config.model.denoiser.experts == ExpertsConfig(width=16)
     assert config.provenance == {"name": "like", "licence": "CC0"}
@@ -102,7 +102,7 @@ def test_lists_are_replaced_not_joined(tmp_path):
 def test_like_may_be_stacked(tmp_path):
     files = {"base": BASE, "middle": 'like = "base.toml"\nsteps = 5', "top": 'like = "middle.toml"\nbatch = 9'}
     config = load_config(written(tmp_path, **files))
-    assert (config.steps, config.batch, config.rate) == (5, 9, 1e-3)
+    assert (config.steps, config.batch, config.learning_rate) == (5, 9, 1e-3)
 
 
 def test_a_configuration_that_builds_on_itself_is_refused(tmp_path):
@@ -129,7 +129,7 @@ REFUSED = {
     "wrong type": ('steps = "many"', "steps: "),
     "no word for a folder": ("out = 3", "out: "),
     "no word for like": ("like = 3", "like: "),
-    "no rate": ("rate = nan", "rate=nan must be a positive number"),
+    "no rate": ("learning_rate = nan", "learning_rate=nan must be a positive number"),
     "endless": ("minutes = inf", "minutes=inf must be a positive number"),
     "no decay": ("weight_decay = -1.0", "weight_decay=-1.0"),
     "no seed": ("seed = 99999999999999999999999", "must lie in 0..2^63 - 1"),
@@ -140,7 +140,7 @@ REFUSED = {
     "no tokens": ("[model.denoiser.encoder]\nwidth = 0", "encoder.width=0"),
     "no steps": ("steps = 0", "steps=0 must be at least 1"),
     "no batch": ("batch = 0", "batch=0 must be at least 1"),
-    "ema of one": ("ema = 1.0", "ema=1.0 must lie in"),
+    "ema of one": ("ema_decay = 1.0", "ema_decay=1.0 must lie in"),
     "not TOML": ("steps = = 3", "not TOML"),
     "a patch that does not fit": ("patch = 40", "patch=40 must be a multiple of 16"),
     "a phase's patch that does not fit": (
@@ -161,7 +161,7 @@ REFUSED = {
         "one of them above 0",
     ),
     "amplitude from zero": ("[augment]\namplitude = [0.0, 1.0]", "augment.amplitude=[0.0, 1.0]"),
-    "shares over one": ("[augment]\nblur_share = 0.9", "1 at most together"),
+    "shares over one": ("[augment]\nblur_probability = 0.9", "1 at most together"),
     "an unknown recipe to validate": ('[validation]\nrecipes = ["thik5"]', "validation.recipes: ['thik5']"),
     "impossible in a part": ("[model.denoiser.trunk]\nwidth = 4", "trunk widths 4"),
 }
@@ -186,3 +186,39 @@ def test_a_missing_file_is_named(tmp_path):
         load_config(tmp_path / "none.toml")
     with pytest.raises(InputMissing, match=r"none\.toml"):
         load_config(written(tmp_path, like='like = "none.toml"'))
+
+
+FORMER = {
+    "a folder": ('heads = "prepared"', "heads is now cache", lambda c: Path(c.cache or "").name, "prepared"),
+    "the optimiser": ("rate = 1e-3", "rate is now learning_rate", lambda c: c.learning_rate, 1e-3),
+    "a loss": (
+        "[loss]\nsteady = 0.5",
+        "loss.steady is now loss.shift_consistency",
+        lambda c: c.loss.shift_consistency,
+        0.5,
+    ),
+    "lesions": (
+        "[augment.planted]\nshare = 0.5",
+        "augment.planted is now augment.synthetic_lesions",
+        lambda c: c.augment.synthetic_lesions.probability,
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "words", "read", "value"), FORMER.values(), ids=FORMER.keys())
+def test_former_keys_are_read_and_say_their_present_name(text, words, read, value, tmp_path):
+    with pytest.warns(MoeDiffWarning, match=words):
+        config = load_config(written(tmp_path, former=text))
+    assert read(config) == value
+
+
+def test_a_file_with_former_keys_can_be_built_on(tmp_path):
+    files = {
+        "base": "rate = 1e-3\n[loss]\nsteady = 0.5\nregion = 0.3",
+        "top": "learning_rate = 2e-3\n[loss]\nshift_consistency = 0.1",
+    }
+    written(tmp_path, top='like = "base.toml"\n' + files["top"], base=files["base"])
+    with pytest.warns(MoeDiffWarning, match="steady is now"):
+        config = load_config(tmp_path / "top.toml")
+    assert (config.learning_rate, config.loss.shift_consistency, config.loss.region) == (2e-3, 0.1, 0.3)

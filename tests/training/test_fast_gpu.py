@@ -133,7 +133,7 @@ def test_a_run_goes_through_its_phases(tmp_path, make_phantom, monkeypatch):
             steps=4,
             phases=phases,
             device="cpu",
-            heads=str(tmp_path / "heads"),
+            cache=str(tmp_path / "heads"),
             save_every=100,
         )
     )
@@ -234,7 +234,7 @@ def test_a_cuda_device_chooses_the_gpu_recipe(script, monkeypatch):
 def test_the_gpu_recipe_runs_to_its_end_in_small(script, tmp_path: Path, make_phantom: Callable):
     """Three stages of a few steps in slices, the error head, and the comparison: all that a GPU would run."""
     save(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
-    common = f'data = "{tmp_path}"\nheads = "heads"\nsteps = 4\nsave_every = 3\nminutes = 1.0\ncompile = true\n'
+    common = f'data = "{tmp_path}"\ncache = "heads"\nsteps = 4\nsave_every = 3\nminutes = 1.0\ncompile = true\n'
     listed = '[[scans]]\npath = "head_T1w.nii.gz"\n[validation]\nscans = ["head_T1w.nii.gz"]\n'
     listed += 'side = 32\nrecipes = ["iso2"]\n'
     phases = "[[phases]]\nuntil = 0.5\nbatch = 2\npatch = 32\n[[phases]]\nuntil = 1.0\nbatch = 1\npatch = 32\n"

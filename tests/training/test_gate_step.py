@@ -18,10 +18,10 @@ from moediff.model.experts import ExpertsConfig
 from moediff.training.cache import Head
 from moediff.training.config import TrainConfig
 from moediff.training.gate_step import routing_loss
-from moediff.training.losses import LossConfig, token_loss
+from moediff.training.losses import LossConfig, feature_distillation_loss
 from moediff.training.patches import Batch, PatchSource
 
-ALONE = LossConfig(aggregate=0.0, region=1.0, balance=0.1, steady=0.5, tokens=1.0)
+ALONE = LossConfig(aggregate=0.0, region=1.0, balance=0.1, shift_consistency=0.5, feature_distillation=1.0)
 
 
 @pytest.fixture
@@ -51,8 +51,10 @@ def halves() -> Batch:
 def test_neither_trunk_nor_experts_run(denoiser, monkeypatch):
     monkeypatch.setattr(denoiser, "features", None)
     loss, parts = routing_loss(denoiser, denoiser.encoder, halves(), ALONE, rng_for(0))
-    assert set(parts) == {"region", "balance", "steady", "tokens", "loss"}
-    expected = parts["region"] + 0.1 * parts["balance"] + 0.5 * parts["steady"] + parts["tokens"]
+    assert set(parts) == {"region", "balance", "shift_consistency", "feature_distillation", "loss"}
+    expected = (
+        parts["region"] + 0.1 * parts["balance"] + 0.5 * parts["shift_consistency"] + parts["feature_distillation"]
+    )
     assert_close(loss.detach(), expected)
     loss.backward()
     taught = {name.split(".")[0] for name, p in denoiser.named_parameters() if p.grad is not None}
@@ -75,15 +77,15 @@ def test_the_gate_learns_regions(denoiser):
 
 def test_tokens_that_stay_cost_nothing_and_any_others_one_at_most():
     token = torch.randn(1, 4, 4, 4, 8, generator=rng_for(0))
-    assert float(token_loss(token, token)) == 0
-    assert float(token_loss(-token, token)) == pytest.approx(0.8)  # moved by twice its size: 4 / (4 + 1)
-    assert 0.99 < float(token_loss(1e6 * token, token)) <= 1
-    assert float(token_loss(torch.zeros(1, 2), torch.zeros(1, 2))) == 0
+    assert float(feature_distillation_loss(token, token)) == 0
+    assert float(feature_distillation_loss(-token, token)) == pytest.approx(0.8)  # moved by twice its size: 4 / (4 + 1)
+    assert 0.99 < float(feature_distillation_loss(1e6 * token, token)) <= 1
+    assert float(feature_distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2))) == 0
 
 
 def test_what_does_not_go_together_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"loss.tokens=1.0 needs loss.aggregate=0"):
-        LossConfig(tokens=1.0)
+    with pytest.raises(ConfigError, match=r"loss.feature_distillation=1.0 needs loss.aggregate=0"):
+        LossConfig(feature_distillation=1.0)
     plain = TrainConfig(out=str(tmp_path), loss=ALONE, only=("gate",))
     for only in ((), ("gate", "trunk")):
         with pytest.raises(ConfigError, match="name these parts there"):

@@ -26,12 +26,14 @@ def test_rows_follow_each_other_over_a_resumed_run(tmp_path):
 
 
 def test_a_term_that_comes_or_goes_keeps_every_value_under_its_name(tmp_path):
-    for step, parts in enumerate(({"loss": 1.0}, {"loss": 2.0, "steady": 0.7}, {"loss": 3.0, "balance": 0.1})):
+    for step, parts in enumerate(
+        ({"loss": 1.0}, {"loss": 2.0, "shift_consistency": 0.7}, {"loss": 3.0, "balance": 0.1})
+    ):
         with Log(tmp_path, quiet=True) as log:
             log.step(step, 0.0, parts, 1.0)
     found = rows(tmp_path / "losses.csv")
     assert [row["loss"] for row in found] == ["1.0", "2.0", "3.0"]
-    assert [(row["steady"], row["balance"]) for row in found] == [("", ""), ("0.7", ""), ("", "0.1")]
+    assert [(row["shift_consistency"], row["balance"]) for row in found] == [("", ""), ("0.7", ""), ("", "0.1")]
     assert not list(tmp_path.glob(".*"))
 
 

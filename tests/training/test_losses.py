@@ -20,7 +20,7 @@ from moediff.training.losses import (
     lesion_loss,
     region_target,
     relative_weight,
-    steady_loss,
+    shift_consistency_loss,
 )
 
 
@@ -88,8 +88,8 @@ def test_how_much_a_rare_region_counts_is_bounded_by_a_share():
     for least, share in ((0.04, 0.5), (0.08, 1 / 3)):
         expected = -share * math.log(0.1) - (1 - share) * math.log(0.7)
         assert float(gate_losses(logit, None, by_regions(region), least)["region"]) == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(ConfigError, match=r"loss.least_share=0.0 must lie in 0..1"):
-        LossConfig(least_share=0.0)
+    with pytest.raises(ConfigError, match=r"loss.minimum_region_share=0.0 must lie in 0..1"):
+        LossConfig(minimum_region_share=0.0)
 
 
 def test_balance_is_zero_when_uniform():
@@ -170,13 +170,13 @@ def test_without_examples_there_is_no_error_to_foretell():
 
 
 def test_what_is_learned_on_every_third_step_counts_three_times():
-    weights = LossConfig(expert=0.2, agreement=0.02, region=0.05, probe_every=3)
+    weights = LossConfig(expert=0.2, agreement=0.02, region=0.05, expert_loss_interval=3)
     assert [weights.probes(step) for step in range(4)] == [True, False, False, True]
     rare = weights.rare()
     assert (rare.expert, rare.agreement) == (pytest.approx(0.6), pytest.approx(0.06))
     assert replace(rare, expert=0.2, agreement=0.02) == weights
-    with pytest.raises(ConfigError, match="probe_every=0"):
-        LossConfig(probe_every=0)
+    with pytest.raises(ConfigError, match="expert_loss_interval=0"):
+        LossConfig(expert_loss_interval=0)
 
 
 def test_experts_are_not_probed_for_nothing():
@@ -188,7 +188,7 @@ def test_readings_that_agree_pull_nowhere():
     """Two lattices a token apart that say the same: no gradient, and the term is their entropy."""
     logit = torch.randn(1, 1, 1, 1, 3).expand(1, 8, 8, 8, 3).clone().requires_grad_()
     other = logit.detach()[:, :4, :4, :4].clone().requires_grad_()
-    term = steady_loss(logit, other, (4, 8, 12))
+    term = shift_consistency_loss(logit, other, (4, 8, 12))
     term.backward()
     entropy = -(logit.softmax(-1) * logit.log_softmax(-1)).sum(-1).mean()
     assert float(term.detach()) == pytest.approx(float(entropy.detach()), abs=1e-5)
@@ -198,7 +198,7 @@ def test_readings_that_agree_pull_nowhere():
 def test_readings_that_differ_pull_both_towards_each_other():
     logit = torch.zeros(1, 8, 8, 8, 2, requires_grad=True)
     other = torch.tensor([2.0, 0.0]).expand(1, 4, 4, 4, 2).clone().requires_grad_()
-    steady_loss(logit, other, (1, 2, 3)).backward()
+    shift_consistency_loss(logit, other, (1, 2, 3)).backward()
     assert float(logit.grad[..., 0].sum()) < 0 < float(logit.grad[..., 1].sum())
     assert float(other.grad[..., 0].sum()) > 0 > float(other.grad[..., 1].sum())
 
@@ -208,7 +208,7 @@ def test_readings_are_compared_where_both_lie():
     voxels = torch.zeros(1, 12, 12, 12, 2)
     voxels[:, :6, :, :, 0], voxels[:, 6:, :, :, 1] = 6.0, 6.0
     other = voxels[:, 1:9, 1:9, 1:9]
-    right, wrong = (float(steady_loss(voxels, other, offset)) for offset in ((4, 4, 4), (0, 4, 4)))
+    right, wrong = (float(shift_consistency_loss(voxels, other, offset)) for offset in ((4, 4, 4), (0, 4, 4)))
     assert right < 0.7 * wrong
 
 

@@ -33,7 +33,7 @@ from pretend_gpu import OnGpu, pretended
 
 GPU = torch.device("cuda:0")
 SAME = ("region", "balance", "agreement", "aggregate")  # other parts depend on noise, which a GPU draws itself
-EVERYTHING = LossConfig(steady=0.5, lesion=5.0, gradient=1.0, expert_evenly=True)
+EVERYTHING = LossConfig(shift_consistency=0.5, lesion=5.0, gradient=1.0, normalise_expert_loss=True)
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +65,8 @@ def config(tmp_path: Path, make_denoiser) -> TrainConfig:
         out=str(tmp_path / "run"),
         model=BundleConfig(denoiser=make_denoiser().config),
         steps=40,
-        warmup=4,
-        rate=0.01,
+        warmup_steps=4,
+        learning_rate=0.01,
         batch=2,
         patch=32,
         precision="float32",

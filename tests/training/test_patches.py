@@ -22,7 +22,7 @@ from moediff.training.patches import (
     Example,
     PatchSource,
 )
-from moediff.training.synthetic_lesions import PlantedConfig
+from moediff.training.synthetic_lesions import LesionConfig
 
 CUBIC = PrepareSettings(kernel="cubic")
 EYE = torch.eye(4, dtype=torch.float64)
@@ -99,9 +99,14 @@ def test_shapes_types_and_regions_that_are_not_known(source, patch):
 
 def test_lesions_are_where_the_truth_was_changed():
     """Flat heads of 0.5 with lesions of 40 %, on every axis and mirrored: nothing else differs from 0.5."""
-    lesions = PlantedConfig(share=1.0, contrast=(0.4, 0.4), density=30.0)
+    lesions = LesionConfig(probability=1.0, contrast=(0.4, 0.4), density=30.0)
     plain = AugmentConfig(
-        amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_share=0, sharpen_share=0, planted=lesions
+        amplitude=(1.0, 1.0),
+        gamma=(1.0, 1.0),
+        bias=0.0,
+        blur_probability=0,
+        sharpen_probability=0,
+        synthetic_lesions=lesions,
     )
     source = PatchSource(
         heads=[head_of(torch.full((60, 72, 80), 0.5))], patch=32, seed=0, settings=CUBIC, augment=plain
@@ -182,7 +187,7 @@ def test_noise_is_a_share_of_the_whole_heads_reference(source):
     """A flat patch of a head whose reference is told: only the noise differs, also when intensities get a gain."""
     data = torch.full((64, 64, 64), 0.5)
     flat = Head(data.half(), (data > 0).nonzero(), 0.8, None, 1.0)
-    level = AugmentConfig(amplitude=(2.0, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_share=0, sharpen_share=0)
+    level = AugmentConfig(amplitude=(2.0, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0, sharpen_probability=0)
     for augment, gain in ((None, 1.0), (level, 2.0)):
         fixed = replace(source, heads=[flat], augment=augment, recipe=Recipe(noise=0.1))
         example = fixed.example(0)
@@ -230,7 +235,7 @@ def test_patches_are_turned_and_flipped(source):
 def test_augmentation_stays_inside_its_ranges(source):
     """Of a constant patch, amplitude, contrast and bias can each be undone from the range of values."""
     flat = head_of(torch.full((64, 64, 64), 0.5))
-    gains = AugmentConfig(amplitude=(0.5, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_share=0, sharpen_share=0)
+    gains = AugmentConfig(amplitude=(0.5, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0, sharpen_probability=0)
     made = replace(source, heads=[flat], augment=gains, recipe=Recipe())
     levels = [float(made.example(number).truth_XYZ.mean()) / 0.5 for number in range(12)]
     assert all(0.5 <= level <= 2.0 for level in levels) and min(levels) < 0.8 and max(levels) > 1.25
@@ -240,7 +245,9 @@ def test_augmentation_stays_inside_its_ranges(source):
 
 
 def test_blur_softens_edges_and_sharpening_lifts_them(source):
-    still = AugmentConfig(amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_vox=2.0, blur_share=0, sharpen_share=0)
+    still = AugmentConfig(
+        amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_vox=2.0, blur_probability=0, sharpen_probability=0
+    )
 
     def edge(augment: AugmentConfig, number: int) -> float:
         truth = replace(source, augment=augment, recipe=Recipe()).example(number).truth_XYZ
@@ -248,8 +255,8 @@ def test_blur_softens_edges_and_sharpening_lifts_them(source):
 
     for number in range(3):
         plain = edge(still, number)
-        assert edge(replace(still, blur_share=1.0), number) < 0.95 * plain
-        assert edge(replace(still, sharpen_share=1.0), number) > 1.01 * plain
+        assert edge(replace(still, blur_probability=1.0), number) < 0.95 * plain
+        assert edge(replace(still, sharpen_probability=1.0), number) > 1.01 * plain
 
 
 def on_meta(head: Head) -> Head:
@@ -278,7 +285,7 @@ def test_a_patch_is_told_the_noise_of_its_whole_scan(head):
     quiet = PrepareSettings(kernel="cubic", noise="quiet")
     recipe = Recipe(noise=0.03)
     told = {}
-    bright = AugmentConfig(amplitude=(1.5, 1.5), blur_share=0.0, sharpen_share=0.0)
+    bright = AugmentConfig(amplitude=(1.5, 1.5), blur_probability=0.0, sharpen_probability=0.0)
     for name, augment in (("plain", None), ("bright", bright)):
         source = PatchSource(heads=[head], patch=32, seed=3, settings=quiet, augment=augment, recipe=recipe)
         told[name] = [float(source.example(number).noise) for number in range(4)]

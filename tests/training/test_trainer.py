@@ -24,7 +24,7 @@ from moediff.model.experts import ExpertsConfig
 from moediff.training.cache import Head, ScanSource
 from moediff.training.checkpoint import STATE
 from moediff.training.config import Phase, TrainConfig
-from moediff.training.gate_step import steadiness
+from moediff.training.gate_step import shift_consistency
 from moediff.training.losses import LossConfig
 from moediff.training.patches import Batch, Example, PatchSource
 from moediff.training.trainer import MAX_BAD_STEPS, Trainer, _processes_for, train
@@ -53,7 +53,14 @@ def batch_of(value: float) -> Batch:
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
     return TrainConfig(
-        out=str(tmp_path / "run"), model=TINY, steps=40, warmup=4, rate=0.1, batch=1, patch=32, device="cpu"
+        out=str(tmp_path / "run"),
+        model=TINY,
+        steps=40,
+        warmup_steps=4,
+        learning_rate=0.1,
+        batch=1,
+        patch=32,
+        device="cpu",
     )
 
 
@@ -107,7 +114,7 @@ def test_the_rate_rises_then_falls_along_half_a_cosine(config):
 def test_a_step_is_keyed_by_its_number(config):
     results, noisy = [], replace(TINY, process=ProcessConfig(share_at_max=0.0))  # there is no noise at sigma_max
     for step in (0, 0, 1):
-        trainer = Trainer(replace(config, model=noisy, warmup=0, steps=10**9))  # the same rate at every step
+        trainer = Trainer(replace(config, model=noisy, warmup_steps=0, steps=10**9))  # the same rate at every step
         trainer.state.step = step
         trainer.step(batch_of(0.05))
         results.append(weights(trainer)[: len(trainer.state.denoiser.state_dict())])
@@ -291,7 +298,7 @@ def test_no_example_comes_twice_when_batches_shrink(config):
 
 
 def test_a_step_without_probing_learns_from_the_aggregate_and_names_no_agreement(config):
-    trainer = Trainer(replace(config, loss=LossConfig(probe_every=2)))
+    trainer = Trainer(replace(config, loss=LossConfig(expert_loss_interval=2)))
     first = trainer.step(batch_of(0.05))
     before = weights(trainer)
     trainer.state.step = 1
@@ -303,13 +310,15 @@ def test_a_step_without_probing_learns_from_the_aggregate_and_names_no_agreement
 
 def test_a_steady_gate_is_a_term_of_its_own_and_teaches_encoder_and_gate(config):
     only = dict.fromkeys(("expert", "region", "agreement", "balance", "error"), 0.0)
-    steady, plain = (Trainer(replace(config, loss=LossConfig(**only, steady=weight))) for weight in (1.0, 0.0))
+    steady, plain = (
+        Trainer(replace(config, loss=LossConfig(**only, shift_consistency=weight))) for weight in (1.0, 0.0)
+    )
     found = [trainer.step(batch_of(0.05)) for trainer in (steady, plain)]
-    assert found[0]["loss"] == pytest.approx(found[1]["loss"] + found[0]["steady"], rel=1e-4)
-    assert "steady" not in found[1] and 0 < found[0]["steady"] <= 30
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"] + found[0]["shift_consistency"], rel=1e-4)
+    assert "shift_consistency" not in found[1] and 0 < found[0]["shift_consistency"] <= 30
     denoiser, base = plain.state.denoiser, batch_of(0.05).interpolated_BXYZ
     denoiser.zero_grad()
-    steadiness(denoiser, base, denoiser.gate_logits(base)[1], rng_for(0)).backward()
+    shift_consistency(denoiser, base, denoiser.gate_logits(base)[1], rng_for(0)).backward()
     taught = {name.split(".")[0] for name, p in denoiser.named_parameters() if p.grad is not None and p.grad.any()}
     assert taught == {"encoder", "gate"}
 

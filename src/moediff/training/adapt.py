@@ -39,7 +39,9 @@ from moediff.training.trainer import train
 
 PROBES = 6  # batches that tell how much was learned
 PARTS = ("vector", "trunk", "experts")
-AS_IT_IS = AugmentConfig(amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_share=0.0, sharpen_share=0.0)
+AS_IT_IS = AugmentConfig(
+    amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0.0, sharpen_probability=0.0
+)
 LOSS = LossConfig(expert=0.0, region=0.0, agreement=0.0, balance=0.0, error=0.0, gradient=1.0)
 
 
@@ -165,11 +167,11 @@ def _config(work: Path, bundle: Bundle, options: AdaptOptions) -> TrainConfig:
         steps=options.steps,
         batch=options.batch,
         patch=options.patch,
-        rate=options.rate,
+        learning_rate=options.rate,
         seed=options.seed,
-        warmup=10,
+        warmup_steps=10,
         weight_decay=0.0,
-        ema=0.95,
+        ema_decay=0.95,
         save_every=options.steps,
         precision="fast",
         device=options.device,

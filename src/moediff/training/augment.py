@@ -6,8 +6,9 @@ Axes: X Y Z voxels.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from moediff.acquisition.degrade import bias_field
 from moediff.core.errors import ConfigError
-from moediff.training.synthetic_lesions import PlantedConfig, planted
+from moediff.training.synthetic_lesions import LesionConfig, with_lesions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +28,27 @@ class AugmentConfig:
         gamma: contrast exponent range.
         bias: largest peak of a smooth log-gain.
         blur_vox: largest Gaussian sigma; high-resolution scans differ in their own sharpness.
-        blur_share: share of patches that are blurred.
-        sharpen_share: share of patches that get an unsharp mask.
-        planted: lesions put into patches.
+        blur_probability: that a patch is blurred.
+        sharpen_probability: that a patch gets an unsharp mask.
+        synthetic_lesions: lesions put into patches.
 
     Raises:
         ConfigError: a range that is not one, or a share that is none.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "blur_share": "blur_probability",
+        "sharpen_share": "sharpen_probability",
+        "planted": "synthetic_lesions",
+    }
+
     amplitude: tuple[float, float] = (0.6, 1.6)
     gamma: tuple[float, float] = (0.8, 1.25)
     bias: float = 0.3
     blur_vox: float = 0.6
-    blur_share: float = 0.35
-    sharpen_share: float = 0.15
-    planted: PlantedConfig = field(default_factory=PlantedConfig)
+    blur_probability: float = 0.35
+    sharpen_probability: float = 0.15
+    synthetic_lesions: LesionConfig = field(default_factory=LesionConfig)
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "gamma"):
@@ -50,9 +57,10 @@ class AugmentConfig:
                 raise ConfigError(f"augment.{name}={[low, high]}: give a rising range above 0")
         if not (0 <= self.bias <= 1 and 0 <= self.blur_vox <= 10):
             raise ConfigError(f"augment.bias={self.bias} must lie in 0..1 and blur_vox={self.blur_vox} in 0..10")
-        if min(self.blur_share, self.sharpen_share) < 0 or self.blur_share + self.sharpen_share > 1:
+        blurred, sharpened = self.blur_probability, self.sharpen_probability
+        if min(blurred, sharpened) < 0 or blurred + sharpened > 1:
             raise ConfigError(
-                f"augment.blur_share={self.blur_share} and sharpen_share={self.sharpen_share} must be 0 or more, "
+                f"augment.blur_probability={blurred} and sharpen_probability={sharpened} must be 0 or more, "
                 "1 at most together"
             )
 
@@ -116,12 +124,12 @@ def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> 
     low, high = config.amplitude
     gain = low * (high / low) ** uniform(0, 1)
     gamma = uniform(*config.gamma)
-    data, lesion = planted(data_XYZ.clamp_min(0), config.planted, rng)
+    data, lesion = with_lesions(data_XYZ.clamp_min(0), config.synthetic_lesions, rng)
     data = gain * data if abs(gamma - 1) < 0.02 else gain * 0.5 * (data / 0.5) ** gamma
     x, y, z = data.shape
     data = data * bias_field((x, y, z), uniform(0, config.bias), rng, data.device)
     kind, strength = uniform(0, 1), uniform(0.2, 1)
     sharpness = Sharpness()
-    if kind < config.blur_share + config.sharpen_share:
-        sharpness = Sharpness(config.blur_vox * strength, None if kind < config.blur_share else 0.6 * strength)
+    if kind < config.blur_probability + config.sharpen_probability:
+        sharpness = Sharpness(config.blur_vox * strength, None if kind < config.blur_probability else 0.6 * strength)
     return Augmented(sharpness.apply(data), lesion, gain, sharpness)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from moediff.acquisition.recipe import RecipeRanges
-from moediff.core.config import parse_as
-from moediff.core.errors import ConfigError, InputMissing, printable
+from moediff.core.config import parse_as, with_present_keys
+from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning, printable
 from moediff.model.bundle import BundleConfig
 from moediff.training.augment import AugmentConfig
 from moediff.training.cache import ScanSource
@@ -17,6 +19,9 @@ from moediff.training.gate_step import ROUTING
 from moediff.training.losses import LossConfig
 from moediff.training.patches import check_patch
 from moediff.training.validate import Validation
+
+FOLDERS = ("out", "data", "cache", "start")
+STAGES = "stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,7 @@ class TrainConfig:
         out: folder for checkpoints, logs and the bundle.
         data: folder that scan paths are relative to.
         scans: what to learn from.
-        heads: folder for prepared scans, shared by runs and read again by a resumed one; none prepares them each time.
+        cache: folder for prepared scans, shared by runs and read again by a resumed one; none prepares them each time.
         validation: scans and recipes to judge by; none skips validation.
         steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
         minutes: optional budget; the schedule then follows the clock where that is further along.
@@ -59,17 +64,26 @@ class TrainConfig:
             the device has instructions for it. Weights stay float32.
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
-        rate, warmup, weight_decay, clip: the optimiser's learning rate, its rise in steps, decay, gradient-norm bound.
-        ema: decay of the weight average that is saved.
+        learning_rate: at its highest, after `warmup_steps` of rise.
+        weight_decay, gradient_clip: of the optimiser; the bound of the gradient's norm.
+        ema_decay: of the exponential moving average of the weights, which is what is saved.
         device: "auto", "cpu" or "cuda".
         save_every: steps between checkpoints (and validation).
         provenance: who and what, copied into the bundle.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "heads": "cache",
+        "rate": "learning_rate",
+        "warmup": "warmup_steps",
+        "clip": "gradient_clip",
+        "ema": "ema_decay",
+    }
+
     out: str
     data: str = "."
     scans: tuple[ScanSource, ...] = ()
-    heads: str | None = None
+    cache: str | None = None
     validation: Validation = field(default_factory=Validation)
     model: BundleConfig = field(default_factory=BundleConfig)
     recipes: RecipeRanges = field(default_factory=RecipeRanges)
@@ -86,11 +100,11 @@ class TrainConfig:
     compile: bool = False
     examples: str = "device"
     precision: Literal["auto", "fast", "float32", "bfloat16"] = "auto"
-    rate: float = 5e-3
-    warmup: int = 100
+    learning_rate: float = 5e-3
+    warmup_steps: int = 100
     weight_decay: float = 1e-3
-    clip: float = 1.0
-    ema: float = 0.998
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.998
     save_every: int = 500
     seed: int = 0
     device: str = "auto"
@@ -100,12 +114,14 @@ class TrainConfig:
         for name in ("steps", "batch", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("rate", "clip", "minutes"):
+        for name in ("learning_rate", "gradient_clip", "minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name}={value} must be a positive number")
-        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
-            raise ConfigError(f"weight_decay={self.weight_decay} and warmup={self.warmup} must be 0 or more")
+        if not 0 <= self.weight_decay < math.inf or self.warmup_steps < 0:
+            raise ConfigError(
+                f"weight_decay={self.weight_decay} and warmup_steps={self.warmup_steps} must be 0 or more"
+            )
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(
                 f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among GPUs"
@@ -115,8 +131,8 @@ class TrainConfig:
         self._check_only()
         if self.examples not in ("device", "cpu"):
             raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"ema={self.ema} must lie in 0..1")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay={self.ema_decay} must lie in 0..1")
         ends = [phase.until for phase in self.phases]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
@@ -141,9 +157,9 @@ class TrainConfig:
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a TOML training configuration.
+    """Read a TOML training configuration; of a recipe with stages, the settings that they share.
 
-    Relative `out`, `data`, `heads` and `start` are taken from the file's folder; `like` names another configuration
+    Relative `out`, `data`, `cache` and `start` are taken from the file's folder; `like` names another configuration
     whose settings hold unless this one says otherwise.
 
     Raises:
@@ -151,36 +167,49 @@ def load_config(path: Path) -> TrainConfig:
         ConfigError: not TOML, or unknown or impossible settings.
     """
     try:
-        return parse_as(TrainConfig, _read_settings(path))
+        return parse_as(TrainConfig, {key: value for key, value in read_settings(path).items() if key != STAGES})
     except ConfigError as error:
         raise ConfigError(f"{printable(path)}: {error}") from error
 
 
-def _read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    import tomllib
+def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a TOML file under their present names, over those of the files that it builds on.
 
+    Raises:
+        InputMissing: a file is not there, or cannot be read.
+        ConfigError: not TOML, or files that build on each other.
+    """
     if path.resolve() in above:
         raise ConfigError(f"like: {path} builds on itself; remove one `like`")
-    if not path.is_file():
-        raise InputMissing(f"{printable(path)}: no such training configuration: check the name")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputMissing(f"{printable(path)}: it cannot be read ({error.strerror}): check permissions") from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
-        raise ConfigError(f"not TOML ({error}), expected settings like those in configs/: mend it there") from error
-    for key in ("out", "data", "heads", "start"):
+    values, notes = with_present_keys(TrainConfig, _toml(path))
+    if notes:
+        text = f"{printable(path)}: old settings, read for one more release: {'; '.join(notes)}"
+        warnings.warn(text, MoeDiffWarning, stacklevel=2)
+    for key in FOLDERS:
         if isinstance(values.get(key), str):  # anything else is refused by its type later
             values[key] = str(path.parent / values[key])
     like = values.pop("like", "")
     if not isinstance(like, str):
         raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
     if like:
-        values = _over(_read_settings(path.parent / like, (*above, path.resolve())), values)
+        values = over(read_settings(path.parent / like, (*above, path.resolve())), values)
     return {"out": str(path.parent), "data": str(path.parent), **values}
 
 
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`below` with the settings of `above` put over it, tables merged."""
-    both = {key: _over(below[key], above[key]) for key in above if isinstance(below.get(key), dict)}
+def _toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    if not path.is_file():
+        raise InputMissing(f"{printable(path)}: no such training configuration: check the name")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissing(f"{printable(path)}: it cannot be read ({error.strerror}): check permissions") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
+        raise ConfigError(f"not TOML ({error}), expected settings like those in recipes/: mend it there") from error
+
+
+def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the settings of `above` put over it, tables merged, lists replaced."""
+    both = {key: over(below[key], above[key]) for key in above if isinstance(below.get(key), dict)}
     return {**below, **above, **both}

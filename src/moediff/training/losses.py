@@ -5,8 +5,9 @@ Axes: B batch, X Y Z voxels, xyz tokens (4 voxels), E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,38 +27,50 @@ class LossConfig:
     """Weights of the terms.
 
     Args:
-        aggregate: error of the gate-weighted result; at 0 neither trunk nor experts run, and only `region`, `balance`,
-            `steady` and `tokens` count: a stage of encoder and gate alone, whose patches may be large.
+        aggregate: error of the gate-weighted result; at 0 neither backbone nor experts run, and only `region`,
+            `balance`, `shift_consistency` and `feature_distillation` count: a stage of encoder and gate alone, whose
+            patches may be large.
         expert: each expert's own error, weighted by its region.
-        expert_evenly: each expert's own error counts alike, however small or easy its region; else by voxels and error.
+        normalise_expert_loss: each expert's own error counts alike, however small or easy its region; else by voxels
+            and error.
         region: cross-entropy of the gate against label-map regions (anatomical prior).
-        least_share: of a batch's labelled tokens: there, no region is counted as rarer than this.
+        minimum_region_share: of a batch's labelled tokens: there, no region is counted as rarer than this.
         agreement: cross-entropy of the gate against the MAD-tempered agreement target.
         balance: pull of the mean load towards uniform.
         lesion: squared error inside planted lesions, besides what they count in the aggregate's: at 10 a voxel of
             theirs weighs 11 times as much as another, as if lesions were so much more frequent.
         gradient: squared error of the differences between neighbouring voxels, relative to the aggregate's.
-        steady: cross-entropy between the gate's readings of one patch from two lattices of patches.
-        tokens: change since the run's start of what the trunk reads of the encoder's tokens; with `aggregate` 0 only.
-        error: likelihood of the errors under what the error head foretells; moves that head alone.
-        probe_every: steps from one on which every expert runs to the next; what is learned there counts that much more.
+        shift_consistency: cross-entropy between the gate's readings of one patch from two lattices of patches.
+        feature_distillation: change since the run's start of what the backbone reads of the encoder's tokens; with
+            `aggregate` 0 only.
+        error: likelihood of the errors under what the uncertainty head predicts; moves that head alone.
+        expert_loss_interval: steps from one on which every expert runs to the next; what is learned there counts that
+            much more.
         relative_power: how far a patch's error counts relative to its own interpolation error (1) or absolutely (0).
         relative_floor: residual standard deviation under which a patch's error stops being up-weighted.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "expert_evenly": "normalise_expert_loss",
+        "least_share": "minimum_region_share",
+        "steady": "shift_consistency",
+        "tokens": "feature_distillation",
+        "probe_every": "expert_loss_interval",
+    }
+
     aggregate: float = 1.0
     expert: float = 0.2
-    expert_evenly: bool = False
+    normalise_expert_loss: bool = False
     region: float = 0.05
-    least_share: float = LEAST_SHARE
+    minimum_region_share: float = LEAST_SHARE
     agreement: float = 0.02
     balance: float = 0.01
     lesion: float = 0.0
     gradient: float = 0.0
-    steady: float = 0.0
-    tokens: float = 0.0
+    shift_consistency: float = 0.0
+    feature_distillation: float = 0.0
     error: float = 0.1
-    probe_every: int = 1
+    expert_loss_interval: int = 1
     relative_power: float = 0.75
     relative_floor: float = 0.015
 
@@ -65,20 +78,23 @@ class LossConfig:
         for weight in fields(self):
             if not getattr(self, weight.name) >= 0:
                 raise ConfigError(f"loss.{weight.name}={getattr(self, weight.name)} must be 0 or more")
-        if self.probe_every < 1:
-            raise ConfigError(f"loss.probe_every={self.probe_every} must be at least 1")
-        if not 0 < self.least_share <= 1:
-            raise ConfigError(f"loss.least_share={self.least_share} must lie in 0..1, above 0")
-        if self.tokens and self.aggregate:
-            raise ConfigError(f"loss.tokens={self.tokens} needs loss.aggregate=0: the trunk learns new tokens itself")
+        if self.expert_loss_interval < 1:
+            raise ConfigError(f"loss.expert_loss_interval={self.expert_loss_interval} must be at least 1")
+        if not 0 < self.minimum_region_share <= 1:
+            raise ConfigError(f"loss.minimum_region_share={self.minimum_region_share} must lie in 0..1, above 0")
+        if self.feature_distillation and self.aggregate:
+            raise ConfigError(
+                f"loss.feature_distillation={self.feature_distillation} needs loss.aggregate=0: "
+                "else the backbone learns the new tokens itself"
+            )
 
     def probes(self, step: int) -> bool:
         """Whether every expert runs on this step: not if nothing would be learned from it."""
-        return step % self.probe_every == 0 and max(self.expert, self.agreement) > 0
+        return step % self.expert_loss_interval == 0 and max(self.expert, self.agreement) > 0
 
     def rare(self) -> LossConfig:
         """The weights on a step on which every expert runs."""
-        often = self.probe_every
+        often = self.expert_loss_interval
         return replace(self, expert=self.expert * often, agreement=self.agreement * often)
 
 
@@ -133,20 +149,20 @@ def agreement_target(error_BxyzE: Tensor) -> Tensor:
     return (-gap / torch.maximum(spread, floor)).softmax(-1)
 
 
-def region_weights(target: RegionTarget, least_share: float = LEAST_SHARE) -> Tensor:
-    """Weight of each region [E], so that a rare one counts as much as "the rest"; at most 1 / least_share."""
+def region_weights(target: RegionTarget, minimum_region_share: float = LEAST_SHARE) -> Tensor:
+    """Weight of each region [E], so that a rare one counts as much as "the rest"; at most 1 / minimum_region_share."""
     labelled = target.share_BxyzE * target.known_Bxyz[..., None]
     share = labelled.sum((0, 1, 2, 3)) / target.known_Bxyz.sum().clamp_min(1.0)
-    return 1.0 / share.clamp_min(least_share)
+    return 1.0 / share.clamp_min(minimum_region_share)
 
 
 def gate_losses(
-    logit_BxyzE: Tensor, error_BxyzE: Tensor | None, target: RegionTarget, least_share: float = LEAST_SHARE
+    logit_BxyzE: Tensor, error_BxyzE: Tensor | None, target: RegionTarget, minimum_region_share: float = LEAST_SHARE
 ) -> dict[str, Tensor]:
     """Anatomical prior, agreement and balance, each at most about log E per token."""
     log_gate = logit_BxyzE.log_softmax(-1)
     prior = -(target.share_BxyzE * log_gate).sum(-1)
-    weight = target.known_Bxyz * (target.share_BxyzE * region_weights(target, least_share)).sum(-1)
+    weight = target.known_Bxyz * (target.share_BxyzE * region_weights(target, minimum_region_share)).sum(-1)
     terms = {
         "region": (prior * weight).sum() / weight.sum().clamp_min(1.0),
         "balance": balance(log_gate.exp(), target.known_Bxyz),
@@ -194,7 +210,7 @@ def gradient_loss(wrong_BXYZ: Tensor, weight_B: Tensor) -> Tensor:
     return (square_B * weight_B).mean() / 3
 
 
-def steady_loss(logit_BxyzE: Tensor, other_BxyzE: Tensor, offset: Sequence[int]) -> Tensor:
+def shift_consistency_loss(logit_BxyzE: Tensor, other_BxyzE: Tensor, offset: Sequence[int]) -> Tensor:
     """How far two readings of a patch differ, the second from tokens that begin `offset` voxels later on each axis.
 
     Each reading is the other's target, so that neither is drawn to what is wrong with one lattice only; compared where
@@ -214,7 +230,7 @@ def _to_voxels(logit_BxyzE: Tensor) -> Tensor:
     return F.interpolate(channels_first, scale_factor=float(FINE), mode="trilinear", align_corners=False)
 
 
-def token_loss(token_BxyzD: Tensor, before_BxyzD: Tensor) -> Tensor:
+def feature_distillation_loss(token_BxyzD: Tensor, before_BxyzD: Tensor) -> Tensor:
     """How far tokens moved from what they were, as a share of both; 0..1."""
     moved = (token_BxyzD - before_BxyzD).square().mean()
     return moved / (moved + before_BxyzD.square().mean()).clamp_min(1e-12)

@@ -13,7 +13,7 @@ from torch import Tensor
 from moediff.diffusion.schedule import ProcessConfig, draw_sigma, loss_weight
 from moediff.model.denoiser import Denoiser, condition_from
 from moediff.model.gate import cell_weights
-from moediff.training.gate_step import steadiness
+from moediff.training.gate_step import shift_consistency
 from moediff.training.losses import (
     LossConfig,
     combine,
@@ -89,13 +89,13 @@ def batch_loss(
     predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
     error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
     target = region_target(batch.region_BXYZ, denoiser.config.experts.regions)
-    own, gate = None, gate_losses(logit, None, target, weights.least_share)
+    own, gate = None, gate_losses(logit, None, target, weights.minimum_region_share)
     if weights.lesion:
         gate["lesion"] = lesion_loss(predicted - residual, batch.lesion_BXYZ, weight_B)
     if weights.gradient:
         gate["gradient"] = gradient_loss(predicted - residual, weight_B)
-    if several and weights.steady:
-        gate["steady"] = steadiness(denoiser, batch.interpolated_BXYZ, logit, draws.rng)
+    if several and weights.shift_consistency:
+        gate["shift_consistency"] = shift_consistency(denoiser, batch.interpolated_BXYZ, logit, draws.rng)
     missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not probed else {}
     wrong = (predicted - residual).index_select(0, highest) / data
     gate["error"] = error_loss(wrong, log_error.index_select(0, highest))
@@ -103,7 +103,7 @@ def batch_loss(
         error_E = (each - residual[:probed]).square() * weight_B[:probed, None, None, None]
         error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)
         gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, target.first(probed))["agreement"]}
-        own = expert_loss(error_BxyzE, logit[:probed], target.first(probed), evenly=weights.expert_evenly)
+        own = expert_loss(error_BxyzE, logit[:probed], target.first(probed), evenly=weights.normalise_expert_loss)
     loss = combine(weights.rare() if probed else weights, error_B.mean(), own, gate)
     gate |= {**missing, "aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
     return loss, {name: value.detach() for name, value in gate.items()}

@@ -10,7 +10,9 @@ Axes: X Y Z voxels, a b c voxels of a lesion's box.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,11 +21,11 @@ from moediff.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlantedConfig:
+class LesionConfig:
     """How often and how: sizes in voxels, contrast as a share of the intensity on the spot.
 
     Args:
-        share: of patches that get lesions, 0..1.
+        probability: that a patch gets lesions, 0..1.
         density: lesions in a million voxels of such a patch.
         radius: range, log-uniform.
         contrast: range of its size, log-uniform; the sign is drawn.
@@ -31,7 +33,9 @@ class PlantedConfig:
         bumps: largest deviation of the outline from an ellipsoid, as a share of the radius.
     """
 
-    share: float = 0.0
+    RENAMED: ClassVar[Mapping[str, str]] = {"share": "probability"}
+
+    probability: float = 0.0
     density: float = 100.0
     radius: tuple[float, float] = (0.6, 3.5)
     contrast: tuple[float, float] = (0.08, 0.8)
@@ -39,28 +43,28 @@ class PlantedConfig:
     bumps: float = 0.3
 
     def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and 0 <= self.density <= 1000 and 0 <= self.bumps < 1):
+        if not (0 <= self.probability <= 1 and 0 <= self.density <= 1000 and 0 <= self.bumps < 1):
             raise ConfigError(
-                f"augment.planted: share={self.share} must lie in 0..1, density={self.density} in 0..1000 and "
-                f"bumps={self.bumps} in 0..1"
+                f"augment.synthetic_lesions: probability={self.probability} must lie in 0..1, "
+                f"density={self.density} in 0..1000 and bumps={self.bumps} in 0..1"
             )
         for name, most in (("radius", 20.0), ("contrast", 5.0), ("edge", 5.0)):
             low, high = getattr(self, name)
             if not 0 < low <= high <= most:
-                raise ConfigError(f"augment.planted.{name}={[low, high]}: give a rising range in 0..{most:g}")
+                raise ConfigError(f"augment.synthetic_lesions.{name}={[low, high]}: give a rising range in 0..{most:g}")
 
 
-def planted(data_XYZ: Tensor, config: PlantedConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def with_lesions(data_XYZ: Tensor, config: LesionConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """The patch with lesions in it, or the patch itself, and how much of each voxel is a lesion's, 0..1.
 
-    Nothing is drawn where the share is 0.
+    Nothing is drawn where the probability is 0.
 
     Args:
         data_XYZ: non-negative intensities; air (0) stays air.
         config: how often and how.
         rng: draws everything, on the CPU.
     """
-    if config.share == 0 or float(torch.rand((), generator=rng)) >= config.share:
+    if config.probability == 0 or float(torch.rand((), generator=rng)) >= config.probability:
         return data_XYZ, torch.zeros_like(data_XYZ)
     data, lesion = data_XYZ.clone(), torch.zeros_like(data_XYZ)
     number = int(torch.poisson(torch.tensor(config.density * data.numel() / 1e6), generator=rng))

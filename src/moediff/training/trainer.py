@@ -28,7 +28,7 @@ from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.model.warm_start import begin_from
 from moediff.training.checkpoint import State, claim, has_checkpoint, load_checkpoint, save_checkpoint
-from moediff.training.config import TrainConfig
+from moediff.training.config import FOLDERS, TrainConfig
 from moediff.training.distributed import agreed, average_gradients, run_together
 from moediff.training.gate_step import routing_loss
 from moediff.training.log import Log
@@ -109,10 +109,12 @@ class Trainer:
         if config.start:
             begin_from(denoiser, self._start(config.start))
         average.load_state_dict(denoiser.state_dict())
-        self.before = deepcopy(denoiser.encoder) if config.loss.tokens else denoiser.encoder
+        self.before = deepcopy(denoiser.encoder) if config.loss.feature_distillation else denoiser.encoder
         _freeze_but(denoiser, config.only)
         optimiser = Muon(
-            (p for p in denoiser.parameters() if p.requires_grad), lr=config.rate, weight_decay=config.weight_decay
+            (p for p in denoiser.parameters() if p.requires_grad),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
         )
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         for phase in config.parts():
@@ -141,7 +143,7 @@ class Trainer:
                 raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
             self._restore()
         config, device = self.config, self.accelerator.device
-        keep = None if config.heads is None else Path(config.heads)
+        keep = None if config.cache is None else Path(config.cache)
         there = device if config.examples == "device" else torch.device("cpu")
         heads = [head.to(there) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
         source = PatchSource(
@@ -199,7 +201,7 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; a loss or gradient that is not finite changes nothing."""
         state, config = self.state, self.config
-        rate = config.rate * min(1.0, (state.step + 1) / max(config.warmup, 1))
+        rate = config.learning_rate * min(1.0, (state.step + 1) / max(config.warmup_steps, 1))
         rate *= 0.5 * (1 + math.cos(math.pi * self.progress()))
         for group in state.optimiser.param_groups:
             group["lr"] = rate
@@ -210,7 +212,7 @@ class Trainer:
         state.optimiser.zero_grad()
         loss.backward()
         average_gradients(state.denoiser.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.gradient_clip)
         told = _read({**parts, "norm": norm})
         finite = math.isfinite(told.pop("norm"))
         told["loss"] = agreed(told["loss"])
@@ -231,7 +233,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
+        decay = min(self.config.ema_decay, (1 + self.state.step) / (10 + self.state.step))
         means: list[Tensor] = list(self.state.average.parameters())
         lives: list[Tensor] = list(self.state.denoiser.parameters())
         torch._foreach_lerp_(means, lives, 1 - decay)
@@ -245,7 +247,7 @@ class Trainer:
         done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2), "hardware": self._hardware()}
         done |= {"commit": _commit()}
         training = json.loads(json.dumps(asdict(self.config)))
-        training |= {"out": "", "data": "", "heads": "", "start": ""}  # no folder of ours travels with the weights
+        training |= dict.fromkeys(FOLDERS, "")  # no folder of ours travels with the weights
         provenance = {**self.config.provenance, **self.origin, **done, "training": training}
         self._save_bundle("bundle", provenance)
         save_checkpoint(self.out / "checkpoint", self.state)
