@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from moediff.benchmark.aggregate import means, recipes_of, with_gains
-from moediff.benchmark.markdown_tables import filled, tables, time_table
+from moediff.benchmark.markdown_tables import blocks_of, filled, time_table
 from moediff.benchmark.methods import BASELINES
 from moediff.benchmark.records import SCHEMA, About, BenchmarkRow, Results, read_results
 from moediff.evaluation.records import json_text
@@ -146,7 +146,7 @@ def main() -> None:
     results = read_results(args.results)
     rows = with_gains(results.rows)
     timed = with_gains(read_results(args.times).rows) if args.times else rows
-    blocks = tables(rows, results.focus, results.about) | {"time": time_table(timed)}
+    blocks = blocks_of(rows, results.focus, results.about) | {"time": time_table(timed)}
     for document in args.documents:
         document.write_text(filled(document.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     if args.plot:

@@ -203,6 +203,7 @@ def everything(crop: int | None) -> dict[str, Any]:
 def difference(old: Any, new: Any) -> float:
     """Largest difference, relative to the largest magnitude; infinite where shapes or names differ."""
     if isinstance(old, dict):
+        old = {key.replace("/consistency/", "/data_consistency/"): value for key, value in old.items()}  # schema 1
         if missing := set(old) - set(new):
             print(f"   missing: {sorted(missing)[:8]}")
         return max((abs(old[k] - new[k]) / max(abs(old[k]), 1e-3) for k in set(old) & set(new)), default=0.0)

@@ -62,7 +62,7 @@ def test_a_scan_without_distinct_tissues_has_no_regions(tmp_path, make_phantom):
     phantom = make_phantom(SHAPE)
     save(phantom.with_data((phantom.data_XYZ > 50).float() * 900), tmp_path / "flat.nii.gz")
     case = Case(Scan("flat", tmp_path / "flat.nii.gz"), NAMED["thick3"], 0).acquire_annotated()
-    assert case.annotations.labels is None and "cannot be told apart" in case.missing["regions"]
+    assert case.annotations.labels is None and "cannot be separated" in case.missing["regions"]
 
 
 def test_regions_of_a_case_keep_their_names():

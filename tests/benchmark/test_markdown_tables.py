@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from moediff.benchmark.aggregate import with_gains
-from moediff.benchmark.markdown_tables import filled, tables
+from moediff.benchmark.markdown_tables import blocks_of, filled
 from moediff.benchmark.records import about_this_machine
 from moediff.core.errors import DataError
 
 
 @pytest.fixture
 def blocks(known_rows):
-    return tables(known_rows, "ours", about_this_machine(1, "cpu", [0]))
+    return blocks_of(known_rows, "ours", about_this_machine(1, "cpu", [0]))
 
 
 def cells(table, *start):
@@ -44,8 +44,8 @@ def test_every_table_shows_the_sums_of_rows(blocks):
 def test_without_regions_lesions_or_losses_it_says_so(known_rows):
     own = [row for row in known_rows if row.method in ("cubic", "zero-fill") and row.scan == "b"]
     bare = with_gains(replace(row, regions=None, lesions=None, metrics={"psnr": 20.0}) for row in own)
-    found = tables(bare, "zero-fill", about_this_machine(1, "cpu", [0]))
-    assert found["regions"] == "No scan whose regions can be told apart."
+    found = blocks_of(bare, "zero-fill", about_this_machine(1, "cpu", [0]))
+    assert found["regions"] == "No scan whose regions can be separated."
     assert found["lesions"] == "No scan with outlined lesions." and found["losses"].startswith("No metric")
 
 

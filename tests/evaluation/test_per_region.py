@@ -63,7 +63,7 @@ def test_a_stripped_reference_is_judged_by_region(brain_labels):
 
 
 def test_a_reference_without_distinct_tissues_is_refused(head):
-    with pytest.raises(DataError, match="regions cannot be told apart; expected a skull-stripped scan"):
+    with pytest.raises(DataError, match="regions cannot be separated; expected a skull-stripped scan"):
         evaluate(head, head, EvaluateOptions(metrics=("psnr",), regions=True))
 
 

@@ -119,7 +119,7 @@ def both_cover(truth: Volume, low: Grid) -> Volume:
 def _regions(truth: Volume, missing: dict[str, str]) -> Volume | None:
     regions = scan_regions(truth.data_XYZ, truth.spacing_mm)
     if regions is None or not bool((regions != BACKGROUND).any()):
-        missing["regions"] = "regions cannot be told apart by intensity (a skull, or tissues that overlap)"
+        missing["regions"] = "regions cannot be separated by intensity (a skull, or tissues that overlap)"
         return None
     return truth.with_data(((regions.long() + 1) * (regions != BACKGROUND)).float())
 
@@ -136,8 +136,8 @@ def _lesions(path: Path | None, truth: Volume, missing: dict[str, str]) -> Volum
     try:
         outlines, _ = canonicalise(load(path).volume)
         require_same_grid("lesion mask", outlines.grid, truth.grid, "draw it on the scan")
-        data_XYZ, head_XYZ = truth.data_XYZ.float(), head_mask(truth.data_XYZ)
-        judge_lesions(data_XYZ, data_XYZ, head_XYZ, outlines.data_XYZ > 0.5, truth.spacing_mm)
+        data_XYZ, foreground_XYZ = truth.data_XYZ.float(), head_mask(truth.data_XYZ)
+        judge_lesions(data_XYZ, data_XYZ, foreground_XYZ, outlines.data_XYZ > 0.5, truth.spacing_mm)
     except (DataError, GeometryError) as error:
         missing["lesions"] = str(error)
         return None
@@ -171,7 +171,7 @@ def find_scans(data: Path | None, names: Sequence[str] = (), excluded: Sequence[
     if not paths:
         raise InputMissing(f"{printable(folder or '')}: no NIfTI scans here; name a folder whose val/ holds some")
     if len(paths) < len(names):
-        raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be told apart")
+        raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be distinguished")
     return [Scan(name, path, name not in excluded, _outlines(path)) for name, path in paths.items()]
 
 
@@ -193,7 +193,7 @@ def find_pairs(listed: Path) -> list[Scan]:
         name = f"pair-{number}" if is_dicom_export(ref) else stem_of(ref)  # an archive may be called like its patient
         scans.append(Scan(name, ref, True, files.get("lesions") or _outlines(ref), files["input"]))
     if len({scan.name for scan in scans}) < len(scans):
-        raise ConfigError(f"{printable(listed)}: two sharp scans share a name; results could not be told apart")
+        raise ConfigError(f"{printable(listed)}: two sharp scans share a name; results could not be distinguished")
     return scans
 
 

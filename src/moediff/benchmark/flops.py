@@ -1,6 +1,6 @@
-"""Floating-point operations of whatever runs inside a `with`: matrix products, convolutions and attention.
+"""Floating-point operations of everything that runs inside a `with`: matrix products, convolutions and attention.
 
-A multiplication and an addition are two. What is not run is not counted: experts that a gate does not ask for, tiles
+A multiplication and an addition are two. Skipped work is not counted: experts that a gate does not choose, tiles
 without foreground.
 """
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def attention_operations(q_BHTD: Sequence[int], k_BHSD: Sequence[int], *_: object, **__: object) -> int:
     """Scores and the weighted sum, of the shapes of queries and keys."""
-    batch, heads, queries, width = q_BHTD
-    return 4 * batch * heads * queries * k_BHSD[2] * width
+    batch, attention_heads, queries, width = q_BHTD
+    return 4 * batch * attention_heads * queries * k_BHSD[2] * width
 
 
 def counting() -> FlopCounterMode:
-    """A context that counts; `get_total_flops()` tells. It slows small operations down, so time is not told within."""
+    """A context that counts for `get_total_flops()`. It slows small operations down, so do not measure time inside."""
     from torch.utils.flop_counter import FlopCounterMode  # seconds to import
 
     # torch counts attention on CUDA devices only

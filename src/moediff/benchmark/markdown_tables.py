@@ -142,7 +142,7 @@ def _flat(row: BenchmarkRow) -> dict[str, object]:
     return dict(plain(values))
 
 
-def tables(rows: Sequence[BenchmarkRow], focus: str, about: About) -> dict[str, str]:
+def blocks_of(rows: Sequence[BenchmarkRow], focus: str, about: About) -> dict[str, str]:
     """Markdown by name: machine, means, persons, gains, differences, losses, regions, lesions, time.
 
     Args:
@@ -263,7 +263,7 @@ def region_table(rows: Sequence[BenchmarkRow]) -> str:
     """PSNR (dB) by region of the brain, gain over the better interpolation in brackets; a line per recipe, method."""
     entries = region_means(rows)
     if not entries:
-        return "No scan whose regions can be told apart."
+        return "No scan whose regions can be separated."
     regions = list(dict.fromkeys(entry.region for entry in entries))
     scans = sorted({scan for entry in entries for scan in entry.scans})
     lines = [["recipe", "method", *regions]]

@@ -1,6 +1,6 @@
 """Records of a benchmark: rows and what is computed from them, as frozen dataclasses with a JSON schema.
 
-`python -m moediff.benchmark.records` prints the schema of results.json, which is kept in `schema/results.json`.
+`python -m moediff.benchmark.records` prints the schema of results.json, which is stored in `schema/results.json`.
 """
 
 from __future__ import annotations

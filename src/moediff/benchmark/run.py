@@ -90,14 +90,14 @@ def run_benchmark(
     out: Path,
     *,
     draw: Draw | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> list[BenchmarkRow]:
     """Rows of all cases and methods in order; what OUT holds already is taken from there.
 
     Args:
         out: folder for rows and pictures; created when absent.
         draw: draws a picture of a finished row: row, case, scans by title (the truth last), file to write.
-        tell: called with a line per row.
+        progress: called with a line per row.
 
     Raises:
         CannotCreate, OutputFailed: the folder cannot be used.
@@ -116,7 +116,7 @@ def run_benchmark(
                     row = _measure(method, acquired, settings, out, draw)
                 row = replace(row, in_means=case.scan.in_means)  # not part of the key: a choice of who reads
                 rows.append(row)
-                tell(f"{len(rows)}/{total} {printable(case.name)} {printable(method.name)}: {_outcome(row)}")
+                progress(f"{len(rows)}/{total} {printable(case.name)} {printable(method.name)}: {_outcome(row)}")
     return rows
 
 

@@ -2,7 +2,7 @@
 
     x = argmin 1/2 |A x - y|^2 + weight TV(x),   TV(x) = sum over voxels of |grad x|  (Rudin, Osher & Fatemi 1992)
 
-y is the measured scan, A the acquisition that `inference.consistency` assumes for it. Solved by the primal-dual
+y is the measured scan, A the acquisition that `acquisition` assumes for it. Solved by the primal-dual
 iteration of Chambolle & Pock (2011, algorithm 1). A is separable, so the proximal map of the data term is exact: in
 the eigenbasis of A'A, one small matrix per axis, it is a division.
 
@@ -23,7 +23,9 @@ from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.resample import apply_axes, transposed
 from moediff.core.volume import Grid, Volume
 
-STRENGTH = 0.07  # of the weight that the noise asks for; best over training scans, since structure leaks into the noise
+STRENGTH = (
+    0.07  # of the weight that follows from the noise; best over training scans, since structure leaks into the noise
+)
 STEP_RATIO = 0.05  # primal over dual step times the weight; 0.03 and 0.1 need as many iterations, 0.01 twice as many
 ITERATIONS = 150
 CHECK_EVERY = 10
@@ -34,7 +36,7 @@ NO_TV, TINY = 1e6, 1e-30
 
 @dataclass(frozen=True)
 class Problem:
-    """What is minimised.
+    """The function to minimise.
 
     Args:
         measured_XYZ: y.
@@ -84,7 +86,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class TvResult:
-    """The minimiser found, and the energy at the start and at every check, falling."""
+    """The minimiser, and the energy at the start and at every check, falling."""
 
     data_XYZ: Tensor
     energies: tuple[float, ...]
@@ -112,10 +114,10 @@ def gradient_adjoint(field_DXYZ: Tensor, spacing: Sequence[float]) -> Tensor:
 
 def lengths(field_DXYZ: Tensor) -> Tensor:
     """Length of every voxel's vector [X, Y, Z]; `Tensor.norm(dim=0)` takes ten times as long on CPUs."""
-    found = field_DXYZ[0].square()
+    squares = field_DXYZ[0].square()
     for component in field_DXYZ[1:]:
-        found.addcmul_(component, component)
-    return found.sqrt_()
+        squares.addcmul_(component, component)
+    return squares.sqrt_()
 
 
 def total_variation(data_XYZ: Tensor, spacing: Sequence[float]) -> float:
@@ -159,7 +161,7 @@ def weight_of(prepared: Prepared, spacing: Sequence[float]) -> float:
     """The weight that makes the minimiser a maximum a posteriori estimate, in scaled intensities.
 
     White noise of standard deviation s, and gradients with a density falling as exp(-|g| / b) in three dimensions,
-    ask for s^2 / b; b is a third of the mean gradient inside the head, read off the interpolated scan.
+    have the weight s^2 / b; b is a third of the mean gradient of the interpolated scan inside the head.
     """
     steepness = lengths(gradient(prepared.interpolated_XYZ, spacing))[prepared.mask_XYZ]
     scale = float(steepness.mean(dtype=torch.float64)) / 3

@@ -4,7 +4,7 @@
 
 The job names the low-resolution scan, the grid to land on (never the truth itself) and the method. The last line
 printed is JSON: the seconds that the method itself took, without Python's start and without reading and writing files,
-or, where the job asks for counting, its floating-point operations.
+or, where the job requests counting, its floating-point operations.
 """
 
 from __future__ import annotations

@@ -79,12 +79,12 @@ def benchmark_command(args: argparse.Namespace) -> int:
     methods, settings, cases = parse_methods(args.methods), _settings(args), _cases(args)
     focus = _focus(args.focus, methods)
 
-    def tell(line: str) -> None:
+    def progress(line: str) -> None:
         if not args.quiet:
             print(f"moediff: {line}", file=sys.stderr, flush=True)
 
     draw = None if args.no_pictures else draw_case
-    rows = with_gains(run_benchmark(methods, cases, settings, args.output, draw=draw, tell=tell))
+    rows = with_gains(run_benchmark(methods, cases, settings, args.output, draw=draw, progress=progress))
     _write(rows, focus if args.focus else _working(focus, methods, rows), settings, args)
     return SOME_FAILED if any(row.error for row in rows) else 0
 
@@ -108,7 +108,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     from moediff.core.errors import ConfigError
 
     if len(set(args.seeds)) < len(args.seeds):
-        raise ConfigError("two seeds are the same; results could not be told apart")
+        raise ConfigError("two seeds are the same; results could not be distinguished")
     if args.pairs is not None:
         if args.data is not None or args.scans or args.recipes:
             raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
@@ -118,7 +118,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     scans = find_scans(args.data, args.scans, [*args.exclude_from_means, *(args.behaviour_only or [])])
     recipes = [recipe_for(name) for name in args.recipes or RECIPES]
     if len({recipe.name for recipe in recipes}) < len(recipes):
-        raise ConfigError("two recipes share a name; results could not be told apart")
+        raise ConfigError("two recipes share a name; results could not be distinguished")
     return [Case(scan, recipe, seed) for recipe in recipes for scan in scans for seed in args.seeds]
 
 

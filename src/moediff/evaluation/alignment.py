@@ -1,4 +1,4 @@
-"""Do two scans belong together? Grids that must agree, what resampling may cover, and signs of a mistake.
+"""Alignment of two scans: grids that must agree, resampling, and signs that they do not belong together.
 
 Axes: X Y Z voxels of the reference's grid.
 """
@@ -24,7 +24,7 @@ MOST_UNCOVERED = 0.5  # of the mask; beyond it the scans show different parts
 LEAST_CORRELATION = 0.6  # inside the head; measured: degraded scans of one head 0.94, centred other heads 0.3
 MIRRORED = -0.3  # correlation of asymmetries; measured: mirrored heads -0.84 and below, other heads above -0.2
 EVERY = 2  # voxels, where asymmetries are compared
-MIRRORS = ("left to right", "front to back", "top to bottom")
+DIRECTIONS = ("left to right", "front to back", "top to bottom")
 
 
 def _corners(grid: Grid) -> Tensor:
@@ -41,38 +41,38 @@ def _gap_mm(a: Grid, b: Grid) -> float:
 
 
 def same_grid(a: Grid, b: Grid) -> bool:
-    """True where voxels of one index lie in one place."""
+    """True where voxels of one index have one position."""
     return a.shape == b.shape and _gap_mm(a, b) < SAME_VOX * min(b.spacing_mm)
 
 
 def _differences(a: Grid, b: Grid) -> str:
     """What differs between two grids, in words."""
-    found = []
-    ways = ["".join(nib.aff2axcodes(grid.affine.numpy())) for grid in (a, b)]
-    if ways[0] != ways[1]:
-        found.append(f"axes {ways[0]} against {ways[1]}")
+    faults = []
+    codes = ["".join(nib.aff2axcodes(grid.affine.numpy())) for grid in (a, b)]
+    if codes[0] != codes[1]:
+        faults.append(f"axes {codes[0]} against {codes[1]}")
     if a.shape != b.shape:
-        found.append(f"shape {a.shape} against {b.shape}")
+        faults.append(f"shape {a.shape} against {b.shape}")
     sizes = [" x ".join(f"{s:.4g}" for s in grid.spacing_mm) for grid in (a, b)]
     if sizes[0] != sizes[1]:
-        found.append(f"voxels {sizes[0]} mm against {sizes[1]} mm")
-    if ways[0] == ways[1] and _gap_mm(a, b) > SAME_VOX * min(b.spacing_mm):
-        found.append(f"corners of the field of view up to {_gap_mm(a, b):.2f} mm apart")
-    return ", ".join(found)
+        faults.append(f"voxels {sizes[0]} mm against {sizes[1]} mm")
+    if codes[0] == codes[1] and _gap_mm(a, b) > SAME_VOX * min(b.spacing_mm):
+        faults.append(f"corners of the field of view up to {_gap_mm(a, b):.2f} mm apart")
+    return ", ".join(faults)
 
 
 def require_same_grid(what: str, grid: Grid, ref: Grid, remedy: str) -> None:
-    """Refuse a volume that lies elsewhere than the reference.
+    """Refuse a volume on another grid than the reference.
 
     Raises:
-        GeometryError: says what differs and the remedy.
+        GeometryError: with the differences and the remedy.
     """
     if not same_grid(grid, ref):
         raise GeometryError(f"the {what} lies on another grid than the reference ({_differences(grid, ref)}): {remedy}")
 
 
 def on_grid(pred: Volume, ref: Grid, *, resample: bool, kernel: str = RESAMPLED_BY) -> tuple[Volume, str | None]:
-    """The prediction on the reference's grid, and how it came there (None: it was there already).
+    """The prediction on the reference's grid, and the kernel that brought it there (None: it was there already).
 
     Raises:
         GeometryError: the grids differ and `resample` is False.
@@ -80,26 +80,26 @@ def on_grid(pred: Volume, ref: Grid, *, resample: bool, kernel: str = RESAMPLED_
     if same_grid(pred.grid, ref):
         return Volume(pred.data_XYZ, ref.affine), None
     if not resample:
-        require_same_grid("prediction", pred.grid, ref, "resample it, or let us do it with --resample")
+        require_same_grid("prediction", pred.grid, ref, "resample it, or allow it with --resample")
     return land(pred, ref, kernel), kernel
 
 
 def judged_mask(mask_XYZ: Tensor, source: Grid, ref: Grid, notes: list[str]) -> Tensor:
-    """The mask without voxels that a resampled prediction never saw; notes how many were dropped.
+    """The mask without voxels outside a resampled prediction's field of view; notes how many were dropped.
 
     Raises:
         GeometryError: more than half of the mask would be dropped.
     """
-    kept = mask_XYZ & field_of_view_mask(source, ref)
-    lost = 1 - int(kept.sum()) / max(int(mask_XYZ.sum()), 1)
-    if lost > MOST_UNCOVERED:
+    covered = mask_XYZ & field_of_view_mask(source, ref)
+    missed = 1 - int(covered.sum()) / max(int(mask_XYZ.sum()), 1)
+    if missed > MOST_UNCOVERED:
         raise GeometryError(
-            f"the prediction's field of view misses {lost:.0%} of the mask, expected at most {MOST_UNCOVERED:.0%}: "
+            f"the prediction's field of view misses {missed:.0%} of the mask, expected at most {MOST_UNCOVERED:.0%}: "
             "do the two scans show the same part of the same head?"
         )
-    if lost > 0:
-        notes.append(f"{lost:.1%} of the mask lies outside the prediction's field of view and was not judged")
-    return kept
+    if missed > 0:
+        notes.append(f"{missed:.1%} of the mask lies outside the prediction's field of view and was not judged")
+    return covered
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
@@ -111,10 +111,10 @@ def correlation(x: Tensor, y: Tensor) -> float:
 
 
 def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -> float:
-    """Correlation of what mirroring an axis changes in two volumes: 1 alike, -1 where one of them is mirrored.
+    """Correlation of the asymmetries of two volumes along an axis: 1 alike, -1 where one of them is mirrored.
 
-    Heads are nearly symmetric, so plain correlations hardly tell a mirrored head; their asymmetries do. Every second
-    voxel along the other axes says enough.
+    Heads are nearly symmetric, so plain correlations hardly detect a mirrored head; asymmetries do. Every second voxel
+    along the other axes is enough.
     """
     thin = tuple(slice(None) if other == axis else slice(None, None, EVERY) for other in range(3))
     x, y, mask = x_XYZ[thin], y_XYZ[thin], mask_XYZ[thin]
@@ -124,7 +124,7 @@ def asymmetry_match(x_XYZ: Tensor, y_XYZ: Tensor, mask_XYZ: Tensor, axis: int) -
     return correlation(*(picked(t - t.flip(axis), both) for t in (x, y)))
 
 
-def _mirrors(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> list[str]:
+def _mirrored(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> list[str]:
     """A warning when the prediction looks mirrored, along one axis or several.
 
     Two flips at once are seen where each axis has an asymmetry of its own: what is odd along both is as it was.
@@ -137,7 +137,7 @@ def _mirrors(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> list[str]:
     truth_V = picked(ref.data_XYZ, mask_XYZ)
     tried = [some for many in range(1, len(doubtful) + 1) for some in itertools.combinations(doubtful, many)]
     turned = max(tried, key=lambda some: correlation(picked(pred_XYZ.flip(some), mask_XYZ), truth_V))
-    words = " and ".join(MIRRORS[axes.index(axis)] for axis in turned)
+    words = " and ".join(DIRECTIONS[axes.index(axis)] for axis in turned)
     worst = min(matches[axis] for axis in turned)
     return [
         f"the prediction looks mirrored {words}: its asymmetries are opposite to the reference's "
@@ -156,7 +156,7 @@ def doubts(pred_XYZ: Tensor, ref: Volume, mask_XYZ: Tensor) -> tuple[float, list
         if float(values.min()) == float(values.max()):
             raise DataError(f"the {what} is constant where it is judged; expected a scan with contrast")
     alike = correlation(pred_V, truth_V)
-    notes = _mirrors(pred_XYZ, ref, mask_XYZ)
+    notes = _mirrored(pred_XYZ, ref, mask_XYZ)
     if alike < LEAST_CORRELATION:
         notes.append(
             f"the correlation inside the mask is {alike:.2f}, expected at least {LEAST_CORRELATION}: "

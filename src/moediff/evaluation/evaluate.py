@@ -1,4 +1,4 @@
-"""One prediction against its reference: grids checked, intensities fitted, every metric, and what looks doubtful.
+"""Evaluation of one prediction against its reference: grids checked, intensities fitted, every metric, warnings.
 
 Axes: X Y Z voxels of the reference's grid.
 """
@@ -151,11 +151,11 @@ def _perceptual(case: MetricInput, weights: PerceptualWeights | None, missing: d
 
 def _where(mask: Volume | None, ref: Volume, notes: list[str]) -> Tensor:
     """The mask given, or the reference's head; notes when the two have little in common."""
-    head_XYZ = head_mask(ref.data_XYZ)
+    foreground_XYZ = head_mask(ref.data_XYZ)
     if mask is None:
-        return head_XYZ
+        return foreground_XYZ
     inside = _read_mask("mask", mask, ref)
-    share = int((inside & head_XYZ).sum()) / int(inside.sum())
+    share = int((inside & foreground_XYZ).sum()) / int(inside.sum())
     if share == 0:
         raise DataError("the mask lies wholly outside the reference's head; is it drawn on this scan?")
     if share < LEAST_INSIDE:
@@ -194,7 +194,7 @@ def _uncertainty(
     if sd is None:
         return None
     if not same_grid(sd.grid, pred.grid):
-        raise GeometryError("the uncertainty lies on another grid than the prediction; give the map made with it")
+        raise GeometryError("the uncertainty lies on another grid than the prediction; give the map that belongs to it")
     resampled, _ = on_grid(sd, ref.grid, resample=True, kernel="linear")  # splines swing below zero
     spread_XYZ = resampled.data_XYZ.float() * (fit or Fit()).gain
     return calibration(case.pred_XYZ - case.truth_XYZ, spread_XYZ, case.mask_XYZ, regions)

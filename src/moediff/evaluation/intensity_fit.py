@@ -1,4 +1,4 @@
-"""Bringing a prediction to the reference's intensities: one declared rule, the same for every method.
+"""Intensity fit of a prediction to the reference: one declared rule, the same for every method.
 
 Gain and offset minimise Huber's loss of gain * prediction + offset - reference inside the mask, by iteratively
 reweighted least squares. Methods are so compared at their best; a fit also forgives a wrong brightness or contrast.
@@ -58,7 +58,7 @@ def _weighted(x_V: Tensor, y_V: Tensor, before: Fit, width: float) -> Fit:
 
 
 def _reweighted(x_V: Tensor, y_V: Tensor, start: Fit, spread: float) -> Fit:
-    """Rounds of weighted least squares, the first one with weights from `start`, until gain and offset stay."""
+    """Rounds of weighted least squares, the first one with weights from `start`, until gain and offset converge."""
     fit, largest = start, max(abs(float(v)) for v in torch.aminmax(x_V))
     for _ in range(ROUNDS):
         sigma = max(median(fit.apply(x_V).sub_(y_V).abs_()) / 0.6745, LEAST_SIGMA * spread)

@@ -32,7 +32,7 @@ FALSE_NEGATIVE_BELOW = 0.25  # of the volume that the rule finds in the referenc
 FALSE_POSITIVE_DISTANCE_MM = 4.0  # from every outline
 FALSE_POSITIVE_MM3, FALSE_POSITIVE_VOXELS = 3.0, 3
 SPOT_RING_MM = (1.0, 4.0)  # a spot's surroundings
-DEEP_MM = 10.0  # below the mask's surface: where white matter lies if tissues cannot be told
+DEEP_MM = 10.0  # below the mask's surface: where white matter lies if tissues cannot be separated
 BOX_MM = RING_MM[1] + 2.0
 
 

@@ -108,7 +108,7 @@ def _fault_of(error: MoeDiffError, files: Mapping[str, Path]) -> str:
 
 
 def _load_scans(files: Mapping[str, Path]) -> dict[str, Loaded]:
-    """Scans side by side: unpacking keeps one core busy for each."""
+    """Scans side by side: unpacking occupies one core for each."""
     with ThreadPoolExecutor(len(files)) as pool:
         return dict(zip(files, pool.map(load, files.values()), strict=True))
 
@@ -129,7 +129,7 @@ def load_annotation(path: Path) -> Volume:
 
 
 def judge_all(
-    pairs: Sequence[Pair], options: EvaluateOptions, tell: Callable[[str], None] = lambda line: None
+    pairs: Sequence[Pair], options: EvaluateOptions, progress: Callable[[str], None] = lambda line: None
 ) -> list[Evaluation | Unjudged]:
     """Records of all pairs in order."""
     records: list[Evaluation | Unjudged] = []
@@ -142,5 +142,5 @@ def judge_all(
             records.append(Unjudged(files=names, error=_fault_of(error, files), exit_code=error.exit_code))
         last = records[-1]
         outcome = last.error if isinstance(last, Unjudged) else "judged"
-        tell(f"{number}/{len(pairs)} {printable(_name_of(pair.pred))}: {outcome}")
+        progress(f"{number}/{len(pairs)} {printable(_name_of(pair.pred))}: {outcome}")
     return records

@@ -63,7 +63,7 @@ def regions_of(ref: Volume, labels: Volume | None) -> Regions:
         regions = scan_regions(ref.data_XYZ, ref.spacing_mm)
         if regions is None:
             raise DataError(
-                "the reference's regions cannot be told apart; expected a skull-stripped scan with clear grey and "
+                "the reference's regions cannot be separated; expected a skull-stripped scan with clear grey and "
                 "white matter: give --labels, or leave --regions out"
             )
         return Regions(regions.long(), dict(enumerate(REGIONS)))

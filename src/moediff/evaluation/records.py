@@ -1,6 +1,6 @@
 """Records of evaluations: frozen dataclasses, their JSON and CSV text, and the keys of earlier versions.
 
-`python -m moediff.evaluation.records` prints the JSON schema, which is kept in `schema/evaluation.json`.
+`python -m moediff.evaluation.records` prints the JSON schema, which is stored in `schema/evaluation.json`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How close an enhanced scan is to the truth, judged on volumes in their original units.
+"""Fidelity metrics: PSNR, SSIM and NRMSE of a volume against the truth, in original units; head mask and data range.
 
 Conventions, the same everywhere in the project:
     mask   the head of the *truth* (`head_mask`), so a prediction cannot choose where it is judged;
@@ -49,7 +49,7 @@ class Scores:
 
 
 def check_pair(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> None:
-    """Refuse what no metric can judge.
+    """Refuse volumes that no metric can judge.
 
     Raises:
         GeometryError: the three shapes differ or are not 3-D.
@@ -57,8 +57,8 @@ def check_pair(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor) -> None:
     """
     shapes = {tuple(t.shape) for t in (pred_XYZ, truth_XYZ, mask_XYZ)}
     if len(shapes) != 1 or pred_XYZ.ndim != 3:
-        found = ", ".join(str(tuple(t.shape)) for t in (pred_XYZ, truth_XYZ, mask_XYZ))
-        raise GeometryError(f"expected prediction, truth and mask of one 3-D shape, got {found}; resample first")
+        shapes_text = ", ".join(str(tuple(t.shape)) for t in (pred_XYZ, truth_XYZ, mask_XYZ))
+        raise GeometryError(f"expected prediction, truth and mask of one 3-D shape, got {shapes_text}; resample first")
     for name, data in (("prediction", pred_XYZ), ("truth", truth_XYZ)):
         if data.numel() and not all(math.isfinite(v) for v in torch.aminmax(data)):  # one quick pass; NaN shows too
             bad = data.numel() - int(torch.isfinite(data).sum())
@@ -145,11 +145,11 @@ def ssim_map(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: 
     """
     check_pair(pred_XYZ, truth_XYZ, mask_XYZ)
     check_range(data_range)
-    found = torch.zeros(truth_XYZ.shape)
+    map_XYZ = torch.zeros(truth_XYZ.shape)
     for tile in tiles(mask_XYZ, WINDOW_SIGMA_VOX, WINDOW_REACH_VOX):
         x, y = (t[tile.outer].float() / data_range for t in (pred_XYZ, truth_XYZ))
-        found[tile.inner] = _similarity(x, y, tile.windows) * mask_XYZ[tile.inner]
-    return found
+        map_XYZ[tile.inner] = _similarity(x, y, tile.windows) * mask_XYZ[tile.inner]
+    return map_XYZ
 
 
 def ssim(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: float) -> float:
@@ -170,8 +170,8 @@ def ssims(
     Raises:
         GeometryError, DataError: see `ssim_map`.
     """
-    found = ssim_map(pred_XYZ, truth_XYZ, mask_XYZ, data_range)
-    return [mean(picked(found, part)) for part in parts]
+    map_XYZ = ssim_map(pred_XYZ, truth_XYZ, mask_XYZ, data_range)
+    return [mean(picked(map_XYZ, part)) for part in parts]
 
 
 def score(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor | None = None) -> Scores:

@@ -1,4 +1,4 @@
-"""FSIM: do phase congruency (where edges and lines are, whatever their contrast) and gradients agree?
+"""FSIM: similarity of phase congruency (edges and lines, whatever their contrast) and of gradients.
 
 A 2-D measure, as published (Zhang et al. 2011, IEEE TIP 20; phase congruency after Kovesi 1999 with the authors'
 constants): slices along each of the three directions are judged, two of seven. Intensities are in units of L, times
@@ -42,7 +42,7 @@ class Filters:
 
     Args:
         gains_OSAB: in Fourier space, zero frequency first.
-        noise_O: what a unit of squared response at the finest scale says about the energy of noise alone.
+        noise_O: energy of noise alone per squared response at the finest scale.
     """
 
     gains_OSAB: Tensor
@@ -83,10 +83,10 @@ def _noise_gain(gains_OSAB: Tensor) -> Tensor:
 
 def phase_congruency(data_NAB: Tensor) -> Tensor:
     """Kovesi's phase congruency of every pixel; 0..1."""
-    made = filters(data_NAB.shape[1], data_NAB.shape[2])
+    bank = filters(data_NAB.shape[1], data_NAB.shape[2])
     spectrum = torch.fft.fft2(data_NAB)
     congruent, amplitude = torch.zeros_like(data_NAB), torch.full_like(data_NAB, TINY)
-    for gains_SAB, noise in zip(made.gains_OSAB, made.noise_O.tolist(), strict=True):
+    for gains_SAB, noise in zip(bank.gains_OSAB, bank.noise_O.tolist(), strict=True):
         pairs = [torch.view_as_real(torch.fft.ifft2(spectrum * gain)).unbind(-1) for gain in gains_SAB]
         even, odd = (torch.stack(parts).sum(0) for parts in zip(*pairs, strict=True))
         energy, across = torch.sqrt(even * even + odd * odd), torch.zeros_like(data_NAB)
@@ -97,8 +97,8 @@ def phase_congruency(data_NAB: Tensor) -> Tensor:
             amplitude += power.sqrt()
         mean = powers[0].flatten(1).median(dim=1).values / math.log(2)  # of an exponential law
         tau = (noise * mean / 2).clamp_min(0).sqrt()
-        level = tau * (math.sqrt(math.pi / 2) + NOISE_SIGMAS * math.sqrt(2 - math.pi / 2)) / NOISE_CORRECTION
-        congruent += (energy - across / (energy + TINY) - level[:, None, None]).clamp_min_(0)
+        threshold = tau * (math.sqrt(math.pi / 2) + NOISE_SIGMAS * math.sqrt(2 - math.pi / 2)) / NOISE_CORRECTION
+        congruent += (energy - across / (energy + TINY) - threshold[:, None, None]).clamp_min_(0)
     return congruent / amplitude
 
 
@@ -118,8 +118,8 @@ def _agreement(x: Tensor, y: Tensor, constant: float) -> Tensor:
 def _batches(mask_XYZ: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Direction, and indices of a few slices along it that hold voxels of the mask."""
     for axis in DIRECTIONS:
-        held = mask_XYZ.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
-        taken = held[torch.isin((held - held[len(held) // 2]) % PERIOD, torch.tensor(TAKEN))]
+        inside = mask_XYZ.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+        taken = inside[torch.isin((inside - inside[len(inside) // 2]) % PERIOD, torch.tensor(TAKEN))]
         yield from ((axis, indices) for indices in taken.split(BATCH))
 
 

@@ -39,12 +39,12 @@ def _haar(n: int, scale: int) -> tuple[Tensor, Tensor]:
 def _magnitudes(data_NAB: Tensor) -> list[list[Tensor]]:
     """Absolute wavelet coefficients, [direction][scale], of slices already halved."""
     _, a, b = data_NAB.shape
-    found: list[list[Tensor]] = [[], []]
+    magnitudes: list[list[Tensor]] = [[], []]
     for scale in range(1, SCALES + 1):
         (sum_a, step_a), (sum_b, step_b) = _haar(a, scale), _haar(b, scale)
-        found[0].append(apply_axes(data_NAB, (None, step_a, sum_b)).abs())
-        found[1].append(apply_axes(data_NAB, (None, sum_a, step_b)).abs())
-    return found
+        magnitudes[0].append(apply_axes(data_NAB, (None, step_a, sum_b)).abs())
+        magnitudes[1].append(apply_axes(data_NAB, (None, sum_a, step_b)).abs())
+    return magnitudes
 
 
 def _slice_scores(

@@ -66,11 +66,11 @@ def mrixfields(pred_XYZ: Tensor, truth_XYZ: Tensor, axial: int) -> tuple[float, 
     top = _top(truth_XYZ)
     check_range(top)
     pred, truth = (((t.float() / top).clamp(0, 1)) for t in (pred_XYZ, truth_XYZ))
-    slices = [t.movedim(axial, 0) for t in (pred, truth)]
-    flat_N = slices[1].flatten(1)
-    kept = (flat_N.amax(1) - flat_N.amin(1) >= FLAT).nonzero().flatten()
+    by_slice = [t.movedim(axial, 0) for t in (pred, truth)]
+    flat_N = by_slice[1].flatten(1)
+    contrasted_N = (flat_N.amax(1) - flat_N.amin(1) >= FLAT).nonzero().flatten()
     span = float(truth.max() - truth.min())
-    batches = kept.split(BATCH) if span >= FLAT else ()
-    alike = [_slice_ssims(slices[0][some], slices[1][some], span) for some in batches]
+    batches = contrasted_N.split(BATCH) if span >= FLAT else ()
+    alike = [_slice_ssims(by_slice[0][some], by_slice[1][some], span) for some in batches]
     ssim = float(torch.cat(alike).mean()) if alike else 1.0
     return psnr(pred, truth, everywhere, 1.0), nrmse(pred, truth, everywhere), ssim

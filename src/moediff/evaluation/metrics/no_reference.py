@@ -1,4 +1,4 @@
-"""What can be said about a scan without a reference: how sharp, how noisy. For comparing scans of one head only.
+"""No-reference metrics: sharpness and noise of a scan. For comparing scans of one head only.
 
 Axes: X Y Z voxels.
 """

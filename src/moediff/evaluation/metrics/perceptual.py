@@ -30,7 +30,7 @@ LEAST_SIDE = 32  # pixels: VGG-16 halves a slice four times
 
 @dataclass(frozen=True)
 class PerceptualWeights:
-    """What the file holds; `lpips` and `dists` say which of the two can be computed."""
+    """Weights of a file; `lpips` and `dists` are true where that metric can be computed."""
 
     tensors: Mapping[str, Tensor]
 
@@ -109,8 +109,8 @@ def perceptual(
     """
     pred, truth, mask = (volume.movedim(axial, -1) for volume in (pred_XYZ, truth_XYZ, mask_XYZ))
     if min(truth.shape[:2]) < LEAST_SIDE:
-        found = "x".join(str(n) for n in truth.shape[:2])
-        raise DataError(f"slices have {found} voxels; LPIPS and DISTS need {LEAST_SIDE}x{LEAST_SIDE}")
+        size = "x".join(str(n) for n in truth.shape[:2])
+        raise DataError(f"slices have {size} voxels; LPIPS and DISTS need {LEAST_SIDE}x{LEAST_SIDE}")
     where = mask.any(0).any(0).nonzero()[:, 0]
     chosen = where[torch.linspace(0, len(where) - 1, min(SLICES, len(where))).round().long()]
     values: dict[str, list[float]] = {}
@@ -126,9 +126,9 @@ def perceptual(
 
 def _lpips(pair_NCHW: Tensor, tensors: Mapping[str, Tensor]) -> float:
     """Zhang 2018, equation 1."""
-    shown = (2 * pair_NCHW - 1 - _colour(SHIFT)) / _colour(SCALE)
+    scaled = (2 * pair_NCHW - 1 - _colour(SHIFT)) / _colour(SCALE)
     total = 0.0
-    for stage, h in enumerate(_stages(shown, tensors, soft=False)):
+    for stage, h in enumerate(_stages(scaled, tensors, soft=False)):
         unit = h / (h.square().sum(1, keepdim=True).sqrt() + 1e-10)
         gap_CHW = (unit[0] - unit[1]).square()
         total += float((gap_CHW.mean((1, 2)) * tensors[f"lpips.{stage}"].flatten()).sum())

@@ -53,7 +53,7 @@ def _power(data_XYZ: Tensor, weight_XYZ: Tensor) -> Tensor:
     spectrum = torch.fft.rfftn((data_XYZ.float() - mean) * weight_XYZ)
     power = spectrum.real.square() + spectrum.imag.square()
     last = power.shape[2] - (1 if data_XYZ.shape[2] % 2 == 0 else 0)
-    power[..., 1:last] *= 2  # rfftn keeps one of each conjugate pair
+    power[..., 1:last] *= 2  # rfftn stores one of each conjugate pair
     return power
 
 

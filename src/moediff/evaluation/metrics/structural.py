@@ -1,4 +1,4 @@
-"""Structural measures in three dimensions: MS-SSIM, GMSD and VIF. Conventions (mask, L) as in `metrics`.
+"""Structural metrics in three dimensions: MS-SSIM, GMSD and VIF. Conventions (mask, L) as in `fidelity`.
 
 The published definitions are for 8-bit pictures; constants given there on 0..255 are divided by 255 here, because
 intensities are in units of L.
@@ -114,13 +114,13 @@ def gmsd(pred_XYZ: Tensor, truth_XYZ: Tensor, mask_XYZ: Tensor, data_range: floa
 
 
 def _information(m: Moments) -> tuple[Tensor, Tensor]:
-    """What prediction and truth tell about the scene, per voxel, nats; Sheikh & Bovik 2006, eq. 13 and 14."""
+    """Information of prediction and truth about the scene, per voxel, nats; Sheikh & Bovik 2006, eq. 13 and 14."""
     truth, pred = m.variance_y.clamp_min(0), m.variance_x.clamp_min(0)
     gain = m.covariance / (truth + TINY)
-    rest = pred - gain * m.covariance  # what of the prediction the gain does not explain
-    lost = (truth < TINY) | (pred < TINY) | (gain < 0)
-    gain = gain.masked_fill(lost, 0)
-    rest = torch.where(lost, pred, rest).clamp_min(TINY)
+    rest = pred - gain * m.covariance  # part of the prediction that the gain does not explain
+    unrelated = (truth < TINY) | (pred < TINY) | (gain < 0)
+    gain = gain.masked_fill(unrelated, 0)
+    rest = torch.where(unrelated, pred, rest).clamp_min(TINY)
     seen = torch.log1p(gain.square() * truth / (rest + VIF_NOISE))
     return seen, torch.log1p(truth / VIF_NOISE)
 

@@ -38,7 +38,7 @@ def compare_tissues(pred_XYZ: Tensor, truth_XYZ: Tensor, spacing_mm: Sequence[fl
         spacing_mm: voxel sizes.
 
     Raises:
-        DataError: tissues cannot be told apart; says in which of the two.
+        DataError: tissues cannot be separated; names the scan.
     """
     brain = brain_of(truth_XYZ, spacing_mm)
     if brain is None:
@@ -47,7 +47,7 @@ def compare_tissues(pred_XYZ: Tensor, truth_XYZ: Tensor, spacing_mm: Sequence[fl
     tissues = {name: tissue_map(data, spacing_mm) for name, data in inside.items()}
     for name, tissue in tissues.items():
         if tissue is None:
-            raise DataError(f"the tissues of the {name} overlap too much to be told apart by intensity")
+            raise DataError(f"the tissues of the {name} overlap too much to be separated by intensity")
     ref, pred = (tissue for tissue in tissues.values() if tissue is not None)
     return {name: _overlap(pred == number, ref == number, spacing_mm) for name, number in TISSUES.items()}
 
