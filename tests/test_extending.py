@@ -19,8 +19,8 @@ from moediff.core.errors import ConfigError, DataError
 from moediff.diffusion.samplers import SAMPLERS
 from moediff.inference import tiling
 from moediff.inference.enhancer import Enhancer
+from moediff.io.formats import FORMATS
 from moediff.io.naming import default_output
-from moediff.io.nifti import reader
 from moediff.model.bundle import Bundle, BundleConfig
 from moediff.model.denoiser import Denoiser
 from moediff.model.experts import EXPERTS
@@ -62,7 +62,7 @@ def test_a_file_format_is_one_function_and_one_row(run_page, tmp_path):
     write_vox(tmp_path / "scan.vox", data_XYZ, (1.0, 2.0, 3.0))
     with pytest.raises(DataError, match="unsupported kind of file"):
         moediff.load(tmp_path / "scan.vox")
-    run_page("add-a-file-format", reader.KINDS)
+    run_page("add-a-file-format", FORMATS)
     volume = moediff.load(tmp_path / "scan.vox").volume
     torch.testing.assert_close(volume.data_XYZ, torch.from_numpy(data_XYZ).float())
     assert default_output(tmp_path / "scan.vox").name == "scan_desc-sr.nii.gz"
@@ -70,7 +70,7 @@ def test_a_file_format_is_one_function_and_one_row(run_page, tmp_path):
 
 
 def test_the_new_format_refuses_damaged_files(run_page, tmp_path):
-    run_page("add-a-file-format", reader.KINDS)
+    run_page("add-a-file-format", FORMATS)
     write_vox(tmp_path / "cut.vox", np.arange(990).reshape(9, 10, 11), (1.0, 1.0, 1.0))
     whole = (tmp_path / "cut.vox").read_bytes()
     for damaged in (whole[:-2], b"VAX" + whole[3:], whole[:8]):

@@ -12,8 +12,7 @@ from moediff.inference.options import Enhanced
 from moediff.io.atomic import check_new_folder
 from moediff.io.dicom.writer import write_series
 from moediff.io.lock import output_lock, register_outputs
-from moediff.io.naming import sidecar_of
-from moediff.io.nifti.reader import files_of, suffix_of
+from moediff.io.naming import files_of, sidecar_of, suffix_of
 from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
 from moediff.io.scans import check_free, save, save_maps, write_text
 

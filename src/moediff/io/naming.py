@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moediff.io.nifti.reader import suffix_of
+from moediff.io.formats import FORMATS
+
+
+def suffix_of(path: Path) -> str | None:
+    """The suffix of `FORMATS` that a file's name ends with, in lower case; None for any other name."""
+    return next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), None)
+
+
+def files_of(path: Path) -> tuple[Path, Path]:
+    """The file of the header and the file of the voxels: the same one unless the format is a pair."""
+    suffix = suffix_of(path)
+    pair = FORMATS[suffix].pair if suffix else None
+    if suffix is None or pair is None:
+        return path, path
+    stem, own = path.name[: -len(suffix)], path.name[-len(suffix) :]
+    header, voxels = (path.with_name(stem + (end.upper() if own.isupper() else end)) for end in pair)
+    return header, voxels
 
 
 def stem_of(path: Path) -> str:
-    """File name without the suffix of its kind."""
+    """File name without the suffix of its format."""
     suffix = suffix_of(path)
     return path.name[: -len(suffix)] if suffix else path.stem
 

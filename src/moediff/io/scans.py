@@ -22,11 +22,12 @@ from moediff.io.atomic import check_free, write_text
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.dicom.reader import load_series
 from moediff.io.loaded import Loaded
+from moediff.io.naming import suffix_of
 from moediff.io.nifti import writer as nifti_out
 from moediff.io.nifti.affine import check_codes, check_plausible, choose_affine, default_affine, unit_scale
 from moediff.io.nifti.gzip_stream import REMEDY
 from moediff.io.nifti.header import memory_header, select_volume
-from moediff.io.nifti.reader import read_scan, suffix_of
+from moediff.io.nifti.reader import read_scan
 from moediff.io.voxels import check_voxels, decode
 
 __all__ = ["Loaded", "check_free", "from_nibabel", "from_volume", "load", "save", "save_maps", "write_text"]

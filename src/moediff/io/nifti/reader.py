@@ -1,7 +1,7 @@
-"""From a file on disk to a checked header and the stored voxels of one volume, whatever the kind of file.
+"""Reader of one file, of any format in `FORMATS`: a checked header and the voxels of one volume.
 
-Every byte passes through, so that a gzip checksum has always been seen; nothing is allocated for voxels before the
-header's promise was compared with a budget and with the size of the file.
+Every byte of the file is read, so that gzip checksums are always verified. Nothing is allocated for voxels before the
+size that the header promises was compared with a budget and with the size of the file.
 
 Axes: X Y Z voxels in storage order.
 """
@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
@@ -21,6 +20,8 @@ import numpy as np
 from torch import Tensor
 
 from moediff.core.errors import DataError, InputMissing
+from moediff.io.formats import FORMATS, Format
+from moediff.io.naming import files_of, suffix_of
 from moediff.io.nifti.gzip_stream import GZIP_MAGIC, REMEDY, Stream, gunzip, raw_pieces
 from moediff.io.nifti.header import (
     FIRST_BYTES,
@@ -28,67 +29,15 @@ from moediff.io.nifti.header import (
     MAX_OFFSET,
     Header,
     check_extensions,
-    read_header,
-    read_pair_header,
     refuse_other_formats,
     select_volume,
 )
-from moediff.io.nifti.mgh import read_mgh_header
 from moediff.io.voxels import decode
 
 DEFLATE_RATIO = 1032  # deflate cannot pack more than this many bytes into one
 SURPLUS_BYTES = 1 << 24  # unpacked bytes after the voxels that are ignored rather than called a gzip bomb
 
-Part: TypeAlias = "tuple[tuple[int, int, int], int]"  # the shape of one volume, and its place among those stored
-HeaderReader: TypeAlias = "Callable[[Stream, list[str]], tuple[Header, bytes]]"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file.
-
-    Args:
-        read_header: what reads its header.
-        gzipped: whether it is packed.
-        plain_name: how the same content is named unpacked.
-        pair: suffixes of the header's and the voxels' file where there are two.
-        has_tail: whether something that belongs to the format follows the voxels.
-    """
-
-    read_header: HeaderReader
-    gzipped: bool
-    plain_name: str
-    pair: tuple[str, str] | None = None
-    has_tail: bool = False
-
-
-KINDS = {
-    ".nii.gz": Kind(read_header, True, ".nii"),
-    ".nii": Kind(read_header, False, ".nii"),
-    ".mgz": Kind(read_mgh_header, True, ".mgh", has_tail=True),
-    ".mgh.gz": Kind(read_mgh_header, True, ".mgh", has_tail=True),
-    ".mgh": Kind(read_mgh_header, False, ".mgh", has_tail=True),
-    ".hdr": Kind(read_pair_header, False, ".hdr", (".hdr", ".img")),
-    ".img": Kind(read_pair_header, False, ".img", (".hdr", ".img")),
-    ".hdr.gz": Kind(read_pair_header, True, ".hdr", (".hdr.gz", ".img.gz")),
-    ".img.gz": Kind(read_pair_header, True, ".img", (".hdr.gz", ".img.gz")),
-}
-
-
-def suffix_of(path: Path) -> str | None:
-    """The one of `KINDS` that a file's name ends with, in lower case; None for any other name."""
-    return next((suffix for suffix in KINDS if path.name.lower().endswith(suffix)), None)
-
-
-def files_of(path: Path) -> tuple[Path, Path]:
-    """Where the header and where the voxels are; the same file unless it is a pair."""
-    suffix = suffix_of(path)
-    pair = KINDS[suffix].pair if suffix else None
-    if suffix is None or pair is None:
-        return path, path
-    stem, own = path.name[: -len(suffix)], path.name[-len(suffix) :]
-    header, voxels = (path.with_name(stem + (end.upper() if own.isupper() else end)) for end in pair)
-    return header, voxels
+Selected: TypeAlias = "tuple[tuple[int, int, int], int]"  # the shape of one volume, and its index among those stored
 
 
 def read_scan(path: Path, index: int | None, notes: list[str]) -> tuple[Header, Tensor]:
@@ -98,55 +47,68 @@ def read_scan(path: Path, index: int | None, notes: list[str]) -> tuple[Header, 
         InputMissing: there is no such file, or it cannot be read.
         DataError: it is damaged, or is no scan we can enhance.
     """
-    with _opened(path, notes) as scan:
-        part = select_volume(scan.header.shape, index, notes)
-        _check_budget(scan.header, _most_bytes(scan.file, scan.kind))
-        body = scan.stream.read(scan.before) if scan.raw else b""
-        if scan.raw and not scan.kind.has_tail:
+    with _open_scan(path, notes) as scan:
+        selected = select_volume(scan.header.shape, index, notes)
+        _check_budget(scan.header, _max_unpacked_bytes(scan.file, scan.format))
+        body = scan.stream.read(scan.bytes_before) if scan.raw else b""
+        if scan.raw and not scan.format.trailing_data:
             check_extensions(scan.raw, body)
-        scan.stream.skip(scan.before - len(body))
-        return scan.header, _voxels(scan.stream, scan.header, scan.kind, part, notes)
+        scan.stream.skip(scan.bytes_before - len(body))
+        return scan.header, _read_voxels(scan, selected, notes)
 
 
-class _Opened(NamedTuple):
+def read_header_only(path: Path, notes: list[str]) -> Header:
+    """The header of a scan whose voxels are not needed: that they are there is checked, but they are not stored.
+
+    Raises:
+        InputMissing, DataError: as `read_scan`, except for faults of the voxels' values.
+    """
+    with _open_scan(path, notes) as scan:
+        scan.stream.skip(scan.bytes_before)
+        _check_length(scan.header, scan.stream.skip(scan.header.data_bytes))
+        _check_surplus(scan.stream.skip(SURPLUS_BYTES + 1), [])
+        return scan.header
+
+
+class _OpenScan(NamedTuple):
     """A scan whose header has been read.
 
     Args:
-        stream: of `file`, somewhere before the voxels.
-        before: bytes that are left before them.
-        raw: the header's bytes where it stands in the same file as the voxels.
+        stream: the unpacked bytes of `file`, positioned somewhere before the voxels.
+        bytes_before: how many bytes are left before the voxels.
+        raw: the header's bytes where it is in the same file as the voxels, else empty.
     """
 
     header: Header
-    kind: Kind
+    format: Format
     file: BinaryIO
     stream: Stream
-    before: int
+    bytes_before: int
     raw: bytes
 
 
 @contextmanager
-def _opened(path: Path, notes: list[str]) -> Iterator[_Opened]:
+def _open_scan(path: Path, notes: list[str]) -> Iterator[_OpenScan]:
     header_path, voxel_path = files_of(path)
     with open_file(path) as file:
-        kind = _kind_of(path)
-        if kind.pair is None:
-            stream = _open_stream(file, kind, notes)
-            header, raw = kind.read_header(stream, notes)
-            yield _Opened(header, kind, file, stream, header.offset - len(raw), raw)
+        format_ = _format_of(path)
+        if format_.pair is None:
+            stream = _open_stream(file, format_, notes)
+            header, raw = format_.read_header(stream, notes)
+            yield _OpenScan(header, format_, file, stream, header.offset - len(raw), raw)
             return
-    header = _pair_header(header_path, kind, notes)
-    with _partner(voxel_path) as file:
-        yield _Opened(header, kind, file, _open_stream(file, kind, notes), header.offset, b"")
+    header = _read_pair_header(header_path, format_, notes)
+    with _open_partner(voxel_path) as file:
+        yield _OpenScan(header, format_, file, _open_stream(file, format_, notes), header.offset, b"")
 
 
-def _kind_of(path: Path) -> Kind:
+def _format_of(path: Path) -> Format:
     suffix = suffix_of(path)
     if suffix is None:
         raise DataError(
             "unsupported kind of file; supported are .nii, .nii.gz, .mgz, .mgh and .hdr with .img: convert it first"
         )
-    return KINDS[suffix]
+    return FORMATS[suffix]
 
 
 @contextmanager
@@ -170,65 +132,48 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _partner(path: Path) -> Iterator[BinaryIO]:
+def _open_partner(path: Path) -> Iterator[BinaryIO]:
     if not path.exists():
         raise InputMissing(f"the other file of the pair, *{suffix_of(path)}, is not there: keep both together")
     with open_file(path) as file:
         yield file
 
 
-def _pair_header(path: Path, kind: Kind, notes: list[str]) -> Header:
-    with _partner(path) as file:
-        stream = _open_stream(file, kind, notes)
-        header, raw = kind.read_header(stream, notes)
+def _read_pair_header(path: Path, format_: Format, notes: list[str]) -> Header:
+    with _open_partner(path) as file:
+        stream = _open_stream(file, format_, notes)
+        header, raw = format_.read_header(stream, notes)
         body = stream.read(MAX_OFFSET)
         check_extensions(raw, body)
         _check_surplus(stream.skip(SURPLUS_BYTES + 1), notes)
     return header
 
 
-def read_header_only(path: Path, notes: list[str]) -> Header:
-    """The header alone of a scan whose voxels only have to be there: they are checked like those of a scan, not kept.
-
-    Raises:
-        InputMissing, DataError: as `read_scan`, but for what is about the voxels' values.
-    """
-    with _opened(path, notes) as scan:
-        _check_all_there(scan.stream, scan.header, scan.before)
-        return scan.header
-
-
-def _check_all_there(stream: Stream, header: Header, before: int) -> None:
-    """Pass over what comes before the voxels and over them, to the end of the file."""
-    stream.skip(before)
-    _check_length(header, stream.skip(header.data_bytes))
-    _check_surplus(stream.skip(SURPLUS_BYTES + 1), [])
-
-
-def _open_stream(file: BinaryIO, kind: Kind, notes: list[str]) -> Stream:
+def _open_stream(file: BinaryIO, format_: Format, notes: list[str]) -> Stream:
     start = file.read(FIRST_BYTES)
     file.seek(0)
-    if kind.gzipped and not start.startswith(GZIP_MAGIC):
+    if format_.gzipped and not start.startswith(GZIP_MAGIC):
         refuse_other_formats(start)
-        raise DataError(f"the file is named as packed but is not gzip-compressed: rename it to {kind.plain_name}")
-    return Stream(gunzip(file, notes) if kind.gzipped else raw_pieces(file))
+        raise DataError(
+            f"the file is named as packed but is not gzip-compressed: rename it to {format_.unpacked_suffix}"
+        )
+    return Stream(gunzip(file, notes) if format_.gzipped else raw_pieces(file))
 
 
-def _most_bytes(file: BinaryIO, kind: Kind) -> int:
-    """What this file can unpack to at most."""
-    return os.fstat(file.fileno()).st_size * (DEFLATE_RATIO if kind.gzipped else 1)
+def _max_unpacked_bytes(file: BinaryIO, format_: Format) -> int:
+    return os.fstat(file.fileno()).st_size * (DEFLATE_RATIO if format_.gzipped else 1)
 
 
-def _voxels(stream: Stream, header: Header, kind: Kind, part: Part, notes: list[str]) -> Tensor:
-    """One volume of a stream that stands where voxels begin, which is then read to its end."""
-    shape, chosen = part
-    one = math.prod(shape) * header.dtype.itemsize
-    buffer = bytearray(one)
-    done = stream.skip(chosen * one)
+def _read_voxels(scan: _OpenScan, selected: Selected, notes: list[str]) -> Tensor:
+    """One volume of a stream that is positioned at the first voxel; the stream is read to its end."""
+    header, stream, (shape, index) = scan.header, scan.stream, selected
+    volume_bytes = math.prod(shape) * header.dtype.itemsize
+    buffer = bytearray(volume_bytes)
+    done = stream.skip(index * volume_bytes)
     done += stream.fill(memoryview(buffer))
     done += stream.skip(header.data_bytes - done)
     _check_length(header, done)
-    _check_surplus(stream.skip(SURPLUS_BYTES + 1), [] if kind.has_tail else notes)
+    _check_surplus(stream.skip(SURPLUS_BYTES + 1), [] if scan.format.trailing_data else notes)
     stored_ZYX = np.frombuffer(buffer, header.dtype).reshape(shape[::-1])
     return decode(stored_ZYX, header.slope, header.inter)
 
