@@ -126,7 +126,7 @@ def test_row43_several_series_need_a_choice(several):
     assert float(load(several, series="1.2.3.7").volume.data_XYZ.max()) == 2 * known_voxels().max()
     with pytest.raises(DataError, match="localizer"):
         load(several, series="1")
-    with pytest.raises(DataError, match="no series has the number"):
+    with pytest.raises(DataError, match="no series has this number"):
         load(several, series="5")
 
 

@@ -13,7 +13,7 @@ class Origin:
     """What a DICOM result says about the series it was made from: references only, and never shown.
 
     Args:
-        study, series, place: UIDs of the study, the series and the frame of reference.
+        study, series, frame_of_reference: UIDs of the study, the series and the frame of reference.
         instances: (class UID, instance UID) of every image.
         number: of the series.
         modality: a coded word.
@@ -21,7 +21,7 @@ class Origin:
 
     study: str = field(repr=False)
     series: str = field(repr=False)
-    place: str = field(repr=False)
+    frame_of_reference: str = field(repr=False)
     instances: tuple[tuple[str, str], ...] = field(repr=False)
     number: int
     modality: str

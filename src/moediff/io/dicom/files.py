@@ -1,4 +1,4 @@
-"""The files of a DICOM export: a folder, a zip that is never unpacked to disk, or one file.
+"""Files of a DICOM export: a folder, a zip that is never unpacked to disk, or one file.
 
 Names inside the export often hold personal data, so no message repeats them.
 """
@@ -30,10 +30,15 @@ ENCRYPTED = 1  # bit of a zip entry's flags
 
 @dataclass(frozen=True)
 class DicomFile:
-    """One file of an export; `open` starts at its first byte, `claimed` says that its name promises DICOM."""
+    """One file of an export.
+
+    Args:
+        open: opens it at its first byte.
+        named_as_dicom: whether its suffix says that it is DICOM.
+    """
 
     open: Callable[[], BinaryIO]
-    claimed: bool
+    named_as_dicom: bool
 
 
 def is_dicom_export(path: Path) -> bool:
@@ -66,9 +71,9 @@ def open_export(path: Path) -> Iterator[list[DicomFile]]:
 
 
 class BoundedFile(io.RawIOBase):
-    """A file that hands out no more than is left of it, so that a damaged length reserves no memory.
+    """A file whose `read` never asks for more than is left, so that a damaged length allocates no memory.
 
-    It has no name, so that pydicom cannot open it once more by itself.
+    It has no name, so that pydicom cannot open it again by itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,22 +112,22 @@ def _disk_file(path: Path) -> DicomFile:
 
 
 def _folder_files(folder: Path) -> list[DicomFile]:
-    """Every ordinary file below the folder; linked folders are not followed, so there is no way round in a circle."""
+    """Every regular file below the folder; linked folders are not followed, which prevents endless loops."""
     paths: list[Path] = []
-    for here, _, names in os.walk(folder, onerror=_refuse):
+    for here, _, names in os.walk(folder, onerror=_raise):
         paths += [Path(here, name) for name in names]
         _check_count(len(paths))
     return [_disk_file(path) for path in sorted(paths) if path.exists() and stat.S_ISREG(path.stat().st_mode)]
 
 
-def _refuse(error: OSError) -> None:
-    """A folder that cannot be looked into may hold the slices that would be missing."""
+def _raise(error: OSError) -> None:
+    """A folder that cannot be read may hold slices, so it is not skipped."""
     raise error
 
 
 def _zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
-    every = (e for e in archive.infolist() if not e.filename.endswith("/"))  # `is_dir` fails where a name is empty
-    entries = sorted(every, key=lambda e: e.filename)
+    members = (e for e in archive.infolist() if not e.filename.endswith("/"))  # `is_dir` fails where a name is empty
+    entries = sorted(members, key=lambda e: e.filename)
     _check_count(len(entries))
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise DataError("the zip archive is encrypted: unpack it and name the folder")
@@ -136,14 +141,14 @@ def _zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
 
 
 def _zip_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> DicomFile:
-    def opened() -> BinaryIO:
+    def open_entry() -> BinaryIO:
         with archive.open(entry) as file:  # never more than the size checked above: zipfile stops there
             start = file.read(PREAMBLE_BYTES + len(MAGIC))
             if not start.endswith(MAGIC):
                 return io.BytesIO(start)  # not DICOM; the rest stays packed
             return io.BytesIO(start + file.read())
 
-    return DicomFile(opened, entry.filename.lower().endswith(SUFFIXES))
+    return DicomFile(open_entry, entry.filename.lower().endswith(SUFFIXES))
 
 
 def _check_count(count: int) -> None:

@@ -1,4 +1,4 @@
-"""The series in an export, which of them can be enhanced, and which one is meant."""
+"""Series of a DICOM export: a list of them, which can be enhanced, and the choice of one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from moediff.core.errors import DataError, GeometryError, InputMissing
 from moediff.io.dicom.files import DicomFile, open_export
-from moediff.io.dicom.geometry import Stack, stack_frames
-from moediff.io.dicom.tags import Frame, is_dicom, read_frames, require_pydicom
+from moediff.io.dicom.geometry import Stack, stack_images
+from moediff.io.dicom.tags import DicomImage, is_dicom, read_images, require_pydicom
 
-MARKS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,19 @@ class Series:
 
     Args:
         label: the series number, with a letter where several series share it; what `--series` takes.
-        frames: its images as found.
+        images: its images in the order of the files.
         stack: its images in order, None where they are not one stack.
         fault: why there is no stack.
     """
 
     label: str
-    frames: tuple[Frame, ...]
+    images: tuple[DicomImage, ...]
     stack: Stack | None
     fault: DataError | None
 
     def row(self) -> dict[str, Any]:
-        """What may be shown: numbers and coded words."""
-        first = self.frames[0]
+        """What may be printed: numbers and coded words."""
+        first = self.images[0]
         spacing = first.spacing_mm or ()
         step = () if self.stack is None else (float((self.stack.affine[:3, 2] ** 2).sum() ** 0.5),)
         return {
@@ -41,7 +41,7 @@ class Series:
             "modality": first.modality,
             "sequence": first.sequence,
             "matrix": list(first.size),
-            "slices": len(self.frames) if self.stack is None else len(self.stack.frames),
+            "slices": len(self.images) if self.stack is None else len(self.stack.images),
             "spacing_mm": [round(s, 4) for s in (*spacing, *step)],
             "usable": self.stack is not None,
             "reason": str(self.fault or ""),
@@ -52,8 +52,8 @@ class Series:
         row = self.row()
         size = " x ".join(str(n) for n in [*row["matrix"], row["slices"]])
         mm = " x ".join(f"{s:g}" for s in row["spacing_mm"])
-        said = f"{self.label}: {' '.join(filter(None, (row['modality'], row['sequence'])))}, {size}, {mm} mm"
-        return said if row["usable"] else f"{said} (not usable: {row['reason']})"
+        text = f"{self.label}: {' '.join(filter(None, (row['modality'], row['sequence'])))}, {size}, {mm} mm"
+        return text if row["usable"] else f"{text} (not usable: {row['reason']})"
 
 
 def list_series(path: Path) -> list[Series]:
@@ -71,35 +71,35 @@ def list_series(path: Path) -> list[Series]:
 
 def find_series(files: list[DicomFile]) -> list[Series]:
     """Group the images of these files by series, in order of their numbers; see `list_series`."""
-    groups: dict[str, list[Frame]] = defaultdict(list)
-    for frame in _every_frame(files):
-        groups[frame.series_uid].append(frame)
+    groups: dict[str, list[DicomImage]] = defaultdict(list)
+    for image in _all_images(files):
+        groups[image.series_uid].append(image)
     if not groups:
         raise InputMissing(
             "there are no DICOM images here: name a folder or zip of DICOM files, or one .nii or .nii.gz file"
         )
-    ordered = sorted(groups.values(), key=lambda frames: (_number(frames), frames[0].series_uid))
-    return [_series(label, frames) for label, frames in zip(_labels(ordered), ordered, strict=True)]
+    ordered = sorted(groups.values(), key=lambda images: (_number(images), images[0].series_uid))
+    return [_series(label, images) for label, images in zip(_labels(ordered), ordered, strict=True)]
 
 
-def choose_series(every: list[Series], wanted: str | None) -> Series:
+def choose_series(all_series: list[Series], wanted: str | None) -> Series:
     """The series that `wanted` names (label or UID), else the only usable one.
 
     Raises:
         DataError: it is not there or not usable, or there are several to choose from.
     """
     if wanted is not None:
-        named = [s for s in every if wanted.strip() in (s.label, s.frames[0].series_uid)]
+        named = [s for s in all_series if wanted.strip() in (s.label, s.images[0].series_uid)]
         if not named:
-            raise DataError(f"no series has the number or UID asked for; there are {_listing(every)}")
+            raise DataError(f"no series has this number or UID; there are {_listing(all_series)}")
         return _usable(named[0])
-    usable = [s for s in every if s.stack is not None]
-    if len(usable) > 1 or (not usable and len(every) > 1):
+    usable = [s for s in all_series if s.stack is not None]
+    if len(usable) > 1 or (not usable and len(all_series) > 1):
         count = len(usable) or "no"
         remedy = "choose one with --series" if usable else "export another series"
-        alone = "; or, where a command has no such option, name a folder of one series alone" if usable else ""
-        raise DataError(f"there are {count} usable series, expected one: {remedy} from {_listing(every)}{alone}")
-    return _usable((usable or every)[0])
+        advice = "; or, where a command has no such option, name a folder that holds one series only" if usable else ""
+        raise DataError(f"there are {count} usable series, expected one: {remedy} from {_listing(all_series)}{advice}")
+    return _usable((usable or all_series)[0])
 
 
 def _usable(series: Series) -> Series:
@@ -108,45 +108,45 @@ def _usable(series: Series) -> Series:
     return series
 
 
-def _listing(every: list[Series]) -> str:
-    return "; ".join(s.line() for s in every)
+def _listing(all_series: list[Series]) -> str:
+    return "; ".join(s.line() for s in all_series)
 
 
-def _every_frame(files: list[DicomFile]) -> list[Frame]:
-    frames: list[Frame] = []
+def _all_images(files: list[DicomFile]) -> list[DicomImage]:
+    images: list[DicomImage] = []
     for number, file in enumerate(files):
         with file.open() as stream:
             if is_dicom(stream):
-                frames += read_frames(number, stream)
-            elif file.claimed:
+                images += read_images(number, stream)
+            elif file.named_as_dicom:
                 raise DataError(
                     "a file is named like DICOM but does not begin like it (cut short, or older than the DICOM file "
                     "format): copy or export the series again"
                 )
-    return frames
+    return images
 
 
-def _number(frames: list[Frame]) -> int:
-    numbers = [f.number for f in frames if f.number is not None]
+def _number(images: list[DicomImage]) -> int:
+    numbers = [image.number for image in images if image.number is not None]
     return max(0, numbers[0]) if numbers else 0
 
 
-def _labels(ordered: list[list[Frame]]) -> list[str]:
-    numbers = [_number(frames) for frames in ordered]
+def _labels(ordered: list[list[DicomImage]]) -> list[str]:
+    numbers = [_number(images) for images in ordered]
     seen: dict[int, int] = defaultdict(int)
     labels = []
     for number in numbers:
-        place = seen[number]
+        index = seen[number]
         seen[number] += 1
-        mark = MARKS[place] if place < len(MARKS) else f"-{place}"
-        labels.append(f"{number}{mark}" if numbers.count(number) > 1 else str(number))
+        letter = LETTERS[index] if index < len(LETTERS) else f"-{index}"
+        labels.append(f"{number}{letter}" if numbers.count(number) > 1 else str(number))
     return labels
 
 
-def _series(label: str, frames: list[Frame]) -> Series:
+def _series(label: str, images: list[DicomImage]) -> Series:
     try:
-        if not frames[0].series_uid:
+        if not images[0].series_uid:
             raise GeometryError("the images do not say which series they belong to: export the series again")
-        return Series(label, tuple(frames), stack_frames(frames), None)
+        return Series(label, tuple(images), stack_images(images), None)
     except DataError as error:
-        return Series(label, tuple(frames), None, error)
+        return Series(label, tuple(images), None, error)

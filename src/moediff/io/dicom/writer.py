@@ -1,4 +1,4 @@
-"""DICOM out: a result as a new series that refers to the one it was made from.
+"""Writer of a DICOM series: a result as a new series that refers to its source series.
 
 Only the tags below are written. Nothing of the patient, the institution or the day is copied; a PACS that is to file
 the series with the patient must add that itself.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "MoEDiff-SR, research use only"
 LEVELS = 2**16 - 1
 RIGHT_ANGLE = 1e-3  # cosine that still counts as one
-SAME_PLACE = 1e-3  # of a voxel; DICOM's decimal strings have 16 characters
+SAME_POSITION = 1e-3  # of a voxel; DICOM's decimal strings have 16 characters
 SERIES_STEP = 1000  # added to the source's number
 EMPTY = (
     "PatientName",
@@ -50,13 +50,13 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
 
     Raises:
         DataError: the grid's axes are not at right angles, which DICOM cannot say, or it is a single slice.
-        CannotCreate, OutputFailed: the folder exists, cannot be made, or does not read back.
+        CannotCreate, OutputFailed: the folder exists, cannot be created, or does not read back.
     """
     require_pydicom()
     with prefix_errors(printable(folder)):
         require_series_grid(volume.grid)
         with whole_folder(folder, overwrite=False, verify=lambda hidden: _verify(hidden, volume)) as hidden:
-            for number, dataset in enumerate(_slices(volume, origin), 1):
+            for number, dataset in enumerate(_datasets(volume, origin), 1):
                 with (hidden / f"IM{number:04d}.dcm").open("xb") as file:
                     dataset.save_as(file, enforce_file_format=True)
 
@@ -75,7 +75,7 @@ def require_series_grid(grid: Grid) -> None:
         raise DataError("the result's axes are not at right angles, which DICOM cannot say: leave --dicom-out out")
 
 
-def _slices(volume: Volume, origin: Origin) -> Any:
+def _datasets(volume: Volume, origin: Origin) -> Any:
     from pydicom.uid import generate_uid
 
     series = generate_uid(prefix=None)
@@ -83,7 +83,7 @@ def _slices(volume: Volume, origin: Origin) -> Any:
     slope = max(high - low, 1e-6) / LEVELS
     affine = np.diag([*np.diag(LPS_TO_RAS), 1.0]) @ volume.affine.numpy()
     for z in range(volume.shape[2]):
-        dataset = _common(volume, origin, affine)
+        dataset = _common_dataset(volume, origin, affine)
         dataset.SeriesInstanceUID, dataset.InstanceNumber = series, z + 1
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
         dataset.ImagePositionPatient = _decimals(affine[:3, 3] + z * affine[:3, 2])
@@ -93,14 +93,14 @@ def _slices(volume: Volume, origin: Origin) -> Any:
         yield dataset
 
 
-def _common(volume: Volume, origin: Origin, affine: np.ndarray) -> Dataset:
+def _common_dataset(volume: Volume, origin: Origin, affine: np.ndarray) -> Dataset:
     """Everything that slices share; `affine` is LPS+."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MRImageStorage
-    made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     x_mm, y_mm, z_mm = volume.spacing_mm
     directions = [affine[:3, axis] / volume.spacing_mm[axis] for axis in (0, 1)]
     values = {name: "" for name in EMPTY} | {
@@ -108,7 +108,7 @@ def _common(volume: Volume, origin: Origin, affine: np.ndarray) -> Dataset:
         "Modality": origin.modality,
         "ImageType": ["DERIVED", "SECONDARY"],
         "StudyInstanceUID": origin.study,
-        "FrameOfReferenceUID": origin.place,
+        "FrameOfReferenceUID": origin.frame_of_reference,
         "SeriesNumber": origin.number + SERIES_STEP,
         "SeriesDescription": DESCRIPTION,
         "DerivationDescription": f"super-resolution by moediff-sr {__version__}. {RESEARCH_ONLY}",
@@ -139,8 +139,8 @@ def _common(volume: Volume, origin: Origin, affine: np.ndarray) -> Dataset:
         "ReferencedSeriesSequence": [_reference(origin)],
     }
     for name, value in values.items():
-        setattr(made, name, value)
-    return made
+        setattr(dataset, name, value)
+    return dataset
 
 
 def _reference(origin: Origin) -> Dataset:
@@ -173,7 +173,7 @@ def _verify(folder: Path, volume: Volume) -> None:
         data_XYZ = data_XYZ.flip(2)
     step = float(data_XYZ.max() - data_XYZ.min()) / LEVELS
     moved = float((again.affine - affine).abs().max()) / min(volume.spacing_mm)
-    if again.shape != volume.shape or moved > SAME_PLACE * max(volume.shape):
+    if again.shape != volume.shape or moved > SAME_POSITION * max(volume.shape):
         raise OutputFailed("what was written lies elsewhere when read back: please report this")
     if float((again.data_XYZ - data_XYZ).abs().max()) > step + 1e-5 * float(data_XYZ.abs().max()):
         raise OutputFailed("the voxels differ from what was written: check the disk and retry")
