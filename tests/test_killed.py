@@ -281,7 +281,7 @@ def test_a_disk_that_fills_up_leaves_nothing(command, tmp_path, capsys):
 def test_a_closed_folder_is_named(command, tmp_path, capsys):
     (tmp_path / "closed").mkdir(mode=0o555)
     assert main([*command, "-o", str(tmp_path / "closed" / "out.nii.gz")]) == 73
-    assert "does not let us write" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
     assert list((tmp_path / "closed").iterdir()) == []
 
 

@@ -221,7 +221,7 @@ def closed(monkeypatch, tmp_path):
 
 CLOSED = {
     "a scan": (["enhance", "{closed}"], 66, "check name and permissions"),
-    "an output": (["enhance", "{scan}", "-o", "{closed}", "--voxel-size", "4"], 73, "does not let us look into it"),
+    "an output": (["enhance", "{scan}", "-o", "{closed}", "--voxel-size", "4"], 73, "the folder cannot be read"),
     "a recipe": (["degrade", "{scan}", "--recipe", "{closed}", "-o", "{scan}.nii"], 66, "cannot be read"),
     "a configuration": (["train", "{closed}"], 66, "cannot be read"),
     "pairs": (["evaluate", "--pairs", "{closed}"], 66, "cannot be read"),

@@ -91,7 +91,7 @@ def test_row27_trust_settles_a_contradiction(trust, nifti):
 
 def test_row27_a_small_contradiction_is_noted(nifti, affine):
     loaded = load(nifti(qoffset_x=-35.0))  # half a voxel off
-    assert loaded.warnings == ("qform and sform place voxels up to 2.5 mm apart; the sform was used",)
+    assert loaded.warnings == ("qform and sform differ by up to 2.5 mm; the sform was used",)
     assert np.allclose(loaded.volume.affine, affine)
 
 

@@ -79,7 +79,7 @@ def test_row45_a_read_only_folder(tmp_path):
         if not folder.is_dir():
             pytest.skip("root, and no folder that refuses root")
     for ask in (check_free, lambda path, overwrite: write_text("new", path, overwrite=overwrite)):
-        with pytest.raises(CannotCreate, match="does not let us write"):
+        with pytest.raises(CannotCreate, match="is not writable"):
             ask(folder / "side.json", overwrite=False)
 
 
@@ -114,7 +114,7 @@ def test_what_does_not_read_back_is_not_kept(tmp_path):
     def reject(_: Path) -> None:
         raise DataError("shape (1, 2, 3) instead of (3, 2, 1)")
 
-    with pytest.raises(OutputFailed, match="does not read back"):
+    with pytest.raises(OutputFailed, match="cannot be read back"):
         write_file(tmp_path / "a.nii", lambda file: None, overwrite=False, verify=reject)
     assert names(tmp_path) == []
 
@@ -233,7 +233,7 @@ def test_a_folder_whose_rename_fails_is_put_back(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_a_place_cannot_be_created(tmp_path):
-    with pytest.raises(CannotCreate, match="does not let us write"):
+    with pytest.raises(CannotCreate, match="is not writable"):
         write_folder(tmp_path / "missing" / "model", "one")
 
 

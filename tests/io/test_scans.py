@@ -227,7 +227,7 @@ def test_row46_what_the_disk_altered_is_never_taken_for_done(name, tmp_path, mon
         temporary.write_bytes(raw)
 
     monkeypatch.setattr(os, "fsync", flip)
-    with pytest.raises(OutputFailed, match="does not read back"):
+    with pytest.raises(OutputFailed, match="cannot be read back"):
         save(random_volume(random_affine(10)), tmp_path / name)
     assert os.listdir(tmp_path) == []
 

@@ -88,22 +88,22 @@ def _present(kind: type | None, value: Any, prefix: str) -> tuple[Any, list[str]
 
 def _nested_settings(kind: type) -> dict[str, type]:
     """Fields that hold settings of their own: `Part`, `Part | None` or `tuple[Part, ...]`."""
-    found = {}
+    nested = {}
     for name, hint in get_type_hints(kind).items():
         parts = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
         if parts:
-            found[name] = parts[0]
-    return found
+            nested[name] = parts[0]
+    return nested
 
 
 def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
+    unknown = []
     for key, value in given.items():
         if key not in known:
-            found.append(prefix + key)
+            unknown.append(prefix + key)
         elif isinstance(value, Mapping) and isinstance(known[key], Mapping):
-            found += _unknown(value, known[key], f"{prefix}{key}.")
+            unknown += _unknown(value, known[key], f"{prefix}{key}.")
         elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             for item, parsed in zip(value, known[key], strict=True):
-                found += _unknown(item, parsed, f"{prefix}{key}.")
-    return found
+                unknown += _unknown(item, parsed, f"{prefix}{key}.")
+    return unknown

@@ -1,4 +1,4 @@
-"""Where the network runs and in which precision: names users give, and what a processor is fast at."""
+"""Devices and precision: the names that users give, and whether a processor is fast in bfloat16."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def parse_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def move_if_it_fits(scan: Volume, goal: Grid, device: torch.device, memory_mb: int) -> Volume:
-    """The scan where it is to be prepared and finished: on the device, if a result of the goal's size fits there.
+def move_if_it_fits(scan: Volume, target: Grid, device: torch.device, memory_mb: int) -> Volume:
+    """The scan on the device, if a result on the target grid fits there, else where it is.
 
     Args:
-        memory_mb: what the network's tiles take besides.
+        memory_mb: what the network's tiles need in addition.
     """
     if device.type == "cuda":
-        needed = BYTES_A_VOXEL * math.prod(goal.shape) + memory_mb * 2**20
+        needed = BYTES_A_VOXEL * math.prod(target.shape) + memory_mb * 2**20
         if torch.cuda.mem_get_info(device)[0] < needed:
             return scan
     return scan.to(device)
@@ -60,7 +60,7 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 by instructions of its own; True where that cannot be told."""
+    """Whether the device multiplies bfloat16 by instructions of its own; True where that is not known."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:
@@ -71,5 +71,5 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def precision_warnings(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
-    """A warning where the precision asked for does not pay."""
+    """A warning where the requested precision is slower than float32."""
     return (SLOW_BFLOAT16,) if dtype == torch.bfloat16 and not has_fast_bfloat16(device) else ()

@@ -1,4 +1,4 @@
-"""The one error tree; every class carries the exit code that the command line returns.
+"""Errors: one tree of classes, each with the exit code that the command line returns.
 
 MoeDiffError           70  a fault of our own
 ├── ConfigError        78  a configuration or bundle that cannot be used
@@ -51,7 +51,7 @@ class InputMissing(MoeDiffError):
 
 
 class CannotCreate(MoeDiffError):
-    """The output exists already, or its folder does not let us write."""
+    """The output exists already, or its folder is not writable."""
 
     exit_code = 73
 
@@ -63,23 +63,23 @@ class OutputFailed(MoeDiffError):
 
 
 class TryAgain(MoeDiffError):
-    """A temporary want: memory, or a lock held by another run."""
+    """A temporary shortage: memory, or a lock that another run holds."""
 
     exit_code = 75
 
 
 class MoeDiffWarning(UserWarning):
-    """Something was fixed or looks doubtful; the sidecar records the same words."""
+    """Something was corrected or looks doubtful; the sidecar records the same text."""
 
 
 def printable(path: Path | str) -> str:
-    """A path for one line of text: line breaks, control characters and undecodable bytes are escaped."""
+    """A path as one line of text: line breaks, control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 @contextmanager
 def prefix_errors(path: Path | str) -> Iterator[None]:
-    """Put the file's name in front of any of our errors raised inside."""
+    """Put a file's name in front of the message of any `MoeDiffError` that is raised inside."""
     try:
         yield
     except MoeDiffError as error:

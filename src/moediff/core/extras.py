@@ -1,4 +1,4 @@
-"""What pages are made with and weights learn with, and the words where it is not installed."""
+"""Extras: optional packages that some commands need, and the error where one is not installed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from importlib.util import find_spec
 
 from moediff.core.errors import ConfigError
 
-TRAINING_MODULES = "accelerate", "tensorboard"  # what training needs
+TRAINING_MODULES = "accelerate", "tensorboard"
 
 
 def require_modules(*names: str, what: str = "the page", extra: str = "report") -> None:
-    """Refuse before any long work what would be missing later on.
+    """Check before any long work that optional modules are installed.
 
     Args:
-        names: of modules.
-        what: needs them.
-        extra: of the package that brings them.
+        names: the modules.
+        what: what needs them, for the message.
+        extra: the extra of this package that installs them.
 
     Raises:
         ConfigError: one of the modules is not installed.

@@ -1,4 +1,4 @@
-"""Where voxels lie: orientation, target grids, and moving a scan from one grid to another.
+"""Geometry: orientation, target grids, and resampling a scan from one grid to another.
 
 Axes: X Y Z voxel axes.
 """
@@ -18,12 +18,12 @@ from moediff.core.volume import Grid, Volume
 
 ISOTROPIC_MM = 1.0  # default target where any axis is coarser than COARSE_MM
 COARSE_MM = 1.2
-FACE_VOX = 0.02  # a voxel's centre this far outside a field of view counts as inside: room for a header's rounding
+FACE_VOX = 0.02  # a voxel's centre this far outside a field of view counts as inside, because headers are rounded
 ALIGNED_TOLERANCE = 1e-3  # direction cosines and voxel fractions that still count as the same
 
 
 def ras_axes(affine: Tensor) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """For each anatomical axis R, A, S: the voxel axis nearest to it, and whether that axis runs the other way.
+    """For each anatomical axis R, A, S: the nearest voxel axis, and whether that axis runs in the opposite direction.
 
     The pairing maximises the product of direction cosines over the six permutations, so oblique scans are safe.
     """
@@ -45,7 +45,7 @@ def _reorder(shape: Sequence[int], order: Sequence[int], flips: Sequence[bool]) 
     return matrix
 
 
-def _turned(volume: Volume, order: Sequence[int], flips: Sequence[bool]) -> Volume:
+def _reoriented(volume: Volume, order: Sequence[int], flips: Sequence[bool]) -> Volume:
     """The same scan stored with its axes in this order and direction."""
     flipped_axes = [axis for axis in range(3) if flips[axis]]
     data_XYZ = volume.data_XYZ.permute(*order).flip(flipped_axes).contiguous()
@@ -66,7 +66,7 @@ def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
         affine = canonical.affine @ _reorder(canonical.shape, back_order, back_flips)
         return Volume(canonical.data_XYZ.flip(flipped_axes).permute(back_order).contiguous(), affine)
 
-    return _turned(volume, order, flips), undo
+    return _reoriented(volume, order, flips), undo
 
 
 def canonical_grid(grid: Grid) -> Grid:
@@ -95,7 +95,7 @@ def with_spacing(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
 
 
 def default_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
-    """1 mm isotropic where any axis is coarser than 1.2 mm, else half the voxel size; axes already finer are kept."""
+    """1 mm isotropic where any axis is coarser than 1.2 mm, else half the voxel size; axes that are finer stay."""
     if max(spacing_mm) > COARSE_MM + 1e-4:  # a file's float32 affine holds 1.2 as 1.20000005
         x, y, z = (min(s, ISOTROPIC_MM) for s in spacing_mm)
     else:
@@ -116,7 +116,7 @@ def axis_positions(source: Grid, target: Grid) -> tuple[Positions, Positions, Po
 
 
 def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
-    """Read a volume on another grid; outside its field of view the edge value continues.
+    """Resample a volume on another grid; outside its field of view the edge value continues.
 
     Grids with parallel axes, in any order and direction, are resampled exactly by one matrix per axis; otherwise
     (oblique to each other) the target voxels are read by trilinear interpolation of a copy refined twofold with
@@ -127,9 +127,9 @@ def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
     """
     positions = axis_positions(volume.grid, target)
     if positions is None:
-        turned = _turned(volume, *ras_axes(torch.linalg.inv(target.affine) @ volume.affine))
-        positions = axis_positions(turned.grid, target)
-        volume = volume if positions is None else turned
+        reoriented = _reoriented(volume, *ras_axes(torch.linalg.inv(target.affine) @ volume.affine))
+        positions = axis_positions(reoriented.grid, target)
+        volume = volume if positions is None else reoriented
     if positions is not None:
         matrices = [axis_matrix(n, p, kernel) for n, p in zip(volume.shape, positions, strict=True)]
         return Volume(apply_axes(volume.data_XYZ, matrices), target.affine)
@@ -151,23 +151,23 @@ def _read_oblique(volume: Volume, target: Grid) -> Volume:
 
 
 def band_limit(volume: Volume, target: Grid) -> Volume:
-    """The volume without detail that the target's voxels cannot hold; itself where no axis gets coarser."""
+    """The volume without frequencies that the target's voxels cannot represent; itself where no axis gets coarser."""
     own, other = ras_axes(volume.affine)[0], ras_axes(target.affine)[0]
     matrices: list[Tensor | None] = [None] * 3
-    for mine, theirs in zip(own, other, strict=True):
-        n, step = volume.shape[mine], target.spacing_mm[theirs] / volume.spacing_mm[mine]
+    for axis, target_axis in zip(own, other, strict=True):
+        n, step = volume.shape[axis], target.spacing_mm[target_axis] / volume.spacing_mm[axis]
         if step > COARSER:
-            matrices[mine] = band_matrix(n, sample_positions(n, 1.0, 0.0), n / step)
+            matrices[axis] = band_matrix(n, sample_positions(n, 1.0, 0.0), n / step)
     return volume if matrices == [None] * 3 else volume.with_data(apply_axes(volume.data_XYZ, matrices))
 
 
 def bounds_in(source: Grid, target: Grid, beyond: float = 0.0) -> list[tuple[float, float]]:
-    """Between which source voxels the target lies along each source axis, `beyond` of its voxels past its centres."""
+    """First and last source voxel that the target covers, by source axis; `beyond` adds target voxels at both ends."""
     ends = torch.tensor(list(itertools.product((0, 1), repeat=3)), dtype=torch.float64)
     index = ends * (torch.tensor(target.shape) - 1 + 2 * beyond) - beyond
     between = torch.linalg.inv(source.affine) @ target.affine
-    place = index @ between[:3, :3].T + between[:3, 3]
-    return list(zip(place.amin(0).tolist(), place.amax(0).tolist(), strict=True))
+    corners = index @ between[:3, :3].T + between[:3, 3]
+    return list(zip(corners.amin(0).tolist(), corners.amax(0).tolist(), strict=True))
 
 
 def field_of_view_mask(source: Grid, target: Grid) -> Tensor:
@@ -183,7 +183,7 @@ def field_of_view_mask(source: Grid, target: Grid) -> Tensor:
 
 
 def crop(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> Volume:
-    """A box of voxels with the affine that keeps it in place.
+    """A box of voxels, with the affine that leaves it at its position.
 
     Raises:
         GeometryError: the box does not lie inside the volume.
@@ -198,6 +198,6 @@ def crop(volume: Volume, start: Sequence[int], shape: Sequence[int]) -> Volume:
 
 
 def centre_crop(volume: Volume, side: int) -> Volume:
-    """The middle cube of `side` voxels, or as much of it as there is."""
+    """The central cube of `side` voxels; smaller where the volume is."""
     shape = [min(side, n) for n in volume.shape]
     return crop(volume, [(n - m) // 2 for n, m in zip(volume.shape, shape, strict=True)], shape)

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and a closed terminal, from the program's first line to its last: one sentence, 128 + the signal.
+"""Signals (Ctrl-C, SIGTERM, a closed terminal): handlers that end the program with one line and code 128 + the signal.
 
-This module imports next to nothing, because a signal may come while everything else is being imported.
+This module imports almost nothing, because a signal may come while everything else is being imported.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ SIGNALS = {
     for name, word in (("SIGINT", "interrupted"), ("SIGTERM", "terminated"), ("SIGHUP", "the terminal was closed"))
     if (number := getattr(signal, name, None)) is not None
 }
-ONCE_S = 2.0  # a second Ctrl-C this soon is impatience, and would only disturb the cleaning up
-AGAIN_S = 0.05
-STILL_S = 5.0  # who still works this long after being stopped has lost the exception: C code clears some unseen
+REPEAT_S = 2.0  # a second Ctrl-C this soon would only disturb the clean-up
+RESEND_S = 0.05
+REMINDER_S = 5.0  # work that goes on this long after a signal has lost the exception: some C code clears them
 
-_asked: list[tuple[int, float]] = []  # signals that came, and when
+_received: list[tuple[int, float]] = []  # signals, and when they came
 
 
 class Interrupted(KeyboardInterrupt):
@@ -32,66 +32,66 @@ class Terminated(SystemExit):
 
 
 def install_handlers() -> None:
-    """Let the signals raise, from now on; one that the caller ignores (nohup, a shell's background job) stays so."""
-    _asked.clear()
+    """From now on signals raise; one that the caller ignores (nohup, a shell's background job) stays ignored."""
+    _received.clear()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, _handle)
     if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, _still_here)
+        signal.signal(signal.SIGALRM, _reraise)
     sys.unraisablehook = _unraisable
 
 
 def ignore_signals() -> None:
-    """At the end, when nothing is left to be stopped."""
-    _remind(0)
+    """At the end of the program, when nothing is left to be stopped."""
+    _set_reminder(0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def first_signal() -> int | None:
-    """The signal that came first, if one came."""
-    return _asked[0][0] if _asked else None
+    """The first signal that was received, None without one."""
+    return _received[0][0] if _received else None
 
 
 def message(number: int) -> str:
-    """What a stopped program says."""
+    """The line that a stopped program prints."""
     return f"moediff: {SIGNALS.get(number, 'stopped')}; nothing partial was left"
 
 
-def _stop(number: int, frame: object) -> None:
+def _handle(number: int, _stack: object) -> None:
     now = time.monotonic()
-    if _asked and now - _asked[-1][1] < ONCE_S:
+    if _received and now - _received[-1][1] < REPEAT_S:
         return
-    _asked.append((number, now))
+    _received.append((number, now))
     _raise(number)
 
 
 def _raise(number: int) -> None:
-    _remind(STILL_S)
+    _set_reminder(REMINDER_S)
     if number == signal.SIGINT:
         raise Interrupted
     raise Terminated(128 + number)
 
 
-def _remind(seconds: float) -> None:
+def _set_reminder(seconds: float) -> None:
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _still_here(number: int, frame: object) -> None:
-    if _asked:
-        _raise(_asked[0][0])
+def _reraise(number: int, _stack: object) -> None:
+    if _received:
+        _raise(_received[0][0])
 
 
 def _unraisable(caught: sys.UnraisableHookArgs) -> None:
-    """A signal that met a destructor or a callback would be printed and forgotten: it is sent once more."""
+    """An exception in a destructor or callback is printed and dropped, so the signal is sent again."""
     if not isinstance(caught.exc_value, Interrupted | Terminated):
         sys.__unraisablehook__(caught)
         return
     import threading
 
-    number, _ = _asked.pop()
-    again = threading.Timer(AGAIN_S, signal.raise_signal, [number])
+    number, _ = _received.pop()
+    again = threading.Timer(RESEND_S, signal.raise_signal, [number])
     again.daemon = True
     again.start()

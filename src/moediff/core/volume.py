@@ -1,4 +1,4 @@
-"""A scan in memory: voxels and the affine that places them, always together.
+"""Volume and grid: voxels together with their affine.
 
 Axes: X Y Z voxel axes in storage order (RAS+ only after `canonicalise`).
 """
@@ -15,7 +15,7 @@ from moediff.core.errors import GeometryError
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels lie: a shape and a 4x4 affine from voxel index to RAS+ mm.
+    """A shape and a 4x4 affine from voxel index to RAS+ mm.
 
     Raises:
         GeometryError: the affine is not 4x4, not finite or not invertible.
@@ -66,7 +66,7 @@ class Volume:
 
     @property
     def grid(self) -> Grid:
-        """The grid the voxels lie on."""
+        """Shape and affine of the voxels."""
         return Grid(self.shape, self.affine)
 
     @property
@@ -79,10 +79,10 @@ class Volume:
         return self.with_data(self.data_XYZ.to(device))
 
     def with_data(self, data_XYZ: Tensor) -> Volume:
-        """The same place, other voxels.
+        """The same grid with other voxels.
 
         Raises:
-            GeometryError: the shape is another one.
+            GeometryError: the shape differs.
         """
         if tuple(data_XYZ.shape) != self.shape:
             raise GeometryError(f"expected shape {self.shape}, got {tuple(data_XYZ.shape)}")

@@ -195,7 +195,7 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
     except FileNotFoundError:
         return
     except PermissionError as error:
-        raise CannotCreate(f"the folder does not let us look into it ({error.strerror}): choose another one") from error
+        raise CannotCreate(f"the folder cannot be read ({error.strerror}): choose another one") from error
     except (OSError, ValueError) as error:  # too long, or with a null byte
         raise CannotCreate(f"no file can have this name ({getattr(error, 'strerror', None) or error})") from error
     if not overwrite:
@@ -228,7 +228,7 @@ def _create_hidden_folder(hidden: Path) -> None:
 def _cannot_create(error: OSError) -> CannotCreate | OutputFailed:
     if error.errno in FULL:
         return _write_failure(error)
-    return CannotCreate(f"the folder does not let us write ({error.strerror}): choose another one")
+    return CannotCreate(f"the folder is not writable ({error.strerror}): choose another one")
 
 
 @contextmanager
@@ -258,7 +258,7 @@ def _verify(hidden: Path, verify: Verify | None) -> None:
         if verify is not None:
             verify(hidden)
     except DataError as error:
-        raise OutputFailed(f"what was written does not read back ({error}): check the disk and retry") from error
+        raise OutputFailed(f"the written data cannot be read back ({error}): check the disk and retry") from error
 
 
 def _name_file(hidden: Path, path: Path, *, overwrite: bool) -> None:

@@ -51,7 +51,7 @@ def _grid(path: Path) -> Grid:
         affine = choose_affine(header, None, notes)
     except GeometryError as error:
         raise GeometryError(
-            f"the header does not place its voxels in one way ({_found(error)}), expected one affine: "
+            f"the header does not give one position for its voxels ({_found(error)}), expected one affine: "
             "repair its sform and qform, or name another reference"
         ) from error
     check_plausible(affine, header.shape, notes)

@@ -72,7 +72,9 @@ def _lock(first: Path) -> int:
             handle = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             require_free(first, overwrite=True)  # says what is wrong with the folder, if something is
-            raise CannotCreate(f"the folder does not let us lock it ({error.strerror}): choose another one") from error
+            raise CannotCreate(
+                f"no lock file can be created in the folder ({error.strerror}): choose another one"
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

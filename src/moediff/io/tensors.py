@@ -27,8 +27,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
         try:
             save_file(on_cpu, hidden, metadata=metadata)
         except SafetensorError as error:
-            found = re.search(r"os error (\d+)", str(error))
-            if found is None:
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
                 raise
-            number = int(found[1])
+            number = int(code[1])
             raise OSError(number, os.strerror(number)) from error

@@ -1,4 +1,4 @@
-"""Stored voxels to float32, and whether they can be a scan.
+"""Voxels: from stored numbers to float32, and checks of whether they can be a scan.
 
 Axes: X Y Z voxels in storage order.
 """
@@ -30,13 +30,13 @@ def decode(stored_ZYX: np.ndarray, slope: float, inter: float) -> Tensor:
             slab = stored_ZYX[z : z + SLICES_AT_ONCE]
             if (slope, inter) != (1.0, 0.0):
                 slab = slab * np.float64(slope) + inter
-            values = torch.from_numpy(slab.astype(np.float32))
-            data_XYZ[:, :, z : z + SLICES_AT_ONCE] = values.permute(2, 1, 0)
+            slab_ZYX = torch.from_numpy(slab.astype(np.float32))
+            data_XYZ[:, :, z : z + SLICES_AT_ONCE] = slab_ZYX.permute(2, 1, 0)
     return data_XYZ
 
 
 def check_voxels(data_XYZ: Tensor, notes: list[str]) -> Tensor:
-    """Fill isolated voxels that are not finite; refuse what holds no picture; note doubtful intensities.
+    """Fill isolated voxels that are not finite; refuse scans without contrast; warn of doubtful intensities.
 
     Raises:
         DataError: more than 5 % of the voxels are not finite, or all are equal.
@@ -45,12 +45,12 @@ def check_voxels(data_XYZ: Tensor, notes: list[str]) -> Tensor:
     low, high = (float(v) for v in torch.aminmax(data_XYZ))
     if low == high:
         raise DataError(f"all voxels have the value {low:g}: expected a scan with contrast; export it again")
-    _note_doubts(data_XYZ, low, high, notes)
+    _warn_of_intensities(data_XYZ, low, high, notes)
     return data_XYZ
 
 
 def _fill_nonfinite(data_XYZ: Tensor, notes: list[str]) -> Tensor:
-    if all(math.isfinite(v) for v in torch.aminmax(data_XYZ)):  # much faster than asking every voxel
+    if all(math.isfinite(v) for v in torch.aminmax(data_XYZ)):  # much faster than `isfinite` of every voxel
         return data_XYZ
     bad = ~torch.isfinite(data_XYZ)
     count = int(bad.sum())
@@ -62,12 +62,14 @@ def _fill_nonfinite(data_XYZ: Tensor, notes: list[str]) -> Tensor:
             f"{share:.1f} % of the voxels are NaN, infinite or beyond float32, expected at most "
             f"{100 * NONFINITE_LIMIT:g} %: export the scan again, or replace them by 0 if they are background"
         )
-    notes.append(f"{count} voxels that were NaN, infinite or beyond float32 took the median of their neighbours")
+    notes.append(
+        f"{count} voxels that were NaN, infinite or beyond float32 were replaced by the median of their neighbours"
+    )
     return fill_from_neighbours(data_XYZ, bad)
 
 
 def fill_from_neighbours(data_XYZ: Tensor, bad_XYZ: Tensor) -> Tensor:
-    """Replace bad voxels by the median of the good ones in 3x3x3, from the rim inwards."""
+    """Replace bad voxels by the median of the good ones in 3x3x3, from the edge of each bad region inwards."""
     filled = data_XYZ.masked_fill(bad_XYZ, torch.nan)
     size = torch.tensor(filled.shape)
     steps = torch.arange(-1, 2)
@@ -85,7 +87,7 @@ def fill_from_neighbours(data_XYZ: Tensor, bad_XYZ: Tensor) -> Tensor:
     return filled
 
 
-def _note_doubts(data_XYZ: Tensor, low: float, high: float, notes: list[str]) -> None:
+def _warn_of_intensities(data_XYZ: Tensor, low: float, high: float, notes: list[str]) -> None:
     step = max(1, data_XYZ.numel() // SAMPLE_VOXELS) | 1  # odd, so that it does not follow the rows
     sample = data_XYZ.flatten()[::step].numpy()
     negative = float((sample < 0).mean())

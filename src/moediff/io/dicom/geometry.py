@@ -163,7 +163,7 @@ def _check_straight(positions: np.ndarray, step: np.ndarray) -> None:
     expected = positions[0] + np.arange(len(positions))[:, None] * step
     off_mm = float(np.linalg.norm(positions - expected, axis=1).max())
     if off_mm > max(0.1 * float(np.linalg.norm(step)), SAME_POSITION_MM):
-        raise GeometryError(f"slices lie up to {off_mm:.3g} mm beside a straight line, expected one stack: {EXPORT}")
+        raise GeometryError(f"slices lie up to {off_mm:.3g} mm off a straight line, expected one stack: {EXPORT}")
 
 
 def _several_volumes(ordered: list[DicomImage], along_mm: np.ndarray) -> str:

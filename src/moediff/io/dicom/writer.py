@@ -49,7 +49,7 @@ def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
     """Write one file per slice into a new folder, read them back, and only then give the folder its name.
 
     Raises:
-        DataError: the grid's axes are not at right angles, which DICOM cannot say, or it is a single slice.
+        DataError: the grid's axes are not at right angles, which DICOM cannot represent, or it is a single slice.
         CannotCreate, OutputFailed: the folder exists, cannot be created, or does not read back.
     """
     require_pydicom()
@@ -65,14 +65,18 @@ def require_series_grid(grid: Grid) -> None:
     """Refuse a grid that no series can lie on.
 
     Raises:
-        DataError: its axes are not at right angles, which DICOM cannot say, or it is a single slice.
+        DataError: its axes are not at right angles, which DICOM cannot represent, or it is a single slice.
     """
     if grid.shape[2] < 2:
-        raise DataError("the result is one slice, whose thickness no DICOM series tells: leave --dicom-out out")
+        raise DataError(
+            "the result is a single slice, and a DICOM series does not state the thickness of one: leave --dicom-out out"
+        )
     columns = grid.affine[:3, :3].numpy()
     unit = columns / np.linalg.norm(columns, axis=0)
     if np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE:
-        raise DataError("the result's axes are not at right angles, which DICOM cannot say: leave --dicom-out out")
+        raise DataError(
+            "the result's axes are not at right angles, which DICOM cannot represent: leave --dicom-out out"
+        )
 
 
 def _datasets(volume: Volume, origin: Origin) -> Any:
@@ -174,6 +178,6 @@ def _verify(folder: Path, volume: Volume) -> None:
     step = float(data_XYZ.max() - data_XYZ.min()) / LEVELS
     moved = float((again.affine - affine).abs().max()) / min(volume.spacing_mm)
     if again.shape != volume.shape or moved > SAME_POSITION * max(volume.shape):
-        raise OutputFailed("what was written lies elsewhere when read back: please report this")
+        raise OutputFailed("the written series has another position when it is read back: please report this")
     if float((again.data_XYZ - data_XYZ).abs().max()) > step + 1e-5 * float(data_XYZ.abs().max()):
         raise OutputFailed("the voxels differ from what was written: check the disk and retry")

@@ -1,4 +1,4 @@
-"""Which affine a scan has: sform against qform, units, and whether a head could be that large.
+"""Affine of a NIfTI scan: the choice between sform and qform, units, and whether the size is plausible.
 
 Axes: columns of an affine are voxel axes, rows are R, A, S in mm.
 """
@@ -18,10 +18,10 @@ from moediff.io.nifti.header import Header
 MM_PER_UNIT = {1: ("metre", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3)}
 VOXEL_MM = (0.05, 20.0)
 EXTENT_MM = (50.0, 600.0)
-FAR_MM, LOST_MM = 2e3, 1e6  # from the scanner's middle; beyond the second, float32 no longer tells voxels apart
-ABSURD = 10  # this many times beyond those limits is an error of units, not an unusual scan
+FAR_MM, LOST_MM = 2e3, 1e6  # from the scanner's centre; beyond the second, float32 cannot distinguish voxels
+ABSURD = 10  # this many times beyond those limits is a wrong unit, not an unusual scan
 SAME_AXIS = math.cos(math.radians(45))  # beyond 45 degrees another axis is the nearer one
-DOUBTFUL_VOXELS = 0.2  # qform and sform may lie this far apart without a word
+DOUBTFUL_VOXELS = 0.2  # qform and sform may differ by this much without a warning
 SHEAR_COSINE = 1e-3
 QUATERNION_ROUNDING = 1e-3  # over a norm of 1; the NIfTI library rescales such quaternions too
 CODES = range(6)
@@ -29,7 +29,7 @@ CODES = range(6)
 
 @dataclass(frozen=True)
 class Form:
-    """One way the header places voxels: an affine, or why there is none."""
+    """The sform or the qform: an affine, or the fault that makes it unusable."""
 
     affine: np.ndarray | None
     fault: str = ""
@@ -119,12 +119,12 @@ def _trusted(forms: dict[str, Form], trust: str, notes: list[str]) -> np.ndarray
     affine = forms[trust].affine
     if affine is None:
         raise GeometryError(f"the trusted {trust} {forms[trust].fault}: trust the other one or repair it")
-    notes.append(f"the {trust} was taken without comparison, as asked")
+    notes.append(f"the {trust} was taken without comparison, as requested")
     return affine
 
 
 def default_affine(shape: Sequence[int], sizes: Sequence[float], notes: list[str]) -> np.ndarray:
-    """Nothing says where voxels lie: axes taken as left, anterior, superior about the centre, like nibabel and FSL do.
+    """The affine of a scan without sform and qform: axes are left, anterior, superior, centred, as in nibabel and FSL.
 
     Raises:
         GeometryError: not even the voxel size is known.
@@ -152,7 +152,7 @@ def _choose(forms: dict[str, Form], header: Header, notes: list[str]) -> np.ndar
             notes.append(f"the sform {sform.fault}; the qform was used instead")
         return qform.affine
     if qform.affine is not None:
-        _compare(sform.affine, qform.affine, header.shape, notes)
+        _compare_forms(sform.affine, qform.affine, header.shape, notes)
     elif header.codes[0]:
         notes.append(f"the qform {qform.fault}; the sform was used")
     _compare_sizes(sform.affine, header, notes)
@@ -169,12 +169,12 @@ def _compare_sizes(affine: np.ndarray, header: Header, notes: list[str]) -> None
 
 
 def corner_gap(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> float:
-    """How far apart two affines put the corners of this box of voxels, in the affines' unit."""
+    """Largest distance between the corners of a box of voxels under two affines, in the affines' unit."""
     corners = np.array(np.meshgrid(*([0, n - 1] for n in shape[:3]), indexing="ij")).reshape(3, -1)
     return float(np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max())
 
 
-def _compare(sform: np.ndarray, qform: np.ndarray, shape: Sequence[int], notes: list[str]) -> None:
+def _compare_forms(sform: np.ndarray, qform: np.ndarray, shape: Sequence[int], notes: list[str]) -> None:
     s_mm, q_mm = (np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform))
     cosine = ((sform[:3, :3] / s_mm) * (qform[:3, :3] / q_mm)).sum(0)
     if cosine.min() < SAME_AXIS:
@@ -185,11 +185,11 @@ def _compare(sform: np.ndarray, qform: np.ndarray, shape: Sequence[int], notes: 
         )
     gap = corner_gap(sform, qform, shape)
     if gap > DOUBTFUL_VOXELS * s_mm.min():
-        notes.append(f"qform and sform place voxels up to {gap:.3g} mm apart; the sform was used")
+        notes.append(f"qform and sform differ by up to {gap:.3g} mm; the sform was used")
 
 
 def check_plausible(affine: np.ndarray, shape: Sequence[int], notes: list[str]) -> None:
-    """Could this be a head scan in mm?
+    """Check that voxels and field of view could be those of a head scan in mm.
 
     Raises:
         GeometryError: voxels or field of view are so far off that the unit must be wrong.
@@ -197,16 +197,16 @@ def check_plausible(affine: np.ndarray, shape: Sequence[int], notes: list[str]) 
     columns = affine[:3, :3]
     sizes = np.linalg.norm(columns, axis=0)
     if not np.isfinite(affine).all() or min(sizes) == 0:
-        raise GeometryError(f"the affine {affine.tolist()} cannot place voxels: set a valid sform in the header")
-    _within("voxel size", sizes, VOXEL_MM, notes)
-    _within("field of view", sizes * np.array(shape[:3]), EXTENT_MM, notes)
-    _near(float(np.abs(columns @ ((np.array(shape[:3]) - 1) / 2) + affine[:3, 3]).max()), notes)
+        raise GeometryError(f"the affine {affine.tolist()} is not usable: set a valid sform in the header")
+    _check_range("voxel size", sizes, VOXEL_MM, notes)
+    _check_range("field of view", sizes * np.array(shape[:3]), EXTENT_MM, notes)
+    _check_distance(float(np.abs(columns @ ((np.array(shape[:3]) - 1) / 2) + affine[:3, 3]).max()), notes)
     gram = (columns / sizes).T @ (columns / sizes)
     if np.abs(gram - np.eye(3)).max() > SHEAR_COSINE:
-        notes.append("the affine is sheared: voxel axes are not at right angles; it was kept as it is")
+        notes.append("the affine is sheared: voxel axes are not at right angles; it was not changed")
 
 
-def _near(away_mm: float, notes: list[str]) -> None:
+def _check_distance(away_mm: float, notes: list[str]) -> None:
     if away_mm > LOST_MM:
         raise GeometryError(
             f"the scan lies {away_mm:.3g} mm from the origin, expected at most {FAR_MM:g}: correct the affine's offsets"
@@ -215,7 +215,7 @@ def _near(away_mm: float, notes: list[str]) -> None:
         notes.append(f"the scan lies {away_mm:.4g} mm from the origin, expected at most {FAR_MM:g} mm")
 
 
-def _within(what: str, found_mm: np.ndarray, limits_mm: tuple[float, float], notes: list[str]) -> None:
+def _check_range(what: str, found_mm: np.ndarray, limits_mm: tuple[float, float], notes: list[str]) -> None:
     low, high = limits_mm
     said = " x ".join(f"{mm:.4g}" for mm in found_mm)
     if found_mm.min() < low / ABSURD or found_mm.max() > high * ABSURD:

@@ -1,4 +1,4 @@
-"""Bytes of a .nii or .nii.gz file in order, with every gzip checksum verified and nothing unpacked beyond need.
+"""Gzip streams: the bytes of a packed or plain file in order, every checksum verified, little unpacked at once.
 
 zlib in gzip mode compares CRC and length at the end of each member; a member's end must be reached to be trusted.
 """
@@ -21,12 +21,12 @@ REMEDY = "copy or download the file again"
 
 def _damage(error: zlib.error) -> DataError:
     if "data check" in str(error):
-        found = "the gzip checksum (CRC) does not match its data"
+        fault = "the gzip checksum (CRC) does not match its data"
     elif "length check" in str(error):
-        found = "the length in the gzip trailer does not match its data"
+        fault = "the length in the gzip trailer does not match its data"
     else:
-        found = f"the gzip stream is damaged ({error})"
-    return DataError(f"{found}: {REMEDY}")
+        fault = f"the gzip stream is damaged ({error})"
+    return DataError(f"{fault}: {REMEDY}")
 
 
 def _member(file: BinaryIO, data: bytes) -> Generator[bytes, None, bytes]:
@@ -47,7 +47,7 @@ def _member(file: BinaryIO, data: bytes) -> Generator[bytes, None, bytes]:
 
 
 def gunzip(file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
-    """Unpacked pieces of all gzip members; what follows the last one is noted and ignored.
+    """Unpacked pieces of all gzip members; bytes after the last one are ignored, with a warning.
 
     Raises:
         DataError: a member is cut off, damaged, or fails its checksum or length.
@@ -66,13 +66,13 @@ def gunzip(file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
 
 
 def raw_pieces(file: BinaryIO) -> Iterator[bytes]:
-    """The file's bytes as they are."""
+    """The bytes of a file that is not packed."""
     while piece := file.read(PIECE):
         yield piece
 
 
 class Stream:
-    """Read, skip and drain an iterator of byte pieces."""
+    """Read or skip bytes of an iterator of pieces."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -102,7 +102,7 @@ class Stream:
         return b"".join(parts)
 
     def skip(self, size: int) -> int:
-        """Pass over `size` bytes, or fewer at the end; returns how many there were."""
+        """Skip `size` bytes, or fewer at the end; returns how many there were."""
         done = 0
         while done < size and (part := self._next(size - done)):
             done += len(part)

@@ -1,4 +1,4 @@
-"""The NIfTI header as bytes: what nibabel takes on trust is checked here before anything is allocated.
+"""NIfTI header: read from bytes and checked, before anything is allocated (nibabel checks much less).
 
 NIfTI-1 and NIfTI-2, single files and pairs of .hdr and .img, either byte order.
 """
@@ -45,7 +45,7 @@ REFUSED_DATATYPES = {
     2048: "complex voxels",
     2304: "RGBA colour",
 }
-OTHER_FORMATS = (  # how files that are not NIfTI begin, and what to tell their owner
+OTHER_FORMATS = (  # how files that are not NIfTI begin, what they are, and the remedy
     (b"<", "a web page or XML file; download the scan itself"),
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file with `git lfs pull`"),
     (b"/annex/objects", "a git-annex pointer; fetch the file with `datalad get`"),
@@ -56,7 +56,7 @@ OTHER_FORMATS = (  # how files that are not NIfTI begin, and what to tell their 
 
 @dataclass(frozen=True)
 class Header:
-    """The fields that matter, in the file's own units, checked one by one.
+    """The fields that matter, in the file's own units; checked unless said otherwise.
 
     Args:
         shape: dim[1..ndim].
@@ -132,7 +132,7 @@ def _layout(start: bytes) -> tuple[np.dtype[np.void], bool]:
 
 @np.errstate(invalid="ignore")  # damaged fields may hold signalling NaN
 def _parse(raw: bytes, notes: list[str], *, pair: bool) -> Header:
-    """Check the header's own fields; the affine is chosen later, by `placement`."""
+    """Check the header's own fields; the affine is chosen later, by `choose_affine`."""
     layout, second = _layout(raw)
     if len(raw) < layout.itemsize + EXTENDER_BYTES:
         raise DataError(f"the file ends inside its header, after {len(raw)} bytes: {REMEDY}")
@@ -145,20 +145,20 @@ def _parse(raw: bytes, notes: list[str], *, pair: bool) -> Header:
         offset=_check_offset(float(field["vox_offset"]), 0 if pair else len(raw)),
         slope=slope,
         inter=inter,
-        **_placing(field),
+        **_affine_fields(field),
     )
 
 
 @np.errstate(invalid="ignore")
 def memory_header(field: Any, shape: Sequence[int]) -> Header:
-    """A NIfTI header that nibabel holds: it applies the scaling itself, and an unknown unit means mm there."""
-    placing = _placing(field)
-    placing["unit"] = placing["unit"] or MM
-    return Header(tuple(shape), np.dtype(np.float32), 0, 1.0, 0.0, **placing)
+    """The header of a nibabel image: nibabel applies the scaling itself, and an unknown unit means mm."""
+    fields = _affine_fields(field)
+    fields["unit"] = fields["unit"] or MM
+    return Header(tuple(shape), np.dtype(np.float32), 0, 1.0, 0.0, **fields)
 
 
-def _placing(field: Any) -> dict[str, Any]:
-    """The fields that say where voxels lie, under the names they have in `Header`."""
+def _affine_fields(field: Any) -> dict[str, Any]:
+    """The fields that the affine is computed from, under the names they have in `Header`."""
     numbers = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
     return {
         "pixdim": tuple(float(p) for p in field["pixdim"][:4]),
@@ -222,17 +222,17 @@ def _check_scaling(slope: float, inter: float, notes: list[str]) -> tuple[float,
     low, high = SLOPE_RANGE
     if not low <= abs(slope) <= high or abs(inter) > high:
         raise DataError(
-            f"the value range is out of reach: scl_slope {slope:g}, scl_inter {inter:g}, "
+            f"the value range is too large or too small: scl_slope {slope:g}, scl_inter {inter:g}, "
             f"expected sizes of {low:g} to {high:g}; rescale the scan"
         )
     return slope, inter
 
 
 def check_extensions(raw: bytes, body: bytes) -> None:
-    """Walk the header extensions between the header, which ends with the extender, and the voxels.
+    """Check the sizes of the header extensions in `body`, the bytes between the header and the voxels.
 
     Raises:
-        DataError: an extension's size is no positive multiple of 16 or leads past the voxels' start.
+        DataError: an extension's size is no positive multiple of 16, or it overlaps the voxels.
     """
     if raw[-EXTENDER_BYTES] == 0:
         return
@@ -249,7 +249,7 @@ def check_extensions(raw: bytes, body: bytes) -> None:
 
 
 def select_volume(shape: tuple[int, ...], index: int | None, notes: list[str]) -> tuple[tuple[int, int, int], int]:
-    """The shape of the one 3-D volume to read and its place among those stored.
+    """The shape of the one 3-D volume to read, and its index among those in the file.
 
     Raises:
         DataError: not 3-D, several volumes and none chosen, no such volume, or too few voxels or too many.

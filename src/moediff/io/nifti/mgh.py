@@ -1,4 +1,4 @@
-"""FreeSurfer's .mgh header, and so .mgz: big-endian, voxels at byte 284, scanner coordinates.
+"""FreeSurfer's .mgh and .mgz header: big-endian, voxels at byte 284, scanner coordinates.
 
 https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat. What follows the voxels (echo times, command lines with
 user names) is never read.
@@ -32,7 +32,7 @@ CORONAL = np.array([[-1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # FreeSurfer's own gu
 
 @np.errstate(invalid="ignore")  # damaged fields may hold signalling NaN
 def read_mgh_header(stream: Stream, notes: list[str]) -> tuple[Header, bytes]:
-    """The checked header and its bytes; its affine stands in the place of the sform.
+    """The checked header and its bytes; its affine is stored as the sform.
 
     Raises:
         DataError, GeometryError: it is no .mgh header, is cut short, or holds an impossible field.

@@ -113,7 +113,7 @@ def _format_of(path: Path) -> Format:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
-    """Open an ordinary file; what goes wrong becomes InputMissing."""
+    """Open a regular file; errors of the system become InputMissing."""
     try:
         try:
             mode = path.stat().st_mode
@@ -179,7 +179,7 @@ def _read_voxels(scan: _OpenScan, selected: Selected, notes: list[str]) -> Tenso
 
 
 def _check_budget(header: Header, most_bytes: int) -> None:
-    """Refuse before anything is allocated for voxels."""
+    """Raises DataError before anything is allocated for voxels."""
     if header.data_bytes > MAX_BYTES:
         raise DataError(
             f"the header promises {header.data_bytes} bytes of voxels (shape {header.shape}), expected at most "
@@ -189,9 +189,9 @@ def _check_budget(header: Header, most_bytes: int) -> None:
         raise DataError(f"the file is too short for the {header.data_bytes} bytes of voxels it promises: {REMEDY}")
 
 
-def _check_length(header: Header, found: int) -> None:
-    if found < header.data_bytes:
-        raise DataError(f"the header promises {header.data_bytes} bytes of voxels, found {found}: {REMEDY}")
+def _check_length(header: Header, count: int) -> None:
+    if count < header.data_bytes:
+        raise DataError(f"the header promises {header.data_bytes} bytes of voxels, found {count}: {REMEDY}")
 
 
 def _check_surplus(surplus: int, notes: list[str]) -> None:
