@@ -69,7 +69,7 @@ def require_series_grid(grid: Grid) -> None:
     """
     if grid.shape[2] < 2:
         raise DataError(
-            "the result is a single slice, and a DICOM series does not state the thickness of one: leave --dicom-out out"
+            "the result is one slice, and no DICOM series states the thickness of one: leave --dicom-out out"
         )
     columns = grid.affine[:3, :3].numpy()
     unit = columns / np.linalg.norm(columns, axis=0)
