@@ -1,4 +1,4 @@
-"""Geometry: orientation, target grids, and resampling a scan from one grid to another.
+"""Where voxels lie: orientation, target grids, and moving a scan from one grid to another.
 
 Axes: X Y Z voxel axes.
 """
@@ -45,7 +45,7 @@ def _reorder(shape: Sequence[int], order: Sequence[int], flips: Sequence[bool]) 
     return matrix
 
 
-def _reoriented(volume: Volume, order: Sequence[int], flips: Sequence[bool]) -> Volume:
+def _turned(volume: Volume, order: Sequence[int], flips: Sequence[bool]) -> Volume:
     """The same scan stored with its axes in this order and direction."""
     flipped_axes = [axis for axis in range(3) if flips[axis]]
     data_XYZ = volume.data_XYZ.permute(*order).flip(flipped_axes).contiguous()
@@ -66,7 +66,7 @@ def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
         affine = canonical.affine @ _reorder(canonical.shape, back_order, back_flips)
         return Volume(canonical.data_XYZ.flip(flipped_axes).permute(back_order).contiguous(), affine)
 
-    return _reoriented(volume, order, flips), undo
+    return _turned(volume, order, flips), undo
 
 
 def canonical_grid(grid: Grid) -> Grid:
@@ -127,9 +127,9 @@ def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
     """
     positions = axis_positions(volume.grid, target)
     if positions is None:
-        reoriented = _reoriented(volume, *ras_axes(torch.linalg.inv(target.affine) @ volume.affine))
-        positions = axis_positions(reoriented.grid, target)
-        volume = volume if positions is None else reoriented
+        turned = _turned(volume, *ras_axes(torch.linalg.inv(target.affine) @ volume.affine))
+        positions = axis_positions(turned.grid, target)
+        volume = volume if positions is None else turned
     if positions is not None:
         matrices = [axis_matrix(n, p, kernel) for n, p in zip(volume.shape, positions, strict=True)]
         return Volume(apply_axes(volume.data_XYZ, matrices), target.affine)

@@ -1,4 +1,4 @@
-"""Writer of float32 NIfTI-1 files: compressed, synced, read back and compared before they get their names.
+"""Voxels to a float32 NIfTI-1 file: compressed, synced, read back and compared before it gets its name.
 
 Axes: X Y Z voxels in storage order, E maps of one scan. Files store X fastest, then Y, Z, E.
 """
@@ -116,13 +116,13 @@ def _pieces(header: nib.Nifti1Header, data: Tensor) -> Iterator[bytes]:
 def _verify(stream: Stream, data: Tensor, affine: np.ndarray, checksum: int) -> None:
     """Raises DataError where the file differs from what was meant; reading it to its end checks gzip's CRC too."""
     header, raw = read_header(stream, [])
-    written = choose_affine(header, None, [])
+    found = choose_affine(header, None, [])
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     rounding = np.abs(affine).max() * np.finfo(np.float32).eps
     if header.shape != tuple(data.shape):
         raise DataError(f"shape {header.shape} instead of {tuple(data.shape)}")
-    if corner_gap(written, affine, header.shape) > SAME_VOXELS * sizes.min() + 4 * rounding * max(header.shape[:3]):
-        raise DataError(f"affine {written.tolist()} instead of {affine.tolist()}")
+    if corner_gap(found, affine, header.shape) > SAME_VOXELS * sizes.min() + 4 * rounding * max(header.shape[:3]):
+        raise DataError(f"affine {found.tolist()} instead of {affine.tolist()}")
     again = zlib.crc32(raw)
     while piece := stream.read(1 << 20):
         again = zlib.crc32(piece, again)
