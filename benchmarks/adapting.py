@@ -29,7 +29,7 @@ from moediff.evaluation.metrics.fidelity import data_range, head_mask, score
 from moediff.evaluation.metrics.haarpsi import haarpsi
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import Loaded
+from moediff.io.scans import from_volume
 from moediff.model.bundle import Bundle, load_bundle
 from moediff.training.adapt import AdaptOptions, adapt, part_way
 
@@ -64,7 +64,7 @@ def row(bundle: Bundle, path: Path, recipe: str, args: argparse.Namespace, optio
     """One scan and recipe: before, after by share, and what it took."""
     truth, low = case_of(path, recipe, args.side, 1.0)
     start = time.perf_counter()
-    adapted = adapt([Loaded(low, None, (1, 1), ())], bundle, options, goal=EnhanceOptions(like=truth.grid))
+    adapted = adapt([from_volume(low)], bundle, options, goal=EnhanceOptions(like=truth.grid))
     seconds = round(time.perf_counter() - start, 1)
     plain_db, after = interpolated_db(low, truth), {}
     for share in args.shares:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moediff.core.geometry import canonicalise, resample
+from moediff.core.geometry import resample
 from moediff.core.volume import Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
@@ -52,7 +52,7 @@ def parser_of(
 
 def scan_at(path: Path) -> Volume:
     """A scan in canonical orientation."""
-    return canonicalise(load(path).volume)[0]
+    return load(path).volume
 
 
 def validation_scan(data: Path, name: str) -> Volume:

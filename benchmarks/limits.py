@@ -23,7 +23,7 @@ import torch
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED, Recipe
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise, centre_crop
+from moediff.core.geometry import centre_crop
 from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
@@ -50,7 +50,7 @@ def consistency(enhancer: Enhancer, data: Path, side: int) -> list[dict[str, Any
     """A row per scan and recipe."""
     rows = []
     for scan in SCANS:
-        truth = centre_crop(canonicalise(load(data / "val" / f"{scan}.nii.gz").volume)[0], side)
+        truth = centre_crop(load(data / "val" / f"{scan}.nii.gz").volume, side)
         for name, recipe in NAMED.items():
             low = degrade(truth, recipe, rng_for(0, scan, name))
             with_step, record = gain(enhancer, truth, low)
@@ -177,7 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     tune_allocator()
     enhancer = Enhancer(args.bundle)
-    truth, _ = canonicalise(load(args.data / "val" / f"{BROKEN}.nii.gz").volume)
+    truth = load(args.data / "val" / f"{BROKEN}.nii.gz").volume
     failed = failures(enhancer, truth)
     for row in failed:
         print(json.dumps(row), file=sys.stderr)

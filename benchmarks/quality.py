@@ -27,7 +27,7 @@ from moediff.acquisition.recipe import NAMED
 from moediff.anatomy.regions import within
 from moediff.benchmark.cases import Case, Scan
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise, centre_crop, resample
+from moediff.core.geometry import centre_crop, resample
 from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import head_mask, score
@@ -58,7 +58,7 @@ def case_of(path: Path, recipe: str, side: int, child: float) -> tuple[Volume, V
     scan = Scan(stem_of(path), path)
     if not side and child == 1:
         return Case(scan, NAMED[recipe], seed=0).acquire()
-    truth, _ = canonicalise(load(path).volume)
+    truth = load(path).volume
     truth = centre_crop(truth, side) if side else truth
     size = torch.tensor([child, child, child, 1], dtype=torch.float64)
     truth = Volume(truth.data_XYZ, truth.affine * size)

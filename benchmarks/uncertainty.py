@@ -25,7 +25,7 @@ from moediff.acquisition.recipe import NAMED
 from moediff.anatomy.regions import REGIONS, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise, centre_crop
+from moediff.core.geometry import centre_crop
 from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.calibration import half_width, spearman
@@ -51,14 +51,14 @@ def cut(whole: Volume, regions_XYZ: Tensor | None, side: int) -> tuple[Volume, T
 def val_scans(data: Path, side: int) -> Iterator[Case]:
     """Name, sharp crop, and its regions where they can be told."""
     for name in SCANS:
-        whole, _ = canonicalise(load(data / "val" / f"{name}.nii.gz").volume)
+        whole = load(data / "val" / f"{name}.nii.gz").volume
         yield name, *cut(whole, scan_regions(whole.data_XYZ, whole.spacing_mm), side)
 
 
 def synthetic_scans(data: Path, side: int) -> Iterator[Case]:
     """Two synthetic scans of every label map that was kept out of training."""
     for number in HELD_OUT:
-        maps, _ = canonicalise(load(data / "labels" / f"training_seg_{number}.nii.gz").volume)
+        maps = load(data / "labels" / f"training_seg_{number}.nii.gz").volume
         labels = maps.data_XYZ.round().to(torch.int32)
         for copy in range(2):
             scan = maps.with_data(synthesise(labels, rng_for(0, "uncertainty", number, copy)))

@@ -21,7 +21,7 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
 from moediff.core.errors import MoeDiffError
-from moediff.core.geometry import canonicalise, resample
+from moediff.core.geometry import resample
 from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import Scores, head_mask, score
@@ -39,7 +39,7 @@ RECIPES = {"2mm": Recipe(axes=(HALF, HALF, HALF), noise=0.01, name="2mm"), "1x1x
 
 def known_scan(enhancer: Enhancer) -> None:
     """Degrade, enhance and score the MNI152 scan; print the table."""
-    truth, _ = canonicalise(load(str(files("nilearn").joinpath(MNI152))).volume)
+    truth = load(str(files("nilearn").joinpath(MNI152))).volume
     mask = head_mask(truth.data_XYZ)
     table = Table("input", "method", "PSNR (dB)", "SSIM", title="MNI152 against the truth, inside the head")
     for name, recipe in RECIPES.items():
@@ -60,24 +60,16 @@ def own_scan(enhancer: Enhancer, path: Path) -> None:
     """Enhance a user's scan on the default grid."""
     result = enhancer(path)
     target = OUT / f"{stem_of(path)}_desc-sr.nii.gz"
-    save(result.volume, target, codes=result.source.codes, overwrite=True)
+    save(result.volume, target, storage=result.storage, codes=result.source.codes, overwrite=True)
     print(result.sidecar.to_json())
-    shown = {name: canonicalise(v)[0] for name, v in (("input", result.source.volume), ("enhanced", result.volume))}
-    cubic = resample(shown["input"], shown["enhanced"].grid, "cubic")
-    _draw(
-        {"input": shown["input"], "cubic": cubic, "enhanced": shown["enhanced"]},
-        result,
-        target.with_suffix("").with_suffix(".png"),
-        None,
-    )
+    scan = result.source.volume
+    panels = {"input": scan, "cubic": resample(scan, result.volume.grid, "cubic"), "enhanced": result.volume}
+    _draw(panels, result, target.with_suffix("").with_suffix(".png"), None)
 
 
 def _draw(panels: dict[str, Volume], result: Enhanced, path: Path, error_of: tuple[str, str] | None) -> None:
-    gates = [canonicalise(result.volume.with_data(g))[0].data_XYZ for g in result.gate_XYZE.unbind(-1)]
-    import torch
-
     comparison_figure(
-        panels, path, error_of=error_of, expert_map_XYZE=torch.stack(gates, -1), expert_names=result.expert_names
+        panels, path, error_of=error_of, expert_map_XYZE=result.gate_XYZE, expert_names=result.expert_names
     )
     print(path)
 

@@ -20,7 +20,6 @@ from PIL import Image
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
-from moediff.core.geometry import canonicalise
 from moediff.core.memory import tune_allocator
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
@@ -73,7 +72,7 @@ def main() -> None:
     if unknown := [name for name in wanted if name not in RECIPES]:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(RECIPES)}")
     tune_allocator()
-    truth, _ = canonicalise(load(str(files("nilearn").joinpath(MNI152))).volume)
+    truth = load(str(files("nilearn").joinpath(MNI152))).volume
     enhancer = Enhancer()
     for name in wanted:
         low = degrade(truth, RECIPES[name], rng_for(0, "demo", name))

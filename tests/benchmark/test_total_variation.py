@@ -101,16 +101,6 @@ def test_a_piecewise_constant_head_is_restored_better_than_by_cubic():
     assert ours > cubic + 1
 
 
-def test_storage_order_changes_nothing(make_phantom, stored):
-    truth = make_phantom((26, 28, 24))
-    low = degrade(truth, thick_slices(2, 0.01, "thick"), rng_for(0))
-    turned = ((2, 0, 1), (0,))
-    goal = stored(truth, *turned)
-    result = tv.super_resolve(stored(low, *turned), goal.grid)
-    assert_close(result.affine, goal.affine, atol=1e-6, rtol=0)
-    assert_close(result.data_XYZ, stored(tv.super_resolve(low, truth.grid), *turned).data_XYZ, atol=0.5, rtol=0)
-
-
 def test_impossible_problems_are_refused():
     measured = torch.zeros(4, 4, 4)
     with pytest.raises(ConfigError, match="weight"):

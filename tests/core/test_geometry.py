@@ -67,7 +67,7 @@ def test_all_48_storage_orders_become_ras_and_back(order, signs):
     for axis, (world, sign) in enumerate(zip(order, signs, strict=True)):
         columns[world, axis] = sign * (1.0, 2.0, 3.0)[axis]
     volume = Volume(numbered(), affine_of(columns))
-    canonical, undo = canonicalise(volume)
+    canonical, storage = canonicalise(volume)
     linear = canonical.affine[:3, :3]
     assert torch.equal(linear, torch.diag(torch.diagonal(linear))) and bool((torch.diagonal(linear) > 0).all())
     place = {
@@ -75,7 +75,7 @@ def test_all_48_storage_orders_become_ras_and_back(order, signs):
     }
     moved = millimetres(canonical.grid).reshape(-1, 3)
     assert_close(torch.stack([place[float(v)] for v in canonical.data_XYZ.flatten()]), moved)
-    back = undo(canonical)
+    back = storage.undo(canonical)
     assert torch.equal(back.data_XYZ, volume.data_XYZ)
     assert_close(back.affine, volume.affine)
 
@@ -88,19 +88,19 @@ spacings = st.lists(st.floats(0.3, 8), min_size=3, max_size=3)
 def test_oblique_scans_are_canonicalised_and_undone(turn, spacing, hand):
     affine = oblique(turn, (spacing[0] * hand, spacing[1], spacing[2]))
     volume = Volume(numbered(), affine)
-    canonical, undo = canonicalise(volume)
+    canonical, storage = canonicalise(volume)
     assert ras_axes(canonical.affine) == ((0, 1, 2), (False, False, False))
     assert float(torch.cdist(corners(canonical.grid), corners(volume.grid)).amin(1).max()) < 1e-4  # the same box
-    back = undo(canonical)
+    back = storage.undo(canonical)
     assert torch.equal(back.data_XYZ, volume.data_XYZ)
     assert_close(back.affine, affine)
 
 
 def test_undo_accepts_a_finer_grid_of_the_same_directions():
     volume = Volume(numbered(), affine_of(np.array([[0, 0, -2.0], [1.0, 0, 0], [0, -3.0, 0]])))
-    canonical, undo = canonicalise(volume)
+    canonical, storage = canonicalise(volume)
     fine = ramp_on(with_spacing(canonical.grid, (1.0, 0.5, 0.5)))
-    back = undo(fine)
+    back = storage.undo(fine)
     assert_close(back.data_XYZ, ramp_on(back.grid).data_XYZ)
     assert_close(corners(back.grid), corners(volume.grid))
 

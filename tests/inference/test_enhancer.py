@@ -17,7 +17,7 @@ from moediff.core.volume import Volume
 from moediff.diffusion.samplers import SAMPLERS
 from moediff.evaluation.data_consistency import consistency
 from moediff.inference.enhancer import Enhancer
-from moediff.inference.grid_plan import land, passes_through
+from moediff.inference.grid_plan import passes_through
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiling import denoise_tiled
 from moediff.model.bundle import Bundle
@@ -40,7 +40,18 @@ def test_default_grid_keeps_the_field_of_view(enhancer, low):
 def test_storage_order_does_not_change_the_result(enhancer, low, stored):
     plain = enhancer(low, EnhanceOptions(voxel_size=(3.0,))).volume
     other = enhancer(stored(low, (2, 0, 1), (0, 2)), EnhanceOptions(voxel_size=(3.0,))).volume
-    assert_close(land(other, plain.grid).data_XYZ, plain.data_XYZ, atol=1e-2, rtol=1e-4)
+    assert_close(other.affine, plain.affine)
+    assert_close(other.data_XYZ, plain.data_XYZ, atol=1e-2, rtol=1e-4)
+
+
+def test_a_result_is_written_in_the_axis_order_of_its_input(enhancer, low, stored):
+    other = stored(low, (2, 0, 1), (0, 2))
+    result = enhancer(other, EnhanceOptions(voxel_size=(3.0, 4.0, 5.0)))
+    expected = with_spacing(other.grid, (3.0, 4.0, 5.0))
+    written = result.storage.undo_grid(result.volume.grid)
+    assert written.shape == expected.shape == tuple(result.record["output_shape"])
+    assert_close(written.affine, expected.affine)
+    assert result.volume.spacing_mm == pytest.approx((4, 5, 3))
 
 
 def test_tiles_do_not_show(enhancer, low):

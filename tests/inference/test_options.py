@@ -52,7 +52,7 @@ REFUSED = {
     "no_number": ({"voxel_size": ()}, "one or three numbers"),
     "too_fine": ({"voxel_size": (1.0, 1.0, 0.19)}, "at least 0.2 mm"),
     "bare_number": ({"voxel_size": 1.0}, "voxel size is 1.0, expected a tuple"),
-    "a_file": ({"like": "t1.nii.gz"}, "like is a str, expected a grid: give moediff.load(FILE).volume.grid"),
+    "a_file": ({"like": "t1.nii.gz"}, "like is a str, expected a grid: give moediff.load(FILE).stored_grid"),
     "negative": ({"voxel_size": (-1.0,)}, "at least 0.2 mm"),
     "unknown_sampler": ({"sampler": "ddim"}, "choose from dpm-solver++, heun, euler"),
     "one_step": ({"steps": 1}, "expected 2 to 64"),

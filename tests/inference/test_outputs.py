@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from moediff.core.errors import CannotCreate
+from moediff.core.geometry import RAS
 from moediff.core.volume import Grid
 from moediff.inference import outputs
 from moediff.inference.options import Enhanced, Maps
 from moediff.inference.outputs import OutputPaths, check_outputs, write
 from moediff.inference.sidecar import GridRecord, Settings, Sidecar, Uncertainty, Weights
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan
 
 
 def test_paths_may_be_text(tmp_path):
@@ -161,10 +162,11 @@ def result(make_phantom) -> Enhanced:
     mask = volume.data_XYZ > 0
     return Enhanced(
         volume,
+        RAS,
         Maps(lambda: volume, lambda: gate, lambda: mask),
         volume.with_data(volume.data_XYZ / 10),
         ("smooth", "sharp"),
-        Loaded(volume, None, (0, 2), ()),
+        LoadedScan(volume, RAS, None, (0, 2), ()),
         a_sidecar(volume.grid),
     )
 

@@ -72,7 +72,7 @@ def read_by_scipy(volume: Volume, onto: Volume) -> Volume:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_enhanced_scan_overlays_the_truth(seed, enhancer, make_phantom):
     given = scene(make_phantom, seed)
-    like = enhancer(given.low, EnhanceOptions(like=given.truth.grid)).volume
+    like = enhancer(given.low, EnhanceOptions(like=given.truth.grid)).stored
     assert np.abs(shift_vox(like, given.truth)).max() < LIMIT_VOX
     own = enhancer(given.low, EnhanceOptions(voxel_size=(2.0,))).volume
     assert own.spacing_mm == pytest.approx((2, 2, 2))
@@ -103,7 +103,7 @@ def test_nothing_is_mirrored(seed, enhancer, make_phantom):
 @pytest.mark.parametrize("axis", range(3))
 def test_the_check_sees_a_shift_of_three_tenths_of_a_voxel(axis, enhancer, make_phantom):
     given = scene(make_phantom, seed=axis)
-    like = enhancer(given.low, EnhanceOptions(like=given.truth.grid)).volume
+    like = enhancer(given.low, EnhanceOptions(like=given.truth.grid)).stored
     offset = [0.0, 0.0, 0.0]
     offset[axis] = 0.3
     moved = ndimage.shift(like.data_XYZ.numpy(), offset, order=3, mode="nearest")
@@ -116,5 +116,5 @@ def test_the_check_sees_a_scan_whose_affine_is_off_by_a_third_of_a_voxel(enhance
     given = scene(make_phantom, seed=0)
     wrong = given.low.affine.clone()
     wrong[:3, 3] += given.truth.affine[:3, :3] @ torch.tensor([0.33, 0.0, 0.0], dtype=torch.float64)
-    like = enhancer(Volume(given.low.data_XYZ, wrong), EnhanceOptions(like=given.truth.grid)).volume
+    like = enhancer(Volume(given.low.data_XYZ, wrong), EnhanceOptions(like=given.truth.grid)).stored
     np.testing.assert_allclose(shift_vox(like, given.truth), (-0.33, 0, 0), atol=0.08)

@@ -40,7 +40,7 @@ NOTED = {
 def test_a_mendable_affine_is_mended_and_noted(fields, words, nifti, affine):
     loaded = load(nifti(**fields))
     assert len(loaded.warnings) == 1 and words in loaded.warnings[0]
-    assert np.allclose(loaded.volume.affine, affine, atol=1e-4)
+    assert np.allclose(loaded.stored.affine, affine, atol=1e-4)
 
 
 REFUSED = {
@@ -74,8 +74,8 @@ def test_an_affine_that_cannot_be_mended_is_refused(fields, words, nifti):
 def test_row22_no_orientation_is_said_loudly(nifti):
     loaded = load(nifti(qform_code=0, sform_code=0))
     assert loaded.warnings[0].startswith("LEFT AND RIGHT ARE NOT KNOWN") and loaded.codes == (0, 0)
-    assert np.allclose(loaded.volume.affine[:3, :3], np.diag([-5, 5, 5]))
-    assert np.allclose(loaded.volume.affine[:3, 3], [37.5, -32.5, -27.5])
+    assert np.allclose(loaded.stored.affine[:3, :3], np.diag([-5, 5, 5]))
+    assert np.allclose(loaded.stored.affine[:3, 3], [37.5, -32.5, -27.5])
 
 
 def test_row26_an_unused_quaternion_does_no_harm(nifti):
@@ -85,14 +85,14 @@ def test_row26_an_unused_quaternion_does_no_harm(nifti):
 @pytest.mark.parametrize("trust", ["sform", "qform"])
 def test_row27_trust_settles_a_contradiction(trust, nifti):
     loaded = load(nifti(**diagonal(-5, 5, 5)), trust=trust)
-    assert float(loaded.volume.affine[0, 0]) == (-5 if trust == "sform" else 5)
+    assert float(loaded.stored.affine[0, 0]) == (-5 if trust == "sform" else 5)
     assert f"the {trust} was taken without comparison" in loaded.warnings[0]
 
 
 def test_row27_a_small_contradiction_is_noted(nifti, affine):
     loaded = load(nifti(qoffset_x=-35.0))  # half a voxel off
     assert loaded.warnings == ("qform and sform differ by up to 2.5 mm; the sform was used",)
-    assert np.allclose(loaded.volume.affine, affine)
+    assert np.allclose(loaded.stored.affine, affine)
 
 
 def test_row27_trusting_what_is_broken_is_refused(nifti):
@@ -106,7 +106,7 @@ def test_row27_trusting_what_is_broken_is_refused(nifti):
 
 def test_trusting_the_sform_passes_over_faults_of_the_qform(nifti, affine):
     for fields in (BAD_QUATERNION, sizes(np.nan, 5, 5)):
-        assert np.allclose(load(nifti(**fields), trust="sform").volume.affine, affine)
+        assert np.allclose(load(nifti(**fields), trust="sform").stored.affine, affine)
 
 
 def test_pixdim_against_an_sform_alone_is_noted(nifti):
@@ -116,12 +116,12 @@ def test_pixdim_against_an_sform_alone_is_noted(nifti):
 
 def test_row28_shear_is_kept_and_noted(nifti):
     loaded = load(nifti(qform_code=0, srow_x=[5, 0.5, 0, -37.5]))
-    assert any("sheared" in w for w in loaded.warnings) and float(loaded.volume.affine[0, 1]) == 0.5
+    assert any("sheared" in w for w in loaded.warnings) and float(loaded.stored.affine[0, 1]) == 0.5
 
 
 def test_row29_left_handed_qform(nifti):
     loaded = load(nifti(sform_code=0, **sizes(5, 5, 5, qfac=-1)))
-    assert loaded.warnings == () and np.allclose(np.diag(loaded.volume.affine), [5, 5, -5, 1])
+    assert loaded.warnings == () and np.allclose(np.diag(loaded.stored.affine), [5, 5, -5, 1])
 
 
 @pytest.mark.parametrize(("unit", "name", "scale"), [(1, "metre", 1e-3), (3, "micron", 1e3)])
@@ -131,7 +131,7 @@ def test_row30_metres_and_microns_become_mm(unit, name, scale, nifti, affine):
     for more in ({}, {"sform_code": 0}):
         loaded = load(nifti(xyzt_units=unit, **rows, **offsets, **sizes(*[5 * scale] * 3), **more))
         assert loaded.warnings == (f"sizes given in {name} were converted to mm",)
-        assert np.allclose(loaded.volume.affine, affine, atol=1e-4)
+        assert np.allclose(loaded.stored.affine, affine, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_a_series_is_enhanced_and_nothing_personal_comes_out(tmp_path, bundle, c
     said = "".join(capsys.readouterr()).encode()
     everything = (written + (tmp_path / "series-5_desc-sr_MR.json").read_bytes() + said).lower()
     assert [secret for secret in SECRETS if secret.encode() in everything] == []
-    ours = load(tmp_path / "series-5_desc-sr_MR.nii.gz").volume
+    ours = load(tmp_path / "series-5_desc-sr_MR.nii.gz").stored
     directions = ours.affine[:3, :3].numpy() / 6
     np.testing.assert_allclose(directions, known_affine()[:3, :3] / (6, 7, 8), atol=1e-5)
 

@@ -106,7 +106,7 @@ WARNED = {
 def test_row43_doubts_are_warned_of(tmp_path, made, sentence):
     loaded = load(write(tmp_path / "export", made))
     assert sentence in " ".join(loaded.warnings)
-    np.testing.assert_array_equal(loaded.volume.data_XYZ.numpy(), known_voxels())
+    np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels())
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_row43_several_series_need_a_choice(several):
     with pytest.raises(DataError, match=r"3 usable series.*--series.*5a: MR 2D GR, 12 x 10 x 9.*5b.*7: .*"):
         load(several)
     assert load(several, series="7").stem == "series-7_MR"
-    assert float(load(several, series="1.2.3.7").volume.data_XYZ.max()) == 2 * known_voxels().max()
+    assert float(load(several, series="1.2.3.7").stored.data_XYZ.max()) == 2 * known_voxels().max()
     with pytest.raises(DataError, match="localizer"):
         load(several, series="1")
     with pytest.raises(DataError, match="no series has this number"):

@@ -48,42 +48,42 @@ def zipped(path: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("directions", DIRECTIONS.values(), ids=DIRECTIONS.keys())
 def test_shuffled_files_become_the_known_volume(tmp_path, directions):
     loaded = load(write(tmp_path / "export", slices(directions)))
-    assert_known(loaded.volume, directions)
+    assert_known(loaded.stored, directions)
     assert (loaded.stem, loaded.codes, loaded.warnings) == ("series-5_MR", (1, 1), ())
 
 
 def test_one_enhanced_file_gives_the_same_volume(tmp_path):
     write(tmp_path / "export", [enhanced()])
     file = next((tmp_path / "export").iterdir())
-    assert_known(load(tmp_path / "export").volume, slope=2, inter=3)
-    assert_known(load(file).volume, slope=2, inter=3)
+    assert_known(load(tmp_path / "export").stored, slope=2, inter=3)
+    assert_known(load(file).stored, slope=2, inter=3)
 
 
 def test_rle_is_decoded(tmp_path):
     made = slices()
     for one in made:
         one.compress(RLELossless, generate_instance_uid=False)
-    assert_known(load(write(tmp_path / "export", made)).volume)
+    assert_known(load(write(tmp_path / "export", made)).stored)
 
 
 def test_rescaling_may_differ_between_slices(tmp_path):
     made = slices(RescaleIntercept=-10.0)
     for z, one in enumerate(made):
         one.RescaleSlope = 1.0 + z
-    found = load(write(tmp_path / "export", made)).volume.data_XYZ.numpy()
+    found = load(write(tmp_path / "export", made)).stored.data_XYZ.numpy()
     np.testing.assert_allclose(found, known_voxels() * (1.0 + np.arange(9)) - 10)
 
 
 def test_monochrome1_is_turned_round(tmp_path):
     loaded = load(write(tmp_path / "export", slices(PhotometricInterpretation="MONOCHROME1")))
-    assert_known(loaded.volume, slope=-1, inter=4095)
+    assert_known(loaded.stored, slope=-1, inter=4095)
     assert "MONOCHROME1" in loaded.warnings[0]
 
 
 def test_a_zip_is_read_without_writing_anything(tmp_path):
     path = zipped(tmp_path / "export.zip", write(tmp_path / "made", slices()))
     before = sorted(tmp_path.parent.rglob("*"))
-    assert_known(load(path).volume)
+    assert_known(load(path).stored)
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
@@ -101,7 +101,7 @@ def test_a_nameless_entry_of_a_zip_is_read_like_any_other(tmp_path):
         for number, file in enumerate((tmp_path / "export").iterdir()):
             archive.writestr(zipfile.ZipInfo(str(number or "")), file.read_bytes())
         archive.writestr(zipfile.ZipInfo("folder/"), b"")
-    assert_known(load(tmp_path / "a.zip").volume)
+    assert_known(load(tmp_path / "a.zip").stored)
 
 
 def test_a_damaged_zip_is_refused(tmp_path):
@@ -160,7 +160,7 @@ def assert_same(ours: Volume, theirs: Volume) -> None:
 @pytest.mark.parametrize("name", ["axial", "sagittal", "oblique"])
 def test_dcm2niix_agrees_on_synthetic_series(tmp_path, name):
     folder = write(tmp_path / "export", slices(DIRECTIONS[name]))
-    assert_same(load(folder).volume, dcm2niix(folder, tmp_path / "out"))
+    assert_same(load(folder).stored, dcm2niix(folder, tmp_path / "out"))
 
 
 @pytest.mark.slow
@@ -171,6 +171,6 @@ def test_dcm2niix_agrees_on_the_sample_series(tmp_path, shared_data):
     with tarfile.open(sample) as archive:
         archive.extractall(tmp_path / "export", filter="data")
     loaded = load(tmp_path / "export")
-    assert_same(loaded.volume, dcm2niix(tmp_path / "export", tmp_path / "out"))
+    assert_same(loaded.stored, dcm2niix(tmp_path / "export", tmp_path / "out"))
     said = repr((loaded.warnings, loaded.stem, [series.row() for series in list_series(tmp_path / "export")])).lower()
     assert [secret for secret in ("rorden", "upgrade", "2010", "1970", "039y", "cabi", "35389") if secret in said] == []

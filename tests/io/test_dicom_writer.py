@@ -78,17 +78,17 @@ def test_a_series_comes_out_where_the_result_lies(series, tmp_path, bundle):
     out = tmp_path / "out"
     command = ["enhance", str(series), "--bundle", str(bundle), "--voxel-size", "6", "-q", "--dicom-out", str(out)]
     assert main(command) == 0
-    result, again = load(tmp_path / "series-5_desc-sr_MR.nii.gz").volume, load(out)
-    assert again.volume.shape == result.shape and again.warnings == ()
-    np.testing.assert_allclose(again.volume.affine, result.affine, atol=1e-3)
-    np.testing.assert_allclose(again.volume.affine[:3, :3], known_affine(spacing=(6, 6, 6))[:3, :3], atol=1e-3)
+    result, again = load(tmp_path / "series-5_desc-sr_MR.nii.gz").stored, load(out)
+    assert again.stored.shape == result.shape and again.warnings == ()
+    np.testing.assert_allclose(again.stored.affine, result.affine, atol=1e-3)
+    np.testing.assert_allclose(again.stored.affine[:3, :3], known_affine(spacing=(6, 6, 6))[:3, :3], atol=1e-3)
     step = float(result.data_XYZ.max() - result.data_XYZ.min()) / 65535
-    assert float((again.volume.data_XYZ - result.data_XYZ).abs().max()) <= step
+    assert float((again.stored.data_XYZ - result.data_XYZ).abs().max()) <= step
 
 
 def test_what_the_series_says_about_itself(series, tmp_path):
     loaded = load(series)
-    write_series(loaded.volume, loaded.origin, tmp_path / "out")
+    write_series(loaded.stored, loaded.origin, tmp_path / "out")
     made = files(tmp_path / "out")
     assert len({one.SOPInstanceUID for one in made}) == 9 and len({one.SeriesInstanceUID for one in made}) == 1
     one = made[0]
@@ -105,7 +105,7 @@ def test_what_the_series_says_about_itself(series, tmp_path):
 
 def test_only_listed_tags_and_nothing_personal(series, tmp_path):
     loaded = load(series)
-    write_series(loaded.volume, loaded.origin, tmp_path / "out")
+    write_series(loaded.stored, loaded.origin, tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         raw = path.read_bytes().lower()
         assert [secret for secret in SECRETS if secret.encode() in raw] == []
@@ -125,11 +125,11 @@ def test_a_multi_frame_source_is_one_reference(tmp_path):
 
 def test_a_left_handed_grid_and_negative_voxels_come_back(series, tmp_path):
     loaded = load(series)
-    affine = loaded.volume.affine.clone()
+    affine = loaded.stored.affine.clone()
     affine[:3, 2] *= -1
-    odd = Volume(loaded.volume.data_XYZ - 700.5, affine)
+    odd = Volume(loaded.stored.data_XYZ - 700.5, affine)
     write_series(odd, loaded.origin, tmp_path / "out")
-    again = load(tmp_path / "out").volume
+    again = load(tmp_path / "out").stored
     world = again.affine @ torch.tensor([3.0, 4, 8 - 2, 1], dtype=torch.float64)
     torch.testing.assert_close(world, affine @ torch.tensor([3.0, 4, 2, 1], dtype=torch.float64), atol=1e-4, rtol=0)
     assert float(again.data_XYZ[3, 4, 6]) == pytest.approx(float(odd.data_XYZ[3, 4, 2]), abs=0.1)
@@ -138,7 +138,7 @@ def test_a_left_handed_grid_and_negative_voxels_come_back(series, tmp_path):
 @pytest.mark.parametrize("shape", [(12, 10, 3), (5, 4, 2)])
 def test_a_result_too_small_to_be_enhanced_again_is_written_all_the_same(shape, series, tmp_path):
     loaded = load(series)
-    part = crop(loaded.volume, (0, 0, 0), shape)
+    part = crop(loaded.stored, (0, 0, 0), shape)
     write_series(part, loaded.origin, tmp_path / "out")
     assert len(files(tmp_path / "out")) == shape[2]
     with pytest.raises(DataError, match="one slice"):
@@ -148,14 +148,14 @@ def test_a_result_too_small_to_be_enhanced_again_is_written_all_the_same(shape, 
 
 def test_what_cannot_be_written_is_refused(series, tmp_path, bundle, capsys):
     loaded = load(series)
-    sheared = loaded.volume.affine.clone()
+    sheared = loaded.stored.affine.clone()
     sheared[:3, 0] += 0.3 * sheared[:3, 1]
     with pytest.raises(DataError, match="right angles"):
-        write_series(Volume(loaded.volume.data_XYZ, sheared), loaded.origin, tmp_path / "out")
+        write_series(Volume(loaded.stored.data_XYZ, sheared), loaded.origin, tmp_path / "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(CannotCreate, match="exists already"):
-        write_series(loaded.volume, loaded.origin, tmp_path / "out")
+        write_series(loaded.stored, loaded.origin, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"export", "out"}
     assert main(["enhance", str(series), "--bundle", str(bundle), "--dicom-out", str(tmp_path / "out")]) == 73
     assert main(["enhance", str(series), "--overwrite", "--dicom-out", str(tmp_path / "out")]) == 73
@@ -171,7 +171,7 @@ def test_only_a_dicom_input_has_references(tmp_path, make_phantom, capsys):
 
 
 def test_a_grid_that_no_series_can_have_is_refused_before_an_older_result_is_touched(series, tmp_path, bundle, capsys):
-    volume, out = load(series).volume, tmp_path / "older.nii.gz"
+    volume, out = load(series).stored, tmp_path / "older.nii.gz"
     sheared = volume.affine.clone()
     sheared[:3, 0] += 0.3 * sheared[:3, 1]
     save(Volume(volume.data_XYZ, sheared), tmp_path / "sheared.nii.gz")

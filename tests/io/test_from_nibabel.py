@@ -17,7 +17,7 @@ from moediff.io.scans import from_nibabel, load
 def test_an_image_in_memory(voxels, affine):
     image = nib.Nifti1Image(voxels(), affine)
     loaded = from_nibabel(image)
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels()) and np.allclose(loaded.volume.affine, affine)
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels()) and np.allclose(loaded.stored.affine, affine)
     assert loaded.path is None and loaded.codes == (0, 2) and loaded.warnings == ()
     assert from_nibabel(nib.MGHImage(voxels("f4"), affine)).codes == (1, 1)
 
@@ -25,15 +25,15 @@ def test_an_image_in_memory(voxels, affine):
 def test_an_image_from_a_file_equals_the_file(nifti):
     path = nifti(scl_slope=0.5, scl_inter=-3, xyzt_units=0)
     image, loaded = from_nibabel(nib.load(path)), load(path)
-    assert torch.allclose(image.volume.data_XYZ, loaded.volume.data_XYZ, atol=1e-4)
-    assert image.codes == loaded.codes and torch.allclose(image.volume.affine, loaded.volume.affine)
+    assert torch.allclose(image.stored.data_XYZ, loaded.stored.data_XYZ, atol=1e-4)
+    assert image.codes == loaded.codes and torch.allclose(image.stored.affine, loaded.stored.affine)
 
 
 def test_an_image_in_metres_or_without_a_place(voxels, affine):
     image = nib.Nifti1Image(voxels(), np.diag([1e-3, 1e-3, 1e-3, 1]) @ affine)
     image.header.set_xyzt_units("meter")
     loaded = from_nibabel(image)
-    assert np.allclose(loaded.volume.affine, affine) and "metre" in loaded.warnings[0]
+    assert np.allclose(loaded.stored.affine, affine) and "metre" in loaded.warnings[0]
     nowhere = nib.Nifti1Image(voxels(), None)
     nowhere.header.set_zooms((5, 5, 5))
     loaded = from_nibabel(nowhere)
@@ -100,7 +100,7 @@ def test_an_image_whose_file_changed_is_refused(nifti, voxels):
 def test_a_damaged_pair_is_refused(voxels, affine, tmp_path):
     nib.save(nib.Nifti1Pair(voxels(), affine), tmp_path / "pair.img")
     image = nib.load(tmp_path / "pair.img")
-    assert np.array_equal(from_nibabel(image).volume.data_XYZ.numpy(), voxels())
+    assert np.array_equal(from_nibabel(image).stored.data_XYZ.numpy(), voxels())
     (tmp_path / "pair.img").write_bytes(b"short")
     with pytest.raises(DataError, match="too short"):
         from_nibabel(image)
@@ -126,7 +126,7 @@ def test_an_image_from_a_file_gets_the_answer_of_the_file(fields, nifti):
             loaded = read(source)
         except DataError as error:
             return type(error), str(error).removeprefix(f"{path}: ")
-        return loaded.codes, sorted(loaded.warnings), loaded.volume.affine.tolist()
+        return loaded.codes, sorted(loaded.warnings), loaded.stored.affine.tolist()
 
     path = nifti(**fields)
     assert answer(from_nibabel, nib.load(path)) == answer(load, path)
@@ -136,10 +136,10 @@ def test_an_affine_set_after_opening_wins(nifti, voxels):
     opened = nib.load(nifti())
     moved = np.diag([6.0, 6, 6, 1])
     loaded = from_nibabel(nib.Nifti1Image(opened.dataobj, moved, opened.header))
-    assert np.allclose(loaded.volume.affine, moved) and loaded.codes == (0, 2)
+    assert np.allclose(loaded.stored.affine, moved) and loaded.codes == (0, 2)
     opened.header.set_sform(moved, 1)  # the image's own affine stays, as when nibabel saves it
-    assert np.allclose(from_nibabel(opened).volume.affine, opened.affine)
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels())
+    assert np.allclose(from_nibabel(opened).stored.affine, opened.affine)
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels())
 
 
 @pytest.mark.parametrize("thing", [None, 3, np.zeros((9, 9, 9))], ids=["none", "number", "array"])

@@ -76,7 +76,7 @@ def test_row05_bytes_after_the_gzip_end_are_noted(extra, nifti, voxels):
     path.write_bytes(path.read_bytes() + extra)
     loaded = load(path)
     assert any(f"{len(extra)} bytes after the end of the gzip stream" in w for w in loaded.warnings)
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels())
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels())
 
 
 def test_row05_bytes_after_the_voxels_are_noted(nifti):
@@ -88,7 +88,7 @@ def test_several_gzip_members_are_one_stream(raw_nifti, tmp_path, voxels):
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(raw_nifti[:1000]) + gzip.compress(raw_nifti[1000:]) + gzip.compress(b""))
     loaded = load(path)
-    assert loaded.warnings == () and np.array_equal(loaded.volume.data_XYZ.numpy(), voxels())
+    assert loaded.warnings == () and np.array_equal(loaded.stored.data_XYZ.numpy(), voxels())
 
 
 def test_a_damaged_second_member_is_refused(raw_nifti, tmp_path):

@@ -69,7 +69,7 @@ NOTED = {
 def test_a_doubtful_header_is_mended_and_noted(fields, words, nifti, voxels):
     loaded = load(nifti(**fields))
     assert len(loaded.warnings) == 1 and words in loaded.warnings[0]
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels())
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels())
 
 
 def test_a_sound_file_has_no_warnings(nifti):
@@ -78,7 +78,7 @@ def test_a_sound_file_has_no_warnings(nifti):
 
 def test_slope_and_intercept_are_applied(nifti, voxels):
     loaded = load(nifti(scl_slope=-0.5, scl_inter=1000.25))
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels() * -0.5 + 1000.25)
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels() * -0.5 + 1000.25)
 
 
 def test_row36_several_volumes_need_a_choice(nifti, voxels):
@@ -88,7 +88,7 @@ def test_row36_several_volumes_need_a_choice(nifti, voxels):
         with pytest.raises(DataError, match=r"found 3: choose one with --volume 0 to --volume 2"):
             load(path)
         for index in range(3):
-            assert np.array_equal(load(path, index=index).volume.data_XYZ.numpy(), series[..., index])
+            assert np.array_equal(load(path, index=index).stored.data_XYZ.numpy(), series[..., index])
         for index in (-1, 3):
             with pytest.raises(DataError, match=f"no volume {index}: found 3"):
                 load(path, index=index)
@@ -96,7 +96,7 @@ def test_row36_several_volumes_need_a_choice(nifti, voxels):
 
 def test_row36_volume_0_of_a_single_volume_is_allowed(nifti):
     path = nifti()
-    assert load(path, index=0).volume.shape == (16, 14, 12)
+    assert load(path, index=0).stored.shape == (16, 14, 12)
     with pytest.raises(DataError, match="no volume 1"):
         load(path, index=1)
 
@@ -108,14 +108,14 @@ ODD_TYPES = ["u1", "i1", "<i2", ">i2", "<u2", ">u2", "<i4", ">i4", "<u4", "<f4",
 def test_every_real_type_and_byte_order_is_read(dtype, nifti, voxels):
     data = (voxels("f8") / 8).astype(dtype)
     loaded = load(nifti(data))
-    assert str(loaded.volume.data_XYZ.dtype) == "torch.float32" and loaded.volume.data_XYZ.is_contiguous()
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), data.astype(np.float32)) and loaded.warnings == ()
+    assert str(loaded.stored.data_XYZ.dtype) == "torch.float32" and loaded.stored.data_XYZ.is_contiguous()
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), data.astype(np.float32)) and loaded.warnings == ()
 
 
 def test_row38_large_integers_with_an_intercept_keep_their_precision(nifti, voxels):
     data = voxels("<i4") + 2_000_000_000
     loaded = load(nifti(data, scl_slope=1.0, scl_inter=-2e9))
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels())
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels())
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -124,7 +124,7 @@ def test_nifti_2_is_read(order, tmp_path, voxels, affine):
     image.header.set_xyzt_units("mm")
     nib.save(image, tmp_path / "two.nii.gz")
     loaded = load(tmp_path / "two.nii.gz")
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels()) and np.allclose(loaded.volume.affine, affine)
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels()) and np.allclose(loaded.stored.affine, affine)
     raw = bytearray((tmp_path / "two.nii.gz").read_bytes())
     assert raw[:2] == b"\x1f\x8b"
 
@@ -160,7 +160,7 @@ BAD_EXTENSIONS = {
 
 @pytest.mark.parametrize("body", GOOD_EXTENSIONS.values(), ids=GOOD_EXTENSIONS.keys())
 def test_sound_extensions_are_passed_over(body, nifti, voxels):
-    assert np.array_equal(load(nifti(extension=body)).volume.data_XYZ.numpy(), voxels())
+    assert np.array_equal(load(nifti(extension=body)).stored.data_XYZ.numpy(), voxels())
 
 
 @pytest.mark.parametrize("body", BAD_EXTENSIONS.values(), ids=BAD_EXTENSIONS.keys())
@@ -183,4 +183,4 @@ def test_any_damage_to_a_header_is_answered(raw_nifti, tmp_path):
         except DataError as error:
             assert str(error).startswith(f"{path}: ")
         else:
-            assert np.isfinite(loaded.volume.data_XYZ.numpy()).all() and loaded.volume.affine.isfinite().all()
+            assert np.isfinite(loaded.stored.data_XYZ.numpy()).all() and loaded.stored.affine.isfinite().all()

@@ -63,10 +63,10 @@ def test_any_header_is_read_as_it_says_or_refused(quick, fields):
             said = str(error)
             assert said.startswith(f"{quick}: ") and ": " in said.removeprefix(f"{quick}: ") and "\n" not in said
             return
-    assert np.isfinite(loaded.volume.affine.numpy()).all()
+    assert np.isfinite(loaded.stored.affine.numpy()).all()
     voxel_fields = {"dim", "datatype", "vox_offset", "scl_slope", "scl_inter"}
     if not voxel_fields & set(fields):
-        assert np.array_equal(loaded.volume.data_XYZ.numpy(), head_voxels())
+        assert np.array_equal(loaded.stored.data_XYZ.numpy(), head_voxels())
 
 
 @few
@@ -80,6 +80,6 @@ def test_any_affine_that_is_saved_comes_back(quick, matrix, offset):
     affine[:3, :3], affine[:3, 3] = columns * 2, offset
     data = torch.from_numpy(head_voxels("<f4"))
     save(Volume(data, torch.from_numpy(affine)), quick, overwrite=True)
-    again = load(quick).volume
+    again = load(quick).stored
     assert torch.equal(again.data_XYZ, data)
     assert np.allclose(again.affine, affine, rtol=1e-5, atol=1e-3)

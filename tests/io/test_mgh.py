@@ -49,9 +49,9 @@ def test_voxels_and_affine_as_nibabel_reads_them(name, dtype, mgh, voxels):
     path = mgh(data, name, tail=b"\0" * 20 + b"recon-all -s JaneDoe")
     loaded = load(path)
     expected = nib.MGHImage.from_bytes(mgh_bytes(data))
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), expected.get_fdata(dtype=np.float32))
-    assert np.allclose(loaded.volume.affine, expected.affine, atol=1e-4)
-    assert np.allclose(loaded.volume.affine[:3, :3], OBLIQUE[:3, :3], atol=1e-4)
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), expected.get_fdata(dtype=np.float32))
+    assert np.allclose(loaded.stored.affine, expected.affine, atol=1e-4)
+    assert np.allclose(loaded.stored.affine[:3, :3], OBLIQUE[:3, :3], atol=1e-4)
     assert loaded.codes == (0, 1) and not any("ignored" in w for w in loaded.warnings)
 
 
@@ -60,8 +60,8 @@ def test_without_orientation_it_says_so_loudly(mgh):
     loaded = load(mgh(good_ras=0, spacing=[5, 5, 5]))
     assert loaded.warnings[0].startswith("LEFT AND RIGHT ARE NOT KNOWN")
     coronal = [[-1, 0, 0], [0, 0, 1], [0, -1, 0]]  # columns to the left, down, forward: mri.cpp, MRI_CORONAL
-    assert np.allclose(loaded.volume.affine[:3, :3], coronal)
-    assert np.allclose(loaded.volume.affine.numpy() @ [8, 7, 6, 1], [0, 0, 0, 1])
+    assert np.allclose(loaded.stored.affine[:3, :3], coronal)
+    assert np.allclose(loaded.stored.affine.numpy() @ [8, 7, 6, 1], [0, 0, 0, 1])
 
 
 def test_several_frames_need_a_choice(mgh, voxels):
@@ -69,7 +69,7 @@ def test_several_frames_need_a_choice(mgh, voxels):
     path = mgh(series)
     with pytest.raises(DataError, match="found 2: choose one with --volume"):
         load(path)
-    assert np.array_equal(load(path, index=1).volume.data_XYZ.numpy(), series[..., 1])
+    assert np.array_equal(load(path, index=1).stored.data_XYZ.numpy(), series[..., 1])
 
 
 REFUSED = {
@@ -126,7 +126,7 @@ def test_gzip_named_mgh_is_told_its_name(mgh, tmp_path):
 @pytest.mark.fault(3)
 def test_an_image_of_nibabel_is_checked_in_its_file(mgh):
     path = mgh()
-    assert np.array_equal(from_nibabel(nib.load(path)).volume.data_XYZ, load(path).volume.data_XYZ)
+    assert np.array_equal(from_nibabel(nib.load(path)).stored.data_XYZ, load(path).stored.data_XYZ)
     image = nib.load(path)
     raw = path.read_bytes()
     path.write_bytes(raw[:-8] + b"\0\0\0\0" + raw[-4:])

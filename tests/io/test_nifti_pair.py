@@ -37,13 +37,13 @@ def pair(tmp_path: Path, voxels) -> Callable[..., Path]:
 @pytest.mark.parametrize("cut", [348, 352])
 def test_either_file_names_the_pair(name, cut, pair, voxels, affine):
     loaded = load(pair(name, cut=cut))
-    assert np.array_equal(loaded.volume.data_XYZ.numpy(), voxels()) and np.allclose(loaded.volume.affine, affine)
+    assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels()) and np.allclose(loaded.stored.affine, affine)
     assert loaded.warnings == () and loaded.codes == (1, 1)
 
 
 def test_what_nibabel_writes_is_read(tmp_path, voxels, affine):
     nib.save(nib.Nifti1Pair(voxels(), affine), tmp_path / "a.img")
-    assert np.array_equal(load(tmp_path / "a.img").volume.data_XYZ.numpy(), voxels())
+    assert np.array_equal(load(tmp_path / "a.img").stored.data_XYZ.numpy(), voxels())
 
 
 REFUSED = {

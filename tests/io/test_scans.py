@@ -50,10 +50,22 @@ def test_what_is_saved_is_loaded_again(seed, tmp_path):
         path = tmp_path / f"scan-{codes[0]}{codes[1]}.nii{'.gz' if seed % 2 else ''}"
         save(volume, path, codes=codes)
         loaded = load(path)
-        assert torch.equal(loaded.volume.data_XYZ, volume.data_XYZ)
+        assert torch.equal(loaded.stored.data_XYZ, volume.data_XYZ)
         assert loaded.warnings == () and loaded.codes[0] == codes[0] and loaded.path == path
-        assert torch.allclose(loaded.volume.affine, volume.affine, rtol=0, atol=2e-3 if codes[1] == 0 else 1e-4)
-        assert np.allclose(nib.load(path).affine, loaded.volume.affine, atol=1e-3)
+        assert torch.allclose(loaded.stored.affine, volume.affine, rtol=0, atol=2e-3 if codes[1] == 0 else 1e-4)
+        assert np.allclose(nib.load(path).affine, loaded.stored.affine, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ras_scan_is_written_in_the_order_of_its_file(seed, tmp_path):
+    save(random_volume(random_affine(seed), seed), tmp_path / "scan.nii")
+    loaded = load(tmp_path / "scan.nii")
+    save(loaded.volume, tmp_path / "again.nii", storage=loaded.storage, codes=loaded.codes)
+    first, again = (nib.load(tmp_path / name) for name in ("scan.nii", "again.nii"))
+    assert np.array_equal(again.affine, first.affine) and np.array_equal(again.dataobj, first.dataobj)
+    maps_XYZE = torch.stack([loaded.volume.data_XYZ, -loaded.volume.data_XYZ], -1)
+    save_maps(maps_XYZE, loaded.volume.affine, tmp_path / "maps.nii", storage=loaded.storage)
+    assert torch.equal(load(tmp_path / "maps.nii", index=1).stored.data_XYZ, -loaded.stored.data_XYZ)
 
 
 def test_row28_a_sheared_affine_is_kept_exactly(tmp_path):
@@ -63,14 +75,14 @@ def test_row28_a_sheared_affine_is_kept_exactly(tmp_path):
         path = tmp_path / f"{codes[0]}{codes[1]}.nii.gz"
         save(random_volume(affine), path, codes=codes)
         loaded = load(path)
-        assert torch.allclose(loaded.volume.affine, affine, rtol=0, atol=1e-4)
+        assert torch.allclose(loaded.stored.affine, affine, rtol=0, atol=1e-4)
         assert any("sheared" in w for w in loaded.warnings)
 
 
 def test_the_written_header_says_what_it_must(nifti, tmp_path):
     source = nifti(cal_max=500, cal_min=5, descrip=b"JOHN DOE", qform_code=1, sform_code=2, scl_slope=2)
     loaded = load(source)
-    save(loaded.volume, tmp_path / "out.nii.gz", codes=loaded.codes)
+    save(loaded.volume, tmp_path / "out.nii.gz", storage=loaded.storage, codes=loaded.codes)
     header = nib.load(tmp_path / "out.nii.gz").header
     assert header.get_data_dtype() == np.float32 and header.get_xyzt_units()[0] == "mm"
     assert (int(header["qform_code"]), int(header["sform_code"])) == (1, 2)
@@ -94,7 +106,7 @@ def test_without_orientation_the_sform_gets_code_1_and_says_so(tmp_path):
     with pytest.warns(MoeDiffWarning, match="sform_code 1"):
         save(volume, tmp_path / "out.nii", codes=(0, 0))
     loaded = load(tmp_path / "out.nii")
-    assert loaded.codes == (0, 1) and torch.allclose(loaded.volume.affine, volume.affine, atol=1e-4)
+    assert loaded.codes == (0, 1) and torch.allclose(loaded.stored.affine, volume.affine, atol=1e-4)
 
 
 def test_maps_are_written_as_one_4d_file(tmp_path):
@@ -103,7 +115,7 @@ def test_maps_are_written_as_one_4d_file(tmp_path):
     assert np.array_equal(nib.load(tmp_path / "maps.nii.gz").get_fdata(dtype=np.float32), maps.numpy())
     assert nib.load(tmp_path / "maps.nii.gz").header.get_zooms()[3] == 1
     loaded = load(tmp_path / "maps.nii.gz", index=2)
-    assert torch.equal(loaded.volume.data_XYZ, maps[..., 2]) and loaded.codes == (2, 1)
+    assert torch.equal(loaded.stored.data_XYZ, maps[..., 2]) and loaded.codes == (2, 1)
     with pytest.raises(GeometryError, match="expected 4 axes"):
         save_maps(maps[..., 0], torch.eye(4), tmp_path / "flat.nii")
 
@@ -122,7 +134,7 @@ ODD_NAMES = ["a b.nii.gz", 'o\'clock "x".nii', "line\nbreak.nii.gz", "Ωμέγ.n
 def test_odd_file_names_work(name, tmp_path):
     volume = random_volume(random_affine(6))
     save(volume, tmp_path / name)
-    assert torch.equal(load(tmp_path / name).volume.data_XYZ, volume.data_XYZ)
+    assert torch.equal(load(tmp_path / name).stored.data_XYZ, volume.data_XYZ)
     assert os.listdir(tmp_path) == [name]
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError) as caught:
@@ -136,7 +148,7 @@ def test_row44_the_input_is_not_touched_and_links_are_followed(nifti, tmp_path):
     link = tmp_path / "link.nii.gz"
     link.symlink_to(path)
     before = (path.read_bytes(), path.stat().st_mtime_ns)
-    assert torch.equal(load(link).volume.data_XYZ, load(path).volume.data_XYZ)
+    assert torch.equal(load(link).stored.data_XYZ, load(path).stored.data_XYZ)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
@@ -181,7 +193,7 @@ def test_an_existing_output_stays_unless_overwriting_is_allowed(tmp_path):
         save(volume, path)
     assert path.read_bytes() == b"old" and str(caught.value).count(str(path)) == 1
     save(volume, path, overwrite=True)
-    assert torch.equal(load(path).volume.data_XYZ, volume.data_XYZ) and os.listdir(tmp_path) == ["out.nii"]
+    assert torch.equal(load(path).stored.data_XYZ, volume.data_XYZ) and os.listdir(tmp_path) == ["out.nii"]
 
 
 @pytest.mark.parametrize("name", ["out.nii", "out.nii.gz"])

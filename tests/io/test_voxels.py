@@ -17,7 +17,7 @@ def test_isolated_voxels_take_the_median_of_their_neighbours(bad, dtype, nifti, 
     data = voxels(dtype)
     data[8, 7, 6] = data[0, 0, 0] = data[3, 13, 5] = bad
     loaded = load(nifti(data))
-    found = loaded.volume.data_XYZ.numpy()
+    found = loaded.stored.data_XYZ.numpy()
     assert "3 voxels that were NaN, infinite or beyond float32" in loaded.warnings[0]
     around = np.sort(np.delete(voxels("f4")[7:10, 6:9, 5:8].ravel(), 13))
     assert around[12] <= found[8, 7, 6] <= around[13]
@@ -36,7 +36,7 @@ def test_row32_a_float64_outlier_beyond_float32_counts_as_not_finite(nifti, voxe
     data = voxels("<f8")
     data[8, 7, 6] = 1e300
     loaded = load(nifti(data))
-    assert "1 voxels" in loaded.warnings[0] and float(loaded.volume.data_XYZ.max()) <= 1020
+    assert "1 voxels" in loaded.warnings[0] and float(loaded.stored.data_XYZ.max()) <= 1020
 
 
 def spoiled(share: float, data: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def spoiled(share: float, data: np.ndarray) -> np.ndarray:
 
 
 def test_row33_the_limit_is_five_percent(nifti, voxels):
-    assert np.isfinite(load(nifti(spoiled(0.049, voxels("f4")))).volume.data_XYZ.numpy()).all()
+    assert np.isfinite(load(nifti(spoiled(0.049, voxels("f4")))).stored.data_XYZ.numpy()).all()
     with pytest.raises(DataError, match=r"5\.1 % of the voxels are NaN"):
         load(nifti(spoiled(0.051, voxels("f4"))))
 
@@ -78,7 +78,7 @@ def test_row33_constant_but_for_nan_is_refused(nifti, voxels):
 def test_huge_and_tiny_values_are_read(scale, nifti, voxels):
     data = voxels("<f8") * scale
     loaded = load(nifti(data))
-    assert loaded.warnings == () and np.allclose(loaded.volume.data_XYZ.numpy(), data, rtol=1e-6, atol=0)
+    assert loaded.warnings == () and np.allclose(loaded.stored.data_XYZ.numpy(), data, rtol=1e-6, atol=0)
 
 
 def test_row42_negative_intensities_are_noted(nifti, voxels):
@@ -90,4 +90,4 @@ def test_row42_outliers_are_noted_and_kept(nifti, voxels):
     data[8, 7, 6] = 32000
     loaded = load(nifti(data))
     assert "outlier intensities: up to 3.2e+04" in loaded.warnings[0]
-    assert float(loaded.volume.data_XYZ[8, 7, 6]) == 32000
+    assert float(loaded.stored.data_XYZ[8, 7, 6]) == 32000

@@ -18,7 +18,7 @@ from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import score
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan, from_volume
 from moediff.model.bundle import Bundle, check_free, load_bundle, save_bundle
 from moediff.training.adapt import AdaptOptions, adapt
 from moediff.training.cache import Head, ScanSource, Stack, read_heads, write_heads
@@ -29,12 +29,12 @@ from moediff.training.sources import load_heads
 QUICK = AdaptOptions(steps=2, patch=32, processes=1, device="cpu")
 
 
-def loaded(volume: Volume) -> Loaded:
-    return Loaded(volume, None, (1, 1), ())
+def loaded(volume: Volume) -> LoadedScan:
+    return from_volume(volume)
 
 
 @pytest.fixture
-def thick(make_phantom) -> Loaded:
+def thick(make_phantom) -> LoadedScan:
     """A phantom head of 1 mm voxels with slices of 4 mm stacked along its second axis, 2 % noise."""
     truth = make_phantom((64, 72, 60), (1.0, 1.0, 1.0))
     return loaded(degrade(truth, thick_slices(4, 0.02, "thick4", axis=1), rng_for(0)))
@@ -46,7 +46,7 @@ def weights(bundle: Path) -> Bundle:
 
 
 def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
-    head = head_from(thick, slices_of(thick.volume.grid), Enhancer(weights))
+    head = head_from(thick, slices_of(thick.stored_grid), Enhancer(weights))
     assert head.data_XYZ.shape == (64, 72, 60)
     assert head.stack is not None and head.stack.axis == 1
     across = head.stack.recipe.axes[2]

@@ -1,6 +1,6 @@
 """The one way in: a scan becomes what the network reads, with everything needed to go back.
 
-canonical orientation -> foreground -> brain-based scaling -> target grid. Training, enhancement and evaluation call
+RAS+ scan -> foreground -> brain-based scaling -> target grid. Training, enhancement and evaluation call
 `prepare`; its settings live in the model bundle.
 
 Axes: X Y Z voxels of the target grid, RAS+.
@@ -9,7 +9,6 @@ Axes: X Y Z voxels of the target grid, RAS+.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -23,7 +22,7 @@ from moediff.acquisition.operators import Acquisition, assumed_acquisition, voxe
 from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
 from moediff.acquisition.wiener import wiener
 from moediff.core.errors import ConfigError, GeometryError
-from moediff.core.geometry import FACE_VOX, axis_positions, canonical_grid, canonicalise
+from moediff.core.geometry import FACE_VOX, axis_positions, is_canonical
 from moediff.core.resample import Positions, apply_axes, reading_matrix
 from moediff.core.volume import Grid, Volume
 
@@ -69,7 +68,6 @@ class Prepared:
         positions: per axis, where target voxels lie in source voxels.
         scaling: how intensities were mapped; `scaling.undo` goes back.
         noise_sigma: estimated noise sigma of the source, scaled; a scalar tensor on the scan's device.
-        undo_axes: from canonical axes back to the source's.
         slice_intensity: how the brightness of thick slices alternated; None where that was not measured.
         slices_corrected: whether that was corrected.
         foreground_bounds: per axis, the source's first and last voxel with foreground, also beyond the target grid.
@@ -83,7 +81,6 @@ class Prepared:
     positions: tuple[Positions, Positions, Positions]
     scaling: Scaling
     noise_sigma: Tensor
-    undo_axes: Callable[[Volume], Volume]
     slice_intensity: SliceIntensity | None = None
     slices_corrected: bool = False
     foreground_bounds: Bounds | None = None
@@ -105,8 +102,8 @@ class Prepared:
         return assumed_acquisition(self.grid, self.source.grid)
 
     def undo(self, data_XYZ: Tensor) -> Volume:
-        """Scaled voxels on the target grid -> a volume in the source's intensities and axis order."""
-        return self.undo_axes(Volume(self.scaling.undo(data_XYZ), self.grid.affine))
+        """Scaled voxels on the target grid -> a volume in the source's intensities."""
+        return Volume(self.scaling.undo(data_XYZ), self.grid.affine)
 
 
 def _reached(n: int, positions: Positions) -> slice:
@@ -141,8 +138,8 @@ def prepare(  # noqa: PLR0913
     """Bring a scan to the target grid, on the device that holds it.
 
     Args:
-        volume: the scan, any orientation, raw intensities.
-        target: where to go; its axes must be parallel to the scan's, in any order and direction.
+        volume: the scan, RAS+, raw intensities.
+        target: where to go, RAS+; its axes must be parallel to the scan's.
         settings: from the bundle.
         scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
         noise: known noise sigma, scaled (a training patch brings what its scan shows); measured when absent.
@@ -150,15 +147,15 @@ def prepare(  # noqa: PLR0913
         correct_slices: correct slices whose brightness alternates (interleaved acquisition), if more than by chance.
 
     Raises:
-        GeometryError: the target's axes are not parallel to the scan's.
+        GeometryError: the scan is not RAS+, or the target's axes are not parallel to its axes.
         DataError: no head, or no intensities to scale by.
     """
-    source, undo_axes = canonicalise(volume)
-    grid = canonical_grid(target)
-    positions = axis_positions(source.grid, grid)
+    if not is_canonical(volume.affine):
+        raise GeometryError("the scan's axes do not run nearest to R, A, S, expected RAS+: read it with moediff.load")
+    positions = axis_positions(volume.grid, target)
     if positions is None:
         raise GeometryError("the target grid is oblique to the scan; resample the result instead")
-    source = source.with_data(source.data_XYZ.float())
+    source = volume.with_data(volume.data_XYZ.float())
     everywhere = torch.ones((), dtype=torch.bool, device=source.data_XYZ.device)
     inside = foreground(source.data_XYZ, source.spacing_mm) if mask else everywhere.expand(source.shape)
     scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
@@ -170,14 +167,13 @@ def prepare(  # noqa: PLR0913
     noise_sigma = _noise_sigma(source.data_XYZ, inside if mask else None, settings) if noise is None else noise
     return Prepared(
         source=source,
-        grid=grid,
+        grid=target,
         interpolated_XYZ=_upsample(source.data_XYZ, positions, noise_sigma, settings.kernel),
         neighbours_NXYZ=_neighbours(source.data_XYZ, positions),
-        mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(grid.shape),
+        mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(target.shape),
         positions=positions,
         scaling=scaling,
         noise_sigma=noise_sigma,
-        undo_axes=undo_axes,
         slice_intensity=slice_intensity,
         slices_corrected=corrected,
         foreground_bounds=_foreground_bounds(inside) if mask else None,
@@ -191,7 +187,7 @@ def _noise_sigma(scaled_XYZ: Tensor, inside_XYZ: Tensor | None, settings: Prepar
 def flipped(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
     """The same scan as if source and target had been flipped along these axes before anything was done.
 
-    `undo_axes` stays the unflipped scan's: flip a result back before it is used. The measured slices are read again,
+    Grids stay the unflipped scan's: flip a result back before it is used. The measured slices are read again,
     since "before" and "after" of a voxel trade places.
     """
     source = prepared.source.with_data(prepared.source.data_XYZ.flip(axes))

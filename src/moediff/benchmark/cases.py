@@ -19,7 +19,7 @@ from moediff.acquisition.recipe import Recipe
 from moediff.anatomy.regions import BACKGROUND, REGIONS, scan_regions
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, DataError, GeometryError, InputMissing, printable
-from moediff.core.geometry import canonicalise, field_of_view_mask
+from moediff.core.geometry import field_of_view_mask
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.alignment import require_same_grid
 from moediff.evaluation.evaluate import Annotations
@@ -71,7 +71,7 @@ class Case:
         Raises:
             InputMissing, DataError: the scan cannot be read or degraded.
         """
-        truth, _ = canonicalise(load(self.scan.path).volume)
+        truth = load(self.scan.path).volume
         if self.scan.input is not None:
             return truth, load(self.scan.input).volume
         rng = rng_for(self.seed, self.scan.path.name, self.recipe.name)
@@ -134,7 +134,7 @@ def _lesions(path: Path | None, truth: Volume, missing: dict[str, str]) -> Volum
     if path is None:
         return None
     try:
-        outlines, _ = canonicalise(load(path).volume)
+        outlines = load(path).volume
         require_same_grid("lesion mask", outlines.grid, truth.grid, "draw it on the scan")
         data_XYZ, foreground_XYZ = truth.data_XYZ.float(), head_mask(truth.data_XYZ)
         judge_lesions(data_XYZ, data_XYZ, foreground_XYZ, outlines.data_XYZ > 0.5, truth.spacing_mm)

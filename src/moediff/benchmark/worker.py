@@ -27,7 +27,7 @@ from moediff.core.memory import tune_allocator
 from moediff.core.volume import Grid, Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import Loaded, load, save
+from moediff.io.scans import LoadedScan, load, save
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Job:
         return Job(**job | places), Method(**method | {"bundle": bundle})
 
 
-def apply(method: Method, loaded: Loaded, job: Job) -> Volume:
+def apply(method: Method, loaded: LoadedScan, job: Job) -> Volume:
     """The method's result on the job's grid."""
     if method.kind == "interpolation":
         return resample(loaded.volume, job.grid, method.name)
@@ -93,13 +93,13 @@ class Spent:
     gflop: float | None = None
 
 
-def _timed(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, Spent]:
+def _timed(method: Method, loaded: LoadedScan, job: Job) -> tuple[Volume, Spent]:
     start = time.perf_counter()
     result = apply(method, loaded, job)
     return result, Spent(compute_s=time.perf_counter() - start)
 
 
-def _counted(method: Method, loaded: Loaded, job: Job) -> tuple[Volume, Spent]:
+def _counted(method: Method, loaded: LoadedScan, job: Job) -> tuple[Volume, Spent]:
     with counting() as counter:
         result = apply(method, loaded, job)
     return result, Spent(gflop=counter.get_total_flops() / 1e9)

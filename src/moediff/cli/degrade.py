@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moediff.acquisition.recipe import Recipe
     from moediff.cli import Commands
     from moediff.core.volume import Volume
-    from moediff.io.scans import Loaded
+    from moediff.io.scans import LoadedScan
 
 
 OPTIONS = {
@@ -106,22 +106,23 @@ class DegradeSidecar:
     note: str = RESEARCH_ONLY
 
 
-def _simulate(loaded: Loaded, recipe: Recipe, args: argparse.Namespace) -> tuple[Volume, DegradeSidecar]:
+def _simulate(loaded: LoadedScan, recipe: Recipe, args: argparse.Namespace) -> tuple[Volume, DegradeSidecar]:
     """The low-resolution scan and its sidecar."""
     from moediff.acquisition.degrade import degrade, reference_intensity
     from moediff.core.config import rng_for
 
     name = loaded.stem or args.source.name  # a DICOM folder may be called like its patient
     key = (args.seed, name, recipe.name)  # the same everywhere: training's validation, benchmarks
-    reference = reference_intensity(loaded.volume.data_XYZ)
-    low = degrade(loaded.volume, recipe, rng_for(*key), reference=reference)
+    scan = loaded.stored  # a recipe's axes are those of the file
+    reference = reference_intensity(scan.data_XYZ)
+    low = degrade(scan, recipe, rng_for(*key), reference=reference)
     return low, DegradeSidecar(
         recipe=json.loads(recipe.to_json()),
         seed=args.seed,
         random_key=key,
         noise_reference=reference,
-        input_shape=loaded.volume.shape,
-        input_spacing_mm=tuple(round(s, 5) for s in loaded.volume.spacing_mm),
+        input_shape=scan.shape,
+        input_spacing_mm=tuple(round(s, 5) for s in scan.spacing_mm),
         output_shape=low.shape,
         output_spacing_mm=tuple(round(s, 5) for s in low.spacing_mm),
         warnings=loaded.warnings,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moediff.inference.options import EnhanceOptions
     from moediff.inference.run import EnhanceRequest
     from moediff.inference.sidecar import Sidecar
-    from moediff.io.scans import Loaded
+    from moediff.io.scans import LoadedScan
 
 
 def _size_mm(text: str) -> float:
@@ -200,15 +200,15 @@ def _dry_run(request: EnhanceRequest, args: argparse.Namespace) -> DryRun:
     loaded, options = request.read()
     request.check_outputs()
     network = _plain_enhancer(args).bundle.config.denoiser
-    source = loaded.volume.grid
+    source = loaded.stored_grid
     target, experts = target_grid(source, options), len(network.experts.views)
     plan = route(loaded.volume, target)
     width = network.trunk.width
     return DryRun(
-        input=loaded.volume.shape,
+        input=source.shape,
         output=target.shape,
         output_spacing_mm=tuple(round(s, 4) for s in target.spacing_mm),
-        peak_memory_mib=predicted_mib(source, target, options, width=width, experts=experts, near=plan.near),
+        peak_memory_mib=predicted_mib(source, plan.goal, options, width=width, experts=experts, near=plan.near),
         files=tuple(str(path) for path in request.outputs.every()),
         warnings=(*loaded.warnings, *plan.warnings()),
     )
@@ -220,7 +220,7 @@ def _plain_enhancer(args: argparse.Namespace) -> Enhancer:
     return Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
 
 
-def _enhancer(loaded: Loaded, options: EnhanceOptions, args: argparse.Namespace) -> Enhancer:
+def _enhancer(loaded: LoadedScan, options: EnhanceOptions, args: argparse.Namespace) -> Enhancer:
     """The model, after self-supervised fine-tuning on the scan where --adapt wants it."""
     enhancer = _plain_enhancer(args)
     if not args.adapt:
@@ -234,7 +234,7 @@ def _enhancer(loaded: Loaded, options: EnhanceOptions, args: argparse.Namespace)
     return Enhancer(adapted, device=args.device, dtype=args.dtype)
 
 
-def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
+def _check_adaptable(loaded: LoadedScan, options: EnhanceOptions) -> None:
     """Refuse before any long work."""
     from moediff.core.errors import prefix_errors
     from moediff.core.extras import TRAINING_MODULES, require_modules
@@ -244,8 +244,8 @@ def _check_adaptable(loaded: Loaded, options: EnhanceOptions) -> None:
 
     require_modules(*TRAINING_MODULES, what="--adapt", extra="train")
     with prefix_errors(loaded.path or "the scan"):
-        slices_of(loaded.volume.grid, options)
-        route(loaded.volume, target_grid(loaded.volume.grid, options))
+        slices_of(loaded.stored_grid, options)
+        route(loaded.volume, target_grid(loaded.stored_grid, options))
 
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:

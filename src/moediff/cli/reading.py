@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moediff.cli.options import Option, option
 
 if TYPE_CHECKING:
-    from moediff.io.scans import Loaded
+    from moediff.io.scans import LoadedScan
 
 
 def scan_path(text: str) -> Path:
@@ -28,7 +28,7 @@ def reading_options(of: str = "") -> tuple[Option, ...]:
     )
 
 
-def read(path: Path, args: argparse.Namespace) -> Loaded:
+def read(path: Path, args: argparse.Namespace) -> LoadedScan:
     """The scan as these options want it."""
     from moediff.io.scans import load
 

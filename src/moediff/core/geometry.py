@@ -1,4 +1,4 @@
-"""Where voxels lie: orientation, target grids, and moving a scan from one grid to another.
+"""Geometry of scans: storage order (orientation), grids, and resampling from one grid to another.
 
 Axes: X Y Z voxel axes.
 """
@@ -6,7 +6,8 @@ Axes: X Y Z voxel axes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -45,35 +46,83 @@ def _reorder(shape: Sequence[int], order: Sequence[int], flips: Sequence[bool]) 
     return matrix
 
 
-def _turned(volume: Volume, order: Sequence[int], flips: Sequence[bool]) -> Volume:
-    """The same scan stored with its axes in this order and direction."""
-    flipped_axes = [axis for axis in range(3) if flips[axis]]
-    data_XYZ = volume.data_XYZ.permute(*order).flip(flipped_axes).contiguous()
-    return Volume(data_XYZ, volume.affine @ _reorder(volume.shape, order, flips))
+@dataclass(frozen=True)
+class StorageOrder:
+    """Storage order of a scan: which stored axis runs along R, A and S, and in which direction.
 
+    `apply` brings stored voxels to RAS+, `undo` brings them back; no voxel value changes. `undo` accepts any grid with
+    RAS+ axes, so a result with another voxel size is stored as its input was.
 
-def canonicalise(volume: Volume) -> tuple[Volume, Callable[[Volume], Volume]]:
-    """Permute and flip axes so that they run nearest to R, A, S; returns the volume and its exact undo.
-
-    No voxel value changes. The undo accepts any grid with the canonical axis directions.
+    Args:
+        axes: the stored axis nearest to R, A, S.
+        flips: whether that axis runs towards L, P, I.
     """
-    order, flips = ras_axes(volume.affine)
-    flipped_axes = [axis for axis in range(3) if flips[axis]]
-    back_order = [order.index(axis) for axis in range(3)]
 
-    def undo(canonical: Volume) -> Volume:
-        back_flips = [flips[order.index(axis)] for axis in range(3)]
-        affine = canonical.affine @ _reorder(canonical.shape, back_order, back_flips)
-        return Volume(canonical.data_XYZ.flip(flipped_axes).permute(back_order).contiguous(), affine)
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
 
-    return _turned(volume, order, flips), undo
+    @staticmethod
+    def of(affine: Tensor) -> StorageOrder:
+        """The order of voxels that this affine places."""
+        return StorageOrder(*ras_axes(affine))
+
+    def apply(self, stored: Volume) -> Volume:
+        """Stored -> RAS+."""
+        return Volume(self.apply_data(stored.data_XYZ), self.apply_grid(stored.grid).affine)
+
+    def apply_data(self, stored: Tensor) -> Tensor:
+        """Stored -> RAS+ for bare voxels; axes after the third are kept."""
+        return _reordered(stored, self.axes, self.flips).contiguous()
+
+    def apply_grid(self, stored: Grid) -> Grid:
+        """Stored -> RAS+ for a grid."""
+        return _reordered_grid(stored, self.axes, self.flips)
+
+    def undo(self, volume: Volume) -> Volume:
+        """RAS+ -> stored."""
+        return Volume(self.undo_data(volume.data_XYZ), self.undo_grid(volume.grid).affine)
+
+    def undo_data(self, data: Tensor) -> Tensor:
+        """RAS+ -> stored for bare voxels; axes after the third are kept."""
+        return _reordered(data, *self._inverse)
+
+    def undo_grid(self, grid: Grid) -> Grid:
+        """RAS+ -> stored for a grid."""
+        return _reordered_grid(grid, *self._inverse)
+
+    @property
+    def _inverse(self) -> tuple[list[int], list[bool]]:
+        order = [self.axes.index(axis) for axis in range(3)]
+        return order, [self.flips[axis] for axis in order]
 
 
-def canonical_grid(grid: Grid) -> Grid:
-    """A grid's own axes permuted and flipped to run nearest to R, A, S, as `canonicalise` does with a volume."""
-    order, flips = ras_axes(grid.affine)
+def _reordered(data: Tensor, order: Sequence[int], flips: Sequence[bool]) -> Tensor:
+    turned = data.permute(*order, *range(3, data.ndim))
+    return turned.flip([axis for axis in range(3) if flips[axis]]) if any(flips) else turned
+
+
+def _reordered_grid(grid: Grid, order: Sequence[int], flips: Sequence[bool]) -> Grid:
     x, y, z = (grid.shape[axis] for axis in order)
     return Grid((x, y, z), grid.affine @ _reorder(grid.shape, order, flips))
+
+
+RAS = StorageOrder()
+
+
+def canonical_grid(stored: Grid) -> Grid:
+    """A grid with its axes permuted and flipped to run nearest to R, A, S, as `canonicalise` does with a volume."""
+    return StorageOrder.of(stored.affine).apply_grid(stored)
+
+
+def canonicalise(stored: Volume) -> tuple[Volume, StorageOrder]:
+    """A scan with its axes permuted and flipped to run nearest to R, A, S, and the undo of that."""
+    storage = StorageOrder.of(stored.affine)
+    return storage.apply(stored), storage
+
+
+def is_canonical(affine: Tensor) -> bool:
+    """Whether the voxel axes run nearest to R, A, S, in this order."""
+    return StorageOrder.of(affine) == RAS
 
 
 def coarsest_axis(spacing_mm: Sequence[float]) -> int:
@@ -127,7 +176,7 @@ def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
     """
     positions = axis_positions(volume.grid, target)
     if positions is None:
-        turned = _turned(volume, *ras_axes(torch.linalg.inv(target.affine) @ volume.affine))
+        turned = StorageOrder.of(torch.linalg.inv(target.affine) @ volume.affine).apply(volume)
         positions = axis_positions(turned.grid, target)
         volume = volume if positions is None else turned
     if positions is not None:

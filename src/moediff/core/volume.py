@@ -1,6 +1,6 @@
 """Volume and grid: voxels together with their affine.
 
-Axes: X Y Z voxel axes in storage order (RAS+ only after `canonicalise`).
+Axes: X Y Z voxel axes; RAS+ in every scan that `io.scans.load` returned.
 """
 
 from __future__ import annotations

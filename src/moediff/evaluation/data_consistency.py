@@ -5,7 +5,7 @@ from __future__ import annotations
 from moediff.acquisition.data_consistency import ConsistencySummary, Discrepancy, discrepancy
 from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import PrepareSettings, prepare
-from moediff.core.geometry import axis_positions, canonical_grid, canonicalise
+from moediff.core.geometry import axis_positions
 from moediff.core.volume import Volume
 from moediff.evaluation.intensity_fit import fit_intensities
 from moediff.inference.grid_plan import land, working_grid
@@ -13,10 +13,10 @@ from moediff.inference.grid_plan import land, working_grid
 
 def _discrepancy(pred: Volume, measured: Volume, *, fit: bool) -> Discrepancy:
     covered = pred
-    if axis_positions(canonical_grid(measured.grid), canonical_grid(pred.grid)) is not None:
+    if axis_positions(measured.grid, pred.grid) is not None:
         covered = land(pred, working_grid(measured.grid, pred.grid))  # beyond what was measured nothing is contradicted
     prepared = prepare(measured, covered.grid, PrepareSettings(kernel="cubic"))
-    data_XYZ = prepared.scaling.apply(canonicalise(covered)[0].data_XYZ.float())
+    data_XYZ = prepared.scaling.apply(covered.data_XYZ.float())
     if fit:
         target = prepared.source.data_XYZ
         tissue = target > 0.05 * quantile(target, 0.999)
@@ -43,7 +43,7 @@ def consistency(pred: Volume, measured: Volume, *, fit: bool) -> ConsistencySumm
 
 
 def residual_map(pred: Volume, measured: Volume) -> Volume:
-    """The prediction acquired again minus the measured scan, on the measured scan's canonical grid.
+    """The prediction acquired again minus the measured scan, on the measured scan's grid.
 
     Raises:
         GeometryError: the axes are not parallel.

@@ -14,7 +14,7 @@ from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.records import FILES, Evaluation, Unjudged
 from moediff.io.dicom.files import is_dicom_export
-from moediff.io.loaded import Loaded
+from moediff.io.loaded import LoadedScan
 from moediff.io.scans import load
 
 REQUIRED, OPTIONAL = FILES[:2], FILES[2:]
@@ -90,10 +90,13 @@ def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
         )
     notes = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
     names = {key: _name_of(path, loaded.get(key)) for key, path in files.items()}
-    return replace(record, files=names, warnings=(*notes, *record.warnings))
+    stored = loaded["ref"].stored_grid  # the axis order that its file has
+    x, y, z = (round(s, 5) for s in stored.spacing_mm)
+    warnings = (*notes, *record.warnings)
+    return replace(record, files=names, shape=stored.shape, spacing_mm=(x, y, z), warnings=warnings)
 
 
-def _name_of(path: Path, loaded: Loaded | None = None) -> str:
+def _name_of(path: Path, loaded: LoadedScan | None = None) -> str:
     """A file's name; that of a folder or zip of DICOM files may be its patient's, and is not repeated."""
     stem = None if loaded is None else loaded.stem
     return stem or (EXPORT if is_dicom_export(path) else path.name)
@@ -107,7 +110,7 @@ def _fault_of(error: MoeDiffError, files: Mapping[str, Path]) -> str:
     return text
 
 
-def _load_scans(files: Mapping[str, Path]) -> dict[str, Loaded]:
+def _load_scans(files: Mapping[str, Path]) -> dict[str, LoadedScan]:
     """Scans side by side: unpacking occupies one core for each."""
     with ThreadPoolExecutor(len(files)) as pool:
         return dict(zip(files, pool.map(load, files.values()), strict=True))

@@ -22,7 +22,7 @@ from moediff.core.config import rng_for
 from moediff.core.device import move_if_it_fits, parse_device, parse_dtype, precision_warnings
 from moediff.core.errors import ConfigError, DataError, TryAgain, prefix_errors
 from moediff.core.memory import is_out_of_memory
-from moediff.core.volume import Grid, Volume
+from moediff.core.volume import Volume
 from moediff.diffusion.samplers import SAMPLERS, evaluations
 from moediff.diffusion.schedule import schedule
 from moediff.inference.grid_plan import passes_through, target_grid
@@ -34,7 +34,7 @@ from moediff.inference.quality_checks import doubts, require_head, uneven
 from moediff.inference.route import Route, route
 from moediff.inference.sidecar import DataConsistency, Sidecar, SliceIntensity, Timings, sidecar_for
 from moediff.inference.tiling import Frame, denoise_tiled, frame
-from moediff.io.scans import Loaded, from_nibabel, from_volume, load
+from moediff.io.scans import LoadedScan, from_nibabel, from_volume, load
 from moediff.model.bundle import Bundle, load_bundle
 
 Progress = Callable[[float, str], None]
@@ -95,12 +95,11 @@ class Enhancer:
             chosen = replace(chosen, consistency=chosen.consistency and self.bundle.config.consistency)
             return self._enhanced(loaded, chosen, progress or (lambda share, word: None))
 
-    def _enhanced(self, loaded: Loaded, options: EnhanceOptions, report: Progress) -> Enhanced:
+    def _enhanced(self, loaded: LoadedScan, options: EnhanceOptions, report: Progress) -> Enhanced:
         start = time.perf_counter()
-        goal = target_grid(loaded.volume.grid, options)
-        way = route(loaded.volume, goal)
-        if passes_through(loaded.volume.grid, goal):
-            return passed(loaded, way, options, self._names(), self._sidecar(loaded, goal, options))
+        way = route(loaded.volume, target_grid(loaded.stored_grid, options))
+        if passes_through(loaded.volume.grid, way.goal):
+            return passed(loaded, way, options, self._names(), self._sidecar(loaded, way, options))
         report(0.02, "preparing")
         scan = move_if_it_fits(loaded.volume, way.near, self.device, options.memory_mb)
         prepared = prepare(scan, way.near, self.bundle.config.prepare, correct_slices=options.even_slices)
@@ -233,7 +232,7 @@ class Enhancer:
 
     def _finish(  # noqa: PLR0913
         self,
-        loaded: Loaded,
+        loaded: LoadedScan,
         way: Route,
         prepared: Prepared,
         head: Frame,
@@ -248,9 +247,9 @@ class Enhancer:
         uncertainty = None
         if spread is not None:
             plain = Volume(spread * prepared.scaling.scale, prepared.grid.affine)
-            uncertainty = way.map(prepared.undo_axes(plain).to("cpu"))
+            uncertainty = way.map(plain.to("cpu"))
         gap = discrepancy(result, prepared)
-        sidecar = self._sidecar(loaded, way.goal, options)
+        sidecar = self._sidecar(loaded, way, options)
         sidecar = replace(
             sidecar,
             uncertainty=measured_uncertainty(sidecar.uncertainty, spread, prepared),
@@ -269,11 +268,12 @@ class Enhancer:
         )
         volume, maps = way.scan(prepared.undo(result).to("cpu")), maps_of(loaded, way, prepared, head)
         left = gap.residual().to("cpu")
-        return Enhanced(volume, maps, uncertainty, self._names(), loaded, sidecar, residual=left)
+        return Enhanced(volume, way.storage, maps, uncertainty, self._names(), loaded, sidecar, residual=left)
 
-    def _sidecar(self, loaded: Loaded, goal: Grid, options: EnhanceOptions) -> Sidecar:
+    def _sidecar(self, loaded: LoadedScan, way: Route, options: EnhanceOptions) -> Sidecar:
         where = (str(self.device), str(self.dtype).removeprefix("torch."))
-        return sidecar_for(self.bundle, where, (loaded.volume.grid, goal), options)
+        grids = loaded.stored_grid, way.storage.undo_grid(way.goal)
+        return sidecar_for(self.bundle, where, grids, options)
 
     def _names(self) -> tuple[str, ...]:
         return self.bundle.config.denoiser.experts.regions
@@ -293,9 +293,9 @@ def whole(residual_XYZ: Tensor, prepared: Prepared, options: EnhanceOptions) -> 
     return correct(result, prepared).clamp_(min=least)
 
 
-def read_source(source: Source) -> Loaded:
+def read_source(source: Source) -> LoadedScan:
     """Any accepted input as a loaded scan."""
-    if isinstance(source, Loaded):
+    if isinstance(source, LoadedScan):
         return source
     if isinstance(source, Volume):
         return from_volume(source)

@@ -15,8 +15,6 @@ from moediff.core.geometry import (
     FACE_VOX,
     axis_positions,
     bounds_in,
-    canonical_grid,
-    canonicalise,
     default_spacing,
     field_of_view_mask,
     resample,
@@ -32,7 +30,10 @@ SAME_LATTICE = 1e-2  # voxels
 
 
 def target_grid(source: Grid, options: EnhanceOptions) -> Grid:
-    """Where the result shall lie, in the input's axis order.
+    """Where the result shall lie, in the input's axis order; a reference grid keeps its own.
+
+    Args:
+        source: the scan's grid in the axis order of its file.
 
     Raises:
         DataError: the grid would be too large.
@@ -57,16 +58,15 @@ def _check_size(what: str, shape: tuple[int, int, int]) -> None:
 
 def passes_through(source: Grid, goal: Grid) -> bool:
     """True when no target axis is finer than the scan's along it; sorted sizes count where axes are not parallel."""
-    ours, theirs = canonical_grid(source), canonical_grid(goal)
-    sizes = [list(grid.spacing_mm) for grid in (theirs, ours)]
-    if axis_positions(ours, theirs) is None:
+    sizes = [list(grid.spacing_mm) for grid in (goal, source)]
+    if axis_positions(source, goal) is None:
         sizes = [sorted(size) for size in sizes]
     return all(g > 0.98 * s for g, s in zip(*sizes, strict=True))
 
 
 def aligned_grid(source: Grid, goal: Grid) -> Grid:
     """The goal itself when its axes are parallel to the scan's, else the scan's box with the goal's voxel size."""
-    if axis_positions(canonical_grid(source), canonical_grid(goal)) is not None:
+    if axis_positions(source, goal) is not None:
         return goal
     finest = min(goal.spacing_mm)
     return with_spacing(source, [min(finest, s) for s in source.spacing_mm])
@@ -81,17 +81,16 @@ def working_grid(source: Grid, goal: Grid) -> Grid:
     Raises:
         DataError: the grid would be too large.
     """
-    scan, aligned = canonical_grid(source), aligned_grid(source, goal)
-    lattice = canonical_grid(aligned)
-    positions = axis_positions(scan, lattice)
+    lattice = aligned_grid(source, goal)
+    positions = axis_positions(source, lattice)
     assert positions is not None  # that is what aligned means
     spans = []
-    for axis, (low, high) in enumerate(bounds_in(scan, canonical_grid(goal), 0.5)):
-        step = lattice.spacing_mm[axis] / scan.spacing_mm[axis]
-        spans.append(_span(scan.shape[axis], positions[axis], step, (low, high)))
+    for axis, (low, high) in enumerate(bounds_in(source, goal, 0.5)):
+        step = lattice.spacing_mm[axis] / source.spacing_mm[axis]
+        spans.append(_span(source.shape[axis], positions[axis], step, (low, high)))
     _check_size("part of the scan to work on", (len(spans[0]), len(spans[1]), len(spans[2])))
     if all((s.start, s.stop) == (0, n) for s, n in zip(spans, lattice.shape, strict=True)):
-        return aligned
+        return lattice
     affine = lattice.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ torch.tensor([float(s.start) for s in spans], dtype=torch.float64)
     return Grid((len(spans[0]), len(spans[1]), len(spans[2])), affine)
@@ -142,26 +141,20 @@ def measured(source: Grid, goal: Grid) -> Tensor | None:
 
 
 def land(volume: Volume, goal: Grid, kernel: str = "cubic", outside: float | None = None) -> Volume:
-    """Bring a result in the scan's axis order onto the goal's grid; exact where they are the same voxels.
+    """Bring a result onto the goal's grid; exact where they are the same voxels.
 
     Args:
         outside: what voxels beyond the volume get where both grids are parts of one lattice, which is then cut or
             padded; None reads it by the kernel, and the edge continues.
     """
-    same = volume.shape == goal.shape and torch.allclose(volume.affine, goal.affine, atol=1e-4)
-    if same:
+    if volume.shape == goal.shape and torch.allclose(volume.affine, goal.affine, atol=1e-3):
         return replace(volume, affine=goal.affine)
-    ours, _ = canonicalise(volume)
-    theirs = canonical_grid(goal)
-    _, undo = canonicalise(Volume(torch.empty(1).expand(goal.shape), goal.affine))
-    if ours.shape == theirs.shape and torch.allclose(ours.affine, theirs.affine, atol=1e-3):
-        return replace(undo(ours), affine=goal.affine)
-    start = None if outside is None else _lattice_start(ours.grid, theirs)
+    start = None if outside is None else _lattice_start(volume.grid, goal)
     if start is None:
-        return replace(undo(resample(ours, theirs, kernel)), affine=goal.affine)
-    ends = [(-a, a + m - n) for a, m, n in zip(start, theirs.shape, ours.shape, strict=True)]
+        return resample(volume, goal, kernel)
+    ends = [(-a, a + m - n) for a, m, n in zip(start, goal.shape, volume.shape, strict=True)]
     sides = [side for pair in reversed(ends) for side in pair]
-    return replace(undo(Volume(F.pad(ours.data_XYZ, sides, value=outside), theirs.affine)), affine=goal.affine)
+    return Volume(F.pad(volume.data_XYZ, sides, value=outside), goal.affine)
 
 
 def _lattice_start(ours: Grid, theirs: Grid) -> list[int] | None:

@@ -17,16 +17,16 @@ from moediff.inference.options import Maps
 from moediff.inference.route import Route
 from moediff.inference.sidecar import Uncertainty
 from moediff.inference.tiling import Frame
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan
 
 
-def maps_of(loaded: Loaded, way: Route, prepared: Prepared, head: Frame) -> Maps:
+def maps_of(loaded: LoadedScan, way: Route, prepared: Prepared, head: Frame) -> Maps:
     """What makes the maps later; it keeps no volume of the target grid but a boolean mask."""
-    grid, mask_XYZ, undo_axes = prepared.grid, prepared.mask_XYZ.cpu(), prepared.undo_axes
+    grid, mask_XYZ = prepared.grid, prepared.mask_XYZ.cpu()
     experts = head.condition.weight_BxyzE.shape[-1]
 
     def landed(data_XYZ: Tensor) -> Tensor:
-        return way.map(undo_axes(Volume(data_XYZ, grid.affine))).data_XYZ
+        return way.map(Volume(data_XYZ, grid.affine)).data_XYZ
 
     def gate_XYZE() -> Tensor:
         out_XYZE = torch.empty(*way.goal.shape, experts)

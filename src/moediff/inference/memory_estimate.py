@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from moediff.core.geometry import axis_positions, canonical_grid
+from moediff.core.geometry import axis_positions
 from moediff.core.volume import Grid
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiling import BYTES_PER_CHANNEL
@@ -40,5 +40,5 @@ def predicted_mib(
     tile = min(RESERVED * HEAD_SHARE * voxels * width * BYTES_PER_CHANNEL, options.memory_mb * 2**20)
     maps = 2 * (options.samples > 1) + experts * options.each_expert
     landed = 0 if near is goal else LANDED_MAPS * MAP_BYTES * math.prod(goal.shape)
-    turned = 0 if axis_positions(canonical_grid(near), canonical_grid(goal)) is not None else voxels * TURNED_BYTES
+    turned = 0 if axis_positions(near, goal) is not None else voxels * TURNED_BYTES
     return round(STARTED_MIB + (held + max(tile, turned) + maps * MAP_BYTES * voxels + landed) / 2**20)

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import ConfigError, MoeDiffWarning
+from moediff.core.geometry import StorageOrder
 from moediff.core.volume import Grid, Volume
 from moediff.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
 from moediff.inference.sidecar import Sidecar, former_record
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan
 
 BOUNDS = {  # of numbers: what a message calls them, least, most
     "steps": ("steps", 2, 64),
@@ -40,7 +41,7 @@ class EnhanceOptions:
     Args:
         voxel_size: target voxel size in mm, one or three numbers in the input's axis order. None: where any axis is
             coarser than 1.2 mm, all axes coarser than 1 mm become 1 mm and finer ones stay; else all are halved.
-        like: a grid to land on exactly; excludes voxel_size.
+        like: a grid to land on exactly, in any axis order; excludes voxel_size.
         mode: "faithful" (posterior mean, one evaluation) or "detail" (a few-step sample).
         mirrors: 1, 2, 4 or 8: the posterior mean is averaged over so many mirrored readings of the scan.
         sampler: how a sample is drawn, a name in `moediff.diffusion.samplers.SAMPLERS`.
@@ -109,7 +110,7 @@ def _check_grid(like: Any) -> None:
     """Refuse a file's name, which the command line takes."""
     if not isinstance(like, Grid):
         kind = type(like).__name__
-        raise ConfigError(f"like is a {kind}, expected a grid: give moediff.load(FILE).volume.grid")
+        raise ConfigError(f"like is a {kind}, expected a grid: give moediff.load(FILE).stored_grid")
 
 
 def _check_sizes(sizes: Any) -> None:
@@ -132,24 +133,26 @@ class Maps:
 
 @dataclass(frozen=True)
 class Enhanced:
-    """A result on the target grid, in the input's axis order and intensities.
+    """A result on the target grid, RAS+, in the input's intensities.
 
     Args:
         volume: the enhanced scan.
+        storage: the axis order that it is written in: the input's, or that of a reference grid.
         maps: makes the properties below.
         uncertainty: voxel-wise standard deviation, foretold or over samples; None for a single sample.
         expert_names: names of the experts, in the order of E.
         source: the input as read.
         sidecar: how it was made, as it stands in the file beside a written result.
         each_XYZE: every expert's own result, or None.
-        residual: the result acquired again minus the input, on the input's canonical grid; None where nothing was done.
+        residual: the result acquired again minus the input, on the input's grid; None where nothing was done.
     """
 
     volume: Volume
+    storage: StorageOrder
     maps: Maps
     uncertainty: Volume | None
     expert_names: tuple[str, ...]
-    source: Loaded
+    source: LoadedScan
     sidecar: Sidecar
     each_XYZE: Tensor | None = None
     residual: Volume | None = None
@@ -178,6 +181,11 @@ class Enhanced:
         from moediff.report.plot import plot
 
         return plot(self, path, truth=truth)
+
+    @property
+    def stored(self) -> Volume:
+        """The enhanced scan in the axis order that it is written in."""
+        return self.storage.undo(self.volume)
 
     @cached_property
     def interpolated(self) -> Volume:

@@ -154,32 +154,36 @@ def write(
     Raises:
         CannotCreate, OutputFailed: a file exists or could not be written; nothing partial is left.
     """
-    codes, affine = codes_to_write(result.source.codes), result.volume.affine
+    codes, affine, storage = codes_to_write(result.source.codes), result.volume.affine, result.storage
     register_outputs(paths.every())
     if paths.dicom is not None and result.source.origin is not None:
-        write_series(result.volume, result.source.origin, paths.dicom)
+        write_series(result.stored, result.source.origin, paths.dicom)
     if paths.report is not None and draw is not None:
         draw(paths.report)
     if overwrite:
         paths.sidecar.unlink(missing_ok=True)
-    save(result.volume, paths.scan, codes=codes, overwrite=overwrite)
+    save(result.volume, paths.scan, storage=storage, codes=codes, overwrite=overwrite)
     if paths.uncertainty is not None:
         result = _write_uncertainty(result, paths.uncertainty, overwrite=overwrite)
     if paths.experts is not None:
-        save_maps(result.maps.gate_XYZE(), affine, paths.experts, codes=codes, overwrite=overwrite)
+        save_maps(result.maps.gate_XYZE(), affine, paths.experts, storage=storage, codes=codes, overwrite=overwrite)
     if paths.mask is not None:
-        save(result.volume.with_data(result.maps.mask_XYZ().float()), paths.mask, codes=codes, overwrite=overwrite)
+        mask = result.volume.with_data(result.maps.mask_XYZ().float())
+        save(mask, paths.mask, storage=storage, codes=codes, overwrite=overwrite)
     if paths.single_experts is not None and result.each_XYZE is not None:
-        save_maps(result.each_XYZE, affine, paths.single_experts, codes=codes, overwrite=overwrite)
+        save_maps(result.each_XYZE, affine, paths.single_experts, storage=storage, codes=codes, overwrite=overwrite)
     if paths.differences is not None:
-        save_maps(result.differences_XYZN(), affine, paths.differences, codes=codes, overwrite=overwrite)
+        save_maps(
+            result.differences_XYZN(), affine, paths.differences, storage=storage, codes=codes, overwrite=overwrite
+        )
     write_text(result.sidecar.to_json(), paths.sidecar, overwrite=overwrite)
     return result
 
 
 def _write_uncertainty(result: Enhanced, path: Path, *, overwrite: bool) -> Enhanced:
     if result.uncertainty is not None:
-        save(result.uncertainty, path, codes=codes_to_write(result.source.codes), overwrite=overwrite)
+        codes = codes_to_write(result.source.codes)
+        save(result.uncertainty, path, storage=result.storage, codes=codes, overwrite=overwrite)
         return result
     if overwrite:
         path.unlink(missing_ok=True)  # an older one would be taken for this result's

@@ -12,13 +12,15 @@ import torch
 from moediff.inference.options import Enhanced, EnhanceOptions, Maps
 from moediff.inference.route import Route
 from moediff.inference.sidecar import NO_UNCERTAINTY, Sidecar, SliceIntensity
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan
 
 PASSED = "the scan is already as fine as the target grid and was passed through; ask for smaller voxels"
 NOT_EVENED = "--correct-slice-intensity changed nothing: the scan was passed through"
 
 
-def passed(loaded: Loaded, way: Route, options: EnhanceOptions, names: tuple[str, ...], sidecar: Sidecar) -> Enhanced:
+def passed(
+    loaded: LoadedScan, way: Route, options: EnhanceOptions, names: tuple[str, ...], sidecar: Sidecar
+) -> Enhanced:
     """The input on the target grid, with a warning.
 
     Args:
@@ -39,4 +41,4 @@ def passed(loaded: Loaded, way: Route, options: EnhanceOptions, names: tuple[str
     shape = (*way.goal.shape, len(names))
     each = volume.data_XYZ[..., None].expand(shape) if options.each_expert else None
     maps = Maps(lambda: volume, lambda: torch.zeros(shape), lambda: torch.zeros(way.goal.shape, dtype=torch.bool))
-    return Enhanced(volume, maps, None, names, loaded, sidecar, each)
+    return Enhanced(volume, way.storage, maps, None, names, loaded, sidecar, each)

@@ -104,7 +104,7 @@ def require_head(prepared: Prepared, way: Route) -> None:
     """
     found = prepared.mask_XYZ
     if way.near is not way.goal and bool(found.any()):
-        found = way.map(prepared.undo_axes(Volume(found.float(), prepared.grid.affine)).to("cpu")).data_XYZ > 0.5
+        found = way.map(Volume(found.float(), prepared.grid.affine).to("cpu")).data_XYZ > 0.5
     if not bool(found.any()):
         raise DataError(
             "the target grid (--like) holds no part of the head, only air, expected a grid over the head: "

@@ -11,7 +11,7 @@ from functools import cached_property
 from torch import Tensor
 
 from moediff.acquisition.normalisation import quantile
-from moediff.core.geometry import axis_positions, band_limit, canonical_grid, resample
+from moediff.core.geometry import StorageOrder, axis_positions, band_limit, resample
 from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import land, measured, working_grid
 
@@ -24,7 +24,8 @@ class Route:
 
     Args:
         near: from `working_grid`.
-        goal: the results' grid.
+        goal: the results' grid, RAS+.
+        storage: the axis order that results are written in.
         measured_XYZ: from `measured`.
         air: what a scan holds where nothing was measured, raw intensity.
         floor: the least that a scan may hold, raw intensity.
@@ -32,6 +33,7 @@ class Route:
 
     near: Grid
     goal: Grid
+    storage: StorageOrder
     measured_XYZ: Tensor | None
     air: float
     floor: float
@@ -39,7 +41,7 @@ class Route:
     @cached_property
     def oblique(self) -> bool:
         """Whether results are interpolated on their way."""
-        return axis_positions(canonical_grid(self.near), canonical_grid(self.goal)) is None
+        return axis_positions(self.near, self.goal) is None
 
     def scan(self, volume: Volume) -> Volume:
         """A scan from the working grid on the goal; air where nothing was measured."""
@@ -74,12 +76,14 @@ class Route:
         return volume.with_data(volume.data_XYZ.masked_fill(~self.measured_XYZ, outside))
 
 
-def route(volume: Volume, goal: Grid) -> Route:
-    """The way from a scan, raw intensities, to the grid of its results.
+def route(volume: Volume, stored_goal: Grid) -> Route:
+    """The way from a scan, raw intensities, to the grid of its results, given in the axis order they are written in.
 
     Raises:
         DataError: see `working_grid` and `measured`.
     """
+    storage = StorageOrder.of(stored_goal.affine)
+    goal = storage.apply_grid(stored_goal)
     inside_XYZ, near = measured(volume.grid, goal), working_grid(volume.grid, goal)
     air = min(quantile(volume.data_XYZ, DARK), 0.0)
-    return Route(near, goal, inside_XYZ, air, min(float(volume.data_XYZ.min()), 0.0))
+    return Route(near, goal, storage, inside_XYZ, air, min(float(volume.data_XYZ.min()), 0.0))

@@ -16,7 +16,7 @@ from moediff.inference.grid_plan import target_grid
 from moediff.inference.options import Enhanced, EnhanceOptions
 from moediff.inference.outputs import OutputPaths, check_outputs, locked_outputs, write
 from moediff.io.dicom.writer import require_series_grid
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class EnhanceRequest:
         name = source.get_filename() if hasattr(source, "get_filename") else getattr(source, "path", source)
         return Path(name) if isinstance(name, Path | str) else None
 
-    def read(self) -> tuple[Loaded, EnhanceOptions]:
+    def read(self) -> tuple[LoadedScan, EnhanceOptions]:
         """The scan, and the options completed by what the outputs need.
 
         Raises:
@@ -65,7 +65,7 @@ class EnhanceRequest:
         if outputs.dicom is not None:
             if loaded.origin is None:
                 raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
-            require_series_grid(target_grid(loaded.volume.grid, options))
+            require_series_grid(target_grid(loaded.stored_grid, options))
         if outputs.report is not None:
             require_modules("jinja2")
         return loaded, options
@@ -80,7 +80,7 @@ class EnhanceRequest:
 
 
 def enhance_to(
-    request: EnhanceRequest, enhancer: Callable[[Loaded], Enhancer], progress: Progress | None = None
+    request: EnhanceRequest, enhancer: Callable[[LoadedScan], Enhancer], progress: Progress | None = None
 ) -> Enhanced:
     """Enhance one scan and write what the request names, under the lock of its outputs.
 

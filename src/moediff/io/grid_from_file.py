@@ -35,7 +35,7 @@ def _found(error: DataError) -> str:
 
 def _series_grid(path: Path) -> Grid:
     try:
-        return load_series(path).volume.grid
+        return load_series(path).stored_grid
     except DataError as error:
         if "--series" in str(error):
             raise DataError(f"{_found(error)}: name a folder that holds one series alone") from error

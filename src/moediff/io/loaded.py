@@ -1,11 +1,12 @@
-"""A scan as it came from disk, whatever the format."""
+"""LoadedScan: a scan in RAS+ with what its file said about itself, whatever the format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moediff.core.volume import Volume
+from moediff.core.geometry import StorageOrder
+from moediff.core.volume import Grid, Volume
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A scan and what the file said about itself.
+class LoadedScan:
+    """A scan in RAS+, the order in which its file stores it, and what the file said about itself.
 
     Args:
-        volume: float32 voxels on the chosen affine.
+        volume: float32 voxels on the chosen affine, axes nearest to R, A, S.
+        storage: the file's own axis order; `save` writes results in it.
         path: the file or folder, None for an image in memory.
         codes: (qform_code, sform_code) of the source, to be written back.
         warnings: what was fixed or looks doubtful; the sidecar records the same words.
@@ -41,8 +43,19 @@ class Loaded:
     """
 
     volume: Volume
+    storage: StorageOrder
     path: Path | None
     codes: tuple[int, int]
     warnings: tuple[str, ...]
     stem: str | None = None
     origin: Origin | None = None
+
+    @property
+    def stored(self) -> Volume:
+        """The scan in the file's own axis order."""
+        return self.storage.undo(self.volume)
+
+    @property
+    def stored_grid(self) -> Grid:
+        """The grid in the file's own axis order."""
+        return self.storage.undo_grid(self.volume.grid)

@@ -1,6 +1,7 @@
 """Scans in, NIfTI out: every byte checked on the way in, every file whole on the way out.
 
-Axes: X Y Z voxels in storage order, E maps of one scan. Files store X fastest, so arrays appear reversed there.
+Axes: X Y Z voxels (RAS+), E maps of one scan. Files have an axis order of their own (`StorageOrder`) and store their
+first axis fastest, so arrays appear reversed there.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from moediff.core.errors import ConfigError, DataError, GeometryError, prefix_errors, printable
+from moediff.core.geometry import RAS, StorageOrder, canonicalise
 from moediff.core.volume import Volume
 from moediff.io.atomic import check_free, write_text
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.dicom.reader import load_series
-from moediff.io.loaded import Loaded
+from moediff.io.loaded import LoadedScan
 from moediff.io.naming import suffix_of
 from moediff.io.nifti import writer as nifti_out
 from moediff.io.nifti.affine import check_codes, check_plausible, choose_affine, default_affine, unit_scale
@@ -30,10 +32,12 @@ from moediff.io.nifti.header import memory_header, select_volume
 from moediff.io.nifti.reader import read_scan
 from moediff.io.voxels import check_voxels, decode
 
-__all__ = ["Loaded", "check_free", "from_nibabel", "from_volume", "load", "save", "save_maps", "write_text"]
+__all__ = ["LoadedScan", "check_free", "from_nibabel", "from_volume", "load", "save", "save_maps", "write_text"]
 
 
-def load(path: Path | str, *, trust: str | None = None, index: int | None = None, series: str | None = None) -> Loaded:
+def load(
+    path: Path | str, *, trust: str | None = None, index: int | None = None, series: str | None = None
+) -> LoadedScan:
     """Read one scan from .nii, .nii.gz, .mgz or .hdr with .img, or one series from a folder or zip of DICOM files.
 
     Args:
@@ -42,7 +46,7 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
         series: which DICOM series, by number or UID; None takes the only usable one.
 
     Returns:
-        The scan as stored (axes in the file's order, intensities in float32), its header and what is to be noted of it.
+        The scan in RAS+ (intensities in float32), the storage order of its file, and what is to be noted of it.
 
     Raises:
         InputMissing: there is no such file, or it cannot be read.
@@ -63,11 +67,11 @@ def load(path: Path | str, *, trust: str | None = None, index: int | None = None
         header, data_XYZ = read_scan(path, index, notes)
         affine = choose_affine(header, trust, notes)
         check_plausible(affine, header.shape, notes)
-        volume = Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine))
-        return Loaded(volume, path, check_codes(header.codes, notes), tuple(notes))
+        volume, storage = canonicalise(Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine)))
+        return LoadedScan(volume, storage, path, check_codes(header.codes, notes), tuple(notes))
 
 
-def from_nibabel(image: Any) -> Loaded:
+def from_nibabel(image: Any) -> LoadedScan:
     """Take a nibabel SpatialImage under the same rules; voxels still in a .nii or .nii.gz file are checked there.
 
     Raises:
@@ -85,10 +89,11 @@ def from_nibabel(image: Any) -> Loaded:
     affine, codes = _memory_affine(image, notes)
     check_plausible(affine, shape, notes)
     data_XYZ = check_voxels(_image_voxels(image, shape, notes), notes)
-    return Loaded(Volume(data_XYZ, torch.from_numpy(affine)), None, check_codes(codes, notes), tuple(notes))
+    volume, storage = canonicalise(Volume(data_XYZ, torch.from_numpy(affine)))
+    return LoadedScan(volume, storage, None, check_codes(codes, notes), tuple(notes))
 
 
-def from_volume(volume: Volume) -> Loaded:
+def from_volume(volume: Volume) -> LoadedScan:
     """Take a scan in memory under the rules that files are under: float32, finite, with contrast.
 
     Raises:
@@ -99,13 +104,22 @@ def from_volume(volume: Volume) -> Loaded:
     if stored_XYZ.is_complex() or stored_XYZ.dtype == torch.bool:
         raise DataError(f"expected real voxels, got {str(stored_XYZ.dtype).removeprefix('torch.')}: give a scan")
     data_XYZ = check_voxels(stored_XYZ.to("cpu", torch.float32), notes)
-    return Loaded(volume.with_data(data_XYZ), None, (1, 1), tuple(notes))
+    canonical, storage = canonicalise(volume.with_data(data_XYZ))
+    return LoadedScan(canonical, storage, None, (1, 1), tuple(notes))
 
 
-def save(volume: Volume, path: Path | str, *, codes: tuple[int, int] = (1, 1), overwrite: bool = False) -> None:
+def save(
+    volume: Volume,
+    path: Path | str,
+    *,
+    storage: StorageOrder = RAS,
+    codes: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+) -> None:
     """Write a scan as float32 NIfTI-1 in mm; the suffix .nii or .nii.gz decides about gzip.
 
     Args:
+        storage: the axis order to store a RAS+ scan in; without it the volume is stored in the order that it has.
         codes: (qform_code, sform_code) of the source; where both are 0 the sform gets code 1, with a warning.
 
     Raises:
@@ -113,7 +127,8 @@ def save(volume: Volume, path: Path | str, *, codes: tuple[int, int] = (1, 1), o
         OutputFailed: the disk is full or failed; nothing partial is left.
     """
     with prefix_errors(printable(path)):
-        nifti_out.write(volume.data_XYZ, volume.affine, Path(path), codes=codes, overwrite=overwrite)
+        form = nifti_out.Form(storage, codes)
+        nifti_out.write(volume.data_XYZ, volume.affine, Path(path), form, overwrite=overwrite)
 
 
 def save_maps(
@@ -121,6 +136,7 @@ def save_maps(
     affine: Tensor | np.ndarray,
     path: Path | str,
     *,
+    storage: StorageOrder = RAS,
     codes: tuple[int, int] = (1, 1),
     overwrite: bool = False,
 ) -> None:
@@ -134,7 +150,7 @@ def save_maps(
         if data_XYZE.ndim != 4:
             raise GeometryError(f"expected 4 axes X Y Z E, got shape {tuple(data_XYZE.shape)}")
         checked = Volume(data_XYZE[..., 0], torch.as_tensor(affine)).affine
-        nifti_out.write(data_XYZE, checked, Path(path), codes=codes, overwrite=overwrite)
+        nifti_out.write(data_XYZE, checked, Path(path), nifti_out.Form(storage, codes), overwrite=overwrite)
 
 
 def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import DataError, GeometryError, MoeDiffError, prefix_errors, printable
-from moediff.core.geometry import field_of_view_mask, resample
+from moediff.core.geometry import StorageOrder, field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_annotation
@@ -150,14 +150,15 @@ def from_files(files: ReportFiles) -> ReportScans:
         DataError: the sidecar is damaged, or a file is no usable scan.
         GeometryError: a map does not lie on the enhanced grid, or input or truth lie elsewhere.
     """
-    enhanced = load(files.scan).volume  # first: of a name that is no scan's, its sidecar would be missed
+    scan = load(files.scan)  # first: of a name that is no scan's, its sidecar would be missed
+    enhanced = scan.volume
     record = read_sidecar(sidecar_of(files.scan))
     source = None
     if files.source:
         source = load(files.source, trust=files.trust, index=files.index, series=files.series)
     truth, seen_XYZ = truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
-    gate_XYZE = _read_maps(files.experts, record, 1).clamp(0, 1) if files.experts else None
-    changed_XYZE = _changed(_read_maps(files.differences, record, 2)) if files.differences else None
+    gate_XYZE = _read_maps(files.experts, scan.storage, record, 1).clamp(0, 1) if files.experts else None
+    changed_XYZE = _changed(_read_maps(files.differences, scan.storage, record, 2)) if files.differences else None
     return ReportScans(
         enhanced=enhanced,
         name=files.scan.name if source is None else _name_of(files.source, source.stem),
@@ -235,7 +236,7 @@ def source_beside(scan: Path, *, trust: str | None = None, index: int | None = N
             with suppress(MoeDiffError):
                 grid = read_sidecar(sidecar_of(scan)).get("input")
                 expected = grid.get("shape") if isinstance(grid, dict) else None
-                return path if list(load(path, trust=trust, index=index).volume.shape) == expected else None
+                return path if list(load(path, trust=trust, index=index).stored_grid.shape) == expected else None
     return None
 
 
@@ -251,7 +252,7 @@ def _name_of(path: Path | None, stem: str | None) -> str:
     return stem or (path.name if path else "scan")
 
 
-def _read_maps(path: Path, record: dict[str, Any], each: int) -> Tensor:
+def _read_maps(path: Path, storage: StorageOrder, record: dict[str, Any], each: int) -> Tensor:
     """A 4-D map of so many volumes an expert; the first passes the checks of every scan before the rest is read."""
     load(path, index=0)
     with prefix_errors(printable(path)):
@@ -265,4 +266,4 @@ def _read_maps(path: Path, record: dict[str, Any], each: int) -> Tensor:
                 f"found {data_XYZE.shape[3]} volumes, expected {each} for each of {len(named)} experts: name what was "
                 "written with this result, --experts and --differences each its own"
             )
-    return torch.from_numpy(data_XYZE).nan_to_num(0.0)
+    return storage.apply_data(torch.from_numpy(data_XYZE)).nan_to_num(0.0)

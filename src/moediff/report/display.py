@@ -1,4 +1,4 @@
-"""Scans as they are shown: canonical, cropped to the head, 8 bits, all on one grid and in one intensity window.
+"""Scans as they are shown: cropped to the head, 8 bits, all on one grid and in one intensity window.
 
 The input keeps its own voxels: each display voxel takes the value of the input voxel it lies in, so thick slices look
 thick and all views frame alike.
@@ -79,7 +79,7 @@ def _views(scans: ReportScans, cut: Frame, box: Volume) -> list[Layer]:
 
 
 def display(scans: ReportScans) -> Display:
-    """Bring everything onto one canonical grid, cropped to the enhanced head.
+    """Bring everything onto one grid, cropped to the enhanced head.
 
     Raises:
         DataError: the enhanced scan is constant.

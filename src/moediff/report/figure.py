@@ -4,7 +4,7 @@ Planes are drawn as radiologists read them: anterior or superior up, the patient
 to the left in sagittal planes. Every scan keeps its own voxels (nearest neighbour), placed by its affine, so thick
 slices look thick. All scans share one intensity window.
 
-Axes: X Y Z voxels (RAS+ after `canonicalise`), E experts.
+Axes: X Y Z voxels (RAS+), E experts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moediff.acquisition.normalisation import quantile
 from moediff.core.errors import ConfigError, DataError, GeometryError
-from moediff.core.geometry import axis_positions, canonicalise, resample
+from moediff.core.geometry import axis_positions, resample
 from moediff.core.volume import Volume
 from moediff.report.canvas import EXPERT_COLOURS, Column, View, draw, matplotlib_parts, save_figure
 
@@ -35,12 +35,11 @@ def _millimetres(volume: Volume) -> str:
 
 
 def _aligned(panels: Mapping[str, Volume]) -> dict[str, Volume]:
-    """All panels canonical; one that is oblique to the last panel is resampled onto it."""
-    canonical = {name: canonicalise(volume)[0] for name, volume in panels.items()}
-    reference = next(reversed(canonical.values()))
+    """All panels; one that is oblique to the last panel is resampled onto it."""
+    reference = list(panels.values())[-1]
     return {
         name: volume if axis_positions(volume.grid, reference.grid) else resample(volume, reference.grid, "linear")
-        for name, volume in canonical.items()
+        for name, volume in panels.items()
     }
 
 
@@ -82,16 +81,15 @@ def _expert_layer(gate_XYZE: Tensor, place: Volume, base: Volume, window: tuple[
         raise GeometryError(
             f"expected expert weights {place.shape} x at most {len(EXPERT_COLOURS)}, got {tuple(gate_XYZE.shape)}"
         )
-    experts = [canonicalise(place.with_data(weights))[0].data_XYZ for weights in gate_XYZE.float().unbind(-1)]
-    palette = torch.tensor([to_rgb(colour) for colour in EXPERT_COLOURS[: len(experts)]])
+    palette = torch.tensor([to_rgb(colour) for colour in EXPERT_COLOURS[: gate_XYZE.shape[3]]])
     shade = ((base.data_XYZ.float() - window[0]) / (window[1] - window[0])).clamp(0, 1)
-    data = torch.stack(experts, -1).clamp(0, 1) @ palette * (0.3 + 0.7 * shade)[..., None]
+    data = gate_XYZE.float().clamp(0, 1) @ palette * (0.3 + 0.7 * shade)[..., None]
     return Column("expert map\ncolour = gate weight", data.clamp(0, 1), base, None, (0, 1))
 
 
 def _spread_layer(spread_XYZ: Tensor, place: Volume, window: tuple[float, float]) -> Column:
     """Standard deviation in % of the window."""
-    percent = canonicalise(place.with_data(spread_XYZ.float().nan_to_num(0.0) * (100 / (window[1] - window[0]))))[0]
+    percent = place.with_data(spread_XYZ.float().nan_to_num(0.0) * (100 / (window[1] - window[0])))
     top = max(quantile(percent.data_XYZ, ERROR_QUANTILE), 0.1)
     title = "uncertainty\nstandard deviation"
     return Column(title, percent.data_XYZ, percent, SPREAD_COLOURS, (0, top), "% of the shown intensity range")
@@ -137,7 +135,7 @@ def compare(
         layers.append(Column(shown, volume.data_XYZ.float(), volume, "gray", window))
     view = _view(layers[-1], reference.data_XYZ > window[0] + 0.08 * (window[1] - window[0]))
     if error_of:
-        seen = None if seen_XYZ is None else canonicalise(place.with_data(seen_XYZ.float()))[0].data_XYZ
+        seen = None if seen_XYZ is None else seen_XYZ
         layers.append(_error_layer(volumes, error_of, window, seen))
     if expert_map_XYZE is not None:
         layers.append(_expert_layer(expert_map_XYZE, place, reference, window))

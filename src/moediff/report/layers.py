@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.geometry import axis_positions, canonicalise, crop, field_of_view_mask, resample
+from moediff.core.geometry import axis_positions, crop, field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 
 SAMPLES = 100_000  # quantiles need no more voxels than these
@@ -53,18 +53,18 @@ class Display:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where to cut, in the enhanced scan's own axes, and which intensities to show."""
+    """Where to cut, in the enhanced scan, and which intensities to show."""
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
     window: tuple[float, float]
 
     def cut(self, volume: Volume) -> Volume:
-        """The box of a volume that lies on the enhanced grid, canonical."""
-        return canonicalise(crop(volume, self.start, self.shape))[0]
+        """The box of a volume that lies on the enhanced grid."""
+        return crop(volume, self.start, self.shape)
 
     def box(self, data: Tensor) -> Tensor:
-        """The same box of bare voxels, still in the enhanced scan's axes; axes after the third are kept."""
+        """The same box of bare voxels; axes after the third are kept."""
         return data[tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))]
 
     def grey(self, key: str, title: str, data_XYZ: Tensor) -> Layer:
@@ -101,13 +101,12 @@ def nearest(volume: Volume, grid: Grid, *, outside: float | None = None) -> Tens
     Args:
         outside: value beyond the volume; None continues its edge.
     """
-    canonical = canonicalise(volume)[0]
-    positions = axis_positions(canonical.grid, grid)
+    positions = axis_positions(volume.grid, grid)
     if positions is None:
-        read_XYZ = resample(canonical, grid, "linear").data_XYZ
-        return read_XYZ if outside is None else read_XYZ.masked_fill(~field_of_view_mask(canonical.grid, grid), outside)
-    data_XYZ = canonical.data_XYZ
-    for axis, (at, n) in enumerate(zip(positions, canonical.shape, strict=True)):
+        read_XYZ = resample(volume, grid, "linear").data_XYZ
+        return read_XYZ if outside is None else read_XYZ.masked_fill(~field_of_view_mask(volume.grid, grid), outside)
+    data_XYZ = volume.data_XYZ
+    for axis, (at, n) in enumerate(zip(positions, volume.shape, strict=True)):
         index = (torch.tensor(at, dtype=torch.float64) + 0.5).floor().long()
         data_XYZ = data_XYZ.index_select(axis, index.clamp(0, n - 1))
         if outside is not None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from moediff.core.geometry import canonicalise, crop
 from moediff.core.volume import Grid
 from moediff.report.canvas import EXPERT_COLOURS
 from moediff.report.data import ReportScans
@@ -47,16 +46,14 @@ def _expert_labels(gate_XYZE: Tensor) -> Tensor:
 
 def _expert_map(scans: ReportScans, gate_XYZE: Tensor, cut: Frame) -> Layer:
     labels = _expert_labels(cut.box(gate_XYZE))
-    place = crop(scans.enhanced, cut.start, cut.shape)
     colours = (EXPERT_COLOURS[i % len(EXPERT_COLOURS)] for i in range(gate_XYZE.shape[3]))
     named = tuple(zip(scans.expert_names, colours, strict=False))
-    return Layer("experts", "which expert", canonicalise(place.with_data(labels))[0].data_XYZ, 0, len(named), named)
+    return Layer("experts", "which expert", labels, 0, len(named), named)
 
 
 def _alone(scans: ReportScans, changed_XYZE: Tensor, cut: Frame) -> Iterator[Layer]:
     """What each expert alone would have changed, all in one scale."""
-    place = crop(scans.enhanced, cut.start, cut.shape)
-    changes = [canonicalise(place.with_data(c))[0].data_XYZ for c in cut.box(changed_XYZE).float().unbind(-1)]
+    changes = cut.box(changed_XYZE).float().unbind(-1)
     top = max(_top(change) for change in changes)
     for index, (name, change) in enumerate(zip(scans.expert_names, changes, strict=False)):
         yield _signed(f"alone{index + 1}", f"{ALONE}{name}", change, top)
@@ -67,7 +64,7 @@ def maps(scans: ReportScans, cut: Frame, grid: Grid) -> list[Layer]:
 
     Args:
         cut: the box around the enhanced head.
-        grid: the box's canonical grid.
+        grid: the box's grid.
     """
     found = []
     if scans.uncertainty_XYZ is not None:

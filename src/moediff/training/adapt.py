@@ -25,7 +25,7 @@ from moediff.core.device import parse_device
 from moediff.core.errors import ConfigError, prefix_errors
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan
 from moediff.model.bundle import Bundle, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.training.augment import AugmentConfig
@@ -91,7 +91,7 @@ class AdaptOptions:
 
 
 def adapt(
-    scans: Sequence[Loaded],
+    scans: Sequence[LoadedScan],
     bundle: Bundle,
     options: AdaptOptions | None = None,
     *,
@@ -146,11 +146,11 @@ def part_way(start: Denoiser, learned: Denoiser, share: float) -> Denoiser:
     return learned.eval()
 
 
-def _heads(scans: Sequence[Loaded], enhancer: Enhancer, goal: EnhanceOptions | None) -> list[Head]:
+def _heads(scans: Sequence[LoadedScan], enhancer: Enhancer, goal: EnhanceOptions | None) -> list[Head]:
     known = []
     for scan in scans:  # all of them before the work on the first begins
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():
-            known.append(slices_of(scan.volume.grid, goal))
+            known.append(slices_of(scan.stored_grid, goal))
     return [head_from(scan, slices, enhancer) for scan, slices in zip(scans, known, strict=True)]
 
 

@@ -23,7 +23,7 @@ from moediff.acquisition.prepare import prepare
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, DataError
-from moediff.core.geometry import canonical_grid, canonicalise, centre_crop
+from moediff.core.geometry import centre_crop
 from moediff.core.volume import Volume
 from moediff.evaluation.calibration import TARGET_PERCENT, half_width
 from moediff.evaluation.metrics.fidelity import head_mask
@@ -241,7 +241,7 @@ def _cases(source: ScanSource, data: Path, options: Calibration) -> Iterator[tup
     """Cases of one scan by name."""
 
     def truth() -> Volume:
-        return centre_crop(canonicalise(load(data / source.path).volume)[0], options.side)
+        return centre_crop(load(data / source.path).volume, options.side)
 
     if source.input is not None:
         pair = source.input
@@ -269,7 +269,7 @@ def _ratios(enhancer: Enhancer, case: Case) -> Unit:
 
 def _anisotropy(low: Volume, truth: Volume) -> float:
     """How many times coarser the coarsest axis was measured than the others, as `enhance` counts it."""
-    pairs = zip(canonical_grid(low.grid).spacing_mm, truth.spacing_mm, strict=True)
+    pairs = zip(low.spacing_mm, truth.spacing_mm, strict=True)
     first, second, coarsest = sorted(max(measured / target, 1.0) for measured, target in pairs)
     return max(coarsest / (first * second) ** 0.5, 1.0)
 
@@ -334,7 +334,7 @@ def fit_statistics(
 @torch.no_grad()
 def _statistics(bundle: Bundle, path: Path, recipe: str) -> Unit:
     """Token statistics of one degraded scan, on the grid that `enhance` takes by default: [2 D]."""
-    truth, _ = canonicalise(load(path).volume)
+    truth = load(path).volume
     scan = degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
     goal = aligned_grid(scan.grid, target_grid(scan.grid, EnhanceOptions()))
     return {"statistics": statistics(frame(bundle.denoiser, prepare(scan, goal, bundle.config.prepare)))}

@@ -21,7 +21,7 @@ from moediff.acquisition.recipe import Recipe, RecipeRanges, draw_recipe
 from moediff.anatomy.regions import BACKGROUND
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
-from moediff.core.geometry import canonicalise, centre_crop, crop
+from moediff.core.geometry import StorageOrder, centre_crop, crop
 from moediff.core.volume import Grid, Volume
 from moediff.training.augment import AugmentConfig, Augmented, augmented
 from moediff.training.cache import Head, Measured
@@ -169,12 +169,13 @@ class PatchSource:
         box = tuple(slice(a, a + self.patch) for a in start)
         low, high = self.augment.amplitude if self.augment else (1.0, 1.0)
         gain = low * (high / low) ** float(torch.rand((), generator=rng))
-        truth, _ = canonicalise(Volume(head.data_XYZ[box].float() * gain, turn @ patch))
+        order = StorageOrder.of(turn @ patch)
+        truth = order.apply(Volume(head.data_XYZ[box].float() * gain, turn @ patch))
         regions = torch.full_like(truth.data_XYZ, NO_REGION)
         if head.region_XYZ is not None:
-            regions = canonicalise(Volume(head.region_XYZ[box].float(), turn @ patch))[0].data_XYZ
+            regions = order.apply_data(head.region_XYZ[box].float())
         around = _around(measured, start, self.patch)
-        scan = Volume(around.data_XYZ.float() * gain, turn @ around.affine)
+        scan = order.apply(Volume(around.data_XYZ.float() * gain, turn @ around.affine))
         whole = Volume(measured.data_XYZ, measured.affine)
         noise = self._noise(lambda: centre_crop(whole, NOISE_SIDE).data_XYZ.float() * gain)
         ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False)

@@ -11,12 +11,12 @@ from moediff.acquisition.degrade import reference_intensity
 from moediff.acquisition.normalisation import foreground, noise_sigma
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.errors import DataError
-from moediff.core.geometry import canonical_grid, canonicalise, coarsest_axis
+from moediff.core.geometry import canonical_grid, coarsest_axis
 from moediff.core.volume import Grid
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.grid_plan import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import Loaded
+from moediff.io.scans import LoadedScan
 from moediff.training.cache import Head, Stack, head_of
 from moediff.training.sources import brain_scaled
 
@@ -44,14 +44,14 @@ def slices_of(source: Grid, options: EnhanceOptions | None = None) -> Slices:
     """Whether and how a scan can be learned from: on voxels as options ask for, no finer than its plane was measured.
 
     Args:
-        source: the scan's grid, any orientation.
+        source: the scan's grid in the axis order of its file.
         options: what it will be enhanced to; None is the default of `enhance`.
 
     Raises:
         DataError: its slices are not thick, or too thick.
     """
     own = canonical_grid(source)
-    goal = canonical_grid(aligned_grid(source, target_grid(source, options or EnhanceOptions())))
+    goal = aligned_grid(own, canonical_grid(target_grid(source, options or EnhanceOptions())))
     axis = coarsest_axis(own.spacing_mm)
     voxel_mm = _voxel_mm(own, goal, axis)
     factor = own.spacing_mm[axis] / voxel_mm[axis]
@@ -63,7 +63,7 @@ def slices_of(source: Grid, options: EnhanceOptions | None = None) -> Slices:
     return Slices(axis, voxel_mm, factor)
 
 
-def head_from(scan: Loaded, slices: Slices, enhancer: Enhancer) -> Head:
+def head_from(scan: LoadedScan, slices: Slices, enhancer: Enhancer) -> Head:
     """A thick-slice scan, enhanced with the weights at hand, with its slices' thickness and noise.
 
     Args:
@@ -71,7 +71,7 @@ def head_from(scan: Loaded, slices: Slices, enhancer: Enhancer) -> Head:
         slices: from `slices_of` for its grid.
         enhancer: with the weights at hand.
     """
-    volume, _ = canonicalise(scan.volume)
+    volume = scan.volume
     options = EnhanceOptions(voxel_size=slices.voxel_mm, even_slices=True)  # bands are no anatomy
     sharp = enhancer(volume, options).volume
     noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))

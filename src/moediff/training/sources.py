@@ -18,7 +18,7 @@ from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise, whole_labels
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors
-from moediff.core.geometry import axis_positions, canonicalise, with_spacing
+from moediff.core.geometry import axis_positions, with_spacing
 from moediff.core.resample import apply_axes, axis_matrix
 from moediff.core.volume import Volume
 from moediff.io.scans import load
@@ -58,11 +58,11 @@ def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path 
 def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
     if source.prepared:
         return read_heads(root / source.path)
-    volume, _ = canonicalise(load(root / source.path).volume)
+    volume = load(root / source.path).volume
     if source.input is None:
         with prefix_errors(root / source.path):
             return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
-    low, _ = canonicalise(load(root / source.input).volume)
+    low = load(root / source.input).volume
     with prefix_errors(root / source.input):
         return _real_heads(volume, source, brain_scaled(low)[0])
 

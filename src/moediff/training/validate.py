@@ -12,7 +12,7 @@ from moediff.anatomy.synthesis import synthesise, whole_labels
 from moediff.benchmark.cases import MEASURED, Case, Scan, both_cover
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors, printable
-from moediff.core.geometry import canonicalise, centre_crop
+from moediff.core.geometry import centre_crop
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
@@ -80,14 +80,14 @@ class Validation:
                 with prefix_errors(data / path):
                     whole_labels(volume.data_XYZ)
         for pair in self.pairs:
-            sharp, low = (brain_scaled(canonicalise(load(data / p).volume)[0])[0] for p in (pair.path, pair.input))
+            sharp, low = (brain_scaled(load(data / p).volume)[0] for p in (pair.path, pair.input))
             with prefix_errors(data / pair.input):
                 pair_of(sharp, low, 1.0)
 
     def truths(self, data: Path) -> Iterator[tuple[str, Volume]]:
         """Path and sharp scan of every case."""
         for path in (*self.scans, *self.label_maps):
-            volume, _ = canonicalise(load(data / path).volume)
+            volume = load(data / path).volume
             if path in self.label_maps:
                 with prefix_errors(data / path):
                     labels = whole_labels(volume.data_XYZ)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import DataError
+from moediff.core.geometry import canonicalise
 from moediff.core.volume import Volume
 from moediff.io.dicom.files import DicomFile, open_export
 from moediff.io.dicom.geometry import STEP_TOLERANCE, Stack
 from moediff.io.dicom.series import Series, choose_series, find_series
 from moediff.io.dicom.tags import DicomImage, open_dataset, require_pydicom, silence_pydicom
-from moediff.io.loaded import Loaded, Origin
+from moediff.io.loaded import LoadedScan, Origin
 from moediff.io.nifti.affine import check_plausible
 from moediff.io.nifti.header import SLOPE_RANGE, select_volume
 from moediff.io.voxels import check_voxels
@@ -27,7 +28,7 @@ SCANNER_CODES = (1, 1)  # scanner coordinates, in NIfTI's terms
 DAMAGED = "the voxels of an image cannot be decoded (cut short or damaged): copy or export the series again"
 
 
-def load_series(path: Path, series: str | None = None) -> Loaded:
+def load_series(path: Path, series: str | None = None) -> LoadedScan:
     """Read one series.
 
     Args:
@@ -49,9 +50,9 @@ def load_series(path: Path, series: str | None = None) -> Loaded:
         select_volume(stack.shape, None, notes)
         check_plausible(stack.affine, stack.shape, notes)
         data_XYZ = check_voxels(_voxels(files, stack), notes)
-    volume = Volume(data_XYZ, torch.from_numpy(stack.affine))
+    volume, storage = canonicalise(Volume(data_XYZ, torch.from_numpy(stack.affine)))
     stem = f"series-{chosen.label}_{stack.images[0].modality}"
-    return Loaded(volume, path, SCANNER_CODES, tuple(notes), stem, _origin(stack))
+    return LoadedScan(volume, storage, path, SCANNER_CODES, tuple(notes), stem, _origin(stack))
 
 
 def read_back(folder: Path) -> Volume:

@@ -1,6 +1,6 @@
 """Voxels to a float32 NIfTI-1 file: compressed, synced, read back and compared before it gets its name.
 
-Axes: X Y Z voxels in storage order, E maps of one scan. Files store X fastest, then Y, Z, E.
+Axes: X Y Z voxels, E maps of one scan. Files store X fastest, then Y, Z, E.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from moediff.core.errors import CannotCreate, ConfigError, DataError, MoeDiffWarning
+from moediff.core.geometry import StorageOrder
+from moediff.core.volume import Grid
 from moediff.io.atomic import write_file
 from moediff.io.nifti.affine import CODES, DOUBTFUL_VOXELS, choose_affine, corner_gap
 from moediff.io.nifti.gzip_stream import GZIP_MODE, Stream, gunzip, raw_pieces
@@ -48,16 +51,27 @@ def require_suffix(path: Path) -> bool:
     return gzipped
 
 
-def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], overwrite: bool) -> None:
-    """Write data_XYZ or data_XYZE in mm, with both forms set; see `io.save`."""
+@dataclass(frozen=True)
+class Form:
+    """How a file says where its voxels lie: their storage order, and (qform_code, sform_code)."""
+
+    storage: StorageOrder
+    codes: tuple[int, int]
+
+
+def write(data: Tensor, affine: Tensor, path: Path, form: Form, *, overwrite: bool) -> None:
+    """Write data_XYZ or data_XYZE in mm, in the form's storage order, with both forms set; see `io.save`."""
     gzipped = require_suffix(path)
-    header = _make_header(tuple(data.shape), affine.numpy(), _known_codes(codes))
+    x, y, z = data.shape[:3]
+    grid = form.storage.undo_grid(Grid((x, y, z), affine))
+    shape = (*grid.shape, *data.shape[3:])
+    header = _make_header(shape, grid.affine.numpy(), _known_codes(form.codes))
     checksum = 0
 
     def fill(file: BinaryIO) -> None:
         nonlocal checksum
         engine = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_MODE) if gzipped else None  # zlib sets mtime 0
-        for piece in _pieces(header, data):
+        for piece in _pieces(header, data, form.storage):
             checksum = zlib.crc32(piece, checksum)
             file.write(engine.compress(piece) if engine else piece)
         if engine:
@@ -65,7 +79,7 @@ def write(data: Tensor, affine: Tensor, path: Path, *, codes: tuple[int, int], o
 
     def verify(temporary: Path) -> None:
         with temporary.open("rb") as file:
-            _verify(Stream(gunzip(file, []) if gzipped else raw_pieces(file)), data, affine.numpy(), checksum)
+            _verify(Stream(gunzip(file, []) if gzipped else raw_pieces(file)), shape, grid.affine.numpy(), checksum)
 
     write_file(path, fill, overwrite=overwrite, verify=verify)
 
@@ -105,22 +119,22 @@ def _make_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, i
     return header
 
 
-def _pieces(header: nib.Nifti1Header, data: Tensor) -> Iterator[bytes]:
+def _pieces(header: nib.Nifti1Header, data: Tensor, storage: StorageOrder) -> Iterator[bytes]:
     yield header.binaryblock + bytes(FIRST_BYTES - len(header.binaryblock))
     data_XYZE = data.detach().cpu().unsqueeze(-1) if data.ndim == 3 else data.detach().cpu()
     for data_XYZ in data_XYZE.unbind(-1):
-        for slab_XYZ in data_XYZ.split(SLICES_AT_ONCE, dim=2):
+        for slab_XYZ in storage.undo_data(data_XYZ).split(SLICES_AT_ONCE, dim=2):
             yield slab_XYZ.float().permute(2, 1, 0).contiguous().numpy().astype("<f4", copy=False).tobytes()
 
 
-def _verify(stream: Stream, data: Tensor, affine: np.ndarray, checksum: int) -> None:
+def _verify(stream: Stream, shape: tuple[int, ...], affine: np.ndarray, checksum: int) -> None:
     """Raises DataError where the file differs from what was meant; reading it to its end checks gzip's CRC too."""
     header, raw = read_header(stream, [])
     found = choose_affine(header, None, [])
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     rounding = np.abs(affine).max() * np.finfo(np.float32).eps
-    if header.shape != tuple(data.shape):
-        raise DataError(f"shape {header.shape} instead of {tuple(data.shape)}")
+    if header.shape != shape:
+        raise DataError(f"shape {header.shape} instead of {shape}")
     if corner_gap(found, affine, header.shape) > SAME_VOXELS * sizes.min() + 4 * rounding * max(header.shape[:3]):
         raise DataError(f"affine {found.tolist()} instead of {affine.tolist()}")
     again = zlib.crc32(raw)
