@@ -71,3 +71,10 @@ def test_every_pinned_file_has_a_hash():
     locked = dict(re.findall(r"^([\w.-]+==[\w.]+)(?:\+cpu)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)", lock, re.M))
     assert len(pinned) > 50 and pinned <= set(locked)
     assert lock.count("==") == len(locked)  # none without
+
+
+@pytest.mark.parametrize(
+    "page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]), ids=lambda page: page.name
+)
+def test_no_page_holds_an_unresolved_merge(page):
+    assert not re.search(r"^(<{7}|={7}|>{7})", page.read_text(encoding="utf-8"), re.M)
