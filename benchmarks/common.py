@@ -50,19 +50,14 @@ def parser_of(
     return parser
 
 
-def scan_at(path: Path) -> Volume:
-    """A scan in canonical orientation."""
-    return load(path).volume
-
-
 def validation_scan(data: Path, name: str) -> Volume:
     """A sharp scan of val/."""
-    return scan_at(data / "val" / f"{name}.nii.gz")
+    return load(data / "val" / f"{name}.nii.gz").volume
 
 
 def label_map(data: Path, number: int) -> tuple[Volume, torch.Tensor]:
     """A label map as a volume, and its whole numbers [X, Y, Z]."""
-    volume = scan_at(data / "labels" / f"training_seg_{number}.nii.gz")
+    volume = load(data / "labels" / f"training_seg_{number}.nii.gz").volume
     return volume, volume.data_XYZ.round().to(torch.int32)
 
 

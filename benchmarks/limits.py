@@ -1,24 +1,23 @@
-"""Is what was measured kept in every case, and what happens to scans that the weights never learned from?
+"""Limits: is the measurement preserved in every case, and what happens to scans that the weights never learned from?
 
     python benchmarks/limits.py --data ../shared/data [--bundle DIR] [--failures-only] [--json out.json]
 
-First table: the middle of val/ scans under every frozen recipe, with and without the step of data consistency. "Kept"
-means that the RMS of what re-acquiring the result leaves of the input is at most 1 % of the intensity range or 1.1
-times the estimated noise. Second table: what goes wrong when something is wrong
-(docs/failure-modes.md); the score says how unlike training scans the encoder finds a scan. Axes: X Y Z voxels.
+First table: the middle of val/ scans under every frozen recipe, with and without data consistency. "Preserved" means
+that the RMS difference between the input and the result, acquired again, is at most 1 % of the intensity range or 1.1
+times the estimated noise. Second table: faults on purpose (docs/failure-modes.md); the score is the out-of-distribution
+score. Axes: X Y Z voxels.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import SCANS, markdown, mean, parser_of, report, validation_scan
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED, Recipe
@@ -30,11 +29,36 @@ from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.sidecar import Sidecar
-from moediff.io.scans import load
 
-SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
 LARGEST_GAP, LARGEST_OVER_NOISE = 0.01, 1.1
-BROKEN = "fsf_T1w"  # the scan that is broken in the second table
+FAULTY = "fsf_T1w"  # the scan of the second table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preserved:
+    """RMS differences from the input over its intensity range, with and without data consistency.
+
+    Args:
+        limit: up to which the measurement counts as preserved.
+        psnr_change: that data consistency brings, dB.
+    """
+
+    scan: str
+    recipe: str
+    gap: float
+    limit: float
+    gap_without: float
+    psnr_change: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Gain (dB), score and warnings when something is wrong; no gain where the grid is wrong too."""
+
+    fault: str
+    gain: float | None
+    score: float | None
+    warnings: tuple[str, ...]
 
 
 def gain(enhancer: Enhancer, truth: Volume, low: Volume, **options: Any) -> tuple[float, Sidecar]:
@@ -46,29 +70,28 @@ def gain(enhancer: Enhancer, truth: Volume, low: Volume, **options: Any) -> tupl
     return ours - plain, result.sidecar
 
 
-def consistency(enhancer: Enhancer, data: Path, side: int) -> list[dict[str, Any]]:
+def preserved(enhancer: Enhancer, data: Path, side: int) -> list[Preserved]:
     """A row per scan and recipe."""
     rows = []
     for scan in SCANS:
-        truth = centre_crop(load(data / "val" / f"{scan}.nii.gz").volume, side)
+        truth = centre_crop(validation_scan(data, scan), side)
         for name, recipe in NAMED.items():
             low = degrade(truth, recipe, rng_for(0, scan, name))
             with_step, record = gain(enhancer, truth, low)
             without, bare = gain(enhancer, truth, low, consistency=False)
-            found, before = record.data_consistency, bare.data_consistency
-            assert found is not None and before is not None  # no scan here is passed through
-            limit = max(LARGEST_GAP, LARGEST_OVER_NOISE * found.noise_over_range)
+            after, before = record.data_consistency, bare.data_consistency
+            assert after is not None and before is not None  # no scan here is passed through
             rows.append(
-                {
-                    "scan": scan,
-                    "recipe": name,
-                    "gap": found.rms_over_range,
-                    "limit": limit,
-                    "gap_without": before.rms_over_range,
-                    "psnr_change": with_step - without,
-                }
+                Preserved(
+                    scan=scan,
+                    recipe=name,
+                    gap=after.rms_over_range,
+                    limit=max(LARGEST_GAP, LARGEST_OVER_NOISE * after.noise_over_range),
+                    gap_without=before.rms_over_range,
+                    psnr_change=with_step - without,
+                )
             )
-            print(json.dumps(rows[-1]), file=sys.stderr)
+            report(rows[-1])
     return rows
 
 
@@ -82,10 +105,10 @@ def ball(truth: Volume) -> Volume:
 def chequered(truth: Volume) -> Volume:
     """Cubes of 12 voxels of random brightness in a ball: edges, but no anatomy."""
     cells = [-(-n // 12) for n in truth.shape]
-    level = torch.rand(cells, generator=rng_for(0, "chequered")) * 900 + 100
+    brightness = torch.rand(cells, generator=rng_for(0, "chequered")) * 900 + 100
     for axis, n in enumerate(truth.shape):
-        level = level.repeat_interleave(12, axis).narrow(axis, 0, n)
-    return truth.with_data(torch.where(ball(truth).data_XYZ > 0, level, 0.0))
+        brightness = brightness.repeat_interleave(12, axis).narrow(axis, 0, n)
+    return truth.with_data(torch.where(ball(truth).data_XYZ > 0, brightness, 0.0))
 
 
 def tomography(truth: Volume) -> Volume:
@@ -106,8 +129,8 @@ def noisier(fraction: float) -> Callable[[Recipe], Recipe]:
     return lambda recipe: replace(recipe, noise=fraction, name=f"noise {fraction}")
 
 
-def failures(enhancer: Enhancer, truth: Volume) -> list[dict[str, Any]]:
-    """What is said and what is gained when something is wrong; no gain where the grid is wrong too."""
+def failures(enhancer: Enhancer, truth: Volume) -> list[Failure]:
+    """A row per fault."""
     thick = NAMED["thick5"]
     rows = []
     same: Callable[[Volume], Volume] = lambda volume: volume  # noqa: E731
@@ -121,70 +144,67 @@ def failures(enhancer: Enhancer, truth: Volume) -> list[dict[str, Any]]:
         ("20 % noise", same, noisier(0.20)(thick)),
         ("strong bias field", same, replace(thick, bias=0.8, name="bias")),
     )
-    for name, make, recipe in scenes:
-        made = make(truth)
-        found, record = gain(enhancer, made, degrade(made, recipe, rng_for(0, "failures", name)))
-        rows.append(
-            {"wrong": name, "gain": found, "score": record.out_of_distribution_score, "warnings": list(record.warnings)}
-        )
+    for fault, change, recipe in scenes:
+        scene = change(truth)
+        amount, record = gain(enhancer, scene, degrade(scene, recipe, rng_for(0, "failures", fault)))
+        rows.append(failure(fault, amount, record))
     low = degrade(truth, thick, rng_for(0, "failures", "header"))
-    for told in (0.4, 0.2, 2.0):
-        record = enhancer(respaced(low, told)).sidecar
-        wrong = f"slices of 5 mm called {5 * told:g} mm"
-        rows.append(
-            {"wrong": wrong, "gain": None, "score": record.out_of_distribution_score, "warnings": list(record.warnings)}
-        )
+    for factor in (0.4, 0.2, 2.0):
+        record = enhancer(respaced(low, factor)).sidecar
+        rows.append(failure(f"slices of 5 mm called {5 * factor:g} mm", None, record))
     return rows
 
 
-def table_of_kept(kept: list[dict[str, Any]]) -> str:
+def failure(fault: str, amount: float | None, record: Sidecar) -> Failure:
+    """A row, reported."""
+    row = Failure(fault=fault, gain=amount, score=record.out_of_distribution_score, warnings=record.warnings)
+    report(row)
+    return row
+
+
+def preserved_table(rows: Sequence[Preserved]) -> str:
     """Markdown, a line per recipe."""
-    lines = [
-        "| recipe | RMS of the gap over the range, worst scan | limit there | without the step "
-        "| change of PSNR, dB: mean, worst |",
-        "|---" * 5 + "|",
-    ]
+    lines = []
     for recipe in NAMED:
-        own = [row for row in kept if row["recipe"] == recipe]
-        worst = max(own, key=lambda row: row["gap"] / row["limit"])
-        change = [row["psnr_change"] for row in own]
-        lines.append(
-            f"| {recipe} | {worst['gap']:.4f} | {worst['limit']:.4f} | {worst['gap_without']:.4f} "
-            f"| {sum(change) / len(change):+.3f}, {min(change):+.3f} |"
-        )
-    within = sum(row["gap"] <= row["limit"] for row in kept)
-    return "\n".join([*lines, "", f"Kept in {within} of {len(kept)} cases."])
+        own = [row for row in rows if row.recipe == recipe]
+        worst = max(own, key=lambda row: row.gap / row.limit)
+        change = [row.psnr_change for row in own]
+        numbers = (f"{number:.4f}" for number in (worst.gap, worst.limit, worst.gap_without))
+        lines.append([recipe, *numbers, f"{mean(change):+.3f}, {min(change):+.3f}"])
+    header = [
+        "recipe",
+        "RMS of the gap over the range, worst scan",
+        "limit there",
+        "without data consistency",
+        "change of PSNR, dB: mean, worst",
+    ]
+    count = sum(row.gap <= row.limit for row in rows)
+    return f"{markdown(header, lines)}\n\nPreserved in {count} of {len(rows)} cases."
 
 
-def table_of_failures(failed: list[dict[str, Any]]) -> str:
-    """Markdown, a line per thing that is wrong."""
-    lines = ["| what is wrong | gain, dB | score | warnings |", "|---" * 4 + "|"]
-    for row in failed:
-        amount = "-" if row["gain"] is None else f"{row['gain']:+.2f}"
-        score = "-" if row["score"] is None else f"{row['score']:.2f}"
-        lines.append(f"| {row['wrong']} | {amount} | {score} | {'; '.join(row['warnings']) or 'none'} |")
-    return "\n".join(lines)
+def failure_table(rows: Sequence[Failure]) -> str:
+    """Markdown, a line per fault."""
+    lines = []
+    for row in rows:
+        amount = "-" if row.gain is None else f"{row.gain:+.2f}"
+        score = "-" if row.score is None else f"{row.score:.2f}"
+        lines.append([row.fault, amount, score, "; ".join(row.warnings) or "none"])
+    return markdown(["what is wrong", "gain, dB", "score", "warnings"], lines)
 
 
 def main() -> None:
     """Print a line per case, then the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--side", type=int, default=96, help="of a crop, voxels")
+    parser = parser_of(__doc__, side=96)
     parser.add_argument("--failures-only", action="store_true", help="the second table only")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     tune_allocator()
     enhancer = Enhancer(args.bundle)
-    truth = load(args.data / "val" / f"{BROKEN}.nii.gz").volume
-    failed = failures(enhancer, truth)
-    for row in failed:
-        print(json.dumps(row), file=sys.stderr)
-    kept = [] if args.failures_only else consistency(enhancer, args.data, args.side)
-    print("", *([table_of_kept(kept)] if kept else []), table_of_failures(failed), sep="\n\n")
+    failed = failures(enhancer, validation_scan(args.data, FAULTY))
+    rows = [] if args.failures_only else preserved(enhancer, args.data, args.side)
+    print("", *([preserved_table(rows)] if rows else []), failure_table(failed), sep="\n\n")
     if args.json:
-        args.json.write_text(json.dumps({"kept": kept, "failed": failed}, indent=1), encoding="utf-8")
+        record = {"preserved": [asdict(row) for row in rows], "failures": [asdict(row) for row in failed]}
+        args.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

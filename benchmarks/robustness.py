@@ -1,4 +1,4 @@
-"""What must not matter: how far the result moves when the scan is stored, placed or scaled otherwise.
+"""Robustness: change of the result when the scan is stored, placed or scaled in another form.
 
     python benchmarks/robustness.py --data ../shared/data [--scans fsf_T1w M2307_T2w] [--recipes thick5 low1.5]
 
@@ -10,15 +10,12 @@ near the faces of the cube are left out: a grid off by half a voxel is brought b
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
+from common import markdown, parser_of, report, write_rows
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade
@@ -38,18 +35,18 @@ EDGE = 12  # voxels at every face that are not judged
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A scan and the grid its result should lie on."""
+class Input:
+    """A scan and the grid of its result."""
 
     low: Volume
-    goal: Grid
+    target: Grid
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to a case, and how its result is brought back to the truth's intensities and voxels."""
+    """A change of the input, and its undo on the result: back to the truth's intensities and voxels."""
 
-    make: Callable[[Asked], Asked]
+    apply: Callable[[Input], Input]
     undo: Callable[[Volume], Tensor] = lambda result: result.data_XYZ
 
 
@@ -73,9 +70,9 @@ def placed(world: Tensor) -> Change:
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = world
 
-    def move(case: Asked) -> Asked:
-        low, goal = case.low, case.goal
-        return Asked(Volume(low.data_XYZ, matrix @ low.affine), Grid(goal.shape, matrix @ goal.affine))
+    def move(case: Input) -> Input:
+        low, target = case.low, case.target
+        return Input(Volume(low.data_XYZ, matrix @ low.affine), Grid(target.shape, matrix @ target.affine))
 
     return Change(move)
 
@@ -109,9 +106,9 @@ def off_by(grid: Grid, part: float) -> Grid:
 
 
 def shifted(part: float) -> Change:
-    """The result asked for on a grid that lies off by a part of its voxels, and moved back by its spectrum."""
+    """The result on a grid that lies off by a part of its voxels, and moved back by its spectrum."""
     return Change(
-        lambda case: replace(case, goal=off_by(case.goal, part)),
+        lambda case: replace(case, target=off_by(case.target, part)),
         lambda result: resample(result, off_by(result.grid, -part), "zero-fill").data_XYZ,
     )
 
@@ -145,6 +142,17 @@ CHANGES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One change in one case: the gain without it (dB), and by how much gain and result change (percent)."""
+
+    case: str
+    change: str
+    gain_db: float
+    gain_percent: float
+    moved_percent: float
+
+
 def rms(data: Tensor, mask: Tensor) -> float:
     """Inside the mask."""
     return float(data[mask].square().mean().sqrt())
@@ -157,66 +165,59 @@ def judged_voxels(truth_XYZ: Tensor) -> Tensor:
     return head_mask(truth_XYZ) & inner
 
 
-def rows_of(enhancer: Enhancer, low: Volume, truth: Volume) -> list[dict[str, float | str]]:
+def rows_of(enhancer: Enhancer, low: Volume, truth: Volume, name: str) -> list[Row]:
     """One row per change."""
-    mask, case = judged_voxels(truth.data_XYZ), Asked(low, truth.grid)
+    mask, case = judged_voxels(truth.data_XYZ), Input(low, truth.grid)
     span, cubic = data_range(truth.data_XYZ, mask), resample(low, truth.grid, "cubic").data_XYZ
 
-    def enhanced(asked: Asked) -> Volume:
-        return enhancer(asked.low, EnhanceOptions(like=asked.goal)).volume
+    def enhanced(one: Input) -> Volume:
+        return enhancer(one.low, EnhanceOptions(like=one.target)).volume
 
     def gain_of(result: Tensor) -> float:
         return psnr(result, truth.data_XYZ, mask, span) - psnr(cubic, truth.data_XYZ, mask, span)
 
     plain = enhanced(case).data_XYZ
     step, gain, rows = rms(plain - cubic, mask), gain_of(plain), []
-    for name, change in CHANGES.items():
-        result = change.undo(enhanced(change.make(case)))
-        row: dict[str, float | str] = {"change": name, "gain_db": round(gain, 3)}
-        row["gain_percent"] = round(100 * (gain_of(result) - gain) / gain, 2)
-        row["moved_percent"] = round(100 * rms(result - plain, mask) / step, 2)
-        rows.append(row)
+    for title, change in CHANGES.items():
+        result = change.undo(enhanced(change.apply(case)))
+        rows.append(
+            Row(
+                case=name,
+                change=title,
+                gain_db=round(gain, 3),
+                gain_percent=round(100 * (gain_of(result) - gain) / gain, 2),
+                moved_percent=round(100 * rms(result - plain, mask) / step, 2),
+            )
+        )
+        report(rows[-1])
     return rows
 
 
-def table(rows: Sequence[dict[str, float | str]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Markdown: a line a change; in each cell gain and movement in percent."""
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    lines = [f"| gain / moved, % | {' | '.join(map(str, cases))} |", "|---" * (1 + len(cases)) + "|"]
-    for name in CHANGES:
-        cells = {
-            row["case"]: f"{row['gain_percent']:+.1f} / {row['moved_percent']:.1f}"
-            for row in rows
-            if row["change"] == name
-        }
-        lines.append(f"| {name} | {' | '.join(cells[case] for case in cases)} |")
-    return "\n".join(lines)
+    cases = list(dict.fromkeys(row.case for row in rows))
+    cells = {(row.change, row.case): f"{row.gain_percent:+.1f} / {row.moved_percent:.1f}" for row in rows}
+    return markdown(["gain / moved, %", *cases], [[name, *(cells[name, case] for case in cases)] for name in CHANGES])
 
 
 def main() -> None:
     """Print a line per change, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--bundle", type=Path)
+    parser = parser_of(__doc__, recipes=("thick5", "low1.5"), side=96)
     parser.add_argument("--scans", nargs="+", default=["fsf_T1w", "M2307_T2w"])
-    parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5"])
-    parser.add_argument("--side", type=int, default=96, help="of the cube that is judged; 0: the scan")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     tune_allocator()
-    enhancer, rows = Enhancer(args.bundle), []
+    enhancer = Enhancer(args.bundle)
+    rows: list[Row] = []
     for scan in args.scans:
         for recipe in args.recipes:
             truth, _ = Case(Scan(scan, args.data / "val" / f"{scan}.nii.gz"), NAMED[recipe], seed=0).acquire()
             truth = centre_crop(truth, args.side + 2 * EDGE) if args.side else truth
-            for row in rows_of(enhancer, degrade(truth, NAMED[recipe], rng_for(0, scan, recipe)), truth):
-                rows.append({"case": f"{scan} {recipe}", **row})
-                print(rows[-1], file=sys.stderr)
+            low = degrade(truth, NAMED[recipe], rng_for(0, scan, recipe))
+            rows += rows_of(enhancer, low, truth, f"{scan} {recipe}")
     print(table(rows))
-    over = [row for row in rows if abs(float(row["gain_percent"])) > LIMIT]
+    over = [row for row in rows if abs(row.gain_percent) > LIMIT]
     print(f"{len(rows) - len(over)} of {len(rows)} changes alter the gain by less than {LIMIT} %")
-    if args.json:
-        args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": rows}, indent=1))
+    write_rows(args.json, rows, bundle=enhancer.bundle.sha256)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""Are small lesions still seen? Spheres of 1-5 mm put into sharp scans, which are degraded, then restored.
+"""Synthetic small lesions: visibility of spheres of 1-5 mm added to sharp scans, which are degraded, then restored.
 
     python benchmarks/small_lesions.py --data ../shared/data [--bundle NAME=DIR ...] [--json out.json]
 
-Lesions lie where the scan is even (white matter, mostly), brighter or darker than what is around them by a share of
-its intensity. An observer measures the mean over the sphere minus the mean of a shell around it. A lesion counts as
-detected if that contrast has the lesion's sign and exceeds what 95 % of the same places show in the same restoration
-of the same scan without lesions; "invented" is the share of lesion-free places that look like a lesion by the sharp
-scan's threshold (0.05 is chance). Axes: X Y Z voxels, N sites.
+Lesions lie where the scan is homogeneous (white matter, mostly), brighter or darker than their surroundings by a share
+of its intensity. An observer measures the mean over the sphere minus the mean of a shell around it. A lesion counts as
+detected if that contrast has the lesion's sign and exceeds 95 % of the contrasts at the same sites in the same
+restoration of the same scan without lesions; "false positives" is the share of lesion-free sites that look like a
+lesion by the sharp scan's threshold (0.05 is chance). Axes: X Y Z voxels, N sites.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common import RECIPES, enhancers_of, parser_of, predictions, validation_scan
+from common import RECIPES, enhancers_of, markdown, parser_of, predictions, validation_scan, write_rows
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade
@@ -27,17 +27,54 @@ from moediff.core.config import rng_for
 from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import head_mask
+from moediff.inference.enhancer import Enhancer
 
 SCANS = ("M2307_T2w", "fsf_T1w", "ljms07_FLAIR")
 SIZES_MM = (1, 2, 3, 4, 5)
 CONTRASTS = (0.15, 0.3)  # of the intensity around
 SITES, APART_MM = 200, 13.0
-EVEN = 0.3  # sites lie among this share of the head's voxels, those whose surroundings vary least
+HOMOGENEOUS = 0.3  # sites lie among this share of the head's voxels, those whose surroundings vary least
 REACH_MM = 7.0  # of the box that a site's sphere and shell are measured in
 
 
-def even_sites(truth: Volume, rng: torch.Generator) -> list[tuple[int, int, int]]:
-    """Up to SITES voxels with even surroundings, APART_MM from each other, in random order."""
+@dataclass(frozen=True, kw_only=True)
+class Lesion:
+    """A sphere: site in voxels, diameter, and contrast as a share of the intensity around it."""
+
+    site: tuple[int, int, int]
+    size_mm: int
+    contrast: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One lesion in one result: change of contrast that it causes, with its sign, and whether it is detected."""
+
+    size_mm: int
+    contrast: float
+    change: float
+    detected: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One scan, recipe and method; `span` is the median intensity of the head."""
+
+    scan: str
+    recipe: str
+    method: str
+    span: float
+    lesions: tuple[Detection, ...]
+    false_positives: float
+
+    @property
+    def share_detected(self) -> float:
+        """Of all lesions."""
+        return sum(one.detected for one in self.lesions) / len(self.lesions)
+
+
+def homogeneous_sites(truth: Volume, rng: torch.Generator) -> list[tuple[int, int, int]]:
+    """Up to SITES voxels with homogeneous surroundings, APART_MM from each other, in random order."""
     size = max(3, round(9 / truth.spacing_mm[0]) // 2 * 2 + 1)
 
     def mean(value_XYZ: Tensor) -> Tensor:
@@ -45,10 +82,10 @@ def even_sites(truth: Volume, rng: torch.Generator) -> list[tuple[int, int, int]
 
     data, head = truth.data_XYZ, head_mask(truth.data_XYZ)
     inner = mean(head.float()) > 0.999
-    level = mean(data)
-    spread = (mean(data.square()) - level.square()).clamp_min(0).sqrt() / level.clamp_min(1e-6)
-    tissue = inner & (level > 0.4 * data[inner].median())
-    places = (tissue & (spread < torch.quantile(spread[tissue][::7], EVEN))).nonzero()
+    around = mean(data)
+    spread = (mean(data.square()) - around.square()).clamp_min(0).sqrt() / around.clamp_min(1e-6)
+    tissue = inner & (around > 0.4 * data[inner].median())
+    places = (tissue & (spread < torch.quantile(spread[tissue][::7], HOMOGENEOUS))).nonzero()
     places = places[torch.randperm(len(places), generator=rng)[:20_000]]
     chosen: list[Tensor] = []
     spacing = torch.tensor(truth.spacing_mm)
@@ -79,79 +116,91 @@ def contrast(volume: Volume, site: tuple[int, int, int], size_mm: float) -> floa
     return float(data[far <= radius].mean() - data[shell].mean())
 
 
-def with_lesions(truth: Volume, planted: list[dict[str, Any]]) -> Volume:
+def with_lesions(truth: Volume, lesions: Sequence[Lesion]) -> Volume:
     """The scan with spheres whose rims are as soft as its voxels."""
     data = truth.data_XYZ.clone()
-    for lesion in planted:
-        box, far = box_around(lesion["site"], truth)
-        inside = ((lesion["size"] / 2 - far) / min(truth.spacing_mm) + 0.5).clamp(0, 1)
-        level = float(truth.data_XYZ[box][far < 4].mean())
-        data[box] += lesion["contrast"] * level * inside
+    for lesion in lesions:
+        box, far = box_around(lesion.site, truth)
+        inside = ((lesion.size_mm / 2 - far) / min(truth.spacing_mm) + 0.5).clamp(0, 1)
+        around = float(truth.data_XYZ[box][far < 4].mean())
+        data[box] += lesion.contrast * around * inside
     return truth.with_data(data.clamp_min(0))
 
 
-def plan(truth: Volume, name: str) -> list[dict[str, Any]]:
+def plan(truth: Volume, name: str) -> list[Lesion]:
     """A lesion for every site: sizes, contrasts and signs by turns."""
     rng = rng_for(0, "small lesions", name)
     kinds = [(size, sign * c) for c in CONTRASTS for sign in (1, -1) for size in SIZES_MM]
     return [
-        {"site": site, "size": kinds[i % len(kinds)][0], "contrast": kinds[i % len(kinds)][1]}
-        for i, site in enumerate(even_sites(truth, rng))
+        Lesion(site=site, size_mm=kinds[i % len(kinds)][0], contrast=kinds[i % len(kinds)][1])
+        for i, site in enumerate(homogeneous_sites(truth, rng))
     ]
 
 
-def restored(truth: Volume, recipe: str, name: str, args: Any, enhancers: Any) -> Iterator[tuple[str, Volume]]:
-    """The sharp scan itself, then every method's result from its degraded version."""
+def restored(
+    truth: Volume, key: tuple[str, str], enhancers: dict[str, Enhancer], modes: Sequence[str]
+) -> Iterator[tuple[str, Volume]]:
+    """The sharp scan itself, then every method's result from its degraded version; `key` is scan and recipe."""
     yield "sharp scan", truth
-    low = degrade(truth, NAMED[recipe], rng_for(0, name, recipe))
-    yield from predictions(low, truth, enhancers, args.modes)
+    low = degrade(truth, NAMED[key[1]], rng_for(0, *key))
+    yield from predictions(low, truth, enhancers, modes)
 
 
-def judged(clean: Volume, lesioned: Volume, planted: list[dict[str, Any]], sharp: dict[int, float]) -> dict[str, Any]:
-    """Detection by size and contrast, kept contrast, and invented ones; `sharp` holds the sharp scan's thresholds."""
-    rows, false = [], []
+def detections(
+    clean: Volume, with_lesion: Volume, lesions: Sequence[Lesion], sharp: dict[int, float]
+) -> tuple[tuple[Detection, ...], float]:
+    """Every lesion, and the share of false positives; `sharp` holds the sharp scan's thresholds."""
+    result, false = [], []
     for size in SIZES_MM:
-        null_N = torch.tensor([contrast(clean, lesion["site"], size) for lesion in planted]).abs()
+        null_N = torch.tensor([contrast(clean, lesion.site, size) for lesion in lesions]).abs()
         threshold = float(null_N.quantile(0.95))
         sharp.setdefault(size, threshold)
         false.append(float((null_N > sharp[size]).float().mean()))
-        for lesion in (lesion for lesion in planted if lesion["size"] == size):
-            sign = 1 if lesion["contrast"] > 0 else -1
-            seen = contrast(lesioned, lesion["site"], size)
-            change = seen - contrast(clean, lesion["site"], size)
-            rows.append(
-                {
-                    "size": size,
-                    "contrast": lesion["contrast"],
-                    "change": sign * change,
-                    "detected": sign * seen > threshold,
-                }
-            )
-    return {"lesions": rows, "invented": sum(false) / len(false)}
+        for lesion in (lesion for lesion in lesions if lesion.size_mm == size):
+            sign = 1 if lesion.contrast > 0 else -1
+            seen = contrast(with_lesion, lesion.site, size)
+            change = sign * (seen - contrast(clean, lesion.site, size))
+            detected = sign * seen > threshold
+            result.append(Detection(size_mm=size, contrast=lesion.contrast, change=change, detected=detected))
+    return tuple(result), sum(false) / len(false)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: share detected by size, weak and strong, over all scans; contrast kept; places that look like one."""
-    methods, recipes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("method", "recipe"))
-    heads = [f"{size} mm" for size in SIZES_MM]
-    lines = [f"| recipe | method | {' | '.join(heads)} | contrast kept | invented |", "|---" * (len(heads) + 4) + "|"]
-    for recipe in recipes:
-        kept_by: dict[str, float] = {}
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: share detected by size, weak and strong, over all scans; contrast recovery; false positives."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    lines = []
+    for recipe in dict.fromkeys(row.recipe for row in rows):
+        contrast_of: dict[str, float] = {}
         for method in methods:
-            some = [row for row in rows if row["method"] == method and row["recipe"] == recipe]
-            all_lesions = [lesion for row in some for lesion in row["lesions"]]
-            kept_by[method] = sum(lesion["change"] / row["span"] for row in some for lesion in row["lesions"])
-            cells = []
-            for size in SIZES_MM:
-                for_size = [
-                    [x["detected"] for x in all_lesions if x["size"] == size and abs(x["contrast"]) == c]
-                    for c in CONTRASTS
-                ]
-                cells.append(" / ".join(f"{sum(found) / max(len(found), 1):.2f}" for found in for_size))
-            invented = sum(row["invented"] for row in some) / len(some)
-            kept = kept_by[method] / kept_by[methods[0]]
-            lines.append(f"| {recipe} | {method} | {' | '.join(cells)} | {kept:.2f} | {invented:.2f} |")
-    return "\n".join(lines)
+            own = [row for row in rows if row.method == method and row.recipe == recipe]
+            contrast_of[method] = sum(lesion.change / row.span for row in own for lesion in row.lesions)
+            detected = {
+                (size, c): [x.detected for row in own for x in row.lesions if (x.size_mm, abs(x.contrast)) == (size, c)]
+                for size in SIZES_MM
+                for c in CONTRASTS
+            }
+            shares = {key: f"{sum(values) / max(len(values), 1):.2f}" for key, values in detected.items()}
+            cells = (" / ".join(shares[size, c] for c in CONTRASTS) for size in SIZES_MM)
+            recovery = contrast_of[method] / contrast_of[methods[0]]
+            false_positives = sum(row.false_positives for row in own) / len(own)
+            lines.append([recipe, method, *cells, f"{recovery:.2f}", f"{false_positives:.2f}"])
+    header = ["recipe", "method", *(f"{size} mm" for size in SIZES_MM), "contrast recovery", "false positives"]
+    return markdown(header, lines)
+
+
+def rows_of(truth: Volume, name: str, args: argparse.Namespace, enhancers: dict[str, Enhancer]) -> Iterator[Row]:
+    """Every recipe and method on one scan, with and without lesions."""
+    lesions = plan(truth, name)
+    lesioned, span = with_lesions(truth, lesions), float(truth.data_XYZ[head_mask(truth.data_XYZ)].median())
+    print(f"{name}: {len(lesions)} lesions", file=sys.stderr)
+    for recipe in args.recipes:
+        sharp: dict[int, float] = {}
+        both = (restored(scan, (name, recipe), enhancers, args.modes) for scan in (truth, lesioned))
+        for (method, clean), (_, marked) in zip(*both, strict=True):
+            detected, false_positives = detections(clean, marked, lesions, sharp)
+            yield Row(
+                scan=name, recipe=recipe, method=method, span=span, lesions=detected, false_positives=false_positives
+            )
 
 
 def main() -> None:
@@ -159,36 +208,17 @@ def main() -> None:
     parser = parser_of(__doc__, recipes=RECIPES, bundle=False)
     parser.add_argument("--bundle", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument("--modes", nargs="+", default=["faithful", "detail"])
+    parser.add_argument("--scans", nargs="+", default=list(SCANS))
     args = parser.parse_args()
     tune_allocator()
-    enhancers, rows = enhancers_of(args.bundle), []
-    for name in SCANS:
-        truth = validation_scan(args.data, name)
-        planted = plan(truth, name)
-        lesioned, span = with_lesions(truth, planted), float(truth.data_XYZ[head_mask(truth.data_XYZ)].median())
-        print(f"{name}: {len(planted)} lesions", file=sys.stderr)
-        for recipe in args.recipes:
-            sharp: dict[int, float] = {}
-            pairs = zip(
-                restored(truth, recipe, name, args, enhancers),
-                restored(lesioned, recipe, name, args, enhancers),
-                strict=True,
-            )
-            for (method, clean), (_, marked) in pairs:
-                rows.append(
-                    {
-                        "scan": name,
-                        "recipe": recipe,
-                        "method": method,
-                        "span": span,
-                        **judged(clean, marked, planted, sharp),
-                    }
-                )
-                share = sum(x["detected"] for x in rows[-1]["lesions"]) / len(planted)
-                print(f"{name} {recipe} {method}: {share:.2f} detected", file=sys.stderr)
+    enhancers = enhancers_of(args.bundle)
+    rows: list[Row] = []
+    for name in args.scans:
+        for row in rows_of(validation_scan(args.data, name), name, args, enhancers):
+            rows.append(row)
+            print(f"{name} {row.recipe} {row.method}: {row.share_detected:.2f} detected", file=sys.stderr)
     print(table(rows))
-    if args.json:
-        args.json.write_text(json.dumps({"bundle": enhancers["embedded"].bundle.sha256, "rows": rows}))
+    write_rows(args.json, rows, bundle=enhancers["embedded"].bundle.sha256)
 
 
 if __name__ == "__main__":

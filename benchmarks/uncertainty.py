@@ -1,22 +1,20 @@
-"""Is the foretold uncertainty right? Coverage of 90 % intervals, rank correlation with errors, sparsification.
+"""Uncertainty: coverage of predicted 90 % intervals, rank correlation with errors, sparsification.
 
     python benchmarks/uncertainty.py --data ../shared/data [--bundle DIR] [--json out.json]
 
 Judged on crops from the middle of val/ scans, mode `faithful`, and, for comparison, on synthetic scans of label maps
-kept out of training (13-16, any contrast). "Ceiling" is the rank correlation of the error with its own mean over 5x5x5
-voxels: who knew the error's true local size would hardly rank single voxels better. Axes: X Y Z, N voxels.
+that no training used (13-16, any contrast). "Ceiling" is the rank correlation of the error with its own mean over 5x5x5
+voxels: even the error's true local size would hardly rank single voxels better. Axes: X Y Z, N voxels.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from common import HELD_OUT, SCANS, label_map, markdown, mean, parser_of, report, validation_scan, write_rows
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
@@ -32,37 +30,46 @@ from moediff.evaluation.calibration import half_width, spearman
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import load
 
-SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
-HELD_OUT = (13, 14, 15, 16)
 NORMAL_90 = half_width(90)
-Case = tuple[str, Volume, Tensor | None]  # name, sharp crop, its regions where they can be told
 EVERY = 5  # voxels; ranks and quantiles are taken on a subset
+Case = tuple[str, Volume, Tensor | None]  # name, sharp crop, its regions where they are known
 
 
-def cut(whole: Volume, regions_XYZ: Tensor | None, side: int) -> tuple[Volume, Tensor | None]:
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One scan and recipe; `by_region` is coverage where regions are known."""
+
+    scan: str
+    recipe: str
+    coverage: float
+    spearman: float
+    ceiling: float
+    ause: float
+    by_region: dict[str, float] | None
+
+
+def cropped(whole: Volume, regions_XYZ: Tensor | None, side: int) -> tuple[Volume, Tensor | None]:
     """The middle of a scan and of its regions."""
     if regions_XYZ is None:
         return centre_crop(whole, side), None
     return centre_crop(whole, side), centre_crop(whole.with_data(regions_XYZ.float()), side).data_XYZ.to(torch.uint8)
 
 
-def val_scans(data: Path, side: int) -> Iterator[Case]:
-    """Name, sharp crop, and its regions where they can be told."""
+def real_cases(data: Path, side: int) -> Iterator[Case]:
+    """Scans of val/."""
     for name in SCANS:
-        whole = load(data / "val" / f"{name}.nii.gz").volume
-        yield name, *cut(whole, scan_regions(whole.data_XYZ, whole.spacing_mm), side)
+        whole = validation_scan(data, name)
+        yield name, *cropped(whole, scan_regions(whole.data_XYZ, whole.spacing_mm), side)
 
 
-def synthetic_scans(data: Path, side: int) -> Iterator[Case]:
-    """Two synthetic scans of every label map that was kept out of training."""
+def synthetic_cases(data: Path, side: int) -> Iterator[Case]:
+    """Two synthetic scans of every label map that no training used."""
     for number in HELD_OUT:
-        maps = load(data / "labels" / f"training_seg_{number}.nii.gz").volume
-        labels = maps.data_XYZ.round().to(torch.int32)
+        maps, labels = label_map(data, number)
         for copy in range(2):
             scan = maps.with_data(synthesise(labels, rng_for(0, "uncertainty", number, copy)))
-            yield f"labels {number}.{copy}", *cut(scan, region_map(labels, maps.spacing_mm), side)
+            yield f"labels {number}.{copy}", *cropped(scan, region_map(labels, maps.spacing_mm), side)
 
 
 def errors(enhancer: Enhancer, truth: Volume, recipe: str, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -81,84 +88,73 @@ def sparsification(error_N: Tensor, spread_N: Tensor) -> float:
     square = error_N.double().square()
 
     def left(order: Tensor) -> Tensor:
-        kept = square[order].cumsum(0) / torch.arange(1, len(order) + 1)
-        return kept[torch.linspace(0.05, 1, 20).mul(len(order) - 1).long()].sqrt()
+        mean_square = square[order].cumsum(0) / torch.arange(1, len(order) + 1)
+        return mean_square[torch.linspace(0.05, 1, 20).mul(len(order) - 1).long()].sqrt()
 
     gap = left(spread_N.argsort()) - left(error_N.argsort())
     return float(gap.mean() / square.mean().sqrt())
 
 
-def covered(error_N: Tensor, spread_N: Tensor) -> float:
+def coverage(error_N: Tensor, spread_N: Tensor) -> float:
     """Share of voxels whose error lies within the 90 % interval."""
     return float((error_N <= NORMAL_90 * spread_N).double().mean())
 
 
-def judged(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) -> list[dict[str, Any]]:
+def evaluate(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) -> list[Row]:
     """A row per scan and recipe."""
     rows = []
     for name, truth, regions in cases:
         for recipe in recipes:
             error, local, spread, where = errors(enhancer, truth, recipe, name)
-            few = slice(None, None, EVERY)
-            row = {
-                "scan": name,
-                "recipe": recipe,
-                "covered": covered(error, spread),
-                "spearman": spearman(error[few], spread[few]),
-                "ceiling": spearman(error[few], local[few]),
-                "ause": sparsification(error[few], spread[few]),
-            }
+            subset, by_region = slice(None, None, EVERY), None
             if regions is not None:
                 own = regions[where]
-                row["by_region"] = {r: covered(error[own == k], spread[own == k]) for k, r in enumerate(REGIONS)}
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr)
+                by_region = {r: coverage(error[own == k], spread[own == k]) for k, r in enumerate(REGIONS)}
+            rows.append(
+                Row(
+                    scan=name,
+                    recipe=recipe,
+                    coverage=coverage(error, spread),
+                    spearman=spearman(error[subset], spread[subset]),
+                    ceiling=spearman(error[subset], local[subset]),
+                    ause=sparsification(error[subset], spread[subset]),
+                    by_region=by_region,
+                )
+            )
+            report(rows[-1])
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Markdown: a line per case, then means by recipe."""
-    lines = ["| scan | recipe | inside the 90 % interval | Spearman | ceiling | AUSE |", "|---" * 6 + "|"]
-    means = []
-    for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        own = [row for row in rows if row["recipe"] == recipe]
-        mean = {key: sum(row[key] for row in own) / len(own) for key in ("covered", "spearman", "ceiling", "ause")}
-        means.append({"scan": "**mean**", "recipe": recipe, **mean})
-    for row in (*rows, *means):
-        lines.append(
-            f"| {row['scan']} | {row['recipe']} | {row['covered']:.3f} | {row['spearman']:.2f} | {row['ceiling']:.2f} "
-            f"| {row['ause']:.2f} |"
-        )
-    return "\n".join(lines)
+    digits = {"coverage": ".3f", "spearman": ".2f", "ceiling": ".2f", "ause": ".2f"}
+    lines = [[row.scan, row.recipe, *(f"{getattr(row, key):{form}}" for key, form in digits.items())] for row in rows]
+    for recipe in dict.fromkeys(row.recipe for row in rows):
+        own = [row for row in rows if row.recipe == recipe]
+        means = (f"{mean([getattr(row, key) for row in own]):{form}}" for key, form in digits.items())
+        lines.append(["**mean**", recipe, *means])
+    return markdown(["scan", "recipe", "inside the 90 % interval", "Spearman", "ceiling", "AUSE"], lines)
 
 
-def table_of_regions(rows: list[dict[str, Any]]) -> str:
+def region_table(rows: Sequence[Row]) -> str:
     """Markdown: share of voxels inside the 90 % interval by region, mean of the cases whose regions are known."""
-    known = [row for row in rows if "by_region" in row]
-    lines = [f"| inside the 90 % interval (scans) | {' | '.join(REGIONS)} |", "|---" * (len(REGIONS) + 1) + "|"]
-    for recipe in dict.fromkeys(row["recipe"] for row in known):
-        own = [row["by_region"] for row in known if row["recipe"] == recipe]
-        means = (sum(row[region] for row in own) / len(own) for region in REGIONS)
-        lines.append(f"| {recipe} ({len(own)}) | {' | '.join(f'{mean:.3f}' for mean in means)} |")
-    return "\n".join(lines)
+    lines = []
+    for recipe in dict.fromkeys(row.recipe for row in rows if row.by_region is not None):
+        own = [row.by_region for row in rows if row.recipe == recipe and row.by_region is not None]
+        means = (f"{mean([one[region] for one in own]):.3f}" for region in REGIONS)
+        lines.append([f"{recipe} ({len(own)})", *means])
+    return markdown(["inside the 90 % interval (scans)", *REGIONS], lines)
 
 
 def main() -> None:
     """Print a line per case, then the tables: real scans and their regions, synthetic ones and theirs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--recipes", nargs="+", default=["thick5", "low1.5", "iso2"])
-    parser.add_argument("--side", type=int, default=96, help="of a crop, voxels")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser_of(__doc__, recipes=("thick5", "low1.5", "iso2"), side=96).parse_args()
     tune_allocator()
     enhancer = Enhancer(args.bundle)
-    rows = judged(enhancer, val_scans(args.data, args.side), args.recipes)
-    synthetic = judged(enhancer, synthetic_scans(args.data, args.side), args.recipes)
-    print("\n\n".join(found for some in (rows, synthetic) for found in (table(some), table_of_regions(some))))
-    if args.json:
-        args.json.write_text(json.dumps({"bundle": enhancer.bundle.sha256, "rows": [*rows, *synthetic]}))
+    real = evaluate(enhancer, real_cases(args.data, args.side), args.recipes)
+    synthetic = evaluate(enhancer, synthetic_cases(args.data, args.side), args.recipes)
+    print("\n\n".join(text for rows in (real, synthetic) for text in (table(rows), region_table(rows))))
+    write_rows(args.json, [*real, *synthetic], bundle=enhancer.bundle.sha256)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Everything that the documents say about the embedded weights beyond `make benchmark`, measured by one command.
+"""Measurements of the embedded weights beyond `make benchmark`, all by one command, as a page.
 
     python scripts/measure.py [--jobs 2] [--only experts limits] [--data DIR] [--page docs/measured.md]
 
 Runs the scripts of benchmarks/, each on one thread and `--jobs` at a time (those that compare times: alone, at the
-end), and keeps what each printed in runs/measured, by the weights it was measured with. Running it again goes on where
-it stopped. The page holds the tables of the present weights and says of every missing one that it is missing, so that
-no number of other weights can stand there.
+end), and stores what each printed in runs/measured, by the weights it was measured with. A second run continues where
+the first one stopped. The page holds the tables of the present weights and marks the missing ones, so that no number of
+other weights can stand there.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Measurement:
     """One section of the page.
 
     Args:
-        name: of the file that keeps it, and what `--only` calls it.
+        name: of its file, and for `--only`.
         title: of the section.
         call: script of benchmarks/ and its options, but for --data.
-        legend: what a reader needs to know to read its tables.
-        alone: whether nothing may run beside it, because it compares times.
+        legend: how to read its tables.
+        alone: nothing else may run at the same time, because it compares times.
     """
 
     name: str
@@ -85,7 +85,7 @@ MEASUREMENTS = (
         name="planted",
         title="Synthetic lesions",
         call="small_lesions.py",
-        legend="Spheres added to sharp scans: share detected by size, weak / strong; contrast kept; share of "
+        legend="Spheres added to sharp scans: share detected by size, weak / strong; contrast recovery; share of "
         "lesion-free places that look like one (0.05 is chance).",
     ),
     Measurement(
@@ -138,32 +138,34 @@ def words_of(measurement: Measurement) -> list[str]:
     return [f"benchmarks/{script}", *options]
 
 
-def run(measurement: Measurement, kept: Path, data: Path) -> int:
+def run(measurement: Measurement, store: Path, data: Path) -> int:
     """Measure, unless it was; what was printed counts only when the script ended well. Returns its exit code."""
-    page = kept / f"{measurement.name}.md"
+    page = store / f"{measurement.name}.md"
     if page.is_file():
         return 0
     call = [sys.executable, *words_of(measurement), "--data", str(data)]
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (kept / f"{measurement.name}.log").open("w", encoding="utf-8") as log:
-        done = subprocess.run(call, check=False, cwd=ROOT, env=alone, stdout=subprocess.PIPE, stderr=log, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (store / f"{measurement.name}.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(
+            call, check=False, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
     if done.returncode == 0:
         page.write_text(f"{done.stdout.strip()}\n", encoding="utf-8")
     print(f"{measurement.name}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
     return done.returncode
 
 
-def measure(chosen: Sequence[Measurement], kept: Path, data: Path, jobs: int) -> int:
-    """All of them; the first exit code that is not 0."""
-    kept.mkdir(parents=True, exist_ok=True)
-    beside, alone = ([one for one in chosen if one.alone is wanted] for wanted in (False, True))
+def measure(chosen: Sequence[Measurement], store: Path, data: Path, jobs: int) -> int:
+    """Run all of them; the first exit code that is not 0."""
+    store.mkdir(parents=True, exist_ok=True)
+    parallel, serial = ([one for one in chosen if one.alone is alone] for alone in (False, True))
     with ThreadPoolExecutor(jobs) as pool:
-        codes = list(pool.map(lambda one: run(one, kept, data), beside))
-    codes += [run(one, kept, data) for one in alone]
+        codes = list(pool.map(lambda one: run(one, store, data), parallel))
+    codes += [run(one, store, data) for one in serial]
     return next((code for code in codes if code), 0)
 
 
-def page_of(bundle: Bundle, kept: Path) -> str:
+def page_of(bundle: Bundle, store: Path) -> str:
     """The page, with a section for every measurement."""
     lines = [
         "# Measured with the embedded weights",
@@ -175,22 +177,22 @@ def page_of(bundle: Bundle, kept: Path) -> str:
         f"Weights: sha256 `{bundle.sha256}`.",
     ]
     for one in MEASUREMENTS:
-        found = kept / f"{one.name}.md"
-        tables = (
-            found.read_text(encoding="utf-8").strip() if found.is_file() else "**Not measured with these weights.**"
-        )
+        file = store / f"{one.name}.md"
+        tables = file.read_text(encoding="utf-8").strip() if file.is_file() else "**Not measured with these weights.**"
         lines += ["", f"## {one.title}", "", one.legend, "", f"`python {' '.join(words_of(one))}`", "", tables]
     return "\n".join(lines) + "\n"
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    """What was asked for."""
+    """Options of the command line."""
     names = [one.name for one in MEASUREMENTS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="scripts at a time")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {names}")
-    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "measured", help="what was measured so far")
+    parser.add_argument(
+        "--store", type=Path, default=ROOT / "runs" / "measured", help="folder of finished measurements"
+    )
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured.md")
     return parser.parse_args(words)
 
@@ -199,10 +201,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure what is missing, then write the page."""
     args = parsed(words)
     bundle = load_bundle()
-    kept = args.kept / bundle.sha256[:12]
+    store = args.store / bundle.sha256[:12]
     chosen = [one for one in MEASUREMENTS if one.name in args.only]
-    code = measure(chosen, kept, args.data.resolve(), args.jobs)
-    args.page.write_text(page_of(bundle, kept), encoding="utf-8")
+    code = measure(chosen, store, args.data.resolve(), args.jobs)
+    args.page.write_text(page_of(bundle, store), encoding="utf-8")
     return code
 
 

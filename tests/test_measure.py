@@ -1,4 +1,4 @@
-"""The page of measurements: what was measured with other weights cannot stand in it."""
+"""Page of measurements: no number of other weights can stand in it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def script(load_script) -> ModuleType:
 
 
 @pytest.fixture
-def asked(script, monkeypatch, tmp_path):
-    """A measurement whose script counts its runs, tells where it found data and fails as long as there is none."""
+def measurement(script, monkeypatch, tmp_path):
+    """A measurement whose script counts its runs, prints where it found data and fails as long as there is none."""
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "fake.py").write_text(
         "import pathlib, sys\n"
@@ -37,29 +37,35 @@ def test_the_page_is_of_the_embedded_weights():
     assert load_bundle().sha256 in (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
 
 
+def test_the_page_has_the_sections_of_the_script(script):
+    page = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+    for one in script.MEASUREMENTS:
+        assert f"## {one.title}\n\n{one.legend}\n\n`python {' '.join(script.words_of(one))}`\n" in page
+
+
 def test_every_script_exists_and_every_name_is_one(script):
     names = [one.name for one in script.MEASUREMENTS]
     assert len(set(names)) == len(names) > 5
     assert [one.name for one in script.MEASUREMENTS if not (ROOT / script.words_of(one)[0]).is_file()] == []
 
 
-def test_a_measurement_is_made_once_and_keeps_its_table_only(script, asked, tmp_path):
+def test_a_measurement_is_run_once_and_stores_its_table_only(script, measurement, tmp_path):
     for _ in range(2):
-        assert script.measure([asked], tmp_path / "kept", tmp_path, jobs=2) == 0
+        assert script.measure([measurement], tmp_path / "store", tmp_path, jobs=2) == 0
     assert (tmp_path / "runs.txt").read_text() == "x"
-    assert (tmp_path / "kept" / "fake.md").read_text() == f"| table | --side 8 --data {tmp_path}\n"
-    assert "progress" in (tmp_path / "kept" / "fake.log").read_text()
+    assert (tmp_path / "store" / "fake.md").read_text() == f"| table | --side 8 --data {tmp_path}\n"
+    assert "progress" in (tmp_path / "store" / "fake.log").read_text()
 
 
-def test_one_that_failed_counts_as_missing_and_is_made_again(script, asked, tmp_path):
-    assert script.measure([asked], tmp_path / "kept", tmp_path / "no", jobs=1) == 3
-    assert not (tmp_path / "kept" / "fake.md").exists()
-    assert script.measure([asked], tmp_path / "kept", tmp_path, jobs=1) == 0
+def test_one_that_failed_counts_as_missing_and_is_run_again(script, measurement, tmp_path):
+    assert script.measure([measurement], tmp_path / "store", tmp_path / "no", jobs=1) == 3
+    assert not (tmp_path / "store" / "fake.md").exists()
+    assert script.measure([measurement], tmp_path / "store", tmp_path, jobs=1) == 0
 
 
-def test_the_page_says_what_is_missing(script, asked, monkeypatch, tmp_path):
+def test_the_page_says_what_is_missing(script, measurement, monkeypatch, tmp_path):
     other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.", alone=True)
-    monkeypatch.setattr(script, "MEASUREMENTS", (asked, other))
+    monkeypatch.setattr(script, "MEASUREMENTS", (measurement, other))
     (tmp_path / "fake.md").write_text("| 1 |\n")
     page = script.page_of(SimpleNamespace(sha256="abc"), tmp_path)
     assert "`abc`" in page

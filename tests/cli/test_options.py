@@ -10,8 +10,8 @@ import pytest
 from moediff.cli.main import build_parser, main
 from moediff.cli.options import RENAMED_OPTIONS, add_options, option, with_present_names
 
-REQUIRED = {"enhance": ["scan.nii"]}  # words without which a command cannot be parsed
-VALUES = {"--mirrors": ["2"], "--each-expert": ["each.nii"]}  # of options that take one
+REQUIRED = {"enhance": ["scan.nii"], "benchmark": ["-o", "out"]}  # words without which a command cannot be parsed
+VALUES = {"--mirrors": ["2"], "--each-expert": ["each.nii"], "--behaviour-only": ["a_T1w"]}  # of options that take one
 ROWS = [(command, old, new) for command, names in RENAMED_OPTIONS.items() for old, new in names.items()]
 
 

@@ -37,9 +37,8 @@ def add(commands: Commands) -> None:
     add("--scans", nargs="+", default=[], metavar="NAME|FILE", help="which of them, or other files (default: all)")
     add("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]")
     add(
-        "--exclude-from-means", nargs="+", default=[], metavar="NAME", help="scans that tables list but means leave out"
+        "--exclude-from-means", nargs="*", default=[], metavar="NAME", help="scans that tables list but means leave out"
     )
-    add("--behaviour-only", nargs="*", metavar="NAME", help=argparse.SUPPRESS)  # former name of --exclude-from-means
     add("--recipes", nargs="+", metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}")
     add(
         "--methods",
@@ -113,9 +112,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         if args.data is not None or args.scans or args.recipes:
             raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
         return [Case(scan, MEASURED, seed) for scan in find_pairs(args.pairs) for seed in args.seeds]
-    if args.behaviour_only is not None:
-        print("moediff: warning: --behaviour-only is now called --exclude-from-means", file=sys.stderr)
-    scans = find_scans(args.data, args.scans, [*args.exclude_from_means, *(args.behaviour_only or [])])
+    scans = find_scans(args.data, args.scans, args.exclude_from_means)
     recipes = [recipe_for(name) for name in args.recipes or RECIPES]
     if len({recipe.name for recipe in recipes}) < len(recipes):
         raise ConfigError("two recipes share a name; results could not be distinguished")

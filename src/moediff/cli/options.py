@@ -15,6 +15,7 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
         "--each-expert": "--single-experts",
         "--no-consistency": "--no-data-consistency",
     },
+    "benchmark": {"--behaviour-only": "--exclude-from-means"},
 }
 
 
