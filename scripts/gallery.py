@@ -3,7 +3,7 @@
     python scripts/gallery.py            into docs/images/
     python scripts/gallery.py 2mm        only this one
 
-Shown is only what shows no person: this template is an average of 152 heads without faces.
+The pictures show no person: this template is an average of 152 heads without faces.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def palette(picture: Image.Image) -> Image.Image:
     """
     pixels = np.asarray(picture).reshape(-1, 3)
     coloured = pixels[np.ptp(pixels.astype(int), axis=1) > GREY_SPREAD]
-    found = Image.fromarray(coloured[None]).quantize(COLOURS, Image.Quantize.MEDIANCUT).getpalette() or []
-    greys = [level for grey in np.linspace(0, 255, GREYS).round().astype(int) for level in (grey,) * 3]
-    made = Image.new("P", (1, 1))
-    made.putpalette([*greys, *found[: 3 * COLOURS]])
-    return made
+    colours = Image.fromarray(coloured[None]).quantize(COLOURS, Image.Quantize.MEDIANCUT).getpalette() or []
+    greys = [value for grey in np.linspace(0, 255, GREYS).round().astype(int) for value in (grey,) * 3]
+    result = Image.new("P", (1, 1))
+    result.putpalette([*greys, *colours[: 3 * COLOURS]])
+    return result
 
 
 def main() -> None:

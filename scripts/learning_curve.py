@@ -1,12 +1,12 @@
-"""What more training would bring: gain against the logarithm of training time, from recorded measurements.
+"""Learning curve: gain against the logarithm of training time, from recorded measurements.
 
     python scripts/learning_curve.py [benchmarks/learning_curve.csv] [--plot docs/images/learning_curve.svg]
         [--document docs/model-card.md]
 
-The measurements are those of LOG.md, "The stages of today's weights"; the file says which one comes from where. A
-straight line in log2(minutes) is fitted by least squares to ends of stages (`counts`), for whole heads. The interval of
-its slope is Student's t at 90 %, as if residuals were independent; the line is turned about its middle to get the
-interval of the time that a target would take. Prints a table; writes it into a document between its markers.
+The measurements are those of LOG.md, "The stages of today's weights"; the file names the source of each. A
+straight line in log2(minutes) is fitted by least squares to ends of stages (`in_fit`), for whole heads. The interval of
+its slope is Student's t at 90 %, as if residuals were independent; the line is turned about its middle for
+the interval of the time that a target would take. Prints a table; writes it into a document between its markers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STUDENT_90 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.8
 WHERE = {"heads": "whole heads", "crops": "80^3 crops"}
 HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
 YEAR = 365.25 * 24 * 60  # minutes
-LONGEST = 100 * YEAR  # more is no statement
+LONGEST = 100 * YEAR  # longer times are not printed
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,30 @@ class Line:
         return 2 ** (self.centre + doublings) if doublings < 200 else math.inf
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One measurement: gain (dB) by recipe after so many minutes of training, on whole heads or crops."""
+
+    minutes: float
+    where: str
+    in_fit: bool
+    gain: dict[str, float]
+
+
+def read(path: Path) -> list[Measured]:
+    """The recorded measurements."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            Measured(
+                minutes=float(row["minutes"]),
+                where=row["where"],
+                in_fit=row["in_fit"] == "yes",
+                gain={recipe: float(row[recipe]) for recipe in RECIPES},
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
 def fitted(points: Sequence[tuple[float, float]]) -> Line:
     """Least squares on (minutes, gain); at least three points."""
     x, y = [math.log2(minutes) for minutes, _ in points], [gain for _, gain in points]
@@ -58,7 +82,7 @@ def fitted(points: Sequence[tuple[float, float]]) -> Line:
 
 
 def duration(minutes: float) -> str:
-    """In words, two digits."""
+    """As text, two digits."""
     if minutes > LONGEST:
         return "over 100 years"
     for unit, size in (("years", YEAR), ("days", 1440.0), ("hours", 60.0)):
@@ -67,22 +91,22 @@ def duration(minutes: float) -> str:
     return f"{minutes:.0f} minutes"
 
 
-def points(rows: Sequence[dict[str, str]], where: str, recipe: str) -> list[tuple[float, float]]:
-    """Minutes and gain at ends of stages."""
-    return [(float(r["minutes"]), float(r[recipe])) for r in rows if r["where"] == where and r["counts"] == "yes"]
+def points(rows: Sequence[Measured], where: str, recipe: str, *, in_fit: bool = True) -> list[tuple[float, float]]:
+    """Minutes and gain at ends of stages, or in the middle of them."""
+    return [(row.minutes, row.gain[recipe]) for row in rows if row.where == where and row.in_fit is in_fit]
 
 
-def table(rows: Sequence[dict[str, str]]) -> str:
-    """Markdown: what a doubling brings and when a target would be reached, if nothing else changed."""
+def table(rows: Sequence[Measured]) -> str:
+    """Markdown: gain of a doubling, and when a target would be reached if nothing else changed."""
     lines = [
         "| recipe | judged on | gain at the end, dB | a doubling of training time, dB (90 % interval) "
         "| target, dB | training time for it, two cores (interval) |",
         "|---" * 6 + "|",
     ]
     for recipe in RECIPES:
-        for where, words in WHERE.items():
-            found = points(rows, where, recipe)
-            line, last = fitted(found), found[-1][1]
+        for where, title in WHERE.items():
+            own = points(rows, where, recipe)
+            line, last = fitted(own), own[-1][1]
             low, high = line.slope - line.half, line.slope + line.half
             if where == "crops":  # targets are of whole heads
                 target, when = "", ""
@@ -93,13 +117,13 @@ def table(rows: Sequence[dict[str, str]]) -> str:
                 best, soon, late = (duration(line.minutes(TARGETS[recipe], s)) for s in (line.slope, high, low))
                 when = f"{best} ({soon} to {late})" if low > 0 else f"{best} ({soon} to never)"
             lines.append(
-                f"| {recipe} | {words} | {last:+.2f} | {line.slope:+.3f} ({low:+.3f} to {high:+.3f}) "
+                f"| {recipe} | {title} | {last:+.2f} | {line.slope:+.3f} ({low:+.3f} to {high:+.3f}) "
                 f"| {target} | {when} |"
             )
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
+def draw(rows: Sequence[Measured], path: Path) -> None:
     """A panel per recipe: measurements, lines, targets."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -111,24 +135,17 @@ def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
         ahead = [2 ** (4.5 + 0.25 * k) for k in range(45)]  # 23 minutes to a month
         for panel, recipe in zip(panels, RECIPES, strict=True):
             for where, colour in (("heads", "C0"), ("crops", "C1")):
-                found = points(rows, where, recipe)
-                line = fitted(found)
+                own = points(rows, where, recipe)
+                line = fitted(own)
                 gain = [line.middle + line.slope * (math.log2(m) - line.centre) for m in ahead]
                 half = [abs(line.half * (math.log2(m) - line.centre)) for m in ahead]
-                panel.plot(*zip(*found, strict=True), "o", color=colour, markersize=4, label=WHERE[where])
+                panel.plot(*zip(*own, strict=True), "o", color=colour, markersize=4, label=WHERE[where])
                 panel.plot(ahead, gain, color=colour, linewidth=0.9)
                 if where == "heads":
                     bounds = [[g + side * h for g, h in zip(gain, half, strict=True)] for side in (-1, 1)]
                     panel.fill_between(ahead, *bounds, color=colour, alpha=0.15, linewidth=0)
-                among = [r for r in rows if r["where"] == where and r["counts"] == "no"]
-                panel.plot(
-                    [float(r["minutes"]) for r in among],
-                    [float(r[recipe]) for r in among],
-                    "o",
-                    color=colour,
-                    markersize=4,
-                    fillstyle="none",
-                )
+                within = points(rows, where, recipe, in_fit=False)
+                panel.plot([x for x, _ in within], [y for _, y in within], "o", c=colour, ms=4, fillstyle="none")
             panel.axhline(TARGETS[recipe], color="0.3", linewidth=0.8, linestyle="--")
             panel.annotate(
                 f"target {TARGETS[recipe]:+.1f} dB",
@@ -151,8 +168,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="SVG")
     parser.add_argument("--document", type=Path, metavar="MD")
     args = parser.parse_args()
-    with args.measured.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(args.measured)
     print(table(rows))
     if args.document:
         text = args.document.read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def everywhere() -> Tensor:
 def slices():
     """`slices((a, b))` -> the two pictures that numbers of piq in these tests were computed of."""
 
-    def made(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def pictures(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """A pattern that fades to zero at the rim, and the same with ripples; 0..1."""
         a, b = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape)
         fade = (1 - a[:, None] ** 4) * (1 - b**4)
@@ -53,7 +53,7 @@ def slices():
         pred[:2], pred[-2:], pred[:, :2], pred[:, -2:] = 0, 0, 0, 0
         return pred.clamp(0, 1), truth.clamp(0, 1)
 
-    return made
+    return pictures
 
 
 def _check(value, schema, root):

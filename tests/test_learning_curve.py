@@ -1,8 +1,7 @@
-"""What more training would bring: the line is a least-squares line, and the page shows the file's numbers."""
+"""Learning curve: the line is a least-squares line, and the page shows the file's numbers."""
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ def script(load_script) -> ModuleType:
     return load_script("learning_curve")
 
 
-def test_an_exact_line_is_found_and_followed(script):
+def test_an_exact_line_is_fitted(script):
     line = script.fitted([(minutes, 1 + 0.1 * math.log2(minutes)) for minutes in (10, 50, 400, 900)])
     assert line.slope == pytest.approx(0.1) and line.half == pytest.approx(0, abs=1e-9)
     assert line.minutes(1 + 0.1 * 12, line.slope) == pytest.approx(2**12)
@@ -45,6 +44,5 @@ def test_durations_are_readable(minutes, words, script):
 
 
 def test_the_model_card_shows_the_recorded_measurements(script):
-    with (ROOT / "benchmarks" / "learning_curve.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = script.read(ROOT / "benchmarks" / "learning_curve.csv")
     assert script.table(rows) in (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")

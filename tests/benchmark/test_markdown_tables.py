@@ -44,9 +44,9 @@ def test_every_table_shows_the_sums_of_rows(blocks):
 def test_without_regions_lesions_or_losses_it_says_so(known_rows):
     own = [row for row in known_rows if row.method in ("cubic", "zero-fill") and row.scan == "b"]
     bare = with_gains(replace(row, regions=None, lesions=None, metrics={"psnr": 20.0}) for row in own)
-    found = blocks_of(bare, "zero-fill", about_this_machine(1, "cpu", [0]))
-    assert found["regions"] == "No scan whose regions can be separated."
-    assert found["lesions"] == "No scan with outlined lesions." and found["losses"].startswith("No metric")
+    result = blocks_of(bare, "zero-fill", about_this_machine(1, "cpu", [0]))
+    assert result["regions"] == "No scan whose regions can be separated."
+    assert result["lesions"] == "No scan with outlined lesions." and result["losses"].startswith("No metric")
 
 
 def test_blocks_are_filled_again_and_again_and_the_rest_is_left():

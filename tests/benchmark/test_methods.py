@@ -10,7 +10,7 @@ from moediff.benchmark.methods import parse_methods
 from moediff.core.errors import BundleError, ConfigError
 
 
-def test_the_baselines_are_always_there_and_order_is_kept():
+def test_the_baselines_are_always_there_and_order_stays():
     assert [m.name for m in parse_methods(["tv", "cubic"])] == ["zero-fill", "tv", "cubic"]
     assert [m.kind for m in parse_methods(["faithful"])] == ["interpolation", "interpolation", "bundle"]
 

@@ -26,9 +26,9 @@ def run(tmp_path):
 
 
 def test_time_exit_code_output_and_environment(run, tmp_path):
-    found = run("import os, sys, time; time.sleep(0.3); print(os.environ['WORD']); sys.exit(7)")
-    assert found.exit_code == 7 and not found.timed_out and not found.fault
-    assert found.seconds > 0.3
+    result = run("import os, sys, time; time.sleep(0.3); print(os.environ['WORD']); sys.exit(7)")
+    assert result.exit_code == 7 and not result.timed_out and not result.fault
+    assert result.seconds > 0.3
     assert (tmp_path / "log").read_text() == "given\n"
 
 
@@ -47,14 +47,14 @@ def test_memory_is_the_programs_own_and_not_its_parents(run):
 def test_a_program_that_takes_too_long_is_stopped_with_its_children(run, tmp_path):
     child = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])"
     start = time.perf_counter()
-    found = run(child, limit_s=1.0)
-    assert found.timed_out and found.exit_code == -signal.SIGKILL
+    result = run(child, limit_s=1.0)
+    assert result.timed_out and result.exit_code == -signal.SIGKILL
     assert time.perf_counter() - start < 30
 
 
 def test_a_program_that_is_not_there_is_a_fault(tmp_path):
-    found = run_measured(["no-such-program"], limit_s=5, log=tmp_path / "log", env={})
-    assert found.exit_code is None and "No such file" in found.fault
+    result = run_measured(["no-such-program"], limit_s=5, log=tmp_path / "log", env={})
+    assert result.exit_code is None and "No such file" in result.fault
 
 
 def test_the_program_ends_with_us_even_when_we_are_killed(tmp_path):

@@ -72,8 +72,8 @@ def test_coverage_of_coarser_voxels_is_the_field_of_view():
 def test_what_was_not_seen_is_not_judged(head):
     mask = torch.ones(head.shape, dtype=torch.bool)
     notes: list[str] = []
-    kept = judged_mask(mask, crop(head, (0, 0, 0), (30, 44, 36)).grid, head.grid, notes)
-    assert int(kept.sum()) == 30 * 44 * 36 and "25.0% of the mask" in notes[0]
+    covered = judged_mask(mask, crop(head, (0, 0, 0), (30, 44, 36)).grid, head.grid, notes)
+    assert int(covered.sum()) == 30 * 44 * 36 and "25.0% of the mask" in notes[0]
     with pytest.raises(GeometryError, match="misses 75% of the mask"):
         judged_mask(mask, crop(head, (0, 0, 0), (10, 44, 36)).grid, head.grid, notes)
 

@@ -46,8 +46,8 @@ def test_identical_volumes_score_perfectly(phantom):
 def test_ssim_of_two_constants_is_the_luminance_term():
     x, y, c1 = 0.5, 0.8, 0.01**2
     ones = torch.ones(12, 13, 14)
-    found = ssim(x * ones, y * ones, everywhere(ones), 1.0)
-    assert found == pytest.approx((2 * x * y + c1) / (x * x + y * y + c1), abs=1e-5)
+    result = ssim(x * ones, y * ones, everywhere(ones), 1.0)
+    assert result == pytest.approx((2 * x * y + c1) / (x * x + y * y + c1), abs=1e-5)
 
 
 def test_a_constant_shift_changes_psnr_and_nrmse_as_computed_by_hand(pair):

@@ -56,8 +56,8 @@ def kovesi(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shape", PIQ)
 def test_phase_congruency_is_kovesis(shape, slices):
     pred, _ = slices(shape)
-    found = phase_congruency(255 * pred[None].float())[0].double().numpy()
-    assert np.abs(found - kovesi(255 * pred.numpy())).max() < 5e-4  # of even counts our median is the lower middle
+    result = phase_congruency(255 * pred[None].float())[0].double().numpy()
+    assert np.abs(result - kovesi(255 * pred.numpy())).max() < 5e-4  # of even counts our median is the lower middle
 
 
 @pytest.mark.parametrize("shape", PIQ)

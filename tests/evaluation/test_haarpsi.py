@@ -22,12 +22,12 @@ def plain_slice(x, y, inside, c, alpha):
 
     def coefficients(image):
         image = convolve2d(image, np.ones((2, 2)) / 4, mode="same")[::2, ::2]
-        found = []
+        result = []
         for scale in (1, 2, 3):
             haar = 2.0**-scale * np.ones((2**scale, 2**scale))
             haar[: 2 ** (scale - 1)] *= -1
-            found.append([np.abs(convolve2d(image, f, mode="same")) for f in (haar, haar.T)])
-        return found
+            result.append([np.abs(convolve2d(image, f, mode="same")) for f in (haar, haar.T)])
+        return result
 
     p, q = coefficients(x), coefficients(y)
     total = weights = 0.0

@@ -106,8 +106,8 @@ def test_an_erased_lesion_beside_a_large_one_is_a_false_negative():
     both = truth + 0.3 * (large | small)
     scores = judge_lesions(truth + 0.3 * large, both, EVERYWHERE, large | small, ONE_MM)
     assert (scores.count, scores.false_negatives) == (2, 1)
-    kept = judge_lesions(both, both, EVERYWHERE, large | small, ONE_MM)
-    assert kept.volume_ref_ml == pytest.approx(int((large | small).sum()) / 1000)
+    intact = judge_lesions(both, both, EVERYWHERE, large | small, ONE_MM)
+    assert intact.volume_ref_ml == pytest.approx(int((large | small).sum()) / 1000)
 
 
 @pytest.mark.parametrize(("radius", "count"), [(2.0, 1), (1.0, 1), (0.5, 0)])
@@ -164,7 +164,7 @@ def test_a_large_bright_patch_without_contrast_of_its_own_is_not_a_lesion(truth)
     assert judged(truth + slope, truth).false_positives == 0
 
 
-def test_white_matter_is_found_where_tissues_are_distinct(brain_labels):
+def test_white_matter_is_segmented_where_tissues_are_distinct(brain_labels):
     levels = torch.zeros(25)
     levels[[2, 3, 4, 24]] = torch.tensor([900.0, 600.0, 250.0, 250.0])
     brain = brain_labels > 0

@@ -18,8 +18,8 @@ WAVE = torch.sin(2 * torch.pi * torch.arange(40) / 20 - torch.pi / 20)[:, None, 
 def test_sharpness_of_a_wave(spacing_mm, contrast):
     mask = MASK.clone()
     mask[:5] = mask[-15:] = False  # one whole period
-    found = sharpness(100 + contrast * WAVE, mask, (spacing_mm, 1.0, 1.0))
-    assert found == pytest.approx(math.sin(2 * math.pi / 20) / spacing_mm, rel=1e-4)
+    result = sharpness(100 + contrast * WAVE, mask, (spacing_mm, 1.0, 1.0))
+    assert result == pytest.approx(math.sin(2 * math.pi / 20) / spacing_mm, rel=1e-4)
 
 
 def test_blur_lowers_sharpness(head, blurred):
@@ -28,7 +28,7 @@ def test_blur_lowers_sharpness(head, blurred):
 
 
 @pytest.mark.parametrize("sigma", [2.0, 10.0])
-def test_noise_on_a_smooth_scan_is_found(sigma):
+def test_noise_on_a_smooth_scan_is_measured(sigma):
     data = 500 + 50 * WAVE + sigma * torch.randn(MASK.shape, generator=rng_for(0, sigma))
     assert noise(data, MASK, 1000.0) == pytest.approx(sigma / 1000, rel=0.08)
 

@@ -20,7 +20,7 @@ CHANNELS = (4, 5, 3, 6, 4)
 HANN = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
 
 
-def made(*, lpips: bool = True, dists: bool = True) -> dict[str, torch.Tensor]:
+def weights_of(*, lpips: bool = True, dists: bool = True) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -42,7 +42,7 @@ def made(*, lpips: bool = True, dists: bool = True) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def weights_file(tmp_path):
     def write(**options):
-        save_file(made(**options), tmp_path / "w.safetensors")
+        save_file(weights_of(**options), tmp_path / "w.safetensors")
         return tmp_path / "w.safetensors"
 
     return write
@@ -55,13 +55,13 @@ def convolved(h, tensors, number):
 
 
 def stages(picture, tensors, pool):
-    h, found = picture, []
+    h, result = picture, []
     for index, stage in enumerate(STAGES):
         h = np.stack([pool(channel) for channel in h]) if index else h
         for number in stage:
             h = convolved(h, tensors, number)
-        found.append(h)
-    return found
+        result.append(h)
+    return result
 
 
 def halved_by_maximum(x):
@@ -79,8 +79,8 @@ def coloured(picture, shift, scale):
 def lpips_by_hand(pictures, tensors):
     total, sides = 0.0, []
     for picture in pictures:
-        shown = coloured(2 * picture - 1, (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
-        sides.append([h / (np.linalg.norm(h, axis=0) + 1e-10) for h in stages(shown, tensors, halved_by_maximum)])
+        scaled = coloured(2 * picture - 1, (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
+        sides.append([h / (np.linalg.norm(h, axis=0) + 1e-10) for h in stages(scaled, tensors, halved_by_maximum)])
     for index, (one, other) in enumerate(zip(*sides, strict=True)):
         weight = tensors[f"lpips.{index}"].numpy()[:, None, None]
         total += ((one - other) ** 2 * weight).sum(0).mean()
@@ -90,8 +90,8 @@ def lpips_by_hand(pictures, tensors):
 def dists_by_hand(pictures, tensors):
     sides = []
     for picture in pictures:
-        shown = coloured(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        maps = [picture, *stages(shown, tensors, halved_by_power)]
+        scaled = coloured(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        maps = [picture, *stages(scaled, tensors, halved_by_power)]
         sides.append([channel.ravel() for h in maps for channel in h])
     alpha, beta = (tensors[f"dists.{name}"].numpy().astype(float) for name in ("alpha", "beta"))
     alike = 0.0
@@ -109,11 +109,11 @@ def pair(shape=(32, 48, 1)):
 
 def test_both_agree_with_numpy(weights_file):
     pred, truth = pair()
-    found = perceptual(200 * pred, 200 * truth, torch.ones_like(truth) > 0, 200.0, load_perceptual(weights_file()))
+    result = perceptual(200 * pred, 200 * truth, torch.ones_like(truth) > 0, 200.0, load_perceptual(weights_file()))
     pictures = [np.stack([x[..., 0].double().numpy()] * 3) for x in (pred, truth)]
-    assert found["lpips"] == pytest.approx(lpips_by_hand(pictures, made()), rel=1e-4)
-    assert found["dists"] == pytest.approx(dists_by_hand(pictures, made()), rel=1e-3)
-    assert min(found.values()) > 0.001
+    assert result["lpips"] == pytest.approx(lpips_by_hand(pictures, weights_of()), rel=1e-4)
+    assert result["dists"] == pytest.approx(dists_by_hand(pictures, weights_of()), rel=1e-3)
+    assert min(result.values()) > 0.001
 
 
 def test_equal_scans_are_at_zero_and_worse_ones_further(weights_file):
@@ -130,8 +130,8 @@ def test_only_slices_of_the_mask_count(weights_file):
     pred[..., 3:] = truth[..., 3:]
     inside = torch.zeros_like(truth) > 0
     inside[..., 3:] = True
-    found = perceptual(pred, truth, inside, 1.0, load_perceptual(weights_file()))
-    assert found["lpips"] == pytest.approx(0, abs=1e-6)
+    result = perceptual(pred, truth, inside, 1.0, load_perceptual(weights_file()))
+    assert result["lpips"] == pytest.approx(0, abs=1e-6)
 
 
 def test_slices_are_axial_however_a_scan_is_stored(weights_file):
@@ -169,10 +169,10 @@ def test_bad_weights_are_refused(tmp_path):
         ({"features.7.weight": torch.zeros(5, 4, 3, 3)}, r"features\.7 is missing or not a 3x3 convolution of 5"),
         ({"lpips.4": torch.zeros(9)}, r"lpips\.4 holds 9 weights; expected 4"),
     ):
-        save_file(made() | change, path)
+        save_file(weights_of() | change, path)
         with pytest.raises(DataError, match=words):
             load_perceptual(path)
-    save_file(made(lpips=False, dists=False), path)
+    save_file(weights_of(lpips=False, dists=False), path)
     with pytest.raises(DataError, match="neither"):
         load_perceptual(path)
 

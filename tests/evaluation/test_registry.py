@@ -20,7 +20,7 @@ def test_every_metric_has_one_job():
     assert sorted(name for group in JOBS for name in group) == sorted(METRICS)
 
 
-def test_the_order_asked_for_and_threads_change_nothing(judged):
+def test_the_order_of_names_and_threads_change_nothing(judged):
     names = ("noise", "psnr", "haarpsi_med", "ssim_all", "gmsd")
     together = compute(judged, names)
     assert tuple(together) == names
@@ -38,11 +38,11 @@ def test_threads_are_as_before_even_after_a_failure(judged):
 def test_what_a_pair_has_no_value_of_is_named_and_stops_nothing_else(judged):
     flat = torch.full_like(judged.truth_XYZ, 500.0)
     missing: dict[str, str] = {}
-    found = compute(MetricInput(judged.pred_XYZ, flat, judged.mask_XYZ, 1000.0, judged.spacing_mm), METRICS, missing)
-    assert {"psnr", "ssim", "gmsd"} <= found.keys()
+    result = compute(MetricInput(judged.pred_XYZ, flat, judged.mask_XYZ, 1000.0, judged.spacing_mm), METRICS, missing)
+    assert {"psnr", "ssim", "gmsd"} <= result.keys()
     assert missing.keys() == {"hf_ratio", "spectral_distance_db", "sharpness_ref"}
     assert all(missing.values())
-    assert found.keys() | missing.keys() == set(METRICS)
+    assert result.keys() | missing.keys() == set(METRICS)
 
 
 def test_ssim_alone_looks_inside_the_mask_only_and_finds_the_same(judged):

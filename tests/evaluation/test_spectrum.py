@@ -20,11 +20,11 @@ def wave(cycles, axis=0):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("kept", [0.0, 0.5, 1.5])
-def test_the_ratio_is_the_squared_share_of_fine_detail(axis, kept):
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.5])
+def test_the_ratio_is_the_squared_share_of_fine_detail(axis, share):
     truth = wave(2, axis) + wave(12, axis)  # 12 periods in 32 voxels: 0.75 of Nyquist
-    pred = 7 * wave(2, axis) + kept * wave(12, axis)
-    assert high_frequency_ratio(pred, truth, MASK) == pytest.approx(kept**2, abs=1e-4)
+    pred = 7 * wave(2, axis) + share * wave(12, axis)
+    assert high_frequency_ratio(pred, truth, MASK) == pytest.approx(share**2, abs=1e-4)
 
 
 def test_power_equals_numpys_full_transform():
@@ -104,5 +104,5 @@ def test_row38_whole_numbers_and_doubles_are_judged_alike(head, blurred, everywh
     pred, truth = blurred.round(), head.data_XYZ.round()
     for measure in (high_frequency_ratio, radial_spectral_distance):
         for dtype in (torch.int16, torch.float64):
-            found = measure(pred.to(dtype), truth.to(dtype), everywhere)
-            assert found == pytest.approx(measure(pred, truth, everywhere), rel=1e-6)
+            result = measure(pred.to(dtype), truth.to(dtype), everywhere)
+            assert result == pytest.approx(measure(pred, truth, everywhere), rel=1e-6)

@@ -91,8 +91,8 @@ def test_vif_of_a_scaled_checkerboard_is_known(gain):
     x, y, z = torch.meshgrid(*[torch.arange(24)] * 3, indexing="ij")
     board = 0.1 * (1 - 2 * ((x + y + z) % 2)).float()
     power = 0.1**2 / (2 / 255**2)
-    found = vif(0.5 + gain * board, 0.5 + board, torch.ones(board.shape, dtype=torch.bool), 1.0)
-    assert found == pytest.approx(math.log(1 + gain**2 * power) / math.log(1 + power), rel=2e-3)
+    result = vif(0.5 + gain * board, 0.5 + board, torch.ones(board.shape, dtype=torch.bool), 1.0)
+    assert result == pytest.approx(math.log(1 + gain**2 * power) / math.log(1 + power), rel=2e-3)
 
 
 @pytest.mark.parametrize(("measure", "perfect"), [(ms_ssim, 1.0), (gmsd, 0.0), (vif, 1.0)])

@@ -67,6 +67,6 @@ def test_evaluate_says_why_there_are_none(head, brain_labels):
     assert record.tissues["white"].dice > 0.999 and "tissues" not in record.not_computed
 
 
-def test_what_needs_weights_is_never_made_up(head):
+def test_metrics_that_need_weights_are_not_computed_without(head):
     record = evaluate(head, head, EvaluateOptions(metrics=("psnr",)))
     assert set(record.not_computed) == {"lpips", "dists"} and record.tissues is None
