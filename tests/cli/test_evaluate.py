@@ -68,7 +68,7 @@ def test_one_pair_gives_every_metric_on_screen_and_in_json(run, tmp_path, capsys
 
 def test_a_choice_of_metrics_a_mask_and_no_fit(run, tmp_path):
     out = str(tmp_path / "e.json")
-    assert run("pred", "--mask", "mask", "--metrics", "psnr, ssim", "--no-fit", "--json", out, "-q") == 0
+    assert run("pred", "--mask", "mask", "--metrics", "psnr, ssim", "--no-intensity-fit", "--json", out, "-q") == 0
     record = json.loads((tmp_path / "e.json").read_text())
     assert list(record["metrics"]) == ["psnr", "ssim"] and record["fit"] is None
     assert record["mask"] == {"source": "given", "voxels": 20 * 20 * 16}

@@ -1,4 +1,4 @@
-"""`moediff benchmark`: every method on the same degraded scans, as tables and one page."""
+"""`moediff benchmark`: compare methods on the same degraded scans, as tables and one page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
+from moediff.cli.options import add_options, option
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -25,43 +26,63 @@ RECIPES = ("thick5", "low1.5", "iso2")
 FOCUS = "faithful"
 
 
+OPTIONS = {
+    "scans": (
+        option("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (default: nilearn's MNI152 scan)"),
+        option(
+            "--scans", nargs="+", default=[], metavar="NAME|FILE", help="some of them, or other files (default: all)"
+        ),
+        option("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]"),
+        option("--recipes", nargs="+", metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}"),
+        option("--seeds", nargs="+", type=int, default=[0], help="of noise, bias field and samples (default 0)"),
+        option(
+            "--exclude-from-means",
+            nargs="*",
+            default=[],
+            metavar="NAME",
+            help="scans that tables list but means leave out (default: none)",
+        ),
+    ),
+    "methods": (
+        option(
+            "--methods",
+            nargs="+",
+            default=list(METHODS),
+            metavar="METHOD",
+            help=f"of {', '.join(METHODS)}; NAME=FOLDER; or NAME='command {{input}} {{output}}' (default: all named)",
+        ),
+        option(
+            "--focus",
+            metavar="NAME",
+            help=f"what others are compared with (default: {FOCUS}, else the last that works)",
+        ),
+        option("--threads", type=int, metavar="N", help="CPU threads of every method"),
+        option("--device", default="cpu", help="for bundles: cpu, cuda, cuda:N or auto"),
+        option("--timeout", type=float, default=3600.0, metavar="S", help="stop a method after this many seconds"),
+    ),
+    "evaluation": (
+        option("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them"),
+        option("--no-intensity-fit", action="store_true", help="leave intensities as they are: no gain and offset"),
+        option("--flops", action="store_true", help="count operations of our methods, each in a second run"),
+    ),
+    "output": (
+        option(
+            "-o", "--output", type=Path, required=True, metavar="OUTDIR", help="results; a second run continues there"
+        ),
+        option("--no-pictures", action="store_true", help="draw no picture per row"),
+        option("-q", "--quiet", action="store_true", help="print no table and no progress"),
+    ),
+}
+
+
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "benchmark",
         help="compare methods on degraded scans",
-        description=f"Degrade sharp scans, let every method restore them, and judge all alike. {RESEARCH_ONLY}",
+        description=f"Degrade sharp scans, let every method restore them, and evaluate all alike. {RESEARCH_ONLY}",
     )
-    add = parser.add_argument
-    add("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (default: nilearn's MNI152 scan)")
-    add("--scans", nargs="+", default=[], metavar="NAME|FILE", help="which of them, or other files (default: all)")
-    add("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]")
-    add(
-        "--exclude-from-means", nargs="*", default=[], metavar="NAME", help="scans that tables list but means leave out"
-    )
-    add("--recipes", nargs="+", metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}")
-    add(
-        "--methods",
-        nargs="+",
-        default=list(METHODS),
-        metavar="METHOD",
-        help=f"{', '.join(METHODS)}; NAME=FOLDER; or NAME='command {{input}} {{output}}'",
-    )
-    add(
-        "--focus",
-        metavar="NAME",
-        help=f"what others are compared with (default: {FOCUS}, else the last that works)",
-    )
-    add("--seeds", nargs="+", type=int, default=[0], help="of noise, bias field and samples (default 0)")
-    add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
-    add("--no-fit", action="store_true", help="judge intensities as they are: no gain and offset")
-    add("-o", "--output", type=Path, required=True, metavar="OUTDIR", help="results; a second run continues there")
-    add("--threads", type=int, help="CPU threads of every method")
-    add("--device", default="cpu", help="for bundles: cpu, cuda, cuda:N or auto")
-    add("--timeout", type=float, default=3600.0, metavar="S", help="stop a method after this long (default 3600)")
-    add("--flops", action="store_true", help="count operations of our methods, each in a second run")
-    add("--no-pictures", action="store_true", help="draw no picture per row")
-    add("-q", "--quiet", action="store_true", help="print no table and no progress")
+    add_options(parser, OPTIONS)
     parser.set_defaults(call=benchmark_command)
 
 
@@ -96,7 +117,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
     if not args.timeout > 0 or (args.threads is not None and args.threads < 1):
         raise ConfigError(f"--timeout {args.timeout:g} must be above 0 s, and --threads at least 1")
-    judging = EvaluateOptions(metrics=metric_names(args.metrics), fit=not args.no_fit, resample=True)
+    judging = EvaluateOptions(metrics=metric_names(args.metrics), fit=not args.no_intensity_fit, resample=True)
     threads = {} if args.threads is None else {"threads": args.threads}
     return Settings(device=args.device, limit_s=args.timeout, flops=args.flops, judging=judging, **threads)
 

@@ -1,4 +1,4 @@
-"""`moediff evaluate`: how close predictions are to their references."""
+"""`moediff evaluate`: compare predictions with their references."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
+from moediff.cli.options import OneOf, add_options, option
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -23,6 +24,60 @@ NAME_WIDTH = 36  # of the printed table
 EXTRA = ("input", "mask", "labels", "lesions", "uncertainty")  # files that a pair may have besides
 
 
+OPTIONS = {
+    "input": (
+        OneOf(
+            (
+                option("--pred", type=Path, metavar="FILE", help="prediction, NIfTI (needs --ref)"),
+                option("--pairs", type=Path, metavar="CSV", help=f"columns pred,ref[,{','.join(EXTRA)}]"),
+                option("--pred-bids", type=Path, metavar="DIR", help="BIDS folder of predictions (needs --ref-bids)"),
+            )
+        ),
+        option("--ref", type=Path, metavar="FILE", help="reference (truth), NIfTI"),
+        option(
+            "--ref-bids", type=Path, metavar="DIR", help="BIDS folder of references, names alike but for desc, res, ..."
+        ),
+        option("--input", type=Path, metavar="LR", help="low-resolution input: adds data consistency"),
+        option(
+            "--mask", type=Path, metavar="FILE", help="evaluate where this is above 0.5 (default: the reference's head)"
+        ),
+        option(
+            "--labels", type=Path, metavar="FILE", help="label map on the reference's grid: evaluate every label too"
+        ),
+        option(
+            "--lesions",
+            type=Path,
+            metavar="FILE",
+            help="lesion mask on the reference's grid: contrast, volume, false negatives and positives",
+        ),
+        option(
+            "--uncertainty", type=Path, metavar="SD", help="standard deviations of the prediction: adds calibration"
+        ),
+    ),
+    "evaluation": (
+        option("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them"),
+        option(
+            "--regions", action="store_true", help="evaluate by region too (deep white matter, cortex, junction, rest)"
+        ),
+        option("--tissues", action="store_true", help="tissue volumes and Dice even where --metrics chooses"),
+        option(
+            "--perceptual",
+            type=Path,
+            metavar="FILE",
+            help="weights for LPIPS and DISTS (safetensors; see docs/metrics.md)",
+        ),
+        option("--resample", action="store_true", help="allow predictions on another grid than their reference"),
+        option("--no-intensity-fit", action="store_true", help="leave intensities as they are: no gain and offset"),
+    ),
+    "output": (
+        option("--json", type=Path, metavar="OUT", help="write the full record"),
+        option("--csv", type=Path, metavar="OUT", help="write one row per pair"),
+        option("--overwrite", action="store_true", help="replace existing outputs"),
+        option("-q", "--quiet", action="store_true", help="print no table and no warnings"),
+    ),
+}
+
+
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
@@ -30,34 +85,7 @@ def add(commands: Commands) -> None:
         help="compare predictions with references",
         description=f"Compare one prediction with its reference, or every pair of a list. {RESEARCH_ONLY}",
     )
-    add = parser.add_argument
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--pred", type=Path, help="prediction, NIfTI (needs --ref)")
-    which.add_argument("--pairs", type=Path, metavar="CSV", help=f"columns pred,ref[,{','.join(EXTRA)}]")
-    which.add_argument("--pred-bids", type=Path, metavar="DIR", help="BIDS folder of predictions (needs --ref-bids)")
-    add("--ref-bids", type=Path, metavar="DIR", help="BIDS folder of references, names alike but for desc, res, ...")
-    add("--ref", type=Path, help="reference (truth), NIfTI")
-    add("--input", type=Path, metavar="LR", help="low-resolution input: adds data consistency")
-    add("--mask", type=Path, help="judge where this is above 0.5 (default: the reference's head)")
-    add("--labels", type=Path, help="label map on the reference's grid: judge every label too")
-    add("--regions", action="store_true", help="judge by region too (deep white matter, cortex, junction, rest)")
-    add(
-        "--lesions",
-        type=Path,
-        help="lesion mask on the reference's grid: contrast, volume, false negatives and positives",
-    )
-    add("--uncertainty", type=Path, metavar="SD", help="standard deviations of the prediction: adds their calibration")
-    add("--tissues", action="store_true", help="tissue volumes and Dice even where --metrics chooses")
-    add(
-        "--perceptual", type=Path, metavar="FILE", help="weights for LPIPS and DISTS (safetensors; see docs/metrics.md)"
-    )
-    add("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them")
-    add("--resample", action="store_true", help="allow predictions on another grid than their reference")
-    add("--no-fit", action="store_true", help="leave intensities: no gain and offset")
-    add("--json", type=Path, metavar="OUT", help="write the full record")
-    add("--csv", type=Path, metavar="OUT", help="write one row per pair")
-    add("--overwrite", action="store_true", help="replace existing outputs")
-    add("-q", "--quiet", action="store_true", help="print no table and no warnings")
+    add_options(parser, OPTIONS)
     parser.set_defaults(call=evaluate_command, usage_error=parser.error)
 
 
@@ -106,7 +134,7 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
     return EvaluateOptions(
         perceptual=load_perceptual(args.perceptual) if args.perceptual else None,
         metrics=metric_names(args.metrics),
-        fit=not args.no_fit,
+        fit=not args.no_intensity_fit,
         resample=args.resample,
         regions=args.regions,
         tissues=args.tissues or args.metrics is None,

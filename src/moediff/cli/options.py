@@ -15,7 +15,8 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
         "--each-expert": "--single-experts",
         "--no-consistency": "--no-data-consistency",
     },
-    "benchmark": {"--behaviour-only": "--exclude-from-means"},
+    "evaluate": {"--no-fit": "--no-intensity-fit"},
+    "benchmark": {"--no-fit": "--no-intensity-fit", "--behaviour-only": "--exclude-from-means"},
 }
 
 
@@ -27,6 +28,13 @@ class Option:
     settings: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """Rows of which exactly one has to be given."""
+
+    options: tuple[Option, ...]
+
+
 def option(*names: str, **settings: Any) -> Option:
     """A row; a default that says something is added to its help."""
     default = settings.get("default")
@@ -35,12 +43,17 @@ def option(*names: str, **settings: Any) -> Option:
     return Option(names, settings)
 
 
-def add_options(parser: argparse.ArgumentParser, groups: Mapping[str, Sequence[Option]]) -> None:
+def add_options(parser: argparse.ArgumentParser, groups: Mapping[str, Sequence[Option | OneOf]]) -> None:
     """Declare a table of options, each group under its title."""
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for row in options:
-            group.add_argument(*row.names, **row.settings)
+            if isinstance(row, OneOf):
+                exclusive = group.add_mutually_exclusive_group(required=True)
+                for one in row.options:
+                    exclusive.add_argument(*one.names, **one.settings)
+            else:
+                group.add_argument(*row.names, **row.settings)
 
 
 def with_present_names(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -90,6 +90,6 @@ def fit_intensities(pred_V: Tensor, ref_V: Tensor) -> Fit:
     if not (math.isfinite(fit.gain) and fit.gain > 0):
         raise DataError(
             f"the prediction's intensities fall where the reference's rise (gain {fit.gain:.3g}): another contrast "
-            "or another head? Give matching scans, or --no-fit to judge the intensities as they are"
+            "or another head? Give matching scans, or --no-intensity-fit to judge the intensities as they are"
         )
     return fit
