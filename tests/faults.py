@@ -6,7 +6,7 @@ A test belongs to row 7 when its name or the name of one of its cases holds `row
 
 from __future__ import annotations
 
-REFUSED, WARNED, MENDED = "refused (65)", "warned of, recorded", "mended, recorded"
+REFUSED, WARNED, CORRECTED = "refused (65)", "warned of, recorded", "corrected, recorded"
 
 FAULTS: dict[int, tuple[str, str]] = {
     1: ("gzip file cut in half", REFUSED),
@@ -30,15 +30,15 @@ FAULTS: dict[int, tuple[str, str]] = {
     19: ("slope or intercept beyond any scan", REFUSED),
     20: ("sform all zero with a code", f"qform used and recorded, else {REFUSED}"),
     21: ("NaN in the sform", f"qform used and recorded, else {REFUSED}"),
-    22: ("sform and qform codes both 0", "warned of loudly: left and right are not known"),
+    22: ("sform and qform codes both 0", "a clear warning: left and right are not known"),
     23: ("voxel size 0", f"{WARNED}; {REFUSED} where the affine needs it"),
-    24: ("negative voxel size", MENDED),
+    24: ("negative voxel size", CORRECTED),
     25: ("voxel size NaN", REFUSED),
     26: ("invalid quaternion", REFUSED),
     27: ("qform contradicts sform", f"{WARNED}; {REFUSED} when an axis swaps or flips, unless --trust"),
     28: ("sheared affine", f"kept exactly, {WARNED}"),
     29: ("left-handed or oblique affine", "works; the round trip is exact"),
-    30: ("units of metre, micron or unknown", f"{MENDED}; {REFUSED} when absurd"),
+    30: ("units of metre, micron or unknown", f"{CORRECTED}; {REFUSED} when absurd"),
     31: ("voxel or field of view of an unusual size", f"{WARNED}; {REFUSED} when absurd"),
     32: ("isolated NaN or infinite voxels", "filled from neighbours, counted, recorded"),
     33: ("more than 5 % NaN; all NaN, constant or empty", REFUSED),

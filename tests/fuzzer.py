@@ -2,7 +2,7 @@
 
     python tests/fuzzer.py --seconds 600 --seed 1
 
-Guided by coverage: an input that reaches a new line of moediff/volume becomes a parent of others. Prints figures as
+Guided by coverage: an input that reaches a new line of moediff/io becomes a parent of others. Prints figures as
 JSON and ends with 1 where something was found; the offending file is then kept in --keep.
 """
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent / "volume"))
+sys.path.insert(0, str(Path(__file__).parent / "io"))
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from moediff.io.scans import load
 HANG_S = 10
 ROOM_BYTES = 512 << 20  # beyond what is mapped after imports; the seeds are a few kilobytes
 MAX_PARENTS = 400
-VOLUME = str(Path(sys.modules["moediff.io.scans"].__file__ or "").parent)
+READERS = str(Path(sys.modules["moediff.io.scans"].__file__ or "").parent)
 NUMBERS = (0, 1, -1, 2, 7, 8, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e30, 3e38, float("inf"), float("-inf"), float("nan"), 352.0, 1e-45)
 
@@ -53,7 +53,7 @@ class Hang(Exception):
 
 @dataclass(frozen=True)
 class Seed:
-    """A sound file: its content unpacked, where its voxels begin there, and the file that belongs to it."""
+    """A valid file: its unpacked content, where its voxels begin in it, and the other file of a pair."""
 
     name: str
     raw: bytes
@@ -65,7 +65,7 @@ class Seed:
 
 
 @dataclass
-class Found:
+class Tally:
     """Figures of a run."""
 
     inputs: int = 0
@@ -92,11 +92,11 @@ def seeds() -> list[Seed]:
     """One small sound file of every kind."""
     import nibabel as nib
 
-    head = head_voxels()
+    voxels_XYZ = head_voxels()
     single, floating = nifti_bytes(), nifti_bytes(head_voxels(">f4"))
     extended = nifti_bytes(extension=struct.pack("<ii", 32, 6) + b"comment".ljust(24, b"\0"))
-    mgh = nib.MGHImage(head_voxels(">i2"), np.diag([5.0, 5, 5, 1])).to_bytes()[: 284 + head.nbytes]
-    pair, voxels = nifti_bytes(head, magic=b"ni1", vox_offset=0.0)[:348] + bytes(4), head.tobytes(order="F")
+    mgh = nib.MGHImage(head_voxels(">i2"), np.diag([5.0, 5, 5, 1])).to_bytes()[: 284 + voxels_XYZ.nbytes]
+    pair, voxels = nifti_bytes(voxels_XYZ, magic=b"ni1", vox_offset=0.0)[:348] + bytes(4), voxels_XYZ.tobytes(order="F")
     whole = enhanced()
     dicom = saved(whole)
     archive = io.BytesIO()
@@ -187,14 +187,14 @@ def expected(content: bytes, seed: Seed) -> np.ndarray | None:
 def tracer(lines: set[tuple[str, int]]) -> Callable[..., Any]:
     """Notes every line of the readers that runs."""
 
-    def local(frame: FrameType, event: str, arg: object) -> Any:
+    def trace_line(frame: FrameType, event: str, arg: object) -> Any:
         lines.add((frame.f_code.co_filename, frame.f_lineno))
-        return local
+        return trace_line
 
-    def enter(frame: FrameType, event: str, arg: object) -> Any:
-        return local(frame, event, arg) if frame.f_code.co_filename.startswith(VOLUME) else None
+    def trace_call(frame: FrameType, event: str, arg: object) -> Any:
+        return trace_line(frame, event, arg) if frame.f_code.co_filename.startswith(READERS) else None
 
-    return enter
+    return trace_call
 
 
 def judge(path: Path, content: bytes, seed: Seed) -> tuple[str, str]:
@@ -202,8 +202,8 @@ def judge(path: Path, content: bytes, seed: Seed) -> tuple[str, str]:
     try:
         loaded = load(path)
     except MoeDiffError as error:
-        told = str(error)
-        return ("refused", "") if told.startswith(str(path)) and "\n" not in told else ("crashes", told)
+        message = str(error)
+        return ("refused", "") if message.startswith(str(path)) and "\n" not in message else ("crashes", message)
     except Hang:
         return "hangs", traceback.format_exc()
     except BaseException:
@@ -229,14 +229,14 @@ def put(folder: Path, seed: Seed, content: bytes) -> Path:
     return folder / seed.name
 
 
-def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Found:
+def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Tally:
     """Mutate until the time is over."""
-    rng, found = random.Random(seed), Found()
+    rng, tally = random.Random(seed), Tally()
     every = seeds()
     parents = [(one, one.raw) for one in every]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        origin, raw = rng.choice(parents) if found.inputs % 2 else rng.choice([(one, one.raw) for one in every])
+        origin, raw = rng.choice(parents) if tally.inputs % 2 else rng.choice([(one, one.raw) for one in every])
         content = changed = mutate(raw, rng, rng.choice(parents)[1])
         if origin.packed:
             content = gzip.compress(changed, 1, mtime=0)
@@ -246,27 +246,27 @@ def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Found:
         signal.setitimer(signal.ITIMER_REAL, HANG_S)
         sys.settrace(tracer(lines))
         try:
-            verdict, told = judge(path, content, origin)
+            verdict, message = judge(path, content, origin)
         finally:
             sys.settrace(None)
             signal.setitimer(signal.ITIMER_REAL, 0)
-        _note(found, verdict, told, keep, path)
-        if lines - found.lines and len(parents) < MAX_PARENTS:
+        _note(tally, verdict, message, keep, path)
+        if lines - tally.lines and len(parents) < MAX_PARENTS:
             parents.append((origin, changed))
-        found.lines |= lines
-    return found
+        tally.lines |= lines
+    return tally
 
 
-def _note(found: Found, verdict: str, told: str, keep: Path | None, path: Path) -> None:
-    found.inputs += 1
+def _note(tally: Tally, verdict: str, message: str, keep: Path | None, path: Path) -> None:
+    tally.inputs += 1
     if verdict in ("accepted", "refused"):
-        setattr(found, verdict, getattr(found, verdict) + 1)
+        setattr(tally, verdict, getattr(tally, verdict) + 1)
         return
-    found.counts[verdict] += 1
-    found.faults.append(f"{verdict}: {told}")
+    tally.counts[verdict] += 1
+    tally.faults.append(f"{verdict}: {message}")
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        (keep / f"{found.inputs}-{path.name}").write_bytes(path.read_bytes())
+        (keep / f"{tally.inputs}-{path.name}").write_bytes(path.read_bytes())
 
 
 def hang(number: int, frame: FrameType | None) -> None:
@@ -290,10 +290,10 @@ def main() -> int:
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ROOM_BYTES, resource.RLIM_INFINITY))
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz(args.seconds, args.seed, args.keep, Path(folder))
-    figures = {"inputs": found.inputs, "accepted": found.accepted, "refused": found.refused, "lines": len(found.lines)}
-    print(json.dumps(figures | found.counts | {"faults": found.faults[:5]}, indent=1))
-    return 1 if found.faults else 0
+        tally = fuzz(args.seconds, args.seed, args.keep, Path(folder))
+    figures = {"inputs": tally.inputs, "accepted": tally.accepted, "refused": tally.refused, "lines": len(tally.lines)}
+    print(json.dumps(figures | tally.counts | {"faults": tally.faults[:5]}, indent=1))
+    return 1 if tally.faults else 0
 
 
 if __name__ == "__main__":

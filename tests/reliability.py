@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def short(nodeid: str) -> str:
-    """tests/io/test_scans.py::test_that[case] -> volume/test_io: that."""
+    """tests/io/test_scans.py::test_that[case] -> io/test_scans: that."""
     file, _, name = nodeid.partition("::")
     function = name.partition("[")[0].removeprefix("test_")
     return f"{file.removeprefix('tests/').removesuffix('.py')}: {function.replace('_', ' ')}"

@@ -19,8 +19,8 @@ def test_mutated_files_are_read_right_or_refused(pytestconfig, figures, tmp_path
     command = [sys.executable, FUZZER, "--seconds", str(seconds), "--seed", "1", "--keep", tmp_path / "found"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert found["inputs"] > 10 * seconds and min(found["accepted"], found["refused"]) > found["inputs"] / 20
-    figures["mutated files read"] += found["inputs"]
+    tally = json.loads(done.stdout)
+    assert tally["inputs"] > 10 * seconds and min(tally["accepted"], tally["refused"]) > tally["inputs"] / 20
+    figures["mutated files read"] += tally["inputs"]
     for kind in ("crashes", "hangs", "silently wrong"):
-        figures[f"mutated files: {kind}"] += found[kind]
+        figures[f"mutated files: {kind}"] += tally[kind]

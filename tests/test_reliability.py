@@ -13,20 +13,20 @@ PAGE = ROOT / "docs" / "reliability.md"
 @pytest.fixture
 def tally(pytestconfig: pytest.Config) -> Tally:
     """What the whole suite holds; a part of it proves nothing."""
-    found = pytestconfig.stash[TALLY]
+    result = pytestconfig.stash[TALLY]
     every = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py")}
-    if every - found.files:
+    if every - result.files:
         pytest.skip("only a part of the tests was collected")
-    return found
+    return result
 
 
 def test_figures_say_how_many_were_tried():
     """What the page says of a run: rows with a passing test, files read, kills survived."""
-    made = Tally()
-    made.outcomes[1]["passed"] = 3
-    made.figures.update({"mutated files read": 12345, "mutated files: crashes": 0})
-    made.figures.update({"kills survived": 30, "kills survived, of": 30})
-    page = page_text(made)
+    tally = Tally()
+    tally.outcomes[1]["passed"] = 3
+    tally.figures.update({"mutated files read": 12345, "mutated files: crashes": 0})
+    tally.figures.update({"kills survived": 30, "kills survived, of": 30})
+    page = page_text(tally)
     assert "faults with a passing test: **1 of 51** (3 cases)" in page
     assert "- mutated files read: **12,345**\n- mutated files: crashes: **0**\n" in page
     assert "- kills survived: **30 of 30**\n" in page and "survived, of" not in page

@@ -91,8 +91,8 @@ def test_plain_values_become_nested_settings():
         "others": [{"size_mm": 4.0}, {}],
         "notes": {"anything": "goes"},
     }
-    found = parse_as(Cart, values)
-    assert found == Cart(
+    cart = parse_as(Cart, values)
+    assert cart == Cart(
         name="a",
         load=3,
         limit=2.0,
@@ -101,7 +101,7 @@ def test_plain_values_become_nested_settings():
         others=(Wheel(size_mm=4.0), Wheel()),
         notes={"anything": "goes"},
     )
-    assert isinstance(found.front.size_mm, float) and isinstance(found.reach, tuple)
+    assert isinstance(cart.front.size_mm, float) and isinstance(cart.reach, tuple)
 
 
 @given(
@@ -154,7 +154,7 @@ def test_a_value_of_the_wrong_type_is_named(values, words):
     assert str(caught.value).startswith(words) and "; found " in str(caught.value)
 
 
-def test_the_settings_own_check_speaks_for_itself():
+def test_the_message_of_a_settings_own_check_is_shown():
     with pytest.raises(ConfigError, match=r"^load=-1 must not be negative$"):
         parse_as(Cart, {"name": "a", "load": -1})
 

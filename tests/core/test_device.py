@@ -31,15 +31,15 @@ def test_names_are_taken_or_refused_with_the_choices():
 
 
 @pytest.mark.parametrize(
-    ("told", "fast"),
+    ("capabilities", "fast"),
     [({"avx512_bf16": True, "amx_bf16": False}, True), ({"avx512_bf16": False, "avx2": True}, False), ({}, False)],
 )
-def test_a_processor_says_what_it_is_fast_at(told, fast, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+def test_fast_bfloat16_is_read_from_the_processor(capabilities, fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert has_fast_bfloat16(CPU) is fast
 
 
-def test_an_older_torch_that_cannot_tell_is_believed(monkeypatch):
+def test_an_older_torch_counts_as_fast(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert has_fast_bfloat16(CPU)
 
@@ -47,7 +47,7 @@ def test_an_older_torch_that_cannot_tell_is_believed(monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "fast", "warned"), [("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)]
 )
-def test_precision_that_does_not_pay_is_said(dtype, fast, warned, monkeypatch):
+def test_slow_precision_gives_a_warning(dtype, fast, warned, monkeypatch):
     monkeypatch.setattr("moediff.core.device.has_fast_bfloat16", lambda _: fast)
     record = engine.Enhancer(dtype=dtype, device="cpu")(scan()).sidecar
     assert (SLOW_BFLOAT16 in record.warnings) is warned

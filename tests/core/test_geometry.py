@@ -180,9 +180,9 @@ def test_a_ramp_in_mm_is_exact_inside_on_any_parallel_grid(kernel, turn, step, s
     x, y, z = (max(1, int((n - 2 * margin - 2) / s)) for n, s in zip(source.shape, step, strict=True))
     target = Grid((x, y, z), affine)
     atol = {"linear": 1e-3, "cubic": 0.02, "spline5": 0.2}[kernel]  # of a ramp that spans hundreds
-    found = resample(ramp_on(source), target, kernel)
-    assert_close(found.affine, target.affine)
-    assert_close(found.data_XYZ, ramp_on(target).data_XYZ, atol=atol, rtol=1e-6)
+    result = resample(ramp_on(source), target, kernel)
+    assert_close(result.affine, target.affine)
+    assert_close(result.data_XYZ, ramp_on(target).data_XYZ, atol=atol, rtol=1e-6)
 
 
 def blob(grid: Grid, centre: torch.Tensor, width_mm: float) -> Volume:
@@ -203,9 +203,9 @@ def test_an_oblique_read_keeps_the_centre_of_mass(turn):
     target[:3, 3] = centre - target[:3, :3] @ torch.tensor([19.2, 24.6, 20.4]).double()
     grid = Grid((40, 50, 42), target)
     assert axis_positions(source, grid) is None
-    found = resample(volume, grid)
-    assert_close(centre_of_mass(found), centre, atol=0.01, rtol=0)
-    assert_close(found.data_XYZ, blob(grid, centre, 3.5).data_XYZ, atol=0.03, rtol=0)
+    result = resample(volume, grid)
+    assert_close(centre_of_mass(result), centre, atol=0.01, rtol=0)
+    assert_close(result.data_XYZ, blob(grid, centre, 3.5).data_XYZ, atol=0.03, rtol=0)
 
 
 def test_resample_on_its_own_grid_changes_nothing():
@@ -224,7 +224,7 @@ def test_a_scan_stored_with_other_axes_is_the_same_scan(order, signs, spacing, s
     assert_close(resample(volume, finer).data_XYZ, resample(other, finer).data_XYZ, atol=1e-5, rtol=0)
 
 
-def test_crop_keeps_voxels_at_their_place():
+def test_crop_keeps_voxels_at_their_position():
     grid = Grid((9, 10, 11), oblique((10, 40, -70), (1.0, 2.0, 3.0)))
     part = crop(ramp_on(grid), (2, 0, 4), (3, 10, 7))
     assert part.shape == (3, 10, 7)
@@ -244,7 +244,7 @@ def test_unknown_kernels_are_refused():
         resample(volume, volume.grid, "nearest")
 
 
-def test_the_middle_is_as_much_as_there_is_and_stays_in_place():
+def test_the_central_cube_fits_the_volume_and_keeps_its_position():
     volume = Volume(torch.arange(10 * 6 * 3).reshape(10, 6, 3).float(), torch.eye(4, dtype=torch.float64))
     part = centre_crop(volume, 4)
     assert torch.equal(part.data_XYZ, volume.data_XYZ[3:7, 1:5]) and part.affine[:3, 3].tolist() == [3, 1, 0]

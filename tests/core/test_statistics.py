@@ -14,12 +14,12 @@ MANY = 100_003  # more than are sorted at once, and no multiple of a run
 
 @pytest.fixture(params=["even", "ties", "far", "sorted"])
 def values(request) -> torch.Tensor:
-    made = torch.rand(MANY, generator=rng_for(0, "values"))
+    uniform = torch.rand(MANY, generator=rng_for(0, "values"))
     return {
-        "even": made,
-        "ties": (made * 5).round(),  # most values are one of six
-        "far": torch.where(made > 0.5, made * 1e6, made),
-        "sorted": made.sort().values,
+        "even": uniform,
+        "ties": (uniform * 5).round(),  # most values are one of six
+        "far": torch.where(uniform > 0.5, uniform * 1e6, uniform),
+        "sorted": uniform.sort().values,
     }[request.param]
 
 

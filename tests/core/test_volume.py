@@ -79,7 +79,7 @@ def test_other_than_three_axes_are_refused(shape):
         Volume(torch.zeros(shape), torch.eye(4))
 
 
-def test_with_data_keeps_the_place_and_refuses_another_shape():
+def test_with_data_keeps_the_grid_and_refuses_another_shape():
     volume = Volume(torch.zeros(2, 3, 4), torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0])))
     other = volume.with_data(torch.ones(2, 3, 4))
     assert torch.equal(other.affine, volume.affine)

@@ -36,8 +36,8 @@ def known_affine(directions: np.ndarray = OBLIQUE, spacing: tuple[float, ...] = 
     """RAS+ affine of the written series, by columns and rows and slices, worked out apart from the reader."""
     affine = np.eye(4)
     normal = np.cross(directions[0], directions[1])
-    for axis, vector in enumerate((*directions, normal)):
-        affine[:3, axis] = np.array([-vector[0], -vector[1], vector[2]]) * spacing[axis]
+    for axis, direction in enumerate((*directions, normal)):
+        affine[:3, axis] = np.array([-direction[0], -direction[1], direction[2]]) * spacing[axis]
     affine[:3, 3] = (20.0, 30.0, -15.0)  # LPS -20, -30, -15
     return affine
 
@@ -45,7 +45,7 @@ def known_affine(directions: np.ndarray = OBLIQUE, spacing: tuple[float, ...] = 
 def slices(directions: np.ndarray = OBLIQUE, *, series: str = "1.2.3.5", number: int = 5, **tags: Any) -> list[Dataset]:
     """One data set per slice of `known_voxels`, in order along the normal; `tags` are set on each."""
     voxels, normal = known_voxels(), np.cross(directions[0], directions[1])
-    made = []
+    datasets = []
     for z in range(SHAPE[2]):
         one = _one(f"{series}.{z}", series, number)
         one.ImagePositionPatient = [float(v) for v in np.round([-20, -30, -15] + z * SPACING_MM[2] * normal, 8)]
@@ -55,8 +55,8 @@ def slices(directions: np.ndarray = OBLIQUE, *, series: str = "1.2.3.5", number:
         one.PixelData = voxels[:, :, z].T.astype("<u2").tobytes()
         for name, value in tags.items():
             setattr(one, name, value)
-        made.append(one)
-    return made
+        datasets.append(one)
+    return datasets
 
 
 def _one(uid: str, series: str, number: int) -> FileDataset:
@@ -100,10 +100,10 @@ def _group(one: Dataset) -> Dataset:
     return group
 
 
-def write(folder: Path, made: list[Dataset], prefix: str = "Quimby_Jane_") -> Path:
+def write(folder: Path, datasets: list[Dataset], prefix: str = "Quimby_Jane_") -> Path:
     """Write files whose names are shuffled and personal too."""
     folder.mkdir(parents=True, exist_ok=True)
-    order = np.random.default_rng(1).permutation(len(made))
-    for name, one in zip(order, made, strict=True):
+    order = np.random.default_rng(1).permutation(len(datasets))
+    for name, one in zip(order, datasets, strict=True):
         one.save_as(folder / f"{prefix}{name:03d}.dcm", enforce_file_format=True)
     return folder

@@ -15,8 +15,8 @@ def head_voxels(dtype: str = "<i2") -> np.ndarray:
     """An ellipsoid of 300..1000 in air of 0..20, shape 16x14x12."""
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
     rng = np.random.default_rng(0)
-    head = np.where(x**2 + y**2 + z**2 < 0.8, 650 + 350 * np.sin(4 * x + 3 * y), 0) + rng.integers(0, 20, SHAPE)
-    return head.astype(dtype)
+    data_XYZ = np.where(x**2 + y**2 + z**2 < 0.8, 650 + 350 * np.sin(4 * x + 3 * y), 0) + rng.integers(0, 20, SHAPE)
+    return data_XYZ.astype(dtype)
 
 
 def scanner_affine() -> np.ndarray:

@@ -37,7 +37,7 @@ NOTED = {
 
 
 @pytest.mark.parametrize(("fields", "words"), NOTED.values(), ids=NOTED.keys())
-def test_a_mendable_affine_is_mended_and_noted(fields, words, nifti, affine):
+def test_a_repairable_affine_is_repaired_with_a_warning(fields, words, nifti, affine):
     loaded = load(nifti(**fields))
     assert len(loaded.warnings) == 1 and words in loaded.warnings[0]
     assert np.allclose(loaded.stored.affine, affine, atol=1e-4)
@@ -65,13 +65,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("fields", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_an_affine_that_cannot_be_mended_is_refused(fields, words, nifti):
+def test_an_affine_that_cannot_be_repaired_is_refused(fields, words, nifti):
     with pytest.raises(GeometryError) as caught:
         load(nifti(**fields))
     assert words in str(caught.value) and str(caught.value).count("scan.nii.gz") == 1
 
 
-def test_row22_no_orientation_is_said_loudly(nifti):
+def test_row22_a_missing_orientation_gives_a_clear_warning(nifti):
     loaded = load(nifti(qform_code=0, sform_code=0))
     assert loaded.warnings[0].startswith("LEFT AND RIGHT ARE NOT KNOWN") and loaded.codes == (0, 0)
     assert np.allclose(loaded.stored.affine[:3, :3], np.diag([-5, 5, 5]))
@@ -83,19 +83,19 @@ def test_row26_an_unused_quaternion_does_no_harm(nifti):
 
 
 @pytest.mark.parametrize("trust", ["sform", "qform"])
-def test_row27_trust_settles_a_contradiction(trust, nifti):
+def test_row27_trust_resolves_a_contradiction(trust, nifti):
     loaded = load(nifti(**diagonal(-5, 5, 5)), trust=trust)
     assert float(loaded.stored.affine[0, 0]) == (-5 if trust == "sform" else 5)
     assert f"the {trust} was taken without comparison" in loaded.warnings[0]
 
 
-def test_row27_a_small_contradiction_is_noted(nifti, affine):
+def test_row27_a_small_contradiction_gives_a_warning(nifti, affine):
     loaded = load(nifti(qoffset_x=-35.0))  # half a voxel off
     assert loaded.warnings == ("qform and sform differ by up to 2.5 mm; the sform was used",)
     assert np.allclose(loaded.stored.affine, affine)
 
 
-def test_row27_trusting_what_is_broken_is_refused(nifti):
+def test_row27_trusting_an_unusable_form_is_refused(nifti):
     with pytest.raises(GeometryError, match="the trusted sform is all zero"):
         load(nifti(**NO_SFORM), trust="sform")
     with pytest.raises(GeometryError, match="the trusted qform has an invalid quaternion"):
@@ -104,17 +104,17 @@ def test_row27_trusting_what_is_broken_is_refused(nifti):
         load(nifti(), trust="both")
 
 
-def test_trusting_the_sform_passes_over_faults_of_the_qform(nifti, affine):
+def test_trusting_the_sform_ignores_faults_of_the_qform(nifti, affine):
     for fields in (BAD_QUATERNION, sizes(np.nan, 5, 5)):
         assert np.allclose(load(nifti(**fields), trust="sform").stored.affine, affine)
 
 
-def test_pixdim_against_an_sform_alone_is_noted(nifti):
+def test_pixdim_against_an_sform_alone_gives_a_warning(nifti):
     loaded = load(nifti(qform_code=0, **sizes(1, 1, 1)))
     assert "pixdim says voxels of [1.0, 1.0, 1.0], the sform [5.0, 5.0, 5.0]" in loaded.warnings[0]
 
 
-def test_row28_shear_is_kept_and_noted(nifti):
+def test_row28_shear_stays_with_a_warning(nifti):
     loaded = load(nifti(qform_code=0, srow_x=[5, 0.5, 0, -37.5]))
     assert any("sheared" in w for w in loaded.warnings) and float(loaded.stored.affine[0, 1]) == 0.5
 
@@ -143,6 +143,6 @@ def test_row30_metres_and_microns_become_mm(unit, name, scale, nifti, affine):
     ],
     ids=["row31_voxel_large", "row31_view_small", "row31_view_large"],
 )
-def test_row31_unusual_sizes_are_noted(voxel_mm, words, nifti):
+def test_row31_unusual_sizes_give_a_warning(voxel_mm, words, nifti):
     loaded = load(nifti(qform_code=0, **diagonal(*voxel_mm), **sizes(*voxel_mm)))
     assert any(words in w for w in loaded.warnings)

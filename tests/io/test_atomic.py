@@ -110,7 +110,7 @@ def test_row45_the_disk_fails_at_the_sync(code, tmp_path, monkeypatch):
     assert names(tmp_path) == ["side.json"] and (tmp_path / "side.json").read_text() == "old"
 
 
-def test_what_does_not_read_back_is_not_kept(tmp_path):
+def test_data_that_cannot_be_read_back_are_removed(tmp_path):
     def reject(_: Path) -> None:
         raise DataError("shape (1, 2, 3) instead of (3, 2, 1)")
 
@@ -129,7 +129,7 @@ def test_an_interruption_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard_links", "no_hard_links"])
-def test_a_name_taken_while_writing_is_left_to_the_other(links, tmp_path, monkeypatch):
+def test_a_file_that_another_process_created_meanwhile_stays(links, tmp_path, monkeypatch):
     path = tmp_path / "side.json"
     if not links:
 
@@ -144,7 +144,7 @@ def test_a_name_taken_while_writing_is_left_to_the_other(links, tmp_path, monkey
     assert (tmp_path / "free.json").read_text(encoding="utf-8") == TEXT and len(names(tmp_path)) == 2
 
 
-def test_row45_a_rename_that_fails_without_hard_links_gives_the_name_up(tmp_path, monkeypatch):
+def test_row45_a_rename_that_fails_without_hard_links_leaves_no_file(tmp_path, monkeypatch):
     def fail(code: int):
         def call(*_: object) -> None:
             raise OSError(code, os.strerror(code))
@@ -245,5 +245,5 @@ def test_leftovers_are_those_of_one_path(tmp_path):
     assert names(tmp_path) == [f".moediff-{name_hash(paths[1])}-12.tmp"]
 
 
-def test_shown_keeps_a_name_on_one_line():
+def test_printable_puts_a_name_on_one_line():
     assert printable("/a/sub 1/π.nii") == "/a/sub 1/π.nii" and printable("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"

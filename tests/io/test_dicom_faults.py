@@ -23,33 +23,33 @@ pytestmark = pytest.mark.fault(43)
 
 
 def changed(index: int, **tags: object) -> list:
-    made = slices()
+    datasets = slices()
     for name, value in tags.items():
-        setattr(made[index], name, value)
-    return made
+        setattr(datasets[index], name, value)
+    return datasets
 
 
 def without(*names: str) -> list:
-    made = slices()
-    for one in made:
+    datasets = slices()
+    for one in datasets:
         for name in names:
             delattr(one, name)
-    return made
+    return datasets
 
 
 def moved(index: int, z_mm: float) -> list:
-    made = slices(np.array([[1.0, 0, 0], [0, 1, 0]]))
-    made[index].ImagePositionPatient[2] += z_mm
-    return made
+    datasets = slices(np.array([[1.0, 0, 0], [0, 1, 0]]))
+    datasets[index].ImagePositionPatient[2] += z_mm
+    return datasets
 
 
 def twin(index: int, **tags: object) -> list:
     """One slice once more, as another file."""
-    made = slices()
+    datasets = slices()
     again = slices()[index]
     for name, value in tags.items():
         setattr(again, name, value)
-    return [*made, again]
+    return [*datasets, again]
 
 
 FAULTS = {
@@ -71,26 +71,26 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("made", "sentence"), FAULTS.values(), ids=FAULTS.keys())
-def test_row43_faults_are_refused_with_a_sentence(tmp_path, made, sentence):
+@pytest.mark.parametrize(("datasets", "sentence"), FAULTS.values(), ids=FAULTS.keys())
+def test_row43_faults_are_refused_with_a_sentence(tmp_path, datasets, sentence):
     if sentence == "differ":
-        for number, one in enumerate(made):
+        for number, one in enumerate(datasets):
             one.SOPInstanceUID = f"1.2.3.77.{number}"
         sentence = "at 9 positions; they differ in echo time"
     with pytest.raises(DataError, match=sentence) as caught:
-        load(write(tmp_path / "export", made))
+        load(write(tmp_path / "export", datasets))
     assert caught.value.exit_code == 65
     assert not any(secret in str(caught.value).lower() for secret in SECRETS)
 
 
 def test_row43_an_unknown_compression_names_the_remedy(tmp_path):
-    made = slices()
-    for one in made:
+    datasets = slices()
+    for one in datasets:
         one.file_meta.TransferSyntaxUID = MPEG2MPML
         one.PixelData = encapsulate([one.PixelData])
         one["PixelData"].is_undefined_length = True
     with pytest.raises(DataError, match="pylibjpeg"):
-        load(write(tmp_path / "export", made))
+        load(write(tmp_path / "export", datasets))
 
 
 WARNED = {
@@ -102,9 +102,9 @@ WARNED = {
 }
 
 
-@pytest.mark.parametrize(("made", "sentence"), WARNED.values(), ids=WARNED.keys())
-def test_row43_doubts_are_warned_of(tmp_path, made, sentence):
-    loaded = load(write(tmp_path / "export", made))
+@pytest.mark.parametrize(("datasets", "sentence"), WARNED.values(), ids=WARNED.keys())
+def test_row43_doubts_are_warned_of(tmp_path, datasets, sentence):
+    loaded = load(write(tmp_path / "export", datasets))
     assert sentence in " ".join(loaded.warnings)
     np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels())
 

@@ -60,21 +60,21 @@ def test_one_enhanced_file_gives_the_same_volume(tmp_path):
 
 
 def test_rle_is_decoded(tmp_path):
-    made = slices()
-    for one in made:
+    datasets = slices()
+    for one in datasets:
         one.compress(RLELossless, generate_instance_uid=False)
-    assert_known(load(write(tmp_path / "export", made)).stored)
+    assert_known(load(write(tmp_path / "export", datasets)).stored)
 
 
 def test_rescaling_may_differ_between_slices(tmp_path):
-    made = slices(RescaleIntercept=-10.0)
-    for z, one in enumerate(made):
+    datasets = slices(RescaleIntercept=-10.0)
+    for z, one in enumerate(datasets):
         one.RescaleSlope = 1.0 + z
-    found = load(write(tmp_path / "export", made)).stored.data_XYZ.numpy()
-    np.testing.assert_allclose(found, known_voxels() * (1.0 + np.arange(9)) - 10)
+    read_XYZ = load(write(tmp_path / "export", datasets)).stored.data_XYZ.numpy()
+    np.testing.assert_allclose(read_XYZ, known_voxels() * (1.0 + np.arange(9)) - 10)
 
 
-def test_monochrome1_is_turned_round(tmp_path):
+def test_monochrome1_is_inverted(tmp_path):
     loaded = load(write(tmp_path / "export", slices(PhotometricInterpretation="MONOCHROME1")))
     assert_known(loaded.stored, slope=-1, inter=4095)
     assert "MONOCHROME1" in loaded.warnings[0]

@@ -74,7 +74,7 @@ def files(folder: Path) -> list:
     return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
 
 
-def test_a_series_comes_out_where_the_result_lies(series, tmp_path, bundle):
+def test_a_written_series_has_the_affine_of_the_result(series, tmp_path, bundle):
     out = tmp_path / "out"
     command = ["enhance", str(series), "--bundle", str(bundle), "--voxel-size", "6", "-q", "--dicom-out", str(out)]
     assert main(command) == 0
@@ -86,12 +86,12 @@ def test_a_series_comes_out_where_the_result_lies(series, tmp_path, bundle):
     assert float((again.stored.data_XYZ - result.data_XYZ).abs().max()) <= step
 
 
-def test_what_the_series_says_about_itself(series, tmp_path):
+def test_the_tags_of_the_written_series(series, tmp_path):
     loaded = load(series)
     write_series(loaded.stored, loaded.origin, tmp_path / "out")
-    made = files(tmp_path / "out")
-    assert len({one.SOPInstanceUID for one in made}) == 9 and len({one.SeriesInstanceUID for one in made}) == 1
-    one = made[0]
+    written = files(tmp_path / "out")
+    assert len({one.SOPInstanceUID for one in written}) == 9 and len({one.SeriesInstanceUID for one in written}) == 1
+    one = written[0]
     assert one.SeriesInstanceUID not in ("1.2.3.5", "") and list(one.ImageType) == ["DERIVED", "SECONDARY"]
     assert (one.StudyInstanceUID, one.FrameOfReferenceUID, one.Modality) == ("1.2.3", "1.2.3.99", "MR")
     assert "research use only" in one.SeriesDescription and one.ContentQualification == "RESEARCH"

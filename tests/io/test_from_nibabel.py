@@ -29,7 +29,7 @@ def test_an_image_from_a_file_equals_the_file(nifti):
     assert image.codes == loaded.codes and torch.allclose(image.stored.affine, loaded.stored.affine)
 
 
-def test_an_image_in_metres_or_without_a_place(voxels, affine):
+def test_an_image_in_metres_or_without_an_affine(voxels, affine):
     image = nib.Nifti1Image(voxels(), np.diag([1e-3, 1e-3, 1e-3, 1]) @ affine)
     image.header.set_xyzt_units("meter")
     loaded = from_nibabel(image)
@@ -143,6 +143,6 @@ def test_an_affine_set_after_opening_wins(nifti, voxels):
 
 
 @pytest.mark.parametrize("thing", [None, 3, np.zeros((9, 9, 9))], ids=["none", "number", "array"])
-def test_what_is_no_image_is_refused(thing):
+def test_anything_but_an_image_is_refused(thing):
     with pytest.raises(DataError, match="expected a path, a Volume or a nibabel image"):
         from_nibabel(thing)

@@ -72,7 +72,7 @@ def test_damaged_references_are_refused(tmp_path):
         grid_from_file(tmp_path / "b.nii")
 
 
-def test_a_picture_or_nothing_is_refused(tmp_path):
+def test_a_2d_image_or_a_missing_file_is_refused(tmp_path):
     written(tmp_path / "a.nii", np.zeros((40, 44), np.uint8))
     with pytest.raises(DataError, match="expected a grid of 3 axes"):
         grid_from_file(tmp_path / "a.nii")

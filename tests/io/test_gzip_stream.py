@@ -71,7 +71,7 @@ def test_row06_gzip_named_nii(nifti, tmp_path):
 
 
 @pytest.mark.parametrize("extra", [b"\0" * 512, b"junk", b"\x1f"], ids=["zeros", "junk", "row05_one_byte"])
-def test_row05_bytes_after_the_gzip_end_are_noted(extra, nifti, voxels):
+def test_row05_bytes_after_the_gzip_end_give_a_warning(extra, nifti, voxels):
     path = nifti()
     path.write_bytes(path.read_bytes() + extra)
     loaded = load(path)
@@ -79,7 +79,7 @@ def test_row05_bytes_after_the_gzip_end_are_noted(extra, nifti, voxels):
     assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels())
 
 
-def test_row05_bytes_after_the_voxels_are_noted(nifti):
+def test_row05_bytes_after_the_voxels_give_a_warning(nifti):
     assert any("7 bytes after the voxels" in w for w in load(nifti(tail=b"surplus")).warnings)
     assert any("7 bytes after the voxels" in w for w in load(nifti(name="a.nii", tail=b"surplus")).warnings)
 

@@ -66,13 +66,13 @@ NOTED = {
 
 
 @pytest.mark.parametrize(("fields", "words"), NOTED.values(), ids=NOTED.keys())
-def test_a_doubtful_header_is_mended_and_noted(fields, words, nifti, voxels):
+def test_a_doubtful_header_is_corrected_with_a_warning(fields, words, nifti, voxels):
     loaded = load(nifti(**fields))
     assert len(loaded.warnings) == 1 and words in loaded.warnings[0]
     assert np.array_equal(loaded.stored.data_XYZ.numpy(), voxels())
 
 
-def test_a_sound_file_has_no_warnings(nifti):
+def test_a_valid_file_has_no_warnings(nifti):
     assert load(nifti()).warnings == () and load(nifti(name="SCAN.NII.GZ")).codes == (1, 1)
 
 
@@ -159,7 +159,7 @@ BAD_EXTENSIONS = {
 
 
 @pytest.mark.parametrize("body", GOOD_EXTENSIONS.values(), ids=GOOD_EXTENSIONS.keys())
-def test_sound_extensions_are_passed_over(body, nifti, voxels):
+def test_valid_extensions_are_skipped(body, nifti, voxels):
     assert np.array_equal(load(nifti(extension=body)).stored.data_XYZ.numpy(), voxels())
 
 

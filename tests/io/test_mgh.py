@@ -56,7 +56,7 @@ def test_voxels_and_affine_as_nibabel_reads_them(name, dtype, mgh, voxels):
 
 
 @pytest.mark.fault(22)
-def test_without_orientation_it_says_so_loudly(mgh):
+def test_a_missing_orientation_gives_a_clear_warning(mgh):
     loaded = load(mgh(good_ras=0, spacing=[5, 5, 5]))
     assert loaded.warnings[0].startswith("LEFT AND RIGHT ARE NOT KNOWN")
     coronal = [[-1, 0, 0], [0, 0, 1], [0, -1, 0]]  # columns to the left, down, forward: mri.cpp, MRI_CORONAL
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused(spoil, words, mgh):
     assert words in str(caught.value) and str(caught.value).startswith(f"{path}: ")
 
 
-def test_gzip_named_mgh_is_told_its_name(mgh, tmp_path):
+def test_gzip_data_named_mgh_are_refused_with_the_right_name(mgh, tmp_path):
     with pytest.raises(DataError, match=r"name it \.mgz"):
         load(mgh().rename(tmp_path / "scan.mgh"))
 
@@ -147,6 +147,6 @@ def test_it_is_enhanced_to_nifti_and_nothing_of_its_tail_comes_along(mgh, tmp_pa
     assert b"JaneDoe" not in gzip.decompress((tmp_path / "scan_desc-sr.nii.gz").read_bytes())
 
 
-def test_there_is_no_form_to_trust(mgh):
+def test_freesurfer_files_have_no_form_to_trust(mgh):
     with pytest.raises(ConfigError, match="FreeSurfer"):
         load(mgh(), trust="qform")

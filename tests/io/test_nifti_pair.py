@@ -71,11 +71,11 @@ def test_real_analyze_is_refused(tmp_path, voxels):
         load(tmp_path / "a.img")
 
 
-@pytest.mark.parametrize(("name", "lost"), [("scan.hdr", "scan.img"), ("scan.img", "scan.hdr")])
-def test_half_a_pair_names_the_other_half(name, lost, pair, tmp_path):
+@pytest.mark.parametrize(("name", "missing"), [("scan.hdr", "scan.img"), ("scan.img", "scan.hdr")])
+def test_the_missing_file_of_a_pair_is_named(name, missing, pair, tmp_path):
     path = pair(name)
-    (tmp_path / lost).unlink()
-    with pytest.raises(InputMissing, match=rf"the other file of the pair, \*\.{lost[-3:]}, is not there"):
+    (tmp_path / missing).unlink()
+    with pytest.raises(InputMissing, match=rf"the other file of the pair, \*\.{missing[-3:]}, is not there"):
         load(path)
 
 

@@ -169,7 +169,7 @@ def test_inputs_that_are_not_there(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_input_closed_to_us(nifti):
+def test_an_input_without_read_permission(nifti):
     path = nifti()
     path.chmod(0)
     with pytest.raises(InputMissing, match="cannot be read"):
@@ -227,7 +227,7 @@ def test_codes_outside_the_standard_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.nii", "out.nii.gz"])
-def test_row46_what_the_disk_altered_is_never_taken_for_done(name, tmp_path, monkeypatch):
+def test_row46_data_that_the_disk_altered_are_never_accepted(name, tmp_path, monkeypatch):
     """A disk that flips a bit between writing and reading back."""
     sync = os.fsync
 
@@ -246,9 +246,9 @@ def test_row46_what_the_disk_altered_is_never_taken_for_done(name, tmp_path, mon
 
 @pytest.mark.slow
 def test_ten_million_voxels_take_about_a_second(tmp_path):
-    head = torch.zeros(256, 256, 152)
-    head[40:216, 40:216, 20:132] = torch.rand(176, 176, 112) * 1000
-    volume = Volume(head, torch.eye(4))
+    data_XYZ = torch.zeros(256, 256, 152)
+    data_XYZ[40:216, 40:216, 20:132] = torch.rand(176, 176, 112) * 1000
+    volume = Volume(data_XYZ, torch.eye(4))
     start = time.perf_counter()
     save(volume, tmp_path / "big.nii.gz")
     saved = time.perf_counter()

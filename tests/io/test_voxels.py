@@ -17,15 +17,15 @@ def test_isolated_voxels_take_the_median_of_their_neighbours(bad, dtype, nifti, 
     data = voxels(dtype)
     data[8, 7, 6] = data[0, 0, 0] = data[3, 13, 5] = bad
     loaded = load(nifti(data))
-    found = loaded.stored.data_XYZ.numpy()
+    read_XYZ = loaded.stored.data_XYZ.numpy()
     assert "3 voxels that were NaN, infinite or beyond float32" in loaded.warnings[0]
     around = np.sort(np.delete(voxels("f4")[7:10, 6:9, 5:8].ravel(), 13))
-    assert around[12] <= found[8, 7, 6] <= around[13]
-    kept = np.isfinite(data)
-    assert np.array_equal(found[kept], data[kept].astype("f4")) and np.isfinite(found).all()
+    assert around[12] <= read_XYZ[8, 7, 6] <= around[13]
+    finite = np.isfinite(data)
+    assert np.array_equal(read_XYZ[finite], data[finite].astype("f4")) and np.isfinite(read_XYZ).all()
 
 
-def test_a_hole_is_filled_from_its_rim_inwards():
+def test_a_hole_is_filled_from_its_edge_inwards():
     data = torch.full((9, 9, 9), 7.0)
     hole = torch.zeros(9, 9, 9, dtype=torch.bool)
     hole[2:7, 2:7, 2:7] = True
@@ -61,7 +61,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("value", "dtype", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_file_without_a_picture_is_refused(value, dtype, words, nifti, voxels):
+def test_a_file_without_contrast_is_refused(value, dtype, words, nifti, voxels):
     with pytest.raises(DataError) as caught:
         load(nifti(np.full_like(voxels(), value, dtype=dtype)))
     assert words in str(caught.value)
@@ -81,11 +81,11 @@ def test_huge_and_tiny_values_are_read(scale, nifti, voxels):
     assert loaded.warnings == () and np.allclose(loaded.stored.data_XYZ.numpy(), data, rtol=1e-6, atol=0)
 
 
-def test_row42_negative_intensities_are_noted(nifti, voxels):
+def test_row42_negative_intensities_give_a_warning(nifti, voxels):
     assert any("% of the voxels are negative, down to -1000" in w for w in load(nifti(voxels() - 1000)).warnings)
 
 
-def test_row42_outliers_are_noted_and_kept(nifti, voxels):
+def test_row42_outliers_stay_with_a_warning(nifti, voxels):
     data = voxels()
     data[8, 7, 6] = 32000
     loaded = load(nifti(data))
