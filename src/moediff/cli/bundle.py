@@ -1,4 +1,4 @@
-"""`moediff bundle`: look at a model bundle."""
+"""`moediff bundle`: print and verify a model bundle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    bundle = commands.add_parser("bundle", help="look at a model bundle").add_subparsers(
+    bundle = commands.add_parser("bundle", help="print and verify a model bundle").add_subparsers(
         required=True, metavar="ACTION"
     )
     info = bundle.add_parser("info", help="print config, provenance and checksum")

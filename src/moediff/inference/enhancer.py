@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from moediff.inference.out_of_distribution import strange, strangeness
 from moediff.inference.pass_through import passed
 from moediff.inference.quality_checks import doubts, require_head, uneven
 from moediff.inference.route import Route, route
-from moediff.inference.sidecar import DataConsistency, Sidecar, SliceIntensity, Timings, sidecar_for
+from moediff.inference.sidecar import Sidecar, SliceIntensity, Timings, sidecar_for
 from moediff.inference.tiling import Frame, denoise_tiled, frame
 from moediff.io.scans import LoadedScan, from_nibabel, from_volume, load
 from moediff.model.bundle import Bundle, load_bundle
@@ -254,7 +254,7 @@ class Enhancer:
             sidecar,
             uncertainty=measured_uncertainty(sidecar.uncertainty, spread, prepared),
             slice_intensity=SliceIntensity.of(prepared, requested=options.even_slices),
-            data_consistency=DataConsistency(**asdict(gap.summary())),
+            data_consistency=gap.summary(),
             out_of_distribution_score=score,
             timings=timings,
             warnings=(

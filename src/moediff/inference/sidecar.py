@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from moediff._version import RESEARCH_ONLY, __version__
+from moediff.acquisition.data_consistency import ConsistencySummary
 from moediff.acquisition.prepare import Prepared
 from moediff.core.errors import DataError, InputMissing, prefix_errors, printable
 from moediff.core.volume import Grid
@@ -157,21 +158,6 @@ class SliceIntensity(_Closed):
 
 
 @dataclass(frozen=True)
-class DataConsistency(_Closed):
-    """The result, acquired again, against the input.
-
-    Args:
-        rms_over_range: root mean square of their difference over the scan's intensity range.
-        noise_over_range: the input's noise over the same range.
-        assumed: the acquisition that was assumed along each axis, from left to right, back to front, bottom to top.
-    """
-
-    rms_over_range: float
-    noise_over_range: float
-    assumed: tuple[str, str, str]
-
-
-@dataclass(frozen=True)
 class Timings(_Closed):
     """Wall-clock seconds of preparation and of the network."""
 
@@ -194,7 +180,7 @@ class Sidecar(_Closed):
         pass_through: the scan was as fine as its target already, and the network did not run.
         uncertainty: what an uncertainty map holds.
         slice_intensity: thick slices only.
-        data_consistency: None where the network did not run.
+        data_consistency: the result, acquired again, against the input; None where the network did not run.
         out_of_distribution_score: about 1 for training scans; None where the weights have no statistics to compare.
         timings: None where the network did not run.
         warnings: the sentences on the terminal.
@@ -211,7 +197,7 @@ class Sidecar(_Closed):
     pass_through: bool = False
     uncertainty: Uncertainty
     slice_intensity: SliceIntensity | None = None
-    data_consistency: DataConsistency | None = None
+    data_consistency: ConsistencySummary | None = None
     out_of_distribution_score: float | None = None
     timings: Timings | None = None
     warnings: tuple[str, ...] = ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moediff.core.errors import DataError, GeometryError, InputMissing
 from moediff.io.dicom.files import DicomFile, open_export
@@ -13,6 +12,37 @@ from moediff.io.dicom.geometry import Stack, stack_images
 from moediff.io.dicom.tags import DicomImage, is_dicom, read_images, require_pydicom
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesRow:
+    """A series in numbers and coded words, nothing personal.
+
+    Args:
+        series: what `--series` takes.
+        modality, sequence: coded words.
+        matrix: columns and rows of an image.
+        slices: images.
+        spacing_mm: of columns, rows and slices, as far as known.
+        usable: whether it can be enhanced.
+        reason: why not.
+    """
+
+    series: str
+    modality: str
+    sequence: str
+    matrix: tuple[int, ...]
+    slices: int
+    spacing_mm: tuple[float, ...]
+    usable: bool
+    reason: str
+
+    def __str__(self) -> str:
+        """One line of a message."""
+        size = " x ".join(str(n) for n in (*self.matrix, self.slices))
+        mm = " x ".join(f"{s:g}" for s in self.spacing_mm)
+        text = f"{self.series}: {' '.join(filter(None, (self.modality, self.sequence)))}, {size}, {mm} mm"
+        return text if self.usable else f"{text} (not usable: {self.reason})"
 
 
 @dataclass(frozen=True)
@@ -31,29 +61,21 @@ class Series:
     stack: Stack | None
     fault: DataError | None
 
-    def row(self) -> dict[str, Any]:
-        """What may be printed: numbers and coded words."""
+    def row(self) -> SeriesRow:
+        """What may be printed."""
         first = self.images[0]
         spacing = first.spacing_mm or ()
         step = () if self.stack is None else (float((self.stack.affine[:3, 2] ** 2).sum() ** 0.5),)
-        return {
-            "series": self.label,
-            "modality": first.modality,
-            "sequence": first.sequence,
-            "matrix": list(first.size),
-            "slices": len(self.images) if self.stack is None else len(self.stack.images),
-            "spacing_mm": [round(s, 4) for s in (*spacing, *step)],
-            "usable": self.stack is not None,
-            "reason": str(self.fault or ""),
-        }
-
-    def line(self) -> str:
-        """The row as one line of a message."""
-        row = self.row()
-        size = " x ".join(str(n) for n in [*row["matrix"], row["slices"]])
-        mm = " x ".join(f"{s:g}" for s in row["spacing_mm"])
-        text = f"{self.label}: {' '.join(filter(None, (row['modality'], row['sequence'])))}, {size}, {mm} mm"
-        return text if row["usable"] else f"{text} (not usable: {row['reason']})"
+        return SeriesRow(
+            series=self.label,
+            modality=first.modality,
+            sequence=first.sequence,
+            matrix=tuple(first.size),
+            slices=len(self.images) if self.stack is None else len(self.stack.images),
+            spacing_mm=tuple(round(s, 4) for s in (*spacing, *step)),
+            usable=self.stack is not None,
+            reason=str(self.fault or ""),
+        )
 
 
 def list_series(path: Path) -> list[Series]:
@@ -109,7 +131,7 @@ def _usable(series: Series) -> Series:
 
 
 def _listing(all_series: list[Series]) -> str:
-    return "; ".join(s.line() for s in all_series)
+    return "; ".join(str(s.row()) for s in all_series)
 
 
 def _all_images(files: list[DicomFile]) -> list[DicomImage]:
