@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moediff.core.errors import DataError, GeometryError, InputMissing
-from moediff.io.grid_from_file import grid_from_file
+from moediff.io.scans import grid_from_file
 
 AFFINE = np.array([[-2.0, 0, 0, 40], [0, 1.5, 0, -30], [0, 0, 3.0, 7], [0, 0, 0, 1]])
 

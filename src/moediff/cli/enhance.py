@@ -250,7 +250,7 @@ def _check_adaptable(loaded: LoadedScan, options: EnhanceOptions) -> None:
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:
     from moediff.inference.options import EnhanceOptions
-    from moediff.io.grid_from_file import grid_from_file
+    from moediff.io.scans import grid_from_file
 
     return EnhanceOptions(
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,

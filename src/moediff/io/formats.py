@@ -27,6 +27,7 @@ class Format:
         unpacked_suffix: suffix of the same content without compression.
         pair: suffixes of the header's and the voxels' file where there are two.
         trailing_data: whether data that belong to the format follow the voxels.
+        two_forms: whether the header has an sform and a qform, so that the user may choose one (`trust`).
     """
 
     read_header: HeaderReader
@@ -34,16 +35,17 @@ class Format:
     unpacked_suffix: str
     pair: tuple[str, str] | None = None
     trailing_data: bool = False
+    two_forms: bool = False
 
 
 FORMATS = {
-    ".nii.gz": Format(read_header, True, ".nii"),
-    ".nii": Format(read_header, False, ".nii"),
+    ".nii.gz": Format(read_header, True, ".nii", two_forms=True),
+    ".nii": Format(read_header, False, ".nii", two_forms=True),
     ".mgz": Format(read_mgh_header, True, ".mgh", trailing_data=True),
     ".mgh.gz": Format(read_mgh_header, True, ".mgh", trailing_data=True),
     ".mgh": Format(read_mgh_header, False, ".mgh", trailing_data=True),
-    ".hdr": Format(read_pair_header, False, ".hdr", (".hdr", ".img")),
-    ".img": Format(read_pair_header, False, ".img", (".hdr", ".img")),
-    ".hdr.gz": Format(read_pair_header, True, ".hdr", (".hdr.gz", ".img.gz")),
-    ".img.gz": Format(read_pair_header, True, ".img", (".hdr.gz", ".img.gz")),
+    ".hdr": Format(read_pair_header, False, ".hdr", (".hdr", ".img"), two_forms=True),
+    ".img": Format(read_pair_header, False, ".img", (".hdr", ".img"), two_forms=True),
+    ".hdr.gz": Format(read_pair_header, True, ".hdr", (".hdr.gz", ".img.gz"), two_forms=True),
+    ".img.gz": Format(read_pair_header, True, ".img", (".hdr.gz", ".img.gz"), two_forms=True),
 }

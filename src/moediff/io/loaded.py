@@ -10,8 +10,8 @@ from moediff.core.volume import Grid, Volume
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a DICOM result says about the series it was made from: references only, and never shown.
+class DicomOrigin:
+    """References of a DICOM result to its source series; never printed.
 
     Args:
         study, series, frame_of_reference: UIDs of the study, the series and the frame of reference.
@@ -37,7 +37,7 @@ class LoadedScan:
         storage: the file's own axis order; `save` writes results in it.
         path: the file or folder, None for an image in memory.
         codes: (qform_code, sform_code) of the source, to be written back.
-        warnings: what was fixed or looks doubtful; the sidecar records the same words.
+        warnings: what was corrected or looks doubtful; the sidecar records the same text.
         stem: name for outputs where the source's own may hold personal data (DICOM); None takes it from the path.
         origin: the DICOM series it came from.
     """
@@ -48,7 +48,7 @@ class LoadedScan:
     codes: tuple[int, int]
     warnings: tuple[str, ...]
     stem: str | None = None
-    origin: Origin | None = None
+    origin: DicomOrigin | None = None
 
     @property
     def stored(self) -> Volume:

@@ -23,6 +23,12 @@ def files_of(path: Path) -> tuple[Path, Path]:
     return header, voxels
 
 
+def has_two_forms(path: Path) -> bool:
+    """Whether a file of this name has an sform and a qform, so that one of them can be trusted; True if unknown."""
+    suffix = suffix_of(path)
+    return suffix is None or FORMATS[suffix].two_forms
+
+
 def stem_of(path: Path) -> str:
     """File name without the suffix of its format."""
     suffix = suffix_of(path)

@@ -1,4 +1,4 @@
-"""Scans in, NIfTI out: every byte checked on the way in, every file whole on the way out.
+"""Scans: load any format, with every byte checked, and save NIfTI, as whole files.
 
 Axes: X Y Z voxels (RAS+), E maps of one scan. Files have an axis order of their own (`StorageOrder`) and store their
 first axis fastest, so arrays appear reversed there.
@@ -19,26 +19,36 @@ from torch import Tensor
 
 from moediff.core.errors import ConfigError, DataError, GeometryError, prefix_errors, printable
 from moediff.core.geometry import RAS, StorageOrder, canonicalise
-from moediff.core.volume import Volume
+from moediff.core.volume import Grid, Volume
 from moediff.io.atomic import check_free, write_text
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.dicom.reader import load_series
 from moediff.io.loaded import LoadedScan
-from moediff.io.naming import suffix_of
-from moediff.io.nifti import writer as nifti_out
+from moediff.io.naming import has_two_forms, suffix_of
+from moediff.io.nifti import writer
 from moediff.io.nifti.affine import check_codes, check_plausible, choose_affine, default_affine, unit_scale
 from moediff.io.nifti.gzip_stream import REMEDY
 from moediff.io.nifti.header import memory_header, select_volume
-from moediff.io.nifti.reader import read_scan
+from moediff.io.nifti.reader import read_header_only, read_scan
 from moediff.io.voxels import check_voxels, decode
 
-__all__ = ["LoadedScan", "check_free", "from_nibabel", "from_volume", "load", "save", "save_maps", "write_text"]
+__all__ = [
+    "LoadedScan",
+    "check_free",
+    "from_nibabel",
+    "from_volume",
+    "grid_from_file",
+    "load",
+    "save",
+    "save_maps",
+    "write_text",
+]
 
 
 def load(
     path: Path | str, *, trust: str | None = None, index: int | None = None, series: str | None = None
 ) -> LoadedScan:
-    """Read one scan from .nii, .nii.gz, .mgz or .hdr with .img, or one series from a folder or zip of DICOM files.
+    """Load one scan from a file of any format in `FORMATS`, or one series from a folder or zip of DICOM files.
 
     Args:
         trust: "sform" or "qform" where the two contradict each other; NIfTI only.
@@ -46,12 +56,12 @@ def load(
         series: which DICOM series, by number or UID; None takes the only usable one.
 
     Returns:
-        The scan in RAS+ (intensities in float32), the storage order of its file, and what is to be noted of it.
+        The scan in RAS+ (intensities in float32), the storage order of its file, and warnings.
 
     Raises:
         InputMissing: there is no such file, or it cannot be read.
         DataError, GeometryError: the file is damaged, or is no scan we can enhance.
-        ConfigError: a choice that this kind of file does not have, or pydicom is not installed.
+        ConfigError: an argument that this format does not take, or pydicom is not installed.
     """
     path = Path(path)
     with prefix_errors(printable(path)):
@@ -61,9 +71,9 @@ def load(
             return load_series(path, series)
         if series is not None:
             raise ConfigError("a series is a choice for a folder or zip of DICOM files; leave it out for NIfTI")
-        notes: list[str] = []
-        if trust is not None and path.suffix.lower() in (".mgh", ".mgz"):
+        if trust is not None and not has_two_forms(path):
             raise ConfigError("a form to trust is a choice for NIfTI files; leave it out for FreeSurfer's")
+        notes: list[str] = []
         header, data_XYZ = read_scan(path, index, notes)
         affine = choose_affine(header, trust, notes)
         check_plausible(affine, header.shape, notes)
@@ -72,7 +82,7 @@ def load(
 
 
 def from_nibabel(image: Any) -> LoadedScan:
-    """Take a nibabel SpatialImage under the same rules; voxels still in a .nii or .nii.gz file are checked there.
+    """Check a nibabel SpatialImage as a file is checked; voxels that are still in a file are read from it again.
 
     Raises:
         InputMissing: the file behind the image is gone.
@@ -94,7 +104,7 @@ def from_nibabel(image: Any) -> LoadedScan:
 
 
 def from_volume(volume: Volume) -> LoadedScan:
-    """Take a scan in memory under the rules that files are under: float32, finite, with contrast.
+    """Check a scan in memory as a file is checked: float32, finite, with contrast.
 
     Raises:
         DataError: its voxels are no real numbers, more than 5 % of them are not finite, or all are equal.
@@ -127,8 +137,8 @@ def save(
         OutputFailed: the disk is full or failed; nothing partial is left.
     """
     with prefix_errors(printable(path)):
-        form = nifti_out.Form(storage, codes)
-        nifti_out.write(volume.data_XYZ, volume.affine, Path(path), form, overwrite=overwrite)
+        form = writer.StoredForm(storage, codes)
+        writer.write(volume.data_XYZ, volume.affine, Path(path), form, overwrite=overwrite)
 
 
 def save_maps(
@@ -150,7 +160,21 @@ def save_maps(
         if data_XYZE.ndim != 4:
             raise GeometryError(f"expected 4 axes X Y Z E, got shape {tuple(data_XYZE.shape)}")
         checked = Volume(data_XYZE[..., 0], torch.as_tensor(affine)).affine
-        nifti_out.write(data_XYZE, checked, Path(path), nifti_out.Form(storage, codes), overwrite=overwrite)
+        writer.write(data_XYZE, checked, Path(path), writer.StoredForm(storage, codes), overwrite=overwrite)
+
+
+def grid_from_file(path: Path, option: str = "--like") -> Grid:
+    """The grid of a file whose voxels do not matter (scan, mask, 4-D series): that of its first three axes.
+
+    Args:
+        option: the command-line option that named the file; error messages begin with it.
+
+    Raises:
+        InputMissing: there is no such file, or it cannot be read.
+        DataError, GeometryError: the file is damaged, or its header defines no affine.
+    """
+    with prefix_errors(f"{option} {printable(path)}"):
+        return _series_grid(path) if is_dicom_export(path) else _header_grid(path)
 
 
 def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> Tensor:
@@ -160,17 +184,17 @@ def _image_voxels(image: Any, shape: tuple[int, int, int], notes: list[str]) -> 
             return decode(np.asarray(image.dataobj).reshape(shape).T, 1.0, 0.0)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(f"the image's voxels cannot be read ({error}): {REMEDY}") from error
-    found: list[str] = []
+    file_notes: list[str] = []
     with prefix_errors(printable(path)):
-        header, data_XYZ = read_scan(path, None, found)
+        header, data_XYZ = read_scan(path, None, file_notes)
         if tuple(data_XYZ.shape) != shape:
             raise DataError(f"the image has shape {image.shape}, its file now {header.shape}: open the file again")
-    notes += [note for note in found if note not in notes]
+    notes += [note for note in file_notes if note not in notes]
     return data_XYZ
 
 
 def _file_behind(image: Any) -> Path | None:
-    """The file that still holds this image's voxels; nibabel would read it without looking at checksums."""
+    """The file that the image's voxels are still in; nibabel would read it without verifying checksums."""
     name = getattr(image.dataobj, "file_like", None)  # an array has none, a proxy may have an open stream instead
     if not isinstance(name, str | os.PathLike) or suffix_of(Path(name)) is None:
         return None
@@ -186,6 +210,37 @@ def _memory_affine(image: Any, notes: list[str]) -> tuple[np.ndarray, tuple[int,
     header = memory_header(image.header.structarr, image.shape)
     if image.affine is None or np.allclose(image.affine, image.header.get_best_affine(), equal_nan=True):
         return choose_affine(header, None, notes), header.codes
-    affine = np.array(image.affine, dtype=np.float64)  # set since; nibabel would write it like this
+    affine = np.array(image.affine, dtype=np.float64)  # changed after opening; nibabel would write it like this
     affine[:3] *= unit_scale(header.unit, notes)
     return affine, (0, 2)
+
+
+def _series_grid(path: Path) -> Grid:
+    try:
+        return load_series(path).stored_grid
+    except DataError as error:
+        if "--series" in str(error):
+            raise DataError(f"{_without_remedy(error)}: name a folder that holds one series only") from error
+        raise
+
+
+def _header_grid(path: Path) -> Grid:
+    notes: list[str] = []  # not reported: the sidecar's warnings are about the scan
+    header = read_header_only(path, notes)
+    if len(header.shape) < 3:
+        raise DataError(f"expected a grid of 3 axes, got shape {header.shape}: name a whole scan")
+    try:
+        affine = choose_affine(header, None, notes)
+    except GeometryError as error:
+        raise GeometryError(
+            f"the header does not give one position for its voxels ({_without_remedy(error)}), expected one affine: "
+            "repair its sform and qform, or name another reference"
+        ) from error
+    check_plausible(affine, header.shape, notes)
+    x, y, z = header.shape[:3]
+    return Grid((x, y, z), torch.from_numpy(affine))
+
+
+def _without_remedy(error: DataError) -> str:
+    """The message of an error without its remedy, which is meant for the scan that is enhanced."""
+    return str(error).split(": ")[0]

@@ -19,7 +19,7 @@ from moediff.io.dicom.files import DicomFile, open_export
 from moediff.io.dicom.geometry import STEP_TOLERANCE, Stack
 from moediff.io.dicom.series import Series, choose_series, find_series
 from moediff.io.dicom.tags import DicomImage, open_dataset, require_pydicom, silence_pydicom
-from moediff.io.loaded import LoadedScan, Origin
+from moediff.io.loaded import DicomOrigin, LoadedScan
 from moediff.io.nifti.affine import check_plausible
 from moediff.io.nifti.header import SLOPE_RANGE, select_volume
 from moediff.io.voxels import check_voxels
@@ -67,12 +67,12 @@ def read_back(folder: Path) -> Volume:
         return Volume(_voxels(files, stack), torch.from_numpy(stack.affine))
 
 
-def _origin(stack: Stack) -> Origin:
+def _origin(stack: Stack) -> DicomOrigin:
     first = stack.images[0]
     # The frames of a multi-frame file share one instance.
     instances = dict.fromkeys((image.class_uid, image.instance_uid) for image in stack.images)
     number = first.number or 0
-    return Origin(
+    return DicomOrigin(
         first.study_uid, first.series_uid, first.frame_of_reference_uid, tuple(instances), number, first.modality
     )
 

@@ -20,7 +20,7 @@ from moediff.io.atomic import whole_folder
 from moediff.io.dicom.geometry import LPS_TO_RAS
 from moediff.io.dicom.reader import read_back
 from moediff.io.dicom.tags import require_pydicom
-from moediff.io.loaded import Origin
+from moediff.io.loaded import DicomOrigin
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -45,7 +45,7 @@ EMPTY = (
 )
 
 
-def write_series(volume: Volume, origin: Origin, folder: Path) -> None:
+def write_series(volume: Volume, origin: DicomOrigin, folder: Path) -> None:
     """Write one file per slice into a new folder, read them back, and only then give the folder its name.
 
     Raises:
@@ -79,7 +79,7 @@ def require_series_grid(grid: Grid) -> None:
         )
 
 
-def _datasets(volume: Volume, origin: Origin) -> Any:
+def _datasets(volume: Volume, origin: DicomOrigin) -> Any:
     from pydicom.uid import generate_uid
 
     series = generate_uid(prefix=None)
@@ -97,7 +97,7 @@ def _datasets(volume: Volume, origin: Origin) -> Any:
         yield dataset
 
 
-def _common_dataset(volume: Volume, origin: Origin, affine: np.ndarray) -> Dataset:
+def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> Dataset:
     """Everything that slices share; `affine` is LPS+."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
@@ -147,7 +147,7 @@ def _common_dataset(volume: Volume, origin: Origin, affine: np.ndarray) -> Datas
     return dataset
 
 
-def _reference(origin: Origin) -> Dataset:
+def _reference(origin: DicomOrigin) -> Dataset:
     from pydicom import Dataset
 
     reference = Dataset()

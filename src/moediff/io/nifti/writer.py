@@ -1,4 +1,4 @@
-"""Voxels to a float32 NIfTI-1 file: compressed, synced, read back and compared before it gets its name.
+"""Writer of float32 NIfTI-1 files: compressed, synced, read back and compared before they get their names.
 
 Axes: X Y Z voxels, E maps of one scan. Files store X fastest, then Y, Z, E.
 """
@@ -52,14 +52,14 @@ def require_suffix(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a file says where its voxels lie: their storage order, and (qform_code, sform_code)."""
+class StoredForm:
+    """Storage order of the voxels in the file, and (qform_code, sform_code)."""
 
     storage: StorageOrder
     codes: tuple[int, int]
 
 
-def write(data: Tensor, affine: Tensor, path: Path, form: Form, *, overwrite: bool) -> None:
+def write(data: Tensor, affine: Tensor, path: Path, form: StoredForm, *, overwrite: bool) -> None:
     """Write data_XYZ or data_XYZE in mm, in the form's storage order, with both forms set; see `io.save`."""
     gzipped = require_suffix(path)
     x, y, z = data.shape[:3]
@@ -77,8 +77,8 @@ def write(data: Tensor, affine: Tensor, path: Path, form: Form, *, overwrite: bo
         if engine:
             file.write(engine.flush())
 
-    def verify(temporary: Path) -> None:
-        with temporary.open("rb") as file:
+    def verify(hidden: Path) -> None:
+        with hidden.open("rb") as file:
             _verify(Stream(gunzip(file, []) if gzipped else raw_pieces(file)), shape, grid.affine.numpy(), checksum)
 
     write_file(path, fill, overwrite=overwrite, verify=verify)
@@ -130,13 +130,13 @@ def _pieces(header: nib.Nifti1Header, data: Tensor, storage: StorageOrder) -> It
 def _verify(stream: Stream, shape: tuple[int, ...], affine: np.ndarray, checksum: int) -> None:
     """Raises DataError where the file differs from what was meant; reading it to its end checks gzip's CRC too."""
     header, raw = read_header(stream, [])
-    found = choose_affine(header, None, [])
+    written = choose_affine(header, None, [])
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     rounding = np.abs(affine).max() * np.finfo(np.float32).eps
     if header.shape != shape:
         raise DataError(f"shape {header.shape} instead of {shape}")
-    if corner_gap(found, affine, header.shape) > SAME_VOXELS * sizes.min() + 4 * rounding * max(header.shape[:3]):
-        raise DataError(f"affine {found.tolist()} instead of {affine.tolist()}")
+    if corner_gap(written, affine, header.shape) > SAME_VOXELS * sizes.min() + 4 * rounding * max(header.shape[:3]):
+        raise DataError(f"affine {written.tolist()} instead of {affine.tolist()}")
     again = zlib.crc32(raw)
     while piece := stream.read(1 << 20):
         again = zlib.crc32(piece, again)
