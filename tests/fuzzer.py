@@ -208,8 +208,8 @@ def judge(path: Path, content: bytes, seed: Seed) -> tuple[str, str]:
         return "hangs", traceback.format_exc()
     except BaseException:
         return "crashes", traceback.format_exc()
-    data = loaded.volume.data_XYZ.numpy()
-    if not (np.isfinite(data).all() and np.isfinite(loaded.volume.affine.numpy()).all()):
+    data = loaded.stored.data_XYZ.numpy()
+    if not (np.isfinite(data).all() and np.isfinite(loaded.stored.affine.numpy()).all()):
         return "silently wrong", "not finite"
     try:
         right = expected(content, seed)
