@@ -43,7 +43,8 @@ from moediff.inference.options import MODES, EnhanceOptions
 from moediff.inference.tiling import denoise_tiled, frame
 from moediff.io.scans import load, save
 from moediff.model.bundle import load_bundle
-from moediff.model.denoiser import make_condition
+from moediff.model.conditioning import NetworkInput, PerAxis
+from moediff.model.routing import make_condition
 
 ABOUT_ENHANCE = """Time, memory and operations of `moediff enhance`: 1x1x5 mm to 1 mm for 112x112x100, 160x160x150 and
 224x224x208 voxels out; "huge" is 512x512x416 voxels of 0.5 mm from slices of 2 mm (minutes, and 5 GiB of memory), and
@@ -294,9 +295,9 @@ def operations_of_a_cube(side: int = 64) -> float:
     base = phantom_head((side, side, side), 1.0).data_XYZ[None] / 1000
     at = torch.arange(side).float()[None]
     with counting() as counter:
-        scan = base, torch.stack([base, base], 1)
-        condition = make_condition(denoiser, scan, (at, at, at / 5), torch.tensor([0.01]))
-        denoiser.with_error(torch.zeros_like(base), torch.tensor([1.0]), condition)
+        scan = NetworkInput(base, torch.stack([base, base], 1), PerAxis(at, at, at / 5), torch.tensor([0.01]))
+        condition = make_condition(denoiser, scan)
+        denoiser.with_uncertainty(torch.zeros_like(base), torch.tensor([1.0]), condition)
     return round(counter.get_total_flops() / base.numel() / 1e3, 1)
 
 

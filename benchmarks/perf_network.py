@@ -33,10 +33,9 @@ from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiling import Frame, frame
 from moediff.model import experts as experts_module
 from moediff.model.bundle import Bundle
+from moediff.model.config import ExpertsConfig, GateConfig
 from moediff.model.denoiser import Denoiser
 from moediff.model.execution import side_by_side
-from moediff.model.experts import ExpertsConfig
-from moediff.model.gate import GateConfig
 from moediff.training import patches as patches_module
 from moediff.training.cache import Head
 from moediff.training.config import TrainConfig, load_config
@@ -110,10 +109,10 @@ def evaluation(denoiser: Denoiser, context: Frame, sigma: float) -> Callable[[],
 def seconds_by_rule(variants: dict[str, Bundle], prepared: Prepared) -> Seconds:
     """CPU seconds of an evaluation under every rule of routing, and with each expert everywhere."""
     first = next(iter(variants.values()))
-    sigma = first.config.process.sigma_max * first.config.denoiser.sigma_data
+    sigma = first.config.diffusion.sigma_max * first.config.denoiser.sigma_data
     work = {name: evaluation(b.denoiser, frame(b.denoiser, prepared), sigma) for name, b in variants.items()}
     context = frame(first.denoiser, prepared)
-    for index, view in enumerate(first.config.denoiser.experts.views):
+    for index, view in enumerate(first.config.denoiser.experts.branches):
         work[f"only {view}"] = evaluation(first.denoiser, context.alone(index), sigma)
     return least_seconds(work, clock_of("cpu", wall=False))
 
@@ -127,10 +126,10 @@ def seconds_by_count(bundle: Bundle, prepared: Prepared, now: Clock) -> dict[str
         for count in COUNTS:
             gate = GateConfig(experts=count, top_k=min(top_k, count), threshold=0.0)
             torch.manual_seed(0)
-            network = Denoiser(replace(shape, gate=gate, experts=ExpertsConfig(views=VIEWS[:count]))).eval()
+            network = Denoiser(replace(shape, gate=gate, experts=ExpertsConfig(branches=VIEWS[:count]))).eval()
             network.gate.log_scale.data.fill_(30.0)  # untrained tokens differ little: this spreads them over experts
             context = frame(network.to(device), prepared)
-            work[name][str(count)] = evaluation(network, context, bundle.config.process.sigma_max * shape.sigma_data)
+            work[name][str(count)] = evaluation(network, context, bundle.config.diffusion.sigma_max * shape.sigma_data)
     return {name: least_seconds(pieces, now) for name, pieces in work.items()}
 
 
@@ -330,7 +329,7 @@ def parts_of_steps(trainer: Trainer, source: PatchSource, now: Clock, batch: int
         with times.part("examples"):
             drawn = source.batch(step, batch).to(trainer.accelerator.device)
         with times.part("forward"), trainer.autocast():
-            loss, _ = batch_loss(state.denoiser, drawn, Draws(config.model.process, rng_for(0, step)), config.loss)
+            loss, _ = batch_loss(state.denoiser, drawn, Draws(config.model.diffusion, rng_for(0, step)), config.loss)
         with times.part("backward"):
             state.optimiser.zero_grad()
             loss.backward()

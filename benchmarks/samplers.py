@@ -153,12 +153,12 @@ class Case:
 def run(case: Case) -> dict[str, Scores]:
     """Scores of every plan, and of the posterior mean."""
     config = case.enhancer.bundle.config
-    data, top = config.denoiser.sigma_data, config.process.sigma_max
+    data, top = config.denoiser.sigma_data, config.diffusion.sigma_max
     zero = torch.zeros(1, *case.context.shape)
     scores = {FAITHFUL: case.scores(case.result(case.denoise(zero, top * data)))}
     noise = torch.randn(case.context.shape, generator=rng_for(0, "sample", 0))[None]
     for name, (solver, levels, temperature) in plans().items():
-        sigmas = schedule(levels, data, config.process)
+        sigmas = schedule(levels, data, config.diffusion)
         scores[name] = case.scores(case.result(solver(case.denoise, temperature * noise * sigmas[0], sigmas)))
     return scores
 

@@ -22,9 +22,8 @@ from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
+from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
+from moediff.model.denoiser import Denoiser
 
 pytest_plugins = ["reliability", "nifti_fixtures", "evaluation_fixtures"]
 
@@ -128,8 +127,8 @@ def small_denoiser(seed: int = 3, *, awake: bool = False) -> Denoiser:
     torch.manual_seed(seed)
     made = Denoiser(
         DenoiserConfig(
-            vector=16,
-            trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+            embedding_width=16,
+            backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_bottleneck=1),
             encoder=EncoderConfig(width=16, heads=2),
             experts=ExpertsConfig(width=16),
         )

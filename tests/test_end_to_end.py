@@ -30,10 +30,10 @@ learning_rate = 5e-3
 warmup_steps = 2
 save_every = {save_every}
 [model.denoiser]
-vector = 16
-[model.denoiser.trunk]
+embedding_width = 16
+[model.denoiser.backbone]
 width = 8
-deep_width = 16
+bottleneck_width = 16
 [model.denoiser.encoder]
 width = 16
 heads = 2

@@ -194,11 +194,12 @@ def test_uncertainty_is_foretold_without_samples(enhancer, low):
     assert result.uncertainty is not None and result.sidecar.uncertainty.kind == "predicted"
     inside = result.uncertainty.data_XYZ[result.mask_XYZ]
     assert float(inside.min()) > 0 and float(result.uncertainty.data_XYZ[~result.mask_XYZ].abs().max()) == 0
-    doubled = Bundle(replace(config, error_scale=2 * config.error_scale), enhancer.bundle.denoiser, {}, "")
+    doubled = Bundle(replace(config, uncertainty_scale=2 * config.uncertainty_scale), enhancer.bundle.denoiser, {}, "")
     twice = Enhancer(doubled)(low, options)
     assert twice.uncertainty is not None
     assert_close(twice.uncertainty.data_XYZ, 2 * result.uncertainty.data_XYZ, atol=1e-4, rtol=1e-5)
-    steep = Bundle(replace(config, error_slices=config.error_slices + 1), enhancer.bundle.denoiser, {}, "")
+    more = replace(config, anisotropy_exponent=config.anisotropy_exponent + 1)
+    steep = Bundle(more, enhancer.bundle.denoiser, {}, "")
     raised = Enhancer(steep)(low, options).uncertainty
     assert raised is not None
     ratio = anisotropy_ratio(prepare(low, raised.grid, config.prepare))

@@ -71,7 +71,7 @@ def test_a_gpu_gets_everything_and_gives_the_same_back(bundle, enhancer, low, ch
     if plain.each_XYZE is not None:
         assert_close(result.each_XYZE, plain.each_XYZE, **tolerance)
     network = {place: count for place, count in gpu.waits.items() if " model/" in place}
-    assert network and all(" model/experts.py" in place for place in network)
+    assert network and all(" model/execution.py" in place for place in network)
 
 
 def test_what_does_not_fit_beside_the_network_is_prepared_on_the_cpu(bundle, enhancer, low, monkeypatch):

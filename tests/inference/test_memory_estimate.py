@@ -43,7 +43,7 @@ def test_it_is_near_the_peak_of_a_process(make_phantom, tmp_path):
     done = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True)
     network = load_bundle().config.denoiser
     told = predicted_mib(
-        low.grid, truth.grid, EnhanceOptions(), width=network.trunk.width, experts=len(network.experts.views)
+        low.grid, truth.grid, EnhanceOptions(), width=network.backbone.width, experts=len(network.experts.branches)
     )
     assert told == pytest.approx(int(done.stdout) / 1024, rel=0.25)
 

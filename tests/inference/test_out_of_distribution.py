@@ -17,7 +17,7 @@ from moediff.inference.grid_plan import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.out_of_distribution import STRANGE, statistics, strange, strangeness
 from moediff.inference.tiling import frame
-from moediff.model.bundle import BundleConfig, Familiar, load_bundle, save_bundle
+from moediff.model.bundle import BundleConfig, OutOfDistributionStatistics, load_bundle, save_bundle
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,10 @@ def head(bundle, make_phantom):
     return frame(load_bundle(bundle).denoiser, prepare(scan, scan.grid, PrepareSettings()))
 
 
-def known(head, shift: float) -> Familiar:
+def known(head, shift: float) -> OutOfDistributionStatistics:
     """As if training scans lay this many spreads away in every value."""
     found = statistics(head).double()
-    return Familiar(mean=tuple((found + 0.5 * shift).tolist()), spread=(0.5,) * len(found))
+    return OutOfDistributionStatistics(mean=tuple((found + 0.5 * shift).tolist()), std=(0.5,) * len(found))
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
@@ -64,19 +64,19 @@ def test_only_a_strange_scan_is_warned_of():
     ("mean", "spread", "said"),
     [
         ((0.0,) * 4, (1.0,) * 3, "of one length"),
-        ((0.0,), (0.0,), "spreads positive"),
-        ((0.0,), (float("nan"),), "spreads positive"),
-        ((0.0,), (1.0,), "familiar holds 1 values, expected 128"),
+        ((0.0,), (0.0,), "standard deviations positive"),
+        ((0.0,), (float("nan"),), "standard deviations positive"),
+        ((0.0,), (1.0,), "out_of_distribution holds 1 values, expected 128"),
     ],
 )
 def test_impossible_statistics_are_refused(mean, spread, said):
     with pytest.raises(ConfigError, match=said):
-        BundleConfig(familiar=Familiar(mean=mean, spread=spread))
+        BundleConfig(out_of_distribution=OutOfDistributionStatistics(mean=mean, std=spread))
 
 
 def test_a_bundle_keeps_what_it_knows_and_the_sidecar_tells_the_score(head, bundle, make_phantom, tmp_path):
     plain = load_bundle(bundle)
-    config = replace(plain.config, familiar=known(head, 5.0))
+    config = replace(plain.config, out_of_distribution=known(head, 5.0))
     save_bundle(tmp_path / "bundle", config, plain.denoiser.state_dict(), plain.provenance)
     enhancer = Enhancer(tmp_path / "bundle")
     assert enhancer.bundle.config == config
@@ -100,5 +100,5 @@ def test_the_embedded_bundle_knows_a_head_from_cubes(mni_scan):
         low = degrade(truth, NAMED["thick5"], rng_for(0))
         ready = prepare(low, aligned_grid(low.grid, target_grid(low.grid, EnhanceOptions())), bundle.config.prepare)
         with torch.no_grad():
-            scores.append(strangeness(frame(bundle.denoiser, ready), bundle.config.familiar))
+            scores.append(strangeness(frame(bundle.denoiser, ready), bundle.config.out_of_distribution))
     assert scores[0] < STRANGE < scores[1]

@@ -17,9 +17,11 @@ from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.core.config import rng_for
 from moediff.core.geometry import with_spacing
 from moediff.inference.tiling import ALIGN, BYTES_PER_CHANNEL, Frame, cut, denoise_tiled, frame, tile_sides, tiles
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig, make_condition
-from moediff.model.experts import EXPERTS, ExpertsConfig, ExpertSpec
-from moediff.model.gate import GateConfig
+from moediff.model.conditioning import NetworkInput, PerAxis
+from moediff.model.config import BackboneConfig, DenoiserConfig, ExpertsConfig, GateConfig
+from moediff.model.denoiser import Denoiser
+from moediff.model.experts import EXPERTS, ExpertSpec
+from moediff.model.routing import make_condition
 
 LARGE = 10**12
 SIGMA = 0.02
@@ -37,7 +39,7 @@ def reach(denoiser) -> int:
 
 def budget_for(denoiser, shape, sides) -> float:
     """Bytes that tiles of these sides take."""
-    return voxels_read(shape, sides, reach(denoiser)) * BYTES_PER_CHANNEL * denoiser.config.trunk.width
+    return voxels_read(shape, sides, reach(denoiser)) * BYTES_PER_CHANNEL * denoiser.config.backbone.width
 
 
 shapes = st.lists(st.integers(1, 16).map(lambda n: 16 * n), min_size=3, max_size=3)
@@ -142,7 +144,7 @@ def test_cut_takes_the_same_place_from_every_lattice(head):
     assert torch.equal(part.interpolated_BXYZ, whole.interpolated_BXYZ[:, 0:16, 16:32, 32:64])
     assert torch.equal(part.weight_BxyzE, whole.weight_BxyzE[:, 0:8, 8:16, 16:32])
     assert torch.equal(part.token_BxyzD, whole.token_BxyzD[:, 0:4, 4:8, 8:16])
-    for table, full, cells in zip(part.tables, whole.tables, (slice(0, 8), slice(8, 16), slice(16, 32)), strict=True):
+    for table, full, cells in zip(part.phase, whole.phase, (slice(0, 8), slice(8, 16), slice(16, 32)), strict=True):
         assert torch.equal(table, full[:, cells])
     assert torch.equal(part.acquisition_BG, whole.acquisition_BG)
 
@@ -177,16 +179,17 @@ def test_the_halo_follows_the_branch_that_looks_furthest(reach_cells, equal, mon
     """Tiles equal one pass for a branch that looks further than all others, as far as its row says how far."""
     monkeypatch.setitem(EXPERTS, "far", ExpertSpec(lambda channels: Far(), region="rest", reach_cells=reach_cells))
     config = DenoiserConfig(
-        trunk=TrunkConfig(width=8, deep_width=8, blocks_before=0, blocks_deep=0, blocks_after=0),
-        experts=ExpertsConfig(views=("far", "plain"), width=16),
+        backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_before=0, blocks_bottleneck=0, blocks_after=0),
+        experts=ExpertsConfig(branches=("far", "plain"), width=16),
         gate=GateConfig(experts=2),
     )
     torch.manual_seed(0)
     denoiser, shape = Denoiser(config), (1, 16, 16, 160)
     base, x = torch.rand(shape), torch.randn(shape)
-    at = tuple(torch.arange(float(n))[None] / 2 for n in shape[1:])
+    at = PerAxis(*(torch.arange(float(n))[None] / 2 for n in shape[1:]))
     with torch.no_grad():
-        condition = make_condition(denoiser, (base, torch.stack([base, base], 1)), at, torch.tensor([0.02]))
+        scans = NetworkInput(base, torch.stack([base, base], 1), at, torch.tensor([0.02]))
+        condition = make_condition(denoiser, scans)
         whole = denoiser(x, torch.tensor([SIGMA]), condition)
     box = (slice(0, 16), slice(0, 16), slice(0, 160))
     head = Frame(box, (0, 1, 2), (16, 16, 160), condition, torch.ones(shape, dtype=torch.bool))

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from moediff.core.errors import BundleError
 from moediff.model.bundle import MANIFEST, WEIGHTS, BundleConfig, load_bundle, save_bundle, sha256_of
-from moediff.model.denoiser import make_condition
+from moediff.model.conditioning import NetworkInput, PerAxis
+from moediff.model.routing import make_condition
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_pickle_is_refused(folder, small):
 @pytest.mark.fault(49)
 def test_weights_of_another_shape_are_refused(folder):
     config = json.loads((folder / MANIFEST).read_text())["config"]
-    config["denoiser"]["trunk"]["width"] = 16
+    config["denoiser"]["backbone"]["width"] = 16
     change(folder, config=config)
     with pytest.raises(BundleError, match="shape"):
         load_bundle(folder)
@@ -98,7 +99,7 @@ def test_whoever_may_read_the_manifest_may_read_the_weights(tmp_path, small):
 @pytest.mark.fault(50)
 def test_nan_weights_are_never_saved(tmp_path, small):
     weights = dict(small.state_dict())
-    weights["trunk.enter.bias"] = torch.full_like(weights["trunk.enter.bias"], torch.nan)
+    weights["backbone.input_projection.bias"] = torch.full_like(weights["backbone.input_projection.bias"], torch.nan)
     with pytest.raises(BundleError, match="NaN"):
         save_bundle(tmp_path / "bad", BundleConfig(denoiser=small.config), weights, {})
     assert not list(tmp_path.iterdir())
@@ -116,18 +117,18 @@ def test_every_part_of_the_embedded_network_matters():
     denoiser = load_bundle().denoiser
     torch.manual_seed(0)
     base = F.avg_pool3d(torch.rand(1, 1, 70, 70, 70), 7, stride=1)[0, :, :64, :64, :64]
-    positions = tuple(torch.arange(64)[None] / ratio for ratio in (1.0, 1.0, 4.0))
-    slices = torch.stack([base.roll(1, 3), base.roll(-1, 3)], 1)
+    positions = PerAxis(*(torch.arange(64)[None] / ratio for ratio in (1.0, 1.0, 4.0)))
+    scans = NetworkInput(base, torch.stack([base.roll(1, 3), base.roll(-1, 3)], 1), positions, torch.tensor([0.02]))
 
     def result():
-        condition = make_condition(denoiser, (base, slices), positions, torch.tensor([0.02]), sparse=False)
+        condition = make_condition(denoiser, scans, sparse=False)
         return denoiser(torch.zeros_like(base), torch.tensor([1.0]), condition)
 
     whole = result()
     size = float(whole.square().mean().sqrt())
-    trunk = denoiser.trunk
-    parts = [block.second for block in (*trunk.before, *trunk.deep, *trunk.after)]
-    parts += [trunk.up, trunk.token, *(expert.head for expert in denoiser.experts.each)]
+    backbone = denoiser.backbone
+    parts = [block.second for block in (*backbone.before, *backbone.bottleneck, *backbone.after)]
+    parts += [backbone.up, backbone.token_projection, *(expert.output_projection for expert in denoiser.experts.each)]
     for part in parts:
         kept = part.weight.clone()
         part.weight.zero_()

@@ -8,17 +8,18 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from moediff.core.errors import ConfigError
-from moediff.model.denoiser import DenoiserConfig, make_condition, position_tables
-from moediff.model.encoder import EncoderConfig
-from moediff.model.gate import GateConfig, cell_weights
+from moediff.model.conditioning import NetworkInput, PerAxis, sampling_phase
+from moediff.model.config import DenoiserConfig, EncoderConfig, GateConfig
+from moediff.model.routing import cell_weights, make_condition, route
 
 
 def condition_of(denoiser, base, sparse=True):
     step = torch.arange(base.shape[1])[None].float() / 2
     positions = tuple(step[:, :n] if n <= base.shape[1] else torch.arange(n)[None] / 2 for n in base.shape[1:])
     positions = tuple(p.expand(len(base), -1) for p in positions)
-    scan = base, torch.stack([base, base], 1)
-    return make_condition(denoiser, scan, positions, torch.full((len(base),), 0.01), sparse=sparse)
+    noise = torch.full((len(base),), 0.01)
+    scans = NetworkInput(base, torch.stack([base, base], 1), PerAxis(*positions), noise)
+    return make_condition(denoiser, scans, sparse=sparse)
 
 
 def test_without_noise_the_input_is_the_answer(small):
@@ -39,9 +40,10 @@ def test_at_large_sigma_the_noise_hardly_matters(small):
 def test_every_parameter_learns(small):
     base = torch.rand(2, 32, 32, 32)
     condition = condition_of(small, base, sparse=False)
-    blended, each, log_error = small.with_experts(torch.randn_like(base), torch.tensor([0.05, 0.1]), condition, 1)
-    assert each.shape == (4, 1, 32, 32, 32)
-    (blended.square().mean() + each.square().mean() + log_error.square().mean()).backward()
+    output = small.for_training(torch.randn_like(base), torch.tensor([0.05, 0.1]), condition, 1)
+    assert output.expert_EBXYZ.shape == (4, 1, 32, 32, 32)
+    parts = output.mean_BXYZ, output.expert_EBXYZ, output.log_error_BXYZ
+    sum(part.square().mean() for part in parts).backward()
     still = [name for name, p in small.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0]
     assert not still
 
@@ -54,7 +56,7 @@ def test_aggregate_is_the_weighted_sum_of_the_experts(small):
     voxel = condition.weight_BxyzE
     for axis in (1, 2, 3):
         voxel = voxel.repeat_interleave(2, axis)
-    each = small.every_expert(x, sigma, condition)
+    each = small.for_training(x, sigma, condition, 1).expert_EBXYZ
     assert_close(small(x, sigma, condition), (each * voxel.permute(4, 0, 1, 2, 3)).sum(0), atol=1e-5, rtol=1e-4)
 
 
@@ -70,14 +72,14 @@ def test_the_scales_exchange_information(small):
 
 
 @torch.no_grad()
-def test_the_deep_half_stays_alive_whatever_the_modulation(small):
+def test_the_bottleneck_stays_alive_whatever_the_modulation(small):
     """Factors that multiply up from block to block once silenced every ReLU behind them."""
     base = torch.rand(1, 32, 32, 32)
     condition = condition_of(small, base)
-    for block in small.trunk.deep:
-        block.modulate.from_vector.weight.mul_(1e4)
+    for block in small.backbone.bottleneck:
+        block.modulate.from_embedding.weight.mul_(1e4)
     seen = []
-    small.trunk.up.register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
+    small.backbone.up.register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
     small(torch.randn_like(base), torch.tensor([0.1]), condition)
     into, out = seen[0]
     assert float(into.max()) < 10  # unit size per site, before the last ReLU
@@ -88,13 +90,13 @@ def test_the_deep_half_stays_alive_whatever_the_modulation(small):
 def test_routing_is_the_mean_over_lattices(small):
     """By hand: the same scan embedded 6 voxels further into a larger one, its patches then beginning at voxel 10."""
     base = torch.rand(1, 32, 48, 32)
-    one = small.routing(base)[1]
-    small.config = replace(small.config, gate=replace(small.config.gate, lattices=(0, 10)))
+    one = route(small, base).weight_BxyzE
+    small.config = replace(small.config, gate=replace(small.config.gate, patch_offsets=(0, 10)))
     larger = torch.zeros(1, 48, 64, 48)
     larger[:, 6:38, 6:54, 6:38] = base
     other = cell_weights(small.gate_logits(larger)[1])[:, 3:19, 3:27, 3:19]
     both = (one.log() + other.log()).div(2).softmax(-1)
-    assert_close(small.routing(base)[1], both, atol=1e-5, rtol=1e-5)
+    assert_close(route(small, base).weight_BxyzE, both, atol=1e-5, rtol=1e-5)
     assert float((one - other).abs().max()) > 1e-4
 
 
@@ -102,18 +104,18 @@ def test_routing_is_the_mean_over_lattices(small):
 def test_smooth_routing_is_the_mean_over_cells_nearby(small):
     """In logits, over the 3x3x3 cells around each that there are, twice."""
     base = torch.rand(1, 32, 48, 32)
-    logit = small.routing(base)[1].log().movedim(-1, 1)
+    logit = route(small, base).weight_BxyzE.log().movedim(-1, 1)
     for _ in range(2):
         logit = F.avg_pool3d(logit, 3, 1, 1, count_include_pad=False)
-    small.config = replace(small.config, gate=replace(small.config.gate, smooth=2))
-    assert_close(small.routing(base)[1], logit.softmax(1).movedim(1, -1), atol=1e-5, rtol=1e-5)
+    small.config = replace(small.config, gate=replace(small.config.gate, smoothing_passes=2))
+    assert_close(route(small, base).weight_BxyzE, logit.softmax(1).movedim(1, -1), atol=1e-5, rtol=1e-5)
 
 
-def test_position_tables_know_where_samples_lie():
-    table = position_tables(torch.tensor([[0.0, 0.25, 0.5, 0.75]]), torch.tensor([4.0]))
-    assert table.shape == (1, 2, 6)
-    assert_close(table[0, 0, :2], torch.tensor([1.0, 0.0]), atol=1e-6, rtol=0)  # cosines of 0 and a quarter turn
-    flat = position_tables(torch.tensor([[0.0, 1.0]]), torch.tensor([1.0]))
+def test_phase_features_know_where_samples_lie():
+    phase = sampling_phase(torch.tensor([[0.0, 0.25, 0.5, 0.75]]), torch.tensor([4.0]))
+    assert phase.shape == (1, 2, 6)
+    assert_close(phase[0, 0, :2], torch.tensor([1.0, 0.0]), atol=1e-6, rtol=0)  # cosines of 0 and a quarter turn
+    flat = sampling_phase(torch.tensor([[0.0, 1.0]]), torch.tensor([1.0]))
     assert float(flat.abs().max()) == 0
 
 
@@ -124,11 +126,11 @@ def test_position_tables_know_where_samples_lie():
         lambda: DenoiserConfig(sigma_data=0),
         lambda: GateConfig(top_k=5),
         lambda: GateConfig(threshold=0.9),
-        lambda: GateConfig(lattices=()),
-        lambda: GateConfig(lattices=(10, 0)),
-        lambda: GateConfig(lattices=(0, 3)),
-        lambda: GateConfig(lattices=(0, 16)),
-        lambda: GateConfig(smooth=-1),
+        lambda: GateConfig(patch_offsets=()),
+        lambda: GateConfig(patch_offsets=(10, 0)),
+        lambda: GateConfig(patch_offsets=(0, 3)),
+        lambda: GateConfig(patch_offsets=(0, 16)),
+        lambda: GateConfig(smoothing_passes=-1),
         lambda: EncoderConfig(width=10, heads=4),
     ],
 )

@@ -44,14 +44,14 @@ def test_on_a_gpu_all_begin_before_the_first_is_waited_for():
 def test_experts_that_no_cell_asks_for_get_no_stream(make_denoiser):
     denoiser = make_denoiser(awake=True)
     feature = torch.randn(1, 4, 4, 4, 8, generator=rng_for(0))
-    vector, weight = torch.randn(1, 16, generator=rng_for(1)), torch.zeros(1, 4, 4, 4, 4)
+    embedding, weight = torch.randn(1, 16, generator=rng_for(1)), torch.zeros(1, 4, 4, 4, 4)
     weight[:, :2, ..., 1], weight[:, 1:, ..., 3] = 0.4, 0.6
     with torch.no_grad():
-        plain = denoiser.experts.blend(feature, vector, weight)
+        plain = denoiser.experts.combine(feature, embedding, weight)
         with pretended() as gpu:
             there = denoiser.experts.to("cuda")
-            result = there.blend(feature.to("cuda"), vector.to("cuda"), weight.to("cuda")).cpu()
+            result = there.combine(feature.to("cuda"), embedding.to("cuda"), weight.to("cuda")).cpu()
             assert len(Stream.made) == 1 + 2
     assert torch.equal(result, plain)
-    assert all("experts.py" in place for place in gpu.waits if " model/" in place)
+    assert all("execution.py" in place for place in gpu.waits if " model/" in place)
     assert sum(count for place, count in gpu.waits.items() if " model/" in place) == 2  # rows, and how many

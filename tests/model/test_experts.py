@@ -6,68 +6,90 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from moediff.core.errors import ConfigError
-from moediff.model import layers as blocks
-from moediff.model.experts import CHUNK_ROWS, Experts, ExpertsConfig
-from moediff.model.gate import cell_logits, cell_weights, shifted_logits, sparsify
+from moediff.model.config import ExpertsConfig
+from moediff.model.execution import CHUNK_ROWS, SLAB_BYTES
+from moediff.model.experts import EXPERTS, Experts, ExpertSpec
 from moediff.model.layers import from_lattice, local_mean, to_lattice
+from moediff.model.routing import cell_logits, cell_weights, shifted_logits, sparsify
 
 
 @pytest.fixture
 def parts():
     torch.manual_seed(0)
-    experts = Experts(ExpertsConfig(width=16), channels=8, vector=4)
-    h, vector = torch.randn(2, 24, 24, 16, 8), torch.randn(2, 4)
+    experts = Experts(tuple(EXPERTS), channels=8, embedding=4, width=16, layers=2)
+    h, embedding = torch.randn(2, 24, 24, 16, 8), torch.randn(2, 4)
     assert h[..., 0].numel() > CHUNK_ROWS  # more than one chunk
-    return experts, h, vector, torch.randn(2, 24, 24, 16, 4).softmax(-1)
+    return experts, h, embedding, torch.randn(2, 24, 24, 16, 4).softmax(-1)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 @torch.no_grad()
 def test_sparse_equals_masked_dense(parts, top_k):
-    experts, h, vector, weight = parts
+    experts, h, embedding, weight = parts
     weight = sparsify(weight, top_k, 0.1 if top_k < 4 else 0.0)
     weight[:, :5] = 0  # background
-    expected = (experts.dense(h, vector) * weight[..., None]).sum(-2)
-    assert_close(experts.blend(h, vector, weight), expected, atol=1e-5, rtol=1e-4)
+    expected = (experts.dense(h, embedding) * weight[..., None]).sum(-2)
+    assert_close(experts.combine(h, embedding, weight), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_training_path_equals_inference_path(parts):
-    experts, h, vector, weight = parts
+    experts, h, embedding, weight = parts
     with torch.no_grad():
-        chunked = experts.blend(h, vector, weight)
-    assert_close(experts.blend(h, vector, weight), chunked, atol=1e-5, rtol=1e-4)
+        chunked = experts.combine(h, embedding, weight)
+    assert_close(experts.combine(h, embedding, weight), chunked, atol=1e-5, rtol=1e-4)
 
 
 def test_slabs_equal_the_whole(parts, monkeypatch):
-    experts, h, vector, weight = parts
-    whole = experts.blend(h, vector, weight)
-    monkeypatch.setitem(blocks.SLAB_BYTES, "cpu", 0)  # slabs as thin as can be
+    experts, h, embedding, weight = parts
+    whole = experts.combine(h, embedding, weight)
+    monkeypatch.setitem(SLAB_BYTES, "cpu", 0)  # slabs as thin as can be
     with torch.no_grad():
-        assert_close(experts.blend(h, vector, weight), whole, atol=1e-5, rtol=1e-4)
+        assert_close(experts.combine(h, embedding, weight), whole, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_each_expert_runs_alone_and_differs(parts):
-    experts, h, vector, weight = parts
-    dense = experts.dense(h, vector)
+    experts, h, embedding, weight = parts
+    dense = experts.dense(h, embedding)
     for index in range(4):
         only = torch.zeros_like(weight)
         only[..., index] = 1
-        assert_close(experts.blend(h, vector, only), dense[..., index, :], atol=1e-5, rtol=1e-4)
+        assert_close(experts.combine(h, embedding, only), dense[..., index, :], atol=1e-5, rtol=1e-4)
     assert float((dense[..., 0, :] - dense[..., 1, :]).abs().mean()) > 1e-3
 
 
 def test_unused_expert_is_not_run(parts):
-    experts, h, vector, weight = parts
-    experts.each[2].rows = None  # type: ignore[assignment]  # would fail if called
+    experts, h, embedding, weight = parts
+    experts.each[2].pointwise = None  # type: ignore[assignment]  # would fail if called
     weight = weight.clone()
     weight[..., 2] = 0
-    assert bool(torch.isfinite(experts.blend(h, vector, weight)).all())
+    assert bool(torch.isfinite(experts.combine(h, embedding, weight)).all())
 
 
-def test_unknown_view_is_refused():
+def test_an_unknown_branch_is_refused():
     with pytest.raises(ConfigError, match="choose from"):
-        ExpertsConfig(views=("magic",))
+        ExpertsConfig(branches=("magic",))
+
+
+@pytest.mark.parametrize(("region", "reach"), [("cerebellum", 0), ("cortex", -1)])
+def test_an_expert_of_no_region_is_refused(region, reach):
+    with pytest.raises(ConfigError, match="choose from"):
+        ExpertSpec(torch.nn.Identity, region=region, reach_cells=reach)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+@torch.no_grad()
+def test_a_branch_looks_as_far_as_its_row_says(name):
+    spec, side = EXPERTS[name], 24
+    torch.manual_seed(0)
+    branch, h = spec.branch(4), torch.randn(1, side, side, side, 4)
+    moved = h.clone()
+    moved[0, 12, 12, 12] += 1
+    touched = ((branch(moved) - branch(h)).abs().amax(-1)[0] > 1e-7).nonzero()
+    if name == "window":  # its own window of 4x4x4 cells
+        assert int(touched.amin()) == 12 and int(touched.amax()) == 15
+    else:
+        assert int((touched - 12).abs().amax()) == spec.reach_cells
 
 
 @pytest.mark.parametrize("factor", [2, 4])

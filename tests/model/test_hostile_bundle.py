@@ -114,15 +114,15 @@ def test_weights_that_do_not_fit_are_refused(change, folder):
 
 MANIFESTS = {
     "unknown key": {"run": "rm"},
-    "schema of tomorrow": {"schema": 2},
+    "schema of tomorrow": {"schema": 3},
     "checksum of another": {"sha256": "0" * 64},
     "checksum that is a path": {"sha256": "../../model.safetensors"},
     "checksum that is no text": {"sha256": None},
     "config that is a list": {"config": []},
-    "huge width": {"config": {"denoiser": {"trunk": {"width": 10**9}}}},
-    "endless layers": {"config": {"denoiser": {"trunk": {"blocks_deep": 10**9}}}},
+    "huge width": {"config": {"denoiser": {"backbone": {"width": 10**9}}}},
+    "endless layers": {"config": {"denoiser": {"backbone": {"blocks_bottleneck": 10**9}}}},
     "unknown setting": {"config": {"denoiser": {"hook": "os.system"}}},
-    "wrong type": {"config": {"process": {"sigma_max": "large"}}},
+    "wrong type": {"config": {"diffusion": {"sigma_max": "large"}}},
 }
 
 

@@ -1,4 +1,4 @@
-"""Lattices, convolutions on them, and how far a trunk looks."""
+"""Lattices, convolutions on them, and how far a backbone looks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from moediff.model.denoiser import Condition, Trunk, TrunkConfig
-from moediff.model.layers import (
-    FULL,
-    LINE,
-    PLANE,
-    SLAB_BYTES,
-    Conv,
-    attended,
-    from_lattice,
-    local_mean,
-    slabs,
-    to_lattice,
-)
+from moediff.model.conditioning import Modulators, PerAxis
+from moediff.model.config import BackboneConfig
+from moediff.model.denoiser import Backbone
+from moediff.model.execution import SLAB_BYTES, attended, slabs
+from moediff.model.layers import LINE, PLANE, Conv, from_lattice, local_mean, to_lattice
+
+FULL = (3, 3, 3)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -49,17 +43,17 @@ def test_local_mean_counts_the_outside_as_zero():
 
 
 @pytest.mark.parametrize("slab_bytes", [0, 10_000, 10**9])
-def test_slabs_of_a_trunk_equal_the_whole(slab_bytes, monkeypatch):
+def test_slabs_of_a_backbone_equal_the_whole(slab_bytes, monkeypatch):
     torch.manual_seed(0)
-    trunk = Trunk(TrunkConfig(width=8, deep_width=16, blocks_before=1, blocks_deep=2, blocks_after=2), 4, 4)
-    tables = tuple(torch.randn(1, n, 6) for n in (20, 12, 8))
-    nothing = torch.zeros(1, 1, 1, 1)
-    condition = Condition(nothing, nothing, tables, nothing, torch.randn(1, 10, 6, 4, 4), nothing)
-    cells, vector = torch.randn(1, 20, 12, 8, 40), torch.randn(1, 4)
-    whole = trunk(cells, vector, condition)
+    config = BackboneConfig(width=8, bottleneck_width=16, blocks_before=1, blocks_bottleneck=2, blocks_after=2)
+    backbone = Backbone(config, embedding=4, token_width=4)
+    phase = PerAxis(*(torch.randn(1, n, 6) for n in (20, 12, 8)))
+    tokens, cells = torch.randn(1, 10, 6, 4, 4), torch.randn(1, 20, 12, 8, 40)
+    modulators = Modulators(torch.randn(1, 4), phase)
+    whole = backbone(cells, modulators, tokens)
     monkeypatch.setitem(SLAB_BYTES, "cpu", slab_bytes)
     with torch.no_grad():
-        assert_close(trunk(cells, vector, condition), whole.detach(), atol=1e-5, rtol=1e-5)
+        assert_close(backbone(cells, modulators, tokens), whole.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_slabs_cover_the_axis_once_in_whole_windows(monkeypatch):
@@ -72,22 +66,20 @@ def test_slabs_cover_the_axis_once_in_whole_windows(monkeypatch):
     assert [p.start for p in slabs(h, 4)] == [0]  # with gradients, all at once
 
 
-def test_a_trunk_looks_no_further_than_it_says():
-    config = TrunkConfig(width=8, deep_width=8, blocks_before=1, blocks_deep=2, blocks_after=1)
+def test_a_backbone_looks_no_further_than_it_says():
+    config = BackboneConfig(width=8, bottleneck_width=8, blocks_before=1, blocks_bottleneck=2, blocks_after=1)
     torch.manual_seed(0)
-    trunk, side = Trunk(config, 4, 4), 48  # cells
-    tables = tuple(torch.zeros(1, side, 6) for _ in range(3))
-    nothing = torch.zeros(1, 1, 1, 1)
-    condition = Condition(nothing, nothing, tables, nothing, torch.zeros(1, *(side // 2,) * 3, 4), nothing)
+    backbone, side = Backbone(config, embedding=4, token_width=4), 48  # cells
+    modulators = Modulators(torch.zeros(1, 4), PerAxis(*(torch.zeros(1, side, 6) for _ in range(3))))
+    tokens = torch.zeros(1, *(side // 2,) * 3, 4)
     cells = torch.rand(1, side, side, side, 40)
     moved = cells.clone()
     moved[0, 24, 24, 24] += 1
     with torch.no_grad():
-        vector = torch.zeros(1, 4)
-        touched = (trunk(moved, vector, condition) - trunk(cells, vector, condition)).abs().amax(-1)[0] > 1e-7
+        touched = (backbone(moved, modulators, tokens) - backbone(cells, modulators, tokens)).abs().amax(-1)[0] > 1e-7
     reach = 2 * int((touched.nonzero() - 24).abs().amax())
     assert reach <= config.reach_voxels <= reach + 10
-    assert replace(config, blocks_deep=3).reach_voxels == config.reach_voxels + 4
+    assert replace(config, blocks_bottleneck=3).reach_voxels == config.reach_voxels + 4
 
 
 def test_attention_on_a_cpu_is_worked_out_in_float32():

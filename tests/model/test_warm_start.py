@@ -6,20 +6,22 @@ import pytest
 import torch
 
 from moediff.core.errors import ConfigError
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig, make_condition
-from moediff.model.experts import ExpertsConfig
-from moediff.model.gate import GateConfig
+from moediff.model.conditioning import NetworkInput, PerAxis
+from moediff.model.config import BackboneConfig, DenoiserConfig, ExpertsConfig, GateConfig
+from moediff.model.denoiser import Denoiser
+from moediff.model.routing import make_condition
 from moediff.model.warm_start import begin_from
 
-SMALL = DenoiserConfig(trunk=TrunkConfig(width=16, deep_width=16), experts=ExpertsConfig(width=16))
-UNIFORM = replace(SMALL, gate=GateConfig(experts=1, top_k=1), experts=replace(SMALL.experts, views=("plain",)))
+SMALL = DenoiserConfig(backbone=BackboneConfig(width=16, bottleneck_width=16), experts=ExpertsConfig(width=16))
+UNIFORM = replace(SMALL, gate=GateConfig(experts=1, top_k=1), experts=replace(SMALL.experts, branches=("plain",)))
 
 
 def result_of(denoiser: Denoiser) -> torch.Tensor:
     rng = torch.Generator().manual_seed(1)
     base = torch.rand(1, 32, 32, 32, generator=rng)
-    positions = tuple(torch.linspace(0, 31 / ratio, 32)[None] for ratio in (1, 1, 5))
-    condition = make_condition(denoiser, (base, torch.stack([base, base], 1)), positions, torch.tensor([0.02]))
+    positions = PerAxis(*(torch.linspace(0, 31 / ratio, 32)[None] for ratio in (1, 1, 5)))
+    scans = NetworkInput(base, torch.stack([base, base], 1), positions, torch.tensor([0.02]))
+    condition = make_condition(denoiser, scans)
     with torch.no_grad():
         return denoiser(torch.randn(base.shape, generator=rng), torch.tensor([0.1]), condition)
 
@@ -27,7 +29,7 @@ def result_of(denoiser: Denoiser) -> torch.Tensor:
 def test_branched_experts_begin_as_the_uniform_denoiser() -> None:
     torch.manual_seed(0)
     uniform, experts = Denoiser(UNIFORM), Denoiser(SMALL)
-    torch.nn.init.normal_(uniform.experts.each[0].head.weight)
+    torch.nn.init.normal_(uniform.experts.each[0].output_projection.weight)
     before = result_of(experts)
     begin_from(experts, uniform)
     torch.testing.assert_close(result_of(experts), result_of(uniform), atol=1e-5, rtol=1e-4)
@@ -41,13 +43,13 @@ def test_same_shape_is_copied() -> None:
     torch.testing.assert_close(result_of(second), result_of(first))
 
 
-def test_another_trunk_is_refused() -> None:
-    wider = replace(SMALL, trunk=TrunkConfig(width=24, deep_width=16))
-    with pytest.raises(ConfigError, match="another trunk"):
+def test_another_backbone_is_refused() -> None:
+    wider = replace(SMALL, backbone=BackboneConfig(width=24, bottleneck_width=16))
+    with pytest.raises(ConfigError, match="another backbone"):
         begin_from(Denoiser(wider), Denoiser(UNIFORM))
 
 
 def test_experts_branch_from_one_plain_expert_only() -> None:
-    two = replace(SMALL, gate=GateConfig(experts=2), experts=replace(SMALL.experts, views=("plain", "detail")))
+    two = replace(SMALL, gate=GateConfig(experts=2), experts=replace(SMALL.experts, branches=("plain", "detail")))
     with pytest.raises(ConfigError, match="branch from one"):
         begin_from(Denoiser(SMALL), Denoiser(two))

@@ -144,7 +144,7 @@ def test_only_what_sharpens_learns(thick, weights, tmp_path):
     made = adapt([thick], weights, QUICK, out=tmp_path / "mine")
     old, new = weights.denoiser.state_dict(), made.denoiser.state_dict()
     moved = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
-    assert moved == {"vector", "trunk", "experts"}
+    assert moved == {"embedding", "backbone", "experts"}
     assert made.config == weights.config and made.sha256 != weights.sha256
     told = made.provenance["adapted"]
     assert (told["scans"], told["slice_factors"], told["steps"]) == (1, [4.0], 2)

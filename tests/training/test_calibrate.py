@@ -81,21 +81,21 @@ def test_a_bundle_is_scaled_and_stays_so(data, bundle):
     scans, options = [ScanSource(path="head_T1w.nii.gz"), ScanSource(path="x", labels=True)], Calibration(side=32)
     store, before = Store(), load_bundle(bundle)
     once = calibrate(before, scans, data, options, store)
-    assert once.config.error_scale != before.config.error_scale and once.config.error_slices == 0
+    assert once.config.uncertainty_scale != before.config.uncertainty_scale and once.config.anisotropy_exponent == 0
     assert once.record["cases"] == 4 == store.computed
     assert calibrate(before, scans, data, options, store).config == once.config and store.computed == 4
     save_bundle(data / "once", once.config, once.weights, {})
     again = calibrate(load_bundle(data / "once"), scans, data, options)
-    assert again.config.error_scale == pytest.approx(once.config.error_scale, rel=1e-3)
+    assert again.config.uncertainty_scale == pytest.approx(once.config.uncertainty_scale, rel=1e-3)
 
 
 def test_the_exponent_is_fitted_on_request_and_coverage_then_holds(data, bundle):
     scans, options = [ScanSource(path="head_T1w.nii.gz")], Calibration(side=32, exponent=True)
     once = calibrate(load_bundle(bundle), scans, data, options)
     save_bundle(data / "once", once.config, once.weights, {})
-    assert once.config.error_slices != 0
+    assert once.config.anisotropy_exponent != 0
     again = calibrate(load_bundle(data / "once"), scans, data, options)
-    assert again.config.error_slices == pytest.approx(once.config.error_slices, abs=2e-3)
+    assert again.config.anisotropy_exponent == pytest.approx(once.config.anisotropy_exponent, abs=2e-3)
     assert again.record["covered_before"] == pytest.approx(0.9, abs=5e-3)
 
 
@@ -112,7 +112,7 @@ def test_the_head_learns_how_large_errors_are_and_nothing_else_moves(data, bundl
     store, weights = Store(), {name: value.clone() for name, value in before.denoiser.state_dict().items()}
     result = fit_uncertainty_head(before, source, QUICK, store)
     moved = {name for name, value in result.weights.items() if not torch.equal(value, weights[name])}
-    assert moved and all(name.startswith("error.") for name in moved) and store.computed == 2
+    assert moved and all(name.startswith("uncertainty_head.") for name in moved) and store.computed == 2
     again = fit_uncertainty_head(load_bundle(bundle), source, QUICK, store)
     assert store.computed == 2 and all(torch.equal(again.weights[name], result.weights[name]) for name in moved)
     short = fit_uncertainty_head(load_bundle(bundle), source, replace(QUICK, steps=10), store)
@@ -122,13 +122,13 @@ def test_the_head_learns_how_large_errors_are_and_nothing_else_moves(data, bundl
 def test_statistics_need_four_scans(data, bundle, make_phantom):
     before, options = load_bundle(bundle), StatisticsFit(recipes=("thick3",))
     scans = [ScanSource(path="head_T1w.nii.gz"), ScanSource(path="x", labels=True)]
-    assert fit_statistics(before, scans, data, options).config.familiar is None
+    assert fit_statistics(before, scans, data, options).config.out_of_distribution is None
     for seed in (1, 2, 3):
         save(make_phantom((32, 32, 32), (3.0, 3.0, 3.0), seed=seed), data / f"{seed}.nii.gz")
         scans.append(ScanSource(path=f"{seed}.nii.gz"))
-    typical = fit_statistics(before, scans, data, options).config.familiar
+    typical = fit_statistics(before, scans, data, options).config.out_of_distribution
     assert typical is not None and len(typical.mean) == 2 * before.config.denoiser.encoder.width
-    assert min(typical.spread) >= 1e-3
+    assert min(typical.std) >= 1e-3
 
 
 @pytest.mark.parametrize(

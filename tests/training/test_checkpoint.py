@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from moediff.core.config import rng_for
 from moediff.io.atomic import name_hash
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
+from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
+from moediff.model.denoiser import Denoiser
 from moediff.training.checkpoint import STATE, State, has_checkpoint, load_checkpoint, save_checkpoint
 from moediff.training.muon import Muon, is_matrix
 
 TINY = DenoiserConfig(
-    vector=8,
-    trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+    embedding_width=8,
+    backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_bottleneck=1),
     encoder=EncoderConfig(width=16, heads=2),
     experts=ExpertsConfig(width=8),
 )

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning
-from moediff.model.denoiser import TrunkConfig
-from moediff.model.experts import ExpertsConfig
+from moediff.model.config import BackboneConfig, ExpertsConfig
 from moediff.training.cache import ScanSource
 from moediff.training.config import TrainConfig, load_config
 
@@ -18,10 +17,10 @@ data = "scans"
 steps = 70
 learning_rate = 1e-3
 [model.denoiser]
-vector = 16
-[model.denoiser.trunk]
+embedding_width = 16
+[model.denoiser.backbone]
 width = 8
-deep_width = 16
+bottleneck_width = 16
 [provenance]
 name = "base"
 licence = "CC0"
@@ -43,7 +42,7 @@ def written(folder: Path, **files: str) -> Path:
 def test_settings_are_read_and_the_rest_takes_its_defaults(tmp_path):
     config = load_config(written(tmp_path / "configs", base=BASE))
     assert (config.steps, config.learning_rate, config.batch) == (70, 1e-3, TrainConfig(out="").batch)
-    assert config.model.denoiser.trunk == TrunkConfig(width=8, deep_width=16)
+    assert config.model.denoiser.backbone == BackboneConfig(width=8, bottleneck_width=16)
     assert config.scans == (ScanSource(path="one.nii.gz"), ScanSource(path="two.nii.gz"))
     assert config.provenance == {"name": "base", "licence": "CC0"}
 
@@ -68,7 +67,7 @@ like = "{like}"
 out = "mine"
 start = "bundle"
 learning_rate = 2e-3
-[model.denoiser.trunk]
+[model.denoiser.backbone]
 width = 32
 [model.denoiser.experts]
 width = 16
@@ -80,8 +79,8 @@ name = "like"
 def test_like_puts_tables_over_each_other(tmp_path):
     config = load_config(written(tmp_path / "configs", base=BASE, like=LIKE.format(like="base.toml")))
     assert (config.steps, config.learning_rate) == (70, 2e-3)
-    assert config.model.denoiser.trunk == TrunkConfig(width=32, deep_width=16)  # one key here, the other below
-    assert config.model.denoiser.vector == 16 and config.model.denoiser.experts == ExpertsConfig(width=16)
+    assert config.model.denoiser.backbone == BackboneConfig(width=32, bottleneck_width=16)  # one key here, one below
+    assert config.model.denoiser.embedding_width == 16 and config.model.denoiser.experts == ExpertsConfig(width=16)
     assert config.provenance == {"name": "like", "licence": "CC0"}
     assert [scan.path for scan in config.scans] == ["one.nii.gz", "two.nii.gz"]
 
@@ -124,7 +123,7 @@ def test_the_configurations_of_the_project_can_be_read():
 
 REFUSED = {
     "unknown setting": ("stepz = 3", "unknown setting 'stepz'"),
-    "unknown in a table": ("[model.denoiser.trunk]\nwidht = 3", "unknown setting 'model.denoiser.trunk.widht'"),
+    "unknown in a table": ("[model.denoiser.backbone]\nwidht = 3", "unknown setting 'model.denoiser.backbone.widht'"),
     "unknown in a list": ('[[scans]]\npath = "a"\nweigth = 3', "unknown setting 'scans.weigth'"),
     "wrong type": ('steps = "many"', "steps: "),
     "no word for a folder": ("out = 3", "out: "),
@@ -135,8 +134,8 @@ REFUSED = {
     "no seed": ("seed = 99999999999999999999999", "must lie in 0..2^63 - 1"),
     "a weight below nothing": ("[loss]\nregion = -1.0", "loss.region=-1.0 must be 0 or more"),
     "a cube too small to judge": ("[validation]\nside = 8", "validation.side=8 must be at least 16"),
-    "fewer blocks than none": ("[model.denoiser.trunk]\nblocks_deep = -1", "0 to"),
-    "no vector": ("[model.denoiser]\nvector = 0", "vector=0"),
+    "fewer blocks than none": ("[model.denoiser.backbone]\nblocks_bottleneck = -1", "0 to"),
+    "no embedding": ("[model.denoiser]\nembedding_width = 0", "embedding_width=0"),
     "no tokens": ("[model.denoiser.encoder]\nwidth = 0", "encoder.width=0"),
     "no steps": ("steps = 0", "steps=0 must be at least 1"),
     "no batch": ("batch = 0", "batch=0 must be at least 1"),
@@ -163,7 +162,7 @@ REFUSED = {
     "amplitude from zero": ("[augment]\namplitude = [0.0, 1.0]", "augment.amplitude=[0.0, 1.0]"),
     "shares over one": ("[augment]\nblur_probability = 0.9", "1 at most together"),
     "an unknown recipe to validate": ('[validation]\nrecipes = ["thik5"]', "validation.recipes: ['thik5']"),
-    "impossible in a part": ("[model.denoiser.trunk]\nwidth = 4", "trunk widths 4"),
+    "impossible in a part": ("[model.denoiser.backbone]\nwidth = 4", "backbone widths 4"),
 }
 
 
@@ -222,3 +221,35 @@ def test_a_file_with_former_keys_can_be_built_on(tmp_path):
     with pytest.warns(MoeDiffWarning, match="steady is now"):
         config = load_config(tmp_path / "top.toml")
     assert (config.learning_rate, config.loss.shift_consistency, config.loss.region) == (2e-3, 0.1, 0.3)
+
+
+OLD = """
+steps = 3
+[model]
+error_slices = 0.1
+[model.process]
+share_at_max = 0.5
+[model.denoiser]
+vector = 8
+error_width = 8
+[model.denoiser.trunk]
+deep_width = 16
+[model.denoiser.gate]
+lattices = [0, 10]
+experts = 1
+top_k = 1
+[model.denoiser.experts]
+views = ["plain"]
+"""
+
+
+def test_old_keys_of_the_model_are_read_with_one_warning(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text(OLD)
+    with pytest.warns(MoeDiffWarning) as caught:
+        model = load_config(path).model
+    assert len(caught) == 1 and "model.denoiser.trunk is now model.denoiser.backbone" in str(caught[0].message)
+    assert (model.anisotropy_exponent, model.diffusion.probability_sigma_max) == (0.1, 0.5)
+    denoiser = model.denoiser
+    assert (denoiser.embedding_width, denoiser.uncertainty_width, denoiser.backbone.bottleneck_width) == (8, 8, 16)
+    assert (denoiser.gate.patch_offsets, denoiser.experts.branches) == ((0, 10), ("plain",))

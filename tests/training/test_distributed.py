@@ -16,7 +16,7 @@ from torch import nn
 
 from moediff.core.config import rng_for
 from moediff.core.errors import DataError
-from moediff.diffusion.schedule import ProcessConfig
+from moediff.diffusion.schedule import DiffusionConfig
 from moediff.training.distributed import agreed, average_gradients, run_together
 from moediff.training.step import Draws
 
@@ -134,7 +134,7 @@ def test_nobody_trains_on_when_the_parent_is_killed(tmp_path):
 
 
 def test_shares_of_what_is_drawn_make_up_the_whole():
-    process, share = ProcessConfig(share_at_max=0.5), torch.empty(4, 3, 3, 3)
+    process, share = DiffusionConfig(probability_sigma_max=0.5), torch.empty(4, 3, 3, 3)
     sigma, noise = Draws(process, rng_for(1))(torch.empty(8, 3, 3, 3), 0.05)
     for rank in (0, 1):
         mine = Draws(process, rng_for(1), rank, 2)(share, 0.05)

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from moediff.acquisition.prepare import PrepareSettings
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
-from moediff.diffusion.schedule import ProcessConfig
+from moediff.diffusion.schedule import DiffusionConfig
 from moediff.io.scans import save
 from moediff.model.bundle import load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
@@ -31,12 +31,12 @@ from moediff.training.trainer import Trainer
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """
 [model.denoiser]
-vector = 8
-error_width = 8
-[model.denoiser.trunk]
+embedding_width = 8
+uncertainty_width = 8
+[model.denoiser.backbone]
 width = 8
-deep_width = 8
-blocks_deep = 1
+bottleneck_width = 8
+blocks_bottleneck = 1
 [model.denoiser.encoder]
 width = 16
 heads = 2
@@ -45,7 +45,7 @@ experts = {experts}
 top_k = 1
 [model.denoiser.experts]
 width = 8
-views = {views}
+branches = {branches}
 """
 
 
@@ -57,7 +57,7 @@ def batch() -> Batch:
 
 
 def loss_and_gradient(denoiser: Denoiser, batch: Batch) -> tuple[float, Tensor]:
-    loss, _ = batch_loss(denoiser, batch, Draws(ProcessConfig(), rng_for(1)), LossConfig())
+    loss, _ = batch_loss(denoiser, batch, Draws(DiffusionConfig(), rng_for(1)), LossConfig())
     denoiser.zero_grad()
     loss.backward()
     own = [p.grad.flatten() for p in denoiser.parameters() if p.grad is not None]
@@ -238,9 +238,9 @@ def test_the_gpu_recipe_runs_to_its_end_in_small(script, tmp_path: Path, make_ph
     listed = '[[scans]]\npath = "head_T1w.nii.gz"\n[validation]\nscans = ["head_T1w.nii.gz"]\n'
     listed += 'side = 32\nrecipes = ["iso2"]\n'
     phases = "[[phases]]\nuntil = 0.5\nbatch = 2\npatch = 32\n[[phases]]\nuntil = 1.0\nbatch = 1\npatch = 32\n"
-    four = TINY.format(experts=4, views='["smooth", "detail", "window", "plain"]')
+    four = TINY.format(experts=4, branches='["smooth", "detail", "window", "plain"]')
     stages = {
-        "gpu-uniform": (f'out = "runs/gpu-uniform"\n{common}', TINY.format(experts=1, views='["plain"]')),
+        "gpu-uniform": (f'out = "runs/gpu-uniform"\n{common}', TINY.format(experts=1, branches='["plain"]')),
         "gpu-experts": (f'out = "runs/gpu-experts"\nstart = "runs/gpu-uniform/bundle"\n{common}', four),
         "gpu-home": (f'out = "runs/gpu-home"\nstart = "runs/gpu-experts/bundle"\nonly = ["experts"]\n{common}', four),
     }

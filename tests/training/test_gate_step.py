@@ -1,4 +1,4 @@
-"""Encoder and gate taught alone: no trunk, no experts, and tokens that the trunk still knows."""
+"""Encoder and gate taught alone: no backbone, no experts, and tokens that the backbone still knows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch.testing import assert_close
 from moediff.acquisition.prepare import PrepareSettings
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
+from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
+from moediff.model.denoiser import Denoiser
 from moediff.training.cache import Head
 from moediff.training.config import TrainConfig
 from moediff.training.gate_step import routing_loss
@@ -29,8 +28,8 @@ def denoiser() -> Denoiser:
     torch.manual_seed(0)
     return Denoiser(
         DenoiserConfig(
-            vector=8,
-            trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+            embedding_width=8,
+            backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_bottleneck=1),
             encoder=EncoderConfig(width=16, heads=2),
             experts=ExpertsConfig(width=8),
         )
@@ -48,7 +47,7 @@ def halves() -> Batch:
     return PatchSource(heads=[head], patch=32, seed=0, settings=settings, augment=None).batch(0, 1)
 
 
-def test_neither_trunk_nor_experts_run(denoiser, monkeypatch):
+def test_neither_backbone_nor_experts_run(denoiser, monkeypatch):
     monkeypatch.setattr(denoiser, "features", None)
     loss, parts = routing_loss(denoiser, denoiser.encoder, halves(), ALONE, rng_for(0))
     assert set(parts) == {"region", "balance", "shift_consistency", "feature_distillation", "loss"}
@@ -58,7 +57,7 @@ def test_neither_trunk_nor_experts_run(denoiser, monkeypatch):
     assert_close(loss.detach(), expected)
     loss.backward()
     taught = {name.split(".")[0] for name, p in denoiser.named_parameters() if p.grad is not None}
-    assert {"encoder", "gate"} <= taught <= {"encoder", "gate", "trunk"}  # the trunk's own reading of tokens is frozen
+    assert {"encoder", "gate"} <= taught <= {"encoder", "gate", "backbone"}  # whose reading of tokens is frozen
 
 
 def test_the_gate_learns_regions(denoiser):
@@ -87,6 +86,6 @@ def test_what_does_not_go_together_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"loss.feature_distillation=1.0 needs loss.aggregate=0"):
         LossConfig(feature_distillation=1.0)
     plain = TrainConfig(out=str(tmp_path), loss=ALONE, only=("gate",))
-    for only in ((), ("gate", "trunk")):
+    for only in ((), ("gate", "backbone")):
         with pytest.raises(ConfigError, match="name these parts there"):
             replace(plain, only=only)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from moediff.anatomy.regions import REGIONS
 from moediff.core.errors import ConfigError
-from moediff.model.experts import ExpertsConfig
+from moediff.model.config import ExpertsConfig
 from moediff.training.losses import (
     LossConfig,
     agreement_target,
@@ -51,7 +51,7 @@ def test_region_target_counts_voxels():
 
 def test_every_expert_gets_its_own_region_in_whatever_order_experts_come():
     region = torch.randint(0, 4, (1, 8, 8, 8), dtype=torch.uint8)
-    usual, other = ExpertsConfig(), ExpertsConfig(views=("plain", "window", "smooth", "detail"))
+    usual, other = ExpertsConfig(), ExpertsConfig(branches=("plain", "window", "smooth", "detail"))
     assert (usual.regions, other.regions) == (REGIONS, ("rest", "junction", "deep white matter", "cortex"))
     one, two = region_target(region, usual.regions), region_target(region, other.regions)
     assert torch.equal(one.share_BxyzE[..., [3, 2, 0, 1]], two.share_BxyzE)

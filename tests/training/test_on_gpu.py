@@ -101,7 +101,7 @@ def test_a_step_on_a_gpu_is_that_of_a_cpu(config, noise):
     for place, count in gpu.waits.items():
         files[place.split()[1].split(":")[0]] += count
     # Rows of the experts and how many; what the log says. Patches are cut and degraded without waiting.
-    assert files == {"model/experts.py": 2 * 3, "training/trainer.py": 3}
+    assert files == {"model/execution.py": 2 * 3, "training/trainer.py": 3}
 
 
 @pytest.mark.parametrize("noise", ESTIMATES)
@@ -160,7 +160,7 @@ def test_weights_adapt_on_a_gpu(tmp_path, make_phantom, make_denoiser, monkeypat
         options = AdaptOptions(steps=2, patch=32, batch=1)
         made = adapt([load(tmp_path / "low_T1w.nii.gz")], load_bundle(tmp_path / "start", GPU), options)
         assert all(isinstance(weight, OnGpu) for weight in made.denoiser.parameters())
-        learned = [weight.cpu() for weight in made.denoiser.trunk.parameters()]
-    assert any(not torch.equal(a, b) for a, b in zip(learned, small.trunk.parameters(), strict=True))
+        learned = [weight.cpu() for weight in made.denoiser.backbone.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(learned, small.backbone.parameters(), strict=True))
     before, after = made.provenance["adapted"]["error_over_interpolation"]
     assert 0 < after < 2 * before

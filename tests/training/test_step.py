@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moediff.core.config import rng_for
-from moediff.diffusion.schedule import ProcessConfig
+from moediff.diffusion.schedule import DiffusionConfig
 from moediff.model.denoiser import Denoiser
 from moediff.training.losses import LossConfig
 from moediff.training.patches import Batch
@@ -20,8 +20,8 @@ ORDER = (3, 1, 0, 2)  # plain, detail, smooth, window
 def reordered(denoiser: Denoiser) -> Denoiser:
     """The same experts behind the same gate, listed in another order."""
     config = denoiser.config
-    views = tuple(config.experts.views[index] for index in ORDER)
-    other = Denoiser(replace(config, experts=replace(config.experts, views=views)))
+    branches = tuple(config.experts.branches[index] for index in ORDER)
+    other = Denoiser(replace(config, experts=replace(config.experts, branches=branches)))
     state = {name: value for name, value in denoiser.state_dict().items() if not name.startswith("experts.")}
     state["gate.query_ED"] = state["gate.query_ED"][list(ORDER)]
     other.load_state_dict(state, strict=False)
@@ -45,7 +45,7 @@ def batch() -> Batch:
 def test_the_order_of_experts_changes_no_loss(make_denoiser):
     """Each expert is trained on its own region wherever it stands in the list."""
     first = make_denoiser(awake=True)
-    draws = [Draws(ProcessConfig(), rng_for(0, "draws")) for _ in range(2)]
+    draws = [Draws(DiffusionConfig(), rng_for(0, "draws")) for _ in range(2)]
     parts, others = (
         batch_loss(denoiser, batch(), draw, LossConfig())[1]
         for denoiser, draw in zip((first, reordered(first)), draws, strict=True)

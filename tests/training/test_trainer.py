@@ -12,15 +12,13 @@ from torch import Tensor
 
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
-from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError
+from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError, MoeDiffWarning
 from moediff.core.volume import Volume
-from moediff.diffusion.schedule import ProcessConfig
+from moediff.diffusion.schedule import DiffusionConfig
 from moediff.io.atomic import name_hash
 from moediff.io.scans import save
 from moediff.model.bundle import BundleConfig, load_bundle
-from moediff.model.denoiser import DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
+from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
 from moediff.training.cache import Head, ScanSource
 from moediff.training.checkpoint import STATE
 from moediff.training.config import Phase, TrainConfig
@@ -32,8 +30,8 @@ from moediff.training.validate import Validation
 
 TINY = BundleConfig(
     denoiser=DenoiserConfig(
-        vector=8,
-        trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+        embedding_width=8,
+        backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_bottleneck=1),
         encoder=EncoderConfig(width=16, heads=2),
         experts=ExpertsConfig(width=8),
     )
@@ -112,7 +110,10 @@ def test_the_rate_rises_then_falls_along_half_a_cosine(config):
 
 
 def test_a_step_is_keyed_by_its_number(config):
-    results, noisy = [], replace(TINY, process=ProcessConfig(share_at_max=0.0))  # there is no noise at sigma_max
+    results, noisy = (
+        [],
+        replace(TINY, diffusion=DiffusionConfig(probability_sigma_max=0.0)),
+    )  # there is no noise at sigma_max
     for step in (0, 0, 1):
         trainer = Trainer(replace(config, model=noisy, warmup_steps=0, steps=10**9))  # the same rate at every step
         trainer.state.step = step
@@ -221,13 +222,22 @@ def test_the_bundle_names_what_it_began_from(config, tmp_path):
 
 
 def test_only_the_parts_named_learn(config):
-    trainer = Trainer(replace(config, only=("error",)))
+    trainer = Trainer(replace(config, only=("uncertainty_head",)))
     before = {name: value.clone() for name, value in trainer.state.denoiser.named_parameters()}
     trainer.step(batch_of(0.05))
     moved = {name for name, value in trainer.state.denoiser.named_parameters() if not torch.equal(value, before[name])}
-    assert moved and all(name.startswith("error.") for name in moved)
+    assert moved and all(name.startswith("uncertainty_head.") for name in moved)
     with pytest.raises(ConfigError, match=r"only=\['eror'\]: the network has the parts encoder, gate"):
         Trainer(replace(config, only=("eror",)))
+
+
+def test_former_names_of_parts_are_read_with_a_warning(config):
+    with pytest.warns(MoeDiffWarning, match=r"only=\['trunk'\] is now only=\['backbone'\]"):
+        denoiser = Trainer(replace(config, only=("trunk", "gate"))).state.denoiser
+    assert {name for name, part in denoiser.named_children() if all(p.requires_grad for p in part.parameters())} == {
+        "backbone",
+        "gate",
+    }
 
 
 def test_the_best_bundle_is_kept(config, monkeypatch):
@@ -328,7 +338,7 @@ def test_precision_reaches_the_layers_and_leaves_the_weights(config, monkeypatch
     monkeypatch.setattr("moediff.training.trainer.has_fast_bfloat16", lambda device: device.type == "cpu")
     for precision in ("auto", "float32", "bfloat16", "fast"):
         trainer = Trainer(replace(config, precision=precision))
-        look = trainer.state.denoiser.trunk.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+        look = trainer.state.denoiser.backbone.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
         assert math.isfinite(trainer.step(batch_of(0.05))["loss"])
         look.remove()
         assert all(value.dtype == torch.float32 for value in weights(trainer))
@@ -349,7 +359,7 @@ def test_what_no_run_has_made_is_not_replaced(config):
 
 def test_a_checkpoint_of_another_network_is_told(config):
     Trainer(config)._save()
-    wider = replace(TINY, denoiser=replace(TINY.denoiser, vector=16))
+    wider = replace(TINY, denoiser=replace(TINY.denoiser, embedding_width=16))
     with pytest.raises(ConfigError, match="another network"):
         Trainer(replace(config, model=wider))._restore()
     state = Path(config.out) / "checkpoint" / "state.safetensors"

@@ -12,16 +12,15 @@ from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffErr
 from moediff.core.volume import Volume
 from moediff.io.scans import load, save
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
-from moediff.model.denoiser import Denoiser, DenoiserConfig, TrunkConfig
-from moediff.model.encoder import EncoderConfig
-from moediff.model.experts import ExpertsConfig
+from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
+from moediff.model.denoiser import Denoiser
 from moediff.training.validate import Pair, Validation, validate
 
 SILENT = BundleConfig(  # an untrained network adds nothing, so the result is the cubic interpolation it starts from
     prepare=PrepareSettings(kernel="cubic"),
     denoiser=DenoiserConfig(
-        vector=8,
-        trunk=TrunkConfig(width=8, deep_width=8, blocks_deep=1),
+        embedding_width=8,
+        backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_bottleneck=1),
         encoder=EncoderConfig(width=16, heads=2),
         experts=ExpertsConfig(width=8),
     ),

@@ -201,9 +201,9 @@ def _dry_run(request: EnhanceRequest, args: argparse.Namespace) -> DryRun:
     request.check_outputs()
     network = _plain_enhancer(args).bundle.config.denoiser
     source = loaded.stored_grid
-    target, experts = target_grid(source, options), len(network.experts.views)
+    target, experts = target_grid(source, options), len(network.experts.branches)
     plan = route(loaded.volume, target)
-    width = network.trunk.width
+    width = network.backbone.width
     return DryRun(
         input=source.shape,
         output=target.shape,

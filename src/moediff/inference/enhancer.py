@@ -92,7 +92,7 @@ class Enhancer:
         loaded = read_source(source)
         with prefix_errors(loaded.path) if loaded.path is not None else nullcontext():
             chosen = options or EnhanceOptions()
-            chosen = replace(chosen, consistency=chosen.consistency and self.bundle.config.consistency)
+            chosen = replace(chosen, consistency=chosen.consistency and self.bundle.config.data_consistency)
             return self._enhanced(loaded, chosen, progress or (lambda share, word: None))
 
     def _enhanced(self, loaded: LoadedScan, options: EnhanceOptions, report: Progress) -> Enhanced:
@@ -106,7 +106,7 @@ class Enhancer:
         require_head(prepared, way)
         ready = time.perf_counter()
         head = self._read(prepared, options)
-        score = strangeness(head, self.bundle.config.familiar)
+        score = strangeness(head, self.bundle.config.out_of_distribution)
         prepared = replace(prepared, neighbours_NXYZ=torch.empty(0))  # the frame holds the part that is read
         scans = self._results(prepared, head, options, report)
         each = self._each(prepared, head, options, report) if options.each_expert else None
@@ -148,9 +148,8 @@ class Enhancer:
         mean_XYZ = spread_XYZ = None
         if faithful:
             mean_XYZ, spread_XYZ = self._mean(prepared, head, options, denoised)
-            spread_XYZ.mul_(
-                self.bundle.config.error_scale * anisotropy_ratio(prepared) ** self.bundle.config.error_slices
-            )
+            config = self.bundle.config
+            spread_XYZ.mul_(config.uncertainty_scale * anisotropy_ratio(prepared) ** config.anisotropy_exponent)
         total = square = first = torch.zeros(())
         for index in range(count):
             drawn = self._sample(head, denoise, options, index)
@@ -195,7 +194,7 @@ class Enhancer:
     def _posterior_mean(self, head: Frame, options: EnhanceOptions) -> tuple[Tensor, Tensor]:
         """The residual's posterior mean, and the absolute error to expect of it."""
         config = self.bundle.config
-        sigma = config.process.sigma_max * config.denoiser.sigma_data
+        sigma = config.diffusion.sigma_max * config.denoiser.sigma_data
         mean, error = self._denoise(
             torch.zeros_like(head.condition.interpolated_BXYZ), sigma, head, options, error=True
         )
@@ -210,11 +209,11 @@ class Enhancer:
 
     def _sigmas(self, options: EnhanceOptions) -> list[float]:
         config = self.bundle.config
-        return schedule(options.steps, config.denoiser.sigma_data, config.process)
+        return schedule(options.steps, config.denoiser.sigma_data, config.diffusion)
 
     def _denoise(self, x: Tensor, sigma: float, head: Frame, options: EnhanceOptions, *, error: bool = False) -> Tensor:
         """D(x, sigma), on request with the error to expect; tiles halve when memory runs out."""
-        limit = self.bundle.config.process.sigma_max * self.bundle.config.denoiser.sigma_data * 0.999
+        limit = self.bundle.config.diffusion.sigma_max * self.bundle.config.denoiser.sigma_data * 0.999
         x = torch.zeros_like(x) if sigma >= limit else x  # trained on the mean of the noise there
         budget = options.memory_mb * 2**20
         while True:

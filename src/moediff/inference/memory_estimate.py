@@ -13,7 +13,7 @@ from moediff.core.volume import Grid
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiling import BYTES_PER_CHANNEL
 
-STARTED_MIB = 560.0  # Python, torch, the weights
+STARTED_MIB = 490.0  # Python, torch, the weights
 INPUT_BYTES = 12  # a voxel: as read, scaled, and re-acquired
 HELD_BYTES = 20  # a voxel of the target grid: interpolated scan, slices around it, tokens, gate, result
 TURNED_BYTES = 48  # a voxel of a working grid oblique to the goal: a copy refined twofold, and half of one before it
@@ -31,7 +31,7 @@ def predicted_mib(
     Args:
         source, goal: the scan's grid and the result's.
         near: where the network works; None is the goal.
-        width: channels of the network's trunk.
+        width: channels of the network's backbone.
         experts: how many there are.
     """
     near = near or goal

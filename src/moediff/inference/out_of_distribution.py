@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.inference.tiling import Frame
-from moediff.model.bundle import Familiar
+from moediff.model.bundle import OutOfDistributionStatistics
 from moediff.model.encoder import FINE
 
 STRANGE = 1.7  # whole real heads that the encoder never saw have 0.7 to 1.6; docs/failure-modes.md
@@ -32,11 +32,11 @@ def statistics(head: Frame) -> Tensor:
     return torch.cat([token_ND.mean(0), token_ND.std(0)]).cpu()
 
 
-def strangeness(head: Frame, familiar: Familiar | None) -> float | None:
+def strangeness(head: Frame, known: OutOfDistributionStatistics | None) -> float | None:
     """The score; None where the bundle knows of no training scans, or the head is too small."""
-    if familiar is None:
+    if known is None:
         return None
-    gap = (statistics(head) - torch.tensor(familiar.mean)) / torch.tensor(familiar.spread)
+    gap = (statistics(head) - torch.tensor(known.mean)) / torch.tensor(known.std)
     score = float(gap.square().mean().sqrt())
     return round(score, 2) if math.isfinite(score) else None
 

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.prepare import Prepared, bounds, network_order
-from moediff.model.denoiser import Condition, Denoiser, make_condition
+from moediff.model.conditioning import Condition, NetworkInput, PerAxis
+from moediff.model.denoiser import Denoiser
 from moediff.model.encoder import COARSE, FINE
+from moediff.model.routing import make_condition
 
 Box = tuple[slice, slice, slice]
-BYTES_PER_CHANNEL = 1.0  # a tile's measured peak a voxel and trunk channel, fp32 (0.9 with 64 channels)
+BYTES_PER_CHANNEL = 1.0  # a tile's measured peak a voxel and backbone channel, fp32 (0.9 with 64 channels)
 ALIGN = 8  # voxels; tiles begin where tokens and the experts' windows do
 
 
@@ -100,7 +102,7 @@ def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Fra
         for a, more in zip(order, pad, strict=True)
     ]
     noise = torch.tensor([prepared.noise], device=device, dtype=base.dtype)
-    condition = make_condition(denoiser, (base, slices), (at[0], at[1], at[2]), noise, sparse=sparse)
+    condition = make_condition(denoiser, NetworkInput(base, slices, PerAxis(*at), noise), sparse=sparse)
     cells = F.max_pool3d(inside[:, None].float(), 2)[:, 0, ..., None]
     condition = replace(condition, weight_BxyzE=condition.weight_BxyzE * cells)
     x, y, z = base.shape[1:]
@@ -177,12 +179,12 @@ def cut(condition: Condition, box: Box) -> Condition:
     """The condition of one tile; its corners are multiples of 8."""
     cells = tuple(slice(s.start // 2, s.stop // 2) for s in box)
     tokens = tuple(slice(s.start // FINE, s.stop // FINE) for s in box)
-    x, y, z = (t[:, c] for t, c in zip(condition.tables, cells, strict=True))
+    x, y, z = (t[:, c] for t, c in zip(condition.phase, cells, strict=True))
     return replace(
         condition,
         interpolated_BXYZ=condition.interpolated_BXYZ[(slice(None), *box)],
         neighbours_BNXYZ=condition.neighbours_BNXYZ[(slice(None), slice(None), *box)],
-        tables=(x, y, z),
+        phase=PerAxis(x, y, z),
         token_BxyzD=condition.token_BxyzD[(slice(None), *tokens)],
         weight_BxyzE=condition.weight_BxyzE[(slice(None), *cells)],
     )
@@ -197,10 +199,9 @@ def denoise_tiled(
     Args:
         error: also foretell the absolute error: [2, B, X, Y, Z].
     """
-    trunk = denoiser.config.trunk
     halo = -(-denoiser.config.reach_voxels // ALIGN) * ALIGN
-    sides = tile_sides(head.shape, halo, budget_bytes / (BYTES_PER_CHANNEL * trunk.width))
-    call = denoiser.with_error if error else denoiser
+    sides = tile_sides(head.shape, halo, budget_bytes / (BYTES_PER_CHANNEL * denoiser.config.backbone.width))
+    call = denoiser.with_uncertainty if error else denoiser
     out = x_BXYZ.new_zeros(*((2,) if error else ()), *x_BXYZ.shape)
     sigma_B = torch.full((1,), sigma, device=x_BXYZ.device, dtype=x_BXYZ.dtype)
     for read, keep, put in tiles(head.shape, sides, halo):

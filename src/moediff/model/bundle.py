@@ -9,40 +9,72 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from moediff.acquisition.prepare import PrepareSettings
 from moediff.core.config import parse_as
 from moediff.core.errors import BundleError, CannotCreate, ConfigError, prefix_errors, printable
-from moediff.diffusion.schedule import ProcessConfig
+from moediff.diffusion.schedule import DiffusionConfig
 from moediff.io.atomic import require_free, require_writable, whole_folder
 from moediff.io.tensors import save_tensors
-from moediff.model.denoiser import Denoiser, DenoiserConfig
+from moediff.model.config import DenoiserConfig
+from moediff.model.denoiser import Denoiser
 
-SCHEMA = 1
+SCHEMA, READ_SCHEMAS = 2, (1, 2)
 WEIGHTS, MANIFEST = "model.safetensors", "bundle.json"
 MAX_MANIFEST_BYTES = 2**22
+T = TypeVar("T")
 MAX_BYTES = 2**31  # no bundle of ours comes near; larger ones are refused before reading
 
 
+# Migration of bundles of schema 1: what the parts of their parameters' names are called now. Their settings' former
+# names stand in `RENAMED` of the dataclasses that hold them.
+PARAMETER_PARTS = {
+    "across": "across_coarse",
+    "deep": "bottleneck",
+    "enter": "input_projection",
+    "enter_view": "branch_projection",
+    "error": "uncertainty_head",
+    "from_axis": "from_phase",
+    "from_vector": "from_embedding",
+    "head": "output_projection",
+    "inward": "fine_to_coarse",
+    "leave": "output_projection",
+    "outward": "coarse_to_fine",
+    "place": "position",
+    "token": "token_projection",
+    "trunk": "backbone",
+    "vector": "embedding",
+    "view": "branch",
+}
+
+
+def present_names(weights: Mapping[str, T]) -> dict[str, T]:
+    """Weights by the present names of their parameters; present names stay as they are."""
+    return {".".join(PARAMETER_PARTS.get(part, part) for part in name.split(".")): w for name, w in weights.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Familiar:
+class OutOfDistributionStatistics:
     """What training scans look like to the encoder; see `moediff.inference.out_of_distribution`.
 
     Args:
         mean: over scans, of every channel's mean and then of every channel's standard deviation.
-        spread: their standard deviations over scans, above 0.
+        std: their standard deviations over scans, above 0.
     """
 
+    RENAMED: ClassVar[Mapping[str, str | None]] = {"spread": "std"}
+
     mean: tuple[float, ...]
-    spread: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.spread) or not all(0 < value < math.inf for value in self.spread):
-            raise ConfigError("familiar.mean and familiar.spread must be of one length, spreads positive")
+        if len(self.mean) != len(self.std) or not all(0 < value < math.inf for value in self.std):
+            raise ConfigError("out_of_distribution.mean and .std must be of one length, standard deviations positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +82,38 @@ class BundleConfig:
     """Everything that the weights depend on.
 
     Args:
-        error_scale: standard deviation over foretold absolute error, so that 90 % of errors lie within 1.645 of it;
-            1.4 for Laplace errors (ln 10 / 1.645); how far that holds: benchmarks/uncertainty.py.
-        error_slices: power of how much coarser the slices are than the other axes that foretold errors are raised by.
-        familiar: what training scans look like; without it no score tells how unlike them a scan is.
-        consistency: whether results are corrected towards the measurement. False for weights that learned from pairs
-            what the input's scanner would not have measured (another field strength or contrast).
+        uncertainty_scale: standard deviation over predicted absolute error, so that 90 % of errors lie within 1.645 of
+            it; 1.4 for Laplace errors (ln 10 / 1.645); how far that holds: benchmarks/uncertainty.py.
+        anisotropy_exponent: predicted errors are raised by this power of the anisotropy ratio, how much coarser the
+            slices are than the other axes.
+        out_of_distribution: what training scans look like; without it there is no out-of-distribution score.
+        data_consistency: whether results are corrected towards the measurement. False for weights that learned from
+            pairs what the input's scanner would not have measured (another field strength or contrast).
 
     Raises:
-        ConfigError: `familiar` is not of the encoder's width.
+        ConfigError: `out_of_distribution` is not of the encoder's width.
     """
+
+    RENAMED: ClassVar[Mapping[str, str | None]] = {
+        "process": "diffusion",
+        "error_scale": "uncertainty_scale",
+        "error_slices": "anisotropy_exponent",
+        "familiar": "out_of_distribution",
+        "consistency": "data_consistency",
+    }
 
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    process: ProcessConfig = field(default_factory=ProcessConfig)
-    error_scale: float = 1.4
-    error_slices: float = 0.0
-    familiar: Familiar | None = None
-    consistency: bool = True
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    uncertainty_scale: float = 1.4
+    anisotropy_exponent: float = 0.0
+    out_of_distribution: OutOfDistributionStatistics | None = None
+    data_consistency: bool = True
 
     def __post_init__(self) -> None:
-        width = self.denoiser.encoder.width
-        if self.familiar is not None and len(self.familiar.mean) != 2 * width:
-            raise ConfigError(f"familiar holds {len(self.familiar.mean)} values, expected {2 * width}")
+        statistics, width = self.out_of_distribution, self.denoiser.encoder.width
+        if statistics is not None and len(statistics.mean) != 2 * width:
+            raise ConfigError(f"out_of_distribution holds {len(statistics.mean)} values, expected {2 * width}")
 
 
 @dataclass(frozen=True)
@@ -118,8 +159,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not JSON ({error}); copy the bundle again") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise BundleError(f"expected a bundle of schema {SCHEMA}; this one needs another version of moediff")
+    if not isinstance(manifest, dict) or manifest.get("schema") not in READ_SCHEMAS:
+        raise BundleError(f"expected a bundle of schema 1 to {SCHEMA}; this one needs another version of moediff")
     if set(manifest) != {"schema", "config", "provenance", "sha256"}:
         raise BundleError(f"{MANIFEST} has the keys {sorted(manifest)}; expected config, provenance, schema, sha256")
     return manifest
@@ -135,17 +176,19 @@ def load_bundle(path: Path | str | None = None, device: str | torch.device = "cp
     with prefix_errors(folder):
         try:
             manifest = read_manifest(folder)
-            weights = _verified_weights(folder, manifest["sha256"])
+            weights = present_names(_verified_weights(folder, manifest["sha256"]))
         except OSError as error:
             raise BundleError(f"the bundle cannot be read ({error.strerror}): check its permissions") from error
         try:
-            config = parse_as(BundleConfig, manifest["config"])
+            config = parse_as(BundleConfig, manifest["config"], warn=False)
         except ConfigError as error:
             raise BundleError(f"{MANIFEST}: {error}") from error
-        _check_fit(config.denoiser, weights)
-        denoiser = Denoiser(config.denoiser)
-        denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        return Bundle(config, denoiser.to(device).eval(), manifest["provenance"], manifest["sha256"])
+        denoiser = _unfilled(config.denoiser)
+        _check_fit(denoiser, weights)
+        # Copies: safetensors maps the file into memory, and whoever cut it later would take the weights with it.
+        weights = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in weights.items()}
+        denoiser.load_state_dict(weights, assign=True)
+        return Bundle(config, denoiser.eval(), manifest["provenance"], manifest["sha256"])
 
 
 def _verified_weights(folder: Path, expected: str) -> dict[str, Tensor]:
@@ -165,13 +208,28 @@ def _verified_weights(folder: Path, expected: str) -> dict[str, Tensor]:
         raise BundleError(f"{WEIGHTS} is not a safetensors file ({error}); pickled weights are never loaded") from error
 
 
-def _check_fit(config: DenoiserConfig, weights: Mapping[str, Tensor]) -> None:
-    """Before the network is built, so that a config cannot ask for more memory than its weights file fills."""
+class _WithoutInitialisation(TorchFunctionMode):
+    """Layers made inside keep their parameters as they were reserved, without drawing initial values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _unfilled(config: DenoiserConfig) -> Denoiser:
+    """The network without memory for its weights, so that a config cannot ask for more than its weights file fills."""
     try:
-        with torch.device("meta"):
-            own = Denoiser(config).state_dict()
+        with torch.device("meta"), _WithoutInitialisation():
+            return Denoiser(config)
     except (RuntimeError, OverflowError) as error:
         raise BundleError(f"the config asks for impossible sizes ({str(error).splitlines()[0]})") from error
+
+
+def _check_fit(denoiser: Denoiser, weights: Mapping[str, Tensor]) -> None:
+    own = denoiser.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     if missing or extra:
         raise BundleError(f"weights do not fit the config: missing {missing[:2]}, unexpected {extra[:2]}")
@@ -220,15 +278,12 @@ def save_bundle(
     """
     if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
         raise BundleError("refusing to save NaN or infinite weights")
-    told = asdict(config)
-    if config.familiar is None:
-        del told["familiar"]  # so that versions which do not know it read the bundle
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder, overwrite=True) as hidden:
         save_tensors({name: weight.float() for name, weight in weights.items()}, hidden / WEIGHTS)
         manifest = {
             "schema": SCHEMA,
-            "config": told,
+            "config": asdict(config),
             "provenance": dict(provenance),
             "sha256": sha256_of(hidden / WEIGHTS),
         }

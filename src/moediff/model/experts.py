@@ -1,9 +1,10 @@
-"""The experts: each turns the shared features into a complete denoised result, each in its own way.
+"""Experts: each turns the shared features into a complete denoised result, by a feature branch of its own.
 
-An expert owns a view of the features (its inductive bias) and pointwise layers; pointwise layers run on gathered rows,
-so a cell costs only the experts that it needs, and sparse execution equals masked dense execution to rounding.
+`EXPERTS` is the one table of them: name, branch, region of the brain and reach. To add an expert, write a branch and
+its row. Behind the branch come pointwise layers, which run on gathered rows: a cell costs only the experts that it
+needs, and sparse execution equals masked dense execution to rounding.
 
-Axes: B batch, xyz cells, C channels, E experts, R rows (cells), V voxels of a cell (8), G modulation vector.
+Axes: B batch, xyz cells, C channels, E experts, R rows (cells), V voxels of a cell (8), G embedding, W width.
 """
 
 from __future__ import annotations
@@ -19,20 +20,15 @@ from torch import Tensor, nn
 
 from moediff.anatomy.regions import REGIONS
 from moediff.core.errors import ConfigError
-from moediff.model.execution import side_by_side
-from moediff.model.layers import attended, from_lattice, in_slabs, local_mean, to_lattice
+from moediff.model.execution import attended, map_rows, map_slabs, rows_of_experts, side_by_side
+from moediff.model.layers import from_lattice, local_mean, to_lattice
 
 WINDOW = 4  # cells; the reach of the junction expert's attention
-CHUNK_ROWS = 8192  # rows of one matrix product: activations stay in cache
 VOXELS = 8
 
 
 class Smooth(nn.Module):
     """Mean over 7x7x7 cells, the middle ones counting more: a large, smooth receptive field for deep white matter."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
 
     def forward(self, h_BxyzC: Tensor) -> Tensor:
         """Same shape in and out."""
@@ -63,22 +59,9 @@ class WindowAttention(nn.Module):
     def forward(self, h_BxyzC: Tensor) -> Tensor:
         """Same shape in and out; lattice sides are multiples of 4."""
         windows = to_lattice(self.qkv(h_BxyzC), WINDOW)
-        lattice = windows.shape[:4]
         q, k, v = windows.reshape(-1, 1, WINDOW**3, 3, self.out.in_features).unbind(-2)
-        mixed = attended(q, k, v)
-        return self.out(from_lattice(mixed.reshape(*lattice, -1), WINDOW))
-
-
-class Plain(nn.Module):
-    """The features as they are, for everything else."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, h_BxyzC: Tensor) -> Tensor:
-        """Same shape in and out."""
-        return h_BxyzC
+        mixed = attended(q, k, v).reshape(*windows.shape[:4], -1)
+        return self.out(from_lattice(mixed, WINDOW))
 
 
 @dataclass(frozen=True)
@@ -101,121 +84,83 @@ class ExpertSpec:
 
 
 EXPERTS = {
-    "smooth": ExpertSpec(Smooth, region="deep white matter", reach_cells=3),
+    "smooth": ExpertSpec(lambda channels: Smooth(), region="deep white matter", reach_cells=3),
     "detail": ExpertSpec(Detail, region="cortex", reach_cells=1),
     "window": ExpertSpec(WindowAttention, region="junction", reach_cells=0),
-    "plain": ExpertSpec(Plain, region="rest", reach_cells=0),
+    "plain": ExpertSpec(nn.Identity, region="rest", reach_cells=0),
 }
-MAX_LAYERS = 64  # a config from elsewhere must not keep us building
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertsConfig:
-    """Which experts there are (rows of `EXPERTS`, in any order) and the width of their pointwise layers."""
-
-    views: tuple[str, ...] = tuple(EXPERTS)
-    width: int = 96
-    layers: int = 2
-
-    def __post_init__(self) -> None:
-        unknown = [view for view in self.views if view not in EXPERTS]
-        if unknown or not self.views:
-            raise ConfigError(f"experts.views={list(self.views)}: choose from {', '.join(EXPERTS)}")
-        if self.layers > MAX_LAYERS or len(self.views) > MAX_LAYERS:
-            raise ConfigError(f"there are at most {MAX_LAYERS} experts and layers")
-
-    @property
-    def regions(self) -> tuple[str, ...]:
-        """Each expert's region, in the order of the experts."""
-        return tuple(EXPERTS[view].region for view in self.views)
-
-    @property
-    def reach_cells(self) -> int:
-        """How far the branch that looks furthest looks."""
-        return max(EXPERTS[view].reach_cells for view in self.views)
 
 
 class Expert(nn.Module):
-    """One denoiser's own part: its view, pointwise residual layers, and a head that writes a cell's 8 voxels."""
+    """One denoiser's own part: its branch, pointwise residual layers, and an output layer for a cell's 8 voxels."""
 
-    def __init__(self, view: str, config: ExpertsConfig, channels: int, vector: int) -> None:
+    def __init__(self, spec: ExpertSpec, channels: int, embedding: int, width: int, layers: int) -> None:
         super().__init__()
-        self.view, self.reach_cells = EXPERTS[view].branch(channels), EXPERTS[view].reach_cells
-        self.enter = nn.Linear(channels, config.width)
-        self.enter_view = nn.Linear(channels, config.width, bias=False)
-        self.modulate = nn.Linear(vector, config.width)
-        self.layers = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.layers))
-        self.head = nn.Linear(config.width, VOXELS)
-        nn.init.normal_(self.head.weight, std=0.1 * config.width**-0.5)
-        nn.init.zeros_(self.head.bias)
-        for layer in (self.enter, self.enter_view, *self.layers):
+        self.branch, self.reach_cells = spec.branch(channels), spec.reach_cells
+        self.input_projection = nn.Linear(channels, width)
+        self.branch_projection = nn.Linear(channels, width, bias=False)
+        self.modulate = nn.Linear(embedding, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.output_projection = nn.Linear(width, VOXELS)
+        nn.init.normal_(self.output_projection.weight, std=0.1 * width**-0.5)
+        nn.init.zeros_(self.output_projection.bias)
+        for layer in (self.input_projection, self.branch_projection, *self.layers):
             nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)
 
-    def rows(self, feature_RC: Tensor, view_RC: Tensor, shift_RW: Tensor) -> Tensor:
-        """Pointwise part on gathered cells: [R, C], [R, C] -> [R, 8]."""
-        u = self.enter(feature_RC) + self.enter_view(view_RC) + shift_RW
+    def branch_of(self, h_BxyzC: Tensor, slab: slice) -> Tensor:
+        """The branch's features of a slab, from as much of its surroundings as the branch reaches."""
+        first = max(slab.start - self.reach_cells, 0)
+        branch_BxyzC = self.branch(h_BxyzC[:, first : slab.stop + self.reach_cells])
+        return branch_BxyzC[:, slab.start - first : slab.stop - first]
+
+    def pointwise(self, feature_RC: Tensor, branch_RC: Tensor, shift_RW: Tensor) -> Tensor:
+        """What follows the branch, cell by cell: [R, C], [R, C] -> [R, 8]."""
+        u = self.input_projection(feature_RC) + self.branch_projection(branch_RC) + shift_RW
         for layer in self.layers:
             u = u + F.relu(layer(F.relu(u)))
-        return self.head(F.relu(u))
+        return self.output_projection(F.relu(u))
 
 
 class Experts(nn.Module):
-    """All experts, run on the cells that ask for them."""
+    """All experts, run on the cells whose gate weight is not zero."""
 
-    def __init__(self, config: ExpertsConfig, channels: int, vector: int) -> None:
+    def __init__(self, names: tuple[str, ...], channels: int, embedding: int, width: int, layers: int) -> None:
         super().__init__()
-        self.each = nn.ModuleList(Expert(view, config, channels, vector) for view in config.views)
+        self.each = nn.ModuleList(Expert(EXPERTS[name], channels, embedding, width, layers) for name in names)
 
-    def dense(self, h_BxyzC: Tensor, vector_BG: Tensor) -> Tensor:
+    def dense(self, h_BxyzC: Tensor, embedding_BG: Tensor) -> Tensor:
         """Every expert everywhere: [B, x, y, z, E, 8]."""
         results = []
-        for expert in self.each:
-            shift = expert.modulate(vector_BG)[:, None, None, None]  # type: ignore[operator]
-            results.append(expert.rows(h_BxyzC, expert.view(h_BxyzC), shift))  # type: ignore[operator]
+        for expert in cast(list[Expert], self.each):
+            shift = expert.modulate(embedding_BG)[:, None, None, None]
+            results.append(expert.pointwise(h_BxyzC, expert.branch(h_BxyzC), shift))
         return torch.stack(results, -2)
 
-    def blend(self, h_BxyzC: Tensor, vector_BG: Tensor, weight_BxyzE: Tensor) -> Tensor:
-        """Gate-weighted sum [B, x, y, z, 8]; an expert runs only on cells where its weight is not zero."""
-        shift_EBW = [expert.modulate(vector_BG) for expert in self.each]  # type: ignore[operator]
-        return in_slabs(lambda slab: self._blended(h_BxyzC, weight_BxyzE, shift_EBW, slab), h_BxyzC, WINDOW)
+    def combine(self, h_BxyzC: Tensor, embedding_BG: Tensor, weight_BxyzE: Tensor) -> Tensor:
+        """Gate-weighted sum [B, x, y, z, 8]."""
+        shift_EBW = [expert.modulate(embedding_BG) for expert in cast(list[Expert], self.each)]
+        return map_slabs(lambda slab: self._combined(h_BxyzC, weight_BxyzE, shift_EBW, slab), h_BxyzC, WINDOW)
 
-    def _blended(self, h_BxyzC: Tensor, weight_BxyzE: Tensor, shift_EBW: list[Tensor], slab: slice) -> Tensor:
+    def _combined(self, h_BxyzC: Tensor, weight_BxyzE: Tensor, shift_EBW: list[Tensor], slab: slice) -> Tensor:
         feature_RC, weight_RE = h_BxyzC[:, slab].flatten(0, 3), weight_BxyzE[:, slab].flatten(0, 3)
         lattice = weight_BxyzE[:, slab].shape[:4]
-        owner_R = torch.arange(lattice[0], device=h_BxyzC.device).repeat_interleave(len(feature_RC) // lattice[0])
+        example_R = torch.arange(lattice[0], device=h_BxyzC.device).repeat_interleave(len(feature_RC) // lattice[0])
         total_RV = weight_RE.new_zeros(len(feature_RC), VOXELS)  # float32, also where features are bfloat16
+        rows = rows_of_experts(weight_RE)
 
-        def work(expert: Expert, shift_BW: Tensor, weight_R: Tensor, chosen: Tensor) -> Tensor:
-            view_RC = _seen(expert, h_BxyzC, slab).flatten(0, 3)
-            made = []
-            for part in _chunks(chosen):
-                shift = shift_BW.index_select(0, owner_R.index_select(0, part))
-                rows = feature_RC.index_select(0, part), view_RC.index_select(0, part), shift
-                made.append((expert.rows(*rows) * weight_R.index_select(0, part)[:, None]).to(total_RV.dtype))
-            return made[0] if len(made) == 1 else torch.cat(made)
+        def weighted(e: int) -> Tensor:
+            expert = cast(Expert, self.each[e])
+            branch_RC = expert.branch_of(h_BxyzC, slab).flatten(0, 3)
 
-        asked = _rows_of_each(weight_RE)
-        needed = [e for e, rows in enumerate(asked) if len(rows)]
-        works = [partial(work, cast(Expert, self.each[e]), shift_EBW[e], weight_RE[:, e], asked[e]) for e in needed]
-        for e, result in zip(needed, side_by_side(works, h_BxyzC.device), strict=True):
-            total_RV = total_RV.index_add(0, asked[e], result)
+            def work(row_R: Tensor) -> Tensor:
+                shift_RW = shift_EBW[e].index_select(0, example_R.index_select(0, row_R))
+                v = expert.pointwise(feature_RC.index_select(0, row_R), branch_RC.index_select(0, row_R), shift_RW)
+                return (v * weight_RE[:, e].index_select(0, row_R)[:, None]).to(total_RV.dtype)
+
+            return map_rows(work, rows[e])
+
+        needed = [e for e, row_R in enumerate(rows) if len(row_R)]
+        results = side_by_side([partial(weighted, e) for e in needed], h_BxyzC.device)
+        for e, result_RV in zip(needed, results, strict=True):
+            total_RV = total_RV.index_add(0, rows[e], result_RV)
         return total_RV.reshape(*lattice, VOXELS)
-
-
-def _rows_of_each(weight_RE: Tensor) -> list[Tensor]:
-    """For every expert the rows that ask for it; a GPU is waited for before any expert begins, not between them."""
-    expert_N, row_N = weight_RE.T.nonzero().unbind(1)
-    counts = torch.bincount(expert_N, minlength=weight_RE.shape[1]).tolist()
-    return list(row_N.split(counts))
-
-
-def _chunks(chosen: Tensor) -> tuple[Tensor, ...]:
-    """A CPU's caches hold the activations of a chunk; with gradients each would cost a full-size zero tensor."""
-    return (chosen,) if torch.is_grad_enabled() or chosen.is_cuda else chosen.split(CHUNK_ROWS)
-
-
-def _seen(expert: Expert, h_BxyzC: Tensor, slab: slice) -> Tensor:
-    """An expert's view of a slab, from as much of its surroundings as the view reaches."""
-    first = max(slab.start - expert.reach_cells, 0)
-    seen_BxyzC = expert.view(h_BxyzC[:, first : slab.stop + expert.reach_cells])
-    return seen_BxyzC[:, slab.start - first : slab.stop - first]

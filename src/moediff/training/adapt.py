@@ -38,7 +38,7 @@ from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import train
 
 PROBES = 6  # batches that tell how much was learned
-PARTS = ("vector", "trunk", "experts")
+PARTS = ("embedding", "backbone", "experts")
 AS_IT_IS = AugmentConfig(
     amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0.0, sharpen_probability=0.0
 )
@@ -184,7 +184,7 @@ def _error_left(denoiser: Denoiser, bundle: Bundle, heads: Sequence[Head], optio
     source = PatchSource(
         heads=heads, patch=options.patch, seed=options.seed, settings=bundle.config.prepare, augment=None
     )
-    process, parts = replace(bundle.config.process, share_at_max=1.0), []
+    process, parts = replace(bundle.config.diffusion, probability_sigma_max=1.0), []
     for number in range(PROBES):
         batch = source.batch(options.steps + number, options.batch).to(next(denoiser.parameters()).device)
         draws = Draws(process, rng_for(options.seed, "left", number))

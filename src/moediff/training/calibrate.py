@@ -33,9 +33,10 @@ from moediff.inference.options import EnhanceOptions
 from moediff.inference.out_of_distribution import statistics
 from moediff.inference.tiling import frame
 from moediff.io.scans import load
-from moediff.model.bundle import Bundle, BundleConfig, Familiar
-from moediff.model.denoiser import Denoiser, condition_from
+from moediff.model.bundle import Bundle, BundleConfig, OutOfDistributionStatistics
+from moediff.model.denoiser import Denoiser
 from moediff.model.layers import to_lattice
+from moediff.model.routing import make_condition
 from moediff.training.cache import ScanSource
 from moediff.training.losses import error_loss
 from moediff.training.patches import PatchSource
@@ -143,14 +144,14 @@ def fit_uncertainty_head(bundle: Bundle, source: PatchSource, options: HeadFit, 
     which a run that computes the network anew for each step cannot.
     """
     denoiser, config = bundle.denoiser, bundle.config
-    device, sigma = next(denoiser.parameters()).device, config.process.sigma_max * config.denoiser.sigma_data
+    device, sigma = next(denoiser.parameters()).device, config.diffusion.sigma_max * config.denoiser.sigma_data
     parts = [
         units(f"patch-{number}", partial(_cells, denoiser, source, number, sigma, options))
         for number in range(options.patches)
     ]
     feature_NC, error_NV = (torch.cat([part[name] for part in parts]).to(device) for name in ("feature", "error"))
-    vector_NG = torch.cat([part["conditioning"].expand(len(part["feature"]), -1) for part in parts]).to(device)
-    loss = _fit_head(denoiser, (feature_NC, vector_NG, error_NV), options)
+    embedding_NG = torch.cat([part["conditioning"].expand(len(part["feature"]), -1) for part in parts]).to(device)
+    loss = _fit_head(denoiser, (feature_NC, embedding_NG, error_NV), options)
     record = {"patches": options.patches, "cells": options.cells, "steps": options.steps, "loss": round(loss, 4)}
     return Calibrated(config, denoiser.state_dict(), {**record, "seed": options.seed})
 
@@ -160,32 +161,30 @@ def _cells(denoiser: Denoiser, source: PatchSource, number: int, sigma: float, o
     """Features [N, C], conditioning [1, G] and errors in units of sigma_data [N, V] of one patch at sigma_max."""
     device = next(denoiser.parameters()).device
     batch = source.batch(number, 1).to(device)
-    token, weight = denoiser.routing(batch.interpolated_BXYZ)
-    scan = batch.interpolated_BXYZ, batch.neighbours_BNXYZ
-    condition = condition_from(denoiser.config, scan, batch.positions, batch.noise_B, token, weight, sparse=True)
+    condition = make_condition(denoiser, batch.network_input)
     x, sigma_B = torch.zeros_like(batch.interpolated_BXYZ), torch.tensor([sigma], device=device)
-    feature, vector = denoiser.features(x, sigma_B, condition)
-    mean = denoiser.precondition(x, sigma_B, denoiser.experts.blend(feature, vector, condition.weight_BxyzE))
+    feature, embedding = denoiser.features(x, sigma_B, condition)
+    mean = denoiser.precondition(x, sigma_B, denoiser.experts.combine(feature, embedding, condition.weight_BxyzE))
     error = (batch.truth_BXYZ - batch.interpolated_BXYZ - mean) / denoiser.config.sigma_data
     chosen = torch.randperm(feature[..., 0].numel(), generator=rng_for(options.seed, number))[: options.cells]
     cells = to_lattice(error[..., None]).flatten(0, 3)[chosen.to(device)]
     return {
         "feature": feature.flatten(0, 3)[chosen.to(device)].cpu(),
-        "conditioning": vector.cpu(),
+        "conditioning": embedding.cpu(),
         "error": cells.cpu(),
     }
 
 
 def _fit_head(denoiser: Denoiser, data: tuple[Tensor, Tensor, Tensor], options: HeadFit) -> float:
     """Minimise the Laplace likelihood; returns its mean over the last tenth of the steps."""
-    feature_NC, vector_NG, error_NV = data
-    optimiser = torch.optim.AdamW(denoiser.error.parameters(), options.learning_rate)
+    feature_NC, embedding_NG, error_NV = data
+    optimiser = torch.optim.AdamW(denoiser.uncertainty_head.parameters(), options.learning_rate)
     rng, last = rng_for(options.seed, "fit"), []
     for step in range(options.steps):
         for group in optimiser.param_groups:
             group["lr"] = 0.5 * options.learning_rate * (1 + math.cos(math.pi * step / options.steps))
         some = torch.randint(len(feature_NC), (options.rows,), generator=rng).to(feature_NC.device)
-        log_error = denoiser.error(feature_NC[some][:, None, None, None], vector_NG[some])
+        log_error = denoiser.uncertainty_head(feature_NC[some][:, None, None, None], embedding_NG[some])
         loss = error_loss(error_NV[some][:, None, None, None], log_error)
         optimiser.zero_grad()
         loss.backward()
@@ -228,12 +227,13 @@ def calibrate(
         exponent = fit_exponent(ratios, anisotropy)
         ratios = [ratio_V / times**exponent for ratio_V, times in zip(ratios, anisotropy, strict=True)]
     factor = fit_scale(ratios)
+    before = config.anisotropy_exponent
     chosen = replace(
         config,
-        error_scale=round(config.error_scale * factor, 4),
-        error_slices=round(config.error_slices + exponent, 4) if options.exponent else config.error_slices,
+        uncertainty_scale=round(config.uncertainty_scale * factor, 4),
+        anisotropy_exponent=round(before + exponent, 4) if options.exponent else before,
     )
-    record |= {"scale": chosen.error_scale, "exponent": chosen.error_slices}
+    record |= {"scale": chosen.uncertainty_scale, "exponent": chosen.anisotropy_exponent}
     return Calibrated(chosen, bundle.denoiser.state_dict(), record)
 
 
@@ -317,7 +317,7 @@ def fit_statistics(
     paths = [data / source.path for source in scans if not (source.labels or source.prepared)]
     record: dict[str, Any] = {"scans": len(paths)}
     if len(paths) < FEWEST_SCANS:
-        return Calibrated(replace(bundle.config, familiar=None), bundle.denoiser.state_dict(), record)
+        return Calibrated(replace(bundle.config, out_of_distribution=None), bundle.denoiser.state_dict(), record)
     parts = [
         units(f"{path.name} {recipe}", partial(_statistics, bundle, path, recipe))
         for path in paths
@@ -325,10 +325,10 @@ def fit_statistics(
     ]
     table = torch.stack([part["statistics"] for part in parts]).double()
     mean, spread = table.mean(0), table.std(0).clamp_min(LEAST_SPREAD)
-    typical = Familiar(
-        mean=tuple(round(v, 5) for v in mean.tolist()), spread=tuple(round(v, 5) for v in spread.tolist())
+    typical = OutOfDistributionStatistics(
+        mean=tuple(round(v, 5) for v in mean.tolist()), std=tuple(round(v, 5) for v in spread.tolist())
     )
-    return Calibrated(replace(bundle.config, familiar=typical), bundle.denoiser.state_dict(), record)
+    return Calibrated(replace(bundle.config, out_of_distribution=typical), bundle.denoiser.state_dict(), record)
 
 
 @torch.no_grad()

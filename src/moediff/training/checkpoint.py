@@ -12,6 +12,7 @@ from torch import Tensor
 from moediff.core.errors import ConfigError, printable
 from moediff.io.atomic import remove_leftovers
 from moediff.io.tensors import save_tensors
+from moediff.model.bundle import present_names
 from moediff.model.denoiser import Denoiser
 
 STATE = "state.safetensors"
@@ -80,6 +81,7 @@ def load_checkpoint(folder: Path, state: State) -> None:
     try:
         with safe_open(folder / STATE, framework="pt") as file:
             metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = present_names(tensors)
     except SafetensorError as error:
         raise ConfigError(
             f"the checkpoint {printable(folder / STATE)} is damaged ({error}); begin again in another `out`, "

@@ -43,8 +43,9 @@ def routing_loss(
         parts["shift_consistency"] = shift_consistency(denoiser, batch.interpolated_BXYZ, logit, rng)
     if weights.feature_distillation:
         with torch.no_grad():
-            known = denoiser.trunk.token(before(batch.interpolated_BXYZ))  # type: ignore[operator]
-        parts["feature_distillation"] = feature_distillation_loss(denoiser.trunk.token(token).float(), known.float())  # type: ignore[operator]
+            known = denoiser.backbone.token_projection(before(batch.interpolated_BXYZ))
+        read = denoiser.backbone.token_projection(token)
+        parts["feature_distillation"] = feature_distillation_loss(read.float(), known.float())
     loss = combine(weights, torch.zeros_like(parts["region"]), None, parts)
     return loss, {name: value.detach() for name, value in {**parts, "loss": loss}.items()}
 

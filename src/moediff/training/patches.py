@@ -23,6 +23,7 @@ from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
 from moediff.core.geometry import StorageOrder, centre_crop, crop
 from moediff.core.volume import Grid, Volume
+from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.training.augment import AugmentConfig, Augmented, augmented
 from moediff.training.cache import Head, Measured
 from moediff.training.pairs import corners_known
@@ -59,6 +60,11 @@ class Batch:
     positions: tuple[Tensor, Tensor, Tensor]
     noise_B: Tensor
     region_BXYZ: Tensor
+
+    @property
+    def network_input(self) -> NetworkInput:
+        """The part that the network reads."""
+        return NetworkInput(self.interpolated_BXYZ, self.neighbours_BNXYZ, PerAxis(*self.positions), self.noise_B)
 
     @staticmethod
     def of(examples: Sequence[Example]) -> Batch:

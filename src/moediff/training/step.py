@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moediff.diffusion.schedule import ProcessConfig, draw_sigma, loss_weight
-from moediff.model.denoiser import Denoiser, condition_from
-from moediff.model.gate import cell_weights
+from moediff.diffusion.schedule import DiffusionConfig, draw_sigma, loss_weight
+from moediff.model.conditioning import Routing, condition_of
+from moediff.model.denoiser import Denoiser
+from moediff.model.routing import cell_weights, sparse_routing
 from moediff.training.gate_step import shift_consistency
 from moediff.training.losses import (
     LossConfig,
@@ -37,7 +38,7 @@ PROBED = (
 class Draws:
     """Noise levels and noise of one step; a process takes its share of what is drawn for the whole batch."""
 
-    process: ProcessConfig
+    diffusion: DiffusionConfig
     rng: torch.Generator
     rank: int = 0
     of: int = 1
@@ -45,7 +46,7 @@ class Draws:
     def __call__(self, like: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
         """Sigma [B], on the CPU, and unit noise [B, X, Y, Z] for a share like this one, where it lies."""
         mine = slice(self.rank * len(like), (self.rank + 1) * len(like))
-        sigma_B = draw_sigma(len(like) * self.of, sigma_data, self.process, self.rng)
+        sigma_B = draw_sigma(len(like) * self.of, sigma_data, self.diffusion, self.rng)
         rng = self.rng
         if like.is_cuda:  # a CPU would need longer for the noise than the GPU for the step
             seed = int(torch.randint(2**62, (), generator=self.rng))
@@ -67,15 +68,13 @@ def batch_loss(
         sigma_max, so 1 means no gain; NaN without an example there). Nothing waits for the device.
     """
     token, logit = denoiser.gate_logits(batch.interpolated_BXYZ)
-    scan = batch.interpolated_BXYZ, batch.neighbours_BNXYZ
-    condition = condition_from(
-        denoiser.config, scan, batch.positions, batch.noise_B, token, cell_weights(logit), sparse=True
-    )
+    routing = sparse_routing(Routing(token, cell_weights(logit)), denoiser.config.gate)
+    condition = condition_of(batch.network_input, routing, denoiser.config.sigma_data)
     data = denoiser.config.sigma_data
     residual = batch.truth_BXYZ - batch.interpolated_BXYZ
     sigma_B, noise = draws(residual, data)
     # At sigma_max a sample starts from the mean of the noise, so that is what the network sees there.
-    at_max = sigma_B >= draws.process.sigma_max * data * 0.999
+    at_max = sigma_B >= draws.diffusion.sigma_max * data * 0.999
     highest = at_max.nonzero()[:, 0].to(residual.device)  # found on the CPU: a GPU would have to be waited for
     at_max, sigma_B = at_max.to(residual.device), sigma_B.to(residual.device)
     x = torch.where(
@@ -86,21 +85,22 @@ def batch_loss(
     weight_B = torch.where(at_max, relative_B, relative_B.clamp_max(data**-2)) * loss_weight(sigma_B, data) * data**2
     several = denoiser.config.gate.experts > 1
     probed = min(PROBED, len(sigma_B)) if several and probe else 0
-    predicted, each, log_error = denoiser.with_experts(x, sigma_B, condition, probed)
-    error_B = (predicted - residual).square().mean((1, 2, 3)) * weight_B
+    output = denoiser.for_training(x, sigma_B, condition, probed)
+    wrong_BXYZ = output.mean_BXYZ - residual
+    error_B = wrong_BXYZ.square().mean((1, 2, 3)) * weight_B
     target = region_target(batch.region_BXYZ, denoiser.config.experts.regions)
     own, gate = None, gate_losses(logit, None, target, weights.minimum_region_share)
     if weights.lesion:
-        gate["lesion"] = lesion_loss(predicted - residual, batch.lesion_BXYZ, weight_B)
+        gate["lesion"] = lesion_loss(wrong_BXYZ, batch.lesion_BXYZ, weight_B)
     if weights.gradient:
-        gate["gradient"] = gradient_loss(predicted - residual, weight_B)
+        gate["gradient"] = gradient_loss(wrong_BXYZ, weight_B)
     if several and weights.shift_consistency:
         gate["shift_consistency"] = shift_consistency(denoiser, batch.interpolated_BXYZ, logit, draws.rng)
     missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not probed else {}
-    wrong = (predicted - residual).index_select(0, highest) / data
-    gate["error"] = error_loss(wrong, log_error.index_select(0, highest))
+    wrong = wrong_BXYZ.index_select(0, highest) / data
+    gate["error"] = error_loss(wrong, output.log_error_BXYZ.index_select(0, highest))
     if probed:
-        error_E = (each - residual[:probed]).square() * weight_B[:probed, None, None, None]
+        error_E = (output.expert_EBXYZ - residual[:probed]).square() * weight_B[:probed, None, None, None]
         error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)
         gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, target.first(probed))["agreement"]}
         own = expert_loss(error_BxyzE, logit[:probed], target.first(probed), evenly=weights.normalise_expert_loss)

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import time
+import warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -23,9 +24,11 @@ from torch import Tensor
 
 from moediff.core.config import rng_for
 from moediff.core.device import has_fast_bfloat16, parse_device
-from moediff.core.errors import ConfigError
-from moediff.model.bundle import load_bundle, save_bundle
+from moediff.core.errors import ConfigError, MoeDiffWarning
+from moediff.model.bundle import PARAMETER_PARTS, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
+from moediff.model.execution import compile_blocks
+from moediff.model.layers import ResBlock
 from moediff.model.warm_start import begin_from
 from moediff.training.checkpoint import State, claim, has_checkpoint, load_checkpoint, save_checkpoint
 from moediff.training.config import FOLDERS, TrainConfig
@@ -122,7 +125,7 @@ class Trainer:
                 raise ConfigError(f"batch={phase.batch} must be a multiple of the {self.processes} processes")
         self.state = State(denoiser, average, optimiser)
         if config.compile and device.type == "cuda":
-            denoiser.compile_blocks()
+            compile_blocks(denoiser, ResBlock)
 
     def _start(self, path: str) -> Denoiser:
         bundle = load_bundle(path)
@@ -228,7 +231,7 @@ class Trainer:
         config, denoiser = self.config, self.state.denoiser
         if not config.loss.aggregate:
             return routing_loss(denoiser, self.before, batch, config.loss, rng)
-        draws = Draws(config.model.process, rng, self.rank, self.processes)
+        draws = Draws(config.model.diffusion, rng, self.rank, self.processes)
         return batch_loss(denoiser, batch, draws, config.loss, probe=config.loss.probes(self.state.step))
 
     @torch.no_grad()
@@ -302,6 +305,11 @@ def _freeze_but(denoiser: Denoiser, parts: tuple[str, ...]) -> None:
         ConfigError: the network has no such part.
     """
     own = [name for name, _ in denoiser.named_children()]
+    if former := [part for part in parts if part in PARAMETER_PARTS and part not in own]:
+        present = [PARAMETER_PARTS[part] for part in former]
+        words = f"only={former} is now only={present}; old names are read for one more release"
+        warnings.warn(words, MoeDiffWarning, stacklevel=2)
+        parts = tuple(PARAMETER_PARTS.get(part, part) for part in parts)
     if unknown := [part for part in parts if part not in own]:
         raise ConfigError(f"only={unknown}: the network has the parts {', '.join(own)}")
     for name, child in denoiser.named_children():
