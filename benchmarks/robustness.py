@@ -171,7 +171,7 @@ def rows_of(enhancer: Enhancer, low: Volume, truth: Volume, name: str) -> list[R
     span, cubic = data_range(truth.data_XYZ, mask), resample(low, truth.grid, "cubic").data_XYZ
 
     def enhanced(one: Input) -> Volume:
-        return enhancer(one.low, EnhanceOptions(like=one.target)).volume
+        return enhancer(one.low, EnhanceOptions(like=one.target)).stored  # with the axes of the target
 
     def gain_of(result: Tensor) -> float:
         return psnr(result, truth.data_XYZ, mask, span) - psnr(cubic, truth.data_XYZ, mask, span)
