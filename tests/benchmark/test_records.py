@@ -9,7 +9,7 @@ import pytest
 from moediff.benchmark.aggregate import differences, lesion_sums, losses, means, region_means, with_gains
 from moediff.benchmark.records import Results, about_this_machine, read_results, row_from, shipped_schema
 from moediff.core.errors import DataError, InputMissing
-from moediff.core.schema import schema_text
+from moediff.core.schema import json_schema_text
 from moediff.evaluation.records import json_text
 
 OLD_ROW = {  # as schema 1 wrote it
@@ -84,7 +84,7 @@ def results(known_rows) -> Results:
 
 def test_the_shipped_schema_is_that_of_the_dataclasses():
     """`python -m moediff.benchmark.records > src/moediff/benchmark/schema/results.json` after a change."""
-    assert shipped_schema() == schema_text(Results)
+    assert shipped_schema() == json_schema_text(Results)
 
 
 def test_results_follow_the_schema_and_are_read_back(results, tmp_path, follows_schema):

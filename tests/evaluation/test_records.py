@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from moediff.core.errors import DataError
-from moediff.core.schema import record_from, schema_text
+from moediff.core.schema import json_schema_text, record_from
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.records import (
     Evaluation,
@@ -59,7 +59,7 @@ def test_row44_a_name_that_is_not_utf8_stands_in_the_table_with_its_bytes_escape
 
 def test_the_shipped_schema_is_that_of_the_dataclasses():
     """`python -m moediff.evaluation.records > src/moediff/evaluation/schema/evaluation.json` after a change."""
-    assert shipped_schema() == schema_text(Evaluation)
+    assert shipped_schema() == json_schema_text(Evaluation)
 
 
 def test_a_real_record_follows_the_schema_and_is_read_back(head, blurred, follows_schema):

@@ -19,7 +19,7 @@ import torch
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.data_consistency import ConsistencySummary
 from moediff.core.errors import DataError, InputMissing, prefix_errors, printable
-from moediff.core.schema import record_from, schema_text
+from moediff.core.schema import json_schema_text, record_from
 from moediff.evaluation.lesions import LesionScores
 from moediff.evaluation.per_region import RegionScores
 from moediff.evaluation.records import IntensityFit, JudgedMask, json_text, migrated
@@ -264,4 +264,4 @@ def shipped_schema() -> str:
 
 
 if __name__ == "__main__":
-    print(schema_text(Results), end="")
+    print(json_schema_text(Results), end="")

@@ -13,11 +13,12 @@ T = TypeVar("T")
 NOT_FINITE = ("inf", "-inf", "nan")  # JSON has no such numbers: records hold words instead
 
 
-def schema_text(kind: type) -> str:
-    """The JSON schema of a record as the package ships it."""
+def json_schema_text(kind: type, *, finite: bool = False) -> str:
+    """The JSON schema of a record as the package ships it; unless `finite`, numbers may be `NOT_FINITE`."""
     from pydantic import TypeAdapter
 
-    schema = _with_words(TypeAdapter(kind).json_schema(mode="serialization"))
+    schema = TypeAdapter(kind).json_schema(mode="serialization")
+    schema = schema if finite else _with_words(schema)
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 

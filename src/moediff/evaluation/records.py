@@ -17,7 +17,7 @@ from typing import Any
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.data_consistency import ConsistencySummary
 from moediff.core.errors import printable
-from moediff.core.schema import schema_text
+from moediff.core.schema import json_schema_text
 from moediff.evaluation.calibration import Calibration
 from moediff.evaluation.intensity_fit import RULE
 from moediff.evaluation.lesions import LesionScores
@@ -191,4 +191,4 @@ def shipped_schema() -> str:
 
 
 if __name__ == "__main__":
-    print(schema_text(Evaluation), end="")
+    print(json_schema_text(Evaluation), end="")

@@ -16,6 +16,7 @@ from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.data_consistency import ConsistencySummary
 from moediff.acquisition.prepare import Prepared
 from moediff.core.errors import DataError, InputMissing, prefix_errors, printable
+from moediff.core.schema import json_schema_text
 from moediff.core.volume import Grid
 from moediff.model.bundle import Bundle
 
@@ -301,10 +302,7 @@ def _move(source: Mapping[str, Any], target: dict[str, Any], table: Mapping[str,
 
 def schema_text() -> str:
     """The JSON schema of the file, generated from the dataclasses."""
-    from pydantic import TypeAdapter
-
-    schema = TypeAdapter(Sidecar).json_schema(mode="serialization")
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+    return json_schema_text(Sidecar, finite=True)
 
 
 def shipped_schema() -> str:
