@@ -127,7 +127,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--mode", default="faithful", choices=("faithful", "detail"))
     parser.add_argument("--shares", nargs="+", type=float, default=[AdaptOptions.share, 1.0])
     for field in [field for field in fields(AdaptOptions) if field.name != "share"]:
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+        kind = int if field.default is None else type(field.default)
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default)
     return parser.parse_args()
 
 

@@ -105,6 +105,7 @@ def published(results: Results) -> Results:
         BenchmarkRow(
             method=row.method,
             kind=row.kind,
+            identity=row.identity if row.kind == "bundle" else None,
             scan=row.scan,
             recipe=row.recipe,
             seed=row.seed,
