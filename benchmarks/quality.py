@@ -24,11 +24,11 @@ from common import SCANS, markdown, mean, parser_of, report, write_rows
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
-from moediff.anatomy.regions import within
 from moediff.benchmark.cases import Case, Scan
 from moediff.core.config import rng_for
 from moediff.core.geometry import centre_crop, resample
 from moediff.core.memory import tune_allocator
+from moediff.core.morphology import within
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import Scores, head_mask, score
 from moediff.inference.enhancer import Enhancer

@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from moediff.acquisition.data_consistency import ConsistencySummary, correct, discrepancy, error_variance
 from moediff.acquisition.degrade import degrade
-from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
 from moediff.core.geometry import crop
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 
 SHAPE, SPACING = (48, 56, 44), (4.0, 4.0, 4.0)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from moediff.acquisition.normalisation import BRAIN_LEVEL, Scaling, brain_scaling, foreground, noise_sigma, quantile
+from moediff.acquisition.normalisation import BRAIN_LEVEL, Scaling, brain_scaling, foreground
 from moediff.core.config import rng_for
 from moediff.core.errors import DataError
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 
 SHAPE = (48, 56, 44)
@@ -127,25 +128,3 @@ def test_a_head_without_a_middle_is_refused(phantom):
     mask = radius() < 1
     with pytest.raises(DataError, match="the middle of the head is empty"):
         brain_scaling(shell, mask, phantom.spacing_mm)
-
-
-@pytest.mark.parametrize("sigma", [0.5, 5.0, 50.0])
-def test_the_noise_of_a_smooth_scan_is_recovered(sigma):
-    x, y, z = unit_axes((64, 64, 64))
-    smooth = 400 + 300 * torch.sin(2 * x + y) * torch.cos(z)
-    noisy = smooth + sigma * torch.randn(64, 64, 64, generator=rng_for(3))
-    assert noise_sigma(noisy, torch.ones(64, 64, 64, dtype=torch.bool)) == pytest.approx(sigma, rel=0.02)
-
-
-def test_noise_is_measured_inside_the_mask_only():
-    noise = torch.randn(41, 40, 39, generator=rng_for(4))
-    noise[:20] *= 10
-    mask = torch.zeros(41, 40, 39, dtype=torch.bool)
-    mask[20:] = True
-    assert noise_sigma(noise, mask) == pytest.approx(1, rel=0.05)
-    assert noise_sigma(noise, ~mask) == pytest.approx(10, rel=0.05)
-
-
-def test_a_smooth_scan_has_no_noise():
-    x, y, z = unit_axes((32, 32, 32))
-    assert noise_sigma(x + 2 * y - z, torch.ones(32, 32, 32, dtype=torch.bool)) == pytest.approx(0, abs=1e-5)

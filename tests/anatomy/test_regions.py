@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from scipy import ndimage
 from torch import Tensor
 
-from moediff.anatomy.regions import BACKGROUND, REGIONS, region_map, scan_regions, within
+from moediff.anatomy.regions import BACKGROUND, REGIONS, region_map, scan_regions
 from moediff.core.config import rng_for
 
 DEEP, CORTEX, JUNCTION, REST = range(4)
@@ -56,23 +53,6 @@ def test_a_corner_is_measured_along_the_diagonal():
 def test_regions_have_names_in_the_order_of_their_numbers():
     assert REGIONS[DEEP] == "deep white matter" and REGIONS[CORTEX] == "cortex"
     assert REGIONS[JUNCTION] == "junction" and REGIONS[REST] == "rest"
-
-
-@given(
-    st.integers(0, 9999),
-    st.floats(0.002, 0.3),
-    st.sampled_from([0.4, 1.0, 1.5, 2.0, 3.0, 4.2]),
-    st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 1.3, 3.0, 5.0])] * 3),
-)
-def test_within_is_the_euclidean_distance(seed, share, reach, spacing):
-    mask = torch.rand(9, 11, 8, generator=rng_for(seed)) < share
-    assume(bool(mask.any()))
-    distance = ndimage.distance_transform_edt(~mask.numpy(), sampling=spacing)
-    assert torch.equal(within(mask, reach, spacing), torch.from_numpy(distance <= reach + 1e-6))
-
-
-def test_nothing_is_near_an_empty_mask():
-    assert not within(torch.zeros(6, 6, 6, dtype=torch.bool), 3.0, (1.0, 1.0, 1.0)).any()
 
 
 def test_regions_of_a_scan_are_those_of_its_labels(brain_labels):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.degrade import bias_field
-from moediff.anatomy.synthesis import soften
-from moediff.anatomy.tissue import FLUID, GREY, WHITE, brain_of, depth_mm, tissue_map
+from moediff.anatomy.tissue import FLUID, GREY, WHITE, brain_of, tissue_map
 from moediff.core.config import rng_for
+from moediff.core.windows import gaussian_blur
 
 TWO_MM = (2.0, 2.0, 2.0)
 LABELS = {FLUID: (4, 24), GREY: (3,), WHITE: (2,)}
@@ -22,7 +22,7 @@ def scan(labels_XYZ: Tensor, levels: tuple[int, int, int], *, noise: float = 20.
     for (_, numbers), level in zip(LABELS.items(), levels, strict=True):
         data[torch.isin(labels_XYZ, torch.tensor(numbers, dtype=labels_XYZ.dtype))] = float(level)
     x, y, z = data.shape
-    data = soften(data, 0.5) * bias_field((x, y, z), 0.2, rng_for(3, "bias"))
+    data = gaussian_blur(data, 0.5, 2) * bias_field((x, y, z), 0.2, rng_for(3, "bias"))
     noisy = (data + noise * torch.randn(data.shape, generator=rng_for(3, "noise"))).clamp_min(1.0)
     return noisy * (labels_XYZ > 0)
 
@@ -56,12 +56,6 @@ def test_nothing_of_another_size_is_taken_for_a_brain(size, brain_labels):
 
 def test_an_empty_scan_has_no_tissues():
     assert tissue_map(torch.zeros(20, 20, 20), TWO_MM) is None
-
-
-def test_depth_counts_layers_from_the_surface():
-    mask = torch.ones(7, 9, 9, dtype=torch.bool)
-    mask[0] = False
-    assert depth_mm(mask, TWO_MM, 6.0)[:, 4, 4].tolist() == [0, 2, 4, 6, 6, 4, 2]
 
 
 def test_a_real_t1_weighted_average_has_plausible_tissues(mni_scan):

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from moediff.core.config import rng_for
-from moediff.core.statistics import RUN, energy, kth, mean, median, picked, quantile, runs
+from moediff.core.statistics import (
+    RUN,
+    energy,
+    exact_quantile,
+    kth,
+    mean,
+    median,
+    picked,
+    quantile,
+    runs,
+)
 
 MANY = 100_003  # more than are sorted at once, and no multiple of a run
 
@@ -39,7 +49,8 @@ def test_a_misleading_sample_changes_nothing():
 def test_quantiles_and_medians_of_few_values():
     few = torch.tensor([3.0, 1.0, 2.0, 4.0])
     assert median(few) == float(few.median()) == 2
-    assert quantile(few, 0.999) == 4 and quantile(few, 0.0) == 1 and quantile(few, 0.5) == 2
+    assert exact_quantile(few, 0.999) == 4 and exact_quantile(few, 0.0) == 1 and exact_quantile(few, 0.5) == 2
+    assert quantile(few, 0.5) == 2.5 and quantile(few, 1.0) == 4 and quantile(few, 0.1) == pytest.approx(1.3)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from moediff.core.config import rng_for
 from moediff.core.resample import apply_axes
-from moediff.core.windows import gaussian_matrix, moments, tap_matrix, tiles
+from moediff.core.windows import gaussian_blur, gaussian_matrix, moments, tap_matrix, tiles
 
 
 @pytest.mark.parametrize("n", [3, 9, 20])
@@ -47,3 +47,21 @@ def test_moments_of_a_scaled_copy():
     assert_close(m.variance_y, 9 * m.variance_x, atol=2e-5, rtol=0)
     assert_close(m.covariance, 3 * m.variance_x, atol=1e-5, rtol=0)
     assert np.all(m.variance_x.numpy() > 0)
+
+
+def test_a_blur_keeps_constants_and_sums_and_has_a_gaussian_ratio():
+    assert torch.allclose(gaussian_blur(torch.full((6, 7, 8), 2.5), 0.6, 2), torch.full((6, 7, 8), 2.5))
+    impulse = torch.zeros(9, 9, 9)
+    impulse[4, 4, 4] = 1
+    blurred = gaussian_blur(impulse, 0.7, 2)
+    assert float(blurred.sum()) == pytest.approx(1)
+    for axis in range(3):
+        line = blurred.movedim(axis, 0)[:, 4, 4]
+        assert float(line[5] / line[4]) == pytest.approx(2.718281828 ** (-0.5 / 0.49), rel=1e-4)
+        assert float(line[3]) == pytest.approx(float(line[5])) and float(line[7]) == 0
+
+
+def test_a_blur_equals_scipy_with_repeated_edges():
+    data = torch.rand((9, 8, 7), generator=rng_for(1))
+    expected = ndimage.gaussian_filter(data.numpy(), 1.1, radius=4, mode="nearest")
+    assert_close(gaussian_blur(data, 1.1, 4), torch.from_numpy(expected), atol=1e-6, rtol=0)

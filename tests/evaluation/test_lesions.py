@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from moediff.cli.main import main
 from moediff.core.config import rng_for
 from moediff.core.errors import DataError
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
-from moediff.evaluation.lesions import LesionScores, components, judge_lesions, white_matter
+from moediff.evaluation.lesions import LesionScores, judge_lesions, white_matter
 from moediff.io.scans import save
 
 SHAPE = (48, 44, 40)
@@ -40,21 +39,6 @@ def truth() -> Tensor:
 
 def judged(pred: Tensor, truth: Tensor) -> LesionScores:
     return judge_lesions(pred, truth, EVERYWHERE, OUTLINES, ONE_MM)
-
-
-@pytest.mark.parametrize("share", [0.05, 0.2, 0.6])
-def test_components_are_those_of_scipy(share):
-    mask = torch.rand(12, 15, 11, generator=rng_for(1)) < share
-    wanted, count = ndimage.label(mask.numpy(), structure=torch.ones(3, 3, 3).numpy())
-    scores = components(mask)
-    assert int(scores.max()) == count and torch.equal(scores > 0, mask)
-    pairs = {(int(a), int(b)) for a, b in zip(scores[mask], torch.from_numpy(wanted)[mask], strict=True)}
-    assert len(pairs) == count  # one to one
-
-
-def test_no_group_in_an_empty_mask_and_one_in_a_full_one():
-    assert int(components(torch.zeros(4, 4, 4, dtype=torch.bool)).max()) == 0
-    assert torch.equal(components(torch.ones(4, 4, 4, dtype=torch.bool)), torch.ones(4, 4, 4, dtype=torch.int64))
 
 
 def test_a_perfect_prediction_scores_perfectly(truth):

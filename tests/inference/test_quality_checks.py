@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moediff.acquisition.normalisation import Scaling, quantile
+from moediff.acquisition.normalisation import Scaling
 from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.core.config import rng_for
 from moediff.core.geometry import with_spacing
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.inference.quality_checks import FACE, HEAD_ML, doubts
 

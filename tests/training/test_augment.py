@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moediff.training.augment import blur_axis
+from moediff.training.augment import Sharpness
 
 
-def test_blur_axis_is_a_unit_gaussian_along_one_axis():
-    impulse = torch.zeros(21, 5, 5)
-    impulse[10, 2, 2] = 1
-    blurred = blur_axis(impulse, 0, 1.5)
-    line = blurred[:, 2, 2]
+def test_a_blurred_truth_is_seen_through_a_unit_gaussian():
+    impulse = torch.zeros(21, 21, 21)
+    impulse[10, 10, 10] = 1
+    blurred = Sharpness(1.5).apply(impulse)
+    line = blurred.sum((1, 2))
     place = torch.arange(21.0) - 10
-    assert float(blurred.sum()) == pytest.approx(1) and float(line.sum()) == pytest.approx(1)
+    assert float(blurred.sum()) == pytest.approx(1)
     assert float((line * place**2).sum().sqrt()) == pytest.approx(1.5, rel=0.03)
-    assert torch.equal(blur_axis(impulse, 1, 0.04), impulse)
+    assert torch.equal(Sharpness(0.04).apply(impulse), impulse)

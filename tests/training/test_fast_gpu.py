@@ -195,7 +195,7 @@ def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, n
         assert config.start == begun.get(stage, config.start) and config.start in before | set(begun.values())
         assert set(recipe.averages.get(stage, ())[1:]) <= set(recipe.stages[: recipe.stages.index(stage)])
     told = [config.model.prepare for config in configs]
-    assert told == sorted(told, key=lambda settings: settings.noise == "quiet")  # what is told better stays so
+    assert told == sorted(told, key=lambda one: one.noise_estimator == "quiet")  # once quiet, always
     assert name == "cpu" or told[0] == told[-1]
     assert not any("val/" in path.path for config in configs for path in config.scans)
     heads = [

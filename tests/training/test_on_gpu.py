@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState
 from torch.testing import assert_close
 
 from moediff.acquisition.degrade import degrade
-from moediff.acquisition.prepare import ESTIMATES, PrepareSettings
+from moediff.acquisition.noise import ESTIMATORS
+from moediff.acquisition.prepare import PrepareSettings
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.config import rng_for
 from moediff.core.errors import TryAgain
@@ -84,9 +85,9 @@ def three_steps(config: TrainConfig, device: str) -> tuple[Trainer, list[dict[st
     return trainer, [trainer.step(source.batch(step, 2)) for step in range(3)]
 
 
-@pytest.mark.parametrize("noise", ESTIMATES)
+@pytest.mark.parametrize("noise", ESTIMATORS)
 def test_a_step_on_a_gpu_is_that_of_a_cpu(config, noise):
-    config = replace(config, model=replace(config.model, prepare=PrepareSettings(noise=noise)))
+    config = replace(config, model=replace(config.model, prepare=PrepareSettings(noise_estimator=noise)))
     _, plain = three_steps(replace(config, device="cpu"), "cpu")
     AcceleratorState._reset_state(True)
     with pretended() as gpu:
@@ -104,7 +105,7 @@ def test_a_step_on_a_gpu_is_that_of_a_cpu(config, noise):
     assert files == {"model/execution.py": 2 * 3, "training/trainer.py": 3}
 
 
-@pytest.mark.parametrize("noise", ESTIMATES)
+@pytest.mark.parametrize("noise", ESTIMATORS)
 def test_patches_of_a_pair_are_cut_on_the_gpu(noise):
     data = torch.rand(48, 48, 48, generator=rng_for(0)).half()
     low, affine = torch.rand(48, 48, 12, generator=rng_for(1)).half(), torch.eye(4, dtype=torch.float64)
@@ -115,7 +116,8 @@ def test_patches_of_a_pair_are_cut_on_the_gpu(noise):
     for device in ("cpu", "cuda"):
         with pretended() as gpu:
             there = head.to(torch.device(device))
-            batch = PatchSource(heads=[there], patch=32, seed=0, settings=PrepareSettings(noise=noise)).batch(0, 2)
+            settings = PrepareSettings(noise_estimator=noise)
+            batch = PatchSource(heads=[there], patch=32, seed=0, settings=settings).batch(0, 2)
             assert batch.interpolated_BXYZ.device.type == device and not gpu.waits
             made.append(batch.to(torch.device("cpu")))
     for one, other in zip(*(batch.tensors() for batch in made), strict=True):

@@ -58,7 +58,7 @@ def error(example: Example) -> float:
 
 
 def iso(factor: float, noise: float = 0.0) -> Recipe:
-    return Recipe(axes=(AxisRecipe(method="truncate", factor=factor),) * 3, noise=noise)
+    return Recipe(axes=(AxisRecipe(method="truncate", factor=factor),) * 3, noise_estimator=noise)
 
 
 def test_an_example_depends_on_seed_and_number_alone(source):
@@ -282,7 +282,7 @@ def test_examples_are_made_on_the_heads_device_without_waiting_for_it(source, re
 
 def test_a_patch_is_told_the_noise_of_its_whole_scan(head):
     """Wherever it lies, and as bright as it was made: what `prepare` finds in the scan that it is a part of."""
-    quiet = PrepareSettings(kernel="cubic", noise="quiet")
+    quiet = PrepareSettings(kernel="cubic", noise_estimator="quiet")
     recipe = Recipe(noise=0.03)
     told = {}
     bright = AugmentConfig(amplitude=(1.5, 1.5), blur_probability=0.0, sharpen_probability=0.0)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import Prepared
 from moediff.acquisition.wiener import NOISE_FLOOR, VARIANCE, detail_variance, wiener
 from moediff.core.resample import apply_axes, reading_matrix
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 
 # Variance of the error that the network leaves in what was measured: the first times detail^3 / noise^4. The noisier

@@ -12,17 +12,18 @@ from torch import Tensor
 from moediff.acquisition.operators import recipe_acquisition
 from moediff.acquisition.recipe import Recipe
 from moediff.core.errors import DataError
+from moediff.core.statistics import MAX_SAMPLES, quantile
 from moediff.core.volume import Volume
 
 
 def reference_intensity(data_XYZ: Tensor) -> float:
     """99th percentile of tissue (voxels above 5 % of the robust maximum), the unit of a recipe's noise."""
-    sample = data_XYZ.flatten()[:: max(1, data_XYZ.numel() // 2_000_000)].float()
-    top = float(torch.quantile(sample, 0.999))
+    sample = data_XYZ.flatten()[:: max(1, data_XYZ.numel() // MAX_SAMPLES)].float()
+    top = quantile(sample, 0.999)
     tissue = sample[sample > 0.05 * top]
     if top <= 0 or tissue.numel() == 0:
         raise DataError("the scan has no positive intensities; expected a magnitude image")
-    return float(torch.quantile(tissue, 0.99))
+    return quantile(tissue, 0.99)
 
 
 def rician(data: Tensor, sigma: float, rng: torch.Generator) -> Tensor:

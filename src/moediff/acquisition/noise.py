@@ -1,20 +1,28 @@
-"""How noisy a scan is, where its tissue is quietest: the number that the network is told.
+"""Noise estimation: how noisy a scan is, from its quietest tissue or from the median of its finest detail.
 
 A median over all voxels counts cortex as noise and air as quiet: by how much depends on how coarse the scan is, and on
-how much air there is around the head. The quietest blocks of tissue tell noise from structure better, in any crop.
+how much air there is around the head. The quietest blocks of tissue tell noise from structure better, in any crop. The
+network reads the estimate that it was trained with.
 
 Axes: X Y Z voxels, N blocks.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Literal, TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.core.geometry import centre_crop
+from moediff.core.statistics import quantile_tensor
 from moediff.core.volume import Volume
 
+Estimator: TypeAlias = Literal["median", "quiet"]
+ESTIMATORS: tuple[Estimator, ...] = ("median", "quiet")
+MAD = 0.6745  # median absolute value of a standard normal distribution
 TISSUE = 0.2  # scaled, the brain's median being 0.5: magnitudes of air hold less noise than tissue's
 BLOCK = 3  # differences a side
 QUIET = 0.05  # of the tissue's blocks
@@ -23,7 +31,7 @@ EXPECTED = 0.3619  # mean square in such a block of white noise of variance 1
 READ = 192  # samples of the middle along every axis; the rest of a larger scan says no more
 
 
-def noise_level(scaled_XYZ: Tensor) -> Tensor:
+def quiet_noise(scaled_XYZ: Tensor) -> Tensor:
     """Noise sigma from the blocks of tissue whose second differences are smallest; a scalar tensor, scaled.
 
     Structure still leaks into it, least where tissue is smooth. A scan with hardly any block of tissue is read
@@ -58,3 +66,30 @@ def _differences(data_XYZ: Tensor) -> Tensor:
             before, here, after = (data_XYZ.narrow(axis, first, n - 2) for first in (0, 1, 2))
             data_XYZ = (before - 2 * here + after) * 6**-0.5
     return data_XYZ
+
+
+def median_noise(data_XYZ: Tensor, mask_XYZ: Tensor | None) -> Tensor:
+    """Noise sigma from the median absolute value of 2x2x2 Haar details, in the unit of the data; a scalar tensor.
+
+    Without a mask all voxels count, and nothing waits for the device that holds them. Structure leaks into it, and air
+    lowers it. (Donoho & Johnstone 1994, median estimator; Coupe 2010 for MRI.)
+    """
+    x, y, z = ((n // 2) * 2 for n in data_XYZ.shape)
+    detail = data_XYZ[:x, :y, :z].float()
+    for axis in range(3):
+        pairs = detail.unflatten(axis, (-1, 2))
+        detail = (pairs.select(axis + 1, 0) - pairs.select(axis + 1, 1)) * math.sqrt(0.5)
+    inside = detail if mask_XYZ is None else detail[mask_XYZ[0:x:2, 0:y:2, 0:z:2]]
+    if inside.numel() < 8:
+        inside = detail
+    return quantile_tensor(inside.abs(), 0.5).double() / MAD
+
+
+def noise_sigma(data_XYZ: Tensor, mask_XYZ: Tensor) -> float:
+    """`median_noise` as a number."""
+    return float(median_noise(data_XYZ, mask_XYZ))
+
+
+def estimated_noise(scaled_XYZ: Tensor, mask_XYZ: Tensor | None, estimator: Estimator) -> Tensor:
+    """Noise sigma of a scaled scan by one of the ESTIMATORS; a scalar tensor. Only the median reads the mask."""
+    return quiet_noise(scaled_XYZ) if estimator == "quiet" else median_noise(scaled_XYZ, mask_XYZ)

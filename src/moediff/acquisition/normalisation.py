@@ -1,4 +1,4 @@
-"""Foreground, brain-based scaling and noise of a scan.
+"""Intensity normalisation: the foreground of a scan, and a scale by its brain.
 
 Axes: X Y Z voxels, RAS+.
 """
@@ -9,32 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.core.errors import DataError
+from moediff.core.morphology import closed, dilated, filled
+from moediff.core.statistics import quantile
 
 LATTICE_MM = 4.0  # the foreground is found on blocks of about this size
+CLOSING = 2  # blocks
 VERTEX_TO_CENTRE_MM = 65.0  # an adult brain's centre lies about this far below the top of the head
 BALL_MM = 50.0
 BRAIN_LEVEL = 0.5  # the brain's median maps here
-MAX_SAMPLES = 2_000_000  # quantiles of more voxels are read from an even subset
-
-
-def quantile(values: Tensor, q: float) -> float:
-    """Quantile of any number of values; above 2 million an even subset is read."""
-    return float(_quantile(values, q))
-
-
-def _quantile(values: Tensor, q: float) -> Tensor:
-    """A scalar where the values lie. NumPy selects where torch sorts, but only torch need not wait for a device."""
-    flat = values.flatten()
-    sample = flat[:: max(1, flat.numel() // MAX_SAMPLES)].float()
-    if sample.device.type != "cpu":
-        return torch.quantile(sample, q)
-    return torch.tensor(np.quantile(sample.numpy(), q), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -61,31 +48,12 @@ def _blocks(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> tuple[Tensor, list
     return F.avg_pool3d(padded, size), size
 
 
-def _grow(mask: Tensor, steps: int) -> Tensor:
-    for _ in range(steps):
-        mask = F.max_pool3d(mask, 3, 1, 1)
-    return mask
-
-
 def _threshold(blocks: Tensor) -> float:
-    """A level above air and below tissue: a fraction of the robust top, raised above the noise of what is air."""
+    """An intensity above air and below tissue: a fraction of the robust top, raised above the noise in air."""
     top = quantile(blocks, 0.98)
     air = blocks[blocks < 0.15 * top]
     floor = quantile(air, 0.5) if air.numel() > 0.02 * blocks.numel() else 0.0
     return max(0.12 * top, 2.0 * floor)
-
-
-def _outside(solid: Tensor) -> Tensor:
-    """Blocks that air reaches from the border (flood fill by repeated growth)."""
-    free = F.pad(1 - solid, (1,) * 6, value=1.0)
-    reached = torch.zeros_like(free)
-    reached[..., 0, :, :] = reached[..., -1, :, :] = 1
-    reached[..., 0, :] = reached[..., -1, :] = reached[..., 0] = reached[..., -1] = 1
-    while True:
-        grown = torch.maximum(torch.minimum(_grow(reached, 1), free), reached)
-        if torch.equal(grown, reached):
-            return reached[..., 1:-1, 1:-1, 1:-1]
-        reached = grown
 
 
 def foreground(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
@@ -95,18 +63,17 @@ def foreground(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         DataError: nothing stands out from the background.
     """
     blocks, size = _blocks(data_XYZ - data_XYZ.min(), spacing_mm)
-    solid = (blocks > _threshold(blocks)).float()
-    solid = (F.avg_pool3d(solid, 3, 1, 1, count_include_pad=False) > 0.25).float()  # drop specks, mend gaps
-    closed = 1 - _grow(1 - _grow(F.pad(solid, (2,) * 6), 2), 2)[..., 2:-2, 2:-2, 2:-2]
-    head = 1 - _outside(torch.maximum(solid, closed))
-    head = _grow(head, 1)
-    if not float(head.mean()) > 0.001:
+    bright = (blocks > _threshold(blocks)).float()
+    solid = F.avg_pool3d(bright, 3, 1, 1, count_include_pad=False)[0, 0] > 0.25  # drop specks, mend gaps
+    mended = closed(F.pad(solid, (CLOSING,) * 6), CLOSING)[(slice(CLOSING, -CLOSING),) * 3]
+    inside = F.pad(solid | mended, (1,) * 6)  # so that air joins around the volume
+    inside = dilated(filled(inside, diagonal=True)[1:-1, 1:-1, 1:-1], 1)
+    if not float(inside.float().mean()) > 0.001:
         raise DataError("no head found: nothing stands out from the air, expected a head: is it the right scan?")
-    whole = head
     for axis, factor in enumerate(size):
-        whole = whole.repeat_interleave(factor, dim=axis + 2)
+        inside = inside.repeat_interleave(factor, dim=axis)
     x, y, z = data_XYZ.shape
-    return whole[0, 0, :x, :y, :z] > 0.5
+    return inside[:x, :y, :z]
 
 
 def brain_scaling(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float]) -> Scaling:
@@ -135,27 +102,3 @@ def brain_scaling(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float
     if not (math.isfinite(scale) and scale > 0):
         raise DataError("the middle of the head is empty, expected tissue brighter than air: is it the right scan?")
     return Scaling(offset, scale)
-
-
-def noise_sigma(data_XYZ: Tensor, mask_XYZ: Tensor) -> float:
-    """`median_noise` as a number."""
-    return float(median_noise(data_XYZ, mask_XYZ))
-
-
-def median_noise(data_XYZ: Tensor, mask_XYZ: Tensor | None) -> Tensor:
-    """Noise from the median absolute value of 2x2x2 Haar detail coefficients, in the unit of the data; a scalar tensor.
-
-    Without a mask all voxels count, and nothing waits for the device that holds them.
-
-    Structure leaks into it, and air lowers it: `noise.noise_level` tells noise better.
-    (Donoho & Johnstone 1994, median estimator; Coupe 2010 for MRI.)
-    """
-    x, y, z = ((n // 2) * 2 for n in data_XYZ.shape)
-    detail = data_XYZ[:x, :y, :z].float()
-    for axis in range(3):
-        pairs = detail.unflatten(axis, (-1, 2))
-        detail = (pairs.select(axis + 1, 0) - pairs.select(axis + 1, 1)) * math.sqrt(0.5)
-    kept = detail if mask_XYZ is None else detail[mask_XYZ[0:x:2, 0:y:2, 0:z:2]]
-    if kept.numel() < 8:
-        kept = detail
-    return _quantile(kept.abs(), 0.5).double() / 0.6745

@@ -9,15 +9,16 @@ Axes: X Y Z voxels of the target grid, RAS+.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from moediff.acquisition.noise import noise_level
-from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground, median_noise
+from moediff.acquisition.noise import ESTIMATORS, Estimator, estimated_noise
+from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground
 from moediff.acquisition.operators import Acquisition, assumed_acquisition, voxel_ratio
 from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
 from moediff.acquisition.wiener import wiener
@@ -26,8 +27,6 @@ from moediff.core.geometry import FACE_VOX, axis_positions, is_canonical
 from moediff.core.resample import Positions, apply_axes, reading_matrix
 from moediff.core.volume import Grid, Volume
 
-Estimate: TypeAlias = Literal["median", "quiet"]  # of noise
-ESTIMATES: tuple[Estimate, ...] = ("median", "quiet")
 Bounds: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
 
 
@@ -37,22 +36,23 @@ class PrepareSettings:
 
     Args:
         kernel: the starting point that the network corrects: "wiener", or an interpolation kernel.
-        clip: scaled intensities above this are cut in the network's input only (the brain's median is 0.5).
-        noise: how a scan's noise is estimated: "quiet" reads the quietest blocks of tissue (`noise.noise_level`), and a
-            training patch is told what its whole scan shows; "median" is what weights before it were trained with, the
-            median of Haar details in the head, or in the patch.
+        noise_estimator: how a scan's noise is estimated: "quiet" reads the quietest blocks of tissue, of the whole scan
+            also for a training patch; "median", which older weights were trained with, is the median of Haar details
+            in the head, or in the patch.
 
     Raises:
-        ConfigError: no such estimate.
+        ConfigError: no such estimator.
     """
 
+    RENAMED: ClassVar[Mapping[str, str | None]] = {"noise": "noise_estimator", "clip": None}
+
     kernel: str = "wiener"
-    clip: float = 6.0
-    noise: Estimate = "median"
+    noise_estimator: Estimator = "median"
 
     def __post_init__(self) -> None:
-        if self.noise not in ESTIMATES:
-            raise ConfigError(f"prepare.noise={self.noise!r} is unknown; choose from {', '.join(ESTIMATES)}")
+        if self.noise_estimator not in ESTIMATORS:
+            known = ", ".join(ESTIMATORS)
+            raise ConfigError(f"prepare.noise_estimator={self.noise_estimator!r} is unknown; choose from {known}")
 
 
 @dataclass(frozen=True)
@@ -164,24 +164,21 @@ def prepare(  # noqa: PLR0913
     corrected = correct_slices and slice_intensity is not None and slice_intensity.noticeable
     if slice_intensity is not None and corrected:
         source = source.with_data(slice_intensity.corrected(source.data_XYZ))
-    noise_sigma = _noise_sigma(source.data_XYZ, inside if mask else None, settings) if noise is None else noise
+    if noise is None:
+        noise = estimated_noise(source.data_XYZ, inside if mask else None, settings.noise_estimator)
     return Prepared(
         source=source,
         grid=target,
-        interpolated_XYZ=_upsample(source.data_XYZ, positions, noise_sigma, settings.kernel),
+        interpolated_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel),
         neighbours_NXYZ=_neighbours(source.data_XYZ, positions),
         mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(target.shape),
         positions=positions,
         scaling=scaling,
-        noise_sigma=noise_sigma,
+        noise_sigma=noise,
         slice_intensity=slice_intensity,
         slices_corrected=corrected,
         foreground_bounds=_foreground_bounds(inside) if mask else None,
     )
-
-
-def _noise_sigma(scaled_XYZ: Tensor, inside_XYZ: Tensor | None, settings: PrepareSettings) -> Tensor:
-    return noise_level(scaled_XYZ) if settings.noise == "quiet" else median_noise(scaled_XYZ, inside_XYZ)
 
 
 def flipped(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors, printable
+from moediff.core.random import log_uniform, uniform
 
 METHODS = ("none", "gaussian", "box", "truncate")
 
@@ -214,28 +215,25 @@ def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Rec
     """Draw one acquisition; the same generator state always gives the same record."""
     ranges = ranges or RecipeRanges()
 
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=rng))
-
     def integer(below: int) -> int:
         return int(torch.randint(below, (), generator=rng))
 
     shares = torch.tensor([ranges.thick, ranges.truncated, ranges.mixed, ranges.native], dtype=torch.float32)
     kind = int(torch.multinomial(shares, 1, generator=rng))
     low, high = ranges.slice_noise if kind in (0, 2) else ranges.noise
-    noise = low * (high / low) ** uniform(0, 1)
-    truncation = AxisRecipe(method="truncate", factor=uniform(*ranges.truncation))
+    noise = log_uniform(rng, low, high)
+    truncation = AxisRecipe(method="truncate", factor=uniform(rng, *ranges.truncation))
     thinnest, thickest = ranges.slice_factor
-    factor = float(round(uniform(thinnest, thickest))) if uniform(0, 1) < 0.5 else uniform(thinnest, thickest)
+    factor = float(round(uniform(rng, thinnest, thickest))) if uniform(rng) < 0.5 else uniform(rng, thinnest, thickest)
     factor = min(max(factor, thinnest), thickest)  # rounding must not leave the range
-    profile = "gaussian" if uniform(0, 1) < 0.75 else "box"
-    slices = AxisRecipe(method=profile, factor=factor, thickness=uniform(*ranges.thickness))
+    profile = "gaussian" if uniform(rng) < 0.75 else "box"
+    slices = AxisRecipe(method=profile, factor=factor, thickness=uniform(rng, *ranges.thickness))
     across = integer(3)
     axes = [truncation if kind in (1, 2) else AxisRecipe() for _ in range(3)]
     if kind in (0, 2):
         axes[across] = slices
-    if kind == 2 and uniform(0, 1) < 0.5:  # only one in-plane axis is often truncated (phase encoding)
+    if kind == 2 and uniform(rng) < 0.5:  # only one in-plane axis is often truncated (phase encoding)
         axes[(across + 1) % 3] = AxisRecipe()
     # Last, so that without it every draw is what it was before there was one.
-    gain = uniform(0, ranges.slice_gain) if ranges.slice_gain and kind in (0, 2) else 0.0
+    gain = uniform(rng, 0, ranges.slice_gain) if ranges.slice_gain and kind in (0, 2) else 0.0
     return Recipe(axes=(axes[0], axes[1], axes[2]), noise=noise, slice_gain=gain, name="drawn")

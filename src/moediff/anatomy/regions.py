@@ -8,37 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.anatomy.synthesis import CORTEX, labelled
-from moediff.anatomy.synthesis import WHITE as WHITE_LABELS
-from moediff.anatomy.tissue import FLUID, GREY, WHITE, depth_mm, tissue_map, worn
+from moediff.anatomy.labels import CORTEX, labelled
+from moediff.anatomy.labels import WHITE as WHITE_LABELS
+from moediff.anatomy.tissue import FLUID, GREY, WHITE, tissue_map
+from moediff.core.morphology import depth_mm, eroded, within
 
 REGIONS = ("deep white matter", "cortex", "junction", "rest")
 BACKGROUND = 255
 DEEP_MM, JUNCTION_GREY_MM = 3.0, 1.0
 CORTEX_DEPTH_MM = 15.0  # grey matter deeper than this may be a nucleus: intensities cannot tell
-
-
-def within(mask_XYZ: Tensor, reach_mm: float, spacing_mm: Sequence[float]) -> Tensor:
-    """Voxels whose centre is at most reach_mm (Euclidean) from a voxel of the mask."""
-    found = torch.zeros_like(mask_XYZ)
-    steps = [int(reach_mm / s + 1e-6) for s in spacing_mm]
-    padded = F.pad(mask_XYZ, (steps[2],) * 2 + (steps[1],) * 2 + (steps[0],) * 2)
-    x, y, z = mask_XYZ.shape
-    for i in range(-steps[0], steps[0] + 1):
-        for j in range(-steps[1], steps[1] + 1):
-            left = reach_mm**2 - (i * spacing_mm[0]) ** 2 - (j * spacing_mm[1]) ** 2
-            if left < -1e-9:
-                continue
-            k = int((max(left, 0.0) ** 0.5) / spacing_mm[2] + 1e-6)
-            row = padded[
-                steps[0] + i : steps[0] + i + x, steps[1] + j : steps[1] + j + y, steps[2] - k : steps[2] + k + z
-            ]
-            for shift in range(2 * k + 1):
-                found |= row[..., shift : shift + z]
-    return found
 
 
 def _drawn(white_XYZ: Tensor, cortex_XYZ: Tensor, rest_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
@@ -73,6 +53,6 @@ def scan_regions(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None
         return None
     grey, near = tissue == GREY, depth_mm(tissue > 0, spacing_mm, CORTEX_DEPTH_MM) < CORTEX_DEPTH_MM
     region = _drawn(tissue == WHITE, grey & near, tissue == FLUID, spacing_mm)
-    lumps = worn(grey & ~near)  # not the rim of the ventricles, where fluid and white matter mix to grey
+    lumps = eroded(grey & ~near, 1)  # not the rim of the ventricles, where fluid and white matter mix to grey
     region[within(lumps, DEEP_MM + max(spacing_mm), spacing_mm) & (region != 1)] = BACKGROUND
     return region

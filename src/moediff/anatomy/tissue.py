@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.acquisition.normalisation import quantile
 from moediff.core.memory import single_thread
+from moediff.core.morphology import depth_mm, eroded
 from moediff.core.resample import apply_axes
+from moediff.core.statistics import quantile
 from moediff.core.windows import gaussian_matrix
 
 FLUID, GREY, WHITE = 1, 2, 3
@@ -58,29 +59,6 @@ class Mixture:
         """Gap between the two most common tissues, grey and white matter, in units of their joint spread."""
         brain = self.share_T.topk(2).indices
         return float(self.mean_T[brain].diff().abs() / self.spread_T[brain].square().sum().sqrt())
-
-
-def worn(mask_XYZ: Tensor) -> Tensor:
-    """The mask without the voxels that touch its outside; beyond the volume is outside."""
-    left = mask_XYZ.clone()
-    for axis, size in enumerate(mask_XYZ.shape):
-        ends = left.narrow(axis, 0, 1), left.narrow(axis, size - 1, 1)
-        inner, before, after = (left.narrow(axis, first, max(size - 2, 0)) for first in (1, 0, min(2, size)))
-        kept = inner & before & after
-        inner.copy_(kept)
-        for end in ends:
-            end.zero_()
-    return left
-
-
-def depth_mm(mask_XYZ: Tensor, spacing_mm: Sequence[float], most_mm: float) -> Tensor:
-    """Depth below the mask's surface in steps of the mean voxel size, up to most_mm; 0 outside."""
-    step = sum(spacing_mm) / len(spacing_mm)
-    layers, left = torch.zeros(mask_XYZ.shape, dtype=torch.int32), mask_XYZ
-    for _ in range(math.ceil(most_mm / step)):
-        layers += left
-        left = worn(left)
-    return layers * step
 
 
 def brain_of(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
@@ -183,9 +161,7 @@ def _tissue_map(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
     brain = brain_of(data_XYZ, spacing_mm)
     if brain is None:
         return None
-    core = brain
-    for _ in range(max(1, round(RIM_MM / max(spacing_mm)))):
-        core = worn(core)
+    core = eroded(brain, max(1, round(RIM_MM / max(spacing_mm))))
     if int(core.sum()) < 1000:
         return None
     log = data_XYZ.float().clamp_min(1e-3 * quantile(data_XYZ[brain], 0.5)).log()

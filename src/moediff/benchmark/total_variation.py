@@ -181,7 +181,8 @@ def super_resolve(volume: Volume, grid: Grid) -> Volume:
         GeometryError: the grid's axes are not parallel to the scan's.
         DataError: no head, or no intensities to scale by.
     """
-    prepared = prepare(volume, grid, PrepareSettings(kernel="cubic", noise="median"))  # what `STRENGTH` was tuned with
+    settings = PrepareSettings(kernel="cubic", noise_estimator="median")  # what `STRENGTH` was tuned with
+    prepared = prepare(volume, grid, settings)
     matrices = [None if _identity(m) else m for m in prepared.acquisition.matrices]
     spacing = [s / min(prepared.grid.spacing_mm) for s in prepared.grid.spacing_mm]
     problem = Problem(prepared.source.data_XYZ, matrices, spacing, weight_of(prepared, spacing))

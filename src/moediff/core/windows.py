@@ -1,7 +1,7 @@
-"""Local windows for metrics: mirrored taps as matrices, tiles that stay in a processor's cache, and local moments.
+"""Gaussian blur and local windows: taps as matrices, tiles that stay in a processor's cache, and local moments.
 
-A filter along an axis is a banded matrix [n, n] (or [fewer, n]); samples beyond a face mirror with the edge sample
-repeated (2 1 0 | 0 1 2). Three of them make a separable 3-D window.
+A window's filter along an axis is a banded matrix [n, n] (or [fewer, n]); samples beyond a face mirror with the edge
+sample repeated (2 1 0 | 0 1 2). Three of them make a separable 3-D window.
 
 Axes: X Y Z voxels, N samples of an axis.
 """
@@ -14,6 +14,7 @@ from itertools import pairwise, product
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.core.resample import apply_axes
@@ -29,11 +30,32 @@ def tap_matrix(n: int, taps: Tensor, first: int) -> Tensor:
     return matrix.scatter_add_(1, at, taps.double().expand(n, -1)).float()
 
 
-def gaussian_matrix(n: int, sigma_vox: float, reach_vox: int) -> Tensor:
-    """Gaussian averages [n, n] with 2 reach + 1 taps that sum to one."""
+def gaussian_taps(sigma_vox: float, reach_vox: int) -> Tensor:
+    """Gaussian weights at -reach .. reach that sum to one, float64."""
     gap = torch.arange(-reach_vox, reach_vox + 1).double()
     weight = torch.exp(-0.5 * (gap / sigma_vox) ** 2)
-    return tap_matrix(n, weight / weight.sum(), -reach_vox)
+    return weight / weight.sum()
+
+
+def gaussian_blur(data_XYZ: Tensor, sigma_vox: float, reach_vox: int) -> Tensor:
+    """Gaussian blur with 2 reach + 1 taps an axis, for short reaches; the edge sample is repeated.
+
+    It waits for no device.
+    """
+    taps = gaussian_taps(sigma_vox, reach_vox).tolist()
+    for axis, n in enumerate(data_XYZ.shape):
+        pad = [0] * 6
+        pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach_vox
+        padded = F.pad(data_XYZ[None, None], pad, mode="replicate")[0, 0]
+        data_XYZ = padded.narrow(axis, 0, n) * taps[0]
+        for k, tap in enumerate(taps[1:], 1):
+            data_XYZ.add_(padded.narrow(axis, k, n), alpha=tap)
+    return data_XYZ
+
+
+def gaussian_matrix(n: int, sigma_vox: float, reach_vox: int) -> Tensor:
+    """Gaussian averages [n, n] with 2 reach + 1 taps that sum to one."""
+    return tap_matrix(n, gaussian_taps(sigma_vox, reach_vox), -reach_vox)
 
 
 Box: TypeAlias = "tuple[slice, slice, slice]"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from moediff.acquisition.data_consistency import ConsistencySummary, Discrepancy, discrepancy
-from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.geometry import axis_positions
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.evaluation.intensity_fit import fit_intensities
 from moediff.inference.grid_plan import land, working_grid

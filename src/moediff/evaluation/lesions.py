@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.anatomy.morphology import dilated, reached_from
-from moediff.anatomy.regions import within
-from moediff.anatomy.tissue import WHITE, depth_mm, tissue_map
+from moediff.anatomy.tissue import WHITE, tissue_map
 from moediff.core.errors import DataError
+from moediff.core.morphology import components, depth_mm, dilated, reached_from, within
 
 RULE = 2  # rises with every change of what is counted: earlier rows of a benchmark are then judged again
 LEAST_VOXELS = 3  # of an outlined lesion; fewer are left out
@@ -86,25 +84,6 @@ class LesionScores:
     cnr_ref: float
     cnr_pred: float
     each: tuple[Lesion, ...] = ()
-
-
-def components(mask_XYZ: Tensor) -> Tensor:
-    """Number of every voxel's connected group (26 neighbours), 1..n in no order that means anything; 0 outside."""
-    group = torch.zeros(mask_XYZ.shape, dtype=torch.int64)
-    where = mask_XYZ.nonzero()
-    if not len(where):
-        return group
-    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
-    inside = mask_XYZ[box].double()
-    number = torch.arange(1, inside.numel() + 1, dtype=torch.float64).reshape(inside.shape) * inside
-    while True:
-        spread = F.max_pool3d(number[None, None], 3, 1, 1)[0, 0] * inside
-        if torch.equal(spread, number):
-            break
-        number = spread
-    names, order = number.unique(return_inverse=True)
-    group[box] = order if float(names[0]) == 0 else order + 1
-    return group
 
 
 def _box(mask_XYZ: Tensor, spacing_mm: Sequence[float]) -> tuple[slice, ...]:

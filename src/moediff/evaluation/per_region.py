@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from moediff.anatomy.labels import as_label_map
 from moediff.anatomy.regions import REGIONS, scan_regions
-from moediff.anatomy.synthesis import whole_numbers
 from moediff.core.errors import DataError
 from moediff.core.memory import single_thread
 from moediff.core.statistics import mean, picked
@@ -68,7 +68,7 @@ def regions_of(ref: Volume, labels: Volume | None) -> Regions:
             )
         return Regions(regions.long(), dict(enumerate(REGIONS)))
     require_same_grid("label map", labels.grid, ref.grid, "draw it on the reference, or leave it out")
-    numbers = whole_numbers(labels.data_XYZ)
+    numbers = as_label_map(labels.data_XYZ)
     values = [int(n) for n in numbers.unique() if n != 0]
     if not 0 < len(values) <= MOST_REGIONS:
         raise DataError(f"the label map holds {len(values)} labels; expected 1 to {MOST_REGIONS}")

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from moediff.acquisition.normalisation import quantile
 from moediff.acquisition.prepare import Prepared
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.inference.options import Maps
 from moediff.inference.route import Route

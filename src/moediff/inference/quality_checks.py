@@ -5,10 +5,11 @@ Each sign is a sentence for the sidecar and the terminal; none stops the run but
 
 from __future__ import annotations
 
-from moediff.acquisition.normalisation import BRAIN_LEVEL, quantile
+from moediff.acquisition.normalisation import BRAIN_LEVEL
 from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.prepare import Prepared, bounds
 from moediff.core.errors import DataError
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.inference.route import Route
 

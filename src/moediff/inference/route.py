@@ -10,8 +10,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from moediff.acquisition.normalisation import quantile
 from moediff.core.geometry import StorageOrder, axis_positions, band_limit, resample
+from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import land, measured, working_grid
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moediff.acquisition.normalisation import quantile
 from moediff.core.errors import ConfigError, DataError, GeometryError
 from moediff.core.geometry import axis_positions, resample
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.report.canvas import EXPERT_COLOURS, Column, View, draw, matplotlib_parts, save_figure
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.acquisition.degrade import bias_field
 from moediff.core.errors import ConfigError
+from moediff.core.random import log_uniform, uniform
+from moediff.core.windows import gaussian_blur
 from moediff.training.synthetic_lesions import LesionConfig, with_lesions
+
+LEAST_BLUR = 0.05  # voxels; less leaves a scan as it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +68,6 @@ class AugmentConfig:
             )
 
 
-def blur_axis(data: Tensor, axis: int, sigma_vox: float) -> Tensor:
-    """Gaussian blur of one axis of a 3-D tensor, edges repeated."""
-    if sigma_vox < 0.05:
-        return data
-    reach = max(1, math.ceil(3 * sigma_vox))
-    tap = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma_vox) ** 2)
-    kernel_shape, pad = [1, 1, 1, 1, 1], [0] * 6
-    kernel_shape[2 + axis] = -1
-    pad[4 - 2 * axis] = pad[5 - 2 * axis] = reach
-    padded = F.pad(data[None, None], pad, mode="replicate")
-    return F.conv3d(padded, (tap / tap.sum()).reshape(kernel_shape).to(data.device))[0, 0]
-
-
 class Sharpness(NamedTuple):
     """How sharp the truth is made.
 
@@ -93,9 +83,8 @@ class Sharpness(NamedTuple):
         """The scan as sharp as that."""
         if self.blur_vox == 0:
             return data_XYZ
-        soft = data_XYZ
-        for axis in range(3):
-            soft = blur_axis(soft, axis, self.blur_vox)
+        reach = max(1, math.ceil(3 * self.blur_vox))
+        soft = data_XYZ if self.blur_vox < LEAST_BLUR else gaussian_blur(data_XYZ, self.blur_vox, reach)
         return soft if self.unsharp is None else (data_XYZ + self.unsharp * (data_XYZ - soft)).clamp_min(0)
 
 
@@ -118,17 +107,14 @@ class Augmented(NamedTuple):
 def augmented(data_XYZ: Tensor, config: AugmentConfig, rng: torch.Generator) -> Augmented:
     """Lesions, amplitude, contrast, bias field and sharpness of the truth are drawn."""
 
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=rng))
-
     low, high = config.amplitude
-    gain = low * (high / low) ** uniform(0, 1)
-    gamma = uniform(*config.gamma)
+    gain = log_uniform(rng, low, high)
+    gamma = uniform(rng, *config.gamma)
     data, lesion = with_lesions(data_XYZ.clamp_min(0), config.synthetic_lesions, rng)
     data = gain * data if abs(gamma - 1) < 0.02 else gain * 0.5 * (data / 0.5) ** gamma
     x, y, z = data.shape
-    data = data * bias_field((x, y, z), uniform(0, config.bias), rng, data.device)
-    kind, strength = uniform(0, 1), uniform(0.2, 1)
+    data = data * bias_field((x, y, z), uniform(rng, 0, config.bias), rng, data.device)
+    kind, strength = uniform(rng), uniform(rng, 0.2, 1)
     sharpness = Sharpness()
     if kind < config.blur_probability + config.sharpen_probability:
         sharpness = Sharpness(config.blur_vox * strength, None if kind < config.blur_probability else 0.6 * strength)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade
-from moediff.acquisition.noise import noise_level
+from moediff.acquisition.noise import quiet_noise
 from moediff.acquisition.normalisation import Scaling
 from moediff.acquisition.prepare import Prepared, PrepareSettings, network_order, prepare
 from moediff.acquisition.recipe import Recipe, RecipeRanges, draw_recipe
@@ -22,6 +22,7 @@ from moediff.anatomy.regions import BACKGROUND
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
 from moediff.core.geometry import StorageOrder, centre_crop, crop
+from moediff.core.random import log_uniform, uniform
 from moediff.core.volume import Grid, Volume
 from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.training.augment import AugmentConfig, Augmented, augmented
@@ -174,7 +175,7 @@ class PatchSource:
         patch[:3, 3] = torch.tensor(start, dtype=torch.float64)
         box = tuple(slice(a, a + self.patch) for a in start)
         low, high = self.augment.amplitude if self.augment else (1.0, 1.0)
-        gain = low * (high / low) ** float(torch.rand((), generator=rng))
+        gain = log_uniform(rng, low, high)
         order = StorageOrder.of(turn @ patch)
         truth = order.apply(Volume(head.data_XYZ[box].float() * gain, turn @ patch))
         regions = torch.full_like(truth.data_XYZ, NO_REGION)
@@ -189,7 +190,7 @@ class PatchSource:
 
     def _noise(self, whole: Callable[[], Tensor]) -> Tensor | None:
         """What the whole scan shows, where weights are told that; None lets `prepare` read the patch."""
-        return noise_level(whole()) if self.settings.noise == "quiet" else None
+        return quiet_noise(whole()) if self.settings.noise_estimator == "quiet" else None
 
     def _place(self, head: Head, measured: Measured, rng: torch.Generator) -> list[int]:
         """Where a patch begins that both scans cover."""
@@ -217,7 +218,7 @@ class PatchSource:
         short = [side - n for n in data.shape]
         pad = (0, short[2], 0, short[1], 0, short[0])
         data, region = F.pad(data, pad), F.pad(region, pad, value=NO_REGION)
-        flips = [axis for axis in range(3) if float(torch.rand((), generator=rng)) < 0.5]
+        flips = [axis for axis in range(3) if uniform(rng) < 0.5]
         return data.permute(order).flip(flips).contiguous(), region.permute(order).flip(flips)
 
     def _start(self, head: Head, side: int, rng: torch.Generator) -> list[int]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from moediff.acquisition.degrade import reference_intensity
-from moediff.acquisition.normalisation import foreground, noise_sigma
+from moediff.acquisition.noise import noise_sigma
+from moediff.acquisition.normalisation import foreground
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.errors import DataError
 from moediff.core.geometry import canonical_grid, coarsest_axis

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from moediff.acquisition.normalisation import brain_scaling, foreground
 from moediff.acquisition.operators import FWHM, profile_matrix
+from moediff.anatomy.labels import as_brain_label_map
 from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
-from moediff.anatomy.synthesis import synthesise, whole_labels
+from moediff.anatomy.synthesis import synthesise
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors
 from moediff.core.geometry import axis_positions, with_spacing
@@ -108,7 +109,7 @@ def _shrink(volume: Volume, size_mm: float) -> Volume:
 
 
 def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head]:
-    labels = whole_labels(volume.data_XYZ)
+    labels = as_brain_label_map(volume.data_XYZ)
     where = (labels > 0).nonzero()
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
     labels = F.pad(labels[box], (8,) * 6)

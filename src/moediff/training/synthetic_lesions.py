@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import ConfigError
+from moediff.core.random import uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def with_lesions(data_XYZ: Tensor, config: LesionConfig, rng: torch.Generator) -
         config: how often and how.
         rng: draws everything, on the CPU.
     """
-    if config.probability == 0 or float(torch.rand((), generator=rng)) >= config.probability:
+    if config.probability == 0 or uniform(rng) >= config.probability:
         return data_XYZ, torch.zeros_like(data_XYZ)
     data, lesion = data_XYZ.clone(), torch.zeros_like(data_XYZ)
     number = int(torch.poisson(torch.tensor(config.density * data.numel() / 1e6), generator=rng))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
-from moediff.anatomy.synthesis import synthesise, whole_labels
+from moediff.anatomy.labels import as_brain_label_map
+from moediff.anatomy.synthesis import synthesise
 from moediff.benchmark.cases import MEASURED, Case, Scan, both_cover
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors, printable
@@ -78,7 +79,7 @@ class Validation:
             volume = load(data / path).volume
             if path in self.label_maps:
                 with prefix_errors(data / path):
-                    whole_labels(volume.data_XYZ)
+                    as_brain_label_map(volume.data_XYZ)
         for pair in self.pairs:
             sharp, low = (brain_scaled(load(data / p).volume)[0] for p in (pair.path, pair.input))
             with prefix_errors(data / pair.input):
@@ -90,7 +91,7 @@ class Validation:
             volume = load(data / path).volume
             if path in self.label_maps:
                 with prefix_errors(data / path):
-                    labels = whole_labels(volume.data_XYZ)
+                    labels = as_brain_label_map(volume.data_XYZ)
                 volume = volume.with_data(synthesise(labels, rng_for(0, "validation", path)))
             if self.side is not None:
                 volume = centre_crop(volume, self.side)

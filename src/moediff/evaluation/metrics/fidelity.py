@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moediff.anatomy.morphology import closed, filled
 from moediff.core.errors import DataError, GeometryError
-from moediff.core.statistics import energy, mean, picked, quantile
+from moediff.core.morphology import closed, filled
+from moediff.core.statistics import energy, exact_quantile, mean, picked
 from moediff.core.windows import averaged, tiles
 
 RANGE_QUANTILE = 0.999
@@ -80,7 +80,7 @@ def data_range(truth_XYZ: Tensor, mask_XYZ: Tensor) -> float:
         DataError: the mask is empty or nothing inside it is positive.
     """
     check_pair(truth_XYZ, truth_XYZ, mask_XYZ)
-    top = quantile(picked(truth_XYZ, mask_XYZ), RANGE_QUANTILE)
+    top = exact_quantile(picked(truth_XYZ, mask_XYZ), RANGE_QUANTILE)
     check_range(top)
     return top
 
@@ -94,7 +94,7 @@ def head_mask(truth_XYZ: Tensor) -> Tensor:
     """
     everywhere = torch.ones_like(truth_XYZ, dtype=torch.bool)
     check_pair(truth_XYZ, truth_XYZ, everywhere)
-    top = quantile(truth_XYZ, RANGE_QUANTILE)
+    top = exact_quantile(truth_XYZ, RANGE_QUANTILE)
     check_range(top)
     return filled(closed(truth_XYZ > HEAD_FRACTION * top, CLOSING_VOX))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from moediff.acquisition.normalisation import noise_sigma
+from moediff.acquisition.noise import noise_sigma
 from moediff.core.errors import DataError
 from moediff.core.statistics import energy, mean, picked
 from moediff.evaluation.metrics.fidelity import check_pair, check_range

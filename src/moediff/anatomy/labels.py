@@ -1,0 +1,69 @@
+"""Label maps of brains, in FreeSurfer's numbers: groups of labels, and the check of a map as it was read.
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moediff.core.errors import DataError
+
+WHITE, CORTEX = (2, 41), (3, 42)
+VENTRICLES_CSF = (4, 5, 14, 15, 24, 43, 44)
+DEEP_GREY = (8, 10, 11, 12, 13, 17, 18, 26, 28, 47, 49, 50, 51, 52, 53, 54, 58, 60)
+CEREBELLAR_WHITE = (7, 46, 16)
+LEFT_OF_RIGHT = {
+    41: 2,
+    42: 3,
+    43: 4,
+    44: 5,
+    46: 7,
+    47: 8,
+    49: 10,
+    50: 11,
+    51: 12,
+    52: 13,
+    53: 17,
+    54: 18,
+    58: 26,
+    60: 28,
+}
+BRAIN = (*WHITE, *CORTEX, *VENTRICLES_CSF, *DEEP_GREY, *CEREBELLAR_WHITE)
+INTEGER_TOLERANCE = 1e-3  # how far a label may lie from a whole number
+MINIMUM_BRAIN_SHARE = 0.1  # of labelled voxels; label maps of whole heads have 0.34 and more
+
+
+def as_label_map(map_XYZ: Tensor) -> Tensor:
+    """A label map as it was read -> int32.
+
+    Raises:
+        DataError: numbers that are not whole.
+    """
+    labels_XYZ = map_XYZ.round()
+    if not bool(torch.isfinite(map_XYZ).all()) or float((labels_XYZ - map_XYZ).abs().max()) > INTEGER_TOLERANCE:
+        raise DataError("the labels are not whole numbers, expected a label map: name one, or segment the scan first")
+    return labels_XYZ.to(torch.int32)
+
+
+def as_brain_label_map(map_XYZ: Tensor) -> Tensor:
+    """A label map of a brain as it was read -> int32.
+
+    Raises:
+        DataError: numbers that are not whole, or hardly any of the brain's.
+    """
+    labels_XYZ = as_label_map(map_XYZ)
+    brain = labelled(labels_XYZ, BRAIN).sum() / (labels_XYZ != 0).sum().clamp_min(1)
+    if float(brain) < MINIMUM_BRAIN_SHARE:
+        raise DataError(
+            "few voxels bear one of FreeSurfer's numbers of the brain, expected its label map: give SynthSeg's, or aseg"
+        )
+    return labels_XYZ
+
+
+def labelled(labels_XYZ: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Where a label map holds one of these numbers."""
+    return torch.isin(labels_XYZ, torch.tensor(numbers, dtype=labels_XYZ.dtype))
