@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground
 from moediff.acquisition.prepare import PrepareSettings, anisotropy_ratio, flipped, network_order, prepare
 from moediff.acquisition.wiener import wiener
-from moediff.core.errors import DataError, GeometryError
+from moediff.core.config import parse_as
+from moediff.core.errors import DataError, GeometryError, MoeDiffWarning
 from moediff.core.geometry import axis_positions, crop, resample, with_spacing
 from moediff.core.resample import KERNELS
 from moediff.core.volume import Grid, Volume
@@ -181,3 +182,10 @@ def test_the_head_is_known_beyond_the_grid_and_when_flipped(thick):
 
 
 PARTS = (((0, 0, 0), (48, 56, 22)), ((10, 0, 5), (20, 56, 17)))
+
+
+def test_former_settings_are_read_with_a_warning():
+    former = {"kernel": "cubic", "clip": 6.0, "noise": "quiet"}
+    with pytest.warns(MoeDiffWarning, match="clip has no effect; noise is now noise_estimator"):
+        found = parse_as(PrepareSettings, former)
+    assert found == PrepareSettings(kernel="cubic", noise_estimator="quiet")

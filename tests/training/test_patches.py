@@ -58,7 +58,7 @@ def error(example: Example) -> float:
 
 
 def iso(factor: float, noise: float = 0.0) -> Recipe:
-    return Recipe(axes=(AxisRecipe(method="truncate", factor=factor),) * 3, noise_estimator=noise)
+    return Recipe(axes=(AxisRecipe(method="truncate", factor=factor),) * 3, noise=noise)
 
 
 def test_an_example_depends_on_seed_and_number_alone(source):
