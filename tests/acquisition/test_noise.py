@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from moediff.acquisition.degrade import rician
-from moediff.acquisition.noise import READ, median_noise, noise_sigma, quiet_noise
+from moediff.acquisition.noise import MIDDLE, median_noise, noise_sigma, quiet_noise
 from moediff.acquisition.normalisation import foreground
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.config import rng_for
@@ -67,8 +67,8 @@ def test_a_ramp_has_no_noise():
 
 
 def test_of_a_large_scan_the_middle_is_read():
-    scan = 0.5 + 0.5 * torch.randn(READ + 40, 24, 24, generator=rng_for(4))
-    scan[20:-20] = 0.5 + SIGMA * torch.randn(READ, 24, 24, generator=rng_for(5))
+    scan = 0.5 + 0.5 * torch.randn(MIDDLE + 40, 24, 24, generator=rng_for(4))
+    scan[20:-20] = 0.5 + SIGMA * torch.randn(MIDDLE, 24, 24, generator=rng_for(5))
     assert float(quiet_noise(scan)) == pytest.approx(float(quiet_noise(scan[20:-20])))
 
 

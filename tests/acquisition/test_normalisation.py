@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from moediff.acquisition.normalisation import BRAIN_LEVEL, Scaling, brain_scaling, foreground
+from moediff.acquisition.normalisation import BRAIN_MEDIAN, Scaling, brain_scaling, foreground
 from moediff.core.config import rng_for
 from moediff.core.errors import DataError
 from moediff.core.statistics import quantile
@@ -102,7 +102,7 @@ def test_the_brain_maps_to_one_half_whatever_the_scalp_does(phantom):
     for data in (phantom.data_XYZ, bright):
         scaling = brain_scaling(data, mask, phantom.spacing_mm)
         assert scaling.offset == 0
-        assert (brain_median(phantom) - scaling.offset) / scaling.scale == pytest.approx(BRAIN_LEVEL, rel=0.1)
+        assert (brain_median(phantom) - scaling.offset) / scaling.scale == pytest.approx(BRAIN_MEDIAN, rel=0.1)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.01, 3.7, 1e5])

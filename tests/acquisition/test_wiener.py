@@ -25,7 +25,7 @@ from moediff.acquisition.wiener import (
     wiener,
 )
 from moediff.core.config import rng_for
-from moediff.core.resample import apply_axes, axis_matrix, band_matrix, sample_positions
+from moediff.core.resample import apply_axes, interpolation_matrix, low_pass_matrix, sample_positions
 
 
 def positions_of(n_in: int, factor: float, n_out: int | None = None):
@@ -133,7 +133,7 @@ def test_it_comes_nearer_to_a_smooth_field_behind_thick_slices_than_cubic(seed):
     low = (seen[..., 1::4] + seen[..., 2::4]) / 2 + rng.normal(0, 0.005, (24, 24, 12))
     positions = (positions_of(24, 1), positions_of(24, 1), positions_of(12, 4))
     data, truth = torch.from_numpy(low).float(), torch.from_numpy(field).float()
-    cubic = apply_axes(data, [None, None, axis_matrix(12, positions[2], "cubic")])
+    cubic = apply_axes(data, [None, None, interpolation_matrix(12, positions[2], "cubic")])
     errors = [float((x - truth).square().mean().sqrt()) for x in (wiener(data, positions, 0.005), cubic)]
     assert errors[0] < 0.97 * errors[1]
 
@@ -143,7 +143,7 @@ def test_a_coarser_target_is_read_below_its_own_nyquist():
     data = torch.rand(12, 12, 12, generator=rng_for(4))
     shares = (0.5, 0.75, 0.6)
     positions = tuple(positions_of(12, f) for f in shares)
-    expected = apply_axes(data, [band_matrix(12, p, 12 * f) for p, f in zip(positions, shares, strict=True)])
+    expected = apply_axes(data, [low_pass_matrix(12, p, 12 * f) for p, f in zip(positions, shares, strict=True)])
     assert_close(wiener(data, positions, 0.0), expected, atol=1e-4, rtol=0)
 
 

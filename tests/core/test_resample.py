@@ -14,11 +14,11 @@ from moediff.core.config import rng_for
 from moediff.core.errors import GeometryError
 from moediff.core.resample import (
     KERNELS,
+    antialiased_matrix,
     apply_axes,
-    axis_matrix,
-    band_matrix,
+    interpolation_matrix,
     low_pass,
-    reading_matrix,
+    low_pass_matrix,
     sample_positions,
     transposed,
 )
@@ -29,11 +29,11 @@ LINE = np.random.default_rng(0).normal(size=23)
 
 def truncation(n: int, kept: int) -> torch.Tensor:
     """k-space truncation from n to `kept` samples over the same field of view."""
-    return band_matrix(n, sample_positions(kept, n / kept, (n / kept - 1) / 2), float(kept))
+    return low_pass_matrix(n, sample_positions(kept, n / kept, (n / kept - 1) / 2), float(kept))
 
 
 def read(line: np.ndarray, at: np.ndarray, kernel: str) -> np.ndarray:
-    return axis_matrix(len(line), tuple(at.tolist()), kernel).double().numpy() @ line
+    return interpolation_matrix(len(line), tuple(at.tolist()), kernel).double().numpy() @ line
 
 
 def wave(n: int, harmonic: int, at: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_splines_equal_scipy_for_any_length(n, part, kernel, seed):
 def test_cubic_zoom_of_a_volume_equals_scipy():
     data = np.random.default_rng(1).normal(size=(6, 7, 8))
     expected = ndimage.zoom(data, 3, order=3, mode="mirror")  # scipy puts the first and last samples in place
-    matrices = [axis_matrix(n, tuple(np.linspace(0, n - 1, 3 * n).tolist()), "cubic") for n in data.shape]
+    matrices = [interpolation_matrix(n, tuple(np.linspace(0, n - 1, 3 * n).tolist()), "cubic") for n in data.shape]
     np.testing.assert_allclose(apply_axes(torch.from_numpy(data), matrices).numpy(), expected, atol=1e-5)
 
 
@@ -78,14 +78,14 @@ def test_outside_the_field_of_view_the_edge_value_continues():
 @given(n=st.integers(1, 48), step=st.floats(0.1, 3), start=st.floats(-0.4, 2))
 def test_rows_sum_to_one(kernel, n, step, start):
     count = max(1, int((n - 1 - start) / step))
-    matrix = axis_matrix(n, sample_positions(count, step, start), kernel)
+    matrix = interpolation_matrix(n, sample_positions(count, step, start), kernel)
     assert matrix.shape == (count, n)
     assert_close(matrix.double().sum(1), torch.ones(count, dtype=torch.float64), atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_measured_samples_are_kept(kernel):
-    assert_close(axis_matrix(19, sample_positions(19, 1.0, 0.0), kernel), torch.eye(19), atol=1e-6, rtol=0)
+    assert_close(interpolation_matrix(19, sample_positions(19, 1.0, 0.0), kernel), torch.eye(19), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("harmonic", [0, 1, 5, 13, 19])
@@ -110,7 +110,7 @@ def test_zero_fill_equals_fft_zero_filling_of_the_mirrored_line(n, factor, seed)
 def test_truncation_then_zero_fill_keeps_the_band_and_drops_the_rest(n, data):
     kept = data.draw(st.integers(2, n - 2))
     low, high = data.draw(st.integers(0, kept - 1)), data.draw(st.integers(kept + 1, n - 1))
-    back = axis_matrix(kept, sample_positions(n, kept / n, (kept / n - 1) / 2), "zero-fill").double()
+    back = interpolation_matrix(kept, sample_positions(n, kept / n, (kept / n - 1) / 2), "zero-fill").double()
     both = (back @ truncation(n, kept).double()).numpy()
     at = np.arange(n)
     np.testing.assert_allclose(both @ wave(n, low, at), wave(n, low, at), atol=1e-5)
@@ -123,7 +123,7 @@ def test_truncation_samples_lie_at_the_centres_of_their_voxels():
 
 
 def test_a_harmonic_on_the_kept_nyquist_counts_half():
-    matrix = band_matrix(24, sample_positions(24, 1.0, 0.0), 8.0).double().numpy()
+    matrix = low_pass_matrix(24, sample_positions(24, 1.0, 0.0), 8.0).double().numpy()
     np.testing.assert_allclose(matrix @ wave(24, 8, np.arange(24)), wave(24, 8, np.arange(24)) / 2, atol=1e-6)
 
 
@@ -171,14 +171,14 @@ def test_sample_positions_known_answer():
 
 def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(GeometryError, match="'sinc'; choose from linear, cubic, spline5, lanczos, zero-fill"):
-        axis_matrix(5, (0.0,), "sinc")
+        interpolation_matrix(5, (0.0,), "sinc")
 
 
 def test_reading_is_interpolation_unless_the_target_is_coarser():
     for step in (0.3, 1.0):
         at = sample_positions(20, step, 0.1)
-        assert reading_matrix(23, at, "cubic") is axis_matrix(23, at, "cubic")
+        assert antialiased_matrix(23, at, "cubic") is interpolation_matrix(23, at, "cubic")
     coarse = sample_positions(8, 3.0, 1.0)
-    assert torch.equal(reading_matrix(24, coarse, "cubic"), truncation(24, 8))
-    beyond = reading_matrix(24, sample_positions(12, 3.0, -5.0), "cubic")
+    assert torch.equal(antialiased_matrix(24, coarse, "cubic"), truncation(24, 8))
+    beyond = antialiased_matrix(24, sample_positions(12, 3.0, -5.0), "cubic")
     assert torch.equal(beyond[0], beyond[1]) and torch.equal(beyond[-1], beyond[-2])

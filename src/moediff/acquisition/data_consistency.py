@@ -1,4 +1,4 @@
-"""Data consistency: does the result, acquired again, give back what was measured?
+"""Data consistency: compare a result, acquired again, with the measured scan, and correct it.
 
 Axes: X Y Z voxels.
 """
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from moediff.acquisition.prepare import Prepared
 from moediff.acquisition.wiener import NOISE_FLOOR, VARIANCE, detail_variance, wiener
-from moediff.core.resample import apply_axes, reading_matrix
+from moediff.core.resample import antialiased_matrix, apply_axes
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 
-# Variance of the error that the network leaves in what was measured: the first times detail^3 / noise^4. The noisier
-# the scan and the smoother the head, the more of the gap is noise that it was right not to follow (LOG.md, 2026-11-26).
-ERROR_LEFT, LARGEST_VARIANCE = 2e-4, 1e-2
-INNER = 0.2, 0.8  # quantiles of the head along each axis between which its detail is looked at
-LEAST, MOST = 16, 128  # samples of that box along an axis
+# Variance of the network's error: the factor times detail^3 / noise^4. The noisier the scan and the smoother the head,
+# the more of the gap is noise, which the result should not follow (LOG.md, 2026-11-26).
+ERROR_FACTOR, LARGEST_VARIANCE = 2e-4, 1e-2
+INNER = 0.2, 0.8  # quantiles of the head along each axis between which its detail is measured
+SHORTEST, LONGEST = 16, 128  # samples of that box along an axis
 TISSUE = 0.1  # scaled; the brain's median is 0.5
 SMALLEST_VARIANCE = 1e-8  # changes nothing
 
@@ -80,45 +80,45 @@ def _gap(data_XYZ: Tensor, prepared: Prepared) -> Tensor:
 
 
 def correct(data_XYZ: Tensor, prepared: Prepared, variance: float | None = None) -> Tensor:
-    """The result nearer to what was measured, by as much as noise allows; same shape, scaled, foreground only.
+    """A result corrected towards the measurement, by as much as noise allows; same shape, scaled, foreground only.
 
     First the posterior mean of the result's error given what it leaves unexplained (a Kalman update, with the prior of
-    interpolation at the error's size): errors that many voxels share show far below the noise of one. Then one
+    interpolation at the error's size): errors that many voxels share are found far below the noise of one. Then one
     back-projection of what single voxels contradict beyond twice their noise (Irani & Peleg 1991).
 
     Args:
         data_XYZ: the result, scaled, on the target grid.
-        prepared: the scan that it was made from.
+        prepared: the measured scan.
         variance: of the result's error, scaled; None takes `error_variance`.
     """
     gap = _gap(data_XYZ, prepared)
-    noise, left = max(prepared.noise, NOISE_FLOOR), error_variance(prepared) if variance is None else variance
-    likely = wiener(gap, prepared.positions, noise * (VARIANCE / left) ** 0.5)
-    nearer = likely.mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: a large head's peak lies here
-    gap = _gap(nearer, prepared)
-    beyond = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
-    axes = [reading_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
-    return apply_axes(beyond, axes).mul_(prepared.mask_XYZ).add_(nearer)
+    noise, variance = max(prepared.noise, NOISE_FLOOR), error_variance(prepared) if variance is None else variance
+    error_XYZ = wiener(gap, prepared.positions, noise * (VARIANCE / variance) ** 0.5)
+    updated_XYZ = error_XYZ.mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: memory peaks here
+    gap = _gap(updated_XYZ, prepared)
+    excess = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
+    axes = [antialiased_matrix(n, p, "cubic") for n, p in zip(gap.shape, prepared.positions, strict=True)]
+    return apply_axes(excess, axes).mul_(prepared.mask_XYZ).add_(updated_XYZ)
 
 
 def error_variance(prepared: Prepared) -> float:
-    """Variance of the error that the network leaves in what was measured, scaled; from the scan's detail and noise."""
+    """Variance of the network's error in what was measured, scaled; from the scan's detail and noise."""
     inner_XYZ = prepared.source.data_XYZ
     tissue_XYZ = inner_XYZ > TISSUE
     for axis in range(3):
         rest = [other for other in range(3) if other != axis]
-        first, last = _between(tissue_XYZ.sum(rest))
+        first, last = _inner_range(tissue_XYZ.sum(rest))
         inner_XYZ = inner_XYZ.narrow(axis, first, last - first)
     noise = max(prepared.noise, NOISE_FLOOR)
     detail = max(detail_variance(inner_XYZ, prepared.positions, noise), SMALLEST_VARIANCE)
-    return min(max(ERROR_LEFT * detail**3 / noise**4, SMALLEST_VARIANCE), LARGEST_VARIANCE)
+    return min(max(ERROR_FACTOR * detail**3 / noise**4, SMALLEST_VARIANCE), LARGEST_VARIANCE)
 
 
-def _between(tissue_n: Tensor) -> tuple[int, int]:
+def _inner_range(tissue_n: Tensor) -> tuple[int, int]:
     """First and one past the last plane of the inner box along an axis, from the tissue voxels of every plane."""
     n = len(tissue_n)
     share_n = tissue_n.double().cumsum(0) / max(int(tissue_n.sum()), 1)
     low, high = (int((share_n < q).sum()) for q in INNER)
-    wanted = min(max(high - low, LEAST), MOST, n)
-    first = min(max((low + high - wanted) // 2, 0), n - wanted)
-    return first, first + wanted
+    length = min(max(high - low, SHORTEST), LONGEST, n)
+    first = min(max((low + high - length) // 2, 0), n - length)
+    return first, first + length

@@ -1,4 +1,4 @@
-"""Turn a sharp scan into the scan a poorer acquisition would have given.
+"""Degrading: simulate a poorer acquisition of a sharp scan, with noise, bias field, slice gains and gradient warp.
 
 Axes: X Y Z voxels.
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.acquisition.operators import recipe_acquisition
+from moediff.acquisition.operators import PROFILES, recipe_acquisition
 from moediff.acquisition.recipe import Recipe
 from moediff.core.errors import DataError
 from moediff.core.statistics import MAX_SAMPLES, quantile
@@ -40,13 +40,13 @@ def bias_field(
     """A smooth positive gain with |log gain| <= peak, from a 4x4x4 lattice of random values."""
     coarse = (torch.rand((1, 1, 4, 4, 4), generator=rng) * 2 - 1).to(device)
     field = F.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0, 0]
-    return torch.exp(field * (peak / field.abs().max().double().clamp_min(1e-6)))  # never waits for the device
+    return torch.exp(field * (peak / field.abs().max().double().clamp_min(1e-6)))  # without waiting for the device
 
 
-def unequal_slices(data: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
+def slice_gains(data: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
     """Every slice times a gain of its own, |log gain| <= recipe.slice_gain, as steady state and cross-talk give."""
-    for axis, own in enumerate(recipe.axes):
-        if own.method in ("gaussian", "box"):
+    for axis, sampling in enumerate(recipe.axes):
+        if sampling.method in PROFILES:
             gain = torch.exp(recipe.slice_gain * (torch.rand(data.shape[axis], generator=rng) * 2 - 1))
             data = data * gain.reshape([-1 if a == axis else 1 for a in range(3)]).to(data.device)
     return data
@@ -67,7 +67,8 @@ def gradient_warp(volume: Volume, peak_mm: float) -> Volume:
 def degrade(volume: Volume, recipe: Recipe, rng: torch.Generator, *, reference: float | None = None) -> Volume:
     """Acquire `volume` as the recipe says; returns the low-resolution scan with its own coarse affine, on its device.
 
-    Random numbers come from a CPU generator, so every device gets the same ones; with a reference nothing waits for it.
+    Random numbers come from a CPU generator, so every device gets the same ones. With a reference nothing waits for the
+    device.
 
     Args:
         volume: the sharp scan, non-negative magnitude.
@@ -90,7 +91,7 @@ def degrade(volume: Volume, recipe: Recipe, rng: torch.Generator, *, reference: 
     acquisition, ratios = recipe_acquisition(volume.shape, recipe.axes)
     data = acquisition.apply(data)
     if recipe.slice_gain:
-        data = unequal_slices(data, recipe, rng)
+        data = slice_gains(data, recipe, rng)
     data = rician(data, recipe.noise * reference, rng)
     ratio = torch.tensor(ratios, dtype=torch.float64)
     affine = volume.affine.clone()

@@ -24,11 +24,11 @@ Estimator: TypeAlias = Literal["median", "quiet"]
 ESTIMATORS: tuple[Estimator, ...] = ("median", "quiet")
 MAD = 0.6745  # median absolute value of a standard normal distribution
 TISSUE = 0.2  # scaled, the brain's median being 0.5: magnitudes of air hold less noise than tissue's
-BLOCK = 3  # differences a side
+BLOCK = 3  # second differences along a side
 QUIET = 0.05  # of the tissue's blocks
 LEAST_BLOCKS = 20
 EXPECTED = 0.3619  # mean square in such a block of white noise of variance 1
-READ = 192  # samples of the middle along every axis; the rest of a larger scan says no more
+MIDDLE = 192  # samples of the middle along every axis; the rest of a larger scan says no more
 
 
 def quiet_noise(scaled_XYZ: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def quiet_noise(scaled_XYZ: Tensor) -> Tensor:
     Args:
         scaled_XYZ: the brain's median at 0.5.
     """
-    scaled_XYZ = centre_crop(Volume(scaled_XYZ, torch.eye(4, dtype=torch.float64)), READ).data_XYZ.float()
+    scaled_XYZ = centre_crop(Volume(scaled_XYZ, torch.eye(4, dtype=torch.float64)), MIDDLE).data_XYZ.float()
     energy = _differences(scaled_XYZ).square()
     sides = [min(BLOCK, n) for n in energy.shape]
     steps = [min(2, n) for n in sides]
@@ -51,8 +51,8 @@ def quiet_noise(scaled_XYZ: Tensor) -> Tensor:
     inside_N = F.avg_pool3d(tissue[None, None], reach, steps).flatten() > 0.999
     inside_N = inside_N | (inside_N.sum() < LEAST_BLOCKS)
     ordered = torch.where(inside_N, energy_N, torch.inf).sort().values
-    place = (inside_N.sum() * QUIET).long()
-    quiet = ordered.index_select(0, place.reshape(1))[0]  # an index in brackets would be waited for
+    rank = (inside_N.sum() * QUIET).long()
+    quiet = ordered.index_select(0, rank.reshape(1))[0]  # indexing by brackets would wait for the device
     return (quiet.double() / EXPECTED).sqrt()
 
 

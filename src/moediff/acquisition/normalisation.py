@@ -21,7 +21,7 @@ LATTICE_MM = 4.0  # the foreground is found on blocks of about this size
 CLOSING = 2  # blocks
 VERTEX_TO_CENTRE_MM = 65.0  # an adult brain's centre lies about this far below the top of the head
 BALL_MM = 50.0
-BRAIN_LEVEL = 0.5  # the brain's median maps here
+BRAIN_MEDIAN = 0.5  # the brain's median maps here
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def brain_scaling(data_XYZ: Tensor, mask_XYZ: Tensor, spacing_mm: Sequence[float
     offset = quantile(outside, 0.01) if outside.numel() > 100 else min(float(small.min()), 0.0)
     offset = min(offset, 0.0) if offset < 0.05 * quantile(small, 0.99) else offset
     tissue = ball[ball > offset + 0.1 * (quantile(ball, 0.9) - offset)] if ball.numel() else ball
-    scale = (quantile(tissue, 0.5) - offset) / BRAIN_LEVEL if tissue.numel() else 0.0
+    scale = (quantile(tissue, 0.5) - offset) / BRAIN_MEDIAN if tissue.numel() else 0.0
     if not (math.isfinite(scale) and scale > 0):
         raise DataError("the middle of the head is empty, expected tissue brighter than air: is it the right scan?")
     return Scaling(offset, scale)

@@ -25,9 +25,9 @@ from moediff.core.geometry import axis_positions
 from moediff.core.resample import (
     Positions,
     apply_axes,
-    axis_matrix,
-    band_matrix,
+    interpolation_matrix,
     low_pass,
+    low_pass_matrix,
     mirrored,
     sample_positions,
     transposed,
@@ -90,9 +90,9 @@ def sampling_matrix(n_in: int, positions: Positions, method: str, ratio: float, 
         thickness: width of a slice profile over the measured voxel size.
     """
     if method == "none":
-        return axis_matrix(n_in, positions, "spline5")
+        return interpolation_matrix(n_in, positions, "spline5")
     if method == "truncate":
-        return band_matrix(n_in, positions, n_in / ratio)
+        return low_pass_matrix(n_in, positions, n_in / ratio)
     return profile_matrix(n_in, positions, method, ratio * thickness)
 
 

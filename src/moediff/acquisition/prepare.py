@@ -1,4 +1,4 @@
-"""The one way in: a scan becomes what the network reads, with everything needed to go back.
+"""Preparation of a scan: what the network reads, and what is needed to undo it.
 
 RAS+ scan -> foreground -> brain-based scaling -> target grid. Training, enhancement and evaluation call
 `prepare`; its settings live in the model bundle.
@@ -24,7 +24,7 @@ from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_in
 from moediff.acquisition.wiener import wiener
 from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.geometry import FACE_VOX, axis_positions, is_canonical
-from moediff.core.resample import Positions, apply_axes, reading_matrix
+from moediff.core.resample import Positions, antialiased_matrix, apply_axes
 from moediff.core.volume import Grid, Volume
 
 Bounds: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
@@ -98,7 +98,7 @@ class Prepared:
 
     @cached_property
     def acquisition(self) -> Acquisition:
-        """The forward model that the voxel sizes suggest, from the target grid to the source's; found once a scan."""
+        """The forward model that the voxel sizes suggest, from the target grid to the source's; once a scan."""
         return assumed_acquisition(self.grid, self.source.grid)
 
     def undo(self, data_XYZ: Tensor) -> Volume:
@@ -115,7 +115,7 @@ def _reached(n: int, positions: Positions) -> slice:
 
 
 def network_order(positions: tuple[Positions, Positions, Positions]) -> list[int]:
-    """Axes from fine to coarse input, so that the network meets every slice direction the same way."""
+    """Axes from fine to coarse input, so that the network reads every slice direction alike."""
     return sorted(range(3), key=lambda axis: round(voxel_ratio(positions[axis]), 3))
 
 
@@ -139,10 +139,10 @@ def prepare(  # noqa: PLR0913
 
     Args:
         volume: the scan, RAS+, raw intensities.
-        target: where to go, RAS+; its axes must be parallel to the scan's.
+        target: its grid afterwards, RAS+; its axes must be parallel to the scan's.
         settings: from the bundle.
-        scaling: a known intensity map (a training patch brings its whole scan's); measured when absent.
-        noise: known noise sigma, scaled (a training patch brings what its scan shows); measured when absent.
+        scaling: a known map of intensities (a training patch brings its whole scan's); measured when absent.
+        noise: known noise sigma, scaled (a training patch brings its whole scan's); estimated when absent.
         mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
         correct_slices: correct slices whose brightness alternates (interleaved acquisition), if more than by chance.
 
@@ -228,7 +228,9 @@ def _upsample(
 ) -> Tensor:
     if kernel == "wiener":
         return wiener(data_XYZ, positions, noise_sigma)
-    return apply_axes(data_XYZ, [reading_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)])
+    return apply_axes(
+        data_XYZ, [antialiased_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)]
+    )
 
 
 def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
@@ -240,7 +242,7 @@ def _neighbours(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positio
 
     def across(axis: int) -> Tensor | None:
         n, p = data_XYZ.shape[axis], positions[axis]
-        return None if axis == coarsest or _same(n, p) else reading_matrix(n, p, "cubic")
+        return None if axis == coarsest or _same(n, p) else antialiased_matrix(n, p, "cubic")
 
     plane = apply_axes(data_XYZ, [across(axis) for axis in range(3)])
     before = torch.tensor(positions[coarsest]).add(1e-4).floor().long().to(data_XYZ.device)
@@ -255,8 +257,8 @@ def _same(n: int, positions: Positions) -> bool:
 def _nearest(mask_XYZ: Tensor, positions: tuple[Positions, Positions, Positions]) -> Tensor:
     """The mask on the target grid; False outside the field of view, where nothing was measured."""
     for axis, at in enumerate(positions):
-        n, place = mask_XYZ.shape[axis], torch.tensor(at).to(mask_XYZ.device)
-        mask_XYZ = mask_XYZ.index_select(axis, place.round().long().clamp(0, n - 1))
-        outside = (place < -0.5 - FACE_VOX) | (place > n - 0.5 + FACE_VOX)
+        n, at_voxel = mask_XYZ.shape[axis], torch.tensor(at).to(mask_XYZ.device)
+        mask_XYZ = mask_XYZ.index_select(axis, at_voxel.round().long().clamp(0, n - 1))
+        outside = (at_voxel < -0.5 - FACE_VOX) | (at_voxel > n - 0.5 + FACE_VOX)
         mask_XYZ.index_fill_(axis, outside.nonzero()[:, 0], False)
     return mask_XYZ

@@ -1,4 +1,4 @@
-"""What an acquisition did to a scan, as a small record: drawn once, saved as JSON, applied by `degrade`."""
+"""Acquisition recipes: how a scan was acquired, as a small record that is drawn once, saved as JSON and simulated."""
 
 from __future__ import annotations
 
@@ -227,11 +227,11 @@ def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Rec
     factor = float(round(uniform(rng, thinnest, thickest))) if uniform(rng) < 0.5 else uniform(rng, thinnest, thickest)
     factor = min(max(factor, thinnest), thickest)  # rounding must not leave the range
     profile = "gaussian" if uniform(rng) < 0.75 else "box"
-    slices = AxisRecipe(method=profile, factor=factor, thickness=uniform(rng, *ranges.thickness))
+    thick = AxisRecipe(method=profile, factor=factor, thickness=uniform(rng, *ranges.thickness))
     across = integer(3)
     axes = [truncation if kind in (1, 2) else AxisRecipe() for _ in range(3)]
     if kind in (0, 2):
-        axes[across] = slices
+        axes[across] = thick
     if kind == 2 and uniform(rng) < 0.5:  # only one in-plane axis is often truncated (phase encoding)
         axes[(across + 1) % 3] = AxisRecipe()
     # Last, so that without it every draw is what it was before there was one.

@@ -1,4 +1,4 @@
-"""Slices that alternate in brightness, as two interleaved passes leave them (cross-talk, steady state, one gain each).
+"""Slice intensity of interleaved acquisitions: slices that alternate in brightness (cross-talk, steady state).
 
 Slices next to each other show different anatomy, so the gain of a single slice cannot be told from what it holds. What
 alternates from every slice to the next can: anatomy does not.
@@ -21,14 +21,14 @@ from moediff.core.geometry import coarsest_axis
 
 THICK = 1.5  # times the plane's voxel size: slices as thick as this were acquired one by one
 TISSUE = 0.2  # scaled intensity (the brain's median is 0.5): darker voxels say little about a gain
-LEAST_VOXELS, LEAST_SLICES = 400, 6
+MINIMUM_VOXELS, MINIMUM_SLICES = 400, 6
 NOTICEABLE = 0.006  # log-gain; scans without alternation have measured up to 0.004
 CERTAIN = 4.0  # standard errors
 
 
 @dataclass(frozen=True)
 class SliceIntensity:
-    """How the brightness of slices alternates.
+    """How the brightness of slices alternates from one to the next.
 
     Args:
         axis: across the slices, 0..2.
@@ -73,17 +73,17 @@ def measure_slice_intensity(scaled_XYZ: Tensor, spacing_mm: Sequence[float]) -> 
         return None
     step_N, known_N = _steps(scaled_XYZ.movedim(axis, 0))
     curve_N = F.pad(step_N.cumsum(0), (1, 0))
-    if len(curve_N) < LEAST_SLICES + 4:
+    if len(curve_N) < MINIMUM_SLICES + 4:
         return None
     kernel = torch.tensor([1.0, -4.0, 6.0, -4.0, 1.0], dtype=curve_N.dtype) / 16
     rough_N = (curve_N.unfold(0, 5, 1) * kernel).sum(-1)
     sign_N = 1 - 2 * (torch.arange(len(rough_N)) % 2)
-    found_N = (rough_N * sign_N)[known_N.unfold(0, 4, 1).all(-1)]
-    if len(found_N) < LEAST_SLICES:
+    alternation_N = (rough_N * sign_N)[known_N.unfold(0, 4, 1).all(-1)]
+    if len(alternation_N) < MINIMUM_SLICES:
         return None
-    log_gain = found_N.median()
-    deviation = 1.4826 * (found_N - log_gain).abs().median()  # of a normal distribution
-    return SliceIntensity(axis, float(log_gain), float(1.2533 * deviation / math.sqrt(len(found_N))))
+    log_gain = alternation_N.median()
+    deviation = 1.4826 * (alternation_N - log_gain).abs().median()  # of a normal distribution
+    return SliceIntensity(axis, float(log_gain), float(1.2533 * deviation / math.sqrt(len(alternation_N))))
 
 
 def _steps(scaled_Nxy: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ def _steps(scaled_Nxy: Tensor) -> tuple[Tensor, Tensor]:
     steps, known = [], []
     for before, after in pairwise(smooth_Nxy):
         both = (before > TISSUE) & (after > TISSUE)
-        enough = int(both.sum()) >= LEAST_VOXELS
+        enough = int(both.sum()) >= MINIMUM_VOXELS
         steps.append(float((after[both] / before[both]).log().median()) if enough else 0.0)
         known.append(enough)
     return torch.tensor(steps, dtype=torch.float64), torch.tensor(known, dtype=torch.bool)

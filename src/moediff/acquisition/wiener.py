@@ -1,4 +1,4 @@
-"""The best linear guess at the fine scan: Wiener interpolation with a model of the acquisition and of its noise.
+"""Wiener interpolation: the best linear estimate of the fine scan, with a model of the acquisition and of its noise.
 
 The fine scan is taken for a Gaussian field whose covariance falls exponentially along each axis, the measured one for
 that field seen through a slice profile or a truncated k-space, plus white noise. Prior and acquisition are separable,
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.operators import assumed_methods, mirrored_sampling, voxel_ratio
-from moediff.core.resample import COARSER, Positions, apply_axes, mirrored, reading_matrix
+from moediff.core.resample import COARSER, Positions, antialiased_matrix, apply_axes, mirrored
 
 CORRELATION_VOX = 2.0  # distance over which the prior's covariance falls to 1/e, target voxels
 VARIANCE = 0.1  # of the prior, scaled intensities (the brain's median is 0.5)
@@ -47,7 +47,7 @@ def axis_model(n_in: int, positions: Positions, method: str) -> AxisModel:
     """
     step = positions[1] - positions[0] if len(positions) > 1 else 1.0
     if step > COARSER or n_in == 1:  # the target is coarser: nothing to undo
-        return AxisModel(torch.eye(n_in), torch.ones(n_in), reading_matrix(n_in, positions, "spline5"))
+        return AxisModel(torch.eye(n_in), torch.ones(n_in), antialiased_matrix(n_in, positions, "spline5"))
     wanted = np.clip(np.asarray(positions), -0.5, n_in - 0.5)
     first = positions[0] - step * np.floor((positions[0] + 0.5) / step + 1e-6)
     fine = np.arange(first, n_in - 0.5 + 1e-6, step)
@@ -78,7 +78,7 @@ def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], 
 
 
 def detail_variance(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float) -> float:
-    """How lively a scan's fine detail is: the prior's variance that its weakest coefficients ask for, beyond noise.
+    """Variance of a scan's fine detail: the prior's variance that explains its weakest coefficients, beyond noise.
 
     Smooth scans (averages of many heads) have far less than VARIANCE, sharp or textured ones come near it. Coefficients
     are sorted by prior power; the weaker half, the next quarter, eighth and sixteenth count alike.

@@ -59,7 +59,7 @@ def as_brain_label_map(map_XYZ: Tensor) -> Tensor:
     brain = labelled(labels_XYZ, BRAIN).sum() / (labels_XYZ != 0).sum().clamp_min(1)
     if float(brain) < MINIMUM_BRAIN_SHARE:
         raise DataError(
-            "few voxels bear one of FreeSurfer's numbers of the brain, expected its label map: give SynthSeg's, or aseg"
+            "few voxels have one of FreeSurfer's numbers of the brain, expected its label map: give SynthSeg's, or aseg"
         )
     return labels_XYZ
 

@@ -1,4 +1,4 @@
-"""Regions of the brain that experts are judged by, from a label map or from a scan; the one place that draws them.
+"""Regions of the brain that experts are judged by, from a label map or from a scan.
 
 Axes: X Y Z voxels. Label numbers are FreeSurfer's.
 """
@@ -21,7 +21,7 @@ DEEP_MM, JUNCTION_GREY_MM = 3.0, 1.0
 CORTEX_DEPTH_MM = 15.0  # grey matter deeper than this may be a nucleus: intensities cannot tell
 
 
-def _drawn(white_XYZ: Tensor, cortex_XYZ: Tensor, rest_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+def _regions(white_XYZ: Tensor, cortex_XYZ: Tensor, rest_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     """Regions of tissues; uint8, an index into REGIONS or BACKGROUND.
 
     Deep white matter lies more than 3 mm from cortical grey; the junction is the white matter nearer than that and the
@@ -39,7 +39,7 @@ def _drawn(white_XYZ: Tensor, cortex_XYZ: Tensor, rest_XYZ: Tensor, spacing_mm: 
 def region_map(labels_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     """Region of every voxel of a label map: an index into REGIONS, or BACKGROUND where there is no label; uint8."""
     white, cortex = labelled(labels_XYZ, WHITE_LABELS), labelled(labels_XYZ, CORTEX)
-    return _drawn(white, cortex, labels_XYZ > 0, spacing_mm)
+    return _regions(white, cortex, labels_XYZ > 0, spacing_mm)
 
 
 def scan_regions(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
@@ -51,8 +51,8 @@ def scan_regions(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None
     tissue = tissue_map(data_XYZ, spacing_mm)
     if tissue is None:
         return None
-    grey, near = tissue == GREY, depth_mm(tissue > 0, spacing_mm, CORTEX_DEPTH_MM) < CORTEX_DEPTH_MM
-    region = _drawn(tissue == WHITE, grey & near, tissue == FLUID, spacing_mm)
-    lumps = eroded(grey & ~near, 1)  # not the rim of the ventricles, where fluid and white matter mix to grey
-    region[within(lumps, DEEP_MM + max(spacing_mm), spacing_mm) & (region != 1)] = BACKGROUND
+    grey, shallow = tissue == GREY, depth_mm(tissue > 0, spacing_mm, CORTEX_DEPTH_MM) < CORTEX_DEPTH_MM
+    region = _regions(tissue == WHITE, grey & shallow, tissue == FLUID, spacing_mm)
+    nuclei = eroded(grey & ~shallow, 1)  # not the rim of the ventricles, where fluid and white matter mix to grey
+    region[within(nuclei, DEEP_MM + max(spacing_mm), spacing_mm) & (region != 1)] = BACKGROUND
     return region

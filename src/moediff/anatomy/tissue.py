@@ -1,4 +1,4 @@
-"""Fluid, grey and white matter of a skull-stripped scan, by intensity.
+"""Tissue segmentation: fluid, grey and white matter of a skull-stripped scan, by intensity.
 
 A mixture of three Gaussians over log intensities and a smooth bias field, fitted in turns (Wells et al. 1996, IEEE
 TMI 15), then two rounds in which neighbours count (mean-field Potts prior). White matter is the tissue that lies
@@ -24,7 +24,7 @@ from moediff.core.statistics import quantile
 from moediff.core.windows import gaussian_matrix
 
 FLUID, GREY, WHITE = 1, 2, 3
-AIR_LEVEL = 0.05  # of the 99th percentile of what is above zero
+AIR_FRACTION = 0.05  # of the 99th percentile of what is above zero
 LEAST_AIR = 0.15  # share of voxels without signal; a scan with skin and skull around the brain may have as much
 BRAIN_LITRES = (0.6, 2.0)  # with the fluid that strippers leave; heads have 2.5 and more
 RIM_MM = 2.0  # voxels this near the surface hold air too
@@ -66,7 +66,7 @@ def brain_of(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
     positive = data_XYZ[data_XYZ > 0]
     if positive.numel() < 0.05 * data_XYZ.numel():
         return None
-    mask = data_XYZ > AIR_LEVEL * quantile(positive, 0.99)
+    mask = data_XYZ > AIR_FRACTION * quantile(positive, 0.99)
     litres = float(mask.sum()) * math.prod(spacing_mm) / 1e6
     stripped = float((data_XYZ <= 0).float().mean()) > LEAST_AIR
     return mask if stripped and BRAIN_LITRES[0] < litres < BRAIN_LITRES[1] else None
@@ -133,14 +133,14 @@ def _with_neighbours(log_density_TN: Tensor, brain_XYZ: Tensor) -> Tensor:
     return belongs[:, brain_XYZ].argmax(0)
 
 
-def _named(class_N: Tensor, depth_N: Tensor) -> Tensor | None:
+def _tissue_of_class(class_N: Tensor, depth_N: Tensor) -> Tensor | None:
     """Tissue of every class, darkest first [3]; None where a class is too rare to be its tissue."""
-    counts = torch.bincount(class_N, minlength=3).double().clamp_min(1)
-    depths = torch.bincount(class_N, depth_N.double(), minlength=3) / counts
-    white = max(counts.topk(2).indices.tolist(), key=lambda k: float(depths[k]))
+    voxels = torch.bincount(class_N, minlength=3).double().clamp_min(1)
+    depths = torch.bincount(class_N, depth_N.double(), minlength=3) / voxels
+    white = max(voxels.topk(2).indices.tolist(), key=lambda k: float(depths[k]))
     order = {2: (FLUID, GREY, WHITE), 1: (FLUID, WHITE, GREY), 0: (WHITE, GREY, FLUID)}[white]
     least = torch.tensor([LEAST_FLUID if tissue == FLUID else LEAST_MATTER for tissue in order])
-    return torch.tensor(order, dtype=torch.uint8) if bool((counts > least * len(class_N)).all()) else None
+    return torch.tensor(order, dtype=torch.uint8) if bool((voxels > least * len(class_N)).all()) else None
 
 
 def tissue_map(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
@@ -169,7 +169,7 @@ def _tissue_map(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
     if not mixture.separation() > SEPARATE:
         return None
     classes = _with_neighbours(mixture.log_density((log - bias)[brain]), brain)
-    names = _named(classes[core[brain]], depth_mm(brain, spacing_mm, 40.0)[core])
+    names = _tissue_of_class(classes[core[brain]], depth_mm(brain, spacing_mm, 40.0)[core])
     if names is None:
         return None
     tissue = torch.zeros(data_XYZ.shape, dtype=torch.uint8)

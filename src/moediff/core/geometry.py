@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.core.errors import GeometryError
-from moediff.core.resample import COARSER, Positions, apply_axes, axis_matrix, band_matrix, sample_positions
+from moediff.core.resample import (
+    COARSER,
+    Positions,
+    apply_axes,
+    interpolation_matrix,
+    low_pass_matrix,
+    sample_positions,
+)
 from moediff.core.volume import Grid, Volume
 
 ISOTROPIC_MM = 1.0  # default target where any axis is coarser than COARSE_MM
@@ -180,7 +187,7 @@ def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
         positions = axis_positions(turned.grid, target)
         volume = volume if positions is None else turned
     if positions is not None:
-        matrices = [axis_matrix(n, p, kernel) for n, p in zip(volume.shape, positions, strict=True)]
+        matrices = [interpolation_matrix(n, p, kernel) for n, p in zip(volume.shape, positions, strict=True)]
         return Volume(apply_axes(volume.data_XYZ, matrices), target.affine)
     finer = [s / 2 for s in volume.spacing_mm]
     return _read_oblique(resample(volume, with_spacing(volume.grid, finer), kernel), target)
@@ -206,7 +213,7 @@ def band_limit(volume: Volume, target: Grid) -> Volume:
     for axis, target_axis in zip(own, other, strict=True):
         n, step = volume.shape[axis], target.spacing_mm[target_axis] / volume.spacing_mm[axis]
         if step > COARSER:
-            matrices[axis] = band_matrix(n, sample_positions(n, 1.0, 0.0), n / step)
+            matrices[axis] = low_pass_matrix(n, sample_positions(n, 1.0, 0.0), n / step)
     return volume if matrices == [None] * 3 else volume.with_data(apply_axes(volume.data_XYZ, matrices))
 
 

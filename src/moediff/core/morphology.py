@@ -1,7 +1,7 @@
 """Morphology of masks: dilation, erosion, closing, holes, connected components, distance to the surface.
 
-Masks are boolean tensors on any device; scipy works on the CPU. Only `within` is our own: for the few millimetres that
-are asked of it, shifted copies are thirty times as fast as a distance transform.
+Masks are boolean tensors on any device; scipy works on the CPU. Only `within` is our own: for a few millimetres,
+shifted copies are thirty times as fast as a distance transform.
 
 Axes: X Y Z voxels.
 """
@@ -83,7 +83,7 @@ def depth_mm(mask_XYZ: Tensor, spacing_mm: Sequence[float], most_mm: float) -> T
 
 def within(mask_XYZ: Tensor, reach_mm: float, spacing_mm: Sequence[float]) -> Tensor:
     """Voxels whose centre is at most reach_mm (Euclidean) from a voxel of the mask."""
-    found = torch.zeros_like(mask_XYZ)
+    reached = torch.zeros_like(mask_XYZ)
     steps = [int(reach_mm / s + 1e-6) for s in spacing_mm]
     padded = F.pad(mask_XYZ, (steps[2],) * 2 + (steps[1],) * 2 + (steps[0],) * 2)
     x, y, z = mask_XYZ.shape
@@ -97,5 +97,5 @@ def within(mask_XYZ: Tensor, reach_mm: float, spacing_mm: Sequence[float]) -> Te
                 steps[0] + i : steps[0] + i + x, steps[1] + j : steps[1] + j + y, steps[2] - k : steps[2] + k + z
             ]
             for shift in range(2 * k + 1):
-                found |= row[..., shift : shift + z]
-    return found
+                reached |= row[..., shift : shift + z]
+    return reached

@@ -84,35 +84,37 @@ def mirrored(kernel: Kernel, a: np.ndarray, b: np.ndarray, n: int, *, periodic: 
     return total if periodic else total + kernel(2 * n - 1 - a - b)
 
 
-def low_pass(gap: np.ndarray, kept: float, period: float) -> np.ndarray:
-    """The ideal low-pass of a line with this period: every harmonic up to `kept`, half of it on `kept` itself.
+def low_pass(gap: np.ndarray, cutoff: float, period: float) -> np.ndarray:
+    """The ideal low-pass of a line with this period: every harmonic up to `cutoff`, that one by half.
 
     1 + 2 (cos(w) + cos(2 w) + ... ) with w = 2 pi gap / period, the Dirichlet kernel in closed form.
     """
-    top = int(np.floor(kept + 1e-9))
-    half = bool(np.isclose(top, kept))  # on the Nyquist frequency
+    top = int(np.floor(cutoff + 1e-9))
+    half = bool(np.isclose(top, cutoff))  # on the Nyquist frequency
     angle = np.pi * gap / period
     sine = np.sin(angle)
-    near = np.abs(sine) < 1e-9
+    whole = np.abs(sine) < 1e-9  # a multiple of the period
     if half:
-        ratio = np.sin(2 * top * angle) / np.where(near, 1.0, np.tan(angle))
+        ratio = np.sin(2 * top * angle) / np.where(whole, 1.0, np.tan(angle))
     else:
-        ratio = np.sin((2 * top + 1) * angle) / np.where(near, 1.0, sine)
-    return np.where(near, 2.0 * top + (not half), ratio)
+        ratio = np.sin((2 * top + 1) * angle) / np.where(whole, 1.0, sine)
+    return np.where(whole, 2.0 * top + (not half), ratio)
 
 
-def _kept_band(n_in: int, kept: float, at: np.ndarray) -> np.ndarray:
-    """Keep the frequencies below `kept` samples' Nyquist and evaluate at `at`.
+def _low_pass_weights(n_in: int, cutoff: float, at: np.ndarray) -> np.ndarray:
+    """Drop the frequencies above the Nyquist of `cutoff` samples, and read the rest at `at`.
 
     The line is mirrored about its ends (period 2 n) before the Fourier sum, so that a cut through tissue does not
     ring; where the ends are air this is k-space truncation or zero-filling exactly.
     """
-    period = 2 * n_in  # so that `kept` harmonics of it are kept / 2 cycles over n
-    return mirrored(lambda gap: low_pass(gap, kept, period), at[:, None], np.arange(n_in), n_in, periodic=True) / period
+    period = 2 * n_in  # its harmonic number `cutoff` has cutoff / 2 cycles over n
+    return (
+        mirrored(lambda gap: low_pass(gap, cutoff, period), at[:, None], np.arange(n_in), n_in, periodic=True) / period
+    )
 
 
 def _zero_fill_matrix(n_in: int, at: np.ndarray) -> np.ndarray:
-    return _kept_band(n_in, float(n_in), at)
+    return _low_pass_weights(n_in, float(n_in), at)
 
 
 KERNELS = {
@@ -125,7 +127,7 @@ KERNELS = {
 
 
 @lru_cache(maxsize=512)
-def axis_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
+def interpolation_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
     """Interpolation weights [O, I] that read an axis of n_in samples at `positions`.
 
     Kernels: linear, cubic and spline5 (interpolating B-splines, mirror ends), lanczos (3 lobes), zero-fill (sinc).
@@ -137,18 +139,18 @@ def axis_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
 
 
 @lru_cache(maxsize=512)
-def band_matrix(n_in: int, positions: Positions, kept: float) -> Tensor:
-    """Weights [O, I] that drop frequencies above the Nyquist of `kept` samples and read the rest at `positions`."""
-    return torch.from_numpy(_kept_band(n_in, kept, np.asarray(positions))).float()
+def low_pass_matrix(n_in: int, positions: Positions, cutoff: float) -> Tensor:
+    """Weights [O, I] that drop frequencies above the Nyquist of `cutoff` samples and read the rest at `positions`."""
+    return torch.from_numpy(_low_pass_weights(n_in, cutoff, np.asarray(positions))).float()
 
 
-def reading_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
-    """As `axis_matrix`; where the target is coarser, what its voxels cannot hold is dropped instead of aliased."""
+def antialiased_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
+    """As `interpolation_matrix`, without aliasing: where the target is coarser, what its voxels cannot hold is dropped."""
     step = positions[1] - positions[0] if len(positions) > 1 else 1.0
     if step <= COARSER:
-        return axis_matrix(n_in, positions, kernel)
+        return interpolation_matrix(n_in, positions, kernel)
     inside = tuple(np.clip(positions, -0.5, n_in - 0.5).tolist())
-    return band_matrix(n_in, inside, n_in / step)
+    return low_pass_matrix(n_in, inside, n_in / step)
 
 
 def transposed(matrices: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -5,7 +5,7 @@ Each sign is a sentence for the sidecar and the terminal; none stops the run but
 
 from __future__ import annotations
 
-from moediff.acquisition.normalisation import BRAIN_LEVEL
+from moediff.acquisition.normalisation import BRAIN_MEDIAN
 from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.prepare import Prepared, bounds
 from moediff.core.errors import DataError
@@ -57,7 +57,7 @@ def doubts(prepared: Prepared) -> list[str]:
         found.append(FACE)
     tissue = prepared.interpolated_XYZ[inside]
     tissue = tissue[tissue > 0.1]
-    spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_LEVEL if tissue.numel() else 0.0
+    spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_MEDIAN if tissue.numel() else 0.0
     if not SPREAD[0] <= spread <= SPREAD[1]:
         found.append(
             f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: "

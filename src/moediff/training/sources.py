@@ -20,7 +20,7 @@ from moediff.anatomy.synthesis import synthesise
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors
 from moediff.core.geometry import axis_positions, with_spacing
-from moediff.core.resample import apply_axes, axis_matrix
+from moediff.core.resample import apply_axes, interpolation_matrix
 from moediff.core.volume import Volume
 from moediff.io.scans import load
 from moediff.training.cache import Head, ScanSource, head_of, kept, read_heads
@@ -101,7 +101,7 @@ def _shrink(volume: Volume, size_mm: float) -> Volume:
     assert positions is not None  # the axes are the volume's own
     matrices = []
     for n, at, spacing in zip(volume.shape, positions, volume.spacing_mm, strict=True):
-        matrix = axis_matrix(n, at, "cubic")
+        matrix = interpolation_matrix(n, at, "cubic")
         width = 0.42 * FWHM * math.sqrt(max((size_mm / spacing) ** 2 - 1, 0.0))
         blur = profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", width) if width > LEAST_BLUR else None
         matrices.append(matrix if blur is None else matrix @ blur)
