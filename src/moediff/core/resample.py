@@ -145,7 +145,7 @@ def low_pass_matrix(n_in: int, positions: Positions, cutoff: float) -> Tensor:
 
 
 def antialiased_matrix(n_in: int, positions: Positions, kernel: str) -> Tensor:
-    """As `interpolation_matrix`, without aliasing: where the target is coarser, what its voxels cannot hold is dropped."""
+    """`interpolation_matrix` without aliasing: where the target is coarser, what its voxels cannot hold is dropped."""
     step = positions[1] - positions[0] if len(positions) > 1 else 1.0
     if step <= COARSER:
         return interpolation_matrix(n_in, positions, kernel)
