@@ -104,7 +104,8 @@ def stem(name: str) -> str:
 def old_words(file: Path) -> list[str]:
     """Identifiers of a file that an old word stands in."""
     names = [stem(name) for name in defined(ast.parse(file.read_text(encoding="utf-8")))]
-    return [name for name in names if name.strip("_") in WHOLE or set(name.lower().split("_")) & set(PARTS)]
+    own = [name for name in names if not name.startswith("__")]
+    return [name for name in own if name.strip("_") in WHOLE or set(name.lower().split("_")) & set(PARTS)]
 
 
 def main(folders: list[str]) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from moediff.inference.outputs import OutputPaths
     from moediff.io.scans import load
     from moediff.model.bundle import Bundle
-    from moediff.report.plot import plot
+    from moediff.report.figure import plot
 
 _HOMES = {
     "Enhancer": "moediff.inference.enhancer",
@@ -32,7 +32,7 @@ _HOMES = {
     "OutputPaths": "moediff.inference.outputs",
     "Volume": "moediff.core.volume",
     "load": "moediff.io.scans",
-    "plot": "moediff.report.plot",
+    "plot": "moediff.report.figure",
 }
 __all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "OutputPaths", "Volume", "enhance", "load", "plot"]
 

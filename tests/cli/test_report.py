@@ -93,7 +93,7 @@ def test_every_expert_is_shown_where_differences_were_written(folder, bundle):
     assert main(["report", str(folder / "b.nii.gz"), "--input", scan, "--differences", differences, "-q"]) == 0
     for name in ("b.html", "b_report.html"):
         text = (folder / name).read_text(encoding="utf-8")
-        assert text.count('aria-label="changed by one expert alone: ') == 4
+        assert text.count('aria-label="change by a single expert: ') == 4
         assert "disagreement with the input</label>" in text
 
 

@@ -13,7 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from moediff.report.cohort import summarise, write_index
+from moediff.report.cohort import cohort_entry, write_index
 from moediff.report.page import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -169,7 +169,7 @@ def test_overlays_follow_their_opacity(any_page, overlay):
 def test_every_other_map_is_drawn_in_colour_and_goes_away_again(any_page):
     page = any_page()
     plain = pixels(page, "#canvas-enhanced")
-    for overlay in ("alone1", "alone4", "residual", "lesions", ""):
+    for overlay in ("single1", "single4", "residual", "lesions", ""):
         choose(page, "overlay", overlay)
         page.wait_for_selector(f"#views[data-overlay='{overlay}']")
         drawn = pixels(page, "#canvas-enhanced")
@@ -193,7 +193,7 @@ def test_3d_is_shaded_turns_by_keys_and_planes_come_back(open_page):
 
 def test_the_index_sorts_links_and_asks_for_nothing(open_page, scans, file, said):
     entries = [
-        summarise(replace(scans, name=f"{'<b>' * (i % 2)}{i}", record=RECORDS[i]), file.with_name(f"{i} #?.html"))
+        cohort_entry(replace(scans, name=f"{'<b>' * (i % 2)}{i}", record=RECORDS[i]), file.with_name(f"{i} #?.html"))
         for i in range(6)
     ]
     index = file.with_name("index.html")

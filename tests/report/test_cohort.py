@@ -8,7 +8,7 @@ from html import unescape
 import pytest
 
 from moediff.core.errors import InputMissing
-from moediff.report.cohort import Entry, render_index, results_of, summarise
+from moediff.report.cohort import Entry, cohort_entry, render_index, results_of
 
 
 def entries(tmp_path, gaps, name="sub-{} & <b>"):
@@ -42,16 +42,16 @@ def test_it_asks_for_nothing(tmp_path):
 
 
 def test_an_entry_takes_its_numbers_from_the_sidecar(scans, tmp_path):
-    entry = summarise(scans, tmp_path / "a.html")
+    entry = cohort_entry(scans, tmp_path / "a.html")
     assert entry.numbers["gap"] == pytest.approx(1.23) and entry.numbers["time"] == pytest.approx(4.0)
     assert entry.numbers["unsure"] is None and entry.numbers["warnings"] == 1
     assert entry.thumbnail.startswith("data:image/png;base64,")
-    odd = summarise(
+    odd = cohort_entry(
         replace(scans, record={"data_consistency": [1], "timings": "x", "warnings": 3}), tmp_path / "a.html"
     )
     assert set(odd.numbers.values()) == {None, 0.0}
     huge = {"data_consistency": {"rms_over_range": 10**400}, "timings": {"a": 1e308, "b": 1e308}}
-    assert summarise(replace(scans, record=huge), tmp_path / "a.html").numbers["gap"] is None
+    assert cohort_entry(replace(scans, record=huge), tmp_path / "a.html").numbers["gap"] is None
 
 
 def test_a_folder_stands_for_the_results_in_it(tmp_path):

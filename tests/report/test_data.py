@@ -14,7 +14,7 @@ from moediff.report.data import ReportFiles, from_files
 from moediff.report.display import display
 from moediff.report.layers import nearest
 from moediff.report.regions import regions
-from moediff.report.summary_text import facts
+from moediff.report.summary_text import summarise
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def elsewhere(tmp_path, phantom):
 def test_a_result_is_judged_where_its_truth_was_measured(result, slab, phantom):
     save(phantom.with_data(phantom.data_XYZ.clamp_min(1) / 50), slab.with_name("sd.nii.gz"))
     scans = from_files(ReportFiles(scan=result, truth=slab, uncertainty=slab.with_name("sd.nii.gz")))
-    told = facts(scans)
-    assert told.scores[0].psnr > 100 and told.scores[0].ssim == pytest.approx(1)
-    assert told.regions[0].wrong == pytest.approx(0, abs=1e-6)
+    summary = summarise(scans)
+    assert summary.scores[0].psnr > 100 and summary.scores[0].ssim == pytest.approx(1)
+    assert summary.regions[0].wrong == pytest.approx(0, abs=1e-6)
     assert bool((scans.truth.data_XYZ[:, :, [*range(12), *range(32, 44)]] == 0).all())
 
 
@@ -58,7 +58,7 @@ def test_a_region_that_the_truth_does_not_reach_has_no_true_error(result, slab, 
     files = ReportFiles(
         scan=result, truth=slab, uncertainty=slab.with_name("sd.nii.gz"), lesions=slab.with_name("lesion.nii.gz")
     )
-    assert {region.name: region.wrong is None for region in facts(from_files(files)).regions} == {
+    assert {region.name: region.wrong is None for region in summarise(from_files(files)).regions} == {
         "whole head": False,
         "outlined lesions": True,
     }

@@ -40,11 +40,11 @@ def test_fewer_grey_levels_where_the_budget_is_small(scans):
     assert sum(len(p.text) for p in small.scans) <= sum(len(p.text) for p in full.scans) // 2
 
 
-def test_a_size_is_foretold_from_a_sample(mni_scan):
+def test_a_size_is_estimated_from_a_sample(mni_scan):
     data = (mni_scan.data_XYZ * (255 / mni_scan.data_XYZ.max())).to(torch.uint8)
     prepared = _Prepared(data, mni_scan.grid)
     assert len(prepared.sample) < 0.3 * data.numel()
-    assert prepared.foretold(4) == pytest.approx(len(prepared.pack(4).text), rel=0.15)
+    assert prepared.estimated_length(4) == pytest.approx(len(prepared.pack(4).text), rel=0.15)
 
 
 def test_halved_maps_keep_their_place(scans):

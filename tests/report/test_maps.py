@@ -9,19 +9,19 @@ from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
 from moediff.report.display import display
-from moediff.report.privacy import why_flat
+from moediff.report.privacy import why_no_3d
 
 
 def layer(scans: ReportScans, key: str):
     return next(m for m in display(scans).maps if m.key == key)
 
 
-def test_experts_alone_share_one_scale(scans):
+def test_experts_share_one_scale(scans):
     changed_XYZE = torch.stack([torch.full(scans.enhanced.shape, float(e)) for e in range(1, 5)], -1)
     shown = display(replace(scans, changed_XYZE=changed_XYZE))
-    alone = [m for m in shown.maps if m.key.startswith("alone")]
-    assert [int(m.data_XYZ.max()) for m in alone] == [160, 192, 223, 255]  # 128 is no change
-    assert {m.high for m in alone} == {4.0} and {m.low for m in alone} == {-4.0}
+    single = [m for m in shown.maps if m.key.startswith("single")]
+    assert [int(m.data_XYZ.max()) for m in single] == [160, 192, 223, 255]  # 128 is no change
+    assert {m.high for m in single} == {4.0} and {m.low for m in single} == {-4.0}
 
 
 def test_darker_and_brighter_changes_differ_and_none_is_in_the_middle(scans):
@@ -64,18 +64,18 @@ def test_lesions_are_labels_on_the_enhanced_grid(scans, phantom):
 
 def test_only_stripped_scans_may_be_turned_in_3d(mni_scan, phantom):
     stripped = ReportScans(enhanced=mni_scan, name="a")
-    assert why_flat(stripped) == ""
+    assert why_no_3d(stripped) == ""
     skin = mni_scan.with_data(mni_scan.data_XYZ + 0.2 * mni_scan.data_XYZ.max())
-    assert "face" in why_flat(ReportScans(enhanced=skin, name="a"))
-    assert "face" in why_flat(replace(stripped, source=skin))  # one scan with a face is one too many
-    assert why_flat(replace(stripped, source=skin, defaced=True)) == ""
+    assert "face" in why_no_3d(ReportScans(enhanced=skin, name="a"))
+    assert "face" in why_no_3d(replace(stripped, source=skin))  # one scan with a face is one too many
+    assert why_no_3d(replace(stripped, source=skin, defaced=True)) == ""
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_part_of_a_head_is_not_taken_for_a_stripped_brain(axis, mni_scan):
     """Air at zero and the volume of a brain, but cut by the field of view: a slab of a head may hold the face."""
     middle = mni_scan.data_XYZ.narrow(axis, 25, mni_scan.shape[axis] - 60)
-    assert "face" in why_flat(ReportScans(enhanced=Volume(middle, mni_scan.affine), name="a"))
+    assert "face" in why_no_3d(ReportScans(enhanced=Volume(middle, mni_scan.affine), name="a"))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -83,10 +83,10 @@ def test_padding_around_a_part_of_a_head_does_not_hide_that_it_is_cut(axis, mni_
     middle = mni_scan.data_XYZ.narrow(axis, 25, mni_scan.shape[axis] - 60)
     padded = torch.zeros(mni_scan.shape)
     padded.narrow(axis, 25, mni_scan.shape[axis] - 60).copy_(middle)
-    assert "face" in why_flat(ReportScans(enhanced=mni_scan.with_data(padded), name="a"))
+    assert "face" in why_no_3d(ReportScans(enhanced=mni_scan.with_data(padded), name="a"))
 
 
 def test_noise_in_air_keeps_a_scan_flat(mni_scan):
-    """Whether it was stripped cannot be told then; the volume alone would let parts of heads through."""
+    """Whether it was stripped cannot be seen then; the volume alone would let parts of heads through."""
     noise = 20 * torch.rand(mni_scan.shape, generator=rng_for(0))
-    assert "face" in why_flat(ReportScans(enhanced=mni_scan.with_data(mni_scan.data_XYZ + noise), name="a"))
+    assert "face" in why_no_3d(ReportScans(enhanced=mni_scan.with_data(mni_scan.data_XYZ + noise), name="a"))

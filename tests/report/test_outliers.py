@@ -2,7 +2,7 @@
 
 import pytest
 
-from moediff.report.outliers import LIMIT, robust_z
+from moediff.report.cohort import LIMIT, robust_z
 
 
 def test_one_far_value_is_found_and_does_not_hide_itself():

@@ -98,15 +98,15 @@ def test_it_says_what_it_is_for_and_what_was_found(text):
 
 def test_a_head_that_may_have_a_face_gets_no_3d_view_and_a_reason(text, full_scans):
     assert "No 3-D view" in text and 'value="solid"' not in text
-    told = render(full_scans)
-    assert "No 3-D view" not in told and 'value="solid"' in told
+    page = render(full_scans)
+    assert "No 3-D view" not in page and 'value="solid"' in page
 
 
 def test_the_experts_are_explained(text):
     assert text.count("mean change there") == 1 and "the border between grey and white matter" in text
 
 
-def test_uncertainty_and_true_error_are_told_by_region(text, full_scans):
+def test_uncertainty_and_true_error_are_listed_by_region(text, full_scans):
     assert "mean uncertainty" in text and "mean true error" in text and "whole head" in text
     assert "outlined lesions</th>" not in text and "outlined lesions</th>" in render(full_scans)
 
@@ -114,12 +114,12 @@ def test_uncertainty_and_true_error_are_told_by_region(text, full_scans):
 def test_a_contradiction_of_the_measurement_is_said_in_words(text, scans):
     assert "agrees with what was measured" in text
     record = {"data_consistency": {"rms_over_range": 0.09, "noise_over_range": 0.01}}
-    told = render(replace(scans, record=record))
-    assert "9.0 times the noise" in told and "agrees with what was measured" not in told
+    page = render(replace(scans, record=record))
+    assert "9.0 times the noise" in page and "agrees with what was measured" not in page
 
 
-@pytest.mark.parametrize(("corrected", "word"), [(True, "taken out"), (False, "left as it is")])
-def test_slices_that_alternate_are_told_with_what_was_done(corrected, word, scans):
+@pytest.mark.parametrize(("corrected", "word"), [(True, "corrected"), (False, "not corrected")])
+def test_slices_that_alternate_are_named_with_what_was_done(corrected, word, scans):
     slices = {"difference": 0.0409, "noticeable": True, "corrected": corrected}
     assert f"4.1% brighter than those between, {word}" in render(replace(scans, record={"slice_intensity": slices}))
     assert "Every other slice" not in render(
@@ -131,9 +131,9 @@ def test_slices_that_alternate_are_told_with_what_was_done(corrected, word, scan
 @pytest.mark.parametrize(
     ("scans_learned", "words"), [(1, "1 thick-slice scan, 50% of the way"), (7, "7 thick-slice scans, 50%")]
 )
-def test_adapted_weights_are_told(scans_learned, words, scans):
-    told = {"weights": {"adapted": {"scans": scans_learned, "share": 0.5}}}
-    assert words in render(replace(scans, record=told))
+def test_adapted_weights_are_named(scans_learned, words, scans):
+    record = {"weights": {"adapted": {"scans": scans_learned, "share": 0.5}}}
+    assert words in render(replace(scans, record=record))
     assert "Learned on from" not in render(replace(scans, record={}))
 
 

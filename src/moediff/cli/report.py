@@ -74,7 +74,7 @@ def report_command(args: argparse.Namespace) -> int:
         _refuse_shared(args, given)
     from moediff.core.errors import MoeDiffError, printable
     from moediff.core.extras import require_modules
-    from moediff.report.cohort import results_of, summarise, write_index
+    from moediff.report.cohort import cohort_entry, results_of, write_index
     from moediff.report.data import from_files
     from moediff.report.page import write_page
 
@@ -90,7 +90,7 @@ def report_command(args: argparse.Namespace) -> int:
             scans = from_files(_files(scan, args))
             write_page(scans, page, overwrite=args.overwrite)
             if args.index is not None:
-                entries.append(summarise(scans, page))
+                entries.append(cohort_entry(scans, page))
         except MoeDiffError as error:
             if len(results) == 1:
                 raise

@@ -178,7 +178,7 @@ class Enhanced:
             DataError: the result is constant.
             CannotCreate: the PNG cannot be written.
         """
-        from moediff.report.plot import plot
+        from moediff.report.figure import plot
 
         return plot(self, path, truth=truth)
 

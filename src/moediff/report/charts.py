@@ -1,4 +1,4 @@
-"""Plots as plain coordinates; the page's template draws them as SVG, so every text is escaped in one place.
+"""Charts as plain coordinates; the page's template draws them as SVG, so every text is escaped in one place.
 
 All plots are horizontal: one line per method, values along x. Lengths are in SVG user units.
 """
@@ -114,20 +114,20 @@ def dots(values: Mapping[str, Mapping[str, float]], scans: Sequence[str], rings:
 
     Args:
         values: method -> scan -> value; finite.
-        scans: all scans; their place decides the colour.
+        scans: all scans; their position decides the colour.
         rings: scans drawn hollow, not in the mean.
         axis: name of the value.
     """
     scale, grid = _across([v for one in values.values() for v in one.values()])
     marks, labels = [], []
-    for line, (method, found) in enumerate(values.items()):
+    for line, (method, by_scan) in enumerate(values.items()):
         y = _middle(line)
         labels.append(Label(LEFT - 10, y, _short(method)))
-        kept = [v for scan, v in found.items() if scan not in rings]
-        if kept:
-            mean = sum(kept) / len(kept)
+        counted = [v for scan, v in by_scan.items() if scan not in rings]
+        if counted:
+            mean = sum(counted) / len(counted)
             marks.append(Mark("mean", scale(mean), y, f"{method}, mean {mean:+.3f}"))
-        for scan, value in found.items():
+        for scan, value in by_scan.items():
             kind = "ring" if scan in rings else "dot"
             title = f"{method}, {scan}: {value:+.3f}"
             marks.append(Mark(kind, scale(value), y, title, scans.index(scan) % COLOURS))
@@ -166,7 +166,7 @@ def _apart(at: Sequence[tuple[float, float]]) -> list[float]:
         for other_x, other_y in placed:  # from the top down
             if abs(other_x - x) < TEXT_WIDTH and abs(y - other_y) < TEXT_HEIGHT:
                 y = other_y + TEXT_HEIGHT
-        placed = sorted([*placed, (x, y)], key=lambda place: place[1])
+        placed = sorted([*placed, (x, y)], key=lambda position: position[1])
         heights[i] = round(y, 2)
     return heights
 
@@ -184,8 +184,8 @@ def quality_against_time(points: Mapping[str, tuple[float, float]]) -> Plot:
     up = ticks(min([0.0, *gains]), max([0.0, *gains]))
     y = _Scale(up[0], up[-1], TOP + SCATTER_HEIGHT, TOP)
     marks, labels = [], [Label(LEFT - 10, y(v), f"{round(v, 10):g} dB") for v in up]
-    places = [(x(exponents[method]), y(gain)) for method, (_, gain) in points.items()]
-    for (method, (seconds, gain)), at, height in zip(points.items(), places, _apart(places), strict=True):
+    positions = [(x(exponents[method]), y(gain)) for method, (_, gain) in points.items()]
+    for (method, (seconds, gain)), at, height in zip(points.items(), positions, _apart(positions), strict=True):
         marks.append(Mark("dot", *at, f"{method}: {seconds:.1f} s, {gain:+.2f} dB"))
         labels.append(Label(at[0] + 8, height, _short(method), "start"))
     grid = tuple((x(e), f"{10.0**e:g}") for e in range(int(x.low), int(x.high) + 1))

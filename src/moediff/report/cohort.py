@@ -1,4 +1,4 @@
-"""One page that lists many enhanced scans: small pictures, numbers that can be sorted, outliers, links.
+"""Index page of many enhanced scans: small pictures, numbers that can be sorted, outliers, links.
 
 Axes: X Y Z voxels (RAS+), H W picture rows and columns.
 """
@@ -6,6 +6,7 @@ Axes: X Y Z voxels (RAS+), H W picture rows and columns.
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,15 +23,16 @@ from moediff.inference.outputs import written_by_us
 from moediff.io.naming import sidecar_of
 from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import write_text
-from moediff.report.canvas import PLANES
 from moediff.report.data import ReportScans
 from moediff.report.display import display
-from moediff.report.layers import Layer
-from moediff.report.outliers import LEAST, LIMIT, robust_z
+from moediff.report.layers import PLANES, Layer
 from moediff.report.page import policy
 from moediff.report.sanitise import number, one_line
 from moediff.report.slices import data_uri, png, slice_HW
 
+LIMIT = 3.5  # Iglewicz & Hoaglin 1993
+LEAST = 5  # scans; fewer say nothing about what is usual
+MAD_TO_SD, MEAN_TO_SD = 1.4826, 1.2533  # of a normal distribution
 THUMBNAIL = 84  # pixels, the side of each plane's square
 COLUMNS = (
     ("gap", "disagreement with the input, %", "data_consistency", "rms_over_range", 100.0),
@@ -47,7 +49,7 @@ class Entry:
         name: file name of the input.
         page: its own page.
         thumbnail: three planes as a data URI.
-        numbers: column key -> value; None where the sidecar does not tell.
+        numbers: column key -> value; None where the sidecar lacks it.
         warnings: what the sidecar warns of.
     """
 
@@ -58,25 +60,42 @@ class Entry:
     warnings: tuple[str, ...]
 
 
+def robust_z(values: Sequence[float | None]) -> list[float | None]:
+    """(value - median) over the cohort's robust standard deviation; None for absent values and too small cohorts.
+
+    The deviation is 1.4826 x the median absolute one. Where more than half of all values are equal it is 0, and the
+    mean absolute deviation x 1.2533 takes its place (Iglewicz & Hoaglin 1993).
+    """
+    known = [v for v in values if v is not None]
+    if len(known) < LEAST:
+        return [None] * len(values)
+    middle = statistics.median(known)
+    away = [abs(v - middle) for v in known]
+    spread = MAD_TO_SD * statistics.median(away) or MEAN_TO_SD * statistics.fmean(away)
+    if not spread:
+        return [None if v is None else 0.0 for v in values]
+    return [None if v is None else (v - middle) / spread for v in values]
+
+
 def results_of(paths: Iterable[Path]) -> list[Path]:
     """Files as given; a folder stands for every scan in it (and below) that has a sidecar of this program.
 
     Raises:
         InputMissing: a folder holds none, or there is no such file.
     """
-    found = []
+    results = []
     for path in paths:
         if not path.exists():
             raise InputMissing(f"{printable(path)}: there is no such file or folder: check the name")
         if not path.is_dir():
-            found.append(path)
+            results.append(path)
             continue
         inside = [p for p in sorted(path.rglob("*")) if gzip_wanted(p) is not None and p.is_file()]
         inside = [p for p in inside if written_by_us(sidecar_of(p))]
         if not inside:
             raise InputMissing(f"{printable(path)}: no enhanced scan with its JSON sidecar in this folder")
-        found.extend(inside)
-    return found
+        results.extend(inside)
+    return results
 
 
 def _square(layer: Layer, plane: str, index: int) -> np.ndarray:
@@ -88,16 +107,16 @@ def _square(layer: Layer, plane: str, index: int) -> np.ndarray:
     return np.pad(pixels_HW, pad)[np.ix_(at, at)]
 
 
-def summarise(scans: ReportScans, page: Path) -> Entry:
+def cohort_entry(scans: ReportScans, page: Path) -> Entry:
     """What the list shows of a scan.
 
     Raises:
         DataError: the enhanced scan is constant.
     """
-    view = display(ReportScans(enhanced=scans.enhanced, name=scans.name))
-    squares = [_square(view.scans[0], plane, view.centre[PLANES[plane][2]]) for plane in PLANES]
-    told = scans.record.get("warnings")
-    warnings = tuple(one_line(w) for w in told) if isinstance(told, list) else ()
+    layers = display(ReportScans(enhanced=scans.enhanced, name=scans.name))
+    squares = [_square(layers.scans[0], plane, layers.centre[PLANES[plane][2]]) for plane in PLANES]
+    recorded = scans.record.get("warnings")
+    warnings = tuple(one_line(w) for w in recorded) if isinstance(recorded, list) else ()
     numbers = {key: _field(scans.record, part, field, scale) for key, _, part, field, scale in COLUMNS}
     timings = scans.record.get("timings")
     seconds = [number(s) or 0.0 for s in timings.values()] if isinstance(timings, dict) else []
@@ -106,8 +125,8 @@ def summarise(scans: ReportScans, page: Path) -> Entry:
 
 
 def _field(record: dict[str, Any], part: str, field: str, scale: float) -> float | None:
-    found = record.get(part)
-    value = number(found.get(field)) if isinstance(found, dict) else None
+    section = record.get(part)
+    value = number(section.get(field)) if isinstance(section, dict) else None
     return None if value is None else scale * value
 
 

@@ -1,4 +1,4 @@
-"""Two plots as inline SVG: how often each intensity occurs, and how much detail of each fineness there is.
+"""Curves of a report as inline SVG: intensity histogram and radial power spectrum.
 
 Axes: X Y Z voxels, K bins.
 """
@@ -57,16 +57,16 @@ class Plot:
 def histogram(data_XYZ: Tensor) -> Tensor:
     """Share of the head's voxels (8-bit, air left out) in each of 64 intensity bins."""
     levels_V = np.bincount(sampled(data_XYZ, HISTOGRAM_VOXELS).numpy().ravel(), minlength=256)
-    counts_K = torch.from_numpy(levels_V).reshape(BINS, -1).sum(1).double()
-    counts_K[:AIR_BINS] = 0
-    return counts_K / counts_K.sum().clamp_min(1)
+    histogram_K = torch.from_numpy(levels_V).reshape(BINS, -1).sum(1).double()
+    histogram_K[:AIR_BINS] = 0
+    return histogram_K / histogram_K.sum().clamp_min(1)
 
 
 def _middle(data_XYZ: Tensor) -> Tensor:
     """The central box of at most SPECTRUM_VOXELS a side: tissue, not air."""
     for axis, n in enumerate(data_XYZ.shape):
-        kept = min(n, SPECTRUM_VOXELS)
-        data_XYZ = data_XYZ.narrow(axis, (n - kept) // 2, kept)
+        size = min(n, SPECTRUM_VOXELS)
+        data_XYZ = data_XYZ.narrow(axis, (n - size) // 2, size)
     return data_XYZ.float()
 
 
@@ -109,9 +109,9 @@ def _paths(curves: Sequence[Curve], low: float, high: float) -> tuple[tuple[str,
     return tuple(drawn)
 
 
-def _intensities(shown: Display) -> Plot:
-    low, high = shown.scans[0].low, shown.scans[0].high
-    curves = [Curve(s.key, s.title, tuple((100 * histogram(s.data_XYZ)).tolist())) for s in shown.scans]
+def _intensities(layers: Display) -> Plot:
+    low, high = layers.scans[0].low, layers.scans[0].high
+    curves = [Curve(s.key, s.title, tuple((100 * histogram(s.data_XYZ)).tolist())) for s in layers.scans]
     marks = ticks(0, max(max(c.y) for c in curves) or 1.0, 4)
     inside = [t for t in ticks(low, high, 4) if low <= t <= high]
     return Plot(
@@ -125,8 +125,8 @@ def _intensities(shown: Display) -> Plot:
     )
 
 
-def _detail(shown: Display) -> Plot:
-    fine = [s for s in shown.scans if s.key != "input"]
+def _detail(layers: Display) -> Plot:
+    fine = [s for s in layers.scans if s.key != "input"]
     curves = [Curve(s.key, s.title, tuple(power_spectrum(s.data_XYZ).tolist())) for s in fine]
     low = DECIBELS * min(-1, math.floor(min(min(c.y) for c in curves) / DECIBELS))
     levels = range(low, 1, DECIBELS)
@@ -141,6 +141,6 @@ def _detail(shown: Display) -> Plot:
     )
 
 
-def plots(shown: Display) -> list[Plot]:
+def plots(layers: Display) -> list[Plot]:
     """Histogram of every scan, and spectrum of all but the input, which lies on coarser voxels of its own."""
-    return [_intensities(shown), _detail(shown)]
+    return [_intensities(layers), _detail(layers)]

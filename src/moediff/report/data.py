@@ -1,4 +1,4 @@
-"""What a report shows: scans, maps and the sidecar's record, from a result in memory or from files.
+"""Data of a report: scans, maps and the sidecar's record, from a result in memory or from files.
 
 Axes: X Y Z voxels, E experts.
 """
@@ -68,7 +68,7 @@ class ReportScans:
         source: the input on its own grid.
         interpolated: the input on the enhanced grid.
         truth: the true scan on the enhanced grid.
-        truth_seen_XYZ: where it was measured; None says everywhere.
+        truth_seen_XYZ: where it was measured; None means everywhere.
         uncertainty_XYZ: standard deviation.
         gate_XYZE: weight of each expert, zero where none worked.
         changed_XYZE: each expert's own result minus the interpolated input.
@@ -179,11 +179,11 @@ def from_files(files: ReportFiles) -> ReportScans:
 
 def _lesions(path: Path, grid: Grid) -> Volume:
     drawn = load_annotation(path)
-    _seen("lesion mask", drawn, grid)
+    _measured("lesion mask", drawn, grid)
     return drawn
 
 
-def _seen(what: str, volume: Volume, grid: Grid) -> Tensor:
+def _measured(what: str, volume: Volume, grid: Grid) -> Tensor:
     """Where on a grid a scan was measured."""
     seen_XYZ = field_of_view_mask(volume.grid, grid)
     if not bool(seen_XYZ.any()):
@@ -195,13 +195,13 @@ def _seen(what: str, volume: Volume, grid: Grid) -> Tensor:
 
 def _interpolated(source: Volume, grid: Grid) -> Volume:
     """The input on the enhanced grid, as `Enhanced.interpolated` has it."""
-    _seen("input", source, grid)
+    _measured("input", source, grid)
     return route(source, grid).interpolated(source)
 
 
 def truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
     """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
-    seen_XYZ, read = _seen("truth", truth, grid), resample(truth, grid)
+    seen_XYZ, read = _measured("truth", truth, grid), resample(truth, grid)
     if bool(seen_XYZ.all()):
         return read, None
     return read.with_data(read.data_XYZ.masked_fill(~seen_XYZ, air(truth))), seen_XYZ
@@ -216,7 +216,7 @@ def _changed(differences_XYZN: Tensor) -> Tensor:
 
 
 def _residual(enhanced: Volume, source: Volume) -> Volume | None:
-    """None where the two grids are oblique to each other or no head is found: there it cannot be told."""
+    """None where the two grids are oblique to each other or no head is found: there it cannot be computed."""
     with suppress(GeometryError, DataError):
         return residual_map(enhanced, source)
     return None
@@ -230,8 +230,8 @@ def source_beside(scan: Path, *, trust: str | None = None, index: int | None = N
     """
     if "_desc-sr" not in scan.name:
         return None
-    place, stem = scan.parent, stem_of(scan).replace("_desc-sr", "", 1)
-    for path in (place / f"{stem}.nii.gz", place / f"{stem}.nii"):
+    folder, stem = scan.parent, stem_of(scan).replace("_desc-sr", "", 1)
+    for path in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii"):
         if path.is_file():
             with suppress(MoeDiffError):
                 grid = read_sidecar(sidecar_of(scan)).get("input")

@@ -1,7 +1,7 @@
-"""Scans as they are shown: cropped to the head, 8 bits, all on one grid and in one intensity window.
+"""Scans as they are enhanced_layer: cropped to the head, 8 bits, all on one grid and in one intensity window.
 
 The input keeps its own voxels: each display voxel takes the value of the input voxel it lies in, so thick slices look
-thick and all views frame alike.
+thick and all views show the same box.
 
 Axes: X Y Z voxels (RAS+).
 """
@@ -14,46 +14,46 @@ from torch import Tensor
 from moediff.core.errors import DataError
 from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
-from moediff.report.layers import Display, Frame, Layer, air, nearest, quantiles
+from moediff.report.layers import Display, DisplayBox, Layer, air, nearest, quantiles
 from moediff.report.maps import maps
 
 WINDOW = (0.01, 0.995)
 MARGIN_MM = 4.0
 HEAD_LEVEL = 0.06  # of the window; below lies air
-COARSE = 2  # voxels; the head's box is found on every second one
+COARSE = 2  # voxels; the head's box is map_layers on every second one
 
 
-def _profiles(head_XYZ: Tensor) -> list[Tensor]:
+def _profiles(foreground_XYZ: Tensor) -> list[Tensor]:
     """How much head each plane across an axis holds, for all three axes."""
-    plane_XY = head_XYZ.float().sum(2)
-    return [plane_XY.sum(1).double(), plane_XY.sum(0).double(), head_XYZ.float().sum((0, 1)).double()]
+    plane_XY = foreground_XYZ.float().sum(2)
+    return [plane_XY.sum(1).double(), plane_XY.sum(0).double(), foreground_XYZ.float().sum((0, 1)).double()]
 
 
-def _frame(enhanced: Volume) -> Frame:
+def _display_box(enhanced: Volume) -> DisplayBox:
     low, high = quantiles(enhanced.data_XYZ, *WINDOW)
     if not high > low:
         raise DataError(f"the enhanced scan has no contrast (window {low}..{high}); expected a scan")
     low = low if abs(low) > 1e-4 * high else 0.0  # rounding left by resampling is no intensity
-    head = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > low + HEAD_LEVEL * (high - low)
+    foreground = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > low + HEAD_LEVEL * (high - low)
     start, shape = [], []
-    for profile, n, step in zip(_profiles(head), enhanced.shape, enhanced.spacing_mm, strict=True):
+    for profile, n, step in zip(_profiles(foreground), enhanced.shape, enhanced.spacing_mm, strict=True):
         inside = (profile > 0.001 * profile.max()).nonzero() * COARSE
         margin = round(MARGIN_MM / step)
         first = max(0, int(inside.min()) - margin)
         last = min(n - 1, int(inside.max()) + COARSE - 1 + margin)
         start.append(first)
         shape.append(last - first + 1)
-    return Frame(tuple(start), tuple(shape), (low, high))
+    return DisplayBox(tuple(start), tuple(shape), (low, high))
 
 
-def _centre(shown: Layer, lesions: Layer | None) -> tuple[int, int, int]:
-    """Where views open: in the outlined lesions if there are any, else the head's centre of mass."""
+def _centre(enhanced_layer: Layer, lesions: Layer | None) -> tuple[int, int, int]:
+    """Voxel where the views open: in the outlined lesions if there are any, else the head's centre of mass."""
     if lesions is not None and bool(lesions.data_XYZ.any()):
         return _inside(lesions.data_XYZ > 0)
-    head = shown.data_XYZ[::COARSE, ::COARSE, ::COARSE] > 255 * HEAD_LEVEL
+    foreground = enhanced_layer.data_XYZ[::COARSE, ::COARSE, ::COARSE] > 255 * HEAD_LEVEL
     x, y, z = (
         min(n - 1, int(COARSE * float((p * torch.arange(len(p))).sum() / p.sum())))
-        for p, n in zip(_profiles(head), shown.data_XYZ.shape, strict=True)
+        for p, n in zip(_profiles(foreground), enhanced_layer.data_XYZ.shape, strict=True)
     )
     return x, y, z
 
@@ -66,16 +66,16 @@ def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:
     return int(row[len(row) // 2]), y, z
 
 
-def _views(scans: ReportScans, cut: Frame, box: Volume) -> list[Layer]:
-    views = []
+def _scan_layers(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Layer]:
+    layers = []
     if scans.source is not None:
-        views.append(cut.grey("input", "input", nearest(scans.source, box.grid, outside=air(scans.source))))
+        layers.append(box.grey("input", "input", nearest(scans.source, cropped.grid, outside=air(scans.source))))
     if scans.interpolated is not None:
-        views.append(cut.grey("interpolated", "interpolated", cut.cut(scans.interpolated).data_XYZ))
-    views.append(cut.grey("enhanced", "enhanced", box.data_XYZ))
+        layers.append(box.grey("interpolated", "interpolated", box.crop_volume(scans.interpolated).data_XYZ))
+    layers.append(box.grey("enhanced", "enhanced", cropped.data_XYZ))
     if scans.truth is not None:
-        views.append(cut.grey("truth", "truth", cut.cut(scans.truth).data_XYZ))
-    return views
+        layers.append(box.grey("truth", "truth", box.crop_volume(scans.truth).data_XYZ))
+    return layers
 
 
 def display(scans: ReportScans) -> Display:
@@ -84,10 +84,10 @@ def display(scans: ReportScans) -> Display:
     Raises:
         DataError: the enhanced scan is constant.
     """
-    cut = _frame(scans.enhanced)
-    box = cut.cut(scans.enhanced)
-    views = _views(scans, cut, box)
-    shown = next(view for view in views if view.key == "enhanced")
-    found = tuple(maps(scans, cut, box.grid))
-    lesions = next((layer for layer in found if layer.key == "lesions"), None)
-    return Display(box.grid, tuple(views), found, _centre(shown, lesions))
+    box = _display_box(scans.enhanced)
+    cropped = box.crop_volume(scans.enhanced)
+    layers = _scan_layers(scans, box, cropped)
+    enhanced_layer = next(layer for layer in layers if layer.key == "enhanced")
+    map_layers = tuple(maps(scans, box, cropped.grid))
+    lesions = next((layer for layer in map_layers if layer.key == "lesions"), None)
+    return Display(cropped.grid, tuple(layers), map_layers, _centre(enhanced_layer, lesions))

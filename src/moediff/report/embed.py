@@ -29,7 +29,7 @@ MAP_BLOCKS = (2, 3, 4)  # voxels merged along each axis of a map
 MAP_SHARE = 0.3  # of the budget at most
 LEVEL, STRATEGY = 1, zlib.Z_RLE  # of zlib: differences hold no longer repeats to look for
 SAMPLE_PLANES, SAMPLE_EVERY = 8, 32  # planes packed to foretell a size: runs long enough for thick slices
-SAFE = 1.03  # a foretold size may be this much too small
+SAFE = 1.03  # an estimated size may be this much too small
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Prepared:
         strides = dict.fromkeys(min(s, len(self.sample) - 1) or 1 for s in (1, x, x * y))
         self.stride = min(strides, key=lambda stride: _size(_changes(self.sample, stride, 1)))
 
-    def foretold(self, step: int) -> float:
+    def estimated_length(self, step: int) -> float:
         """About how many characters `pack` will make."""
         packed = len(_deflate(_changes(self.sample, self.stride, step)))
         return SAFE * 4 / 3 * packed * len(self.flat) / len(self.sample)
@@ -137,7 +137,7 @@ def _length(packed: Sequence[Packed]) -> int:
 def embed(scans: Sequence[Layer], maps: Sequence[Layer], grid: Grid, budget: int) -> Embedded:
     """Pack all layers into at most `budget` characters if any allowed coarseness can.
 
-    Sizes are foretold from a sample, so that volumes are packed once; zlib and numpy let threads run side by side.
+    Sizes are estimated from a sample, so that volumes are packed once; zlib and numpy let threads run side by side.
     """
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         prepared = pool.map(lambda layer: _Prepared(layer.data_XYZ, grid), scans)
@@ -149,7 +149,7 @@ def embed(scans: Sequence[Layer], maps: Sequence[Layer], grid: Grid, budget: int
         ready, left = list(prepared), budget - _length(packed_maps)
         packed: list[Packed] = []
         for step in STEPS:
-            if step < STEPS[-1] and sum(pool.map(lambda p, s=step: p.foretold(s), ready)) > left:
+            if step < STEPS[-1] and sum(pool.map(lambda p, s=step: p.estimated_length(s), ready)) > left:
                 continue
             packed = list(pool.map(lambda p, s=step: p.pack(s), ready))
             if _length(packed) <= left:

@@ -1,4 +1,4 @@
-"""What a page draws: 8-bit pictures and maps on one grid, and the box and window they were cut with.
+"""Layers of a report page: 8-bit pictures and maps on one grid, with the box and the window that they were cut with.
 
 Axes: X Y Z voxels (RAS+).
 """
@@ -14,6 +14,9 @@ from torch import Tensor
 from moediff.core.geometry import axis_positions, crop, field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 
+PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # across, up, through
+EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
+EXPERT_COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#F0E442")  # Okabe & Ito 2008
 SAMPLES = 100_000  # quantiles need no more voxels than these
 DARK = 0.01  # quantile that air lies at where a scan goes below zero
 
@@ -52,18 +55,18 @@ class Display:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Where to cut, in the enhanced scan, and which intensities to show."""
+class DisplayBox:
+    """Box of the enhanced scan that is displayed, and the intensity window."""
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
     window: tuple[float, float]
 
-    def cut(self, volume: Volume) -> Volume:
+    def crop_volume(self, volume: Volume) -> Volume:
         """The box of a volume that lies on the enhanced grid."""
         return crop(volume, self.start, self.shape)
 
-    def box(self, data: Tensor) -> Tensor:
+    def crop_data(self, data: Tensor) -> Tensor:
         """The same box of bare voxels; axes after the third are kept."""
         return data[tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))]
 

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from moediff.core.volume import Grid
-from moediff.report.canvas import EXPERT_COLOURS
 from moediff.report.data import ReportScans
-from moediff.report.layers import Frame, Layer, nearest, quantiles, to_bytes
+from moediff.report.layers import EXPERT_COLOURS, DisplayBox, Layer, nearest, quantiles, to_bytes
 
 TOP_QUANTILE = 0.995  # of a map; brighter voxels look like this one
 MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
 LESION_COLOUR = "#D55E00"
-ALONE = "changed by one expert alone: "
+SINGLE_EXPERT = "change by a single expert: "
 
 
 def _top(data_XYZ: Tensor) -> float:
@@ -44,43 +43,43 @@ def _expert_labels(gate_XYZE: Tensor) -> Tensor:
     return best * (gate_XYZE.sum(-1) > MIN_WEIGHT)
 
 
-def _expert_map(scans: ReportScans, gate_XYZE: Tensor, cut: Frame) -> Layer:
-    labels = _expert_labels(cut.box(gate_XYZE))
+def _expert_map(scans: ReportScans, gate_XYZE: Tensor, box: DisplayBox) -> Layer:
+    labels = _expert_labels(box.crop_data(gate_XYZE))
     colours = (EXPERT_COLOURS[i % len(EXPERT_COLOURS)] for i in range(gate_XYZE.shape[3]))
     named = tuple(zip(scans.expert_names, colours, strict=False))
     return Layer("experts", "which expert", labels, 0, len(named), named)
 
 
-def _alone(scans: ReportScans, changed_XYZE: Tensor, cut: Frame) -> Iterator[Layer]:
+def _single_experts(scans: ReportScans, changed_XYZE: Tensor, box: DisplayBox) -> Iterator[Layer]:
     """What each expert alone would have changed, all in one scale."""
-    changes = cut.box(changed_XYZE).float().unbind(-1)
+    changes = box.crop_data(changed_XYZE).float().unbind(-1)
     top = max(_top(change) for change in changes)
     for index, (name, change) in enumerate(zip(scans.expert_names, changes, strict=False)):
-        yield _signed(f"alone{index + 1}", f"{ALONE}{name}", change, top)
+        yield _signed(f"single{index + 1}", f"{SINGLE_EXPERT}{name}", change, top)
 
 
-def maps(scans: ReportScans, cut: Frame, grid: Grid) -> list[Layer]:
+def maps(scans: ReportScans, box: DisplayBox, grid: Grid) -> list[Layer]:
     """Every map there is.
 
     Args:
-        cut: the box around the enhanced head.
+        box: the box around the enhanced head.
         grid: the box's grid.
     """
-    found = []
+    layers = []
     if scans.uncertainty_XYZ is not None:
-        spread = cut.cut(scans.enhanced.with_data(scans.uncertainty_XYZ.float())).data_XYZ
-        found.append(_heat("uncertainty", "uncertainty", spread))
+        spread = box.crop_volume(scans.enhanced.with_data(scans.uncertainty_XYZ.float())).data_XYZ
+        layers.append(_heat("uncertainty", "uncertainty", spread))
     if scans.gate_XYZE is not None:
-        found.append(_expert_map(scans, scans.gate_XYZE, cut))
+        layers.append(_expert_map(scans, scans.gate_XYZE, box))
     if scans.interpolated is not None:
-        change = cut.cut(scans.enhanced).data_XYZ - cut.cut(scans.interpolated).data_XYZ
-        found.append(_signed("change", "what was changed", change))
+        change = box.crop_volume(scans.enhanced).data_XYZ - box.crop_volume(scans.interpolated).data_XYZ
+        layers.append(_signed("change", "what was changed", change))
     if scans.changed_XYZE is not None:
-        found.extend(_alone(scans, scans.changed_XYZE, cut))
+        layers.extend(_single_experts(scans, scans.changed_XYZE, box))
     if scans.residual is not None:
         gap = nearest(scans.residual, grid, outside=0.0)
-        found.append(_signed("residual", "disagreement with the input", gap))
+        layers.append(_signed("residual", "disagreement with the input", gap))
     if scans.lesions is not None:
         outlined = (nearest(scans.lesions, grid, outside=0.0) > 0.5).to(torch.uint8)
-        found.append(Layer("lesions", "outlined lesions", outlined, 0, 1, (("outlined lesion", LESION_COLOUR),)))
-    return found
+        layers.append(Layer("lesions", "outlined lesions", outlined, 0, 1, (("outlined lesion", LESION_COLOUR),)))
+    return layers

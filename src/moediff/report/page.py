@@ -1,4 +1,4 @@
-"""One HTML page that shows an enhanced scan: offline, self-contained, and unable to ask for anything.
+"""Report page of an enhanced scan: one HTML file, offline, self-contained, and unable to load or send anything.
 
 The Content-Security-Policy lets run only the scripts whose hashes it names, so text that found its way into a sidecar
 or a file name stays text. The viewer lies packed in the page; its hash is that of the unpacked script.
@@ -22,11 +22,11 @@ from moediff.report.data import ReportScans
 from moediff.report.display import display
 from moediff.report.embed import Embedded, Packed, embed
 from moediff.report.layers import Display, Layer
-from moediff.report.maps import ALONE
-from moediff.report.privacy import why_flat
+from moediff.report.maps import SINGLE_EXPERT
+from moediff.report.privacy import why_no_3d
 from moediff.report.sanitise import one_line
 from moediff.report.slices import HEAT, SIGNED, pictures, rgb
-from moediff.report.summary_text import facts
+from moediff.report.summary_text import summarise
 
 MAX_BYTES = 8_000_000
 SPARE_BYTES = 80_000  # the page's own text, plots and style
@@ -71,8 +71,8 @@ def _colour_map(stops: tuple[tuple[float, str], ...], nothing: float) -> dict[st
         "R": [c[0] for c in colours],
         "G": [c[1] for c in colours],
         "B": [c[2] for c in colours],
-        "A": [round(255 * min(1, steep * abs(place - nothing))) for place, _ in stops],
-        "I": [round(255 * place) for place, _ in stops],
+        "A": [round(255 * min(1, steep * abs(stop - nothing))) for stop, _ in stops],
+        "I": [round(255 * stop) for stop, _ in stops],
     }
 
 
@@ -92,12 +92,12 @@ def _viewer_layer(layer: Layer, packed: Packed) -> dict[str, object]:
     }
 
 
-def _viewer_data(shown: Display, packed: Embedded) -> dict[str, object]:
+def _viewer_data(layers: Display, packed: Embedded) -> dict[str, object]:
     return {
-        "shape": list(shown.grid.shape),
-        "centre": list(shown.centre),
-        "scans": [_viewer_layer(*pair) for pair in zip(shown.scans, packed.scans, strict=True)],
-        "maps": [_viewer_layer(*pair) for pair in zip(shown.maps, packed.maps, strict=True)],
+        "shape": list(layers.grid.shape),
+        "centre": list(layers.centre),
+        "scans": [_viewer_layer(*pair) for pair in zip(layers.scans, packed.scans, strict=True)],
+        "maps": [_viewer_layer(*pair) for pair in zip(layers.maps, packed.maps, strict=True)],
         "heat": _colour_map(HEAT, 0),
         "signed": _colour_map(SIGNED, 0.5),
     }
@@ -113,12 +113,12 @@ def render(scans: ReportScans) -> str:
     require_modules("jinja2")
     import jinja2
 
-    shown, told = display(scans), facts(scans)
-    stills = pictures(shown)
+    layers = display(scans)
+    stills = pictures(layers)
     library = _read("static", "niivue.umd.js")
     flat, script = (_read("templates", name) for name in ("flat.js", "page.js"))
     used = len(_packed_library()) + SPARE_BYTES + sum(len(p.uri) for row in stills for p in row)
-    packed = embed(shown.scans, shown.maps, shown.grid, MAX_BYTES - used)
+    packed = embed(layers.scans, layers.maps, layers.grid, MAX_BYTES - used)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     safe = environment.filters["safe"]
     return str(
@@ -126,18 +126,18 @@ def render(scans: ReportScans) -> str:
             policy=policy((library, flat, script)),
             notice=RESEARCH_ONLY,
             name=one_line(scans.name),
-            shown=shown,
-            facts=told,
+            display=layers,
+            summary=summarise(scans),
             stills=stills,
-            plots=plots(shown),
+            plots=plots(layers),
             packed=packed,
-            why_flat=why_flat(scans),
+            why_no_3d=why_no_3d(scans),
             library=_packed_library(),
             flat=safe(flat),
             script=safe(script),
-            alone=ALONE,
+            single_expert=SINGLE_EXPERT,
             style=safe(_style()),
-            data=safe(script_json(_viewer_data(shown, packed))),
+            data=safe(script_json(_viewer_data(layers, packed))),
             viewer=json.loads(_read("static", "niivue.json")),
             licences=_licences(),
             box={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
@@ -148,7 +148,7 @@ def render(scans: ReportScans) -> str:
 def _style() -> str:
     style = _read("templates", "page.css")
     for mark, stops in {"{{ heat }}": HEAT, "{{ signed }}": SIGNED}.items():
-        style = style.replace(mark, ", ".join(f"{colour} {100 * place:.0f}%" for place, colour in stops))
+        style = style.replace(mark, ", ".join(f"{colour} {100 * stop:.0f}%" for stop, colour in stops))
     return style
 
 

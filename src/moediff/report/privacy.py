@@ -1,4 +1,4 @@
-"""May a scan be shown in 3-D? A rendered head with its skin is a portrait of the person.
+"""Privacy of a report: may a scan be shown in 3-D? A rendered head with its skin is a portrait of the person.
 
 Axes: X Y Z voxels.
 """
@@ -32,22 +32,22 @@ def _largest_cut_cm2(mask_XYZ: Tensor, spacing_mm: Sequence[float]) -> float:
     Padding around a slab does not hide its cut: there the mask's area begins at once, a brain's grows from nothing.
     What is there at once is twice the first plane's area less the second's.
     """
-    found = []
+    cuts = []
     for axis, size in enumerate(spacing_mm):
         others = [other for other in range(3) if other != axis]
         area_cm2 = mask_XYZ.sum(others).double() * (math.prod(spacing_mm) / size / 100)
         for side_cm2 in (area_cm2, area_cm2.flip(0)):
             first, second, *_ = [*side_cm2[side_cm2 > 0].tolist(), 0.0, 0.0]
-            found += [float(side_cm2[0]), 2 * first - second]
-    return max(found)
+            cuts += [float(side_cm2[0]), 2 * first - second]
+    return max(cuts)
 
 
-def why_flat(scans: ReportScans) -> str:
+def why_no_3d(scans: ReportScans) -> str:
     """Why the page offers no 3-D view, in a few words; empty where it may.
 
-    Every scan shown has to be stripped, or the user has to say that it was defaced.
+    Every scan displayed has to be stripped, or the user has to say that it was defaced.
     """
-    shown = [v for v in (scans.enhanced, scans.source, scans.truth) if v is not None]
-    if scans.defaced or all(_stripped(volume) for volume in shown):
+    displayed = [v for v in (scans.enhanced, scans.source, scans.truth) if v is not None]
+    if scans.defaced or all(_stripped(volume) for volume in displayed):
         return ""
     return "No 3-D view: this scan may show a face. It is offered for stripped scans, and with --defaced."

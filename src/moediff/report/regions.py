@@ -1,4 +1,4 @@
-"""Which expert worked where, what it changed, and how unsure each region is.
+"""Regions of a report: which expert worked where, what it changed, and how uncertain each region is.
 
 Axes: X Y Z voxels, E experts, N voxels where an expert worked.
 """
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from moediff.core.geometry import field_of_view_mask, resample
-from moediff.report.canvas import EXPERT_COLOURS
 from moediff.report.data import ReportScans
-from moediff.report.layers import quantiles
+from moediff.report.layers import EXPERT_COLOURS, quantiles
 from moediff.report.maps import MIN_WEIGHT
 from moediff.report.sanitise import one_line
 
@@ -91,14 +90,14 @@ def experts(scans: ReportScans) -> list[Expert]:
     share_E = gate_NE.sum(0) / gate_NE.sum().clamp_min(1e-12)
     best_N = gate_NE.argmax(-1)
     voxels_E = torch.bincount(best_N, minlength=count).clamp_min(1) * _range(scans)
-    told: dict[str, Tensor] = {}
+    differences: dict[str, Tensor] = {}
     if scans.interpolated is not None:
         change_N = (_thin(scans.enhanced.data_XYZ) - _thin(scans.interpolated.data_XYZ))[inside]
-        told["changed"] = change_N.abs()
+        differences["changed"] = change_N.abs()
         if scans.changed_XYZE is not None:
             own_NE = _thin(scans.changed_XYZE)[inside]
-            told["apart"] = (own_NE.gather(1, best_N[:, None])[:, 0] - change_N).abs()
-    means = {what: torch.bincount(best_N, values, minlength=count) / voxels_E for what, values in told.items()}
+            differences["apart"] = (own_NE.gather(1, best_N[:, None])[:, 0] - change_N).abs()
+    means = {what: torch.bincount(best_N, values, minlength=count) / voxels_E for what, values in differences.items()}
     return [
         Expert(
             one_line(name),
@@ -111,20 +110,20 @@ def experts(scans: ReportScans) -> list[Expert]:
     ]
 
 
-def _parts(scans: ReportScans, head_XYZ: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _parts(scans: ReportScans, worked_XYZ: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Names and masks on thinned voxels: the head, where each expert weighed most, outlined lesions."""
-    yield "whole head", head_XYZ
+    yield "whole head", worked_XYZ
     if scans.gate_XYZE is not None:
         gate_XYZE = _thin(scans.gate_XYZE)
         best_XYZ = gate_XYZE.argmax(-1).masked_fill(gate_XYZE.sum(-1) <= MIN_WEIGHT, -1)
         for index, name in enumerate(scans.expert_names[: gate_XYZE.shape[-1]]):
-            yield name, (best_XYZ == index) & head_XYZ
+            yield name, (best_XYZ == index) & worked_XYZ
     if scans.lesions is not None:
         grid = scans.enhanced.grid
         lesion_XYZ = (
             _thin(resample(scans.lesions, grid, "linear").data_XYZ * field_of_view_mask(scans.lesions.grid, grid)) > 0.5
         )
-        yield "outlined lesions", lesion_XYZ & head_XYZ
+        yield "outlined lesions", lesion_XYZ & worked_XYZ
 
 
 def _gap(scans: ReportScans) -> Tensor:
@@ -142,20 +141,20 @@ def regions(scans: ReportScans) -> list[Region]:
         return []
     size = _range(scans)
     spread_XYZ = _thin(scans.uncertainty_XYZ).nan_to_num(0.0)
-    head_XYZ = spread_XYZ > 0  # zero where the network did not work
+    worked_XYZ = spread_XYZ > 0  # zero where the network did not work
     gap_XYZ = _gap(scans)
-    found = []
-    for name, part_XYZ in _parts(scans, head_XYZ):
+    rows = []
+    for name, part_XYZ in _parts(scans, worked_XYZ):
         spread_N = spread_XYZ[part_XYZ].numpy() / size
         if len(spread_N):
             wrong = float(gap_XYZ[part_XYZ].nanmean()) / size
-            found.append(
+            rows.append(
                 Region(
                     one_line(name),
-                    len(spread_N) / int(head_XYZ.sum()),
+                    len(spread_N) / int(worked_XYZ.sum()),
                     float(spread_N.mean()),
                     float(np.quantile(spread_N, MOST)),
                     None if math.isnan(wrong) else wrong,
                 )
             )
-    return found
+    return rows

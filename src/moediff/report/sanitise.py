@@ -1,4 +1,4 @@
-"""Foreign values as words and numbers that are safe to show."""
+"""Sanitised text and numbers: foreign values of a sidecar, safe to show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        found = float(value)
+        converted = float(value)
     except OverflowError:  # JSON's whole numbers know no limit
         return None
-    return found if math.isfinite(found) else None
+    return converted if math.isfinite(converted) else None

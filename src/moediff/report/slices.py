@@ -1,4 +1,4 @@
-"""Slices as PNG data URIs, without a plotting library; they show where no WebGL is, and on paper.
+"""Slices as PNG data URIs, without a plotting library, for browsers without WebGL and for paper.
 
 Planes are radiological: the patient's right on the image's left, the nose to the left, up is anterior or superior.
 
@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from moediff.report.canvas import EDGES, PLANES
-from moediff.report.layers import Display, Layer
+from moediff.report.layers import EDGES, PLANES, Display, Layer
 
 HEAT = ((0.0, "#00000d"), (0.25, "#4a0c6b"), (0.5, "#a52c60"), (0.75, "#f57d15"), (1.0, "#fcffa4"))  # dark to bright
 SIGNED = (
@@ -70,9 +69,9 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 def colour_table(stops: tuple[tuple[float, str], ...]) -> np.ndarray:
     """256 colours [256, 3] between stops."""
-    places = [place * 255 for place, _ in stops]
+    stops_at = [stop * 255 for stop, _ in stops]
     colours = np.array([rgb(colour) for _, colour in stops], dtype=float)
-    columns = [np.interp(np.arange(256), places, colours[:, channel]) for channel in range(3)]
+    columns = [np.interp(np.arange(256), stops_at, colours[:, channel]) for channel in range(3)]
     return np.stack(columns, -1).round().astype(np.uint8)
 
 
@@ -106,11 +105,11 @@ def _labelled(layer: Layer, labels_HW: np.ndarray, scan_HW: np.ndarray) -> np.nd
     return np.where((labels_HW > 0)[..., None], tint, grey)
 
 
-def _picture(layer: Layer, plane: str, shown: Display, *, is_map: bool) -> Picture:
-    grid, index = shown.grid, shown.centre[PLANES[plane][2]]
+def _picture(layer: Layer, plane: str, display: Display, *, is_map: bool) -> Picture:
+    grid, index = display.grid, display.centre[PLANES[plane][2]]
     pixels = slice_HW(layer.data_XYZ, plane, index)
     if layer.labels:
-        scan = next(scan for scan in shown.scans if scan.key == "enhanced")
+        scan = next(scan for scan in display.scans if scan.key == "enhanced")
         pixels = _labelled(layer, pixels, slice_HW(scan.data_XYZ, plane, index))
     elif is_map:
         pixels = colour_table(SIGNED if layer.signed else HEAT)[pixels]
@@ -119,7 +118,7 @@ def _picture(layer: Layer, plane: str, shown: Display, *, is_map: bool) -> Pictu
     return Picture(layer.title, plane, data_uri(png(pixels), "image/png"), width, height, EDGES[plane])
 
 
-def pictures(shown: Display) -> list[list[Picture]]:
+def pictures(display: Display) -> list[list[Picture]]:
     """Per plane, one picture of every scan and map where views open."""
-    layers = [*((layer, False) for layer in shown.scans), *((layer, True) for layer in shown.maps)]
-    return [[_picture(layer, plane, shown, is_map=is_map) for layer, is_map in layers] for plane in PLANES]
+    layers = [*((layer, False) for layer in display.scans), *((layer, True) for layer in display.maps)]
+    return [[_picture(layer, plane, display, is_map=is_map) for layer, is_map in layers] for plane in PLANES]

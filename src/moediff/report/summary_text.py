@@ -1,4 +1,4 @@
-"""What a report says in words and numbers; a field that the sidecar lacks is left out, never guessed.
+"""Summary of a report in words and numbers; a field that the sidecar lacks is left out, never guessed.
 
 Axes: X Y Z voxels, E experts.
 """
@@ -16,14 +16,12 @@ from moediff.report.data import ReportScans
 from moediff.report.regions import Expert, Region, experts, regions
 from moediff.report.sanitise import number, one_line
 
-MODES = {"faithful": "faithful (the most likely scan, one evaluation)", "detail": "detail (one plausible sample)"}
-NOTHING_DONE = "Nothing but interpolation: the scan is already as fine as its grid, and the network was not asked."
-BLENDED = (
-    "Each place of the scan was given to the denoisers that a gate found fit for it, and their answers were blended."
-)
+MODES = {"faithful": "faithful (the posterior mean, one network evaluation)", "detail": "detail (one plausible sample)"}
+NOTHING_DONE = "Only interpolation: the scan is already as fine as its target grid, so the network did not run."
+COMBINED = "A gate chose denoisers (experts) for each place of the scan, and the result is their weighted sum."
 CORRECTED = {
-    True: "The result was then corrected where it contradicted the measurement.",
-    False: "It was not corrected where it contradicts the measurement.",
+    True: "The result was then corrected where it contradicted the measured scan.",
+    False: "It was not corrected where it contradicts the measured scan.",
 }
 WITHIN, SMALL = 1.5, 0.01  # of the noise, of the intensity range: a disagreement up to either says nothing
 MANY = 100  # times the noise; beyond it the number says no more than that there is hardly any noise
@@ -39,7 +37,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Summary:
     """Sentences, rows of (what, value) and tables, each in plain words.
 
     Args:
@@ -80,15 +78,15 @@ def _seconds(record: Mapping[str, Any]) -> str:
 
 
 def _story(record: Mapping[str, Any]) -> str:
-    told = [NOTHING_DONE if record.get("pass_through") is True else BLENDED]
+    sentences = [NOTHING_DONE if record.get("pass_through") is True else COMBINED]
     before, after = (_triple(_section(record, which).get("spacing_mm"), " mm") for which in ("input", "output"))
-    told += [f"Voxels of {before} became voxels of {after}."] if before and after and before != after else []
+    sentences += [f"Voxels of {before} became voxels of {after}."] if before and after and before != after else []
     seconds = _seconds(record)
     corrected = _section(record, "settings").get("data_consistency")
-    if isinstance(corrected, bool) and told[0] is BLENDED:
-        told += [CORRECTED[corrected]]
-    told += [f"It took {seconds}."] if seconds else []
-    return " ".join(told)
+    if isinstance(corrected, bool) and sentences[0] is COMBINED:
+        sentences += [CORRECTED[corrected]]
+    sentences += [f"It took {seconds}."] if seconds else []
+    return " ".join(sentences)
 
 
 def _done(scans: ReportScans) -> list[tuple[str, str]]:
@@ -102,14 +100,14 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
         ("Enhanced grid", _grid(record, "output")),
         ("Mode", MODES.get(str(settings.get("mode")), settings.get("mode", ""))),
         ("Model", weights.get("name", "")),
-        ("Learned on from", _learned(record)),
-        ("Fingerprint of the model (sha256)", weights.get("sha256", "")),
-        ("Evaluations of the network", settings.get("steps", "")),
-        ("Flips averaged", settings.get("tta", "")),
+        ("Fine-tuned on", _learned(record)),
+        ("Checksum of the model (sha256)", weights.get("sha256", "")),
+        ("Network evaluations", settings.get("steps", "")),
+        ("Flips averaged (test-time augmentation)", settings.get("tta", "")),
         ("Samples", settings.get("samples", "")),
         ("Seed", settings.get("seed", "")),
         ("Corrected towards the measurement", _yes_or_no(settings.get("data_consistency"))),
-        ("Every other slice", _slices(record)),
+        ("Every other slice (interleaved acquisition)", _slice_intensity(record)),
         ("Uncertainty", uncertainty if isinstance(uncertainty, str) else ""),
         ("Warnings", "none" if warnings == [] else ""),  # others stand at the top
         ("Time", _seconds(record)),
@@ -125,29 +123,29 @@ def _yes_or_no(value: object) -> str:
 
 
 def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
+    section = record.get(name)
+    return section if isinstance(section, dict) else {}
 
 
-def _slices(record: Mapping[str, Any]) -> str:
-    told = _section(record, "slice_intensity")
-    share = number(told.get("difference"))
-    if share is None or not told.get("noticeable"):
+def _slice_intensity(record: Mapping[str, Any]) -> str:
+    intensity = _section(record, "slice_intensity")
+    share = number(intensity.get("difference"))
+    if share is None or not intensity.get("noticeable"):
         return ""
-    return f"{share:.1%} brighter than those between, {'taken out' if told.get('corrected') else 'left as it is'}"
+    return f"{share:.1%} brighter than those between, {'corrected' if intensity.get('corrected') else 'not corrected'}"
 
 
 def _learned(record: Mapping[str, Any]) -> str:
-    told = _section(_section(record, "weights"), "adapted")
-    scans, share = number(told.get("scans")), number(told.get("share"))
+    adapted = _section(_section(record, "weights"), "adapted")
+    scans, share = number(adapted.get("scans")), number(adapted.get("share"))
     if scans is None or share is None:
         return ""
     return f"{scans:.0f} thick-slice scan{'' if scans == 1 else 's'}, {share:.0%} of the way"
 
 
 def _agreement(record: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    told = _section(record, "data_consistency")
-    return number(told.get("rms_over_range")), number(told.get("noise_over_range"))
+    consistency = _section(record, "data_consistency")
+    return number(consistency.get("rms_over_range")), number(consistency.get("noise_over_range"))
 
 
 def _numbers(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -172,31 +170,31 @@ def _verdict(record: Mapping[str, Any]) -> str:
 def _scores(scans: ReportScans) -> list[Score]:
     if scans.truth is None:
         return []
-    truth_XYZ, seen_XYZ = scans.truth.data_XYZ.float(), scans.truth_seen_XYZ
+    truth_XYZ, measured_XYZ = scans.truth.data_XYZ.float(), scans.truth_seen_XYZ
     judged = head_mask(truth_XYZ)
-    if seen_XYZ is not None:
-        judged &= seen_XYZ
+    if measured_XYZ is not None:
+        judged &= measured_XYZ
     named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
-    found = []
+    rows = []
     for name, volume in named.items():
         if volume is not None:
             data_XYZ = volume.data_XYZ.float()
-            if seen_XYZ is not None:  # else windows of SSIM would see beyond it
-                data_XYZ = torch.where(seen_XYZ, data_XYZ, truth_XYZ)
+            if measured_XYZ is not None:  # else windows of SSIM would see beyond it
+                data_XYZ = torch.where(measured_XYZ, data_XYZ, truth_XYZ)
             scores = score(data_XYZ, truth_XYZ, judged)
-            found.append(Score(name, scores.psnr, scores.ssim))
-    return found
+            rows.append(Score(name, scores.psnr, scores.ssim))
+    return rows
 
 
-def facts(scans: ReportScans) -> Facts:
+def summarise(scans: ReportScans) -> Summary:
     """All that a page says.
 
     Raises:
         DataError, GeometryError: the truth cannot be compared with the result.
     """
     warnings = scans.record.get("warnings")
-    told = [one_line(w) for w in warnings] if isinstance(warnings, list) else []
-    return Facts(
+    warning_texts = [one_line(w) for w in warnings] if isinstance(warnings, list) else []
+    return Summary(
         _story(scans.record),
         _verdict(scans.record),
         tuple(_done(scans)),
@@ -204,5 +202,5 @@ def facts(scans: ReportScans) -> Facts:
         tuple(experts(scans)),
         tuple(regions(scans)),
         tuple(_scores(scans)),
-        tuple(told),
+        tuple(warning_texts),
     )

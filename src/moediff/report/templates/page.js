@@ -135,7 +135,7 @@
   function tell() {
     if (every().length < data.scans.length) return;
     const voxel = where(), short = (value) => String(Number(value.toPrecision(3)));
-    const told = data.scans.map((layer) => {
+    const parts = data.scans.map((layer) => {
       const level = views[layer.key].volumes[0].getValue(...voxel), value = short(layer.low + (level / 255) * (layer.high - layer.low));
       return `${layer.title} ${level === 255 ? "over " : ""}${value}`;
     });
@@ -143,9 +143,9 @@
     if (over && layer) {
       const level = over.getValue(...voxel.map((v, i) => Math.floor(v / Math.round(layer.spacing[i] / scan.spacing[i]))));
       const amount = layer.signed ? ((level - 128) / 127) * layer.high : (level / 255) * layer.high;
-      told.push(layer.title + ": " + (layer.labels.length ? layer.labels[level - 1]?.name ?? "none" : short(amount)));
+      parts.push(layer.title + ": " + (layer.labels.length ? layer.labels[level - 1]?.name ?? "none" : short(amount)));
     }
-    byId("readout").textContent = "At the cross, about: " + told.join("; ");
+    byId("readout").textContent = "At the cross, about: " + parts.join("; ");
   }
 
   async function mapImage(layer) {
