@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moediff.core.errors import ConfigError, GeometryError
+from moediff.io.nifti.affine import rotation_of
 from moediff.io.scans import load
 
 NO_SFORM = {"srow_x": 0, "srow_y": 0, "srow_z": 0}
@@ -146,3 +153,13 @@ def test_row30_metres_and_microns_become_mm(unit, name, scale, nifti, affine):
 def test_row31_unusual_sizes_give_a_warning(voxel_mm, words, nifti):
     loaded = load(nifti(qform_code=0, **diagonal(*voxel_mm), **sizes(*voxel_mm)))
     assert any(words in w for w in loaded.warnings)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1))
+def test_the_rotation_of_a_quaternion_is_nibabels(quaternion):
+    np.testing.assert_allclose(rotation_of(*quaternion), nib.quaternions.quat2mat(quaternion), atol=1e-14)
+
+
+def test_reading_a_scan_does_not_import_nibabel():
+    code = "import sys; import moediff.io.scans, moediff.inference.enhancer; sys.exit('nibabel' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

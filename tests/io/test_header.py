@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moediff.core.errors import DataError
+from moediff.io.nifti import header
 from moediff.io.scans import load
 
 REFUSED = {
@@ -184,3 +185,13 @@ def test_any_damage_to_a_header_is_answered(raw_nifti, tmp_path):
             assert str(error).startswith(f"{path}: ")
         else:
             assert np.isfinite(loaded.stored.data_XYZ.numpy()).all() and loaded.stored.affine.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [(header.NIFTI1, nib.nifti1.header_dtype), (header.NIFTI2, nib.nifti2.header_dtype)]
+)
+def test_the_fields_lie_where_nibabel_has_them(own, other):
+    assert own.itemsize == other.itemsize and own.names is not None
+    for name in own.names:
+        assert own.fields[name][1] == other.fields[name][1] and own[name].shape == other[name].shape
+        assert own[name].base.newbyteorder("=") == other[name].base.newbyteorder("=")

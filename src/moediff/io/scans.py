@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nibabel import Nifti1Header
-from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from moediff.core.errors import ConfigError, DataError, GeometryError, prefix_errors, printable
@@ -88,6 +86,8 @@ def from_nibabel(image: Any) -> LoadedScan:
         InputMissing: the file behind the image is gone.
         DataError, GeometryError: the image is no scan we can enhance.
     """
+    from nibabel.spatialimages import SpatialImage
+
     notes: list[str] = []
     if not isinstance(image, SpatialImage):
         raise DataError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")
@@ -203,6 +203,8 @@ def _file_behind(image: Any) -> Path | None:
 
 def _memory_affine(image: Any, notes: list[str]) -> tuple[np.ndarray, tuple[int, int]]:
     """Affine in mm and codes of an image in memory."""
+    from nibabel import Nifti1Header
+
     if not isinstance(image.header, Nifti1Header):  # the base of Nifti2Header and of pairs too
         if image.affine is None:
             return default_affine(image.shape, image.header.get_zooms()[:3], notes), (0, 0)

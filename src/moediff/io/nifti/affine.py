@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from nibabel import quaternions
 
 from moediff.core.errors import ConfigError, GeometryError
 from moediff.io.nifti.header import Header
@@ -108,11 +107,23 @@ def _qform(header: Header, sizes: Sequence[float]) -> Form:
         return Form(None, f"has no voxel size (pixdim {list(sizes)})")
     square = 1 - float(bcd @ bcd)
     a = math.sqrt(square) if square > 1e-7 else 0.0  # nifti1_io.c, nifti_quatern_to_mat44: below, half a turn
-    rotation = quaternions.quat2mat([a, *bcd])
+    rotation = rotation_of(a, *(float(number) for number in bcd))
     affine = np.eye(4)
     affine[:3, :3] = rotation * np.array(sizes) * [1, 1, -1 if header.pixdim[0] < 0 else 1]
     affine[:3, 3] = offset
     return Form(affine)
+
+
+def rotation_of(a: float, b: float, c: float, d: float) -> np.ndarray:
+    """The 3x3 rotation matrix of a quaternion."""
+    s = 2 / (a * a + b * b + c * c + d * d)
+    return np.array(
+        [
+            [1 - s * (c * c + d * d), s * (b * c - a * d), s * (b * d + a * c)],
+            [s * (b * c + a * d), 1 - s * (b * b + d * d), s * (c * d - a * b)],
+            [s * (b * d - a * c), s * (c * d + a * b), 1 - s * (b * b + c * c)],
+        ]
+    )
 
 
 def _trusted(forms: dict[str, Form], trust: str, notes: list[str]) -> np.ndarray:

@@ -10,9 +10,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import nibabel as nib
 import numpy as np
 from torch import Tensor
 
@@ -23,6 +22,9 @@ from moediff.io.atomic import write_file
 from moediff.io.nifti.affine import CODES, DOUBTFUL_VOXELS, choose_affine, corner_gap
 from moediff.io.nifti.gzip_stream import GZIP_MODE, Stream, gunzip, raw_pieces
 from moediff.io.nifti.header import FIRST_BYTES, read_header
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 DESCRIPTION = "MoEDiff-SR research use only"
 GZIP_LEVEL = 1  # float32 noise: level 6 gains 4 % and takes 16 % longer
@@ -100,6 +102,8 @@ def _known_codes(codes: tuple[int, int]) -> tuple[int, int]:
 def _make_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, int]) -> nib.Nifti1Header:
     if max(shape) > MAX_DIM:
         raise DataError(f"shape {shape} does not fit NIfTI-1 (at most {MAX_DIM} per axis): choose a coarser target")
+    import nibabel as nib  # 0.2 s that reading a scan does not need
+
     header = nib.Nifti1Header(endianness="<")
     header.set_data_shape(shape)
     header.set_data_dtype(np.float32)
