@@ -14,7 +14,7 @@ from moediff.io.scans import save
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "moediff"
 NETWORK = {"socket", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "huggingface_hub"}
 
-LOOPBACK = {SOURCE / "training" / "team.py"}  # training processes of one machine find each other
+LOOPBACK = {SOURCE / "training" / "distributed.py"}  # training processes of one machine find each other
 
 
 @pytest.fixture
