@@ -227,7 +227,7 @@ def test_weights_learn_from_pairs_and_are_judged_by_them(data, sharp, low, make_
         batch=1,
         patch=32,
         device="cpu",
-        model=BundleConfig(denoiser=make_denoiser().config, consistency=False),
+        model=BundleConfig(denoiser=make_denoiser().config, data_consistency=False),
         validation=Validation(pairs=(Pair(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz"),)),
     )
     bundle = load_bundle(train(config, processes=1, progress=False))
@@ -240,11 +240,13 @@ def test_weights_learn_from_pairs_and_are_judged_by_them(data, sharp, low, make_
 
 def test_the_gain_of_a_pair_counts_where_both_were_measured(data, sharp, low, make_denoiser: Callable):
     """Interpolation cannot know the intensities of another scanner, so each is fitted; the cut half does not count."""
-    cubic = BundleConfig(denoiser=make_denoiser().config, prepare=PrepareSettings(kernel="cubic"), consistency=False)
+    cubic = BundleConfig(
+        denoiser=make_denoiser().config, prepare=PrepareSettings(kernel="cubic"), data_consistency=False
+    )
     silent = make_denoiser()
     with torch.no_grad():
         for expert in silent.experts.each:
-            expert.head.weight.zero_()
+            expert.output_projection.weight.zero_()
     save_bundle(data / "silent", cubic, silent.state_dict(), {})
     pairs = (Pair(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz"),)
     whole = validate(data / "silent", Validation(pairs=pairs), data)
@@ -265,7 +267,9 @@ def test_coarser_voxels_can_be_asked_for(data):
 
 def test_the_template_goes_on_from_the_embedded_weights():
     config = load_config(ROOT / "configs" / "pairs.toml")
-    assert all(source.input for source in config.scans) and config.validation.pairs and not config.model.consistency
+    assert (
+        all(source.input for source in config.scans) and config.validation.pairs and not config.model.data_consistency
+    )
     bundle = load_bundle(config.start)
     assert bundle.config.denoiser == config.model.denoiser and bundle.config.prepare == config.model.prepare
     assert {source.path for source in config.scans}.isdisjoint(pair.path for pair in config.validation.pairs)
