@@ -129,7 +129,7 @@ def small_denoiser(seed: int = 3, *, awake: bool = False) -> Denoiser:
         DenoiserConfig(
             embedding_width=16,
             backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_bottleneck=1),
-            encoder=EncoderConfig(width=16, heads=2),
+            encoder=EncoderConfig(width=16, attention_heads=2),
             experts=ExpertsConfig(width=16),
         )
     ).eval()

@@ -36,7 +36,7 @@ width = 8
 bottleneck_width = 16
 [model.denoiser.encoder]
 width = 16
-heads = 2
+attention_heads = 2
 [model.denoiser.experts]
 width = 16
 [validation]

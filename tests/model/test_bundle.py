@@ -116,13 +116,18 @@ def test_every_part_of_the_embedded_network_matters():
     """A part that training has silenced costs time and brings nothing: without it the result must change."""
     denoiser = load_bundle().denoiser
     torch.manual_seed(0)
-    base = F.avg_pool3d(torch.rand(1, 1, 70, 70, 70), 7, stride=1)[0, :, :64, :64, :64]
+    scan = F.avg_pool3d(torch.rand(1, 1, 70, 70, 70), 7, stride=1)[0, :, :64, :64, :64]
     positions = PerAxis(*(torch.arange(64)[None] / ratio for ratio in (1.0, 1.0, 4.0)))
-    scans = NetworkInput(base, torch.stack([base.roll(1, 3), base.roll(-1, 3)], 1), positions, torch.tensor([0.02]))
+    scans = NetworkInput(
+        scan,
+        torch.stack([scan.roll(1, 3), scan.roll(-1, 3)], 1),
+        positions,
+        torch.tensor([0.02]),
+    )
 
     def result():
         condition = make_condition(denoiser, scans, sparse=False)
-        return denoiser(torch.zeros_like(base), torch.tensor([1.0]), condition)
+        return denoiser(torch.zeros_like(scan), torch.tensor([1.0]), condition)
 
     whole = result()
     size = float(whole.square().mean().sqrt())
@@ -130,8 +135,8 @@ def test_every_part_of_the_embedded_network_matters():
     parts = [block.second for block in (*backbone.before, *backbone.bottleneck, *backbone.after)]
     parts += [backbone.up, backbone.token_projection, *(expert.output_projection for expert in denoiser.experts.each)]
     for part in parts:
-        kept = part.weight.clone()
+        weight = part.weight.clone()
         part.weight.zero_()
         changed = float((result() - whole).square().mean().sqrt())
-        part.weight.copy_(kept)
+        part.weight.copy_(weight)
         assert changed > 1e-3 * size, part

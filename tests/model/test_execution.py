@@ -11,7 +11,7 @@ from moediff.model.execution import side_by_side
 from pretend_gpu import Stream, pretended
 
 
-def test_elsewhere_a_work_begins_when_its_result_is_asked_for():
+def test_on_a_cpu_a_work_begins_when_its_result_is_taken():
     begun: list[int] = []
 
     def work(number: int) -> torch.Tensor:
@@ -53,5 +53,5 @@ def test_experts_that_no_cell_asks_for_get_no_stream(make_denoiser):
             result = there.combine(feature.to("cuda"), embedding.to("cuda"), weight.to("cuda")).cpu()
             assert len(Stream.made) == 1 + 2
     assert torch.equal(result, plain)
-    assert all("execution.py" in place for place in gpu.waits if " model/" in place)
-    assert sum(count for place, count in gpu.waits.items() if " model/" in place) == 2  # rows, and how many
+    assert all("execution.py" in line for line in gpu.waits if " model/" in line)
+    assert sum(count for line, count in gpu.waits.items() if " model/" in line) == 2  # rows, and how many

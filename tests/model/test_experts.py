@@ -127,11 +127,11 @@ def test_cell_weights_sum_to_one():
 def test_logits_of_a_shifted_lattice_land_where_they_belong(offset):
     """Token means of a ramp along every axis; interpolation gives the ramp back inside."""
 
-    def read(base):
-        return F.avg_pool3d(base[:, None], 4)[:, 0, ..., None]
+    def read(scan):
+        return F.avg_pool3d(scan[:, None], 4)[:, 0, ..., None]
 
     ramp = torch.arange(32.0)
-    base = (ramp[:, None, None] + 100 * ramp[:, None] + 10_000 * ramp)[None]
-    found = shifted_logits(read, base, offset) if offset else cell_logits(read(base))
+    scan = (ramp[:, None, None] + 100 * ramp[:, None] + 10_000 * ramp)[None]
+    result = shifted_logits(read, scan, offset) if offset else cell_logits(read(scan))
     inner = slice(2, -2)
-    assert_close(found[0, inner, inner, inner, 0], F.avg_pool3d(base[:, None], 2)[0, 0, inner, inner, inner])
+    assert_close(result[0, inner, inner, inner, 0], F.avg_pool3d(scan[:, None], 2)[0, 0, inner, inner, inner])

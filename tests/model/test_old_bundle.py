@@ -37,11 +37,11 @@ VOXEL = [0.02857392095029354, 0.018956298008561134]  # at 3, 4, 5
 def result_of(denoiser: Denoiser) -> torch.Tensor:
     """Posterior mean and its expected error on a cube of ramps, [2, 1, 32, 32, 32]."""
     ramp = torch.arange(32.0)
-    base = ((ramp[:, None, None] * 7 + ramp[:, None] * 5 + ramp * 3) % 16 / 16)[None]
+    scan = ((ramp[:, None, None] * 7 + ramp[:, None] * 5 + ramp * 3) % 16 / 16)[None]
     at = PerAxis(*(ramp[None] / ratio for ratio in (1.0, 1.0, 4.0)))
-    scans = NetworkInput(base, torch.stack([base.roll(1, 3), base.roll(-1, 3)], 1), at, torch.tensor([0.02]))
+    scans = NetworkInput(scan, torch.stack([scan.roll(1, 3), scan.roll(-1, 3)], 1), at, torch.tensor([0.02]))
     with torch.no_grad():
-        return denoiser.with_uncertainty(base - 0.5, torch.tensor([0.2]), make_condition(denoiser, scans)).double()
+        return denoiser.with_uncertainty(scan - 0.5, torch.tensor([0.2]), make_condition(denoiser, scans)).double()
 
 
 def test_settings_get_their_present_names():
@@ -50,7 +50,7 @@ def test_settings_get_their_present_names():
         embedding_width=4,
         uncertainty_width=4,
         backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_before=1, blocks_bottleneck=1, blocks_after=1),
-        encoder=EncoderConfig(width=4, heads=2),
+        encoder=EncoderConfig(width=4, attention_heads=2),
         gate=GateConfig(threshold=0.0, patch_offsets=(0, 6), smoothing_passes=1),
         experts=ExpertsConfig(branches=("detail", "smooth", "plain", "window"), width=8, layers=1),
     )

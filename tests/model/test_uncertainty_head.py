@@ -13,11 +13,11 @@ from moediff.model.uncertainty_head import HIGHEST, LOWEST, UncertaintyHead
 
 def test_slabs_equal_the_whole(monkeypatch):
     torch.manual_seed(0)
-    head, h, embedding = UncertaintyHead(8, 4, 16), torch.randn(2, 9, 4, 4, 8), torch.randn(2, 4)
-    whole = head(h, embedding)
+    layer, h, embedding = UncertaintyHead(8, 4, 16), torch.randn(2, 9, 4, 4, 8), torch.randn(2, 4)
+    whole = layer(h, embedding)
     monkeypatch.setitem(SLAB_BYTES, "cpu", 0)
     with torch.no_grad():
-        assert_close(head(h, embedding), whole.detach())
+        assert_close(layer(h, embedding), whole.detach())
 
 
 @torch.no_grad()
@@ -28,10 +28,10 @@ def test_its_result_is_bounded():
 
 
 def test_it_leaves_the_rest_of_the_network_alone(small):
-    base = torch.rand(1, 32, 32, 32)
+    scan = torch.rand(1, 32, 32, 32)
     positions = PerAxis(*(torch.arange(32.0)[None] / 2 for _ in range(3)))
-    condition = make_condition(small, NetworkInput(base, torch.stack([base, base], 1), positions, torch.tensor([0.01])))
-    x, sigma = torch.zeros_like(base), torch.tensor([1.0])
+    condition = make_condition(small, NetworkInput(scan, torch.stack([scan, scan], 1), positions, torch.tensor([0.01])))
+    x, sigma = torch.zeros_like(scan), torch.tensor([1.0])
     output = small.for_training(x, sigma, condition, 0)
     output.log_error_BXYZ.sum().backward()
     assert {name for name, p in small.named_parameters() if p.grad is not None} == {

@@ -18,12 +18,12 @@ UNIFORM = replace(SMALL, gate=GateConfig(experts=1, top_k=1), experts=replace(SM
 
 def result_of(denoiser: Denoiser) -> torch.Tensor:
     rng = torch.Generator().manual_seed(1)
-    base = torch.rand(1, 32, 32, 32, generator=rng)
+    scan = torch.rand(1, 32, 32, 32, generator=rng)
     positions = PerAxis(*(torch.linspace(0, 31 / ratio, 32)[None] for ratio in (1, 1, 5)))
-    scans = NetworkInput(base, torch.stack([base, base], 1), positions, torch.tensor([0.02]))
+    scans = NetworkInput(scan, torch.stack([scan, scan], 1), positions, torch.tensor([0.02]))
     condition = make_condition(denoiser, scans)
     with torch.no_grad():
-        return denoiser(torch.randn(base.shape, generator=rng), torch.tensor([0.1]), condition)
+        return denoiser(torch.randn(scan.shape, generator=rng), torch.tensor([0.1]), condition)
 
 
 def test_branched_experts_begin_as_the_uniform_denoiser() -> None:

@@ -39,7 +39,7 @@ bottleneck_width = 8
 blocks_bottleneck = 1
 [model.denoiser.encoder]
 width = 16
-heads = 2
+attention_heads = 2
 [model.denoiser.gate]
 experts = {experts}
 top_k = 1

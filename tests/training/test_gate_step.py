@@ -30,7 +30,7 @@ def denoiser() -> Denoiser:
         DenoiserConfig(
             embedding_width=8,
             backbone=BackboneConfig(width=8, bottleneck_width=8, blocks_bottleneck=1),
-            encoder=EncoderConfig(width=16, heads=2),
+            encoder=EncoderConfig(width=16, attention_heads=2),
             experts=ExpertsConfig(width=8),
         )
     )

@@ -18,14 +18,17 @@ MAX_LAYERS = 64  # a config from elsewhere must not keep us building
 class EncoderConfig:
     """Width of tokens and number of attention heads."""
 
+    RENAMED: ClassVar[Mapping[str, str | None]] = {"heads": "attention_heads"}
+
     width: int = 64
-    heads: int = 4
+    attention_heads: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.width, self.heads) < 1:
-            raise ConfigError(f"encoder.width={self.width} and encoder.heads={self.heads} must be at least 1")
-        if self.width % self.heads:
-            raise ConfigError(f"encoder.width={self.width} must be a multiple of encoder.heads={self.heads}")
+        width, attention = f"encoder.width={self.width}", f"encoder.attention_heads={self.attention_heads}"
+        if min(self.width, self.attention_heads) < 1:
+            raise ConfigError(f"{width} and {attention} must be at least 1")
+        if self.width % self.attention_heads:
+            raise ConfigError(f"{width} must be a multiple of {attention}")
 
 
 @dataclass(frozen=True, kw_only=True)

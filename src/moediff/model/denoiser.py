@@ -20,7 +20,7 @@ from moediff.model.conditioning import (
 )
 from moediff.model.config import BackboneConfig, DenoiserConfig
 from moediff.model.encoder import Encoder
-from moediff.model.execution import add_slabs, map_slabs
+from moediff.model.execution import add_finer, map_slabs
 from moediff.model.experts import Experts
 from moediff.model.gate import Gate
 from moediff.model.layers import ResBlock, from_lattice, local_mean, to_lattice, unit_size
@@ -68,15 +68,11 @@ class Backbone(nn.Module):
         h = self.input_projection(cell_BxyzC)
         for block in self.before:
             h = block(h, modulators)
-        deep = map_slabs(lambda slab: self.down(to_lattice(h[:, slab])), h, 2) + self.token_projection(token_BxyzD)
+        t = map_slabs(lambda slab: self.down(to_lattice(h[:, slab])), h, 2) + self.token_projection(token_BxyzD)
         on_tokens = replace(modulators, phase=modulators.phase.map(token_phase))
         for block in self.bottleneck:
-            deep = block(deep, on_tokens)
-
-        def on_cells(slab: slice) -> Tensor:
-            return from_lattice(self.up(F.relu(unit_size(deep[:, slab.start // 2 : slab.stop // 2]))))
-
-        h = add_slabs(h, on_cells, 2)
+            t = block(t, on_tokens)
+        h = add_finer(h, lambda part: from_lattice(self.up(F.relu(unit_size(part)))), t)
         for block in self.after:
             h = block(h, modulators)
         return h
@@ -89,7 +85,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         width, embedding = config.backbone.width, config.embedding_width
-        self.encoder = Encoder(config.encoder.width, config.encoder.heads)
+        self.encoder = Encoder(config.encoder.width, config.encoder.attention_heads)
         self.gate = Gate(config.gate.experts, config.encoder.width)
         self.embedding = nn.Sequential(
             nn.Linear(1 + ACQUISITION_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()

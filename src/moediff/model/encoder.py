@@ -26,17 +26,17 @@ FAMILY = 1 + (COARSE // MIDDLE) ** 3 + (COARSE // FINE) ** 3
 class Encoder(nn.Module):
     """Scan -> fine tokens."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.embed_coarse = nn.Linear((COARSE // 2) ** 3, width)
         self.embed_middle = nn.Linear(MIDDLE**3, width)
         self.embed_fine = nn.Linear(FINE**3, width)
         self.position = nn.Parameter(torch.empty(FAMILY, width))
         nn.init.normal_(self.position, std=0.02)
-        self.fine_to_coarse = Attention(width, heads)
-        self.across_coarse = Attention(width, heads)
-        self.coarse_to_fine = Attention(width, heads)
+        self.fine_to_coarse = Attention(width, num_heads)
+        self.across_coarse = Attention(width, num_heads)
+        self.coarse_to_fine = Attention(width, num_heads)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, interpolated_BXYZ: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
     def _distance_bias(self, lattice: tuple[int, ...]) -> Callable[[slice], Tensor]:
         """Scores fall with distance, one slope a head, so that training on patches carries over to whole heads."""
         device = self.position.device
-        slope_H = 2.0 ** -torch.arange(self.heads, device=device).float()
+        slope_H = 2.0 ** -torch.arange(self.num_heads, device=device).float()
         axes = [torch.arange(n, device=device, dtype=torch.float32) for n in lattice]
         where_S3 = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
         return lambda part: -slope_H[:, None, None] * torch.cdist(where_S3[part], where_S3)

@@ -52,12 +52,12 @@ def map_slabs(work: Callable[[slice], Tensor], h_BxyzC: Tensor, multiple: int = 
     return whole
 
 
-def add_slabs(h_BxyzC: Tensor, work: Callable[[slice], Tensor], multiple: int = 1) -> Tensor:
-    """h plus `work` of every slab; at inference written over h."""
+def add_finer(h_BxyzC: Tensor, refine: Callable[[Tensor], Tensor], coarse_BxyzD: Tensor, factor: int = 2) -> Tensor:
+    """h plus a lattice of sites `factor` times as large, refined; at inference slab by slab, written over h."""
     if torch.is_grad_enabled():
-        return work(slice(0, h_BxyzC.shape[1])).add_(h_BxyzC)
-    for slab in slabs(h_BxyzC, multiple):
-        h_BxyzC[:, slab].add_(work(slab))
+        return refine(coarse_BxyzD).add_(h_BxyzC)
+    for slab in slabs(h_BxyzC, factor):
+        h_BxyzC[:, slab].add_(refine(coarse_BxyzD[:, slab.start // factor : slab.stop // factor]))
     return h_BxyzC
 
 
@@ -92,16 +92,16 @@ def attended(q_NHTD: Tensor, k_NHTD: Tensor, v_NHTD: Tensor, bias: Tensor | None
     return F.scaled_dot_product_attention(q_NHTD, k_NHTD, v_NHTD, attn_mask=None if bias is None else bias.to(q_NHTD))
 
 
-def map_queries(attend: Callable[[slice], Tensor], q_NHTD: Tensor) -> Tensor:
-    """`attend` of some of the queries at a time, so that their scores against all keys fit into a bound."""
-    n, heads, length, _ = q_NHTD.shape
+def attended_in_parts(q_NHTD: Tensor, k_NHTD: Tensor, v_NHTD: Tensor, bias: Callable[[slice], Tensor]) -> Tensor:
+    """Attention of some of the queries at a time, so that their scores against all keys fit into a bound."""
+    n, h, length, _ = q_NHTD.shape
     if torch.is_grad_enabled():
-        return attend(slice(0, length))
+        return attended(q_NHTD, k_NHTD, v_NHTD, bias(slice(0, length)))
     mixed = torch.empty_like(q_NHTD)
-    step = max(SCORE_BYTES // (n * heads * length * q_NHTD.element_size()), 1)
+    step = max(SCORE_BYTES // (n * h * length * q_NHTD.element_size()), 1)
     for start in range(0, length, step):
         part = slice(start, min(start + step, length))
-        mixed[:, :, part] = attend(part)
+        mixed[:, :, part] = attended(q_NHTD[:, :, part], k_NHTD, v_NHTD, bias(part))
     return mixed
 
 
@@ -125,8 +125,8 @@ def map_sequences(layer: Callable[[Tensor], Tensor], t_NTD: Tensor) -> Tensor:
 def rows_of_experts(weight_RE: Tensor) -> list[Tensor]:
     """For every expert the rows that need it; a GPU is waited for before any expert begins, not between them."""
     expert_N, row_N = weight_RE.T.nonzero().unbind(1)
-    counts = torch.bincount(expert_N, minlength=weight_RE.shape[1]).tolist()
-    return list(row_N.split(counts))
+    rows_an_expert = torch.bincount(expert_N, minlength=weight_RE.shape[1]).tolist()
+    return list(row_N.split(rows_an_expert))
 
 
 def map_rows(work: Callable[[Tensor], Tensor], row_R: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moediff.model.conditioning import Modulators
-from moediff.model.execution import add_branch, attended, map_queries
+from moediff.model.execution import add_branch, attended, attended_in_parts
 
 PLANE, LINE = (3, 3, 1), (1, 1, 3)
 
@@ -134,9 +134,9 @@ class Attention(nn.Module):
     A bias is added to the scores (for example a distance penalty, Press et al. 2022).
     """
 
-    def __init__(self, width: int, heads: int, *, expand: int = 2) -> None:
+    def __init__(self, width: int, num_heads: int, *, expand: int = 2) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.norm_in, self.norm_mid = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, expand * width), nn.Linear(expand * width, width)
@@ -146,10 +146,7 @@ class Attention(nn.Module):
 
     def forward(self, t_NTD: Tensor, bias: Callable[[slice], Tensor] | None = None) -> Tensor:
         """[N, T, D] -> [N, T, D]; `bias` gives what is added to the scores of some of the queries, [heads, t, T]."""
-        q, k, v = self.qkv(self.norm_in(t_NTD)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if bias is None:
-            mixed = attended(q, k, v)
-        else:
-            mixed = map_queries(lambda part: attended(q[:, :, part], k, v, bias(part)), q)
+        q, k, v = self.qkv(self.norm_in(t_NTD)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = attended(q, k, v) if bias is None else attended_in_parts(q, k, v, bias)
         t_NTD = t_NTD + self.out(mixed.transpose(1, 2).flatten(-2))
         return t_NTD + self.down(F.silu(self.up(self.norm_mid(t_NTD))))

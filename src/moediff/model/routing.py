@@ -26,12 +26,12 @@ def make_condition(denoiser: Denoiser, scans: NetworkInput, *, sparse: bool = Tr
     Args:
         sparse: keep only the experts that the gate's top_k and threshold allow.
     """
-    routing = route(denoiser, scans.interpolated_BXYZ)
+    routing = routing_of(denoiser, scans.interpolated_BXYZ)
     routing = sparse_routing(routing, denoiser.config.gate) if sparse else routing
     return condition_of(scans, routing, denoiser.config.sigma_data)
 
 
-def route(denoiser: Denoiser, interpolated_BXYZ: Tensor) -> Routing:
+def routing_of(denoiser: Denoiser, interpolated_BXYZ: Tensor) -> Routing:
     """Tokens, and gate weights from every lattice of patches that inference reads."""
     gate = denoiser.config.gate
     token_BxyzD, first = denoiser.gate_logits(interpolated_BXYZ)
