@@ -130,6 +130,16 @@ def test_the_input_is_never_replaced(enhance, scan, capsys):
     assert "replace the input" in capsys.readouterr().err and scan.read_bytes() == before
 
 
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("quiet", [True, False])
+def test_old_settings_of_a_recipe_are_named_in_one_line(quiet, tmp_path, capsys):
+    (tmp_path / "old.toml").write_text("[model.denoiser]\nvector = 8\n[model.denoiser.trunk]\nwidth = 8\n")
+    main(["train", str(tmp_path / "old.toml"), *(["-q"] if quiet else [])])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    names = "model.denoiser.vector is now model.denoiser.embedding_width; model.denoiser.trunk is now"
+    assert len(lines) == (not quiet) and all(line.startswith("moediff: warning: ") and names in line for line in lines)
+
+
 def test_the_seed_decides_the_sample(enhance, tmp_path):
     def sampled(name: str, seed: int) -> np.ndarray:
         options = ("--mode", "detail", "--steps", "2", "--seed", str(seed), "-o", str(tmp_path / name), "-q")

@@ -7,13 +7,16 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
 from moediff.cli.options import with_present_names
 from moediff.core import signals
-from moediff.core.errors import InputMissing, MoeDiffError, OutputFailed, TryAgain, printable
+from moediff.core.errors import InputMissing, MoeDiffError, MoeDiffWarning, OutputFailed, TryAgain, printable
 from moediff.core.memory import is_out_of_memory
 
 DEBUG = "show the traceback of an error"
@@ -41,8 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not getattr(args, "quiet", False):
         for note in notes:
             _print_line(f"moediff: warning: {note}")
-    code = _exit_code(lambda: _call(args), debug=args.debug)
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning, quiet=getattr(args, "quiet", False))
+        code = _exit_code(lambda: _call(args), debug=args.debug)
     return _exit_code(_flush, debug=args.debug) or code
+
+
+def _show_warning(otherwise: Callable[..., None], message: Warning | str, *where: Any, quiet: bool) -> None:
+    """Our own warnings as one line without a place in the code."""
+    if not isinstance(message, MoeDiffWarning):
+        otherwise(message, *where)
+    elif not quiet:
+        _print_line(f"moediff: warning: {message}")
 
 
 def _debug_everywhere(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
