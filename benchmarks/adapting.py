@@ -28,6 +28,7 @@ from moediff.evaluation.calibration import half_width
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, score
 from moediff.evaluation.metrics.haarpsi import haarpsi
 from moediff.inference.enhancer import Enhancer
+from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import from_volume
 from moediff.model.bundle import Bundle, load_bundle
@@ -88,8 +89,10 @@ def evaluate(bundle: Bundle, low: Volume, truth: Volume, interpolated_psnr: floa
 def row_of(bundle: Bundle, path: Path, recipe: str, args: argparse.Namespace, options: AdaptOptions) -> Row:
     """One scan and recipe."""
     truth, low = case_of(path, recipe, args.side, 1.0)
+    scan = from_volume(low)
+    plans = [plan_grids(scan, EnhanceOptions(like=truth.grid))]
     start = time.perf_counter()
-    adapted = adapt([from_volume(low)], bundle, options, goal=EnhanceOptions(like=truth.grid))
+    adapted = adapt([scan], bundle, options, plans=plans)
     seconds = round(time.perf_counter() - start, 1)
     psnr, after = interpolated_db(low, truth), {}
     for share in args.shares:

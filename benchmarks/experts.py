@@ -31,7 +31,7 @@ from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.tiling import frame
+from moediff.inference.tiling import encode
 from moediff.model.bundle import Bundle
 
 REAL = ("fsf_T1w",)  # the only T1w scan of val/ with distinct tissues: the others have their skull, or an agent in them
@@ -162,8 +162,9 @@ def gate_row(case: str, gate_NE: Tensor, region_N: Tensor, experts: Sequence[str
 def evaluate_gate(bundle: Bundle, case: Case, recipe: str) -> GateRow:
     """The gate alone on one scan, degraded and prepared as `enhance` does it."""
     low = degrade(case.scan, NAMED[recipe], rng_for(0, *case.key))
-    context = frame(bundle.denoiser, prepare(low, case.scan.grid, bundle.config.prepare), sparse=False)
-    gate_XYZE = torch.stack([context.weight_XYZ(k, case.scan.shape) for k in range(len(REGIONS))], -1)
+    context = encode(bundle.denoiser, prepare(low, case.scan.grid, bundle.config.prepare), sparse=False)
+    gate = context.gate_weights()
+    gate_XYZE = torch.stack([gate.expert_XYZ(k, case.scan.shape) for k in range(len(REGIONS))], -1)
     known = ((case.regions_XYZ != BACKGROUND) & (gate_XYZE.sum(-1) > 0))[SUBSET]
     return gate_row(case.name, gate_XYZE[SUBSET][known], case.regions_XYZ[SUBSET][known], REGIONS)
 
@@ -177,14 +178,14 @@ def evaluate_experts(enhancer: Enhancer, case: Case, recipe: str) -> ExpertRow:
     """Gate and experts on one case."""
     scan, regions = case.scan, case.regions_XYZ
     low = degrade(scan, NAMED[recipe], rng_for(0, *case.key))
-    result = enhancer(low, EnhanceOptions(like=scan.grid, sparse=False, each_expert=True))
+    result = enhancer(low, EnhanceOptions(like=scan.grid, sparse=False, single_experts=True))
     known = (regions != BACKGROUND) & result.mask_XYZ
     gate = gate_row(
         case.name, result.gate_XYZE[SUBSET][known[SUBSET]], regions[SUBSET][known[SUBSET]], result.expert_names
     )
-    assert result.each_XYZE is not None
+    assert result.single_experts_XYZE is not None
     results = {"aggregate": result.volume.data_XYZ}
-    results |= {expert: result.each_XYZE[..., k] for k, expert in enumerate(result.expert_names)}
+    results |= {expert: result.single_experts_XYZE[..., k] for k, expert in enumerate(result.expert_names)}
     plain = EnhanceOptions(like=scan.grid, sparse=False)
     noisy = enhancer(degrade(scan, NAMED[recipe], rng_for(1, *case.key)), plain)
     shifted = enhancer(crop(low, (1, 1, 0), (low.shape[0] - 1, low.shape[1] - 1, low.shape[2])), plain)

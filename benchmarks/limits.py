@@ -78,7 +78,7 @@ def preserved(enhancer: Enhancer, data: Path, side: int) -> list[Preserved]:
         for name, recipe in NAMED.items():
             low = degrade(truth, recipe, rng_for(0, scan, name))
             with_step, record = gain(enhancer, truth, low)
-            without, bare = gain(enhancer, truth, low, consistency=False)
+            without, bare = gain(enhancer, truth, low, data_consistency=False)
             after, before = record.data_consistency, bare.data_consistency
             assert after is not None and before is not None  # no scan here is passed through
             rows.append(

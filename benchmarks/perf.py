@@ -38,9 +38,10 @@ from moediff.benchmark.process_meter import Measured, run_measured
 from moediff.core.config import rng_for
 from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
-from moediff.inference import enhancer as engine
+from moediff.inference import session
+from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import MODES, EnhanceOptions
-from moediff.inference.tiling import denoise_tiled, frame
+from moediff.inference.tiling import denoise_tiled, encode
 from moediff.io.scans import load, save
 from moediff.model.bundle import load_bundle
 from moediff.model.conditioning import NetworkInput, PerAxis
@@ -191,19 +192,18 @@ class NetworkMeter:
     gflop: float = 0.0
 
     def install(self, *, count: bool) -> None:
-        """Replace `frame` (encoder, gate) and `denoise_tiled` (an evaluation) in the engine."""
-        encode, evaluate = frame, denoise_tiled
+        """Replace `encode` (encoder, gate) and `denoise_tiled` (an evaluation) in the session."""
 
         def metered_encode(*args: Any, **options: Any) -> Any:
             context = self.metered(count, lambda: encode(*args, **options))
-            self.foreground = int(context.inside_BXYZ.sum())
+            self.foreground = int(context.crop.foreground_BXYZ.sum())
             return context
 
         def metered_evaluation(*args: Any, **options: Any) -> Any:
             self.evaluations += 1
-            return self.metered(count, lambda: evaluate(*args, **options))
+            return self.metered(count, lambda: denoise_tiled(*args, **options))
 
-        vars(engine).update(frame=metered_encode, denoise_tiled=metered_evaluation)
+        vars(session).update(encode=metered_encode, denoise_tiled=metered_evaluation)
 
     def metered(self, count: bool, call: Callable[[], T]) -> T:
         """One call, timed or counted."""
@@ -232,7 +232,7 @@ def count_operations(job: Job) -> float:
     """Runs in a process of its own: GFLOP of the network in one enhancement."""
     meter = NetworkMeter(time.perf_counter)
     meter.install(count=True)
-    engine.Enhancer(threads=job.threads, device=job.device)(job.source, EnhanceOptions(mode=job.mode))
+    Enhancer(threads=job.threads, device=job.device)(job.source, EnhanceOptions(mode=job.mode))
     return meter.gflop
 
 
@@ -241,7 +241,7 @@ def time_network(job: Job) -> NetworkTimes:
     tune_allocator()
     on_gpu = job.device == "cuda"
     now = clock_of(job.device, wall=job.wall, threads=job.threads)
-    enhancer, meter, scan = engine.Enhancer(threads=job.threads, device=job.device), NetworkMeter(now), load(job.source)
+    enhancer, meter, scan = Enhancer(threads=job.threads, device=job.device), NetworkMeter(now), load(job.source)
     best = matrix_rate(now, job.device)
     meter.install(count=False)
     enhancer(scan, EnhanceOptions(mode=job.mode))

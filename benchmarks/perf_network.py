@@ -30,7 +30,7 @@ from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.tiling import Frame, frame
+from moediff.inference.tiling import TileContext, encode
 from moediff.model import experts as experts_module
 from moediff.model.bundle import Bundle
 from moediff.model.config import ExpertsConfig, GateConfig
@@ -99,7 +99,7 @@ def least_seconds(work: dict[str, Callable[[], object]], now: Clock) -> Seconds:
     return best
 
 
-def evaluation(denoiser: Denoiser, context: Frame, sigma: float) -> Callable[[], object]:
+def evaluation(denoiser: Denoiser, context: TileContext, sigma: float) -> Callable[[], object]:
     """One evaluation at this noise sigma, from what was computed once for the scan."""
     x = torch.zeros_like(context.condition.interpolated_BXYZ)
     return lambda: denoiser(x, torch.tensor([sigma], device=x.device), context.condition)
@@ -110,10 +110,10 @@ def seconds_by_rule(variants: dict[str, Bundle], prepared: Prepared) -> Seconds:
     """CPU seconds of an evaluation under every rule of routing, and with each expert everywhere."""
     first = next(iter(variants.values()))
     sigma = first.config.diffusion.sigma_max * first.config.denoiser.sigma_data
-    work = {name: evaluation(b.denoiser, frame(b.denoiser, prepared), sigma) for name, b in variants.items()}
-    context = frame(first.denoiser, prepared)
+    work = {name: evaluation(b.denoiser, encode(b.denoiser, prepared), sigma) for name, b in variants.items()}
+    context = encode(first.denoiser, prepared)
     for index, view in enumerate(first.config.denoiser.experts.branches):
-        work[f"only {view}"] = evaluation(first.denoiser, context.alone(index), sigma)
+        work[f"only {view}"] = evaluation(first.denoiser, context.single_expert(index), sigma)
     return least_seconds(work, clock_of("cpu", wall=False))
 
 
@@ -128,7 +128,7 @@ def seconds_by_count(bundle: Bundle, prepared: Prepared, now: Clock) -> dict[str
             torch.manual_seed(0)
             network = Denoiser(replace(shape, gate=gate, experts=ExpertsConfig(branches=VIEWS[:count]))).eval()
             network.gate.log_scale.data.fill_(30.0)  # untrained tokens differ little: this spreads them over experts
-            context = frame(network.to(device), prepared)
+            context = encode(network.to(device), prepared)
             work[name][str(count)] = evaluation(network, context, bundle.config.diffusion.sigma_max * shape.sigma_data)
     return {name: least_seconds(pieces, now) for name, pieces in work.items()}
 

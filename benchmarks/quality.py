@@ -95,7 +95,7 @@ def evaluate(enhancer: Enhancer, path: Path, recipe: str, args: argparse.Namespa
     truth, low = case_of(path, recipe, args.side, args.child)
     mask = head_mask(truth.data_XYZ)
     start = time.perf_counter()
-    options = EnhanceOptions(like=truth.grid, consistency=not args.no_data_consistency, mirrors=args.tta)
+    options = EnhanceOptions(like=truth.grid, data_consistency=not args.no_data_consistency, tta=args.tta)
     volumes = {"ours": enhancer(low, options).volume}
     seconds = time.perf_counter() - start
     volumes |= {kernel: resample(low, truth.grid, kernel) for kernel in BASELINES}

@@ -25,7 +25,6 @@ from common import SCANS, SVG_SALT, markdown, mean, parser_of, report, validatio
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade
-from moediff.acquisition.prepare import Prepared, prepare
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
 from moediff.core.geometry import centre_crop
@@ -38,9 +37,11 @@ from moediff.evaluation.metrics.haarpsi import haarpsi
 from moediff.evaluation.metrics.no_reference import sharpness
 from moediff.evaluation.metrics.spectrum import radial_spectral_distance, taper
 from moediff.evaluation.metrics.structural import gmsd
-from moediff.inference.enhancer import Enhancer, nothing, whole
+from moediff.inference.enhancer import Enhancer
+from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.tiling import Frame, frame
+from moediff.inference.session import Session
+from moediff.io.scans import from_volume
 
 MEASURES = {  # of perception: title of a panel, and the value of the truth where it has one
     "haarpsi": ("HaarPSI (1 is best)", None),
@@ -115,19 +116,20 @@ class Case:
         self.truth = truth
         self.low = degrade(self.truth, NAMED[recipe], rng_for(0, key, recipe))
         self.mask = head_mask(self.truth.data_XYZ)
-        self.enhancer, self.options = enhancer, EnhanceOptions(like=self.truth.grid)
-        self.prepared: Prepared = prepare(self.low, self.truth.grid, enhancer.bundle.config.prepare)
-        self.context: Frame = frame(enhancer.bundle.denoiser, self.prepared)
+        scan, options = from_volume(self.low), EnhanceOptions(like=self.truth.grid)
+        self.session = Session(enhancer.model, scan, plan_grids(scan, options), options)
+        self.context = self.session.encode(self.session.prepared)
         self.coarser = [a / b for a, b in zip(self.low.spacing_mm, self.truth.spacing_mm, strict=True)]
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """D(x, sigma)."""
-        return self.enhancer._denoise(x, sigma, self.context, self.options)
+        return self.session.denoise(x, sigma, self.context)
 
     def result(self, residual: Tensor) -> Volume:
         """The whole scan for a residual of the head, consistent with the measurement."""
-        pasted = self.context.place(residual, nothing(self.prepared))
-        return self.prepared.undo(whole(pasted, self.prepared, self.options))
+        prepared = self.session.prepared
+        pasted = self.context.crop.paste(residual, prepared.interpolated_XYZ)
+        return prepared.undo(self.session.compose(pasted))
 
     def sharpness(self, data_XYZ: Tensor) -> float:
         """Without a reference."""
@@ -152,11 +154,11 @@ class Case:
 @torch.no_grad()
 def run(case: Case) -> dict[str, Scores]:
     """Scores of every plan, and of the posterior mean."""
-    config = case.enhancer.bundle.config
+    config = case.session.config
     data, top = config.denoiser.sigma_data, config.diffusion.sigma_max
-    zero = torch.zeros(1, *case.context.shape)
+    zero = torch.zeros(1, *case.context.crop.shape)
     scores = {FAITHFUL: case.scores(case.result(case.denoise(zero, top * data)))}
-    noise = torch.randn(case.context.shape, generator=rng_for(0, "sample", 0))[None]
+    noise = torch.randn(case.context.crop.shape, generator=rng_for(0, "sample", 0))[None]
     for name, (solver, levels, temperature) in plans().items():
         sigmas = schedule(levels, data, config.diffusion)
         scores[name] = case.scores(case.result(solver(case.denoise, temperature * noise * sigmas[0], sigmas)))

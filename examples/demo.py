@@ -26,7 +26,8 @@ from moediff.core.memory import tune_allocator
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import Scores, head_mask, score
 from moediff.inference.enhancer import Enhancer
-from moediff.inference.options import Enhanced, EnhanceOptions
+from moediff.inference.options import EnhanceOptions
+from moediff.inference.result import Enhanced
 from moediff.io.naming import stem_of
 from moediff.io.scans import load, save
 from moediff.report.figure import comparison_figure

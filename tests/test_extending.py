@@ -122,14 +122,16 @@ def test_an_expert_is_one_module_and_one_row(run_page, make_phantom):
         with_new_expert()
     edges = run_page("add-an-expert", EXPERTS)["Edges"]
     bundle, phantom = with_new_expert(), make_phantom(SHAPE_XYZ, (1.0, 1.0, 3.0))
-    options = moediff.EnhanceOptions(each_expert=True, consistency=False)
+    options = moediff.EnhanceOptions(single_experts=True, data_consistency=False)
     before = Enhancer(bundle)(phantom, options)
     assert list(before.sidecar.experts) == ["deep white matter", "cortex", "junction", "rest", "cortex"]
-    assert before.gate_XYZE.shape[-1] == before.each_XYZE.shape[-1] == 5
+    assert before.gate_XYZE.shape[-1] == before.single_experts_XYZE.shape[-1] == 5
     (branch,) = (module for module in bundle.denoiser.modules() if isinstance(module, edges))
     with torch.no_grad():
         branch.factor.mul_(4)
-    changed = (Enhancer(bundle)(phantom, options).each_XYZE - before.each_XYZE).abs().amax((0, 1, 2))
+    changed = (
+        (Enhancer(bundle)(phantom, options).single_experts_XYZE - before.single_experts_XYZE).abs().amax((0, 1, 2))
+    )
     assert changed[4] > 0 and torch.equal(changed[:4], torch.zeros(4))  # its own result, and no other expert's
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from moediff.core.volume import Volume
     from moediff.inference.enhancer import Enhancer, Source
-    from moediff.inference.options import Enhanced, EnhanceOptions
+    from moediff.inference.options import EnhanceOptions
     from moediff.inference.outputs import OutputPaths
+    from moediff.inference.result import Enhanced
     from moediff.io.scans import load
     from moediff.model.bundle import Bundle
     from moediff.report.figure import plot
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Enhancer": "moediff.inference.enhancer",
     "EnhanceOptions": "moediff.inference.options",
-    "Enhanced": "moediff.inference.options",
+    "Enhanced": "moediff.inference.result",
     "OutputPaths": "moediff.inference.outputs",
     "Volume": "moediff.core.volume",
     "load": "moediff.io.scans",

@@ -140,7 +140,7 @@ def test_every_voxel_brings_the_two_slices_it_lies_between(axis):
     spacing[axis] = 4
     scan = Volume((1 + number).expand(shape).clone(), torch.diag(spacing))
     prepared = prepare(scan, with_spacing(scan.grid, (1, 1, 1)), PrepareSettings(), scaling=Scaling(), mask=False)
-    before, after = prepared.neighbours_NXYZ.movedim(axis + 1, 1)[:, :, 5, 5]
+    before, after = prepared.neighbours().movedim(axis + 1, 1)[:, :, 5, 5]
     # Fine voxel i lies at (i - 1.5) / 4 slices: 0.125 and 0.375 past a slice, or as much short of the next one.
     assert before.tolist() == [1, 1, *(1.0 + i for i in range(7) for _ in range(4)), 8, 8]
     assert after.tolist() == [1, 1, *(2.0 + i for i in range(7) for _ in range(4)), 8, 8]

@@ -8,7 +8,8 @@ import torch
 from moediff.core.device import SLOW_BFLOAT16, has_fast_bfloat16, parse_device, parse_dtype
 from moediff.core.errors import ConfigError
 from moediff.core.volume import Volume
-from moediff.inference import enhancer as engine
+from moediff.inference.enhancer import Enhancer
+from moediff.inference.session import Session
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,7 @@ def test_an_older_torch_counts_as_fast(monkeypatch):
 )
 def test_slow_precision_gives_a_warning(dtype, fast, warned, monkeypatch):
     monkeypatch.setattr("moediff.core.device.has_fast_bfloat16", lambda _: fast)
-    record = engine.Enhancer(dtype=dtype, device="cpu")(scan()).sidecar
+    record = Enhancer(dtype=dtype, device="cpu")(scan()).sidecar
     assert (SLOW_BFLOAT16 in record.warnings) is warned
     assert record.settings.dtype == dtype
 
@@ -57,12 +58,12 @@ def test_slow_precision_gives_a_warning(dtype, fast, warned, monkeypatch):
 @pytest.mark.skipif(not has_fast_bfloat16(CPU), reason="this processor has no bfloat16 instructions")
 def test_only_the_network_runs_in_bfloat16(monkeypatch):
     """What is done with its result, data consistency above all, needs float32."""
-    seen, real = [], engine.whole
+    seen, real = [], Session.compose
 
     def watched(*args):
         seen.append(torch.is_autocast_enabled("cpu"))
         return real(*args)
 
-    monkeypatch.setattr(engine, "whole", watched)
-    result = engine.Enhancer(dtype="bfloat16", device="cpu")(scan())
+    monkeypatch.setattr(Session, "compose", watched)
+    result = Enhancer(dtype="bfloat16", device="cpu")(scan())
     assert seen == [False] and result.volume.data_XYZ.dtype == torch.float32

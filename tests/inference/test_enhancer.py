@@ -17,7 +17,7 @@ from moediff.core.volume import Volume
 from moediff.diffusion.samplers import SAMPLERS
 from moediff.evaluation.data_consistency import consistency
 from moediff.inference.enhancer import Enhancer
-from moediff.inference.grid_plan import passes_through
+from moediff.inference.grid_plan import is_as_fine
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiling import denoise_tiled
 from moediff.model.bundle import Bundle
@@ -72,13 +72,13 @@ def test_row48_tiles_shrink_until_they_fit(error, enhancer, low, monkeypatch):
     options, budgets = EnhanceOptions(voxel_size=(3.0,), memory_mb=512), []
     plain = enhancer(low, options).volume.data_XYZ
 
-    def scarce(denoiser, x, sigma, head, budget, **more):
+    def scarce(denoiser, x, sigma, context, budget, **more):
         budgets.append(budget >> 20)
         if budget > 200 * 2**20:
             raise error
-        return denoise_tiled(denoiser, x, sigma, head, budget, **more)
+        return denoise_tiled(denoiser, x, sigma, context, budget, **more)
 
-    monkeypatch.setattr("moediff.inference.enhancer.denoise_tiled", scarce)
+    monkeypatch.setattr("moediff.inference.session.denoise_tiled", scarce)
     assert_close(enhancer(low, options).volume.data_XYZ, plain, atol=1e-2, rtol=1e-4)
     assert budgets == [512, 256, 128]
 
@@ -87,7 +87,7 @@ def test_row48_without_room_for_the_smallest_tile_the_user_may_try_again(enhance
     def never(*args, **more):
         torch.empty(10**15)
 
-    monkeypatch.setattr("moediff.inference.enhancer.denoise_tiled", never)
+    monkeypatch.setattr("moediff.inference.session.denoise_tiled", never)
     with pytest.raises(TryAgain, match="memory ran out even with small tiles"):
         enhancer(low, EnhanceOptions(voxel_size=(3.0,)))
 
@@ -96,29 +96,29 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(enhancer, low, monkeypa
     def wrong(*args, **more):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr("moediff.inference.enhancer.denoise_tiled", wrong)
+    monkeypatch.setattr("moediff.inference.session.denoise_tiled", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
         enhancer(low, EnhanceOptions(voxel_size=(3.0,)))
 
 
 def test_every_expert_alone_and_its_differences(enhancer, low):
     """Where the gate gives all weight to one expert, that expert's own result is the aggregate."""
-    options = EnhanceOptions(voxel_size=(3.0,), each_expert=True, consistency=False)
+    options = EnhanceOptions(voxel_size=(3.0,), single_experts=True, data_consistency=False)
     result = enhancer(low, options)
     experts = len(result.expert_names)
-    assert result.each_XYZE.shape == (*result.volume.shape, experts)
-    assert float((result.each_XYZE[..., 0] - result.each_XYZE[..., 1]).abs().max()) > 0
-    highest, lowest = result.each_XYZE.amax(-1), result.each_XYZE.amin(-1)
+    assert result.single_experts_XYZE.shape == (*result.volume.shape, experts)
+    assert float((result.single_experts_XYZE[..., 0] - result.single_experts_XYZE[..., 1]).abs().max()) > 0
+    highest, lowest = result.single_experts_XYZE.amax(-1), result.single_experts_XYZE.amin(-1)
     aggregate = result.volume.data_XYZ
     assert bool((aggregate <= highest + 0.01).all()) and bool((aggregate >= lowest - 0.01).all())  # a weighted mean
     differences = result.differences_XYZN()
-    assert_close(differences[..., :experts] + aggregate[..., None], result.each_XYZE, atol=1e-3, rtol=1e-5)
+    assert_close(differences[..., :experts] + aggregate[..., None], result.single_experts_XYZE, atol=1e-3, rtol=1e-5)
     from_input = differences[..., experts:] + result.interpolated.data_XYZ[..., None]
-    assert_close(from_input, result.each_XYZE, atol=1e-3, rtol=1e-5)
+    assert_close(from_input, result.single_experts_XYZE, atol=1e-3, rtol=1e-5)
 
 
 def test_differences_from_a_sample_are_refused(enhancer, low):
-    sampled = enhancer(low, EnhanceOptions(voxel_size=(3.0,), mode="detail", steps=2, each_expert=True))
+    sampled = enhancer(low, EnhanceOptions(voxel_size=(3.0,), mode="detail", steps=2, single_experts=True))
     with pytest.raises(ConfigError, match=r"differences .* 'detail' draws samples; leave one out"):
         sampled.differences_XYZN()
     assert sampled.sidecar.experts == sampled.expert_names
@@ -155,7 +155,7 @@ def test_row34_a_volume_that_is_no_scan_is_refused(dtype, enhancer, low):
 
 
 def test_differences_need_experts_run_alone(enhancer, low):
-    with pytest.raises(ConfigError, match="ask for each_expert"):
+    with pytest.raises(ConfigError, match="ask for single_experts"):
         enhancer(low, EnhanceOptions(voxel_size=(3.0,))).differences_XYZN()
 
 
@@ -234,7 +234,7 @@ def test_oblique_reference_grid_is_met_exactly(enhancer, low, make_phantom):
 def test_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
     result = enhancer(low, EnhanceOptions(voxel_size=(12.0,)))
     assert "already as fine" in result.sidecar.warnings[-1]
-    assert passes_through(low.grid, low.grid)
+    assert is_as_fine(low.grid, low.grid)
 
 
 @pytest.mark.fault(41)
@@ -252,7 +252,7 @@ def test_an_empty_scan_is_refused(enhancer):
 
 def test_consistency_brings_the_result_closer_to_the_measurement(enhancer, low):
     gaps = [
-        enhancer(low, EnhanceOptions(voxel_size=(3.0,), consistency=flag)).sidecar.data_consistency.rms_over_range
+        enhancer(low, EnhanceOptions(voxel_size=(3.0,), data_consistency=flag)).sidecar.data_consistency.rms_over_range
         for flag in (False, True)
     ]
     assert gaps[1] < gaps[0]
@@ -278,45 +278,45 @@ def test_recipe_none_changes_nothing_geometric(enhancer, make_phantom):
     assert torch.equal(same.affine, truth.affine)
 
 
-@pytest.mark.parametrize(("mirrors", "axes"), [(2, [(), (0, 1, 2)]), (4, [(), (0, 1, 2), (0,), (1, 2)])])
-def test_mirrors_are_the_mean_of_mirrored_scans(mirrors, axes, enhancer, low):
+@pytest.mark.parametrize(("tta", "axes"), [(2, [(), (0, 1, 2)]), (4, [(), (0, 1, 2), (0,), (1, 2)])])
+def test_tta_is_the_mean_of_flipped_scans(tta, axes, enhancer, low):
     """Every mirrored scan, enhanced and mirrored back, adds as much to result, spread and experts."""
-    options = EnhanceOptions(voxel_size=(3.0,), consistency=False, sparse=False, each_expert=True)
+    options = EnhanceOptions(voxel_size=(3.0,), data_consistency=False, sparse=False, single_experts=True)
 
     def found(scan: Volume, given: EnhanceOptions) -> torch.Tensor:
         result = enhancer(scan, given)
-        each = result.each_XYZE.movedim(-1, 0)
+        each = result.single_experts_XYZE.movedim(-1, 0)
         return torch.cat([torch.stack([result.volume.data_XYZ, result.uncertainty.data_XYZ]), each])
 
     turned = [
         found(low.with_data(low.data_XYZ.flip(along)), options).flip([axis + 1 for axis in along]) for along in axes
     ]
-    together = found(low, replace(options, mirrors=mirrors))
-    mean = sum(turned) / mirrors
+    together = found(low, replace(options, tta=tta))
+    mean = sum(turned) / tta
     positive = torch.stack(turned).amin(0) > 0  # negative intensities are cut off at the end, after the mean
     for own, expected, first, inside in zip(together, mean, turned[0], positive, strict=True):
         # A mirrored scan's noise is estimated a little differently, so the two agree as far as that goes.
         off, moved = ((one - expected)[inside].square().mean().sqrt() for one in (own, first))
         assert off < 0.01 * moved
-    assert enhancer(low, replace(options, mirrors=mirrors)).sidecar.settings.tta == mirrors
+    assert enhancer(low, replace(options, tta=tta)).sidecar.settings.tta == tta
 
 
-def test_all_eight_mirrors_of_a_symmetric_scan_give_a_symmetric_result(enhancer, low):
+def test_all_eight_flips_of_a_symmetric_scan_give_a_symmetric_result(enhancer, low):
     data = low.data_XYZ
     for axis in range(3):
         data = (data + data.flip(axis)) / 2
-    result = enhancer(low.with_data(data), EnhanceOptions(voxel_size=(3.0,), mirrors=8, consistency=False)).volume
+    result = enhancer(low.with_data(data), EnhanceOptions(voxel_size=(3.0,), tta=8, data_consistency=False)).volume
     scale = float(result.data_XYZ.std())
     for axis in range(3):
         assert float((result.data_XYZ - result.data_XYZ.flip(axis)).abs().max()) < 1e-3 * scale
 
 
-def test_slices_that_alternate_are_named_and_evened_on_request(enhancer, make_phantom):
+def test_slices_that_alternate_are_named_and_corrected_on_request(enhancer, make_phantom):
     thick = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
     sign = 1 - 2 * (torch.arange(22) % 2)
     uneven = thick.with_data(thick.data_XYZ * torch.exp(0.05 * sign))
     left = enhancer(uneven, EnhanceOptions(voxel_size=(4.0,)))
-    taken = enhancer(uneven, EnhanceOptions(voxel_size=(4.0,), even_slices=True))
+    taken = enhancer(uneven, EnhanceOptions(voxel_size=(4.0,), correct_slice_intensity=True))
     assert left.sidecar.slice_intensity == replace(taken.sidecar.slice_intensity, corrected=False)
     assert taken.sidecar.slice_intensity.noticeable and taken.sidecar.slice_intensity.corrected
     assert taken.sidecar.slice_intensity.difference == pytest.approx(math.exp(0.1) - 1, abs=0.01)

@@ -10,15 +10,15 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.config import rng_for
 from moediff.core.volume import Volume
-from moediff.inference import enhancer as engine
+from moediff.inference import session
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
 from pretend_gpu import OnGpu, pretended
 
 CHOICES = {
-    "faithful": {"mirrors": 2, "each_expert": True, "even_slices": True},
+    "faithful": {"tta": 2, "single_experts": True, "correct_slice_intensity": True},
     "detail": {"mode": "detail", "steps": 2, "samples": 2},
-    "small tiles": {"memory_mb": 64, "consistency": False},
+    "small tiles": {"memory_mb": 64, "data_consistency": False},
 }
 
 
@@ -51,13 +51,14 @@ def test_the_pretended_gpu_refuses_what_a_gpu_refuses():
 def test_a_gpu_gets_everything_and_gives_the_same_back(bundle, enhancer, low, chosen, monkeypatch):
     options, places = EnhanceOptions(voxel_size=(3.0,), **chosen), []
     plain = enhancer(low, options)
-    finish = Enhancer._finish
+    finish = session.Session._finish
 
-    def watched(self, loaded, goal, prepared, *rest):
-        places.extend(part.device.type for part in (prepared.interpolated_XYZ, prepared.mask_XYZ, rest[1][0]))
-        return finish(self, loaded, goal, prepared, *rest)
+    def watched(self, output):
+        parts = self.prepared.interpolated_XYZ, self.prepared.mask_XYZ, output.result_XYZ
+        places.extend(part.device.type for part in parts)
+        return finish(self, output)
 
-    monkeypatch.setattr(Enhancer, "_finish", watched)
+    monkeypatch.setattr(session.Session, "_finish", watched)
     with pretended() as gpu:
         result = Enhancer(bundle, device="cuda")(low, options)
     assert places == ["cuda"] * 3
@@ -68,21 +69,21 @@ def test_a_gpu_gets_everything_and_gives_the_same_back(bundle, enhancer, low, ch
     assert_close(result.residual.data_XYZ, plain.residual.data_XYZ, **tolerance)
     assert plain.uncertainty is not None and result.uncertainty is not None
     assert_close(result.uncertainty.data_XYZ, plain.uncertainty.data_XYZ, **tolerance)
-    if plain.each_XYZE is not None:
-        assert_close(result.each_XYZE, plain.each_XYZE, **tolerance)
+    if plain.single_experts_XYZE is not None:
+        assert_close(result.single_experts_XYZE, plain.single_experts_XYZE, **tolerance)
     network = {place: count for place, count in gpu.waits.items() if " model/" in place}
     assert network and all(" model/execution.py" in place for place in network)
 
 
 def test_what_does_not_fit_beside_the_network_is_prepared_on_the_cpu(bundle, enhancer, low, monkeypatch):
     options, seen = EnhanceOptions(voxel_size=(3.0,)), []
-    real = engine.prepare
+    real = session.prepare
 
     def watched(scan, *rest, **words):
         seen.append(scan.data_XYZ.device.type)
         return real(scan, *rest, **words)
 
-    monkeypatch.setattr(engine, "prepare", watched)
+    monkeypatch.setattr(session, "prepare", watched)
     plain = enhancer(low, options)
     with pretended():
         made = Enhancer(bundle, device="cuda")

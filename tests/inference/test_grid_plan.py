@@ -15,9 +15,9 @@ from moediff.inference.grid_plan import (
     MARGIN_VOX,
     MAX_OUTPUT_VOXELS,
     aligned_grid,
-    land,
-    measured,
-    passes_through,
+    is_as_fine,
+    measured_mask,
+    move_to_grid,
     target_grid,
     working_grid,
 )
@@ -55,9 +55,9 @@ TARGETS = {
 
 @pytest.mark.parametrize(("options", "spacing", "shape"), TARGETS.values(), ids=TARGETS.keys())
 def test_target_grid_known_answers(options, spacing, shape):
-    goal = target_grid(grid(), options)
-    assert goal.spacing_mm == pytest.approx(spacing) and goal.shape == shape
-    assert torch.equal(goal.affine, with_spacing(grid(), spacing).affine)
+    target = target_grid(grid(), options)
+    assert target.spacing_mm == pytest.approx(spacing) and target.shape == shape
+    assert torch.equal(target.affine, with_spacing(grid(), spacing).affine)
 
 
 def test_a_fine_scan_is_halved_by_default():
@@ -66,8 +66,8 @@ def test_a_fine_scan_is_halved_by_default():
 
 def test_voxel_sizes_follow_the_stored_axis_order():
     scan = stored(Volume(torch.zeros(40, 44, 10), grid().affine))
-    goal = target_grid(scan.grid, EnhanceOptions(voxel_size=(2.5, 1.0, 0.5)))
-    assert goal.shape == (20, 40, 88) and goal.spacing_mm == pytest.approx((2.5, 1.0, 0.5))
+    target = target_grid(scan.grid, EnhanceOptions(voxel_size=(2.5, 1.0, 0.5)))
+    assert target.shape == (20, 40, 88) and target.spacing_mm == pytest.approx((2.5, 1.0, 0.5))
 
 
 def test_a_reference_grid_is_taken_as_it_is():
@@ -93,13 +93,13 @@ PASSES = {
 
 
 @pytest.mark.parametrize(("spacing", "expected"), PASSES.items())
-def test_passes_through_table(spacing, expected):
-    assert passes_through(grid(), grid(spacing)) is expected
+def test_is_as_fine_table(spacing, expected):
+    assert is_as_fine(grid(), grid(spacing)) is expected
 
 
 def test_sorted_sizes_count_where_axes_are_not_parallel():
-    assert passes_through(grid(), grid((5.0, 1.0, 1.0), degrees=20)) is True
-    assert passes_through(grid(), grid((4.0, 1.0, 1.0), degrees=20)) is False
+    assert is_as_fine(grid(), grid((5.0, 1.0, 1.0), degrees=20)) is True
+    assert is_as_fine(grid(), grid((4.0, 1.0, 1.0), degrees=20)) is False
 
 
 def shifted(on: Grid, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Grid:
@@ -113,15 +113,15 @@ ORDINARY = [(1.0, 1.0, 1.0), (0.9, 0.7, 1.1), (1.0, 1.0, 2.0), (0.6, 0.6, 1.7)]
 
 
 @pytest.mark.parametrize("spacing", ORDINARY)
-def test_a_goal_over_the_whole_scan_is_worked_on_as_it_is(spacing):
-    goal = with_spacing(grid(), spacing)
-    assert working_grid(grid(), goal) is goal and measured(grid(), goal) is None
+def test_a_target_over_the_whole_scan_is_worked_on_as_it_is(spacing):
+    target = with_spacing(grid(), spacing)
+    assert working_grid(grid(), target) is target and measured_mask(grid(), target) is None
 
 
-def test_a_goal_short_of_the_scan_by_less_than_a_sample_is_worked_on_as_it_is():
+def test_a_target_short_of_the_scan_by_less_than_a_sample_is_worked_on_as_it_is():
     """A degraded scan ends up to one thick slice beyond its truth."""
-    goal = shifted(with_spacing(grid(), (1, 1, 1)), (0, 0, 0), (40, 44, 46))
-    assert working_grid(grid(), goal) is goal
+    target = shifted(with_spacing(grid(), (1, 1, 1)), (0, 0, 0), (40, 44, 46))
+    assert working_grid(grid(), target) is target
 
 
 def test_a_part_of_the_scan_is_worked_on_with_all_around_it_on_the_same_lattice():
@@ -131,29 +131,29 @@ def test_a_part_of_the_scan_is_worked_on_with_all_around_it_on_the_same_lattice(
     assert_close(near.affine, whole.affine)
 
 
-def test_work_around_a_small_goal_of_fine_voxels_is_bounded():
+def test_work_around_a_small_target_of_fine_voxels_is_bounded():
     fine = with_spacing(grid(), (0.1, 0.1, 0.1))
     near = working_grid(grid(), shifted(fine, (200, 200, 250), (30, 30, 30)))
     assert near.shape == (30 + 2 * MARGIN_VOX,) * 3
 
 
-def test_a_goal_beyond_the_scan_is_worked_on_where_it_was_measured():
+def test_a_target_beyond_the_scan_is_worked_on_where_it_was_measured():
     whole = with_spacing(grid(), (1, 1, 1))
-    goal = shifted(whole, (-8, 0, 30), (40, 44, 50))
-    near = working_grid(grid(), goal)
+    target = shifted(whole, (-8, 0, 30), (40, 44, 50))
+    near = working_grid(grid(), target)
     assert near.shape == whole.shape
     assert_close(near.affine, whole.affine)
-    inside = measured(grid(), goal)
-    expected = torch.zeros(goal.shape, dtype=torch.bool)
+    inside = measured_mask(grid(), target)
+    expected = torch.zeros(target.shape, dtype=torch.bool)
     expected[8:, :, :20] = True
     assert inside is not None and torch.equal(inside, expected)
 
 
-def test_an_oblique_goal_is_worked_on_over_its_own_box_and_size_is_limited():
+def test_an_oblique_target_is_worked_on_over_its_own_box_and_size_is_limited():
     scan = grid((1.0, 1.0, 5.0), (200, 200, 40))
-    goal = grid((0.5, 0.5, 0.5), (40, 40, 40), degrees=20)
-    goal = Grid(goal.shape, goal.affine + torch.tensor([[0, 0, 0, 100], [0, 0, 0, 100], [0, 0, 0, 100], [0] * 4]))
-    near = working_grid(scan, goal)
+    target = grid((0.5, 0.5, 0.5), (40, 40, 40), degrees=20)
+    target = Grid(target.shape, target.affine + torch.tensor([[0, 0, 0, 100], [0, 0, 0, 100], [0, 0, 0, 100], [0] * 4]))
+    near = working_grid(scan, target)
     assert axis_positions(scan, near) is not None
     assert all(40 < n < 2 * (40 + MARGIN_VOX) for n in near.shape)
     huge = grid((0.1, 0.4, 0.4), (2000, 400, 400), degrees=20)
@@ -162,48 +162,48 @@ def test_an_oblique_goal_is_worked_on_over_its_own_box_and_size_is_limited():
         working_grid(scan, huge)
 
 
-def test_a_goal_elsewhere_is_refused():
+def test_a_target_elsewhere_is_refused():
     with pytest.raises(DataError, match=r"wholly outside .* expected the same part of one head: register"):
-        measured(grid(), shifted(grid(), (400, 0, 0), (40, 44, 10)))
+        measured_mask(grid(), shifted(grid(), (400, 0, 0), (40, 44, 10)))
 
 
-def test_land_cuts_and_pads_one_lattice_exactly():
+def test_moving_cuts_and_pads_one_lattice_exactly():
     volume = ramp(grid())
-    goal = shifted(grid(), (15, -3, 1), (30, 50, 9))
-    landed = land(volume, goal, outside=-7.0)
-    back = land(landed, volume.grid, outside=0.0).data_XYZ
+    target = shifted(grid(), (15, -3, 1), (30, 50, 9))
+    moved = move_to_grid(volume, target, outside=-7.0)
+    back = move_to_grid(moved, volume.grid, outside=0.0).data_XYZ
     assert torch.equal(back[15:, :, 1:], volume.data_XYZ[15:, :, 1:])
-    assert int((landed.data_XYZ == -7).sum()) == 30 * 50 * 9 - 25 * 44 * 9
+    assert int((moved.data_XYZ == -7).sum()) == 30 * 50 * 9 - 25 * 44 * 9
 
 
-def test_aligned_grid_is_the_goal_when_axes_are_parallel():
-    goal = grid((1.0, 1.0, 1.0), (30, 30, 30))
-    assert aligned_grid(grid(), goal) is goal
+def test_aligned_grid_is_the_target_when_axes_are_parallel():
+    target = grid((1.0, 1.0, 1.0), (30, 30, 30))
+    assert aligned_grid(grid(), target) is target
 
 
-def test_aligned_grid_of_an_oblique_goal_is_the_scans_box_with_fine_voxels():
+def test_aligned_grid_of_an_oblique_target_is_the_scans_box_with_fine_voxels():
     near = aligned_grid(grid(), grid((2.0, 0.8, 2.0), degrees=15))
     assert near.spacing_mm == pytest.approx((0.8, 0.8, 0.8)) and near.shape == (50, 55, 62)
     assert axis_positions(grid(), near) is not None
     assert aligned_grid(grid(), grid((3.0, 3.0, 3.0), degrees=15)).spacing_mm == pytest.approx((1, 1, 3))
 
 
-def test_land_on_the_same_grid_keeps_every_voxel_and_takes_the_goals_affine():
+def test_moving_on_the_same_grid_keeps_every_voxel_and_takes_the_targets_affine():
     volume = ramp(grid())
-    goal = Grid(volume.shape, volume.affine + 1e-6 * torch.ones(4, 4))
-    landed = land(volume, goal)
-    assert torch.equal(landed.data_XYZ, volume.data_XYZ) and torch.equal(landed.affine, goal.affine)
+    target = Grid(volume.shape, volume.affine + 1e-6 * torch.ones(4, 4))
+    moved = move_to_grid(volume, target)
+    assert torch.equal(moved.data_XYZ, volume.data_XYZ) and torch.equal(moved.affine, target.affine)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 17.0])
-def test_land_keeps_places_in_mm(degrees):
+def test_moving_keeps_places_in_mm(degrees):
     volume = ramp(grid((1.0, 1.0, 1.0), (60, 60, 60)))
     wanted = grid((0.8, 1.3, 0.9), (20, 18, 22), degrees)
     wanted.affine[:3, 3] = torch.tensor([10.0, 128.0, 25.0])
     inside = stored(Volume(torch.zeros(wanted.shape), wanted.affine)).grid
-    landed = land(volume, inside)
-    assert landed.shape == inside.shape and torch.equal(landed.affine, inside.affine)
-    assert_close(landed.data_XYZ, ramp(inside).data_XYZ, atol=0.01, rtol=1e-5, check_dtype=False)
+    moved = move_to_grid(volume, inside)
+    assert moved.shape == inside.shape and torch.equal(moved.affine, inside.affine)
+    assert_close(moved.data_XYZ, ramp(inside).data_XYZ, atol=0.01, rtol=1e-5, check_dtype=False)
 
 
 def test_canonical_grid_matches_canonicalise():

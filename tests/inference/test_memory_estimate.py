@@ -1,4 +1,4 @@
-"""The foretold memory: near a measured peak, and growing with what it should grow with."""
+"""Memory estimate: near a measured peak, and growing with what it should grow with."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import torch
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.config import rng_for
+from moediff.core.geometry import RAS
 from moediff.core.volume import Grid
-from moediff.inference.memory_estimate import predicted_mib
+from moediff.inference.grid_plan import GridPlan
+from moediff.inference.memory_estimate import peak_memory_mib
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import save
 from moediff.model.bundle import load_bundle
+from moediff.model.config import BackboneConfig, DenoiserConfig
 
 MEASURED = """
 import sys
@@ -30,8 +33,13 @@ def grid(*shape: int) -> Grid:
     return Grid((shape[0], shape[1], shape[2]), torch.eye(4, dtype=torch.float64))
 
 
-def foretold(goal: Grid, near: Grid | None = None, **options) -> int:
-    return predicted_mib(grid(64, 64, 20), goal, EnhanceOptions(**options), width=64, experts=4, near=near)
+def plan(source: Grid, target: Grid, working: Grid | None = None) -> GridPlan:
+    return GridPlan(source, target, RAS, working or target, None, 0.0, 0.0)
+
+
+def predicted(target: Grid, working: Grid | None = None, **options) -> int:
+    network = DenoiserConfig(backbone=BackboneConfig(width=64))
+    return peak_memory_mib(plan(grid(64, 64, 20), target, working), EnhanceOptions(**options), network)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak is read from Linux' /proc")
@@ -41,23 +49,23 @@ def test_it_is_near_the_peak_of_a_process(make_phantom, tmp_path):
     save(low, tmp_path / "a.nii.gz")
     words = ["enhance", str(tmp_path / "a.nii.gz"), "--voxel-size", "1.5", "-q", "--threads", "1"]
     done = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True)
-    network = load_bundle().config.denoiser
-    told = predicted_mib(
-        low.grid, truth.grid, EnhanceOptions(), width=network.backbone.width, experts=len(network.experts.branches)
-    )
+    told = peak_memory_mib(plan(low.grid, truth.grid), EnhanceOptions(), load_bundle().config.denoiser)
     assert told == pytest.approx(int(done.stdout) / 1024, rel=0.25)
 
 
 def test_it_grows_with_voxels_tiles_and_maps():
     small, large = grid(100, 100, 100), grid(200, 200, 200)
-    assert foretold(large) > foretold(small) + 500
-    assert foretold(large, memory_mb=64) == pytest.approx(foretold(large) - 1.4 * 8e6 * 64 / 2**20 + 64, abs=2)
-    assert foretold(large, each_expert=True) == pytest.approx(foretold(large) + 16 * 8e6 / 2**20, abs=2)
+    assert predicted(large) > predicted(small) + 500
+    assert predicted(large, memory_mb=64) == pytest.approx(predicted(large) - 1.4 * 8e6 * 64 / 2**20 + 64, abs=2)
+    assert predicted(large, single_experts=True) == pytest.approx(predicted(large) + 16 * 8e6 / 2**20, abs=2)
 
 
 def test_it_counts_the_voxels_that_are_worked_on():
-    goal, near = grid(50, 50, 50), grid(178, 178, 178)
-    assert foretold(goal, near=near) > foretold(near)
+    target, working = grid(50, 50, 50), grid(178, 178, 178)
+    assert predicted(target, working=working) > predicted(working)
     turned = torch.eye(4, dtype=torch.float64)
     turned[:2, :2] = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
-    assert foretold(Grid(goal.shape, turned), near=near, memory_mb=64) > foretold(goal, near=near, memory_mb=64) + 150
+    assert (
+        predicted(Grid(target.shape, turned), working=working, memory_mb=64)
+        > predicted(target, working=working, memory_mb=64) + 150
+    )

@@ -15,7 +15,7 @@ GRID = Grid((4, 4, 4), torch.eye(4))
 
 def test_defaults_are_the_faithful_single_result():
     options = EnhanceOptions()
-    assert (options.mode, options.samples, options.consistency, options.voxel_size, options.like) == (
+    assert (options.mode, options.samples, options.data_consistency, options.voxel_size, options.like) == (
         "faithful",
         1,
         True,
@@ -57,8 +57,8 @@ REFUSED = {
     "unknown_sampler": ({"sampler": "ddim"}, "choose from dpm-solver++, heun, euler"),
     "one_step": ({"steps": 1}, "expected 2 to 64"),
     "many_steps": ({"steps": 65}, "expected 2 to 64"),
-    "mirrors": ({"mirrors": 3}, "expected 1, 2, 4 or 8"),
-    "mirrored_samples": ({"mirrors": 2, "mode": "detail"}, "mirrors average the posterior mean"),
+    "tta": ({"tta": 3}, "expected 1, 2, 4 or 8"),
+    "flipped_samples": ({"tta": 2, "mode": "detail"}, "tta averages the posterior mean"),
     "no_sample": ({"samples": 0}, "expected 1 to 64"),
     "many_samples": ({"samples": 65}, "expected 1 to 64"),
     "no_memory": ({"memory_mb": 63}, "memory_mb (--mem-mb) is 63, expected 64 to"),
@@ -88,7 +88,7 @@ def test_whole_numbers_of_any_library_become_pythons():
     assert type(options.samples) is int and type(options.seed) is int
 
 
-@pytest.mark.parametrize("given", [{"steps": "3"}, {"steps": None}, {"samples": 2.5}, {"mirrors": 2.0}], ids=str)
+@pytest.mark.parametrize("given", [{"steps": "3"}, {"steps": None}, {"samples": 2.5}, {"tta": 2.0}], ids=str)
 def test_what_is_no_whole_number_is_refused(given):
     with pytest.raises(ConfigError, match="expected a whole number"):
         EnhanceOptions(**given)

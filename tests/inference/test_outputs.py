@@ -16,8 +16,8 @@ from moediff.core.errors import CannotCreate
 from moediff.core.geometry import RAS
 from moediff.core.volume import Grid
 from moediff.inference import outputs
-from moediff.inference.options import Enhanced, Maps
 from moediff.inference.outputs import OutputPaths, check_outputs, write
+from moediff.inference.result import Enhanced, Maps
 from moediff.inference.sidecar import GridRecord, Settings, Sidecar, Uncertainty, Weights
 from moediff.io.scans import LoadedScan
 

@@ -13,7 +13,7 @@ from moediff.core.config import rng_for
 from moediff.core.geometry import with_spacing
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
-from moediff.inference.quality_checks import FACE, HEAD_ML, doubts
+from moediff.inference.quality_checks import FACE, HEAD_ML, scan_warnings
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def prepared_at(scan: Volume, spacing, **known) -> Prepared:
 
 
 def test_a_head_raises_no_doubt(head):
-    assert doubts(prepared_at(head, (4, 4, 4))) == []
+    assert scan_warnings(prepared_at(head, (4, 4, 4))) == []
 
 
 def rescaled(volume: Volume, factor: float) -> Volume:
@@ -40,7 +40,7 @@ def rescaled(volume: Volume, factor: float) -> Volume:
 def test_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
     prepared = prepared_at(rescaled(head, factor), (4 * factor,) * 3)
     volume_ml = float(prepared.mask_XYZ.sum()) * (4 * factor) ** 3 / 1000
-    found = [d for d in doubts(prepared) if "mL" in d]
+    found = [d for d in scan_warnings(prepared) if "mL" in d]
     assert found and f"fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}" in found[0]
 
 
@@ -48,15 +48,16 @@ def test_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
 def test_a_flat_head_has_no_tissue_contrast(head):
     flat = head.with_data((head.data_XYZ > 0).float() * 500)
     assert any(
-        d.startswith("tissue contrast 0.0") and "outside 0.08..1.5" in d for d in doubts(prepared_at(flat, (4, 4, 4)))
+        d.startswith("tissue contrast 0.0") and "outside 0.08..1.5" in d
+        for d in scan_warnings(prepared_at(flat, (4, 4, 4)))
     )
 
 
 def test_noise_is_doubted_from_above_the_trained_level_on(head):
     prepared = prepared_at(head, (4, 4, 4))
     bright = quantile(prepared.source.data_XYZ, 0.999)
-    assert doubts(replace(prepared, noise_sigma=torch.tensor(0.08 * bright))) == []
-    assert doubts(replace(prepared, noise_sigma=torch.tensor(0.15 * bright))) == [
+    assert scan_warnings(replace(prepared, noise_sigma=torch.tensor(0.08 * bright))) == []
+    assert scan_warnings(replace(prepared, noise_sigma=torch.tensor(0.15 * bright))) == [
         "noise of 15% of the intensity range is above what the model was trained on (6 %)"
     ]
 
@@ -66,7 +67,7 @@ def test_noise_is_doubted_from_above_the_trained_level_on(head):
 def test_slices_of_another_thickness_than_the_header_says(spacing_z, sides, make_phantom):
     """A head of 160 mm whose slice distance was mistyped: its volume alone may still be that of a head."""
     scan = make_phantom((48, 56, 22), (4.0, 4.0, spacing_z))
-    found = [d for d in doubts(prepared_at(scan, (4, 4, 4))) if d.startswith("the foreground measures")]
+    found = [d for d in scan_warnings(prepared_at(scan, (4, 4, 4))) if d.startswith("the foreground measures")]
     assert found and found[0].startswith(f"the foreground measures {sides} mm: not a whole head")
 
 
@@ -75,7 +76,7 @@ def test_measured_noise_reaches_the_doubts(head):
     for sigma, doubted in ((30.0, False), (250.0, True)):  # the brain's median is about 500
         channel = sigma * torch.randn(2, *head.shape, generator=rng_for(0))
         noisy = head.with_data(torch.hypot(head.data_XYZ + channel[0], channel[1]))
-        found = doubts(prepared_at(noisy, (4, 4, 4)))
+        found = scan_warnings(prepared_at(noisy, (4, 4, 4)))
         assert any(d.startswith("noise of") for d in found) is doubted
 
 
@@ -85,13 +86,13 @@ def test_hounsfield_numbers_are_recognised(lowest, doubted, head):
     data = head.data_XYZ.clone()
     data[:3, :3, :3] = lowest
     known = Scaling(0.0, 1100.0)  # in raw intensities, whatever the scaling
-    found = doubts(prepared_at(head.with_data(data), (4, 4, 4), scaling=known))
+    found = scan_warnings(prepared_at(head.with_data(data), (4, 4, 4), scaling=known))
     assert any("computed tomography" in d for d in found) is doubted
 
 
 @pytest.mark.parametrize(("spacing", "doubted"), [((4, 4, 1.2), False), ((4, 4, 1.0), True), ((5, 4, 4), True)])
 def test_spacing_ratios_beyond_training_are_doubted(spacing, doubted, head):
-    found = [d for d in doubts(prepared_at(head, spacing)) if "spacing ratios" in d]
+    found = [d for d in scan_warnings(prepared_at(head, spacing)) if "spacing ratios" in d]
     assert bool(found) is doubted
 
 
@@ -101,7 +102,7 @@ def test_fewer_than_8_voxels_along_any_axis_are_doubted(axis, make_phantom):
         shape, spacing = [40, 40, 40], [5.0, 5.0, 5.0]
         shape[axis], spacing[axis] = count, 200.0 / count
         scan = make_phantom(tuple(shape), spacing)
-        found = doubts(prepared_at(scan, (5.0, 5.0, 5.0)))
+        found = scan_warnings(prepared_at(scan, (5.0, 5.0, 5.0)))
         assert ("fewer than 8 voxels along an axis" in found) is doubted
 
 
@@ -109,5 +110,5 @@ def test_fewer_than_8_voxels_along_any_axis_are_doubted(axis, make_phantom):
 def test_a_fine_head_with_its_face_is_warned_of_once(size, spacing_mm, warned, make_phantom):
     """A whole head of 4 litres, and one of the size of a stripped brain; at 2 mm nobody is recognised."""
     scan = make_phantom((48, 56, 44), (4.0 * size,) * 3)
-    found = doubts(prepared_at(scan, (spacing_mm,) * 3))
+    found = scan_warnings(prepared_at(scan, (spacing_mm,) * 3))
     assert found.count(FACE) == warned and "deface" in FACE

@@ -16,7 +16,17 @@ from torch.testing import assert_close
 from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.core.config import rng_for
 from moediff.core.geometry import with_spacing
-from moediff.inference.tiling import ALIGN, BYTES_PER_CHANNEL, Frame, cut, denoise_tiled, frame, tile_sides, tiles
+from moediff.inference.tiling import (
+    ALIGN,
+    BYTES_PER_CHANNEL,
+    InputCrop,
+    TileContext,
+    cut,
+    denoise_tiled,
+    encode,
+    tile_sides,
+    tiles,
+)
 from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.model.config import BackboneConfig, DenoiserConfig, ExpertsConfig, GateConfig
 from moediff.model.denoiser import Denoiser
@@ -100,47 +110,49 @@ def prepared(make_phantom) -> Prepared:
 
 
 @pytest.fixture(scope="module")
-def head(denoiser, prepared) -> Frame:
+def context(denoiser, prepared) -> TileContext:
     with torch.no_grad():
-        return frame(denoiser, prepared)
+        return encode(denoiser, prepared)
 
 
-def noise_like(head: Frame) -> torch.Tensor:
-    return 0.05 * torch.randn(1, *head.shape, generator=rng_for(0))
+def noise_like(context: TileContext) -> torch.Tensor:
+    return 0.05 * torch.randn(1, *context.crop.shape, generator=rng_for(0))
 
 
-def test_the_frame_is_the_heads_box_coarsest_axis_last(head, prepared):
-    assert head.order == (1, 2, 0)
+def test_the_crop_is_the_foregrounds_box_coarsest_axis_last(context, prepared):
+    assert context.crop.order == (1, 2, 0)
     where = prepared.mask_XYZ.nonzero()
-    assert [s.start for s in head.box] == where.amin(0).tolist()
-    assert [s.stop for s in head.box] == (where.amax(0) + 1).tolist()
-    assert all(n % 16 == 0 for n in head.shape)
-    assert_close(head._back(head.condition.interpolated_BXYZ[0]), prepared.interpolated_XYZ[head.box])
-    assert torch.equal(head._back(head.inside_BXYZ[0]), prepared.mask_XYZ[head.box])
-    assert int(head.inside_BXYZ.sum()) == int(prepared.mask_XYZ.sum())  # the padding is no foreground
+    assert [s.start for s in context.crop.box] == where.amin(0).tolist()
+    assert [s.stop for s in context.crop.box] == (where.amax(0) + 1).tolist()
+    assert all(n % 16 == 0 for n in context.crop.shape)
+    assert_close(
+        context.crop.to_grid_order(context.condition.interpolated_BXYZ[0]), prepared.interpolated_XYZ[context.crop.box]
+    )
+    assert torch.equal(context.crop.to_grid_order(context.crop.foreground_BXYZ[0]), prepared.mask_XYZ[context.crop.box])
+    assert int(context.crop.foreground_BXYZ.sum()) == int(prepared.mask_XYZ.sum())  # the padding is no foreground
 
 
-def test_place_fills_the_foreground_and_nothing_else(head, prepared):
-    into = torch.full(prepared.grid.shape, -7.0)
-    out = head.place(head.condition.interpolated_BXYZ, into)
-    assert torch.equal(out[prepared.mask_XYZ], prepared.interpolated_XYZ[prepared.mask_XYZ])
-    assert bool((out[~prepared.mask_XYZ] == -7).all()) and bool((into == -7).all())
+def test_paste_fills_the_foreground_and_nothing_else(context, prepared):
+    pasted = context.crop.paste(context.condition.interpolated_BXYZ, prepared.interpolated_XYZ)
+    assert torch.equal(pasted[prepared.mask_XYZ], prepared.interpolated_XYZ[prepared.mask_XYZ])
+    assert not bool(pasted[~prepared.mask_XYZ].any())
 
 
-def test_gate_weights_sum_to_one_inside_and_to_zero_outside(head, prepared):
-    weights = torch.stack([head.weight_XYZ(e, prepared.grid.shape) for e in range(4)], -1)
+def test_gate_weights_sum_to_one_inside_and_to_zero_outside(context, prepared):
+    gate = context.gate_weights()
+    weights = torch.stack([gate.expert_XYZ(e, prepared.grid.shape) for e in range(4)], -1)
     assert_close(weights.sum(-1), prepared.mask_XYZ.float())
 
 
-def test_cells_without_foreground_get_no_expert(head):
-    cells = torch.nn.functional.max_pool3d(head.inside_BXYZ.float()[:, None], 2)[:, 0]
+def test_cells_without_foreground_get_no_expert(context):
+    cells = torch.nn.functional.max_pool3d(context.crop.foreground_BXYZ.float()[:, None], 2)[:, 0]
     assert 0 < float(cells.mean()) < 1
-    assert_close(head.condition.weight_BxyzE.sum(-1), cells)
+    assert_close(context.condition.weight_BxyzE.sum(-1), cells)
 
 
-def test_cut_takes_the_same_place_from_every_lattice(head):
+def test_cut_takes_the_same_place_from_every_lattice(context):
     box = (slice(0, 16), slice(16, 32), slice(32, 64))
-    part, whole = cut(head.condition, box), head.condition
+    part, whole = cut(context.condition, box), context.condition
     assert torch.equal(part.interpolated_BXYZ, whole.interpolated_BXYZ[:, 0:16, 16:32, 32:64])
     assert torch.equal(part.weight_BxyzE, whole.weight_BxyzE[:, 0:8, 8:16, 16:32])
     assert torch.equal(part.token_BxyzD, whole.token_BxyzD[:, 0:4, 4:8, 8:16])
@@ -149,20 +161,24 @@ def test_cut_takes_the_same_place_from_every_lattice(head):
     assert torch.equal(part.acquisition_BG, whole.acquisition_BG)
 
 
-def everywhere(head: Frame) -> Frame:
-    return replace(head, inside_BXYZ=torch.ones_like(head.inside_BXYZ))
+def with_foreground(context: TileContext, foreground_BXYZ: torch.Tensor) -> TileContext:
+    return replace(context, crop=replace(context.crop, foreground_BXYZ=foreground_BXYZ))
 
 
-def test_tiles_equal_one_pass(denoiser, head):
-    x, full = noise_like(head), everywhere(head)
+def everywhere(context: TileContext) -> TileContext:
+    return with_foreground(context, torch.ones_like(context.crop.foreground_BXYZ))
+
+
+def test_tiles_equal_one_pass(denoiser, context):
+    x, full = noise_like(context), everywhere(context)
     with torch.no_grad():
-        whole = denoiser(x, torch.tensor([SIGMA]), head.condition)
+        whole = denoiser(x, torch.tensor([SIGMA]), context.condition)
     assert torch.equal(denoise_tiled(denoiser, x, SIGMA, full, LARGE), whole)
     halo = reach(denoiser)
-    sides = tile_sides(head.shape, halo, voxels_read(head.shape, (16, 16, 32), halo))
-    assert len(list(tiles(head.shape, sides, halo))) > 3
-    assert max(sides) + 2 * halo < max(head.shape)
-    budget = budget_for(denoiser, head.shape, (16, 16, 32))
+    sides = tile_sides(context.crop.shape, halo, voxels_read(context.crop.shape, (16, 16, 32), halo))
+    assert len(list(tiles(context.crop.shape, sides, halo))) > 3
+    assert max(sides) + 2 * halo < max(context.crop.shape)
+    budget = budget_for(denoiser, context.crop.shape, (16, 16, 32))
     assert_close(denoise_tiled(denoiser, x, SIGMA, full, budget), whole, atol=1e-5, rtol=1e-4)
 
 
@@ -192,30 +208,30 @@ def test_the_halo_follows_the_branch_that_looks_furthest(reach_cells, equal, mon
         condition = make_condition(denoiser, scans)
         whole = denoiser(x, torch.tensor([SIGMA]), condition)
     box = (slice(0, 16), slice(0, 16), slice(0, 160))
-    head = Frame(box, (0, 1, 2), (16, 16, 160), condition, torch.ones(shape, dtype=torch.bool))
-    tiled = denoise_tiled(denoiser, x, SIGMA, head, budget_for(denoiser, head.shape, (16, 16, 32)))
+    context = TileContext(InputCrop(box, (0, 1, 2), torch.ones(shape, dtype=torch.bool)), condition)
+    tiled = denoise_tiled(denoiser, x, SIGMA, context, budget_for(denoiser, context.crop.shape, (16, 16, 32)))
     assert torch.allclose(tiled, whole, atol=1e-5 * float(whole.abs().max()), rtol=1e-4) == equal
 
 
-def test_the_network_sees_across_tile_borders(denoiser, head):
+def test_the_network_sees_across_tile_borders(denoiser, context):
     """Were the halo missing, the equality above would fail: a tile alone gives something else."""
-    x, box = noise_like(head), tuple(slice(0, 16 * (n // 32)) for n in head.shape)
+    x, box = noise_like(context), tuple(slice(0, 16 * (n // 32)) for n in context.crop.shape)
     with torch.no_grad():
         sigma = torch.tensor([SIGMA])
-        whole = denoiser(x, sigma, head.condition)[(slice(None), *box)]
-        alone = denoiser(x[(slice(None), *box)], sigma, cut(head.condition, box))
+        whole = denoiser(x, sigma, context.condition)[(slice(None), *box)]
+        alone = denoiser(x[(slice(None), *box)], sigma, cut(context.condition, box))
     assert float((whole - alone).abs().max()) > 1e-3 * float(whole.abs().max())
 
 
-def test_tiles_without_foreground_stay_zero(denoiser, head):
-    x = noise_like(head)
-    inside = torch.zeros_like(head.inside_BXYZ)
+def test_tiles_without_foreground_stay_zero(denoiser, context):
+    x = noise_like(context)
+    inside = torch.zeros_like(context.crop.foreground_BXYZ)
     inside[..., -10:] = True  # the far end of the long axis
-    few = replace(head, inside_BXYZ=inside)
-    budget, halo = budget_for(denoiser, head.shape, (16, 16, 32)), reach(denoiser)
-    sides = tile_sides(head.shape, halo, voxels_read(head.shape, (16, 16, 32), halo))
-    first = head.shape[2] - 1 - (head.shape[2] - 1) % sides[2]  # where the last tile starts
+    few = with_foreground(context, inside)
+    budget, halo = budget_for(denoiser, context.crop.shape, (16, 16, 32)), reach(denoiser)
+    sides = tile_sides(context.crop.shape, halo, voxels_read(context.crop.shape, (16, 16, 32), halo))
+    first = context.crop.shape[2] - 1 - (context.crop.shape[2] - 1) % sides[2]  # where the last tile starts
     out = denoise_tiled(denoiser, x, SIGMA, few, budget)
-    full = denoise_tiled(denoiser, x, SIGMA, everywhere(head), budget)
+    full = denoise_tiled(denoiser, x, SIGMA, everywhere(context), budget)
     assert first > 0 and not bool(out[..., :first].any())
     assert torch.equal(out[..., first:], full[..., first:]) and bool(out[..., first:].any())

@@ -17,6 +17,7 @@ from moediff.core.errors import CannotCreate, ConfigError, DataError
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import score
 from moediff.inference.enhancer import Enhancer
+from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan, from_volume
 from moediff.model.bundle import Bundle, check_free, load_bundle, save_bundle
@@ -46,7 +47,7 @@ def weights(bundle: Path) -> Bundle:
 
 
 def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
-    head = head_from(thick, slices_of(thick.stored_grid), Enhancer(weights))
+    head = head_from(thick, slices_of(plan_grids(thick, EnhanceOptions())), Enhancer(weights))
     assert head.data_XYZ.shape == (64, 72, 60)
     assert head.stack is not None and head.stack.axis == 1
     across = head.stack.recipe.axes[2]
@@ -57,7 +58,7 @@ def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
 
 
 @pytest.mark.parametrize(
-    ("plane_mm", "goal", "size_mm"),
+    ("plane_mm", "voxel_size", "size_mm"),
     [
         ((1.5, 1.5), None, (1.5, 1.5, 1.5)),  # no finer than the plane was measured
         ((1.0, 1.0), (0.7,), (1.0, 1.0, 1.0)),
@@ -66,9 +67,9 @@ def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
         ((0.5, 0.5), None, (1.0, 1.0, 1.0)),  # far from it: isotropic
     ],
 )
-def test_voxels_are_those_of_the_result_where_the_plane_allows(make_phantom, weights, plane_mm, goal, size_mm):
+def test_voxels_are_those_of_the_result_where_the_plane_allows(make_phantom, weights, plane_mm, voxel_size, size_mm):
     low = make_phantom((64, 64, 21), (*plane_mm, 4.5))
-    slices = slices_of(low.grid, EnhanceOptions(voxel_size=goal))
+    slices = slices_of(plan_grids(from_volume(low), EnhanceOptions(voxel_size=voxel_size)))
     assert slices.voxel_mm == pytest.approx(size_mm) and slices.axis == 2
     head = head_from(loaded(low), slices, Enhancer(weights))
     assert head.stack is not None and head.stack.recipe.axes[2].factor == pytest.approx(4.5 / size_mm[2])
@@ -79,7 +80,7 @@ def test_voxels_are_those_of_the_result_where_the_plane_allows(make_phantom, wei
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (1.5, 1.5, 2.0), (1.0, 1.0, 10.0)])
 def test_other_scans_are_refused(make_phantom, spacing_mm):
     with pytest.raises(DataError, match=r"times as thick as the voxels of their plane, expected 1\.8 to 8"):
-        slices_of(make_phantom((48, 48, 32), spacing_mm).grid)
+        slices_of(plan_grids(from_volume(make_phantom((48, 48, 32), spacing_mm)), EnhanceOptions()))
 
 
 def test_all_scans_are_looked_at_before_any_work(thick, make_phantom, weights, monkeypatch):

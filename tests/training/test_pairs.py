@@ -79,7 +79,7 @@ def test_a_patch_is_cut_from_what_was_measured(sharp, low, monkeypatch):
     box = tuple(slice(a, a + 32) for a in start)
     whole = prepare(low, sharp.grid, SETTINGS)
     assert torch.equal(example.truth_XYZ, head.data_XYZ[box].float())
-    assert_close(example.neighbours_NXYZ, whole.neighbours_NXYZ[(slice(None), *box)], atol=1e-3, rtol=1e-3)
+    assert_close(example.neighbours_NXYZ, whole.neighbours()[(slice(None), *box)], atol=1e-3, rtol=1e-3)
     inner = (slice(4, -4),) * 3
     assert_close(example.interpolated_XYZ[inner], whole.interpolated_XYZ[box][inner], atol=0.01, rtol=0.02)
     steps = [float(positions[1] - positions[0]) for positions in example.positions]

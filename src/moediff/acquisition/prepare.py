@@ -63,7 +63,6 @@ class Prepared:
         source: the scan on its own grid, canonical, scaled.
         grid: the target grid, canonical; its axes are parallel to the source's.
         interpolated_XYZ: the source interpolated to the target grid, scaled.
-        neighbours_NXYZ: the measured samples before and after each voxel along the coarsest axis, scaled; N = 2.
         mask_XYZ: True where the head is; the network works only there.
         positions: per axis, where target voxels lie in source voxels.
         scaling: how intensities were mapped; `scaling.undo` goes back.
@@ -76,7 +75,6 @@ class Prepared:
     source: Volume
     grid: Grid
     interpolated_XYZ: Tensor
-    neighbours_NXYZ: Tensor
     mask_XYZ: Tensor
     positions: tuple[Positions, Positions, Positions]
     scaling: Scaling
@@ -100,6 +98,13 @@ class Prepared:
     def acquisition(self) -> Acquisition:
         """The forward model that the voxel sizes suggest, from the target grid to the source's; once a scan."""
         return assumed_acquisition(self.grid, self.source.grid)
+
+    def neighbours(self) -> Tensor:
+        """The measured samples before and after each voxel along the coarsest axis, scaled [2, X, Y, Z].
+
+        Not kept: only the encoder and the denoiser read them, and they are as large as two results.
+        """
+        return _neighbours(self.source.data_XYZ, self.positions)
 
     def undo(self, data_XYZ: Tensor) -> Volume:
         """Scaled voxels on the target grid -> a volume in the source's intensities."""
@@ -170,7 +175,6 @@ def prepare(  # noqa: PLR0913
         source=source,
         grid=target,
         interpolated_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel),
-        neighbours_NXYZ=_neighbours(source.data_XYZ, positions),
         mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(target.shape),
         positions=positions,
         scaling=scaling,
@@ -184,8 +188,7 @@ def prepare(  # noqa: PLR0913
 def flipped(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
     """The same scan as if source and target had been flipped along these axes before anything was done.
 
-    Grids stay the unflipped scan's: flip a result back before it is used. The measured slices are read again,
-    since "before" and "after" of a voxel trade places.
+    Grids stay the unflipped scan's: flip a result back before it is used.
     """
     source = prepared.source.with_data(prepared.source.data_XYZ.flip(axes))
     x, y, z = (
@@ -198,7 +201,6 @@ def flipped(prepared: Prepared, axes: tuple[int, ...]) -> Prepared:
         source=source,
         foreground_bounds=bounds,
         interpolated_XYZ=prepared.interpolated_XYZ.flip(axes),
-        neighbours_NXYZ=_neighbours(source.data_XYZ, (x, y, z)),
         mask_XYZ=prepared.mask_XYZ.flip(axes),
         positions=(x, y, z),
     )

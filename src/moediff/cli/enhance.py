@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from moediff.cli import Commands
     from moediff.inference.enhancer import Enhancer
     from moediff.inference.options import EnhanceOptions
-    from moediff.inference.run import EnhanceRequest
+    from moediff.inference.run import EnhanceRequest, PlannedScan
     from moediff.inference.sidecar import Sidecar
-    from moediff.io.scans import LoadedScan
 
 
 def _size_mm(text: str) -> float:
@@ -169,12 +168,12 @@ def enhance_command(args: argparse.Namespace) -> int:
         protected=() if args.like is None else (args.like,),
     )
     if args.adapt:
-        _check_adaptable(loaded, options)
+        _check_adaptable(request)
     if args.dry_run:
         print(json.dumps(asdict(_dry_run(request, args)), indent=2))
         return 0
     with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
-        result = enhance_to(request, lambda scan: _enhancer(scan, options, args), report)
+        result = enhance_to(request, lambda planned: _enhancer(planned, args), report)
     _say(result.sidecar, outputs.scan, args)
     return 0
 
@@ -193,24 +192,19 @@ class DryRun:
 
 def _dry_run(request: EnhanceRequest, args: argparse.Namespace) -> DryRun:
     """Refuse as a run does, and describe it."""
-    from moediff.inference.grid_plan import target_grid
-    from moediff.inference.memory_estimate import predicted_mib
-    from moediff.inference.route import route
+    from moediff.inference.memory_estimate import peak_memory_mib
 
-    loaded, options = request.read()
+    planned = request.planned
     request.check_outputs()
     network = _plain_enhancer(args).bundle.config.denoiser
-    source = loaded.stored_grid
-    target, experts = target_grid(source, options), len(network.experts.branches)
-    plan = route(loaded.volume, target)
-    width = network.backbone.width
+    scan, plan = planned.scan, planned.plan
     return DryRun(
-        input=source.shape,
-        output=target.shape,
-        output_spacing_mm=tuple(round(s, 4) for s in target.spacing_mm),
-        peak_memory_mib=predicted_mib(source, plan.goal, options, width=width, experts=experts, near=plan.near),
+        input=scan.stored_grid.shape,
+        output=plan.stored_target.shape,
+        output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
+        peak_memory_mib=peak_memory_mib(plan, planned.options, network),
         files=tuple(str(path) for path in request.outputs.every()),
-        warnings=(*loaded.warnings, *plan.warnings()),
+        warnings=(*scan.warnings, *plan.warnings),
     )
 
 
@@ -220,7 +214,7 @@ def _plain_enhancer(args: argparse.Namespace) -> Enhancer:
     return Enhancer(args.bundle, device=args.device, dtype=args.dtype, threads=args.threads)
 
 
-def _enhancer(loaded: LoadedScan, options: EnhanceOptions, args: argparse.Namespace) -> Enhancer:
+def _enhancer(planned: PlannedScan, args: argparse.Namespace) -> Enhancer:
     """The model, after self-supervised fine-tuning on the scan where --adapt wants it."""
     enhancer = _plain_enhancer(args)
     if not args.adapt:
@@ -230,22 +224,19 @@ def _enhancer(loaded: LoadedScan, options: EnhanceOptions, args: argparse.Namesp
 
     chosen = AdaptOptions(seed=args.seed, device=args.device, threads=args.threads)
     progress = not args.quiet and sys.stderr.isatty()
-    adapted = adapt([loaded], enhancer.bundle, chosen, goal=options, progress=progress)
+    adapted = adapt([planned.scan], enhancer.bundle, chosen, plans=[planned.plan], progress=progress)
     return Enhancer(adapted, device=args.device, dtype=args.dtype)
 
 
-def _check_adaptable(loaded: LoadedScan, options: EnhanceOptions) -> None:
+def _check_adaptable(request: EnhanceRequest) -> None:
     """Refuse before any long work."""
     from moediff.core.errors import prefix_errors
     from moediff.core.extras import TRAINING_MODULES, require_modules
-    from moediff.inference.grid_plan import target_grid
-    from moediff.inference.route import route
     from moediff.training.self_supervised import slices_of
 
     require_modules(*TRAINING_MODULES, what="--adapt", extra="train")
-    with prefix_errors(loaded.path or "the scan"):
-        slices_of(loaded.stored_grid, options)
-        route(loaded.volume, target_grid(loaded.stored_grid, options))
+    with prefix_errors(request.path or "the scan"):
+        slices_of(request.planned.plan)
 
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:
@@ -256,13 +247,13 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
         like=grid_from_file(args.like) if args.like else None,
         mode=args.mode,
-        mirrors=args.tta,
+        tta=args.tta,
         sampler=args.sampler,
         steps=args.steps,
         samples=args.samples,
         seed=args.seed,
-        even_slices=args.correct_slice_intensity,
-        consistency=not args.no_data_consistency,
+        correct_slice_intensity=args.correct_slice_intensity,
+        data_consistency=not args.no_data_consistency,
         memory_mb=args.mem_mb,
     )
 

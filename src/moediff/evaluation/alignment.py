@@ -16,7 +16,7 @@ from moediff.core.errors import DataError, GeometryError
 from moediff.core.geometry import field_of_view_mask, ras_axes
 from moediff.core.statistics import energy, mean, picked, runs
 from moediff.core.volume import Grid, Volume
-from moediff.inference.grid_plan import land
+from moediff.inference.grid_plan import move_to_grid
 
 SAME_VOX = 0.02  # corners this close, in voxels, are one grid: room for a header's rounding and no more
 RESAMPLED_BY = "cubic"
@@ -81,7 +81,7 @@ def on_grid(pred: Volume, ref: Grid, *, resample: bool, kernel: str = RESAMPLED_
         return Volume(pred.data_XYZ, ref.affine), None
     if not resample:
         require_same_grid("prediction", pred.grid, ref, "resample it, or allow it with --resample")
-    return land(pred, ref, kernel), kernel
+    return move_to_grid(pred, ref, kernel), kernel
 
 
 def judged_mask(mask_XYZ: Tensor, source: Grid, ref: Grid, notes: list[str]) -> Tensor:

@@ -8,13 +8,14 @@ from moediff.core.geometry import axis_positions
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.evaluation.intensity_fit import fit_intensities
-from moediff.inference.grid_plan import land, working_grid
+from moediff.inference.grid_plan import move_to_grid, working_grid
 
 
 def _discrepancy(pred: Volume, measured: Volume, *, fit: bool) -> Discrepancy:
     covered = pred
     if axis_positions(measured.grid, pred.grid) is not None:
-        covered = land(pred, working_grid(measured.grid, pred.grid))  # beyond what was measured nothing is contradicted
+        # Beyond what was measured nothing is contradicted.
+        covered = move_to_grid(pred, working_grid(measured.grid, pred.grid))
     prepared = prepare(measured, covered.grid, PrepareSettings(kernel="cubic"))
     data_XYZ = prepared.scaling.apply(covered.data_XYZ.float())
     if fit:

@@ -1,10 +1,16 @@
-"""Which grid a result lies on, where the network works for it, and what of it the scan measured."""
+"""Grid plan: target grid, working grid and what of the target was measured, decided once for a scan.
+
+Scans and grids are RAS+; only `target_grid` deals with the axis order of files.
+
+Axes: X Y Z voxels.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +19,9 @@ from torch import Tensor
 from moediff.core.errors import DataError
 from moediff.core.geometry import (
     FACE_VOX,
+    StorageOrder,
     axis_positions,
+    band_limit,
     bounds_in,
     default_spacing,
     field_of_view_mask,
@@ -21,30 +29,132 @@ from moediff.core.geometry import (
     with_spacing,
 )
 from moediff.core.resample import Positions
+from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
 from moediff.inference.options import EnhanceOptions
+from moediff.io.scans import LoadedScan
 
 MAX_OUTPUT_VOXELS = 600_000_000
-MARGIN_VOX = 64  # voxels around a goal inside the scan that the network works on too (LOG.md, 2026-11-27)
+MARGIN_VOX = 64  # voxels around a target inside the scan that the network works on too (LOG.md, 2026-11-27)
 SAME_LATTICE = 1e-2  # voxels
+AIR_QUANTILE = 0.01  # of a scan that goes below zero
 
 
-def target_grid(source: Grid, options: EnhanceOptions) -> Grid:
-    """Where the result shall lie, in the input's axis order; a reference grid keeps its own.
+@dataclass(frozen=True)
+class GridPlan:
+    """Grids of one enhancement, and how results are brought from the working grid to the target grid.
 
     Args:
-        source: the scan's grid in the axis order of its file.
+        source: the scan's grid.
+        target: the result's grid.
+        storage: the axis order that the result is written in.
+        working: where the network works, from `working_grid`; the target itself where that is possible.
+        measured_XYZ: which target voxels the scan measured, from `measured_mask`; None means all.
+        air: what a scan holds where nothing was measured, raw intensity.
+        floor: the least intensity of a result, raw.
+    """
+
+    source: Grid
+    target: Grid
+    storage: StorageOrder
+    working: Grid
+    measured_XYZ: Tensor | None
+    air: float
+    floor: float
+
+    @classmethod
+    def between(cls, scan: Volume, stored_target: Grid) -> GridPlan:
+        """The plan for a scan, raw intensities, and a target grid in the axis order of its file.
+
+        Raises:
+            DataError: see `working_grid` and `measured_mask`.
+        """
+        storage = StorageOrder.of(stored_target.affine)
+        target = storage.apply_grid(stored_target)
+        return cls(
+            source=scan.grid,
+            target=target,
+            storage=storage,
+            measured_XYZ=measured_mask(scan.grid, target),
+            working=working_grid(scan.grid, target),
+            air=min(quantile(scan.data_XYZ, AIR_QUANTILE), 0.0),
+            floor=min(float(scan.data_XYZ.min()), 0.0),
+        )
+
+    @property
+    def stored_target(self) -> Grid:
+        """The target grid in the axis order that the result is written in."""
+        return self.storage.undo_grid(self.target)
+
+    @cached_property
+    def pass_through(self) -> bool:
+        """Whether the scan is already as fine as the target, so that the network has nothing to add."""
+        return is_as_fine(self.source, self.target)
+
+    @cached_property
+    def oblique(self) -> bool:
+        """Whether results are interpolated between the working grid and the target grid."""
+        return axis_positions(self.working, self.target) is None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence where part of the target was not measured."""
+        if self.measured_XYZ is None:
+            return ()
+        share = 1 - float(self.measured_XYZ.double().mean())
+        return (f"{share:.1%} of the target grid lies outside the scan's field of view: not measured, filled with air",)
+
+    def scan_to_target(self, scan: Volume) -> Volume:
+        """A scan on the working grid, brought to the target grid; air where nothing was measured."""
+        if not self.oblique:
+            return self._masked(move_to_grid(scan, self.target, outside=self.air), self.air)
+        moved = move_to_grid(band_limit(scan, self.target), self.target)
+        moved.data_XYZ.clamp_(min=self.floor)  # cubic interpolation overshoots
+        return self._masked(moved, self.air)
+
+    def map_to_target(self, values: Volume) -> Volume:
+        """A map that is never negative, brought from the working to the target grid; 0 where nothing was measured."""
+        return self._masked(move_to_grid(values, self.target, "linear", outside=0.0), 0.0)
+
+    def interpolated(self, scan: Volume) -> Volume:
+        """The input scan interpolated to the target grid; air where nothing was measured."""
+        limited = band_limit(scan, self.target)
+        moved = resample(limited, self.target)
+        if limited is not scan:
+            moved.data_XYZ.clamp_(min=self.floor)  # a sharp cut in frequency rings
+        return self._masked(moved, self.air)
+
+    def _masked(self, volume: Volume, outside: float) -> Volume:
+        if self.measured_XYZ is None:
+            return volume
+        return volume.with_data(volume.data_XYZ.masked_fill(~self.measured_XYZ, outside))
+
+
+def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
+    """The grid plan of an enhancement.
+
+    Raises:
+        DataError: the target grid is too large, or lies where the scan measured nothing.
+    """
+    return GridPlan.between(scan.volume, target_grid(scan.stored_grid, options))
+
+
+def target_grid(stored: Grid, options: EnhanceOptions) -> Grid:
+    """The result's grid in the axis order that it is written in: the input's, or that of a reference grid.
+
+    Args:
+        stored: the scan's grid in the axis order of its file.
 
     Raises:
         DataError: the grid would be too large.
     """
     if options.like is not None:
-        goal = options.like
+        target = options.like
     else:
-        size: Sequence[float] = options.voxel_size or default_spacing(source.spacing_mm)
-        goal = with_spacing(source, tuple(size) * 3 if len(size) == 1 else size)
-    _check_size("target grid", goal.shape)
-    return goal
+        size: Sequence[float] = options.voxel_size or default_spacing(stored.spacing_mm)
+        target = with_spacing(stored, tuple(size) * 3 if len(size) == 1 else size)
+    _check_size("target grid", target.shape)
+    return target
 
 
 def _check_size(what: str, shape: tuple[int, int, int]) -> None:
@@ -56,36 +166,36 @@ def _check_size(what: str, shape: tuple[int, int, int]) -> None:
         )
 
 
-def passes_through(source: Grid, goal: Grid) -> bool:
+def is_as_fine(source: Grid, target: Grid) -> bool:
     """True when no target axis is finer than the scan's along it; sorted sizes count where axes are not parallel."""
-    sizes = [list(grid.spacing_mm) for grid in (goal, source)]
-    if axis_positions(source, goal) is None:
+    sizes = [list(grid.spacing_mm) for grid in (target, source)]
+    if axis_positions(source, target) is None:
         sizes = [sorted(size) for size in sizes]
-    return all(g > 0.98 * s for g, s in zip(*sizes, strict=True))
+    return all(t > 0.98 * s for t, s in zip(*sizes, strict=True))
 
 
-def aligned_grid(source: Grid, goal: Grid) -> Grid:
-    """The goal itself when its axes are parallel to the scan's, else the scan's box with the goal's voxel size."""
-    if axis_positions(source, goal) is not None:
-        return goal
-    finest = min(goal.spacing_mm)
+def aligned_grid(source: Grid, target: Grid) -> Grid:
+    """The target itself when its axes are parallel to the scan's, else the scan's box with the target's voxel size."""
+    if axis_positions(source, target) is not None:
+        return target
+    finest = min(target.spacing_mm)
     return with_spacing(source, [min(finest, s) for s in source.spacing_mm])
 
 
-def working_grid(source: Grid, goal: Grid) -> Grid:
-    """Where the network works: voxels parallel to the scan's, over the goal and some way around it.
+def working_grid(source: Grid, target: Grid) -> Grid:
+    """Where the network works: voxels parallel to the scan's, over the target and a margin around it.
 
-    They end where the scan was measured. A parallel goal that reaches every measured sample and no further is the grid
-    itself.
+    They end where the scan was measured. A parallel target that reaches every measured sample and no further is the
+    grid itself.
 
     Raises:
         DataError: the grid would be too large.
     """
-    lattice = aligned_grid(source, goal)
+    lattice = aligned_grid(source, target)
     positions = axis_positions(source, lattice)
     assert positions is not None  # that is what aligned means
     spans = []
-    for axis, (low, high) in enumerate(bounds_in(source, goal, 0.5)):
+    for axis, (low, high) in enumerate(bounds_in(source, target, 0.5)):
         step = lattice.spacing_mm[axis] / source.spacing_mm[axis]
         spans.append(_span(source.shape[axis], positions[axis], step, (low, high)))
     _check_size("part of the scan to work on", (len(spans[0]), len(spans[1]), len(spans[2])))
@@ -96,19 +206,19 @@ def working_grid(source: Grid, goal: Grid) -> Grid:
     return Grid((len(spans[0]), len(spans[1]), len(spans[2])), affine)
 
 
-def _span(n: int, positions: Positions, step: float, goal: tuple[float, float]) -> range:
+def _span(n: int, positions: Positions, step: float, target: tuple[float, float]) -> range:
     """Indices on the lattice, which may leave it, that are worked on along an axis of n samples.
 
     Args:
         positions: of the lattice's voxels, in samples.
         step: from one to the next.
-        goal: where the goal begins and ends, in samples.
+        target: where the target begins and ends, in samples.
     """
 
-    def index(place: float) -> float:
-        return (place - positions[0]) / step
+    def index(sample: float) -> float:
+        return (sample - positions[0]) / step
 
-    (low, high), margin = goal, MARGIN_VOX * step
+    (low, high), margin = target, MARGIN_VOX * step
     first, end = math.ceil(index(-0.5 - FACE_VOX)), math.floor(index(n - 0.5 + FACE_VOX)) + 1
     # Less than a sample short is as good as complete: degraded scans are up to that much longer than their truth.
     nearly, almost = 0.5 - FACE_VOX, n - 1.5 + FACE_VOX
@@ -122,16 +232,16 @@ def _span(n: int, positions: Positions, step: float, goal: tuple[float, float]) 
     return range(start, max(min(stop, end), start + 1))
 
 
-def measured(source: Grid, goal: Grid) -> Tensor | None:
-    """Which of the goal's voxels lie in the scan's field of view [X, Y, Z]; None where all of them do.
+def measured_mask(source: Grid, target: Grid) -> Tensor | None:
+    """Which of the target's voxels lie in the scan's field of view [X, Y, Z]; None where all of them do.
 
     Raises:
         DataError: none of them does.
     """
-    spans = zip(bounds_in(source, goal), source.shape, strict=True)
+    spans = zip(bounds_in(source, target), source.shape, strict=True)
     if all(low > -0.5 - FACE_VOX and high < n - 0.5 + FACE_VOX for (low, high), n in spans):
         return None
-    inside_XYZ = field_of_view_mask(source, goal)
+    inside_XYZ = field_of_view_mask(source, target)
     if not bool(inside_XYZ.any()):
         raise DataError(
             "the target grid (--like) lies wholly outside the scan's field of view, expected the same part of one "
@@ -140,30 +250,30 @@ def measured(source: Grid, goal: Grid) -> Tensor | None:
     return inside_XYZ
 
 
-def land(volume: Volume, goal: Grid, kernel: str = "cubic", outside: float | None = None) -> Volume:
-    """Bring a result onto the goal's grid; exact where they are the same voxels.
+def move_to_grid(volume: Volume, grid: Grid, kernel: str = "cubic", outside: float | None = None) -> Volume:
+    """A volume on another grid; exact where voxels coincide.
 
     Args:
-        outside: what voxels beyond the volume get where both grids are parts of one lattice, which is then cut or
-            padded; None reads it by the kernel, and the edge continues.
+        outside: value of voxels beyond the volume where both grids are parts of one lattice, which is then cut or
+            padded; None resamples by the kernel, and the edge continues.
     """
-    if volume.shape == goal.shape and torch.allclose(volume.affine, goal.affine, atol=1e-3):
-        return replace(volume, affine=goal.affine)
-    start = None if outside is None else _lattice_start(volume.grid, goal)
+    if volume.shape == grid.shape and torch.allclose(volume.affine, grid.affine, atol=1e-3):
+        return replace(volume, affine=grid.affine)
+    start = None if outside is None else _lattice_start(volume.grid, grid)
     if start is None:
-        return resample(volume, goal, kernel)
-    ends = [(-a, a + m - n) for a, m, n in zip(start, goal.shape, volume.shape, strict=True)]
+        return resample(volume, grid, kernel)
+    ends = [(-a, a + m - n) for a, m, n in zip(start, grid.shape, volume.shape, strict=True)]
     sides = [side for pair in reversed(ends) for side in pair]
-    return Volume(F.pad(volume.data_XYZ, sides, value=outside), goal.affine)
+    return Volume(F.pad(volume.data_XYZ, sides, value=outside), grid.affine)
 
 
-def _lattice_start(ours: Grid, theirs: Grid) -> list[int] | None:
+def _lattice_start(first: Grid, second: Grid) -> list[int] | None:
     """Index of the second grid's first voxel in the first, where both are parts of one lattice."""
-    positions = axis_positions(ours, theirs)
+    positions = axis_positions(first, second)
     if positions is None:
         return None
     ends = [(p[0] - round(p[0]), p[-1] - round(p[0]) - (len(p) - 1)) for p in positions]
-    same_size = all(abs(a / b - 1) < SAME_LATTICE for a, b in zip(ours.spacing_mm, theirs.spacing_mm, strict=True))
+    same_size = all(abs(a / b - 1) < SAME_LATTICE for a, b in zip(first.spacing_mm, second.spacing_mm, strict=True))
     if not same_size or max(abs(gap) for pair in ends for gap in pair) > SAME_LATTICE:
         return None
     return [round(p[0]) for p in positions]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from moediff.core.errors import CannotCreate, prefix_errors, printable
-from moediff.inference.options import Enhanced
+from moediff.inference.result import Enhanced
 from moediff.io.atomic import check_new_folder
 from moediff.io.dicom.writer import write_series
 from moediff.io.lock import output_lock, register_outputs
@@ -170,8 +170,10 @@ def write(
     if paths.mask is not None:
         mask = result.volume.with_data(result.maps.mask_XYZ().float())
         save(mask, paths.mask, storage=storage, codes=codes, overwrite=overwrite)
-    if paths.single_experts is not None and result.each_XYZE is not None:
-        save_maps(result.each_XYZE, affine, paths.single_experts, storage=storage, codes=codes, overwrite=overwrite)
+    if paths.single_experts is not None and result.single_experts_XYZE is not None:
+        save_maps(
+            result.single_experts_XYZE, affine, paths.single_experts, storage=storage, codes=codes, overwrite=overwrite
+        )
     if paths.differences is not None:
         save_maps(
             result.differences_XYZN(), affine, paths.differences, storage=storage, codes=codes, overwrite=overwrite

@@ -1,6 +1,6 @@
-"""Is this a brain scan at all? Cheap signs of input that the model has never seen.
+"""Quality checks of an input: cheap signs of a scan that the model was not trained on.
 
-Each sign is a sentence for the sidecar and the terminal; none stops the run but a target grid without any head.
+Each sign is a sentence for the sidecar and the terminal; only a target grid without any head stops the run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from moediff.acquisition.prepare import Prepared, bounds
 from moediff.core.errors import DataError
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
-from moediff.inference.route import Route
+from moediff.inference.grid_plan import GridPlan
 
 HEAD_ML = (500.0, 9000.0)  # a stripped infant brain .. an adult head with neck, mask included
 SPREAD = (0.08, 1.5)  # interquartile range of tissue over the brain's median
@@ -34,79 +34,80 @@ def _odd_box(prepared: Prepared) -> str:
     sides = [(high - low) * size for low, high, size in zip(*bounds(prepared.mask_XYZ), spacing, strict=True)]
     if SIDES_MM[0] <= min(sides) and max(sides) <= min(SIDES_MM[1], OBLONG * min(sides)):
         return ""
-    told = " x ".join(f"{side:.0f}" for side in sides)
-    return f"the foreground measures {told} mm: not a whole head, or wrong voxel sizes in the header"
+    size = " x ".join(f"{side:.0f}" for side in sides)
+    return f"the foreground measures {size} mm: not a whole head, or wrong voxel sizes in the header"
 
 
-def doubts(prepared: Prepared) -> list[str]:
+def scan_warnings(prepared: Prepared) -> list[str]:
     """Warnings about a prepared scan: size, shape, contrast, noise, intensities, spacing ratio."""
-    found = []
+    notes = []
     voxel_ml = 1e-3
     for size in prepared.grid.spacing_mm:
         voxel_ml *= size
     inside = prepared.mask_XYZ
     volume_ml = float(inside.sum()) * voxel_ml
     if not HEAD_ML[0] <= volume_ml <= HEAD_ML[1]:
-        found.append(
+        notes.append(
             f"the foreground fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}: "
             "not a whole brain, or wrong voxel sizes"
         )
     if odd := _odd_box(prepared):
-        found.append(odd)
+        notes.append(odd)
     if FACE_ML < volume_ml <= HEAD_ML[1] and max(prepared.grid.spacing_mm) <= FACE_MM:
-        found.append(FACE)
+        notes.append(FACE)
     tissue = prepared.interpolated_XYZ[inside]
     tissue = tissue[tissue > 0.1]
     spread = (quantile(tissue, 0.75) - quantile(tissue, 0.25)) / BRAIN_MEDIAN if tissue.numel() else 0.0
     if not SPREAD[0] <= spread <= SPREAD[1]:
-        found.append(
+        notes.append(
             f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: "
             "the model was not trained on this"
         )
     noise = prepared.noise / max(quantile(prepared.source.data_XYZ, BRIGHT_END), 1e-6)
     if noise > MAX_NOISE:
-        found.append(f"noise of {noise:.0%} of the intensity range is above what the model was trained on (6 %)")
+        notes.append(f"noise of {noise:.0%} of the intensity range is above what the model was trained on (6 %)")
     if float(prepared.source.data_XYZ.min()) * prepared.scaling.scale + prepared.scaling.offset < -100:
-        found.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
+        notes.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
     ratios = [voxel_ratio(p) for p in prepared.positions]
     if max(ratios) > RATIO[1] or min(ratios) < RATIO[0]:
-        found.append(f"spacing ratios {[round(r, 2) for r in ratios]} leave the trained range {RATIO[0]}..{RATIO[1]}")
+        notes.append(f"spacing ratios {[round(r, 2) for r in ratios]} leave the trained range {RATIO[0]}..{RATIO[1]}")
     if min(prepared.source.shape) < 8:
-        found.append("fewer than 8 voxels along an axis")
-    return found
+        notes.append("fewer than 8 voxels along an axis")
+    return notes
 
 
-def uneven(prepared: Prepared, *, asked: bool) -> list[str]:
-    """A warning where slices alternate in brightness and that was not taken out, or where asking for it did nothing."""
-    found = prepared.slice_intensity
-    if asked and found is None:
+def slice_intensity_warnings(prepared: Prepared, *, requested: bool) -> list[str]:
+    """A warning where slices alternate in brightness without a correction, or where the correction had no effect."""
+    measured = prepared.slice_intensity
+    if requested and measured is None:
         return [
             "--correct-slice-intensity changed nothing: it needs thick slices, and enough of them to see brightness "
             "alternate"
         ]
-    if asked and found is not None and not prepared.slices_corrected:
+    if requested and measured is not None and not prepared.slices_corrected:
         return [
-            f"--correct-slice-intensity changed nothing: slices alternate by {found.difference:.1%}, "
+            f"--correct-slice-intensity changed nothing: slices alternate by {measured.difference:.1%}, "
             "no more than chance"
         ]
-    if prepared.slices_corrected or found is None or not found.noticeable:
+    if prepared.slices_corrected or measured is None or not measured.noticeable:
         return []
     return [
-        f"every other slice is {found.difference:.1%} brighter than those between, which shows as bands: "
+        f"every other slice is {measured.difference:.1%} brighter than those between, which shows as bands: "
         "--correct-slice-intensity takes it out"
     ]
 
 
-def require_head(prepared: Prepared, way: Route) -> None:
+def require_foreground(prepared: Prepared, plan: GridPlan) -> None:
     """Refuse a target grid that holds no part of the head.
 
     Raises:
-        DataError: that is so.
+        DataError: there is no foreground on it.
     """
-    found = prepared.mask_XYZ
-    if way.near is not way.goal and bool(found.any()):
-        found = way.map(Volume(found.float(), prepared.grid.affine).to("cpu")).data_XYZ > 0.5
-    if not bool(found.any()):
+    mask_XYZ = prepared.mask_XYZ
+    if plan.working is not plan.target and bool(mask_XYZ.any()):
+        mask = Volume(mask_XYZ.float(), prepared.grid.affine).to("cpu")
+        mask_XYZ = plan.map_to_target(mask).data_XYZ > 0.5
+    if not bool(mask_XYZ.any()):
         raise DataError(
             "the target grid (--like) holds no part of the head, only air, expected a grid over the head: "
             "register the two scans, or leave --like out"

@@ -6,17 +6,30 @@ Outputs are checked and locked before the weights are loaded; a run that ends ea
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, prefix_errors
 from moediff.core.extras import require_modules
-from moediff.inference.enhancer import Enhancer, Progress, Source, read_source
-from moediff.inference.grid_plan import target_grid
-from moediff.inference.options import Enhanced, EnhanceOptions
+from moediff.inference.enhancer import Enhancer, Source, read_source
+from moediff.inference.grid_plan import GridPlan, plan_grids
+from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import OutputPaths, check_outputs, locked_outputs, write
+from moediff.inference.result import Enhanced
+from moediff.inference.session import Progress, no_progress
 from moediff.io.dicom.writer import require_series_grid
 from moediff.io.scans import LoadedScan
+
+
+@dataclass(frozen=True)
+class PlannedScan:
+    """A loaded scan with its grid plan, and the options completed by what the outputs need."""
+
+    scan: LoadedScan
+    options: EnhanceOptions
+    plan: GridPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +57,9 @@ class EnhanceRequest:
         name = source.get_filename() if hasattr(source, "get_filename") else getattr(source, "path", source)
         return Path(name) if isinstance(name, Path | str) else None
 
-    def read(self) -> tuple[LoadedScan, EnhanceOptions]:
-        """The scan, and the options completed by what the outputs need.
+    @cached_property
+    def planned(self) -> PlannedScan:
+        """The scan, read and planned once.
 
         Raises:
             ConfigError: an output cannot be had with these options, this input or this installation.
@@ -60,15 +74,17 @@ class EnhanceRequest:
                 "sample: leave one of the two out"
             )
         if outputs.single_experts is not None or outputs.differences is not None:
-            options = replace(options, each_expert=True)
-        loaded = read_source(self.source)
+            options = replace(options, single_experts=True)
+        scan = read_source(self.source)
+        with prefix_errors(scan.path) if scan.path is not None else nullcontext():
+            plan = plan_grids(scan, options)
         if outputs.dicom is not None:
-            if loaded.origin is None:
+            if scan.origin is None:
                 raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
-            require_series_grid(target_grid(loaded.stored_grid, options))
+            require_series_grid(plan.stored_target)
         if outputs.report is not None:
             require_modules("jinja2")
-        return loaded, options
+        return PlannedScan(scan, options, plan)
 
     def check_outputs(self) -> None:
         """Refuse what could not be written.
@@ -80,7 +96,7 @@ class EnhanceRequest:
 
 
 def enhance_to(
-    request: EnhanceRequest, enhancer: Callable[[LoadedScan], Enhancer], progress: Progress | None = None
+    request: EnhanceRequest, enhancer: Callable[[PlannedScan], Enhancer], progress: Progress | None = None
 ) -> Enhanced:
     """Enhance one scan and write what the request names, under the lock of its outputs.
 
@@ -92,18 +108,17 @@ def enhance_to(
     Raises:
         TryAgain: another run writes the same outputs, or memory ran out.
         CannotCreate, OutputFailed: an output exists or could not be written; nothing partial is left.
-        ConfigError: see `EnhanceRequest.read`.
+        ConfigError: see `EnhanceRequest.planned`.
         DataError, GeometryError, InputMissing: the scan cannot be used.
     """
-    report = progress or (lambda share, word: None)
-    loaded, options = request.read()
+    report, planned = progress or no_progress, request.planned
     path, outputs, overwrite = request.path, request.outputs, request.overwrite
     with locked_outputs(outputs, path, overwrite=overwrite, read=request.protected):
-        result = enhancer(loaded)(loaded, options, report)
+        result = enhancer(planned)(planned.scan, planned.options, report, plan=planned.plan)
 
         def draw(page: Path) -> None:
             report(0.97, "drawing the report")
-            _draw_page(result, loaded.stem or ("scan" if path is None else path.name), page, overwrite=overwrite)
+            _draw_page(result, planned.scan.stem or ("scan" if path is None else path.name), page, overwrite=overwrite)
 
         result = write(result, outputs, overwrite=overwrite, draw=draw)
     report(1.0, "done")

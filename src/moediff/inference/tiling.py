@@ -1,6 +1,6 @@
-"""The network over a whole head: once-per-scan context, then tiles whose halo makes them equal to one pass.
+"""Tiles: the network over a whole scan, with a context computed once and a halo that makes tiles equal to one pass.
 
-Axes: B batch (1), X Y Z voxels of the head's box (multiples of 16), xyz cells or tokens, E experts.
+Axes: B batch (1), X Y Z voxels of the input crop (multiples of 16), xyz cells or tokens, E experts.
 """
 
 from __future__ import annotations
@@ -27,106 +27,123 @@ ALIGN = 8  # voxels; tiles begin where tokens and the experts' windows do
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The head's box inside the target grid, padded to multiples of 16.
+class InputCrop:
+    """Input crop: the foreground's box in the working grid, in the network's axis order, padded to multiples of 16.
 
     Args:
-        box: where the box lies in the target grid (before padding), axes in the grid's order.
-        order: the grid's axes in the network's order (coarsest last); everything below is in that order.
-        shape: its padded shape.
-        condition: what the denoiser knows, on that shape.
-        inside_BXYZ: foreground.
+        box: where it lies in the grid (before padding), axes in the grid's order.
+        order: the grid's axes in the network's order (coarsest last).
+        foreground_BXYZ: True in the foreground; network's order, padded.
     """
 
     box: Box
     order: tuple[int, int, int]
-    shape: tuple[int, int, int]
-    condition: Condition
-    inside_BXYZ: Tensor
+    foreground_BXYZ: Tensor
 
-    def _back(self, data_XYZ: Tensor) -> Tensor:
-        """Network order, padded -> grid order, cropped to the box."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Padded shape, network's order."""
+        x, y, z = self.foreground_BXYZ.shape[1:]
+        return x, y, z
+
+    def to_grid_order(self, data_XYZ: Tensor) -> Tensor:
+        """Network's order, padded -> the grid's order, without padding."""
         back = [self.order.index(axis) for axis in range(3)]
         x, y, z = (s.stop - s.start for s in self.box)
         return data_XYZ.permute(*back, *range(3, data_XYZ.ndim))[:x, :y, :z]
 
-    def place(self, data_BXYZ: Tensor, around_XYZ: Tensor) -> Tensor:
-        """A target-grid volume with box voxels put in; foreground only, the rest is as `around_XYZ`."""
-        inside = self._back(self.inside_BXYZ[0]).to(around_XYZ.device)
-        out = around_XYZ.clone(memory_format=torch.contiguous_format)
-        out[self.box] = torch.where(inside, self._back(data_BXYZ[0]).to(out), out[self.box])
-        return out
+    def paste(self, data_BXYZ: Tensor, like_XYZ: Tensor) -> Tensor:
+        """Foreground voxels on the working grid, zero elsewhere; where and what `like_XYZ` is."""
+        inside = self.to_grid_order(self.foreground_BXYZ[0]).to(like_XYZ.device)
+        pasted = torch.zeros_like(like_XYZ, memory_format=torch.contiguous_format)
+        pasted[self.box] = torch.where(inside, self.to_grid_order(data_BXYZ[0]).to(pasted), pasted[self.box])
+        return pasted
 
-    def weight_XYZ(self, expert: int, shape: Sequence[int]) -> Tensor:
-        """One expert's gate weight per voxel of the target grid; zero outside the foreground."""
-        cells = self.condition.weight_BxyzE[0, ..., expert].float()
+
+@dataclass(frozen=True)
+class GateWeights:
+    """Gate weights of a scan, on the CPU: what its expert map needs, without what only the network reads."""
+
+    crop: InputCrop
+    weight_BxyzE: Tensor
+
+    @property
+    def experts(self) -> int:
+        """How many there are."""
+        return self.weight_BxyzE.shape[-1]
+
+    def expert_XYZ(self, expert: int, shape: Sequence[int]) -> Tensor:
+        """One expert's weight per voxel of the working grid; zero outside the foreground."""
+        cells = self.weight_BxyzE[0, ..., expert].float()
         for axis in range(3):
             cells = cells.repeat_interleave(2, dim=axis)
-        out = cells.new_zeros(*shape)
-        out[self.box] = self._back(cells * self.inside_BXYZ[0])
-        return out
+        weight_XYZ = cells.new_zeros(*shape)
+        weight_XYZ[self.crop.box] = self.crop.to_grid_order(cells * self.crop.foreground_BXYZ[0])
+        return weight_XYZ
 
-    def weights_only(self) -> Frame:
-        """Without what only the network reads, which takes most of the memory; on the CPU."""
-        few = {
-            name: getattr(self.condition, name)[..., :0]
-            for name in ("interpolated_BXYZ", "neighbours_BNXYZ", "token_BxyzD")
-        }
-        few = {name: value.clone() for name, value in few.items()}
-        few["weight_BxyzE"] = self.condition.weight_BxyzE.cpu()
-        return replace(self, condition=replace(self.condition, **few), inside_BXYZ=self.inside_BXYZ.cpu())
 
-    def alone(self, expert: int) -> Frame:
-        """The same head with one expert everywhere."""
+@dataclass(frozen=True)
+class TileContext:
+    """Tile context: what all tiles of a scan share, computed once: the input crop and the condition on it."""
+
+    crop: InputCrop
+    condition: Condition
+
+    def single_expert(self, expert: int) -> TileContext:
+        """The same context with one expert everywhere."""
         weight = self.condition.weight_BxyzE
         only = torch.zeros_like(weight)
         only[..., expert] = (weight.amax(-1) > 0).to(weight.dtype)
         return replace(self, condition=replace(self.condition, weight_BxyzE=only))
 
+    def gate_weights(self) -> GateWeights:
+        """The gate's weights alone, on the CPU."""
+        crop = replace(self.crop, foreground_BXYZ=self.crop.foreground_BXYZ.cpu())
+        return GateWeights(crop, self.condition.weight_BxyzE.cpu())
 
-def frame(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Frame:
-    """Crop to the head and read it with the encoder and the gate; background cells get no expert."""
+
+def encode(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> TileContext:
+    """Crop to the foreground and read it with the encoder and the gate; background cells get no expert."""
     device = next(denoiser.parameters()).device
     low, high = bounds(prepared.mask_XYZ)
-    low = _in_step(low, high, prepared)
+    low = _phase_aligned(low, high, prepared)
     box = slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
     order = network_order(prepared.positions)
     pad = [(low[a] - high[a]) % COARSE for a in order]
     around = (0, pad[2], 0, pad[1], 0, pad[0])
-    base = F.pad(prepared.interpolated_XYZ[box].permute(order)[None], around).to(device)
-    slices = prepared.neighbours_NXYZ[(slice(None), *box)].permute(0, *(axis + 1 for axis in order))
-    slices = F.pad(slices[None], around).to(device)
-    inside = F.pad(prepared.mask_XYZ[box].permute(order)[None], around).to(device)
+    interpolated = F.pad(prepared.interpolated_XYZ[box].permute(order)[None], around).to(device)
+    neighbours = prepared.neighbours()[(slice(None), *box)].permute(0, *(axis + 1 for axis in order))
+    neighbours = F.pad(neighbours[None], around).to(device)
+    foreground = F.pad(prepared.mask_XYZ[box].permute(order)[None], around).to(device)
     at = [
         _extended(prepared.positions[a][low[a] : high[a]], more).to(device)[None]
         for a, more in zip(order, pad, strict=True)
     ]
-    noise = torch.tensor([prepared.noise], device=device, dtype=base.dtype)
-    condition = make_condition(denoiser, NetworkInput(base, slices, PerAxis(*at), noise), sparse=sparse)
-    cells = F.max_pool3d(inside[:, None].float(), 2)[:, 0, ..., None]
+    noise = torch.tensor([prepared.noise], device=device, dtype=interpolated.dtype)
+    condition = make_condition(denoiser, NetworkInput(interpolated, neighbours, PerAxis(*at), noise), sparse=sparse)
+    cells = F.max_pool3d(foreground[:, None].float(), 2)[:, 0, ..., None]
     condition = replace(condition, weight_BxyzE=condition.weight_BxyzE * cells)
-    x, y, z = base.shape[1:]
-    return Frame(box, (order[0], order[1], order[2]), (x, y, z), condition, inside)
+    return TileContext(InputCrop(box, (order[0], order[1], order[2]), foreground), condition)
 
 
-def _in_step(low: Sequence[int], high: Sequence[int], prepared: Prepared) -> list[int]:
+def _phase_aligned(low: Sequence[int], high: Sequence[int], prepared: Prepared) -> list[int]:
     """Where the box begins, so that cells and tokens lie as they would if the grid held the whole head.
 
     Where they lie otherwise, a result changes by 1 % of the range (LOG.md, 2026-11-27).
     """
-    part = [(r.start > 0, r.stop < n) for r, n in zip(prepared.reached, prepared.source.shape, strict=True)]
-    if prepared.foreground_bounds is None or not any(any(cut) for cut in part):
+    ends = [(r.start > 0, r.stop < n) for r, n in zip(prepared.reached, prepared.source.shape, strict=True)]
+    if prepared.foreground_bounds is None or not any(any(cut_off) for cut_off in ends):
         return list(low)
-    found = []
+    starts = []
     for axis, (first, _) in enumerate(prepared.foreground_bounds):
-        positions, cut = prepared.positions[axis], part[axis][0]
+        positions, cut_off = prepared.positions[axis], ends[axis][0]
         step = 1 / voxel_ratio(positions)
-        guess = math.floor((first - 0.5 - positions[0]) / step) - 1
-        whole = next(k for k in itertools.count(guess) if round(positions[0] + k * step) >= first)
-        begin = low[axis] - (low[axis] - whole) % COARSE
-        begin += COARSE if begin < 0 and cut else 0  # the margin has room for it
-        found.append(begin if 0 <= begin < high[axis] else low[axis])
-    return found
+        before = math.floor((first - 0.5 - positions[0]) / step) - 1
+        whole = next(k for k in itertools.count(before) if round(positions[0] + k * step) >= first)
+        start = low[axis] - (low[axis] - whole) % COARSE
+        start += COARSE if start < 0 and cut_off else 0  # the margin has room for it
+        starts.append(start if 0 <= start < high[axis] else low[axis])
+    return starts
 
 
 def _extended(positions: Sequence[float], more: int) -> Tensor:
@@ -192,21 +209,21 @@ def cut(condition: Condition, box: Box) -> Condition:
 
 @torch.no_grad()
 def denoise_tiled(
-    denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, head: Frame, budget_bytes: float, *, error: bool = False
+    denoiser: Denoiser, x_BXYZ: Tensor, sigma: float, context: TileContext, budget_bytes: float, *, error: bool = False
 ) -> Tensor:
-    """D(x, sigma) over the head's box; tiles without foreground keep a zero residual.
+    """D(x, sigma) over the input crop; tiles without foreground have a zero residual.
 
     Args:
-        error: also foretell the absolute error: [2, B, X, Y, Z].
+        error: also predict the absolute error: [2, B, X, Y, Z].
     """
     halo = -(-denoiser.config.reach_voxels // ALIGN) * ALIGN
-    sides = tile_sides(head.shape, halo, budget_bytes / (BYTES_PER_CHANNEL * denoiser.config.backbone.width))
+    sides = tile_sides(context.crop.shape, halo, budget_bytes / (BYTES_PER_CHANNEL * denoiser.config.backbone.width))
     call = denoiser.with_uncertainty if error else denoiser
     out = x_BXYZ.new_zeros(*((2,) if error else ()), *x_BXYZ.shape)
     sigma_B = torch.full((1,), sigma, device=x_BXYZ.device, dtype=x_BXYZ.dtype)
-    for read, keep, put in tiles(head.shape, sides, halo):
-        if not bool(head.inside_BXYZ[(..., *put)].any()):
+    for read, keep, put in tiles(context.crop.shape, sides, halo):
+        if not bool(context.crop.foreground_BXYZ[(..., *put)].any()):
             continue
-        result = call(x_BXYZ[(..., *read)], sigma_B, cut(head.condition, read))
+        result = call(x_BXYZ[(..., *read)], sigma_B, cut(context.condition, read))
         out[(..., *put)] = result[(..., *keep)]
     return out

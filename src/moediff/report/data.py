@@ -20,8 +20,8 @@ from moediff.core.geometry import StorageOrder, field_of_view_mask, resample
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_annotation
-from moediff.inference.options import Enhanced
-from moediff.inference.route import route
+from moediff.inference.grid_plan import GridPlan
+from moediff.inference.result import Enhanced
 from moediff.inference.sidecar import read_sidecar
 from moediff.io.naming import sidecar_of, stem_of
 from moediff.io.scans import load
@@ -123,8 +123,8 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
     """
     worked = bool(result.mask_XYZ.any())
     changed_XYZE = None
-    if worked and result.each_XYZE is not None:
-        changed_XYZE = result.each_XYZE - result.interpolated.data_XYZ[..., None]
+    if worked and result.single_experts_XYZE is not None:
+        changed_XYZE = result.single_experts_XYZE - result.interpolated.data_XYZ[..., None]
     truth, seen_XYZ = (None, None) if truth is None else truth_on(truth, result.volume.grid)
     return ReportScans(
         enhanced=result.volume,
@@ -196,7 +196,7 @@ def _measured(what: str, volume: Volume, grid: Grid) -> Tensor:
 def _interpolated(source: Volume, grid: Grid) -> Volume:
     """The input on the enhanced grid, as `Enhanced.interpolated` has it."""
     _measured("input", source, grid)
-    return route(source, grid).interpolated(source)
+    return GridPlan.between(source, grid).interpolated(source)
 
 
 def truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:

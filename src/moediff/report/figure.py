@@ -23,7 +23,7 @@ from moediff.core.errors import ConfigError, DataError, GeometryError, prefix_er
 from moediff.core.geometry import axis_positions, resample
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
-from moediff.inference.options import Enhanced
+from moediff.inference.result import Enhanced
 from moediff.io.atomic import whole_file
 from moediff.report.data import truth_on
 from moediff.report.layers import EDGES, EXPERT_COLOURS, PLANES

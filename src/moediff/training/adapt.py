@@ -24,6 +24,7 @@ from moediff.core.config import rng_for
 from moediff.core.device import parse_device
 from moediff.core.errors import ConfigError, prefix_errors
 from moediff.inference.enhancer import Enhancer
+from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan
 from moediff.model.bundle import Bundle, load_bundle, save_bundle
@@ -95,7 +96,7 @@ def adapt(
     bundle: Bundle,
     options: AdaptOptions | None = None,
     *,
-    goal: EnhanceOptions | None = None,
+    plans: Sequence[GridPlan] | None = None,
     out: Path | None = None,
     progress: bool = False,
 ) -> Bundle:
@@ -108,7 +109,7 @@ def adapt(
         scans: as `load` returns them, raw intensities, slices along any axis.
         bundle: the weights to begin with, on the device of the options.
         options: how; defaults suit one scan.
-        goal: what the scans will be enhanced to (voxel size or grid); None is the default of `enhance`.
+        plans: grid plans of the scans (`plan_grids`) for what they will be enhanced to; None plans `enhance`'s default.
         out: folder to write the adapted bundle to, replaced whole where there is one; None writes nothing.
         progress: show a line about it.
 
@@ -122,7 +123,7 @@ def adapt(
     chosen = options or AdaptOptions()
     if not scans:
         raise ConfigError("there is no scan to learn from; name at least one")
-    heads = _heads(scans, Enhancer(bundle, device=chosen.device), goal)
+    heads = _heads(scans, Enhancer(bundle, device=chosen.device), plans)
     with TemporaryDirectory(prefix="moediff-adapt-") as name:
         work = Path(name)
         write_heads(work / "heads.safetensors", heads)
@@ -146,11 +147,11 @@ def part_way(start: Denoiser, learned: Denoiser, share: float) -> Denoiser:
     return learned.eval()
 
 
-def _heads(scans: Sequence[LoadedScan], enhancer: Enhancer, goal: EnhanceOptions | None) -> list[Head]:
+def _heads(scans: Sequence[LoadedScan], enhancer: Enhancer, plans: Sequence[GridPlan] | None) -> list[Head]:
     known = []
-    for scan in scans:  # all of them before the work on the first begins
+    for index, scan in enumerate(scans):  # all of them before the work on the first begins
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():
-            known.append(slices_of(scan.stored_grid, goal))
+            known.append(slices_of(plans[index] if plans else plan_grids(scan, EnhanceOptions())))
     return [head_from(scan, slices, enhancer) for scan, slices in zip(scans, known, strict=True)]
 
 

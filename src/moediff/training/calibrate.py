@@ -31,7 +31,7 @@ from moediff.inference.enhancer import Enhancer
 from moediff.inference.grid_plan import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.out_of_distribution import statistics
-from moediff.inference.tiling import frame
+from moediff.inference.tiling import encode
 from moediff.io.scans import load
 from moediff.model.bundle import Bundle, BundleConfig, OutOfDistributionStatistics
 from moediff.model.denoiser import Denoiser
@@ -337,4 +337,4 @@ def _statistics(bundle: Bundle, path: Path, recipe: str) -> Unit:
     truth = load(path).volume
     scan = degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
     goal = aligned_grid(scan.grid, target_grid(scan.grid, EnhanceOptions()))
-    return {"statistics": statistics(frame(bundle.denoiser, prepare(scan, goal, bundle.config.prepare)))}
+    return {"statistics": statistics(encode(bundle.denoiser, prepare(scan, goal, bundle.config.prepare)))}

@@ -247,7 +247,7 @@ def _told(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ: Te
     truth, lesion, base, region = (
         v.permute(order) for v in (truth_XYZ, lesion_XYZ, ready.interpolated_XYZ, region_XYZ)
     )
-    slices = ready.neighbours_NXYZ.permute(0, *(axis + 1 for axis in order))
+    slices = ready.neighbours().permute(0, *(axis + 1 for axis in order))
     return Example(truth, lesion, base, slices, (x, y, z), ready.noise_sigma.float(), region)
 
 

@@ -12,10 +12,10 @@ from moediff.acquisition.noise import noise_sigma
 from moediff.acquisition.normalisation import foreground
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.errors import DataError
-from moediff.core.geometry import canonical_grid, coarsest_axis
+from moediff.core.geometry import coarsest_axis
 from moediff.core.volume import Grid
 from moediff.inference.enhancer import Enhancer
-from moediff.inference.grid_plan import aligned_grid, target_grid
+from moediff.inference.grid_plan import GridPlan
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan
 from moediff.training.cache import Head, Stack, head_of
@@ -41,21 +41,15 @@ class Slices:
     factor: float
 
 
-def slices_of(source: Grid, options: EnhanceOptions | None = None) -> Slices:
-    """Whether and how a scan can be learned from: on voxels as options ask for, no finer than its plane was measured.
-
-    Args:
-        source: the scan's grid in the axis order of its file.
-        options: what it will be enhanced to; None is the default of `enhance`.
+def slices_of(plan: GridPlan) -> Slices:
+    """Whether and how a scan can be learned from: on voxels as planned, but no finer than its plane was measured.
 
     Raises:
         DataError: its slices are not thick, or too thick.
     """
-    own = canonical_grid(source)
-    goal = aligned_grid(own, canonical_grid(target_grid(source, options or EnhanceOptions())))
-    axis = coarsest_axis(own.spacing_mm)
-    voxel_mm = _voxel_mm(own, goal, axis)
-    factor = own.spacing_mm[axis] / voxel_mm[axis]
+    axis = coarsest_axis(plan.source.spacing_mm)
+    voxel_mm = _voxel_mm(plan.source, plan.working, axis)
+    factor = plan.source.spacing_mm[axis] / voxel_mm[axis]
     if not THINNEST <= factor <= THICKEST:
         raise DataError(
             f"slices are {factor:.2g} times as thick as the voxels of their plane, expected {THINNEST:g} to "
@@ -69,11 +63,11 @@ def head_from(scan: LoadedScan, slices: Slices, enhancer: Enhancer) -> Head:
 
     Args:
         scan: as `load` returns it.
-        slices: from `slices_of` for its grid.
+        slices: from `slices_of` for its grid plan.
         enhancer: with the weights at hand.
     """
     volume = scan.volume
-    options = EnhanceOptions(voxel_size=slices.voxel_mm, even_slices=True)  # bands are no anatomy
+    options = EnhanceOptions(voxel_size=slices.voxel_mm, correct_slice_intensity=True)  # bands are no anatomy
     sharp = enhancer(volume, options).volume
     noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))
     noise /= reference_intensity(sharp.data_XYZ)
@@ -82,9 +76,9 @@ def head_from(scan: LoadedScan, slices: Slices, enhancer: Enhancer) -> Head:
     return replace(head_of(scaled.data_XYZ, inside, None, 1.0), stack=stack)
 
 
-def _voxel_mm(source: Grid, goal: Grid, axis: int) -> tuple[float, ...]:
-    """The goal's, but no finer than the plane; one size for all axes where they would differ much."""
+def _voxel_mm(source: Grid, working: Grid, axis: int) -> tuple[float, ...]:
+    """The working grid's, but no finer than the plane; one size for all axes where they would differ much."""
     floor = list(source.spacing_mm)
     floor[axis] = max(size for each, size in enumerate(floor) if each != axis)
-    size = tuple(max(pair) for pair in zip(goal.spacing_mm, floor, strict=True))
+    size = tuple(max(pair) for pair in zip(working.spacing_mm, floor, strict=True))
     return size if max(size) <= UNEQUAL * min(size) else (max(size),) * 3

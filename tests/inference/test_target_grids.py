@@ -46,18 +46,18 @@ def turned(like: Grid, degrees: float, spacing_mm: float, shape: tuple[int, int,
 
 def test_a_part_is_the_same_part_of_the_whole_result(enhancer, low, whole):
     box = (20, 16, 24), (24, 30, 20)
-    result = enhancer(low, EnhanceOptions(like=crop(whole.volume, *box).grid, each_expert=True))
+    result = enhancer(low, EnhanceOptions(like=crop(whole.volume, *box).grid, single_experts=True))
     top = float(whole.volume.data_XYZ.max())
     for found, all_of_it in ((result.volume, whole.volume), (result.uncertainty, whole.uncertainty)):
         assert float((found.data_XYZ - crop(all_of_it, *box).data_XYZ).abs().max()) < 1e-5 * top
     assert torch.equal(result.mask_XYZ, crop(whole.volume.with_data(whole.mask_XYZ), *box).data_XYZ)
-    assert result.each_XYZE is not None and result.each_XYZE.shape[:3] == box[1]
+    assert result.single_experts_XYZE is not None and result.single_experts_XYZE.shape[:3] == box[1]
     assert result.sidecar.data_consistency == whole.sidecar.data_consistency
 
 
-@pytest.mark.parametrize("mirrors", [1, 2])
-def test_a_part_of_fine_voxels_is_nearly_the_same_with_a_bounded_margin(mirrors, enhancer, low, truth, monkeypatch):
-    options = EnhanceOptions(like=truth.grid, mirrors=mirrors)
+@pytest.mark.parametrize("tta", [1, 2])
+def test_a_part_of_fine_voxels_is_nearly_the_same_with_a_bounded_margin(tta, enhancer, low, truth, monkeypatch):
+    options = EnhanceOptions(like=truth.grid, tta=tta)
     whole = enhancer(low, options).volume
     box = (28, 26, 27), (10, 12, 10)
     monkeypatch.setattr(grids, "MARGIN_VOX", 20)
@@ -72,13 +72,13 @@ def test_nothing_is_invented_where_nothing_was_measured(enhancer, low, whole):
     affine = whole.volume.affine.clone()
     affine[2, 3] -= 30
     goal = Grid((60, 64, 90), affine)
-    result = enhancer(low, EnhanceOptions(like=goal, each_expert=True))
+    result = enhancer(low, EnhanceOptions(like=goal, single_experts=True))
     beyond = torch.zeros(goal.shape, dtype=torch.bool)
     beyond[:, :, :10] = beyond[:, :, 70:] = True
     for data in (result.volume, result.uncertainty, result.interpolated):
         assert float(data.data_XYZ[beyond].abs().max()) == 0
     assert not bool(result.mask_XYZ[beyond].any()) and float(result.gate_XYZE[beyond].abs().max()) == 0
-    assert float(result.each_XYZE[beyond].abs().max()) == 0
+    assert float(result.single_experts_XYZE[beyond].abs().max()) == 0
     inside = result.volume.data_XYZ[:, :, 10:70] - whole.volume.data_XYZ
     assert float(inside.abs().max()) < 1e-5 * float(whole.volume.data_XYZ.max())
     told = [warning for warning in result.sidecar.warnings if "field of view" in warning]
@@ -132,7 +132,7 @@ def grating(spacing_mm: tuple[float, float, float], shape: tuple[int, int, int],
 def test_what_a_coarser_grid_cannot_hold_is_dropped(slices_mm, period_mm, left, enhancer):
     """Slices of 5 mm become finer while the stripes' axis gets coarser; slices of 1 mm are passed through."""
     fine = grating((1.0, 1.0, slices_mm), (96, 96, round(96 / slices_mm)), period_mm)
-    result = enhancer(fine, EnhanceOptions(voxel_size=(2.0,), consistency=False))
+    result = enhancer(fine, EnhanceOptions(voxel_size=(2.0,), data_consistency=False))
     assert any("passed through" in warning for warning in result.sidecar.warnings) is (slices_mm == 1)
     for volume in (result.volume, result.interpolated):
         x, y, z = (slice(n // 2 - 6, n // 2 + 6) for n in volume.shape)
@@ -143,15 +143,15 @@ def test_what_a_coarser_grid_cannot_hold_is_dropped(slices_mm, period_mm, left, 
 
 
 def test_what_was_not_done_is_recorded(enhancer, low, make_phantom):
-    result = enhancer(low, EnhanceOptions(voxel_size=(12.0,), even_slices=True))
+    result = enhancer(low, EnhanceOptions(voxel_size=(12.0,), correct_slice_intensity=True))
     record = result.sidecar
     assert (record.settings.data_consistency, record.settings.steps, record.pass_through) == (False, 0, True)
     assert record.slice_intensity == SliceIntensity(corrected=False)
     assert any("--correct-slice-intensity changed nothing: the scan was passed through" in w for w in record.warnings)
     cubes = make_phantom((48, 56, 44), (4.0, 4.0, 4.0))
-    record = enhancer(cubes, EnhanceOptions(voxel_size=(3.0,), even_slices=True)).sidecar
+    record = enhancer(cubes, EnhanceOptions(voxel_size=(3.0,), correct_slice_intensity=True)).sidecar
     assert record.slice_intensity == SliceIntensity(corrected=False) and record.settings.data_consistency
     assert any("--correct-slice-intensity changed nothing: it needs thick slices" in w for w in record.warnings)
     even = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
-    warnings = enhancer(even, EnhanceOptions(voxel_size=(4.0,), even_slices=True)).sidecar.warnings
+    warnings = enhancer(even, EnhanceOptions(voxel_size=(4.0,), correct_slice_intensity=True)).sidecar.warnings
     assert any("no more than chance" in w for w in warnings)
