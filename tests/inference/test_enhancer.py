@@ -49,7 +49,7 @@ def test_a_result_is_written_in_the_axis_order_of_its_input(enhancer, low, store
     result = enhancer(other, EnhanceOptions(voxel_size=(3.0, 4.0, 5.0)))
     expected = with_spacing(other.grid, (3.0, 4.0, 5.0))
     written = result.storage.undo_grid(result.volume.grid)
-    assert written.shape == expected.shape == tuple(result.record["output_shape"])
+    assert written.shape == expected.shape == result.sidecar.output.shape
     assert_close(written.affine, expected.affine)
     assert result.volume.spacing_mm == pytest.approx((4, 5, 3))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, MoeDiffWarning
 from moediff.core.volume import Grid
 from moediff.inference.options import MODES, EnhanceOptions
 
@@ -97,3 +97,20 @@ def test_what_is_no_whole_number_is_refused(given):
 def test_a_voxel_size_in_words_is_refused():
     with pytest.raises(ConfigError, match="one or three numbers"):
         EnhanceOptions(voxel_size=("a",))  # type: ignore[arg-type]
+
+
+FORMER = {
+    "mirrors": ("tta", 4),
+    "even_slices": ("correct_slice_intensity", True),
+    "consistency": ("data_consistency", False),
+    "each_expert": ("single_experts", True),
+}
+
+
+@pytest.mark.parametrize(("former", "present", "value"), [(old, *new) for old, new in FORMER.items()])
+def test_former_names_are_read_with_a_warning_that_gives_the_present_ones(former, present, value):
+    with pytest.warns(MoeDiffWarning, match=f"{former} is now {present}"):
+        options = EnhanceOptions(**{former: value})
+    assert options == EnhanceOptions(**{present: value}) != EnhanceOptions()
+    with pytest.raises(ConfigError, match=f"{former} is the former name of {present}: give that one alone"):
+        EnhanceOptions(**{former: value, present: value})
