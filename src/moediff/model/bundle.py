@@ -1,4 +1,7 @@
-"""A trained model on disk: safetensors weights, a JSON with settings and provenance, checksums. Never a pickle."""
+"""Bundle: a trained model on disk, as safetensors weights and a JSON with settings, provenance and checksum.
+
+Never a pickle. Bundles of schema 1 are read by the tables of former names below and in the settings' dataclasses.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,10 @@ from moediff.model.denoiser import Denoiser
 SCHEMA, READ_SCHEMAS = 2, (1, 2)
 WEIGHTS, MANIFEST = "model.safetensors", "bundle.json"
 MAX_MANIFEST_BYTES = 2**22
-T = TypeVar("T")
 MAX_BYTES = 2**31  # no bundle of ours comes near; larger ones are refused before reading
+T = TypeVar("T")
 
-
-# Migration of bundles of schema 1: what the parts of their parameters' names are called now. Their settings' former
-# names stand in `RENAMED` of the dataclasses that hold them.
+# Former parts of parameters' names, as in schema 1 -> present ones. Settings' former names: `RENAMED` of their classes.
 PARAMETER_PARTS = {
     "across": "across_coarse",
     "deep": "bottleneck",

@@ -69,7 +69,7 @@ class ExpertSpec:
     """Everything that tells one kind of expert from the others.
 
     Args:
-        branch: makes its feature branch for so many channels: [B, x, y, z, C] -> the same shape.
+        branch: makes its feature branch for so many channels, [B, x, y, z, C] -> same shape; buffers are persistent.
         region: its region of the brain, one of `REGIONS`: what it is trained on and what reports call it.
         reach_cells: how far its branch looks along every axis; 0 for windows of whole WINDOW cells.
     """
