@@ -203,7 +203,9 @@ class NetworkMeter:
             self.evaluations += 1
             return self.metered(count, lambda: denoise_tiled(*args, **options))
 
-        vars(session).update(encode=metered_encode, denoise_tiled=metered_evaluation)
+        for original, metered in ((encode, metered_encode), (denoise_tiled, metered_evaluation)):
+            assert vars(session)[original.__name__] is original
+            vars(session)[original.__name__] = metered
 
     def metered(self, count: bool, call: Callable[[], T]) -> T:
         """One call, timed or counted."""
