@@ -1,4 +1,4 @@
-"""The inference loop: geometry, determinism, tiles, doubts."""
+"""Enhancer: geometry, determinism, tiles, warnings."""
 
 import math
 from dataclasses import replace
@@ -131,10 +131,10 @@ def test_row38_a_volume_of_any_type_is_taken_as_a_file_is(dtype, size, enhancer,
     """At 12 mm the scan is passed through."""
     whole = low.with_data((low.data_XYZ / 4).clamp(0, 255).round())
     options = EnhanceOptions(voxel_size=(size,))
-    expected, found = enhancer(whole, options), enhancer(whole.with_data(whole.data_XYZ.to(dtype)), options)
-    assert float(found.interpolated.data_XYZ.abs().mean()) > 1 and found.volume.data_XYZ.dtype == torch.float32
-    assert_close(found.interpolated.data_XYZ, expected.interpolated.data_XYZ)
-    assert_close(found.volume.data_XYZ, expected.volume.data_XYZ)
+    expected, result = enhancer(whole, options), enhancer(whole.with_data(whole.data_XYZ.to(dtype)), options)
+    assert float(result.interpolated.data_XYZ.abs().mean()) > 1 and result.volume.data_XYZ.dtype == torch.float32
+    assert_close(result.interpolated.data_XYZ, expected.interpolated.data_XYZ)
+    assert_close(result.volume.data_XYZ, expected.volume.data_XYZ)
 
 
 @pytest.mark.fault(32)
@@ -188,7 +188,7 @@ def test_samples_give_uncertainty_only_inside(enhancer, low):
     assert float(result.uncertainty.data_XYZ[~result.mask_XYZ].abs().max()) == 0
 
 
-def test_uncertainty_is_foretold_without_samples(enhancer, low):
+def test_uncertainty_is_predicted_without_samples(enhancer, low):
     options = EnhanceOptions(voxel_size=(3.0,))
     result, config = enhancer(low, options), enhancer.bundle.config
     assert result.uncertainty is not None and result.sidecar.uncertainty.kind == "predicted"
@@ -224,8 +224,8 @@ def test_oblique_reference_grid_is_met_exactly(enhancer, low, make_phantom):
         [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]], dtype=torch.float64
     )
     affine[:3, :3] = turn * 3.0
-    goal = make_phantom((50, 50, 50), affine=affine).grid
-    result = enhancer(low, EnhanceOptions(like=goal))
+    target = make_phantom((50, 50, 50), affine=affine).grid
+    result = enhancer(low, EnhanceOptions(like=target))
     assert result.volume.shape == (50, 50, 50)
     assert_close(result.volume.affine, affine)
 
@@ -283,15 +283,15 @@ def test_tta_is_the_mean_of_flipped_scans(tta, axes, enhancer, low):
     """Every mirrored scan, enhanced and mirrored back, adds as much to result, spread and experts."""
     options = EnhanceOptions(voxel_size=(3.0,), data_consistency=False, sparse=False, single_experts=True)
 
-    def found(scan: Volume, given: EnhanceOptions) -> torch.Tensor:
+    def results(scan: Volume, given: EnhanceOptions) -> torch.Tensor:
         result = enhancer(scan, given)
         each = result.single_experts_XYZE.movedim(-1, 0)
         return torch.cat([torch.stack([result.volume.data_XYZ, result.uncertainty.data_XYZ]), each])
 
     turned = [
-        found(low.with_data(low.data_XYZ.flip(along)), options).flip([axis + 1 for axis in along]) for along in axes
+        results(low.with_data(low.data_XYZ.flip(along)), options).flip([axis + 1 for axis in along]) for along in axes
     ]
-    together = found(low, replace(options, tta=tta))
+    together = results(low, replace(options, tta=tta))
     mean = sum(turned) / tta
     positive = torch.stack(turned).amin(0) > 0  # negative intensities are cut off at the end, after the mean
     for own, expected, first, inside in zip(together, mean, turned[0], positive, strict=True):
@@ -320,12 +320,14 @@ def test_slices_that_alternate_are_named_and_corrected_on_request(enhancer, make
     assert left.sidecar.slice_intensity == replace(taken.sidecar.slice_intensity, corrected=False)
     assert taken.sidecar.slice_intensity.noticeable and taken.sidecar.slice_intensity.corrected
     assert taken.sidecar.slice_intensity.difference == pytest.approx(math.exp(0.1) - 1, abs=0.01)
-    told = [warning for warning in left.sidecar.warnings if "--correct-slice-intensity" in warning]
-    assert len(told) == 1 and f"every other slice is {left.sidecar.slice_intensity.difference:.1%} brighter" in told[0]
+    notes = [warning for warning in left.sidecar.warnings if "--correct-slice-intensity" in warning]
+    assert (
+        len(notes) == 1 and f"every other slice is {left.sidecar.slice_intensity.difference:.1%} brighter" in notes[0]
+    )
     assert not any("--correct-slice-intensity" in warning for warning in taken.sidecar.warnings)
     even = enhancer(thick, EnhanceOptions(voxel_size=(4.0,))).volume.data_XYZ
-    far, near = ((result.volume.data_XYZ - even).abs().mean() for result in (left, taken))
-    assert near < 0.3 * far
+    uncorrected_gap, corrected_gap = ((result.volume.data_XYZ - even).abs().mean() for result in (left, taken))
+    assert corrected_gap < 0.3 * uncorrected_gap
     assert torch.equal(taken.interpolated.data_XYZ, left.interpolated.data_XYZ), "the input is shown as it came"
 
 
@@ -340,7 +342,7 @@ def test_a_result_beyond_the_scan_is_judged_where_it_was_measured(enhancer, make
     """Re-measuring from files says what the sidecar says: air filled in outside contradicts nothing."""
     whole = make_phantom((32, 36, 28), (6.0, 6.0, 6.0))
     slab = crop(whole, (0, 0, 8), (32, 36, 12))
-    goal = with_spacing(whole.grid, (6.0, 6.0, 3.0))
-    result = enhancer(slab, EnhanceOptions(like=goal))
+    target = with_spacing(whole.grid, (6.0, 6.0, 3.0))
+    result = enhancer(slab, EnhanceOptions(like=target))
     again = consistency(result.volume, slab, fit=False)
     assert again.rms_over_range == pytest.approx(result.sidecar.data_consistency.rms_over_range, rel=0.1)

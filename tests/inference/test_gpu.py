@@ -1,4 +1,4 @@
-"""What a GPU would be given and where it would be waited for, on one that is only pretended."""
+"""GPU: which data it gets and where the host waits for it, on a device that is only simulated."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_what_does_not_fit_beside_the_network_is_prepared_on_the_cpu(bundle, enh
     monkeypatch.setattr(session, "prepare", watched)
     plain = enhancer(low, options)
     with pretended():
-        made = Enhancer(bundle, device="cuda")
+        on_gpu = Enhancer(bundle, device="cuda")
         for free in (2**40, options.memory_mb * 2**20):
             monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, free=free: (free, 2**40))
-            assert_close(made(low, options).volume.data_XYZ, plain.volume.data_XYZ, rtol=1e-3, atol=0.05)
+            assert_close(on_gpu(low, options).volume.data_XYZ, plain.volume.data_XYZ, rtol=1e-3, atol=0.05)
     assert seen == ["cpu", "cuda", "cpu"]

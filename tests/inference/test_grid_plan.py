@@ -1,4 +1,4 @@
-"""Which grid a result lies on, and that landing there moves nothing in mm."""
+"""Grid plan: target and working grids, and that moving a result to its target moves nothing in mm."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def stored(volume: Volume) -> Volume:
 def ramp(on: Grid) -> Volume:
     """Intensity x + 2 y - 3 z of the place in mm."""
     index = torch.stack(torch.meshgrid(*(torch.arange(n).double() for n in on.shape), indexing="ij"), -1)
-    place = index @ on.affine[:3, :3].T + on.affine[:3, 3]
-    return Volume(place @ torch.tensor([1.0, 2.0, -3.0]).double(), on.affine)
+    point_mm = index @ on.affine[:3, :3].T + on.affine[:3, 3]
+    return Volume(point_mm @ torch.tensor([1.0, 2.0, -3.0]).double(), on.affine)
 
 
 TARGETS = {
@@ -126,23 +126,23 @@ def test_a_target_short_of_the_scan_by_less_than_a_sample_is_worked_on_as_it_is(
 
 def test_a_part_of_the_scan_is_worked_on_with_all_around_it_on_the_same_lattice():
     whole = with_spacing(grid(), (1, 1, 1))
-    near = working_grid(grid(), shifted(whole, (10, 12, 20), (20, 20, 20)))
-    assert near.shape == whole.shape
-    assert_close(near.affine, whole.affine)
+    working = working_grid(grid(), shifted(whole, (10, 12, 20), (20, 20, 20)))
+    assert working.shape == whole.shape
+    assert_close(working.affine, whole.affine)
 
 
 def test_work_around_a_small_target_of_fine_voxels_is_bounded():
     fine = with_spacing(grid(), (0.1, 0.1, 0.1))
-    near = working_grid(grid(), shifted(fine, (200, 200, 250), (30, 30, 30)))
-    assert near.shape == (30 + 2 * MARGIN_VOX,) * 3
+    working = working_grid(grid(), shifted(fine, (200, 200, 250), (30, 30, 30)))
+    assert working.shape == (30 + 2 * MARGIN_VOX,) * 3
 
 
 def test_a_target_beyond_the_scan_is_worked_on_where_it_was_measured():
     whole = with_spacing(grid(), (1, 1, 1))
     target = shifted(whole, (-8, 0, 30), (40, 44, 50))
-    near = working_grid(grid(), target)
-    assert near.shape == whole.shape
-    assert_close(near.affine, whole.affine)
+    working = working_grid(grid(), target)
+    assert working.shape == whole.shape
+    assert_close(working.affine, whole.affine)
     inside = measured_mask(grid(), target)
     expected = torch.zeros(target.shape, dtype=torch.bool)
     expected[8:, :, :20] = True
@@ -153,9 +153,9 @@ def test_an_oblique_target_is_worked_on_over_its_own_box_and_size_is_limited():
     scan = grid((1.0, 1.0, 5.0), (200, 200, 40))
     target = grid((0.5, 0.5, 0.5), (40, 40, 40), degrees=20)
     target = Grid(target.shape, target.affine + torch.tensor([[0, 0, 0, 100], [0, 0, 0, 100], [0, 0, 0, 100], [0] * 4]))
-    near = working_grid(scan, target)
-    assert axis_positions(scan, near) is not None
-    assert all(40 < n < 2 * (40 + MARGIN_VOX) for n in near.shape)
+    working = working_grid(scan, target)
+    assert axis_positions(scan, working) is not None
+    assert all(40 < n < 2 * (40 + MARGIN_VOX) for n in working.shape)
     huge = grid((0.1, 0.4, 0.4), (2000, 400, 400), degrees=20)
     assert target_grid(scan, EnhanceOptions(like=huge)) is huge
     with pytest.raises(DataError, match=r"part of the scan to work on .* expected at most 600 M: ask for larger"):
@@ -182,9 +182,9 @@ def test_aligned_grid_is_the_target_when_axes_are_parallel():
 
 
 def test_aligned_grid_of_an_oblique_target_is_the_scans_box_with_fine_voxels():
-    near = aligned_grid(grid(), grid((2.0, 0.8, 2.0), degrees=15))
-    assert near.spacing_mm == pytest.approx((0.8, 0.8, 0.8)) and near.shape == (50, 55, 62)
-    assert axis_positions(grid(), near) is not None
+    working = aligned_grid(grid(), grid((2.0, 0.8, 2.0), degrees=15))
+    assert working.spacing_mm == pytest.approx((0.8, 0.8, 0.8)) and working.shape == (50, 55, 62)
+    assert axis_positions(grid(), working) is not None
     assert aligned_grid(grid(), grid((3.0, 3.0, 3.0), degrees=15)).spacing_mm == pytest.approx((1, 1, 3))
 
 

@@ -1,4 +1,4 @@
-"""The two gravest hazards, with the embedded weights: lesions of a usual size are neither lost nor invented."""
+"""Hazards: with the embedded weights, lesions of a usual size are neither lost nor added."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def truth(mni_scan) -> tuple[Volume, torch.Tensor]:
 
 @pytest.mark.parametrize("recipe", ["thick3", "iso2"])
 @pytest.mark.parametrize("mode", ["faithful", "detail"])
-def test_no_lesion_is_lost_or_invented(truth, recipe, mode):
+def test_no_lesion_is_missing_or_added(truth, recipe, mode):
     scan, mask = truth
     low = degrade(scan, recipe_for(recipe), rng_for(3))
     result = Enhancer()(low, EnhanceOptions(like=scan.grid, mode=mode)).volume.data_XYZ

@@ -49,8 +49,8 @@ def test_it_is_near_the_peak_of_a_process(make_phantom, tmp_path):
     save(low, tmp_path / "a.nii.gz")
     words = ["enhance", str(tmp_path / "a.nii.gz"), "--voxel-size", "1.5", "-q", "--threads", "1"]
     done = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True)
-    told = peak_memory_mib(plan(low.grid, truth.grid), EnhanceOptions(), load_bundle().config.denoiser)
-    assert told == pytest.approx(int(done.stdout) / 1024, rel=0.25)
+    estimate = peak_memory_mib(plan(low.grid, truth.grid), EnhanceOptions(), load_bundle().config.denoiser)
+    assert estimate == pytest.approx(int(done.stdout) / 1024, rel=0.25)
 
 
 def test_it_grows_with_voxels_tiles_and_maps():

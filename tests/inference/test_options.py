@@ -1,4 +1,4 @@
-"""What a user may choose: defaults, limits, and exclusions."""
+"""Options: defaults, limits, and exclusions."""
 
 from __future__ import annotations
 

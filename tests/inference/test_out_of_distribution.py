@@ -1,4 +1,4 @@
-"""The out-of-distribution score: 1 for what is known, more for what is not, none where nothing is known."""
+"""Out-of-distribution score: the distance in standard deviations, and none without statistics."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def context(bundle, make_phantom):
 
 def known(context, shift: float) -> OutOfDistributionStatistics:
     """As if training scans lay this many spreads away in every value."""
-    found = statistics(context).double()
-    return OutOfDistributionStatistics(mean=tuple((found + 0.5 * shift).tolist()), std=(0.5,) * len(found))
+    values = statistics(context).double()
+    return OutOfDistributionStatistics(mean=tuple((values + 0.5 * shift).tolist()), std=(0.5,) * len(values))
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
@@ -45,7 +45,7 @@ def test_air_around_the_head_does_not_count(context):
     assert torch.equal(statistics(loud), statistics(context))
 
 
-def test_without_known_scans_there_is_no_score_and_no_warning(context):
+def test_without_statistics_there_is_no_score_and_no_warning(context):
     assert score(context, None) is None and score_warnings(None) == []
 
 
@@ -75,7 +75,7 @@ def test_impossible_statistics_are_refused(mean, spread, said):
         BundleConfig(out_of_distribution=OutOfDistributionStatistics(mean=mean, std=spread))
 
 
-def test_a_bundle_keeps_what_it_knows_and_the_sidecar_tells_the_score(context, bundle, make_phantom, tmp_path):
+def test_a_bundle_stores_the_statistics_and_the_sidecar_the_score(context, bundle, make_phantom, tmp_path):
     plain = load_bundle(bundle)
     config = replace(plain.config, out_of_distribution=known(context, 5.0))
     save_bundle(tmp_path / "bundle", config, plain.denoiser.state_dict(), plain.provenance)
@@ -90,7 +90,7 @@ def test_a_bundle_keeps_what_it_knows_and_the_sidecar_tells_the_score(context, b
 
 
 @pytest.mark.fault(41)
-def test_the_embedded_bundle_knows_a_head_from_cubes(mni_scan):
+def test_the_embedded_bundle_tells_a_head_from_cubes(mni_scan):
     """The MNI152 context, and a ball of cubes of random brightness; both with 5 mm slices."""
     bundle = load_bundle(None)
     lines = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in mni_scan.shape], indexing="ij")

@@ -1,4 +1,4 @@
-"""Names of outputs, what is refused before any work, and that the sidecar comes last."""
+"""Outputs: their names, what is refused before any work, and that the sidecar comes last."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_sidecar_beside_a_folder_of_dicom_files_is_an_older_results(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_dicom_folder_that_exists_is_told_as_it_is(overwrite, tmp_path):
+def test_a_dicom_folder_that_exists_is_refused(overwrite, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for name in ("folder", "file"):
@@ -198,7 +198,7 @@ def test_everything_is_written_as_it_was(result, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(paths.every())
 
 
-def test_only_what_was_asked_for_is_written(result, tmp_path):
+def test_only_requested_outputs_are_written(result, tmp_path):
     write(result, OutputPaths(scan=tmp_path / "out.nii.gz"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nii.gz"]
 

@@ -1,4 +1,4 @@
-"""The enhanced scan overlays the truth to a tenth of a voxel, whatever the affine.
+"""Overlay: the enhanced scan overlays the truth to a tenth of a voxel, whatever the affine.
 
 The judge is independent of the code under test: scipy reads the truth on the result's grid, skimage measures the shift.
 """
@@ -96,8 +96,8 @@ def test_nothing_is_mirrored(seed, enhancer, make_phantom):
     low = degrade(truth, thick_slices(3, 0.005, "thick3", axis=seed % 3), rng_for(seed))
     expected = brightest_mm(truth)
     for options in (EnhanceOptions(like=truth.grid), EnhanceOptions(voxel_size=(2.0,))):
-        found = enhancer(low, options).volume
-        np.testing.assert_allclose(brightest_mm(found), expected, atol=1.5, rtol=0)
+        measured = enhancer(low, options).volume
+        np.testing.assert_allclose(brightest_mm(measured), expected, atol=1.5, rtol=0)
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -107,9 +107,9 @@ def test_the_check_sees_a_shift_of_three_tenths_of_a_voxel(axis, enhancer, make_
     offset = [0.0, 0.0, 0.0]
     offset[axis] = 0.3
     moved = ndimage.shift(like.data_XYZ.numpy(), offset, order=3, mode="nearest")
-    found = shift_vox(like.with_data(torch.from_numpy(moved)), given.truth)
-    assert np.abs(found).max() > LIMIT_VOX
-    np.testing.assert_allclose(found, -np.array(offset), atol=0.06)
+    measured = shift_vox(like.with_data(torch.from_numpy(moved)), given.truth)
+    assert np.abs(measured).max() > LIMIT_VOX
+    np.testing.assert_allclose(measured, -np.array(offset), atol=0.06)
 
 
 def test_the_check_sees_a_scan_whose_affine_is_off_by_a_third_of_a_voxel(enhancer, make_phantom):

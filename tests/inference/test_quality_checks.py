@@ -1,4 +1,4 @@
-"""Doubts: a phantom head raises none; each fault raises its own sentence."""
+"""Quality checks: a phantom head raises no warning; each fault raises its own sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prepared_at(scan: Volume, spacing, **known) -> Prepared:
     return prepare(scan, with_spacing(scan.grid, spacing), PrepareSettings(), **known)
 
 
-def test_a_head_raises_no_doubt(head):
+def test_a_head_raises_no_warning(head):
     assert scan_warnings(prepared_at(head, (4, 4, 4))) == []
 
 
@@ -37,11 +37,11 @@ def rescaled(volume: Volume, factor: float) -> Volume:
 
 @pytest.mark.parametrize("factor", [0.3, 2.5])
 @pytest.mark.fault(41)
-def test_a_wrong_head_size_is_doubted_with_its_volume(factor, head):
+def test_a_wrong_head_size_is_warned_of_with_its_volume(factor, head):
     prepared = prepared_at(rescaled(head, factor), (4 * factor,) * 3)
     volume_ml = float(prepared.mask_XYZ.sum()) * (4 * factor) ** 3 / 1000
-    found = [d for d in scan_warnings(prepared) if "mL" in d]
-    assert found and f"fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}" in found[0]
+    notes = [d for d in scan_warnings(prepared) if "mL" in d]
+    assert notes and f"fills {volume_ml:.0f} mL, a head fills {HEAD_ML[0]:.0f} to {HEAD_ML[1]:.0f}" in notes[0]
 
 
 @pytest.mark.fault(41)
@@ -53,7 +53,7 @@ def test_a_flat_head_has_no_tissue_contrast(head):
     )
 
 
-def test_noise_is_doubted_from_above_the_trained_level_on(head):
+def test_noise_is_warned_of_from_above_the_trained_level_on(head):
     prepared = prepared_at(head, (4, 4, 4))
     bright = quantile(prepared.source.data_XYZ, 0.999)
     assert scan_warnings(replace(prepared, noise_sigma=torch.tensor(0.08 * bright))) == []
@@ -67,8 +67,8 @@ def test_noise_is_doubted_from_above_the_trained_level_on(head):
 def test_slices_of_another_thickness_than_the_header_says(spacing_z, sides, make_phantom):
     """A head of 160 mm whose slice distance was mistyped: its volume alone may still be that of a head."""
     scan = make_phantom((48, 56, 22), (4.0, 4.0, spacing_z))
-    found = [d for d in scan_warnings(prepared_at(scan, (4, 4, 4))) if d.startswith("the foreground measures")]
-    assert found and found[0].startswith(f"the foreground measures {sides} mm: not a whole head")
+    notes = [d for d in scan_warnings(prepared_at(scan, (4, 4, 4))) if d.startswith("the foreground measures")]
+    assert notes and notes[0].startswith(f"the foreground measures {sides} mm: not a whole head")
 
 
 @pytest.mark.fault(42)
@@ -76,8 +76,8 @@ def test_measured_noise_reaches_the_doubts(head):
     for sigma, doubted in ((30.0, False), (250.0, True)):  # the brain's median is about 500
         channel = sigma * torch.randn(2, *head.shape, generator=rng_for(0))
         noisy = head.with_data(torch.hypot(head.data_XYZ + channel[0], channel[1]))
-        found = scan_warnings(prepared_at(noisy, (4, 4, 4)))
-        assert any(d.startswith("noise of") for d in found) is doubted
+        notes = scan_warnings(prepared_at(noisy, (4, 4, 4)))
+        assert any(d.startswith("noise of") for d in notes) is doubted
 
 
 @pytest.mark.parametrize(("lowest", "doubted"), [(-90.0, False), (-1000.0, True)])
@@ -86,14 +86,14 @@ def test_hounsfield_numbers_are_recognised(lowest, doubted, head):
     data = head.data_XYZ.clone()
     data[:3, :3, :3] = lowest
     known = Scaling(0.0, 1100.0)  # in raw intensities, whatever the scaling
-    found = scan_warnings(prepared_at(head.with_data(data), (4, 4, 4), scaling=known))
-    assert any("computed tomography" in d for d in found) is doubted
+    notes = scan_warnings(prepared_at(head.with_data(data), (4, 4, 4), scaling=known))
+    assert any("computed tomography" in d for d in notes) is doubted
 
 
 @pytest.mark.parametrize(("spacing", "doubted"), [((4, 4, 1.2), False), ((4, 4, 1.0), True), ((5, 4, 4), True)])
 def test_spacing_ratios_beyond_training_are_doubted(spacing, doubted, head):
-    found = [d for d in scan_warnings(prepared_at(head, spacing)) if "spacing ratios" in d]
-    assert bool(found) is doubted
+    notes = [d for d in scan_warnings(prepared_at(head, spacing)) if "spacing ratios" in d]
+    assert bool(notes) is doubted
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -102,13 +102,13 @@ def test_fewer_than_8_voxels_along_any_axis_are_doubted(axis, make_phantom):
         shape, spacing = [40, 40, 40], [5.0, 5.0, 5.0]
         shape[axis], spacing[axis] = count, 200.0 / count
         scan = make_phantom(tuple(shape), spacing)
-        found = scan_warnings(prepared_at(scan, (5.0, 5.0, 5.0)))
-        assert ("fewer than 8 voxels along an axis" in found) is doubted
+        notes = scan_warnings(prepared_at(scan, (5.0, 5.0, 5.0)))
+        assert ("fewer than 8 voxels along an axis" in notes) is doubted
 
 
 @pytest.mark.parametrize(("size", "spacing_mm", "warned"), [(1.0, 1.5, True), (1.0, 2.0, False), (0.62, 1.5, False)])
 def test_a_fine_head_with_its_face_is_warned_of_once(size, spacing_mm, warned, make_phantom):
     """A whole head of 4 litres, and one of the size of a stripped brain; at 2 mm nobody is recognised."""
     scan = make_phantom((48, 56, 44), (4.0 * size,) * 3)
-    found = scan_warnings(prepared_at(scan, (spacing_mm,) * 3))
-    assert found.count(FACE) == warned and "deface" in FACE
+    notes = scan_warnings(prepared_at(scan, (spacing_mm,) * 3))
+    assert notes.count(FACE) == warned and "deface" in FACE

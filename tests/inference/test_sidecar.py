@@ -133,7 +133,7 @@ def test_odd_values_move_as_they_are(record, expected):
     assert migrated(record) == expected
 
 
-def test_programs_that_read_the_former_record_are_told_its_new_name(bundle, scan):
+def test_the_former_record_warns_of_its_present_name(bundle, scan):
     result = Enhancer(bundle)(scan, EnhanceOptions(voxel_size=(4.0,)))
     with pytest.warns(MoeDiffWarning, match=r"Enhanced\.record is now Enhanced\.sidecar"):
         record = result.record

@@ -1,4 +1,4 @@
-"""Results on grids that are smaller or larger than the scan, turned, coarser, or elsewhere."""
+"""Target grids: results on grids that are smaller or larger than the scan, turned, coarser, or elsewhere."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_a_part_is_the_same_part_of_the_whole_result(enhancer, low, whole):
     box = (20, 16, 24), (24, 30, 20)
     result = enhancer(low, EnhanceOptions(like=crop(whole.volume, *box).grid, single_experts=True))
     top = float(whole.volume.data_XYZ.max())
-    for found, all_of_it in ((result.volume, whole.volume), (result.uncertainty, whole.uncertainty)):
-        assert float((found.data_XYZ - crop(all_of_it, *box).data_XYZ).abs().max()) < 1e-5 * top
+    for part, all_of_it in ((result.volume, whole.volume), (result.uncertainty, whole.uncertainty)):
+        assert float((part.data_XYZ - crop(all_of_it, *box).data_XYZ).abs().max()) < 1e-5 * top
     assert torch.equal(result.mask_XYZ, crop(whole.volume.with_data(whole.mask_XYZ), *box).data_XYZ)
     assert result.single_experts_XYZE is not None and result.single_experts_XYZE.shape[:3] == box[1]
     assert result.sidecar.data_consistency == whole.sidecar.data_consistency
@@ -63,17 +63,17 @@ def test_a_part_of_fine_voxels_is_nearly_the_same_with_a_bounded_margin(tta, enh
     monkeypatch.setattr(grids, "MARGIN_VOX", 20)
     near = grids.working_grid(low.grid, crop(whole, *box).grid)
     assert max(near.shape) < 56
-    found = enhancer(low, replace(options, like=crop(whole, *box).grid)).volume
-    gap = (found.data_XYZ - crop(whole, *box).data_XYZ).abs() / float(whole.data_XYZ.max())
+    part = enhancer(low, replace(options, like=crop(whole, *box).grid)).volume
+    gap = (part.data_XYZ - crop(whole, *box).data_XYZ).abs() / float(whole.data_XYZ.max())
     assert float(gap.max()) < 5e-3 and float(gap.square().mean().sqrt()) < 1e-3
 
 
-def test_nothing_is_invented_where_nothing_was_measured(enhancer, low, whole):
+def test_nothing_is_added_where_nothing_was_measured(enhancer, low, whole):
     affine = whole.volume.affine.clone()
     affine[2, 3] -= 30
-    goal = Grid((60, 64, 90), affine)
-    result = enhancer(low, EnhanceOptions(like=goal, single_experts=True))
-    beyond = torch.zeros(goal.shape, dtype=torch.bool)
+    target = Grid((60, 64, 90), affine)
+    result = enhancer(low, EnhanceOptions(like=target, single_experts=True))
+    beyond = torch.zeros(target.shape, dtype=torch.bool)
     beyond[:, :, :10] = beyond[:, :, 70:] = True
     for data in (result.volume, result.uncertainty, result.interpolated):
         assert float(data.data_XYZ[beyond].abs().max()) == 0
@@ -81,15 +81,15 @@ def test_nothing_is_invented_where_nothing_was_measured(enhancer, low, whole):
     assert float(result.single_experts_XYZE[beyond].abs().max()) == 0
     inside = result.volume.data_XYZ[:, :, 10:70] - whole.volume.data_XYZ
     assert float(inside.abs().max()) < 1e-5 * float(whole.volume.data_XYZ.max())
-    told = [warning for warning in result.sidecar.warnings if "field of view" in warning]
-    assert told == ["33.3% of the target grid lies outside the scan's field of view: not measured, filled with air"]
+    notes = [warning for warning in result.sidecar.warnings if "field of view" in warning]
+    assert notes == ["33.3% of the target grid lies outside the scan's field of view: not measured, filled with air"]
     assert not any("field of view" in warning for warning in whole.sidecar.warnings)
 
 
 @pytest.mark.parametrize("samples", [1, 2])
 def test_maps_on_a_turned_grid_are_never_negative(samples, enhancer, low):
-    goal = turned(low.grid, 20, 3.0, (80, 80, 70))
-    result = enhancer(low, EnhanceOptions(like=goal, samples=samples, steps=2))
+    target = turned(low.grid, 20, 3.0, (80, 80, 70))
+    result = enhancer(low, EnhanceOptions(like=target, samples=samples, steps=2))
     assert float(result.uncertainty.data_XYZ.min()) >= 0 and float(result.gate_XYZE.min()) >= 0
     assert float(result.volume.data_XYZ.min()) >= 0 and not bool(result.mask_XYZ[0, 0].any())
     assert any("outside the scan's field of view" in warning for warning in result.sidecar.warnings)

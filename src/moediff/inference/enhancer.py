@@ -49,8 +49,8 @@ class Enhancer:
             if not 1 <= threads <= MAX_THREADS:
                 raise ConfigError(f"threads is {threads}, expected 1 to {MAX_THREADS}: choose about as many as cores")
             torch.set_num_threads(threads)
-        place, precision = parse_device(device), parse_dtype(dtype)
-        self.model = Model(bundle if isinstance(bundle, Bundle) else load_bundle(bundle, place), place, precision)
+        where, precision = parse_device(device), parse_dtype(dtype)
+        self.model = Model(bundle if isinstance(bundle, Bundle) else load_bundle(bundle, where), where, precision)
 
     @property
     def bundle(self) -> Bundle:

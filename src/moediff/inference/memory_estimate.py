@@ -26,10 +26,10 @@ RESERVED = 2.0  # times a small tile's own memory, for blocks that stay reserved
 def peak_memory_mib(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig) -> int:
     """Peak resident memory of `moediff enhance` in MiB, about 15 % right; without reports and gate maps."""
     voxels = math.prod(plan.working.shape)
-    base = voxels * WORKING_BYTES + math.prod(plan.source.shape) * INPUT_BYTES
+    grids = voxels * WORKING_BYTES + math.prod(plan.source.shape) * INPUT_BYTES
     channels = RESERVED * FOREGROUND_SHARE * voxels * network.backbone.width
     tile = min(channels * BYTES_PER_CHANNEL, options.memory_mb * 2**20)
     maps = 2 * (options.samples > 1) + len(network.experts.branches) * options.single_experts
     on_target = 0 if plan.working is plan.target else TARGET_MAPS * MAP_BYTES * math.prod(plan.target.shape)
     oblique = voxels * OBLIQUE_BYTES if plan.oblique else 0
-    return round(STARTED_MIB + (base + max(tile, oblique) + maps * MAP_BYTES * voxels + on_target) / 2**20)
+    return round(STARTED_MIB + (grids + max(tile, oblique) + maps * MAP_BYTES * voxels + on_target) / 2**20)

@@ -179,18 +179,18 @@ class Session:
         a_sample = evaluations(SAMPLERS[self.options.sampler], self._sigmas) if count else 0
         calls, done = faithful * self.options.tta + count * a_sample, 0
 
-        def announce() -> None:
+        def advance() -> None:
             nonlocal done
             self.progress(0.1 + 0.85 * done / calls, "denoising")
             done += 1
 
         residual_XYZ = deviation_XYZ = None
         if faithful:
-            residual_XYZ, deviation_XYZ = self._posterior_mean(context, announce)
+            residual_XYZ, deviation_XYZ = self._posterior_mean(context, advance)
             growth = anisotropy_ratio(self.prepared) ** self.config.anisotropy_exponent
             deviation_XYZ.mul_(self.config.uncertainty_scale * growth)
         if count:
-            first, deviation = self._samples(context, count, announce)
+            first, deviation = self._samples(context, count, advance)
             if residual_XYZ is None:
                 residual_XYZ = self._paste(first, context)
             if deviation is not None:
@@ -202,37 +202,37 @@ class Session:
         """The scaled result of every expert by itself, on the CPU."""
         results = []
         for index, name in enumerate(self.config.denoiser.experts.regions):
-            announce = partial(self.progress, 0.95, f"{name} alone")
-            residual_XYZ, _ = self._posterior_mean(context, announce, expert=index)
+            advance = partial(self.progress, 0.95, f"{name} alone")
+            residual_XYZ, _ = self._posterior_mean(context, advance, expert=index)
             results.append(self.compose(residual_XYZ).cpu())
         return tuple(results)
 
     def _posterior_mean(
-        self, context: TileContext, announce: Callable[[], None], *, expert: int | None = None
+        self, context: TileContext, advance: Callable[[], None], *, expert: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """The residual's posterior mean and its predicted absolute error, mean over flips.
 
         Args:
-            announce: called before every evaluation.
+            advance: called before every evaluation.
             expert: one expert everywhere; None combines them by the gate.
         """
         total: list[Tensor] = []
         for axes in FLIPS[: self.options.tta]:
-            announce()
-            view = self.encode(flipped(self.prepared, axes)) if axes else context
-            view = view if expert is None else view.single_expert(expert)
-            zero = torch.zeros_like(view.condition.interpolated_BXYZ)
-            parts = [self._paste(part, view) for part in self.denoise(zero, self._sigma_max, view, error=True)]
+            advance()
+            current = self.encode(flipped(self.prepared, axes)) if axes else context
+            current = current if expert is None else current.single_expert(expert)
+            zero = torch.zeros_like(current.condition.interpolated_BXYZ)
+            parts = [self._paste(part, current) for part in self.denoise(zero, self._sigma_max, current, error=True)]
             parts = [part.flip(axes) for part in parts] if axes else parts
             total = [so_far.add_(part) for so_far, part in zip(total, parts, strict=True)] if total else parts
         mean, error = (part.div_(self.options.tta) if self.options.tta > 1 else part for part in total)
         return mean, error
 
-    def _samples(self, context: TileContext, count: int, announce: Callable[[], None]) -> tuple[Tensor, Tensor | None]:
+    def _samples(self, context: TileContext, count: int, advance: Callable[[], None]) -> tuple[Tensor, Tensor | None]:
         """The first of several samples of the residual, and the standard deviation of all of them."""
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            announce()
+            advance()
             return self.denoise(x, sigma, context)
 
         sigmas, sampler = self._sigmas, SAMPLERS[self.options.sampler]
