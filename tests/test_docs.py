@@ -1,13 +1,19 @@
-"""The reference page of the documentation holds every command."""
+"""Documents are complete: commands, hazards, dependencies, renamed options and settings; no unresolved merges."""
 
 import ast
+import importlib
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+import moediff
 from moediff.cli.main import build_parser
+from moediff.cli.options import RENAMED_OPTIONS
+from moediff.evaluation import records
+from moediff.inference import sidecar
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,3 +84,20 @@ def test_every_pinned_file_has_a_hash():
 )
 def test_no_page_holds_an_unresolved_merge(page):
     assert not re.search(r"^(<{7}|={7}|>{7})", page.read_text(encoding="utf-8"), re.M)
+
+
+def former_names() -> set[str]:
+    """Options, settings and fields of files whose former names are still read."""
+    names = {name for options in RENAMED_OPTIONS.values() for name in options}
+    names |= {part for name in sidecar.MOVED for part in name.split(".")} | {records.LOST, *records.RENAMED}
+    for module in pkgutil.walk_packages(moediff.__path__, "moediff."):
+        if not module.name.endswith("__main__"):
+            for kind in vars(importlib.import_module(module.name)).values():
+                names |= set(getattr(kind, "RENAMED", {})) if isinstance(kind, type) else set()
+    moved_only = {"noticeable", "sampler", "mean", "p99"}
+    return names - moved_only
+
+
+def test_the_changelog_names_everything_that_was_renamed():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert {name for name in former_names() if f"`{name}`" not in text} == set()
