@@ -16,6 +16,7 @@ METRICS   := psnr,nrmse,ssim,psnr_all,ssim_all,nrmse_mrixfields,ssim_mrixfields,
 BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) --threads 1 --recipes $(RECIPES) --metrics $(METRICS)
 TIMES     ?=
 TRAIN     ?=
+RECIPE    ?= recipes/default.toml
 SECONDS   ?= 600
 # Processes that share the tests.
 WORKERS   ?= 2
@@ -34,8 +35,8 @@ help:
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"
 	@echo "make benchmark-publish write benchmarks/results/embedded.json from that run"
 	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
-	@echo "make train-default     train the embedded weights anew into ./runs (15 hours on 2 cores); run again to go on"
-	@echo "                       TRAIN=\"--minutes 25\" on one fast GPU"
+	@echo "make train-default     recipes/default.toml into ./runs/default (18 hours on 2 cores); run again to go on"
+	@echo "                       RECIPE=recipes/gpu.toml on one fast GPU; TRAIN=\"--slice 30\" and other options"
 	@echo "make gpu               where torch sees a GPU: does it agree with the CPU, and how fast is it?"
 	@echo "make test              set up, lint, type-check and run every quick test"
 	@echo "make browser           Debian's Chromium for the tests of the report (needs root); without it they are skipped"
@@ -99,7 +100,7 @@ benchmark-publish: $(STAMP)
 	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json --publish benchmarks/results/embedded.json
 
 train-default: $(STAMP)
-	$(BIN)/python scripts/train_default.py $(TRAIN)
+	$(BIN)/moediff train $(RECIPE) --resume $(TRAIN)
 
 measure: $(STAMP)
 	$(BIN)/python scripts/measure.py --data "$(DATA)"
@@ -109,7 +110,7 @@ gpu: $(STAMP)
 	mkdir -p runs/gpu
 	$(BIN)/python benchmarks/perf.py gpu --json runs/gpu/gpu.json
 	$(BIN)/python benchmarks/perf.py enhance --device cuda --threads 4 --sides middle large huge --json runs/gpu/speed.json
-	for place in device cpu; do $(BIN)/python benchmarks/perf.py training --device cuda --config configs/gpu-experts.toml --batch 32 --patch 48 \
+	for place in device cpu; do $(BIN)/python benchmarks/perf.py training --device cuda --config recipes/gpu.toml --batch 32 --patch 48 \
 		--examples $$place --json runs/gpu/training-$$place.json || exit 1; done
 
 wheel-test:

@@ -404,7 +404,7 @@ def training(args: argparse.Namespace) -> None:
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Options besides --json."""
-    parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parents[1] / "configs" / "default.toml")
+    parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parents[1] / "recipes" / "default.toml")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--examples", choices=["device", "cpu"], default="device", help="where examples are computed")
     parser.add_argument("--precision", choices=["auto", "fast", "float32", "bfloat16"], default="auto")

@@ -107,18 +107,18 @@ def test_train_then_enhance_then_score(project: Path, make_phantom, capsys):
 
 def test_resumed_training_equals_uninterrupted(project: Path):
     from moediff.training.config import load_config
-    from moediff.training.trainer import Trainer
+    from moediff.training.trainer import RunOptions, Trainer
 
     config = load_config(write_config(project, steps=4, save_every=2))
-    whole = Trainer(config)
-    whole.run(progress=False)
+    whole = Trainer(config, RunOptions(progress=False))
+    whole.run()
     (project / "run").rename(project / "whole")
 
-    first = Trainer(config)
+    first = Trainer(config, RunOptions(progress=False))
     first.progress = lambda: min(first.state.step / 4, 1.0) if first.state.step < 2 else 1.0  # type: ignore[method-assign]
-    first.run(progress=False)  # as if it were killed after the checkpoint of step 2
-    second = Trainer(config)
-    second.run(resume=True, progress=False)
+    first.run()  # as if it were killed after the checkpoint of step 2
+    second = Trainer(config, RunOptions(progress=False, resume=True))
+    second.run()
     assert second.state.step == 4
     for (name, ours), theirs in zip(
         second.state.average.state_dict().items(), whole.state.average.state_dict().values(), strict=True
@@ -129,16 +129,16 @@ def test_resumed_training_equals_uninterrupted(project: Path):
 def test_slices_equal_one_run(project: Path):
     from moediff.core.errors import TryAgain
     from moediff.training.config import load_config
-    from moediff.training.trainer import train
+    from moediff.training.trainer import RunOptions, train
 
     config = load_config(write_config(project, steps=3, save_every=100))
-    train(config, processes=1, progress=False)
+    train(config, RunOptions(processes=1, progress=False))
     whole = load_bundle(project / "run" / "bundle")
     (project / "run").rename(project / "whole")
     slices = 0
     for slices in range(1, 10):
         try:
-            train(config, processes=1, resume=True, progress=False, slice_minutes=1e-9)
+            train(config, RunOptions(processes=1, resume=True, progress=False, slice_minutes=1e-9))
             break
         except TryAgain as pause:
             assert f"paused at step {slices}" in str(pause)

@@ -110,17 +110,6 @@ def test_a_configuration_that_builds_on_itself_is_refused(tmp_path):
         load_config(path.with_name("one.toml"))
 
 
-def test_the_configurations_of_the_project_can_be_read():
-    folder = Path(__file__).resolve().parents[2] / "configs"
-    uniform, default = (load_config(folder / f"{name}.toml") for name in ("uniform", "default"))
-    assert default.scans == uniform.scans and default.data == uniform.data
-    assert default.model.denoiser.gate.experts == 4 and uniform.model.denoiser.gate.experts == 1
-    assert Path(default.start or "").resolve() == (Path(uniform.out) / "bundle").resolve()
-    longer, wide = (load_config(folder / f"{name}.toml") for name in ("longer", "wide"))
-    assert longer.model.denoiser == wide.model.denoiser == default.model.denoiser
-    assert wide.loss.region == longer.loss.region == default.loss.region
-
-
 REFUSED = {
     "unknown setting": ("stepz = 3", "unknown setting 'stepz'"),
     "unknown in a table": ("[model.denoiser.backbone]\nwidht = 3", "unknown setting 'model.denoiser.backbone.widht'"),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,10 +16,10 @@ from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
 from moediff.diffusion.schedule import DiffusionConfig
 from moediff.io.scans import save
-from moediff.model.bundle import load_bundle, save_bundle
+from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.training.cache import Head, ScanSource, kept
-from moediff.training.config import Phase, TrainConfig, load_config
+from moediff.training.config import Phase, TrainConfig
 from moediff.training.losses import LossConfig
 from moediff.training.muon import Muon, orthogonalise
 from moediff.training.patches import Batch, PatchSource
@@ -141,7 +139,7 @@ def test_a_run_goes_through_its_phases(tmp_path, make_phantom, monkeypatch):
     monkeypatch.setattr(
         trainer, "step", lambda batch: seen.append(tuple(batch.interpolated_BXYZ.shape)) or {"loss": 1.0}
     )
-    trainer.run(progress=False)
+    trainer.run()
     assert seen == [(2, 32, 32, 32)] * 2 + [(1, 48, 48, 48)] * 2
     told = load_bundle(tmp_path / "run" / "bundle").provenance
     assert told["commit"] and "CPU cores, torch" in told["hardware"] and told["training"]["seed"] == 0
@@ -176,81 +174,3 @@ def test_kept_heads_are_those_that_were_made(tmp_path):
     source = replace(source, weight=1.0)
     again()
     assert made == [1, 0, 0]
-
-
-@pytest.fixture
-def script(load_script) -> ModuleType:
-    return load_script("train_default")
-
-
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_every_stage_is_a_configuration_that_begins_where_another_ends(script, name):
-    recipe = script.RECIPES[name]
-    configs = [load_config(ROOT / "configs" / f"{stage}.toml") for stage in recipe.stages]
-    assert all(config.minutes for config in configs) and configs[0].start is None
-    before = {str(Path(config.out) / "bundle") for config in configs}
-    runs = Path(configs[0].out).parent
-    begun = {stage: str(runs / result / "bundle") for stage, (result, *_) in recipe.averages.items()}
-    for stage, config in list(zip(recipe.stages, configs, strict=True))[1:]:
-        assert config.start == begun.get(stage, config.start) and config.start in before | set(begun.values())
-        assert set(recipe.averages.get(stage, ())[1:]) <= set(recipe.stages[: recipe.stages.index(stage)])
-    told = [config.model.prepare for config in configs]
-    assert told == sorted(told, key=lambda one: one.noise_estimator == "quiet")  # once quiet, always
-    assert name == "cpu" or told[0] == told[-1]
-    assert not any("val/" in path.path for config in configs for path in config.scans)
-    heads = [
-        replace(config.model.denoiser, gate=configs[-1].model.denoiser.gate, experts=configs[-1].model.denoiser.experts)
-        for config in configs
-    ]
-    assert all(head == heads[0] for head in heads)
-
-
-def test_a_stage_begins_with_the_average_of_two(script, bundle, tmp_path, monkeypatch):
-    for name, factor in (("one", 1.0), ("two", 3.0)):
-        made = load_bundle(bundle)
-        weights = {key: value * factor for key, value in made.denoiser.state_dict().items()}
-        save_bundle(tmp_path / "runs" / name / "bundle", made.config, weights, {})
-    for stage in ("one", "two", "three"):
-        (tmp_path / f"{stage}.toml").write_text(f'out = "runs/{stage}"\n[[scans]]\npath = "x"\n', encoding="utf-8")
-    recipe = script.Recipe(("one", "two", "three"), averages={"three": ("mean", "one", "two")})
-    monkeypatch.setitem(script.RECIPES, "cpu", recipe)
-    monkeypatch.setattr(script, "run_stage", lambda stage, args, minutes: 3 if stage == "three" else 0)
-    assert script.main(["--recipe", "cpu", "--configs", str(tmp_path)]) == 3
-    before = load_bundle(bundle).denoiser.state_dict()
-    after = load_bundle(tmp_path / "runs" / "mean" / "bundle").denoiser.state_dict()
-    assert all(torch.allclose(after[key], 2 * before[key]) for key in before)
-
-
-def test_a_cuda_device_chooses_the_gpu_recipe(script, monkeypatch):
-    ran: list[str] = []
-    monkeypatch.setattr(script, "run_stage", lambda stage, args, minutes: ran.append(f"{stage} {minutes:.1f}") or 3)
-    for there, first in ((True, "gpu-uniform 9.8"), (False, "uniform 2.1")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert script.main(["--minutes", "25"]) == 3
-        assert ran.pop() == first
-
-
-@pytest.mark.slow
-def test_the_gpu_recipe_runs_to_its_end_in_small(script, tmp_path: Path, make_phantom: Callable):
-    """Three stages of a few steps in slices, the error head, and the comparison: all that a GPU would run."""
-    save(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
-    common = f'data = "{tmp_path}"\ncache = "heads"\nsteps = 4\nsave_every = 3\nminutes = 1.0\ncompile = true\n'
-    listed = '[[scans]]\npath = "head_T1w.nii.gz"\n[validation]\nscans = ["head_T1w.nii.gz"]\n'
-    listed += 'side = 32\nrecipes = ["iso2"]\n'
-    phases = "[[phases]]\nuntil = 0.5\nbatch = 2\npatch = 32\n[[phases]]\nuntil = 1.0\nbatch = 1\npatch = 32\n"
-    four = TINY.format(experts=4, branches='["smooth", "detail", "window", "plain"]')
-    stages = {
-        "gpu-uniform": (f'out = "runs/gpu-uniform"\n{common}', TINY.format(experts=1, branches='["plain"]')),
-        "gpu-experts": (f'out = "runs/gpu-experts"\nstart = "runs/gpu-uniform/bundle"\n{common}', four),
-        "gpu-home": (f'out = "runs/gpu-home"\nstart = "runs/gpu-experts/bundle"\nonly = ["experts"]\n{common}', four),
-    }
-    for name, (head, model) in stages.items():
-        (tmp_path / f"{name}.toml").write_text(head + model + phases + listed)
-    words = ["--recipe", "gpu", "--configs", str(tmp_path), "--patches", "1"]
-    assert script.main([*words, "--slice", "5"]) == 0
-    assert "gpu-home" in (tmp_path / "runs" / "training.svg").read_text()
-    compared = json.loads((tmp_path / "runs" / "compared.json").read_text())
-    assert set(compared) == {"new", "embedded"} and "mean/iso2" in compared["new"]
-    told = load_bundle(tmp_path / "runs" / "final" / "bundle").provenance
-    assert told["steps"] == 4 and told["error_head"]["patches"] == 1
-    assert script.main(words) == 0  # run again: everything is done

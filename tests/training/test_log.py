@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from moediff.training.log import Log
+from moediff.training.log import Log, Place, Progress
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -49,3 +49,50 @@ def test_steps_that_are_taken_again_stand_once(tmp_path):
                 handle.write("5.0,1")  # killed in the middle of a row
     for name in ("losses.csv", "validation.csv"):
         assert [row["step"] for row in rows(tmp_path / name)] == ["1", "2", "3", "4", "5"]
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_line_a_minute_without_a_terminal(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr("moediff.training.log.time.monotonic", clock)
+    with Progress(Place("experts", 2, 9, minutes_after=60.0)) as progress:
+        for minute in range(3):
+            for second in (1, 31, 61):
+                clock.now = 1000.0 + 60 * minute + second
+                progress.update((60 * minute + second) / 600, f"step {60 * minute + second}, loss 0.5")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "experts (2/9) 10%; step 61, loss 0.5; 0:09 h left, 1:09 h in all",
+        "experts (2/9) 20%; step 121, loss 0.5; 0:08 h left, 1:08 h in all",
+        "experts (2/9) 30%; step 181, loss 0.5; 0:07 h left, 1:07 h in all",
+    ]
+
+
+def test_quiet_says_nothing_and_a_run_that_goes_on_knows_its_pace(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr("moediff.training.log.time.monotonic", clock)
+    with Progress(Place(), quiet=True) as progress:
+        clock.now += 600
+        progress.update(0.5, "step 1")
+    assert capsys.readouterr().err == ""
+    later = Progress(Place(), share=0.5)
+    clock.now += 600
+    assert later.left(0.75) == "0:10 h left" and later.left(0.5) == ""
+
+
+def test_the_last_validation_stands_beside_the_loss(tmp_path, monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr("moediff.training.log.time.monotonic", clock)
+    with Log(tmp_path, quiet=False) as log:
+        log.validation(3, {"a/iso2": 9.9, "mean/iso2": 0.714})
+        clock.now += 61
+        log.step(4, 0.5, {"loss": 0.25}, 61.0)
+    assert capsys.readouterr().err == "training 50%; step 4 loss 0.250, gain iso2 +0.71 dB; 0:01 h left\n"

@@ -28,7 +28,7 @@ from moediff.training.config import TrainConfig
 from moediff.training.losses import LossConfig
 from moediff.training.patches import PatchSource
 from moediff.training.preemption import Pause
-from moediff.training.trainer import Trainer, train
+from moediff.training.trainer import RunOptions, Trainer, train
 from moediff.training.validate import Validation
 from pretend_gpu import OnGpu, pretended
 
@@ -144,8 +144,8 @@ def test_a_whole_run_is_saved_validated_and_resumed(config, tmp_path, make_phant
             if out == "parts":
                 with monkeypatch.context() as stopped, pytest.raises(TryAgain):
                     stopped.setattr(Pause, "due", lambda self: True)
-                    train(here, progress=False)
-            bundle = load_bundle(train(here, progress=False, resume=out == "parts"))
+                    train(here, RunOptions(progress=False))
+            bundle = load_bundle(train(here, RunOptions(progress=False, resume=out == "parts")))
         told = bundle.provenance["hardware"]
         assert told.startswith("1 x none,") and "mean/iso2" in (tmp_path / out / "validation.csv").read_text()
         weights.append(torch.cat([weight.flatten() for weight in bundle.denoiser.state_dict().values()]))

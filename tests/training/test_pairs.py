@@ -27,7 +27,7 @@ from moediff.training.config import TrainConfig, load_config
 from moediff.training.pairs import corners_known, pair_of
 from moediff.training.patches import PatchSource
 from moediff.training.sources import brain_scaled, load_heads
-from moediff.training.trainer import train
+from moediff.training.trainer import RunOptions, train
 from moediff.training.validate import Pair, Validation, validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,7 +230,7 @@ def test_weights_learn_from_pairs_and_are_judged_by_them(data, sharp, low, make_
         model=BundleConfig(denoiser=make_denoiser().config, data_consistency=False),
         validation=Validation(pairs=(Pair(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz"),)),
     )
-    bundle = load_bundle(train(config, processes=1, progress=False))
+    bundle = load_bundle(train(config, RunOptions(processes=1, progress=False)))
     (told,) = bundle.provenance["training"]["scans"]
     assert told["input"] == "sub-01_3T.nii.gz" and told["licence"] == "own"
     assert "mean/pair" in (data / "run" / "validation.csv").read_text()
@@ -266,7 +266,7 @@ def test_coarser_voxels_can_be_asked_for(data):
 
 
 def test_the_template_goes_on_from_the_embedded_weights():
-    config = load_config(ROOT / "configs" / "pairs.toml")
+    config = load_config(ROOT / "recipes" / "pairs.toml")
     assert (
         all(source.input for source in config.scans) and config.validation.pairs and not config.model.data_consistency
     )

@@ -28,7 +28,7 @@ def test_a_slice_is_over_when_its_time_is():
         time.sleep(0.06)
         assert pause.due()
         with pytest.raises(TryAgain, match=r"paused at step 7, 25% done; go on with --resume"):
-            pause.leave(7, 0.25)
+            pause.leave("step 7, 25% done")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_signal_waits_for_the_end_of_the_step(number, ending):
         signal.raise_signal(number)
         assert pause.due()
         with pytest.raises(ending) as raised:
-            pause.leave(1, 0.5)
+            pause.leave("step 1")
     assert signal.getsignal(number) is before
     if ending is SystemExit:
         assert raised.value.code == 143

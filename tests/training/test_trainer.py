@@ -25,9 +25,11 @@ from moediff.training.config import Phase, TrainConfig
 from moediff.training.gate_step import shift_consistency
 from moediff.training.losses import LossConfig
 from moediff.training.patches import Batch, Example, PatchSource
-from moediff.training.trainer import MAX_BAD_STEPS, Trainer, _processes_for, train
+from moediff.training.provenance import stage_records
+from moediff.training.trainer import MAX_BAD_STEPS, RunOptions, Trainer, _processes_for, train
 from moediff.training.validate import Validation
 
+QUIET = RunOptions(progress=False)
 TINY = BundleConfig(
     denoiser=DenoiserConfig(
         embedding_width=8,
@@ -176,7 +178,7 @@ def test_training_gives_up_on_a_loss_that_stays_not_finite(config):
 def test_a_folder_with_a_run_is_not_overwritten(config):
     Trainer(config)._save()
     with pytest.raises(ConfigError, match="holds a run already; add --resume"):
-        Trainer(config).run(progress=False)
+        Trainer(config, QUIET).run()
 
 
 @pytest.mark.fault(46)
@@ -189,7 +191,7 @@ def test_a_run_killed_in_its_first_save_begins_again(config, tmp_path):
         left = Path(run.out) / "checkpoint" / f".moediff-{name_hash(Path(STATE))}-12.tmp"
         left.parent.mkdir(parents=True)
         left.write_bytes(b"half of it")
-        train(run, processes=1, resume=resume, progress=False)
+        train(run, RunOptions(processes=1, resume=resume, progress=False))
         assert [path.name for path in left.parent.iterdir()] == ["state.safetensors"]
         assert load_bundle(Path(run.out) / "bundle").provenance["steps"] == 1
 
@@ -259,18 +261,18 @@ def test_the_best_bundle_is_kept(config, monkeypatch):
 
 def test_a_batch_must_be_shared_out_evenly(config):
     with pytest.raises(ConfigError, match="batch=3 must be a multiple of the 2 processes"):
-        train(replace(config, batch=3), processes=2, progress=False)
+        train(replace(config, batch=3), RunOptions(processes=2))
 
 
 def test_what_cannot_begin_is_refused_before_any_process_starts(config, monkeypatch):
     monkeypatch.setattr("moediff.training.trainer.run_together", lambda *_: pytest.fail("started"))
     with pytest.raises(ConfigError, match="-2 processes cannot train"):
-        train(config, processes=-2, progress=False)
+        train(config, RunOptions(processes=-2))
     with pytest.raises(ConfigError, match="no training scans are listed"):
-        train(replace(config, scans=()), progress=False)
+        train(replace(config, scans=()), QUIET)
     listed = replace(config, scans=(ScanSource(path="a.nii.gz"),), validation=Validation(scans=("b.nii.gz",)))
     with pytest.raises(InputMissing, match=r"b\.nii\.gz: no such scan to validate on"):
-        train(listed, progress=False)
+        train(listed, QUIET)
 
 
 @pytest.mark.parametrize(("device", "words"), [("nonsense", "must be 'auto'"), ("cuda:1", "CUDA_VISIBLE_DEVICES")])
@@ -353,7 +355,7 @@ def test_what_no_run_has_made_is_not_replaced(config):
     (out / "best" / "photo.txt").write_text("mine")
     (out / "losses.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match=r"holds best, losses\.csv of no run there"):
-        Trainer(config).run(progress=False)
+        Trainer(config, QUIET).run()
     assert (out / "best" / "photo.txt").read_text() == "mine" and (out / "losses.csv").read_text() == "a,b\n1,2\n"
 
 
@@ -366,3 +368,61 @@ def test_a_checkpoint_of_another_network_is_told(config):
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(ConfigError, match="damaged"):
         Trainer(config)._restore()
+
+
+def restarted(config: TrainConfig, step: int) -> Trainer:
+    """A run of which the bundle of this step is left, and nothing else; resumed."""
+    first, out = Trainer(config), Path(config.out)
+    first.step(batch_of(0.05))
+    first.state.step, first.state.seconds = step, 12.5
+    first._save()
+    for path in (out / "checkpoint").iterdir():
+        path.unlink()
+    again = Trainer(config, RunOptions(resume=True, progress=False))
+    again._restart(out / "bundle")
+    assert equal(weights(again)[: len(weights(again)) // 2], list(first.state.average.state_dict().values()))
+    return again
+
+
+def test_a_lost_checkpoint_goes_on_at_the_bundles_place_and_warms_up_again(config):
+    trainer = restarted(config, 20)
+    assert (trainer.state.step, trainer.state.seconds) == (20, 12.5)
+    (restart,) = trainer.state.restarts
+    assert (restart.step, restart.seconds) == (20, 12.5)
+    for step, share in ((20, 1 / 4), (21, 2 / 4), (23, 1), (30, 1)):
+        trainer.state.step = step
+        trainer.step(batch_of(0.05))
+        expected = 0.1 * share * 0.5 * (1 + math.cos(math.pi * step / 40))
+        assert trainer.state.optimiser.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_a_restart_is_remembered_by_checkpoints_and_bundles(config):
+    trainer = restarted(config, 20)
+    trainer.state.step = 25
+    trainer._save()
+    again = Trainer(config)
+    again._restore()
+    assert again.state.restarts == trainer.state.restarts and again.state.step == 25
+    (record,) = stage_records(load_bundle(Path(config.out) / "bundle").provenance)
+    assert record.restarts == trainer.state.restarts and record.steps == 25 and not record.finished
+
+
+def test_a_bundle_of_another_network_is_no_place_to_go_on_from(config):
+    Trainer(config)._save()
+    wider = replace(
+        TINY,
+        denoiser=replace(TINY.denoiser, backbone=BackboneConfig(width=16, bottleneck_width=8, blocks_bottleneck=1)),
+    )
+    with pytest.raises(ConfigError, match="a run of another network"):
+        Trainer(replace(config, model=wider))._restart(Path(config.out) / "bundle")
+
+
+def test_a_run_of_its_own_is_one_stage_after_those_of_its_start(config, tmp_path):
+    Trainer(replace(config, provenance={"name": "first"}))._save()
+    start = str(tmp_path / "run" / "bundle")
+    Trainer(replace(config, out=str(tmp_path / "child"), start=start, provenance={"name": "second"}))._save()
+    provenance = load_bundle(tmp_path / "child" / "bundle").provenance
+    first, second = stage_records(provenance)
+    assert (first.name, second.name) == ("first", "second")
+    assert second.parent_sha256 == (load_bundle(start).sha256,) and second.torch == torch.__version__
+    assert provenance["steps"] == 0 and provenance["training"]["learning_rate"] == 0.1

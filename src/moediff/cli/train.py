@@ -1,10 +1,11 @@
-"""`moediff train`: train a model from a TOML configuration."""
+"""`moediff train`: train a model by a recipe."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from dataclasses import replace
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +13,20 @@ from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
+    from moediff.training.recipe import Recipe
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    train = commands.add_parser("train", help="train a model from a TOML configuration")
-    train.add_argument("config", type=Path, help="see configs/ in the repository")
-    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    train = commands.add_parser("train", help="train a model by a recipe (a TOML file)")
+    train.add_argument("config", type=Path, metavar="RECIPE", help="see recipes/ in the repository")
+    train.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    train.add_argument("--dry-run", action="store_true", help="print stages, settings and missing files, and stop")
     train.add_argument(
         "--slice", type=float, metavar="MIN", help="stop after MIN minutes with exit code 75, to --resume"
     )
     train.add_argument(
-        "--minutes", type=float, metavar="MIN", help="time budget of the whole run (default: as configured)"
+        "--minutes", type=float, metavar="MIN", help="time of all stages together (default: as configured)"
     )
     train.add_argument("--data", type=Path, metavar="DIR", help="where the scans lie (default: as configured)")
     train.add_argument("--processes", type=int, default=0, help="share batches among N (default: all GPUs or cores)")
@@ -35,18 +38,40 @@ def train_command(args: argparse.Namespace) -> int:
     """Train, and say where the bundle lies."""
     from moediff.core.errors import prefix_errors
     from moediff.core.extras import TRAINING_MODULES, require_modules
-    from moediff.training.config import load_config
-    from moediff.training.trainer import train
 
     tune_allocator()
-    require_modules(*TRAINING_MODULES, what="training", extra="train")
-    config = load_config(args.config)
-    progress = not args.quiet and sys.stderr.isatty()
+    if not args.dry_run:
+        require_modules(*TRAINING_MODULES, what="training", extra="train")
+    recipe = _recipe(args)
+    with prefix_errors(args.config):
+        if args.dry_run:
+            from moediff.training.dry_run import dry_run
+
+            print(dry_run(recipe))
+            return 0
+        from moediff.training.engine import run_recipe
+        from moediff.training.trainer import RunOptions
+
+        options = RunOptions(
+            processes=args.processes, resume=args.resume, progress=not args.quiet, slice_minutes=args.slice
+        )
+        print(os.path.normpath(run_recipe(recipe, options)))
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line changes; settings under former names are said on standard error."""
+    from moediff.core.errors import prefix_errors
+    from moediff.training.recipe import load_recipe, with_data, with_minutes
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        recipe = load_recipe(args.config)
+    for warning in caught:
+        print(f"moediff: warning: {warning.message}", file=sys.stderr)
     with prefix_errors(args.config):
         if args.minutes is not None:
-            config = replace(config, minutes=args.minutes)
+            recipe = with_minutes(recipe, args.minutes)
         if args.data is not None:
-            config = replace(config, data=str(args.data))
-        made = train(config, processes=args.processes, resume=args.resume, progress=progress, slice_minutes=args.slice)
-    print(made)
-    return 0
+            recipe = with_data(recipe, args.data)
+    return recipe

@@ -36,7 +36,7 @@ from moediff.training.losses import LossConfig
 from moediff.training.patches import PatchSource
 from moediff.training.self_supervised import head_from, slices_of
 from moediff.training.step import Draws, batch_loss
-from moediff.training.trainer import train
+from moediff.training.trainer import RunOptions, train
 
 PROBES = 6  # batches that tell how much was learned
 PARTS = ("embedding", "backbone", "experts")
@@ -129,7 +129,7 @@ def adapt(
         write_heads(work / "heads.safetensors", heads)
         save_bundle(work / "start", bundle.config, bundle.denoiser.state_dict(), {})
         config = _config(work, bundle, chosen)
-        run = train(config, processes=chosen.processes, threads=chosen.threads, progress=progress)
+        run = train(config, RunOptions(processes=chosen.processes, threads=chosen.threads, progress=progress))
         learned = load_bundle(run)
         device = parse_device(chosen.device)
         denoiser = part_way(bundle.denoiser, learned.denoiser.to(device), chosen.share)

@@ -1,9 +1,10 @@
-"""What a run needs to go on exactly where it stopped, as one safetensors file; never a pickle."""
+"""Checkpoint: what a run needs to go on exactly where it stopped, as one safetensors file; never a pickle."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -14,15 +15,20 @@ from moediff.io.atomic import remove_leftovers
 from moediff.io.tensors import save_tensors
 from moediff.model.bundle import present_names
 from moediff.model.denoiser import Denoiser
+from moediff.training.provenance import Restart
 
 STATE = "state.safetensors"
 FOLDER = "checkpoint"
 MADE = ("bundle", "best", "losses.csv", "validation.csv")  # what a run replaces or adds to
+OTHER_NETWORK = (
+    "{folder} holds a run of another network than [model] describes now; go on with its settings, or choose another "
+    "`out`"
+)
 
 
 @dataclass
 class State:
-    """What a checkpoint holds: live weights, their average, the optimiser, how far we are, the best validation."""
+    """What a checkpoint holds: live weights, their average, the optimiser, the place in the schedule, the best gain."""
 
     denoiser: Denoiser
     average: Denoiser
@@ -30,6 +36,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: float = -math.inf
+    restarts: tuple[Restart, ...] = ()
 
 
 def _named_moments(state: State) -> dict[str, Tensor]:
@@ -67,6 +74,7 @@ def save_checkpoint(folder: Path, state: State) -> None:
     tensors |= {f"mean.{k}": v for k, v in state.average.state_dict().items()} | _named_moments(state)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"step": str(state.step), "seconds": repr(state.seconds), "best": repr(state.best)}
+    metadata["restarts"] = json.dumps([asdict(restart) for restart in state.restarts])
     save_tensors(tensors, folder / STATE, metadata)
 
 
@@ -84,20 +92,18 @@ def load_checkpoint(folder: Path, state: State) -> None:
         tensors = present_names(tensors)
     except SafetensorError as error:
         raise ConfigError(
-            f"the checkpoint {printable(folder / STATE)} is damaged ({error}); begin again in another `out`, "
-            "from the `bundle` beside it if you like"
+            f"the checkpoint {printable(folder / STATE)} is damaged ({error}); delete it, and --resume goes "
+            "on from the `bundle` beside it at the same place of the schedule"
         ) from error
     try:
         state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
         state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
     except RuntimeError as error:
-        raise ConfigError(
-            f"{printable(folder.parent)} holds a run of another network than [model] describes now; go on "
-            "with its settings, or choose another `out`"
-        ) from error
+        raise ConfigError(OTHER_NETWORK.format(folder=printable(folder.parent))) from error
     for name, parameter in state.denoiser.named_parameters():
         for key in ("momentum", "step", "exp_avg", "exp_avg_sq"):
             if (value := tensors.get(f"adam.{key}.{name}")) is not None:
                 state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
     state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
     state.best = float(metadata["best"])
+    state.restarts = tuple(Restart(**restart) for restart in json.loads(metadata.get("restarts", "[]")))

@@ -17,6 +17,7 @@ from moediff.training.augment import AugmentConfig
 from moediff.training.cache import ScanSource
 from moediff.training.gate_step import ROUTING
 from moediff.training.losses import LossConfig
+from moediff.training.manifest import resolve_manifest
 from moediff.training.patches import check_patch
 from moediff.training.validate import Validation
 
@@ -51,6 +52,7 @@ class TrainConfig:
         out: folder for checkpoints, logs and the bundle.
         data: folder that scan paths are relative to.
         scans: what to learn from.
+        checksums: SHA-256 of files under `data`, by path; checked before anything is learned. A manifest brings them.
         cache: folder for prepared scans, shared by runs and read again by a resumed one; none prepares them each time.
         validation: scans and recipes to judge by; none skips validation.
         steps: optimiser steps of the whole run; the learning rate falls to zero at the end.
@@ -83,6 +85,7 @@ class TrainConfig:
     out: str
     data: str = "."
     scans: tuple[ScanSource, ...] = ()
+    checksums: dict[str, str] = field(default_factory=dict)
     cache: str | None = None
     validation: Validation = field(default_factory=Validation)
     model: BundleConfig = field(default_factory=BundleConfig)
@@ -147,6 +150,11 @@ class TrainConfig:
                 f"loss.aggregate=0 teaches encoder and gate alone, found only={list(self.only)}: name these parts there"
             )
 
+    @property
+    def name(self) -> str:
+        """What the run is called among the stages of its weights."""
+        return self.provenance.get("name", "training")
+
     def parts(self) -> tuple[Phase, ...]:
         """The phases, or the one that a run without any is."""
         return self.phases or (Phase(until=1, batch=self.batch, patch=self.patch),)
@@ -167,7 +175,8 @@ def load_config(path: Path) -> TrainConfig:
         ConfigError: not TOML, or unknown or impossible settings.
     """
     try:
-        return parse_as(TrainConfig, {key: value for key, value in read_settings(path).items() if key != STAGES})
+        settings = {key: value for key, value in read_settings(path).items() if key != STAGES}
+        return parse_as(TrainConfig, resolve_manifest(settings))
     except ConfigError as error:
         raise ConfigError(f"{printable(path)}: {error}") from error
 
@@ -182,18 +191,38 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ConfigError(f"like: {path} builds on itself; remove one `like`")
     values, notes = with_present_keys(TrainConfig, _toml(path))
+    tables = values.get(STAGES)
+    if isinstance(tables, list):
+        renamed = [with_present_keys(TrainConfig, t) if isinstance(t, dict) else (t, []) for t in tables]
+        values[STAGES] = [table for table, _ in renamed]
+        notes += [note for _, more in renamed for note in more if note not in notes]
     if notes:
         text = f"{printable(path)}: old settings, read for one more release: {'; '.join(notes)}"
         warnings.warn(text, MoeDiffWarning, stacklevel=2)
-    for key in FOLDERS:
+    for key in (*FOLDERS, "manifest"):
         if isinstance(values.get(key), str):  # anything else is refused by its type later
             values[key] = str(path.parent / values[key])
     like = values.pop("like", "")
     if not isinstance(like, str):
         raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
     if like:
-        values = over(read_settings(path.parent / like, (*above, path.resolve())), values)
+        values = _built_on(read_settings(path.parent / like, (*above, path.resolve())), values)
     return {"out": str(path.parent), "data": str(path.parent), **values}
+
+
+def _built_on(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`: one list of scans replaces another, stages of the same name are merged, others follow."""
+    if above.keys() & {"scans", "manifest"}:
+        below = {key: value for key, value in below.items() if key not in ("scans", "manifest", "sources")}
+    stages = {STAGES: _merged(below[STAGES], above[STAGES])} if STAGES in below and STAGES in above else {}
+    return over(below, above) | stages
+
+
+def _merged(below: list[dict[str, Any]], above: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    own = {table.get("name"): table for table in above}
+    known = {table.get("name") for table in below}
+    merged = [over(table, own.get(table.get("name"), {})) for table in below]
+    return [*merged, *(table for table in above if table.get("name") not in known)]
 
 
 def _toml(path: Path) -> dict[str, Any]:

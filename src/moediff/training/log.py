@@ -1,43 +1,122 @@
-"""Training's log: CSV for machines, TensorBoard for curves, a progress line for people."""
+"""Log of a training: CSV for machines, TensorBoard for curves, progress for people."""
 
 from __future__ import annotations
 
 import csv
 import io
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moediff.io.atomic import write_text
+from moediff.training.provenance import duration
+
+LINE_S = 60.0  # between two lines where there is no terminal
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands in a recipe, for the progress that people see.
+
+    Args:
+        name: of the stage; empty for a run of its own.
+        number, of: the stage's place among all.
+        minutes_after: of the stages that follow, as far as they are known.
+    """
+
+    name: str = ""
+    number: int = 1
+    of: int = 1
+    minutes_after: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """The stage in a few words."""
+        return f"{self.name or 'training'} ({self.number}/{self.of})" if self.of > 1 else self.name or "training"
+
+
+class Progress:
+    """Progress of one stage: a bar on a terminal, a line a minute without one.
+
+    Args:
+        place: of the stage in its recipe.
+        quiet: say nothing.
+        share: of the stage that was done before.
+    """
+
+    def __init__(self, place: Place, *, quiet: bool = False, share: float = 0.0) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.place, self.begun, self.share_begun = place, time.monotonic(), share
+        self.gain = ""
+        console = Console(stderr=True)
+        self.lines = not quiet and not console.is_terminal
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}")
+        self.bar = Bar(*columns, console=console, disable=quiet or self.lines)
+        self.task = self.bar.add_task(place.title, total=1.0, left="")
+        self.next_line = self.begun + LINE_S
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def left(self, share: float) -> str:
+        """Time left, in the stage and with the stages after it; empty while nothing is known."""
+        done = share - self.share_begun
+        if done <= 0:
+            return ""
+        seconds = (time.monotonic() - self.begun) / done * (1 - share)
+        after = f", {duration(seconds + 60 * self.place.minutes_after)} in all" if self.place.minutes_after else ""
+        return f"{duration(seconds)} left{after}"
+
+    def update(self, share: float, words: str) -> None:
+        """Show this share of the stage, and what was reached."""
+        text, left = f"{words}{self.gain}", self.left(share)
+        self.bar.update(self.task, completed=share, description=f"{self.place.title} {text}", left=left)
+        if self.lines and time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + LINE_S
+            parts = f"{self.place.title} {share:.0%}", text, left
+            with suppress(OSError, ValueError):  # nobody is listening
+                print("; ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
 
 class Log:
-    """CSV, TensorBoard and a progress line.
+    """CSV, TensorBoard and progress.
 
     Args:
         out: the run's folder.
-        quiet: no progress line.
+        quiet: no progress.
         since: the step that the run goes on from; rows after it, of a run that was killed, are dropped.
+        place: of the run in its recipe.
+        share: of the run that is done.
     """
 
-    def __init__(self, out: Path, *, quiet: bool, since: int | None = None) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(
+        self, out: Path, *, quiet: bool, since: int | None = None, place: Place | None = None, share: float = 0.0
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         if since is not None:
             for name in ("losses.csv", "validation.csv"):
                 _forget(out / name, since)
         self.out, self.board = out, SummaryWriter(str(out / "tensorboard"))
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-        self.bar = Progress(*columns, disable=quiet)
-        self.task = self.bar.add_task("training", total=1.0)
+        self.progress = Progress(place or Place(), quiet=quiet, share=share)
 
     def __enter__(self) -> Log:
-        self.bar.start()
+        self.progress.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self.progress.__exit__()
         self.board.close()
 
     def step(self, step: int, progress: float, parts: Mapping[str, float], seconds: float) -> None:
@@ -47,13 +126,15 @@ class Log:
         )
         for name, value in parts.items():
             self.board.add_scalar(f"loss/{name}", value, step)
-        self.bar.update(self.task, completed=progress, description=f"step {step} loss {parts['loss']:.3f}")
+        self.progress.update(progress, f"step {step} loss {parts['loss']:.3f}")
 
     def validation(self, step: int, gains: Mapping[str, float]) -> None:
         """Record PSNR gains over interpolation by scan and recipe."""
         for name, value in gains.items():
             self._row("validation.csv", {"step": step, "case": name, "gain_db": round(value, 3)})
             self.board.add_scalar(f"gain_db/{name}", value, step)
+        means = [f"{name[5:]} {value:+.2f}" for name, value in gains.items() if name.startswith("mean/")]
+        self.progress.gain = f", gain {', '.join(means)} dB" if means else ""
 
     def _row(self, name: str, values: Mapping[str, Any]) -> None:
         path = self.out / name
@@ -73,9 +154,9 @@ def _forget(path: Path, since: int) -> None:
     with path.open(newline="", encoding="utf-8") as handle:
         reader = csv.DictReader(handle)
         columns, rows = list(reader.fieldnames or []), list(reader)
-    kept = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= since]
-    if len(kept) < len(rows):
-        _replace(path, columns, kept)
+    rest = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= since]
+    if len(rest) < len(rows):
+        _replace(path, columns, rest)
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -52,7 +52,7 @@ class Pause:
         """Whether to stop now; all processes of a run hear the same."""
         return agreed(float(bool(self.asked) or time.monotonic() >= self.until)) > 0
 
-    def leave(self, step: int, progress: float) -> NoReturn:
+    def leave(self, reached: str) -> NoReturn:
         """End this call, all processes together, once everything is saved.
 
         Raises:
@@ -64,4 +64,4 @@ class Pause:
             raise Interrupted
         if self.asked:
             raise Terminated(128 + self.asked)
-        raise TryAgain(f"paused at step {step}, {progress:.0%} done; go on with --resume")
+        raise TryAgain(f"paused at {reached}; go on with --resume")

@@ -5,16 +5,14 @@ Randomness is keyed by (seed, step), so a resumed run repeats an uninterrupted o
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import platform
-import subprocess
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,21 +22,31 @@ from torch import Tensor
 
 from moediff.core.config import rng_for
 from moediff.core.device import has_fast_bfloat16, parse_device
-from moediff.core.errors import ConfigError, MoeDiffWarning
-from moediff.model.bundle import PARAMETER_PARTS, load_bundle, save_bundle
+from moediff.core.errors import BundleError, ConfigError, MoeDiffWarning, printable
+from moediff.model.bundle import PARAMETER_PARTS, load_bundle, read_manifest, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.model.execution import compile_blocks
 from moediff.model.layers import ResBlock
 from moediff.model.warm_start import begin_from
-from moediff.training.checkpoint import State, claim, has_checkpoint, load_checkpoint, save_checkpoint
-from moediff.training.config import FOLDERS, TrainConfig
+from moediff.training.checkpoint import (
+    FOLDER,
+    OTHER_NETWORK,
+    State,
+    claim,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from moediff.training.config import TrainConfig
 from moediff.training.distributed import agreed, average_gradients, run_together
 from moediff.training.gate_step import routing_loss
-from moediff.training.log import Log
+from moediff.training.log import Log, Place
+from moediff.training.manifest import check_checksums
 from moediff.training.muon import Muon
 from moediff.training.patches import Batch, PatchSource
 from moediff.training.preemption import Pause
 from moediff.training.prefetch import Ahead
+from moediff.training.provenance import Restart, StageRecord, commit, hardware, plain_settings, stage_records
 from moediff.training.sources import load_heads
 from moediff.training.step import Draws, batch_loss
 from moediff.training.validate import validate
@@ -47,43 +55,69 @@ MAX_BAD_STEPS = 20  # steps in a row with a loss that is not finite before train
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def train(
-    config: TrainConfig,
-    *,
-    processes: int = 0,
-    resume: bool = False,
-    progress: bool = True,
-    slice_minutes: float | None = None,
-    threads: int | None = None,
-) -> Path:
-    """Train to the end; returns the bundle's folder.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is done here and now; none of it changes what is learned, but for the rounding of sums.
 
     Args:
-        slice_minutes: stop after that long, ready to be resumed.
         processes: that share every batch; 0 chooses as many as there are GPUs, or CPU cores where there is no GPU, as
             far as `batch` can be shared out.
         threads: CPU threads that all processes share; None takes all cores.
+        resume: go on where an earlier run stopped.
+        progress: show progress on standard error.
+        slice_minutes: stop after that long, ready to be resumed.
+    """
+
+    processes: int = 0
+    threads: int | None = None
+    resume: bool = False
+    progress: bool = True
+    slice_minutes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipePart:
+    """Which stage of a recipe a run is: its place, and the whole recipe for the provenance."""
+
+    place: Place = field(default_factory=Place)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train(config: TrainConfig, options: RunOptions | None = None, part: RecipePart | None = None) -> Path:
+    """Train to the end; returns the bundle's folder.
 
     Raises:
-        ConfigError: the folder already holds a run and resume is False, the batch cannot be shared out, no scans are
+        ConfigError: the folder already holds a run and `resume` is False, the batch cannot be shared out, no scans are
             listed, or the loss stays not finite.
         InputMissing: a scan to learn from or to validate on is not there.
         TryAgain: the slice is over before the run is.
+    """
+    options = options or RunOptions()
+    processes = options.processes
+    check_processes(config, processes)
+    if not config.scans:
+        raise ConfigError("no training scans are listed; name at least one under [[scans]]")
+    check_checksums(config)
+    config.validation.check(Path(config.data))
+    work = partial(_train_here, config, options, part)
+    run_together(work, processes or _processes_for(config, options.threads), options.threads)
+    return Path(config.out) / "bundle"
+
+
+def _train_here(config: TrainConfig, options: RunOptions, part: RecipePart | None) -> None:
+    Trainer(config, options, part).run()
+
+
+def check_processes(config: TrainConfig, processes: int) -> None:
+    """Can that many processes share every batch?
+
+    Raises:
+        ConfigError: they cannot.
     """
     if processes < 0:
         raise ConfigError(f"{processes} processes cannot train, expected 1 or more, or 0: choose one of these")
     if odd := [phase.batch for phase in config.parts() if processes and phase.batch % processes]:
         raise ConfigError(f"batch={odd[0]} must be a multiple of the {processes} processes")
-    if not config.scans:
-        raise ConfigError("no training scans are listed; name at least one under [[scans]]")
-    config.validation.check(Path(config.data))
-    work = partial(_train_here, config, resume, progress, slice_minutes)
-    run_together(work, processes or _processes_for(config, threads), threads)
-    return Path(config.out) / "bundle"
-
-
-def _train_here(config: TrainConfig, resume: bool, progress: bool, slice_minutes: float | None) -> None:
-    Trainer(config, Pause(slice_minutes)).run(resume=resume, progress=progress)
 
 
 def _processes_for(config: TrainConfig, threads: int | None = None) -> int:
@@ -95,14 +129,17 @@ def _processes_for(config: TrainConfig, threads: int | None = None) -> int:
 
 
 class Trainer:
-    """Runs one configuration; `run` may be called again with resume=True after any interruption."""
+    """Runs one configuration; a later one with `resume` goes on after any interruption."""
 
-    def __init__(self, config: TrainConfig, pause: Pause | None = None) -> None:
+    def __init__(self, config: TrainConfig, options: RunOptions | None = None, part: RecipePart | None = None) -> None:
         from accelerate import Accelerator
 
-        self.config, self.pause = config, pause or Pause()
+        self.config, self.options, self.part = config, options or RunOptions(), part or RecipePart()
+        self.pause = Pause(self.options.slice_minutes)
         self.out = Path(config.out)
         self.origin: dict[str, Any] = {}
+        self.records_before: tuple[StageRecord, ...] = ()
+        self.parents: tuple[str, ...] = ()
         on_cpu = parse_device(config.device).type == "cpu"
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # one setting a process: ours is `autocast`
         self.half = _in_half(config.precision, self.accelerator.device)
@@ -129,22 +166,33 @@ class Trainer:
 
     def _start(self, path: str) -> Denoiser:
         bundle = load_bundle(path)
-        told = {key: bundle.provenance[key] for key in ("name", "steps", "hours") if key in bundle.provenance}
-        self.origin = {"started_from": {**told, "sha256": bundle.sha256}}
+        known = {key: bundle.provenance[key] for key in ("name", "steps", "hours") if key in bundle.provenance}
+        self.origin = {"started_from": {**known, "sha256": bundle.sha256}}
+        self.records_before, self.parents = stage_records(bundle.provenance), (bundle.sha256,)
         return bundle.denoiser
 
-    def run(self, *, resume: bool = False, progress: bool = True) -> Path:
+    @property
+    def name(self) -> str:
+        """Of the run among the stages of its weights."""
+        return self.part.place.name or self.config.name
+
+    def run(self) -> Path:
         """Train to the end; returns the bundle's folder.
 
         Raises:
-            ConfigError: the folder holds a run and resume is False, or else what would be replaced; loss not finite.
+            ConfigError: the folder holds a run and `resume` is False, or else what would be replaced; loss not finite.
             InputMissing: a scan is not there.
         """
-        claim(self.out)
-        if has_checkpoint(self.out / "checkpoint"):
-            if not resume:
-                raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
-            self._restore()
+        checkpoint, resume = self.out / FOLDER, self.options.resume
+        if resume and not has_checkpoint(checkpoint) and (bundle := saved_bundle(self.out, self.name)):
+            checkpoint.mkdir(exist_ok=True)
+            self._restart(bundle)
+        else:
+            claim(self.out)
+            if has_checkpoint(checkpoint):
+                if not resume:
+                    raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
+                self._restore()
         config, device = self.config, self.accelerator.device
         keep = None if config.cache is None else Path(config.cache)
         there = device if config.examples == "device" else torch.device("cpu")
@@ -161,13 +209,18 @@ class Trainer:
             of=self.processes,
         )
         workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
-        log = Log(self.out, quiet=not progress, since=self.state.step) if self.rank == 0 else nullcontext()
-        with self.pause, log as told:
+        with self.pause, self._log() as log:
             while self.progress() < 1:
                 phase = config.phase_at(self.progress())
                 with Ahead(replace(source, patch=phase.patch), phase.batch, workers, device) as ahead:
-                    self._loop(ahead, told, phase.until)
+                    self._loop(ahead, log, phase.until)
         return self.out / "bundle"
+
+    def _log(self) -> AbstractContextManager[Log | None]:
+        if self.rank > 0:
+            return nullcontext()
+        quiet, place = not self.options.progress, self.part.place
+        return Log(self.out, quiet=quiet, since=self.state.step, place=place, share=self.progress())
 
     def _loop(self, source: Ahead, log: Log | None, until: float = 1.0) -> None:
         """Steps until this share is done; only the process that has the log saves and validates."""
@@ -188,7 +241,7 @@ class Trainer:
             if self.progress() < 1 and self.pause.due():
                 if log is not None:
                     self._save()
-                self.pause.leave(state.step, self.progress())
+                self.pause.leave(f"step {state.step}, {self.progress():.0%} done")
 
     def autocast(self) -> torch.autocast:
         """The precision that the configuration asks for, for the forward pass."""
@@ -204,7 +257,8 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; a loss or gradient that is not finite changes nothing."""
         state, config = self.state, self.config
-        rate = config.learning_rate * min(1.0, (state.step + 1) / max(config.warmup_steps, 1))
+        since = state.restarts[-1].step if state.restarts else 0
+        rate = config.learning_rate * min(1.0, (state.step - since + 1) / max(config.warmup_steps, 1))
         rate *= 0.5 * (1 + math.cos(math.pi * self.progress()))
         for group in state.optimiser.param_groups:
             group["lr"] = rate
@@ -247,13 +301,9 @@ class Trainer:
         With a log the bundle is validated then, so that nothing is lost where that fails, and kept as "best" too while
         none was better.
         """
-        done = {"steps": self.state.step, "hours": round(self.state.seconds / 3600, 2), "hardware": self._hardware()}
-        done |= {"commit": _commit()}
-        training = json.loads(json.dumps(asdict(self.config)))
-        training |= dict.fromkeys(FOLDERS, "")  # no folder of ours travels with the weights
-        provenance = {**self.config.provenance, **self.origin, **done, "training": training}
+        provenance = self._provenance()
         self._save_bundle("bundle", provenance)
-        save_checkpoint(self.out / "checkpoint", self.state)
+        save_checkpoint(self.out / FOLDER, self.state)
         gains = validate(self.out / "bundle", self.config.validation, Path(self.config.data)) if log else {}
         if log is not None:
             log.validation(self.state.step, gains)
@@ -262,29 +312,71 @@ class Trainer:
             self.state.best = sum(mean) / len(mean)
             rounded = {name: round(gain, 3) for name, gain in gains.items() if name.startswith("mean/")}
             self._save_bundle("best", {**provenance, "validation_gain_db": rounded})
-            save_checkpoint(self.out / "checkpoint", self.state)
+            save_checkpoint(self.out / FOLDER, self.state)
 
     def _save_bundle(self, name: str, provenance: dict[str, Any]) -> None:
         save_bundle(self.out / name, self.config.model, self.state.average.state_dict(), provenance)
 
-    def _hardware(self) -> str:
-        device = self.accelerator.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-        return f"{self.processes} x {name}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
+    def _provenance(self) -> dict[str, Any]:
+        state = self.state
+        record = StageRecord(
+            name=self.name,
+            finished=self.progress() >= 1,
+            steps=state.step,
+            seconds=round(state.seconds, 2),
+            seed=self.config.seed,
+            parent_sha256=self.parents,
+            commit=commit(),
+            torch=torch.__version__,
+            hardware=hardware(self.accelerator.device, self.processes),
+            restarts=state.restarts,
+        )
+        records = [*self.records_before, record]
+        own = [record] if not self.part.recipe else records  # a run of its own counts its own steps alone
+        done: dict[str, Any] = {
+            "steps": sum(r.steps for r in own),
+            "hours": round(sum(r.seconds for r in own) / 3600, 2),
+        }
+        done |= {"hardware": record.hardware, "commit": record.commit}
+        recipe = {"recipe": self.part.recipe} if self.part.recipe else {"training": plain_settings(self.config)}
+        return {**self.config.provenance, **self.origin, **done, **recipe, "stages": [r.plain() for r in records]}
 
     def _restore(self) -> None:
-        load_checkpoint(self.out / "checkpoint", self.state)
+        load_checkpoint(self.out / FOLDER, self.state)
+
+    def _restart(self, path: Path) -> None:
+        """Go on from a bundle at its place in the schedule; the optimiser, which it does not hold, warms up again."""
+        bundle, state = load_bundle(path), self.state
+        if bundle.config.denoiser != self.config.model.denoiser:
+            raise ConfigError(OTHER_NETWORK.format(folder=printable(self.out)))
+        *before, record = stage_records(bundle.provenance)
+        for network in (state.denoiser, state.average):
+            network.load_state_dict(bundle.denoiser.state_dict())
+        state.step, state.seconds, state.best = record.steps, record.seconds, best_gain(self.out)
+        state.restarts = (
+            *record.restarts,
+            Restart(step=record.steps, seconds=record.seconds, from_sha256=bundle.sha256),
+        )
+        self.records_before, self.parents = tuple(before), record.parent_sha256
+        self.origin = {key: bundle.provenance[key] for key in ("started_from",) if key in bundle.provenance}
 
 
-def _commit() -> str:
-    """The commit of the source tree that trains; "unknown" outside a repository."""
-    tree = Path(__file__).resolve().parents[3]
+def best_gain(out: Path) -> float:
+    """Mean validation gain of the best bundle of a run; minus infinity where there is none."""
     try:
-        command = ["git", "-C", str(tree), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return "unknown"
-    return told.stdout.strip() or "unknown"
+        gains = read_manifest(out / "best")["provenance"].get("validation_gain_db", {})
+    except BundleError:
+        return -math.inf
+    return sum(gains.values()) / len(gains) if gains else -math.inf
+
+
+def saved_bundle(out: Path, name: str) -> Path | None:
+    """The folder of the bundle that a run of this name saved last, finished or not; None where there is none."""
+    try:
+        records = stage_records(read_manifest(out / "bundle")["provenance"])
+    except BundleError:
+        return None
+    return out / "bundle" if records and records[-1].name == name else None
 
 
 def _in_half(precision: str, device: torch.device) -> bool:

@@ -1,0 +1,392 @@
+"""Engine that runs a recipe: its stages one after the other, each begun, resumed or recognised as finished.
+
+Bundles are the record: each names its stages with their settings, so nothing else says what is done. A stage is
+finished where its own bundle says so, or a later one does; a stage whose checkpoint is lost goes on from its bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moediff.core.device import parse_device
+from moediff.core.errors import BundleError, ConfigError, InputMissing, TryAgain, prefix_errors, printable
+from moediff.io.atomic import whole_folder
+from moediff.io.tensors import save_tensors
+from moediff.model.bundle import MANIFEST, WEIGHTS, Bundle, load_bundle, read_manifest, save_bundle, sha256_of
+from moediff.training.average import average_weights
+from moediff.training.calibrate import (
+    Calibrated,
+    Calibration,
+    HeadFit,
+    StatisticsFit,
+    Unit,
+    Units,
+    calibrate,
+    fit_statistics,
+    fit_uncertainty_head,
+)
+from moediff.training.checkpoint import FOLDER, has_checkpoint
+from moediff.training.config import TrainConfig
+from moediff.training.curves import write_curves
+from moediff.training.log import Place, Progress
+from moediff.training.manifest import check_checksums
+from moediff.training.patches import PatchSource
+from moediff.training.preemption import Pause
+from moediff.training.provenance import StageRecord, commit, hardware, stage_records
+from moediff.training.recipe import TRAIN, Average, Recipe, Stage, stored_settings
+from moediff.training.sources import load_heads
+from moediff.training.trainer import RecipePart, RunOptions, check_processes, saved_bundle, train
+
+CURVES = "curves.svg"
+
+
+def run_recipe(recipe: Recipe, options: RunOptions | None = None) -> Path:
+    """Run every stage that is not finished; returns the final bundle's folder.
+
+    Raises:
+        ConfigError: a stage's settings changed after it was finished, the folder holds a run and `resume` is False, or
+            a stage cannot be run.
+        InputMissing, DataError: a file to learn from is not there, or is another than the manifest says.
+        TryAgain: the slice is over before the recipe is.
+    """
+    options = options or RunOptions()
+    if recipe.single:
+        try:
+            return train(recipe.common, options)
+        finally:
+            write_curves([recipe.out], recipe.out / CURVES)
+    run = _Run(recipe, options)
+    try:
+        return run.all_stages()
+    finally:
+        write_curves([recipe.out / stage.name for stage in recipe.stages], recipe.out / CURVES)
+
+
+class _Run:
+    """One call of a recipe."""
+
+    def __init__(self, recipe: Recipe, options: RunOptions) -> None:
+        self.recipe, self.options = recipe, options
+        self.until = None if options.slice_minutes is None else time.monotonic() + 60 * options.slice_minutes
+        self.plain, self.worked = recipe.plain(), False
+
+    def all_stages(self) -> Path:
+        """Run what is not finished, publish each stage's bundle, and return the last one's folder."""
+        recipe, out = self.recipe, self.recipe.out
+        self._check()
+        put_back(recipe)
+        done = finished_stages(recipe)
+        if not self.options.resume and (done or any(_begun(out / stage.name) for stage in recipe.stages)):
+            raise ConfigError(f"{printable(out)} holds a run already; add --resume or choose another `out`")
+        for index, stage in enumerate(recipe.stages):
+            if stage.name in done:
+                continue
+            place = Place(stage.name, index + 1, len(recipe.stages), recipe.minutes_after(index))
+            with prefix_errors(f"stage {stage.name}"):
+                self._run(stage, place)
+            _publish(out / stage.name / "bundle", out / "bundle")
+        return out / "bundle"
+
+    def _check(self) -> None:
+        """What would only be found out hours later."""
+        for stage in self.recipe.stages:
+            with prefix_errors(f"stage {stage.name}"):
+                if stage.kind == TRAIN:
+                    check_processes(stage.config, self.options.processes)
+                if stage.kind == TRAIN and not stage.config.scans:
+                    raise ConfigError("no training scans are listed; name at least one under [[scans]]")
+                check_sources(stage)
+                check_checksums(replace(stage.config, cache=stage.config.cache or str(self.recipe.out)))
+
+    def _left(self) -> float | None:
+        """Minutes left of the slice; None is without end.
+
+        Raises:
+            TryAgain: none are left, and something was done in it.
+        """
+        if self.until is None:
+            return None
+        left = (self.until - time.monotonic()) / 60
+        if left <= 0 and self.worked:
+            raise TryAgain("paused before it began; go on with --resume")
+        self.worked = True
+        return max(left, 1e-9)  # however short a slice is, something is done in it
+
+    def _run(self, stage: Stage, place: Place) -> None:
+        options = replace(self.options, resume=True, slice_minutes=self._left())
+        if stage.kind == TRAIN:
+            train(self._with_parent(stage), options, RecipePart(place=place, recipe=self.plain))
+        else:
+            self._fit(stage, place, Pause(options.slice_minutes))
+
+    def _with_parent(self, stage: Stage) -> TrainConfig:
+        """Settings of a training stage, without `start` where it goes on from its own bundle and the parent's is lost.
+
+        Raises:
+            InputMissing: the parent's bundle is needed and lost.
+        """
+        config = stage.config
+        folder = Path(config.out)
+        if config.start is None or (Path(config.start) / MANIFEST).is_file():
+            return config
+        own = saved_bundle(folder, stage.name)
+        if own is None or has_checkpoint(folder / FOLDER) or config.loss.feature_distillation:
+            raise InputMissing(f"{printable(config.start)}: the bundle that it begins with is lost; put it back")
+        return replace(config, start=None)
+
+    def _fit(self, stage: Stage, place: Place, pause: Pause) -> None:
+        """A stage of any other kind: its parents' bundles in, its own out."""
+        folder, begun = Path(stage.config.out), time.monotonic()
+        if folder.is_dir() and not _begun(folder) and any(folder.iterdir()):
+            raise ConfigError(f"{printable(folder)} holds other things; choose another name or `out`")
+        device = parse_device(stage.config.device if isinstance(stage.options, HeadFit) else "cpu")
+        starts = [folder.parent / name / "bundle" for name in stage.parents] or [Path(stage.config.start or "")]
+        bundles = [load_bundle(path, device) for path in starts]
+        digest = hashlib.sha256(json.dumps([stage.settings(), [b.sha256 for b in bundles]]).encode()).hexdigest()
+        work = folder / f"{WORK}{digest[:12]}"
+        with pause, Progress(place, quiet=not self.options.progress) as progress:
+            result = FITS[type(stage.options)](stage, bundles, StoredUnits(work, pause, progress))
+        base = bundles[-1].provenance
+        record = StageRecord(
+            name=stage.name,
+            kind=stage.kind,
+            seconds=round(time.monotonic() - begun, 2),
+            seed=getattr(stage.options, "seed", stage.config.seed),
+            parent_sha256=tuple(bundle.sha256 for bundle in bundles),
+            commit=commit(),
+            torch=torch.__version__,
+            hardware=hardware(device),
+            result=result.record,
+        )
+        before = {one.name: one for bundle in bundles for one in stage_records(bundle.provenance)}
+        stages = [one.plain() for one in (*before.values(), record)]
+        own = {**base, **stage.config.provenance, "recipe": self.plain, "stages": stages}
+        save_bundle(folder / "bundle", result.config, result.weights, own)
+        for left in folder.glob(f"{WORK}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+WORK = "work-"  # folders of stored units
+
+
+@dataclass
+class StoredUnits:
+    """Units of a stage, each stored in a file, so that an interrupted stage repeats one at most.
+
+    Args:
+        folder: of the files.
+        pause: asked after every unit.
+        progress: told of every unit.
+    """
+
+    folder: Path
+    pause: Pause
+    progress: Progress
+    done: int = 0
+
+    def __call__(self, name: str, compute: Callable[[], Unit]) -> Unit:
+        """The stored unit of this name, or else computed and stored."""
+        from safetensors.torch import load_file
+
+        path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.safetensors"
+        self.done += 1
+        if path.is_file():
+            return load_file(path)
+        unit = compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(unit, path)
+        self.progress.update(0.0, f"{self.done} units, {name}")
+        if self.pause.due():
+            self.pause.leave(f"{self.done} units")
+        return unit
+
+
+def _average(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+    return Calibrated(bundles[-1].config, average_weights(bundles), {"of": list(stage.parents)})
+
+
+def _fit_head(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+    (bundle,), config, options = bundles, stage.config, stage.options
+    assert isinstance(options, HeadFit)
+    device = next(bundle.denoiser.parameters()).device
+    cache = None if config.cache is None else Path(config.cache)
+    source = PatchSource(
+        heads=[scan.to(device) for scan in load_heads(config.scans, Path(config.data), config.seed, cache)],
+        patch=config.patch,
+        seed=options.seed,
+        settings=bundle.config.prepare,
+        ranges=config.recipes,
+        augment=config.augment,
+    )
+    return fit_uncertainty_head(bundle, source, options, units)
+
+
+def _calibrate(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+    assert isinstance(stage.options, Calibration)
+    return calibrate(bundles[0], stage.config.scans, Path(stage.config.data), stage.options, units)
+
+
+def _statistics(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+    assert isinstance(stage.options, StatisticsFit)
+    return fit_statistics(bundles[0], stage.config.scans, Path(stage.config.data), stage.options, units)
+
+
+FITS: dict[type, Callable[[Stage, list[Bundle], Units], Calibrated]] = {
+    Average: _average,
+    HeadFit: _fit_head,
+    Calibration: _calibrate,
+    StatisticsFit: _statistics,
+}
+
+
+def missing_sources(stage: Stage) -> list[str]:
+    """Files that a stage reads and that are not there, as paths below its data folder."""
+    config = stage.config
+    judged = config.validation
+    names = [name for scan in config.scans for name in (scan.path, scan.input) if name is not None]
+    names += [*judged.scans, *judged.label_maps, *(name for pair in judged.pairs for name in (pair.path, pair.input))]
+    wanted = () if isinstance(stage.options, Average) else dict.fromkeys(names)
+    return [name for name in wanted if not (Path(config.data) / name).exists()]
+
+
+def check_sources(stage: Stage) -> None:
+    """Is everything there that a stage reads?
+
+    Raises:
+        InputMissing: it is not; all missing files are named.
+    """
+    if missing := missing_sources(stage):
+        raise InputMissing(
+            f"{printable(stage.config.data)}: no {', '.join(printable(name) for name in missing)}; check the names and "
+            "--data, or fetch the files (scripts/fetch_data.py)"
+        )
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """The JSON part of a bundle; None where there is none."""
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else None
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a stage has left anything of its own in its folder."""
+    return (folder / FOLDER).is_dir() or (folder / "bundle" / MANIFEST).is_file() or any(folder.glob(f"{WORK}*"))
+
+
+def _publish(bundle: Path, target: Path) -> None:
+    """Copy a bundle, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(target, overwrite=True) as hidden:
+        for name in (WEIGHTS, MANIFEST):
+            shutil.copyfile(bundle / name, hidden / name)
+
+
+def put_back(recipe: Recipe) -> None:
+    """A published bundle whose stage's folder is lost becomes that stage's bundle again.
+
+    Raises:
+        ConfigError: what lies in its place is no bundle of this recipe, and would be replaced.
+    """
+    published = recipe.out / "bundle"
+    if not published.exists():
+        return
+    manifest = _manifest(published)
+    records = () if manifest is None else stage_records(manifest["provenance"])
+    if not records or records[-1].name not in {stage.name for stage in recipe.stages}:
+        raise ConfigError(f"{printable(published)} is of no stage here, and would be replaced; choose another `out`")
+    own = recipe.out / records[-1].name / "bundle"
+    if not own.exists():
+        _publish(published, own)
+
+
+def finished_stages(recipe: Recipe) -> set[str]:
+    """Names of the stages that need not be run again.
+
+    Raises:
+        ConfigError: the settings of a finished stage changed, its bundle was altered, or it was made from other weights
+            than lie there now.
+    """
+    manifests = {stage.name: _manifest(recipe.out / stage.name / "bundle") for stage in recipe.stages}
+    finished: set[str] = set()
+    for index, stage in enumerate(recipe.stages):
+        witness = _witness(stage, [manifests[later.name] for later in recipe.stages[index:]])
+        if witness is None:
+            continue
+        folder = recipe.out / stage.name
+        with prefix_errors(f"stage {stage.name}"):
+            _check_unchanged(stage, witness["provenance"].get("recipe", {}), folder)
+            if manifests[stage.name] is witness:
+                _check_weights(folder / "bundle", witness)
+                _check_parents(stage, witness, manifests)
+        finished.add(stage.name)
+    return finished
+
+
+def _witness(stage: Stage, manifests: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """The bundle that says this stage is finished: its own, or else one of a later stage."""
+    for manifest in manifests:
+        if manifest is None:
+            continue
+        if any(
+            r.name == stage.name and r.kind == stage.kind and r.finished for r in stage_records(manifest["provenance"])
+        ):
+            return manifest
+    return None
+
+
+def _check_unchanged(stage: Stage, recipe: Mapping[str, Any], folder: Path) -> None:
+    before, now = stored_settings(recipe, stage.name), stage.settings()
+    if before == now:
+        return
+    text = "its settings cannot be compared with those of now"
+    if before is not None:
+        where, old, new = difference(before, now)
+        text = f"{where} changed from {_short(old)} to {_short(new)}"
+    raise ConfigError(
+        f"it is finished, but {text}: put that back, or delete {printable(folder)} and the folders of the stages after "
+        "it to run them again"
+    )
+
+
+def difference(before: Any, now: Any, where: str = "") -> tuple[str, Any, Any]:
+    """The first setting in which two records differ: its name, and both values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            if before.get(key) != now.get(key):
+                return difference(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            if old != new:
+                return difference(old, new, f"{where}[{index}]")
+    return where, before, now
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
+    if not (folder / WEIGHTS).is_file() or sha256_of(folder / WEIGHTS) != manifest["sha256"]:
+        raise BundleError(
+            f"{printable(folder)}: its weights were altered or cut after it was finished; put them back, or delete the "
+            "stage's folder to run it again"
+        )
+
+
+def _check_parents(stage: Stage, witness: Mapping[str, Any], manifests: Mapping[str, Any]) -> None:
+    record = stage_records(witness["provenance"])[-1]
+    there = [manifests[name]["sha256"] for name in stage.parents if manifests[name] is not None]
+    if len(there) == len(stage.parents) and there and tuple(there) != record.parent_sha256:
+        raise ConfigError(
+            f"it was made from other weights of {', '.join(stage.parents)} than lie there now; delete its folder and "
+            "those of the stages after it to run them again"
+        )

@@ -1,0 +1,328 @@
+"""The recipe engine: every kind of stage, stopped anywhere, resumed, recognised as finished, with a lost checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import Tensor
+
+from moediff.cli.main import main
+from moediff.core.errors import BundleError, ConfigError, InputMissing, TryAgain
+from moediff.core.signals import Terminated
+from moediff.io.scans import load, save
+from moediff.model.bundle import load_bundle, read_manifest
+from moediff.training import calibrate
+from moediff.training.engine import difference, finished_stages, run_recipe
+from moediff.training.provenance import stage_records
+from moediff.training.recipe import Recipe, load_recipe
+from moediff.training.trainer import RunOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "recipes" / "smoke.toml"
+STAGES = ["backbone", "experts", "gate", "average", "uncertainty", "calibrate", "statistics"]
+ONE = RunOptions(processes=1, progress=False)
+AGAIN = replace(ONE, resume=True)
+SHORT = replace(AGAIN, slice_minutes=1e-9)
+# The smoke recipe's network and scans, without validation.
+SMALL = """
+like = "{smoke}"
+data = "{data}"
+out = "run"
+[validation]
+scans = []
+"""
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory, make_phantom: Callable) -> Path:
+    """Four phantoms by the names of the smoke recipe."""
+    folder = tmp_path_factory.mktemp("heads")
+    for seed in range(1, 5):
+        save(make_phantom((40, 40, 36), (4.0, 4.0, 4.0), seed=seed), folder / f"head-{seed}_T1w.nii.gz")
+    return folder
+
+
+def small(folder: Path, heads: Path, steps: int = 2) -> Recipe:
+    """Two stages of training and a calibration, of the smoke recipe's network."""
+    (folder / "small.toml").write_text(SMALL.format(smoke=SMOKE.as_posix(), data=heads.as_posix()))
+    recipe = load_recipe(folder / "small.toml")
+    stages = tuple(stage for stage in recipe.stages if stage.name in ("backbone", "experts"))
+    (scale,) = (stage for stage in recipe.stages if stage.name == "calibrate")
+    scale = replace(scale, parents=("experts",), config=replace(scale.config, scans=scale.config.scans[:2]))
+    stages = tuple(replace(stage, config=replace(stage.config, steps=steps)) for stage in stages)
+    return replace(recipe, stages=(*stages, scale))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return dict(load_bundle(folder).denoiser.state_dict())
+
+
+def in_slices(recipe: Recipe) -> list[str]:
+    """Run a recipe a step or unit at a time; returns what every pause says."""
+    said: list[str] = []
+    while len(said) < 60:
+        try:
+            run_recipe(recipe, SHORT)
+            return said
+        except TryAgain as pause:
+            said.append(str(pause))
+    pytest.fail("it does not come to its end")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory, heads: Path) -> Path:
+    """The smoke recipe, run whole through the command; do not change it."""
+    folder = tmp_path_factory.mktemp("smoke") / "recipes"
+    folder.mkdir()
+    shutil.copy(SMOKE, folder)
+    words = ["train", str(folder / "smoke.toml"), "--data", str(heads), "--processes", "1", "-q"]
+    assert main(words) == 0
+    return folder.parent / "runs" / "smoke"
+
+
+@pytest.fixture
+def finished(smoke: Path, tmp_path: Path, heads: Path) -> Recipe:
+    """A copy of it, and its recipe."""
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(SMOKE, tmp_path / "recipes")
+    shutil.copytree(smoke, tmp_path / "runs" / "smoke", ignore=shutil.ignore_patterns("tensorboard"))
+    recipe = load_recipe(tmp_path / "recipes" / "smoke.toml")
+    stages = tuple(replace(stage, config=replace(stage.config, data=str(heads))) for stage in recipe.stages)
+    return replace(recipe, stages=stages)
+
+
+def test_every_kind_of_stage_is_run_and_recorded(smoke):
+    bundle = load_bundle(smoke / "bundle")
+    records = stage_records(bundle.provenance)
+    assert [record.name for record in records] == STAGES and all(record.finished for record in records)
+    assert [record.steps for record in records[:4]] == [3, 3, 3, 0] and records[0].parent_sha256 == ()
+    backbone, experts, gate, average = (read_manifest(smoke / name / "bundle")["sha256"] for name in STAGES[:4])
+    assert [record.parent_sha256 for record in records[1:5]] == [
+        (backbone,),
+        (experts,),
+        (experts, gate),
+        (average,),
+    ]
+    assert all(record.torch == torch.__version__ and record.commit and record.hardware for record in records)
+    assert (bundle.provenance["steps"], bundle.provenance["name"]) == (9, "smoke")
+    assert records[4].result["patches"] == 2 and records[5].result["cases"] == 8 and records[6].result["scans"] == 4
+    assert (
+        bundle.config.out_of_distribution is not None
+        and bundle.config.uncertainty_scale != 1.4
+        and bundle.config.anisotropy_exponent != 0
+    )
+
+
+def test_the_provenance_holds_the_recipe_and_no_folder(smoke):
+    text = (smoke / "bundle" / "bundle.json").read_text()
+    recipe = json.loads(text)["provenance"]["recipe"]
+    assert [stage["name"] for stage in recipe["stages"]] == STAGES and recipe["settings"]["learning_rate"] == 5e-3
+    assert recipe["stages"][2]["changes"]["only"] == ["encoder", "gate"]
+    assert str(smoke.parent) not in text
+
+
+def test_stages_are_what_their_kind_says(smoke):
+    experts, gate, average = (weights(smoke / name / "bundle") for name in ("experts", "gate", "average"))
+    assert all(torch.allclose(average[name], (experts[name] + gate[name]) / 2, atol=1e-7) for name in average)
+    moved = {name.split(".")[0] for name in gate if not torch.equal(gate[name], experts[name])}
+    assert moved == {"encoder", "gate"}
+    fitted = weights(smoke / "uncertainty" / "bundle")
+    assert {name.split(".")[0] for name in fitted if not torch.equal(fitted[name], average[name])} == {
+        "uncertainty_head"
+    }
+    assert not list(smoke.glob("*/work-*"))
+
+
+def test_the_result_enhances(smoke, heads, tmp_path):
+    words = ["enhance", str(heads / "head-1_T1w.nii.gz"), "-o", str(tmp_path / "sr.nii.gz")]
+    assert main([*words, "--bundle", str(smoke / "bundle"), "--uncertainty", str(tmp_path / "sd.nii.gz"), "-q"]) == 0
+    assert load(tmp_path / "sr.nii.gz").volume.shape == load(tmp_path / "sd.nii.gz").volume.shape
+
+
+def test_curves_are_drawn_of_all_stages_in_one(smoke):
+    text = (smoke / "curves.svg").read_text()
+    ElementTree.fromstring(text)
+    assert all(f">{name}</text>" in text for name in STAGES[:3]) and ">iso2</text>" in text
+
+
+def test_a_table_shows_the_stages(smoke, capsys):
+    assert main(["bundle", "info", str(smoke / "bundle")]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["provenance"]["steps"] == 9
+    lines = err.splitlines()
+    assert (
+        lines[0].split()[:4] == ["stage", "kind", "steps", "time"]
+        and [line.split()[1] for line in lines[1:8]] == STAGES
+    )
+    assert "in all" in lines[8]
+
+
+def test_a_finished_run_is_recognised_and_needs_resume(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*.safetensors")}
+    assert run_recipe(finished, AGAIN) == finished.out / "bundle"
+    assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*.safetensors")} == before
+    with pytest.raises(ConfigError, match="holds a run already; add --resume"):
+        run_recipe(finished, ONE)
+
+
+def changed(recipe: Recipe, name: str, **settings: object) -> Recipe:
+    stages = [
+        replace(stage, config=replace(stage.config, **settings)) if stage.name == name else stage
+        for stage in recipe.stages
+    ]
+    return replace(recipe, stages=tuple(stages))
+
+
+def test_a_changed_setting_of_a_finished_stage_is_refused(finished):
+    with pytest.raises(ConfigError, match=r"stage experts: .* steps changed from 3 to 4: put that back"):
+        finished_stages(changed(finished, "experts", steps=4))
+    scans = finished.common.scans
+    swapped = changed(finished, "backbone", scans=(replace(scans[0], weight=2.0), *scans[1:]))
+    with pytest.raises(ConfigError, match=r"stage backbone: .* scans\[0\].weight changed from 1.0 to 2.0"):
+        finished_stages(swapped)
+    assert finished_stages(changed(finished, "experts", save_every=1)) == set(STAGES)  # of no matter to the weights
+    *_, last = finished.stages
+    other = replace(last, options=replace(last.options, recipes=("thick3",)))
+    with pytest.raises(ConfigError, match=r"stage statistics: .* options.recipes\[0\] changed"):
+        finished_stages(replace(finished, stages=(*finished.stages[:-1], other)))
+
+
+def test_altered_weights_and_other_parents_are_refused(finished):
+    weights_file = finished.out / "gate" / "bundle" / "model.safetensors"
+    content = weights_file.read_bytes()
+    weights_file.write_bytes(content[:-1] + b"x")
+    with pytest.raises(BundleError, match=r"stage gate: .*altered"):
+        finished_stages(finished)
+    weights_file.write_bytes(content)
+    shutil.rmtree(finished.out / "experts")
+    shutil.copytree(finished.out / "backbone", finished.out / "experts")
+    with pytest.raises(ConfigError, match="stage gate: it was made from other weights of experts than lie there now"):
+        finished_stages(finished)
+
+
+def test_a_later_bundle_says_that_earlier_stages_are_finished(finished):
+    """After a lost disk the published bundle alone is enough."""
+    sha256 = read_manifest(finished.out / "bundle")["sha256"]
+    for name in STAGES:
+        shutil.rmtree(finished.out / name)
+    run_recipe(finished, AGAIN)
+    assert read_manifest(finished.out / "bundle")["sha256"] == sha256
+    assert [name for name in STAGES if (finished.out / name).exists()] == ["statistics"]
+    with pytest.raises(ConfigError, match=r"stage experts: .* steps changed"):
+        finished_stages(changed(finished, "experts", steps=4))
+
+
+def test_what_is_of_another_run_is_not_replaced(finished, bundle):
+    shutil.rmtree(finished.out)
+    shutil.copytree(bundle, finished.out / "bundle")
+    with pytest.raises(ConfigError, match="is of no stage here, and would be replaced"):
+        run_recipe(finished, AGAIN)
+
+
+def test_slices_of_any_length_give_the_same_weights(tmp_path, heads):
+    for name in ("whole", "sliced"):
+        (tmp_path / name).mkdir()
+    whole, sliced = (small(tmp_path / name, heads) for name in ("whole", "sliced"))
+    run_recipe(whole, ONE)
+    said = in_slices(sliced)
+    assert any(text.startswith("stage backbone: paused at step 1, 50% done") for text in said)
+    assert any(text.startswith("stage calibrate: paused at 2 units") for text in said)
+    one, two = (load_bundle(recipe.out / "bundle") for recipe in (whole, sliced))
+    assert one.sha256 == two.sha256 and one.config == two.config
+
+
+def test_a_signal_inside_a_fit_is_heeded_and_nothing_is_computed_twice(tmp_path, heads, monkeypatch):
+    recipe, ratios, computed = small(tmp_path, heads, steps=1), calibrate._ratios, 0
+
+    def stopped_in_the_second(*case: object) -> calibrate.Unit:
+        nonlocal computed
+        computed += 1
+        if computed == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return ratios(*case)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibrate, "_ratios", stopped_in_the_second)
+    with pytest.raises(Terminated):
+        run_recipe(recipe, ONE)
+    assert computed == 2 and not (recipe.out / "calibrate" / "bundle").exists()
+    run_recipe(recipe, AGAIN)
+    assert computed == 4 and stage_records(load_bundle(recipe.out / "bundle").provenance)[-1].result["cases"] == 4
+
+
+def stopped_at(recipe: Recipe, stage: str, step: int) -> None:
+    """Run until this step of this stage is saved."""
+    for _ in range(40):
+        with pytest.raises(TryAgain) as pause:
+            run_recipe(recipe, SHORT)
+        if str(pause.value).startswith(f"stage {stage}: paused at step {step},"):
+            return
+    pytest.fail("never reached")
+
+
+def test_a_lost_checkpoint_costs_the_optimisers_memory_only(tmp_path, heads):
+    recipe = small(tmp_path, heads)
+    stopped_at(recipe, "experts", 1)
+    folder = recipe.out / "experts"
+    shutil.rmtree(folder / "checkpoint")
+    before = read_manifest(folder / "bundle")
+    run_recipe(recipe, AGAIN)
+    records = {record.name: record for record in stage_records(load_bundle(recipe.out / "bundle").provenance)}
+    (restart,) = records["experts"].restarts
+    assert (restart.step, restart.from_sha256) == (1, before["sha256"])
+    assert restart.seconds == before["provenance"]["stages"][-1]["seconds"]
+    assert records["experts"].steps == 2 and records["backbone"].restarts == ()
+    assert records["experts"].parent_sha256 == (read_manifest(recipe.out / "backbone" / "bundle")["sha256"],)
+    steps = [line.split(",")[-1] for line in (folder / "losses.csv").read_text().split()]
+    assert steps == ["step", "1", "2"]
+
+
+def test_a_lost_disk_costs_no_stage_where_one_bundle_is_left(tmp_path, heads):
+    """Only the bundle of the stage in progress comes back: that stage goes on, the one before is not run again."""
+    recipe = small(tmp_path, heads)
+    stopped_at(recipe, "experts", 1)
+    shutil.move(recipe.out / "experts" / "bundle", tmp_path / "bundle")
+    shutil.rmtree(recipe.out)
+    recipe.out.mkdir()
+    shutil.move(tmp_path / "bundle", recipe.out / "bundle")
+    run_recipe(recipe, AGAIN)
+    records = stage_records(load_bundle(recipe.out / "bundle").provenance)
+    assert [(record.name, record.finished, len(record.restarts)) for record in records] == [
+        ("backbone", True, 0),
+        ("experts", True, 1),
+        ("calibrate", True, 0),
+    ]
+    assert not (recipe.out / "backbone").exists()
+
+
+def test_a_stage_whose_parents_are_lost_says_what_to_put_back(tmp_path, heads):
+    recipe = small(tmp_path, heads, steps=1)
+    run_recipe(recipe, ONE)
+    for name in ("experts", "calibrate", "bundle"):
+        shutil.rmtree(recipe.out / name)
+    shutil.rmtree(recipe.out / "backbone" / "bundle")
+    (recipe.out / "backbone" / "checkpoint" / "state.safetensors").unlink()
+    again = replace(recipe, stages=recipe.stages[1:])
+    with pytest.raises(InputMissing, match=r"stage experts: .*backbone.bundle: the bundle that it begins with is lost"):
+        run_recipe(again, AGAIN)
+
+
+def test_missing_files_are_named_before_anything_is_run(tmp_path, heads):
+    recipe = small(tmp_path, heads)
+    lost = changed(recipe, "experts", data=str(tmp_path))
+    with pytest.raises(InputMissing, match=r"stage experts: .*head-1_T1w\.nii\.gz, head-2_T1w\.nii\.gz"):
+        run_recipe(lost, ONE)
+    assert not recipe.out.exists()
+
+
+def test_settings_that_differ_are_found():
+    assert difference({"a": [{"b": 1}]}, {"a": [{"b": 2}]}) == ("a[0].b", 1, 2)
+    assert difference({"a": [1]}, {"a": [1, 2]}) == ("a", [1], [1, 2])
+    assert difference({"a": {"b": 1}}, {"a": {}}) == ("a.b", 1, None)
