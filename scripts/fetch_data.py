@@ -9,12 +9,55 @@ get them. --from copies from a folder with the same paths instead of downloading
 from __future__ import annotations
 
 import argparse
+import shutil
+import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.training.manifest import fetch, read_manifest_table
+from moediff.core.errors import DataError, MoeDiffError
+from moediff.io.atomic import whole_file
+from moediff.model.bundle import sha256_of
+from moediff.training.manifest import ManifestRow, read_manifest_table
 
 ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of one row: "there", "copied", "fetched", "by hand" (no direct url) or "failed", and why."""
+
+    row: ManifestRow
+    outcome: str
+    reason: str = ""
+
+
+def fetch(row: ManifestRow, data: Path, mirror: Path | None = None) -> Fetched:
+    """Bring one file into the data folder and verify it.
+
+    Args:
+        mirror: a folder that holds the files already; nothing is downloaded then.
+    """
+    target = data / row.path
+    if target.is_file():
+        right = sha256_of(target) == row.sha256
+        return Fetched(row, "there") if right else Fetched(row, "failed", "another file of this name is there")
+    if mirror is None and not row.url:
+        return Fetched(row, "by hand", row.source)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target, overwrite=False) as hidden:
+            if mirror is not None:
+                shutil.copyfile(mirror / row.path, hidden)
+            else:
+                with urllib.request.urlopen(row.url, timeout=TIMEOUT_S) as answer, hidden.open("wb") as file:
+                    shutil.copyfileobj(answer, file)
+            if (digest := sha256_of(hidden)) != row.sha256:
+                raise DataError(f"its checksum is {digest[:12]}..., not {row.sha256[:12]}...")
+    except (OSError, MoeDiffError) as error:
+        return Fetched(row, "failed", str(error))
+    return Fetched(row, "copied" if mirror is not None else "fetched")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from moediff.core.errors import ConfigError, DataError, InputMissing
 from moediff.training.config import TrainConfig
-from moediff.training.manifest import ManifestRow, check_checksums, fetch, read_manifest_table, training_scans
+from moediff.training.manifest import ManifestRow, check_checksums, read_manifest_table, training_scans
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "path,role,person,licence,source,url,sha256,spacing_mm,weight,copies\n"
@@ -94,7 +94,8 @@ def test_without_a_manifest_nothing_is_checked(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_files_are_fetched_and_verified(data, tmp_path):
+def test_files_are_fetched_and_verified(data, tmp_path, load_script):
+    fetch = load_script("fetch_data").fetch
     url, there = (data / "train" / "a.nii.gz").as_uri(), tmp_path / "there"
     assert fetch(row(url=url), there).outcome == "fetched"
     assert (there / "train" / "a.nii.gz").read_bytes() == b"a scan"
@@ -107,7 +108,8 @@ def test_files_are_fetched_and_verified(data, tmp_path):
     assert gone.outcome == "failed" and [path.name for path in (there / "train").iterdir()] == ["a.nii.gz"]
 
 
-def test_a_mirror_is_copied_from_and_what_has_no_link_is_named(data, tmp_path):
+def test_a_mirror_is_copied_from_and_what_has_no_link_is_named(data, tmp_path, load_script):
+    fetch = load_script("fetch_data").fetch
     there = tmp_path / "there"
     by_hand = fetch(row(), there)
     assert (by_hand.outcome, by_hand.reason) == ("by hand", "a repository")

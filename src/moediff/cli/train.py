@@ -60,14 +60,14 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    """The recipe with what the command line changes; settings under former names are said on standard error."""
+    """The recipe with what the command line changes; settings under former names are named on standard error."""
     from moediff.core.errors import prefix_errors
     from moediff.training.recipe import load_recipe, with_data, with_minutes
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         recipe = load_recipe(args.config)
-    for warning in caught:
+    for warning in caught if not args.quiet else ():
         print(f"moediff: warning: {warning.message}", file=sys.stderr)
     with prefix_errors(args.config):
         if args.minutes is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff.core.config import parse_as
-from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError, prefix_errors, printable
-from moediff.io.atomic import whole_file, write_text
+from moediff.core.errors import ConfigError, DataError, InputMissing, prefix_errors, printable
+from moediff.io.atomic import write_text
 from moediff.model.bundle import sha256_of
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ ROLES = ("train", "labels", "validation")
 COLUMNS = ("path", "role", "person", "licence", "source", "url", "sha256")
 OPTIONAL = ("spacing_mm", "weight", "copies")
 CACHE = "checksums.json"  # of files that were checked, by size and time of change
-TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,39 +204,3 @@ def _stored(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {str(k): str(v) for k, v in entries.items()} if isinstance(entries, dict) else {}
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What became of one row: "there", "copied", "fetched", "by hand" (no direct url) or "failed", and why."""
-
-    row: ManifestRow
-    outcome: str
-    reason: str = ""
-
-
-def fetch(row: ManifestRow, data: Path, mirror: Path | None = None) -> Fetched:
-    """Bring one file into the data folder and verify it.
-
-    Args:
-        mirror: a folder that holds the files already; nothing is downloaded then.
-    """
-    target = data / row.path
-    if target.is_file():
-        right = sha256_of(target) == row.sha256
-        return Fetched(row, "there") if right else Fetched(row, "failed", "another file of this name is there")
-    if mirror is None and not row.url:
-        return Fetched(row, "by hand", row.source)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target, overwrite=False) as hidden:
-            if mirror is not None:
-                shutil.copyfile(mirror / row.path, hidden)
-            else:
-                with urllib.request.urlopen(row.url, timeout=TIMEOUT_S) as answer, hidden.open("wb") as file:
-                    shutil.copyfileobj(answer, file)
-            if (digest := sha256_of(hidden)) != row.sha256:
-                raise DataError(f"its checksum is {digest[:12]}..., not {row.sha256[:12]}...")
-    except (OSError, MoeDiffError) as error:
-        return Fetched(row, "failed", str(error))
-    return Fetched(row, "copied" if mirror is not None else "fetched")
