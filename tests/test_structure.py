@@ -27,6 +27,7 @@ PARTS = (
     "benchmark",
     "training",
     "report",
+    "study",
     "cli",
     "__main__",
 )

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from moediff._version import RESEARCH_ONLY, __version__
-from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, train
+from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, study, train
 from moediff.cli.options import with_present_names
 from moediff.core import signals
 from moediff.core.errors import InputMissing, MoeDiffError, MoeDiffWarning, OutputFailed, TryAgain, printable
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"moediff-sr {__version__}")
     parser.add_argument("--debug", action="store_true", help=DEBUG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (enhance, adapt, report, evaluate, benchmark, degrade, dicom, train, bundle):
+    for command in (enhance, adapt, report, evaluate, benchmark, study, degrade, dicom, train, bundle):
         command.add(commands)
     _debug_everywhere(commands)
     return parser

@@ -1,0 +1,143 @@
+"""`moediff study`: blinded comparison of results by human readers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moediff._version import RESEARCH_ONLY
+from moediff.cli.options import OneOf, Option, add_options, option
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+
+FOLDER = option("folder", type=Path, metavar="DIR", help="folder of the study")
+KEY = option("--key", type=Path, metavar="FILE", help="the key's file (default: DIR.key.json beside the folder)")
+QUIET = option("-q", "--quiet", action="store_true", help="print nothing")
+
+CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
+    "cases": (
+        OneOf(
+            (
+                option(
+                    "--results",
+                    nargs="+",
+                    metavar="METHOD=PATH",
+                    help="a method's name and its result, a file or a folder of them; files of one case have one name, "
+                    "apart from `_desc-...`",
+                ),
+                option(
+                    "--cases",
+                    type=Path,
+                    metavar="CSV",
+                    help="a table: columns case, input, reference, lesions, and one for each method",
+                ),
+            )
+        ),
+        option("--input", type=Path, nargs="+", default=[], metavar="PATH", help="the scans that were enhanced"),
+        option("--reference", type=Path, nargs="+", default=[], metavar="PATH", help="reference scans, if there are"),
+        option(
+            "--lesions",
+            type=Path,
+            nargs="+",
+            default=[],
+            metavar="PATH",
+            help="masks of outlined lesions; a case without has none",
+        ),
+    ),
+    "output": (
+        option("folder", type=Path, metavar="DIR", help="new folder for the study"),
+        KEY,
+        QUIET,
+    ),
+    "trials": (
+        option("--readers", nargs="+", required=True, metavar="NAME", help="names or initials, for you alone"),
+        option(
+            "--tasks", nargs="+", default=["choice"], metavar="TASK", help="choice, scores, search (default: choice)"
+        ),
+        option("--training", type=int, default=1, metavar="N", help="cases for training, not analysed"),
+        option("--repeats", type=float, default=0.2, metavar="SHARE", help="share of trials shown twice"),
+        option(
+            "--catches", type=float, default=0.1, metavar="SHARE", help="share of catch trials among forced choices"
+        ),
+        option("--no-ties", action="store_true", help="readers must prefer one of two images"),
+        option("--session-trials", type=int, default=60, metavar="N", help="forced choices of one session"),
+        option("--washout-days", type=int, default=14, metavar="N", help="pause between sessions, told to readers"),
+        option("--seed", type=int, metavar="N", help="of order and sides; keep it secret (default: drawn)"),
+    ),
+    "display": (
+        option("--title", default="Reader study", help="shown to readers"),
+        option(
+            "--show",
+            nargs="*",
+            choices=("input", "reference"),
+            default=["input", "reference"],
+            help="scans beside the results, where there are (default: both)",
+        ),
+        option("--plane", choices=("axial", "coronal", "sagittal"), default="axial", help="of the slices"),
+        option("--slices", type=int, default=32, metavar="N", help="at most, evenly spaced through the head"),
+        option("--window", choices=("locked", "free"), default="locked", help="whether readers may change brightness"),
+        option("--match-intensity", action="store_true", help="fit each result's intensities to the input's"),
+    ),
+}
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its actions."""
+    study = commands.add_parser("study", help="compare results by blinded human readers").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    create = study.add_parser(
+        "create",
+        help="make a study from results",
+        description=f"Render results to blinded images and draw each reader's trials. {RESEARCH_ONLY}",
+    )
+    add_options(create, CREATE_OPTIONS)
+    create.set_defaults(call=create_command)
+
+
+def create_command(args: argparse.Namespace) -> int:
+    """Make a study."""
+    from moediff.cli.terminal import progress_bar
+    from moediff.study.cases import cases_from_options, cases_from_table
+    from moediff.study.create import StudyOptions, create_study
+    from moediff.study.design import DesignOptions
+    from moediff.study.records import INPUT, LESIONS, REFERENCE, key_beside
+    from moediff.study.render import RenderOptions
+
+    if args.cases:
+        cases = cases_from_table(args.cases)
+    else:
+        others = {INPUT: args.input, REFERENCE: args.reference, LESIONS: args.lesions}
+        cases = cases_from_options(args.results, others)
+    options = StudyOptions(
+        readers=tuple(args.readers),
+        title=args.title,
+        seed=args.seed,
+        context=tuple(args.show),
+        window=args.window,
+        washout_days=args.washout_days,
+        design=DesignOptions(
+            tasks=tuple(args.tasks),
+            training=args.training,
+            repeats=args.repeats,
+            catches=args.catches,
+            ties=not args.no_ties,
+            session_trials=args.session_trials,
+        ),
+        render=RenderOptions(plane=args.plane, slices=args.slices, match_intensity=args.match_intensity),
+    )
+    key_path = args.key or key_beside(args.folder)
+    with progress_bar(quiet=args.quiet) as progress:
+        study, key = create_study(args.folder, key_path, cases, options, progress)
+    if not args.quiet:
+        for case in key.cases:
+            for warning in case.warnings:
+                print(f"moediff: warning: {case.name}: {warning}", file=sys.stderr)
+        for reader, trials in study.readers.items():
+            print(f"{reader}: {len(trials)} trials, sessions: {trials[-1].session}")
+        print(f"repetitions at least {study.least_gap} trials apart")
+        print(f"{args.folder}\n{key_path} (the key: keep it from readers until they have finished)\n{RESEARCH_ONLY}")
+    return 0

@@ -1,0 +1,1 @@
+"""Reader study: blinded comparison of results by human readers, from the cases to the analysis."""
