@@ -223,9 +223,9 @@ def enhancing(scan: Path, target: Path, bundle: Path, ready: Event) -> None:
     """Call the Python function with a model that waits for the other process; ends with the error's exit code."""
     real = Enhancer.__call__
 
-    def waiting(self: Enhancer, *args: object) -> object:
+    def waiting(self: Enhancer, *args: object, **options: object) -> object:
         ready.wait(30)
-        return real(self, *args)
+        return real(self, *args, **options)
 
     Enhancer.__call__ = waiting
     try:
