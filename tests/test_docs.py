@@ -101,3 +101,13 @@ def former_names() -> set[str]:
 def test_the_changelog_names_everything_that_was_renamed():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert {name for name in former_names() if f"`{name}`" not in text} == set()
+
+
+def test_every_documented_name_exists():
+    """The page of the Python reference is filled from docstrings; a name that has moved would leave it empty."""
+    text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: (\S+)$", text, re.M)
+    assert len(names) > 10
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name

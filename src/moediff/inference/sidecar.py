@@ -176,7 +176,8 @@ class Sidecar(_Closed):
         notice: what the result may be used for.
         weights: the model.
         experts: their names, in the order of 4-D maps.
-        input, output: the grids.
+        input: the grid of the scan, as stored.
+        output: the grid of the result.
         settings: what was chosen.
         pass_through: the scan was as fine as its target already, and the network did not run.
         uncertainty: what an uncertainty map holds.
