@@ -67,7 +67,7 @@ def test_the_factor_that_holds_nine_tenths():
 
 
 def test_errors_beyond_all_intervals_are_refused():
-    with pytest.raises(DataError, match=r"intervals 100 times as wide hold under 0\.9 of voxels: fit the error head"):
+    with pytest.raises(DataError, match=r"intervals 100 times as wide hold under 0\.9 of voxels: fit the unc"):
         fit_scale([torch.full((10,), 1e4)])
 
 

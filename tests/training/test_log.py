@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from moediff.training.log import Log, Place, Progress
+from moediff.training.log import Log, Progress, StagePosition
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -63,7 +63,7 @@ class Clock:
 def test_a_line_a_minute_without_a_terminal(monkeypatch, capsys):
     clock = Clock()
     monkeypatch.setattr("moediff.training.log.time.monotonic", clock)
-    with Progress(Place("experts", 2, 9, minutes_after=60.0)) as progress:
+    with Progress(StagePosition("experts", 2, 9, minutes_after=60.0)) as progress:
         for minute in range(3):
             for second in (1, 31, 61):
                 clock.now = 1000.0 + 60 * minute + second
@@ -79,11 +79,11 @@ def test_a_line_a_minute_without_a_terminal(monkeypatch, capsys):
 def test_quiet_says_nothing_and_a_run_that_goes_on_knows_its_pace(monkeypatch, capsys):
     clock = Clock()
     monkeypatch.setattr("moediff.training.log.time.monotonic", clock)
-    with Progress(Place(), quiet=True) as progress:
+    with Progress(StagePosition(), quiet=True) as progress:
         clock.now += 600
         progress.update(0.5, "step 1")
     assert capsys.readouterr().err == ""
-    later = Progress(Place(), share=0.5)
+    later = Progress(StagePosition(), share=0.5)
     clock.now += 600
     assert later.left(0.75) == "0:10 h left" and later.left(0.5) == ""
 

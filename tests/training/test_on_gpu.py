@@ -133,7 +133,7 @@ def test_a_whole_run_is_saved_validated_and_resumed(config, tmp_path, make_phant
         data=str(tmp_path),
         scans=(ScanSource(path="head_T1w.nii.gz"),),
         validation=judged,
-        steps=4,
+        steps=2,
         batch=1,
         save_every=2,
     )

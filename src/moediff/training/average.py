@@ -21,5 +21,5 @@ def average_weights(bundles: Sequence[Bundle]) -> dict[str, Tensor]:
     first, *others = bundles
     if any(other.config.denoiser != first.config.denoiser for other in others):
         raise ConfigError("the bundles hold different networks; only weights of one network can be averaged")
-    tables = [bundle.denoiser.state_dict() for bundle in bundles]
-    return {name: sum(table[name] for table in tables) / len(tables) for name in tables[0]}
+    weights = [bundle.denoiser.state_dict() for bundle in bundles]
+    return {name: sum(one[name] for one in weights) / len(weights) for name in weights[0]}

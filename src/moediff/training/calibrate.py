@@ -287,7 +287,9 @@ def fit_scale(ratios: Sequence[Tensor]) -> float:
     """
     below, above = 0.0, WIDEST
     if covered(ratios, above) < SHARE:
-        raise DataError(f"intervals {WIDEST:g} times as wide hold under {SHARE:g} of voxels: fit the error head first")
+        raise DataError(
+            f"intervals {WIDEST:g} times as wide hold under {SHARE:g} of voxels: fit the uncertainty head first"
+        )
     for _ in range(30):
         factor = (below + above) / 2
         below, above = (below, factor) if covered(ratios, factor) >= SHARE else (factor, above)
@@ -336,5 +338,5 @@ def _statistics(bundle: Bundle, path: Path, recipe: str) -> Unit:
     """Token statistics of one degraded scan, on the grid that `enhance` takes by default: [2 D]."""
     truth = load(path).volume
     scan = degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
-    goal = aligned_grid(scan.grid, target_grid(scan.grid, EnhanceOptions()))
-    return {"statistics": statistics(encode(bundle.denoiser, prepare(scan, goal, bundle.config.prepare)))}
+    target = aligned_grid(scan.grid, target_grid(scan.grid, EnhanceOptions()))
+    return {"statistics": statistics(encode(bundle.denoiser, prepare(scan, target, bundle.config.prepare)))}

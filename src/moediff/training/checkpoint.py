@@ -19,7 +19,7 @@ from moediff.training.provenance import Restart
 
 STATE = "state.safetensors"
 FOLDER = "checkpoint"
-MADE = ("bundle", "best", "losses.csv", "validation.csv")  # what a run replaces or adds to
+OUTPUTS = ("bundle", "best", "losses.csv", "validation.csv")  # what a run replaces or adds to
 OTHER_NETWORK = (
     "{folder} holds a run of another network than [model] describes now; go on with its settings, or choose another "
     "`out`"
@@ -53,10 +53,10 @@ def claim(out: Path) -> None:
     Raises:
         ConfigError: something lies there that a run would replace, and no run has made it.
     """
-    there = [name for name in MADE if (out / name).exists()]
-    if there and not (out / FOLDER).is_dir():
+    present = [name for name in OUTPUTS if (out / name).exists()]
+    if present and not (out / FOLDER).is_dir():
         raise ConfigError(
-            f"{printable(out)} holds {', '.join(there)} of no run there, which training would replace; "
+            f"{printable(out)} holds {', '.join(present)} of no run there, which training would replace; "
             "choose another `out`"
         )
     (out / FOLDER).mkdir(parents=True, exist_ok=True)

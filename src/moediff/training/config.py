@@ -1,4 +1,4 @@
-"""What a training run is told: one TOML file, which may build on others."""
+"""Configuration of a training run: one TOML file, which may build on others."""
 
 from __future__ import annotations
 
@@ -191,9 +191,9 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ConfigError(f"like: {path} builds on itself; remove one `like`")
     values, notes = with_present_keys(TrainConfig, _toml(path))
-    tables = values.get(STAGES)
-    if isinstance(tables, list):
-        renamed = [with_present_keys(TrainConfig, t) if isinstance(t, dict) else (t, []) for t in tables]
+    stages = values.get(STAGES)
+    if isinstance(stages, list):
+        renamed = [with_present_keys(TrainConfig, t) if isinstance(t, dict) else (t, []) for t in stages]
         values[STAGES] = [table for table, _ in renamed]
         notes += [note for _, more in renamed for note in more if note not in notes]
     if notes:
@@ -235,7 +235,7 @@ def _toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputMissing(f"{printable(path)}: it cannot be read ({error.strerror}): check permissions") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or bytes that are not UTF-8
-        raise ConfigError(f"not TOML ({error}), expected settings like those in recipes/: mend it there") from error
+        raise ConfigError(f"not TOML ({error}), expected settings like those in recipes/: correct it there") from error
 
 
 def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

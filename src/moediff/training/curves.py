@@ -112,7 +112,7 @@ def _words(x: float, y: float, text: str, *, anchor: str = "start", turn: bool =
     return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{rotation}>{escape(text)}</text>'
 
 
-def _frame(across: _Axis, up: _Axis, label: str) -> list[str]:
+def _panel(across: _Axis, up: _Axis, label: str) -> list[str]:
     """Grid lines, their values, and what the panel shows."""
     parts = [
         f'<rect x="{LEFT}" y="{up.end:g}" width="{across.end - LEFT:g}" height="{PANEL}" fill="none" stroke="#888"/>'
@@ -132,7 +132,7 @@ def curves_svg(stages: Sequence[StageCurves]) -> str:
     gain = _axis((v for stage in stages for line in stage.gains.values() for _, v in line), bottom, top + GAP)
     names = sorted({name for stage in stages for name in stage.gains})
     ink = {name: INK[k % len(INK)] for k, name in enumerate(names)}
-    parts = _frame(across, error, "error over interpolation's") + _frame(across, gain, "validation gain, dB PSNR")
+    parts = _panel(across, error, "error over interpolation's") + _panel(across, gain, "validation gain, dB PSNR")
     for stage, begin in zip(stages, begins, strict=True):
         parts.append(f'<path d="M{across(begin):g} {TOP}V{bottom}" stroke="#888" stroke-width="0.6"/>')
         parts.append(_words(across(begin) + 3, TOP - 6, stage.name))

@@ -37,7 +37,7 @@ from moediff.training.calibrate import (
 from moediff.training.checkpoint import FOLDER, has_checkpoint
 from moediff.training.config import TrainConfig
 from moediff.training.curves import write_curves
-from moediff.training.log import Place, Progress
+from moediff.training.log import Progress, StagePosition
 from moediff.training.manifest import check_checksums
 from moediff.training.patches import PatchSource
 from moediff.training.preemption import Pause
@@ -90,10 +90,13 @@ class _Run:
         for index, stage in enumerate(recipe.stages):
             if stage.name in done:
                 continue
-            place = Place(stage.name, index + 1, len(recipe.stages), recipe.minutes_after(index))
+            position = StagePosition(stage.name, index + 1, len(recipe.stages), recipe.minutes_after(index))
             with prefix_errors(f"stage {stage.name}"):
-                self._run(stage, place)
+                self._run(stage, position)
             _publish(out / stage.name / "bundle", out / "bundle")
+        last = out / recipe.stages[-1].name / "bundle"
+        if last.is_dir() and _manifest(last) != _manifest(out / "bundle"):  # killed before it was published
+            _publish(last, out / "bundle")
         return out / "bundle"
 
     def _check(self) -> None:
@@ -121,12 +124,12 @@ class _Run:
         self.worked = True
         return max(left, 1e-9)  # however short a slice is, something is done in it
 
-    def _run(self, stage: Stage, place: Place) -> None:
+    def _run(self, stage: Stage, position: StagePosition) -> None:
         options = replace(self.options, resume=True, slice_minutes=self._left())
         if stage.kind == TRAIN:
-            train(self._with_parent(stage), options, RecipePart(place=place, recipe=self.plain))
+            train(self._with_parent(stage), options, RecipePart(position=position, recipe=self.plain))
         else:
-            self._fit(stage, place, Pause(options.slice_minutes))
+            self._fit(stage, position, Pause(options.slice_minutes))
 
     def _with_parent(self, stage: Stage) -> TrainConfig:
         """Settings of a training stage, without `start` where it goes on from its own bundle and the parent's is lost.
@@ -143,7 +146,7 @@ class _Run:
             raise InputMissing(f"{printable(config.start)}: the bundle that it begins with is lost; put it back")
         return replace(config, start=None)
 
-    def _fit(self, stage: Stage, place: Place, pause: Pause) -> None:
+    def _fit(self, stage: Stage, position: StagePosition, pause: Pause) -> None:
         """A stage of any other kind: its parents' bundles in, its own out."""
         folder, begun = Path(stage.config.out), time.monotonic()
         if folder.is_dir() and not _begun(folder) and any(folder.iterdir()):
@@ -153,9 +156,9 @@ class _Run:
         bundles = [load_bundle(path, device) for path in starts]
         digest = hashlib.sha256(json.dumps([stage.settings(), [b.sha256 for b in bundles]]).encode()).hexdigest()
         work = folder / f"{WORK}{digest[:12]}"
-        with pause, Progress(place, quiet=not self.options.progress) as progress:
+        with pause, Progress(position, quiet=not self.options.progress) as progress:
             result = FITS[type(stage.options)](stage, bundles, StoredUnits(work, pause, progress))
-        base = bundles[-1].provenance
+        inherited = bundles[-1].provenance
         record = StageRecord(
             name=stage.name,
             kind=stage.kind,
@@ -169,7 +172,7 @@ class _Run:
         )
         before = {one.name: one for bundle in bundles for one in stage_records(bundle.provenance)}
         stages = [one.plain() for one in (*before.values(), record)]
-        own = {**base, **stage.config.provenance, "recipe": self.plain, "stages": stages}
+        own = {**inherited, **stage.config.provenance, "recipe": self.plain, "stages": stages}
         save_bundle(folder / "bundle", result.config, result.weights, own)
         for left in folder.glob(f"{WORK}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -184,8 +187,8 @@ class StoredUnits:
 
     Args:
         folder: of the files.
-        pause: asked after every unit.
-        progress: told of every unit.
+        pause: checked after every unit.
+        progress: updated after every unit.
     """
 
     folder: Path
@@ -384,8 +387,8 @@ def _check_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def _check_parents(stage: Stage, witness: Mapping[str, Any], manifests: Mapping[str, Any]) -> None:
     record = stage_records(witness["provenance"])[-1]
-    there = [manifests[name]["sha256"] for name in stage.parents if manifests[name] is not None]
-    if len(there) == len(stage.parents) and there and tuple(there) != record.parent_sha256:
+    present = tuple(manifests[name]["sha256"] for name in stage.parents if manifests[name] is not None)
+    if present and len(present) == len(stage.parents) and present != record.parent_sha256:
         raise ConfigError(
             f"it was made from other weights of {', '.join(stage.parents)} than lie there now; delete its folder and "
             "those of the stages after it to run them again"

@@ -19,12 +19,12 @@ LINE_S = 60.0  # between two lines where there is no terminal
 
 
 @dataclass(frozen=True)
-class Place:
+class StagePosition:
     """Where a run stands in a recipe, for the progress that people see.
 
     Args:
         name: of the stage; empty for a run of its own.
-        number, of: the stage's place among all.
+        number, of: the stage's position among all.
         minutes_after: of the stages that follow, as far as they are known.
     """
 
@@ -43,23 +43,23 @@ class Progress:
     """Progress of one stage: a bar on a terminal, a line a minute without one.
 
     Args:
-        place: of the stage in its recipe.
+        position: of the stage in its recipe.
         quiet: say nothing.
         share: of the stage that was done before.
     """
 
-    def __init__(self, place: Place, *, quiet: bool = False, share: float = 0.0) -> None:
+    def __init__(self, position: StagePosition, *, quiet: bool = False, share: float = 0.0) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        self.place, self.begun, self.share_begun = place, time.monotonic(), share
+        self.position, self.begun, self.share_begun = position, time.monotonic(), share
         self.gain = ""
         console = Console(stderr=True)
         self.lines = not quiet and not console.is_terminal
         columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}")
         self.bar = Bar(*columns, console=console, disable=quiet or self.lines)
-        self.task = self.bar.add_task(place.title, total=1.0, left="")
+        self.task = self.bar.add_task(position.title, total=1.0, left="")
         self.next_line = self.begun + LINE_S
 
     def __enter__(self) -> Progress:
@@ -75,16 +75,18 @@ class Progress:
         if done <= 0:
             return ""
         seconds = (time.monotonic() - self.begun) / done * (1 - share)
-        after = f", {duration(seconds + 60 * self.place.minutes_after)} in all" if self.place.minutes_after else ""
+        after = (
+            f", {duration(seconds + 60 * self.position.minutes_after)} in all" if self.position.minutes_after else ""
+        )
         return f"{duration(seconds)} left{after}"
 
     def update(self, share: float, words: str) -> None:
         """Show this share of the stage, and what was reached."""
         text, left = f"{words}{self.gain}", self.left(share)
-        self.bar.update(self.task, completed=share, description=f"{self.place.title} {text}", left=left)
+        self.bar.update(self.task, completed=share, description=f"{self.position.title} {text}", left=left)
         if self.lines and time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + LINE_S
-            parts = f"{self.place.title} {share:.0%}", text, left
+            parts = f"{self.position.title} {share:.0%}", text, left
             with suppress(OSError, ValueError):  # nobody is listening
                 print("; ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
@@ -96,12 +98,18 @@ class Log:
         out: the run's folder.
         quiet: no progress.
         since: the step that the run goes on from; rows after it, of a run that was killed, are dropped.
-        place: of the run in its recipe.
+        position: of the run in its recipe.
         share: of the run that is done.
     """
 
     def __init__(
-        self, out: Path, *, quiet: bool, since: int | None = None, place: Place | None = None, share: float = 0.0
+        self,
+        out: Path,
+        *,
+        quiet: bool,
+        since: int | None = None,
+        position: StagePosition | None = None,
+        share: float = 0.0,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -109,7 +117,7 @@ class Log:
             for name in ("losses.csv", "validation.csv"):
                 _forget(out / name, since)
         self.out, self.board = out, SummaryWriter(str(out / "tensorboard"))
-        self.progress = Progress(place or Place(), quiet=quiet, share=share)
+        self.progress = Progress(position or StagePosition(), quiet=quiet, share=share)
 
     def __enter__(self) -> Log:
         self.progress.__enter__()

@@ -192,8 +192,8 @@ def check_checksums(config: TrainConfig) -> None:
 
 def _checksum(path: Path, known: Mapping[str, str]) -> str:
     """Size, time of change and checksum of a file, in one text; read only where size or time are new."""
-    found = path.stat()
-    stamp = f"{found.st_size} {found.st_mtime_ns}"
+    status = path.stat()
+    stamp = f"{status.st_size} {status.st_mtime_ns}"
     stored = known.get(str(path.resolve()), "")
     return stored if stored.startswith(f"{stamp} ") else f"{stamp} {sha256_of(path)}"
 

@@ -136,11 +136,11 @@ def changed(shared: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
 
 
 def stored_settings(recipe: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """What a stage depended on, from the recipe in a bundle's provenance; None where it is not told there."""
-    found = [stage for stage in recipe.get("stages", ()) if stage.get("name") == name]
-    if not found or found[0].get("kind") not in KINDS:
+    """What a stage depended on, from the recipe in a bundle's provenance; None where it is not named there."""
+    stages: dict[str, Mapping[str, Any]] = {stage["name"]: stage for stage in recipe.get("stages", ())}
+    stage = stages.get(name, {})
+    if stage.get("kind") not in KINDS:
         return None
-    stage = found[0]
     try:
         config = parse_as(TrainConfig, over(recipe["settings"], stage.get("changes", {})), warn=False)
         kind = stage["kind"]
@@ -159,15 +159,15 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         values = read_settings(path)
-        tables = values.pop(STAGES, None)
-        if tables is None:
+        stated = values.pop(STAGES, None)
+        if stated is None:
             common = parse_as(TrainConfig, resolve_manifest(values))
             return Recipe(Path(common.out), common, (Stage(common.name, TRAIN, common),), single=True)
-        if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        if not isinstance(stated, list) or not stated or not all(isinstance(table, dict) for table in stated):
             raise ConfigError("stages: expected one [[stages]] table or more")
         common = parse_as(TrainConfig, resolve_manifest(values))
         stages: list[Stage] = []
-        for table in tables:
+        for table in stated:
             with prefix_errors(f"stage {printable(str(table.get('name', len(stages) + 1)))}"):
                 stages.append(_stage(values, table, stages, path.parent))
         return Recipe(Path(common.out), common, tuple(stages))

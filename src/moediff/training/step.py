@@ -29,7 +29,7 @@ from moediff.training.losses import (
 )
 from moediff.training.patches import Batch
 
-PROBED = (
+EXAMPLES_OF_EVERY_EXPERT = (
     1  # examples of a process's batch on which every expert runs, for the agreement target and the experts' own loss
 )
 
@@ -84,8 +84,8 @@ def batch_loss(
     # Below sigma_max the target is mostly noise, whatever the patch's contrast: there no patch counts above average.
     weight_B = torch.where(at_max, relative_B, relative_B.clamp_max(data**-2)) * loss_weight(sigma_B, data) * data**2
     several = denoiser.config.gate.experts > 1
-    probed = min(PROBED, len(sigma_B)) if several and probe else 0
-    output = denoiser.for_training(x, sigma_B, condition, probed)
+    examples = min(EXAMPLES_OF_EVERY_EXPERT, len(sigma_B)) if several and probe else 0
+    output = denoiser.for_training(x, sigma_B, condition, examples)
     wrong_BXYZ = output.mean_BXYZ - residual
     error_B = wrong_BXYZ.square().mean((1, 2, 3)) * weight_B
     target = region_target(batch.region_BXYZ, denoiser.config.experts.regions)
@@ -96,14 +96,14 @@ def batch_loss(
         gate["gradient"] = gradient_loss(wrong_BXYZ, weight_B)
     if several and weights.shift_consistency:
         gate["shift_consistency"] = shift_consistency(denoiser, batch.interpolated_BXYZ, logit, draws.rng)
-    missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not probed else {}
+    missing = {"agreement": error_B.new_tensor(torch.nan)} if several and not examples else {}
     wrong = wrong_BXYZ.index_select(0, highest) / data
     gate["error"] = error_loss(wrong, output.log_error_BXYZ.index_select(0, highest))
-    if probed:
-        error_E = (output.expert_EBXYZ - residual[:probed]).square() * weight_B[:probed, None, None, None]
+    if examples:
+        error_E = (output.expert_EBXYZ - residual[:examples]).square() * weight_B[:examples, None, None, None]
         error_BxyzE = torch.stack([to_tokens(error) for error in error_E], -1)
-        gate |= {"agreement": gate_losses(logit[:probed], error_BxyzE, target.first(probed))["agreement"]}
-        own = expert_loss(error_BxyzE, logit[:probed], target.first(probed), evenly=weights.normalise_expert_loss)
-    loss = combine(weights.rare() if probed else weights, error_B.mean(), own, gate)
+        gate |= {"agreement": gate_losses(logit[:examples], error_BxyzE, target.first(examples))["agreement"]}
+        own = expert_loss(error_BxyzE, logit[:examples], target.first(examples), evenly=weights.normalise_expert_loss)
+    loss = combine(weights.rare() if examples else weights, error_B.mean(), own, gate)
     gate |= {**missing, "aggregate": error_B.index_select(0, highest).mean(), "loss": loss}
     return loss, {name: value.detach() for name, value in gate.items()}

@@ -40,7 +40,7 @@ from moediff.training.checkpoint import (
 from moediff.training.config import TrainConfig
 from moediff.training.distributed import agreed, average_gradients, run_together
 from moediff.training.gate_step import routing_loss
-from moediff.training.log import Log, Place
+from moediff.training.log import Log, StagePosition
 from moediff.training.manifest import check_checksums
 from moediff.training.muon import Muon
 from moediff.training.patches import Batch, PatchSource
@@ -77,9 +77,9 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipePart:
-    """Which stage of a recipe a run is: its place, and the whole recipe for the provenance."""
+    """Which stage of a recipe a run is: its position, and the whole recipe for the provenance."""
 
-    place: Place = field(default_factory=Place)
+    position: StagePosition = field(default_factory=StagePosition)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -174,7 +174,7 @@ class Trainer:
     @property
     def name(self) -> str:
         """Of the run among the stages of its weights."""
-        return self.part.place.name or self.config.name
+        return self.part.position.name or self.config.name
 
     def run(self) -> Path:
         """Train to the end; returns the bundle's folder.
@@ -195,10 +195,10 @@ class Trainer:
                 self._restore()
         config, device = self.config, self.accelerator.device
         keep = None if config.cache is None else Path(config.cache)
-        there = device if config.examples == "device" else torch.device("cpu")
-        heads = [head.to(there) for head in load_heads(config.scans, Path(config.data), config.seed, keep)]
+        device_of_patches = device if config.examples == "device" else torch.device("cpu")
+        scans = [scan.to(device_of_patches) for scan in load_heads(config.scans, Path(config.data), config.seed, keep)]
         source = PatchSource(
-            heads=heads,
+            heads=scans,
             patch=config.patch,
             seed=config.seed,
             settings=config.model.prepare,
@@ -219,8 +219,8 @@ class Trainer:
     def _log(self) -> AbstractContextManager[Log | None]:
         if self.rank > 0:
             return nullcontext()
-        quiet, place = not self.options.progress, self.part.place
-        return Log(self.out, quiet=quiet, since=self.state.step, place=place, share=self.progress())
+        quiet, position = not self.options.progress, self.part.position
+        return Log(self.out, quiet=quiet, since=self.state.step, position=position, share=self.progress())
 
     def _loop(self, source: Ahead, log: Log | None, until: float = 1.0) -> None:
         """Steps until this share is done; only the process that has the log saves and validates."""
@@ -270,15 +270,15 @@ class Trainer:
         loss.backward()
         average_gradients(state.denoiser.parameters())
         norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.gradient_clip)
-        told = _read({**parts, "norm": norm})
-        finite = math.isfinite(told.pop("norm"))
-        told["loss"] = agreed(told["loss"])
-        if math.isfinite(told["loss"]) and finite:
+        losses = _read({**parts, "norm": norm})
+        finite = math.isfinite(losses.pop("norm"))
+        losses["loss"] = agreed(losses["loss"])
+        if math.isfinite(losses["loss"]) and finite:
             state.optimiser.step()
             self._average()
         else:
-            told["loss"] = math.nan
-        return told
+            losses["loss"] = math.nan
+        return losses
 
     def _loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """What this step minimises, and its parts."""
