@@ -37,10 +37,10 @@ from moediff.model.config import ExpertsConfig, GateConfig
 from moediff.model.denoiser import Denoiser
 from moediff.model.execution import side_by_side
 from moediff.training import patches as patches_module
-from moediff.training.cache import Head
+from moediff.training.cache import TrainingScan
 from moediff.training.config import TrainConfig, load_config
 from moediff.training.patches import PatchSource
-from moediff.training.prefetch import Ahead
+from moediff.training.prefetch import Prefetcher
 from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import Trainer
 
@@ -310,11 +310,11 @@ class PartTimes:
         return timed
 
 
-def training_scan() -> Head:
+def training_scan() -> TrainingScan:
     """The phantom as trainings hold a scan."""
     data = phantom_head((TRAINING_SIDE,) * 3, 1.0).data_XYZ / 1000
     region = (4 * torch.rand(data.shape, generator=rng_for(0))).to(torch.uint8)
-    return Head(data.half(), (data > 0).nonzero()[::100], reference_intensity(data), region, 1.0)
+    return TrainingScan(data.half(), (data > 0).nonzero()[::100], reference_intensity(data), region, 1.0)
 
 
 def parts_of_steps(trainer: Trainer, source: PatchSource, now: Clock, batch: int, steps: int) -> Seconds:
@@ -347,7 +347,7 @@ def parts_of_steps(trainer: Trainer, source: PatchSource, now: Clock, batch: int
 
 def overlapped(trainer: Trainer, source: PatchSource, now: Clock, args: argparse.Namespace) -> float:
     """Seconds a step of the real loop."""
-    with Ahead(source, args.batch, args.workers, trainer.accelerator.device) as ahead:
+    with Prefetcher(source, args.batch, args.workers, trainer.accelerator.device) as ahead:
         trainer.step(ahead.batch(0))
         start = now()
         for step in range(1, args.steps + 1):
@@ -361,7 +361,7 @@ def measure_training(config: TrainConfig, args: argparse.Namespace) -> dict[str,
     trainer = Trainer(replace(config, start=None, minutes=None, phases=(), **own))
     now = clock_of(args.device, wall=args.device == "cuda")
     source = PatchSource(
-        heads=[training_scan().to(torch.device("cpu" if args.examples == "cpu" else args.device))],
+        scans=[training_scan().to(torch.device("cpu" if args.examples == "cpu" else args.device))],
         patch=args.patch,
         seed=0,
         settings=config.model.prepare,

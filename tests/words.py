@@ -44,7 +44,6 @@ WHOLE = {
     "near": "working grid",
     "alone": "single expert",
     "place": "paste",
-    "frame": "tile context",
     "head": "input crop, foreground bounds, training scan",
     "heads": "sources",
     "passed": "pass_through",
@@ -62,7 +61,6 @@ WHOLE = {
     "vector": "conditioning",
     "tables": "phase features",
     "base": "interpolated",
-    "slices": "neighbours",
     "level": "noise sigma",
     "lost": "false negative",
     "share_at_max": "probability_sigma_max",
@@ -76,8 +74,8 @@ WHOLE = {
     "Familiar": "out-of-distribution statistics",
     "Frame": "TileContext",
     "Head": "TrainingScan",
-    "Ahead": "Prefetcher",
-    "Pause": "Preemption",
+    "Prefetcher": "Prefetcher",
+    "Preemption": "Preemption",
 }
 
 

@@ -22,10 +22,10 @@ from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan, from_volume
 from moediff.model.bundle import Bundle, check_free, load_bundle, save_bundle
 from moediff.training.adapt import AdaptOptions, adapt
-from moediff.training.cache import Head, ScanSource, Stack, read_heads, write_heads
+from moediff.training.cache import ScanSource, Stack, TrainingScan, read_training_scans, write_training_scans
 from moediff.training.patches import PatchSource
-from moediff.training.self_supervised import head_from, slices_of
-from moediff.training.sources import load_heads
+from moediff.training.self_supervised import scan_from_slices, slices_of
+from moediff.training.sources import load_training_scans
 
 QUICK = AdaptOptions(steps=2, patch=32, processes=1, device="cpu")
 
@@ -47,7 +47,7 @@ def weights(bundle: Path) -> Bundle:
 
 
 def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
-    head = head_from(thick, slices_of(plan_grids(thick, EnhanceOptions())), Enhancer(weights))
+    head = scan_from_slices(thick, slices_of(plan_grids(thick, EnhanceOptions())), Enhancer(weights))
     assert head.data_XYZ.shape == (64, 72, 60)
     assert head.stack is not None and head.stack.axis == 1
     across = head.stack.recipe.axes[2]
@@ -71,7 +71,7 @@ def test_voxels_are_those_of_the_result_where_the_plane_allows(make_phantom, wei
     low = make_phantom((64, 64, 21), (*plane_mm, 4.5))
     slices = slices_of(plan_grids(from_volume(low), EnhanceOptions(voxel_size=voxel_size)))
     assert slices.voxel_mm == pytest.approx(size_mm) and slices.axis == 2
-    head = head_from(loaded(low), slices, Enhancer(weights))
+    head = scan_from_slices(loaded(low), slices, Enhancer(weights))
     assert head.stack is not None and head.stack.recipe.axes[2].factor == pytest.approx(4.5 / size_mm[2])
     extent_mm = (64 * plane_mm[0], 64 * plane_mm[1], 21 * 4.5)
     assert head.data_XYZ.shape == tuple(round(mm / size) for mm, size in zip(extent_mm, size_mm, strict=True))
@@ -85,7 +85,7 @@ def test_other_scans_are_refused(make_phantom, spacing_mm):
 
 def test_all_scans_are_looked_at_before_any_work(thick, make_phantom, weights, monkeypatch):
     thin = replace(loaded(make_phantom((48, 48, 32), (1.0, 1.0, 1.0))), path=Path("thin_T1w.nii.gz"))
-    monkeypatch.setattr("moediff.training.adapt.head_from", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr("moediff.training.adapt.scan_from_slices", lambda *_: pytest.fail("work has begun"))
     with pytest.raises(DataError, match=r"thin_T1w\.nii\.gz: slices are"):
         adapt([thick, thin], weights)
 
@@ -95,17 +95,17 @@ def test_at_least_one_scan_is_asked_for(weights):
         adapt([], weights)
 
 
-def ridged(axis: int) -> Head:
+def ridged(axis: int) -> TrainingScan:
     """A head that varies along one axis only, from voxel to voxel."""
     line = torch.rand(60, generator=rng_for(0)) + 0.5
     data = line.reshape([-1 if a == axis else 1 for a in range(3)]).expand(60, 60, 60).half()
     stack = Stack(axis, thick_slices(4, 0.0, "slices"))
-    return Head(data.contiguous(), torch.tensor([[30, 30, 30]]), 1.0, None, 1.0, stack)
+    return TrainingScan(data.contiguous(), torch.tensor([[30, 30, 30]]), 1.0, None, 1.0, stack)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_nothing_is_learned_along_the_axis_that_was_not_measured(axis):
-    source = PatchSource(heads=[ridged(axis)], patch=32, seed=0, settings=PrepareSettings(kernel="cubic"), augment=None)
+    source = PatchSource(scans=[ridged(axis)], patch=32, seed=0, settings=PrepareSettings(kernel="cubic"), augment=None)
     varying = set()
     for number in range(12):
         example = source.example(number)
@@ -120,7 +120,7 @@ def test_nothing_is_learned_along_the_axis_that_was_not_measured(axis):
 def test_without_a_stack_every_axis_takes_its_turn():
     head = replace(ridged(0), stack=None)
     source = PatchSource(
-        heads=[head],
+        scans=[head],
         patch=32,
         seed=0,
         settings=PrepareSettings(kernel="cubic"),
@@ -133,12 +133,14 @@ def test_without_a_stack_every_axis_takes_its_turn():
 
 def test_heads_come_back_from_a_file(tmp_path):
     plain, stacked = replace(ridged(1), stack=None, weight=2.0), ridged(1)
-    write_heads(tmp_path / "some.safetensors", [plain, stacked])
-    first, second = load_heads([ScanSource(path="some.safetensors", prepared=True)], tmp_path, 0, tmp_path / "kept")
+    write_training_scans(tmp_path / "some.safetensors", [plain, stacked])
+    first, second = load_training_scans(
+        [ScanSource(path="some.safetensors", prepared=True)], tmp_path, 0, tmp_path / "kept"
+    )
     assert first.stack is None and first.weight == 2.0
     assert second.stack == stacked.stack and torch.equal(second.data_XYZ, stacked.data_XYZ)
     assert not (tmp_path / "kept").exists()  # they are prepared already
-    assert len(read_heads(tmp_path / "some.safetensors")) == 2
+    assert len(read_training_scans(tmp_path / "some.safetensors")) == 2
 
 
 def test_only_what_sharpens_learns(thick, weights, tmp_path):

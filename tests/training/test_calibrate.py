@@ -29,7 +29,7 @@ from moediff.training.calibrate import (
     fit_uncertainty_head,
 )
 from moediff.training.patches import PatchSource
-from moediff.training.sources import load_heads
+from moediff.training.sources import load_training_scans
 
 EVEN = torch.arange(1, 1001) / 100  # 0.01 .. 10
 QUICK = HeadFit(patches=2, cells=64, steps=30, rows=32)
@@ -107,8 +107,8 @@ def test_label_maps_alone_leave_scale_and_exponent(bundle, tmp_path):
 
 def test_the_head_learns_how_large_errors_are_and_nothing_else_moves(data, bundle):
     before = load_bundle(bundle)
-    heads = load_heads([ScanSource(path="head_T1w.nii.gz")], data, 0)
-    source = PatchSource(heads=heads, patch=32, seed=QUICK.seed, settings=before.config.prepare, recipe=NAMED["thick3"])
+    heads = load_training_scans([ScanSource(path="head_T1w.nii.gz")], data, 0)
+    source = PatchSource(scans=heads, patch=32, seed=QUICK.seed, settings=before.config.prepare, recipe=NAMED["thick3"])
     store, weights = Store(), {name: value.clone() for name, value in before.denoiser.state_dict().items()}
     result = fit_uncertainty_head(before, source, QUICK, store)
     moved = {name for name, value in result.weights.items() if not torch.equal(value, weights[name])}

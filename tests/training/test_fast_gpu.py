@@ -18,7 +18,7 @@ from moediff.diffusion.schedule import DiffusionConfig
 from moediff.io.scans import save
 from moediff.model.bundle import load_bundle
 from moediff.model.denoiser import Denoiser
-from moediff.training.cache import Head, ScanSource, kept
+from moediff.training.cache import ScanSource, TrainingScan, cached
 from moediff.training.config import Phase, TrainConfig
 from moediff.training.losses import LossConfig
 from moediff.training.muon import Muon, orthogonalise
@@ -50,8 +50,8 @@ branches = {branches}
 @pytest.fixture(scope="module")
 def batch() -> Batch:
     data = torch.rand(52, 52, 52, generator=rng_for(0))
-    head = Head(data.half(), torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
-    return PatchSource(heads=[head], patch=32, seed=0, settings=PrepareSettings()).batch(0, 2)
+    head = TrainingScan(data.half(), torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
+    return PatchSource(scans=[head], patch=32, seed=0, settings=PrepareSettings()).batch(0, 2)
 
 
 def loss_and_gradient(denoiser: Denoiser, batch: Batch) -> tuple[float, Tensor]:
@@ -147,18 +147,18 @@ def test_a_run_goes_through_its_phases(tmp_path, make_phantom, monkeypatch):
     assert len(list((tmp_path / "heads").iterdir())) == 1
 
 
-def test_kept_heads_are_those_that_were_made(tmp_path):
+def test_cached_scans_are_those_that_were_prepared(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"first")
     source, made = ScanSource(path="a.nii.gz", weight=2.0), []
     region = torch.zeros(4, 5, 6, dtype=torch.uint8)
 
-    def make(source: ScanSource, root: Path, seed: int) -> list[Head]:
+    def make(source: ScanSource, root: Path, seed: int) -> list[TrainingScan]:
         made.append(seed)
         data = torch.rand(4, 5, 6, generator=rng_for(seed)).half()
-        return [Head(data, torch.tensor([[1, 2, 3]]), 0.1 + seed, known, 2.0) for known in (region, None)]
+        return [TrainingScan(data, torch.tensor([[1, 2, 3]]), 0.1 + seed, known, 2.0) for known in (region, None)]
 
-    def again(seed: int = 0) -> list[Head]:
-        return kept(source, tmp_path, seed, tmp_path / "kept", make)
+    def again(seed: int = 0) -> list[TrainingScan]:
+        return cached(source, tmp_path, seed, tmp_path / "kept", make)
 
     first, second = again(), again()
     assert made == [0]

@@ -14,7 +14,7 @@ from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
 from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
 from moediff.model.denoiser import Denoiser
-from moediff.training.cache import Head
+from moediff.training.cache import TrainingScan
 from moediff.training.config import TrainConfig
 from moediff.training.gate_step import routing_loss
 from moediff.training.losses import LossConfig, feature_distillation_loss
@@ -42,9 +42,9 @@ def halves() -> Batch:
     data[26:] = 0.8
     region = torch.full(data.shape, 1, dtype=torch.uint8)
     region[26:] = 3
-    head = Head(data.half(), torch.tensor([[26, 26, 26]]), 1.0, region, 1.0)
+    head = TrainingScan(data.half(), torch.tensor([[26, 26, 26]]), 1.0, region, 1.0)
     settings = PrepareSettings()
-    return PatchSource(heads=[head], patch=32, seed=0, settings=settings, augment=None).batch(0, 1)
+    return PatchSource(scans=[head], patch=32, seed=0, settings=settings, augment=None).batch(0, 1)
 
 
 def test_neither_backbone_nor_experts_run(denoiser, monkeypatch):

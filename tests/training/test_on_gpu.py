@@ -23,11 +23,11 @@ from moediff.io.scans import load, save
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.training import prefetch as ahead
 from moediff.training.adapt import AdaptOptions, adapt
-from moediff.training.cache import Head, Measured, ScanSource
+from moediff.training.cache import Measured, ScanSource, TrainingScan
 from moediff.training.config import TrainConfig
 from moediff.training.losses import LossConfig
 from moediff.training.patches import PatchSource
-from moediff.training.preemption import Pause
+from moediff.training.preemption import Preemption
 from moediff.training.trainer import RunOptions, Trainer, train
 from moediff.training.validate import Validation
 from pretend_gpu import OnGpu, pretended
@@ -79,9 +79,9 @@ def three_steps(config: TrainConfig, device: str) -> tuple[Trainer, list[dict[st
     """Losses of a new trainer whose heads lie on the device."""
     data = torch.rand(60, 60, 60, generator=rng_for(0))
     region = (4 * torch.rand(60, 60, 60, generator=rng_for(1))).to(torch.uint8)
-    head = Head(data.half(), torch.tensor([[26, 26, 26]]), 1.0, region, 1.0).to(torch.device(device))
+    head = TrainingScan(data.half(), torch.tensor([[26, 26, 26]]), 1.0, region, 1.0).to(torch.device(device))
     trainer = Trainer(config)
-    source = PatchSource(heads=[head], patch=32, seed=0, settings=config.model.prepare)
+    source = PatchSource(scans=[head], patch=32, seed=0, settings=config.model.prepare)
     return trainer, [trainer.step(source.batch(step, 2)) for step in range(3)]
 
 
@@ -111,13 +111,13 @@ def test_patches_of_a_pair_are_cut_on_the_gpu(noise):
     low, affine = torch.rand(48, 48, 12, generator=rng_for(1)).half(), torch.eye(4, dtype=torch.float64)
     affine[2, 2], affine[2, 3] = 4, 1.5
     measured = Measured(low, affine, torch.ones(48, 48, 48, dtype=torch.bool))
-    head = Head(data, torch.tensor([[24, 24, 24]]), 1.0, None, 1.0, measured=measured)
+    head = TrainingScan(data, torch.tensor([[24, 24, 24]]), 1.0, None, 1.0, measured=measured)
     made = []
     for device in ("cpu", "cuda"):
         with pretended() as gpu:
             there = head.to(torch.device(device))
             settings = PrepareSettings(noise_estimator=noise)
-            batch = PatchSource(heads=[there], patch=32, seed=0, settings=settings).batch(0, 2)
+            batch = PatchSource(scans=[there], patch=32, seed=0, settings=settings).batch(0, 2)
             assert batch.interpolated_BXYZ.device.type == device and not gpu.waits
             made.append(batch.to(torch.device("cpu")))
     for one, other in zip(*(batch.tensors() for batch in made), strict=True):
@@ -143,7 +143,7 @@ def test_a_whole_run_is_saved_validated_and_resumed(config, tmp_path, make_phant
             here = replace(config, out=str(tmp_path / out))
             if out == "parts":
                 with monkeypatch.context() as stopped, pytest.raises(TryAgain):
-                    stopped.setattr(Pause, "due", lambda self: True)
+                    stopped.setattr(Preemption, "due", lambda self: True)
                     train(here, RunOptions(progress=False))
             bundle = load_bundle(train(here, RunOptions(progress=False, resume=out == "parts")))
         told = bundle.provenance["hardware"]

@@ -22,11 +22,11 @@ from moediff.inference.enhancer import Enhancer
 from moediff.io.scans import save
 from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.training import patches as dataset
-from moediff.training.cache import ScanSource, kept, read_heads, write_heads
+from moediff.training.cache import ScanSource, cached, read_training_scans, write_training_scans
 from moediff.training.config import TrainConfig, load_config
 from moediff.training.pairs import corners_known, pair_of
 from moediff.training.patches import PatchSource
-from moediff.training.sources import brain_scaled, load_heads
+from moediff.training.sources import brain_scaled, load_training_scans
 from moediff.training.trainer import RunOptions, train
 from moediff.training.validate import Pair, Validation, validate
 
@@ -75,7 +75,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch, turn: torch.Tensor, start: list[int])
 def test_a_patch_is_cut_from_what_was_measured(sharp, low, monkeypatch):
     head, start = pair(sharp, low), [12, 20, 9]
     fixed(monkeypatch, torch.eye(4, dtype=torch.float64), start)
-    example = PatchSource(heads=[head], patch=32, seed=0, settings=SETTINGS, augment=None).example(0)
+    example = PatchSource(scans=[head], patch=32, seed=0, settings=SETTINGS, augment=None).example(0)
     box = tuple(slice(a, a + 32) for a in start)
     whole = prepare(low, sharp.grid, SETTINGS)
     assert torch.equal(example.truth_XYZ, head.data_XYZ[box].float())
@@ -94,7 +94,7 @@ def test_both_scans_are_turned_alike(sharp, low, number, monkeypatch):
     head, start = pair(sharp, low), [12, 20, 9]
     plain = torch.eye(4, dtype=torch.float64)
     turn = dataset._signed_permutation(rng_for(number, "turn"))
-    source = PatchSource(heads=[head], patch=32, seed=0, settings=SETTINGS, augment=None)
+    source = PatchSource(scans=[head], patch=32, seed=0, settings=SETTINGS, augment=None)
     errors = []
     for chosen in (plain, turn):
         fixed(monkeypatch, chosen, start)
@@ -115,8 +115,8 @@ def test_both_scans_are_turned_alike(sharp, low, number, monkeypatch):
 
 def test_only_brightness_is_changed(sharp, low):
     head = pair(sharp, low)
-    plain = PatchSource(heads=[head], patch=32, seed=0, settings=SETTINGS, augment=None)
-    varied = PatchSource(heads=[head], patch=32, seed=0, settings=SETTINGS)
+    plain = PatchSource(scans=[head], patch=32, seed=0, settings=SETTINGS, augment=None)
+    varied = PatchSource(scans=[head], patch=32, seed=0, settings=SETTINGS)
     gains = []
     for number in range(4):
         one, other = plain.example(number), varied.example(number)
@@ -133,7 +133,7 @@ def test_an_oblique_input_keeps_its_slices(sharp):
     assert head.measured is not None and not bool(head.measured.known_XYZ.all())
     off = head.measured.affine[:3, :3] - torch.diag(torch.diagonal(head.measured.affine)[:3])
     assert float(off.abs().max()) < 1e-6
-    source = PatchSource(heads=[head], patch=32, seed=0, settings=SETTINGS, augment=None)
+    source = PatchSource(scans=[head], patch=32, seed=0, settings=SETTINGS, augment=None)
     for number in range(8):
         example = source.example(number)
         both = torch.stack([example.truth_XYZ.flatten(), example.interpolated_XYZ.flatten()])
@@ -196,9 +196,9 @@ def data(tmp_path: Path, sharp, low) -> Path:
 
 def test_kept_pairs_are_those_that_were_made(data):
     source = ScanSource(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz")
-    (head,) = load_heads([source], data, 0)
-    write_heads(data / "heads.safetensors", [head])
-    (again,) = read_heads(data / "heads.safetensors")
+    (head,) = load_training_scans([source], data, 0)
+    write_training_scans(data / "heads.safetensors", [head])
+    (again,) = read_training_scans(data / "heads.safetensors")
     assert head.measured is not None and again.measured is not None
     for name in ("data_XYZ", "affine", "known_XYZ"):
         assert torch.equal(getattr(head.measured, name), getattr(again.measured, name))
@@ -209,12 +209,12 @@ def test_kept_pairs_are_those_that_were_made(data):
         return [head]
 
     for _ in range(2):
-        kept(source, data, 0, data / "kept", make)
+        cached(source, data, 0, data / "kept", make)
     (data / "sub-01_3T.nii.gz").write_bytes(b"another file")
-    kept(source, data, 0, data / "kept", make)
+    cached(source, data, 0, data / "kept", make)
     assert len(made) == 2
     with pytest.raises(InputMissing, match=r"none\.nii\.gz"):
-        kept(replace(source, input="none.nii.gz"), data, 0, data / "kept", make)
+        cached(replace(source, input="none.nii.gz"), data, 0, data / "kept", make)
 
 
 def test_weights_learn_from_pairs_and_are_judged_by_them(data, sharp, low, make_denoiser: Callable):
@@ -258,7 +258,7 @@ def test_the_gain_of_a_pair_counts_where_both_were_measured(data, sharp, low, ma
 
 def test_coarser_voxels_can_be_asked_for(data):
     source = ScanSource(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz", spacing_mm=(4.0,), weight=2.0)
-    (head,) = load_heads([source], data, 0)
+    (head,) = load_training_scans([source], data, 0)
     assert head.measured is not None and head.weight == 2
     shape = with_spacing(Grid(SHAPE, torch.diag(torch.tensor([3.0, 3, 3, 1], dtype=torch.float64))), (4.0,) * 3).shape
     assert all(abs(a - b) <= 1 for a, b in zip(head.data_XYZ.shape, shape, strict=True))

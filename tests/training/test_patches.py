@@ -15,7 +15,7 @@ from moediff.acquisition.recipe import AxisRecipe, Recipe, RecipeRanges, thick_s
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
 from moediff.training.augment import AugmentConfig
-from moediff.training.cache import Head
+from moediff.training.cache import TrainingScan
 from moediff.training.patches import (
     NO_REGION,
     Batch,
@@ -28,18 +28,18 @@ CUBIC = PrepareSettings(kernel="cubic")
 EYE = torch.eye(4, dtype=torch.float64)
 
 
-def head_of(data: Tensor, region: Tensor | None = None, weight: float = 1.0) -> Head:
-    return Head(data.half(), (data > 0).nonzero(), reference_intensity(data), region, weight)
+def training_scan(data: Tensor, region: Tensor | None = None, weight: float = 1.0) -> TrainingScan:
+    return TrainingScan(data.half(), (data > 0).nonzero(), reference_intensity(data), region, weight)
 
 
 @pytest.fixture(scope="module")
-def head(make_phantom) -> Head:
-    return head_of(make_phantom((72, 80, 64), (2.0, 2.0, 2.0)).data_XYZ / 1500)
+def head(make_phantom) -> TrainingScan:
+    return training_scan(make_phantom((72, 80, 64), (2.0, 2.0, 2.0)).data_XYZ / 1500)
 
 
 @pytest.fixture
-def source(head: Head) -> PatchSource:
-    return PatchSource(heads=[head], patch=32, seed=3, settings=CUBIC)
+def source(head: TrainingScan) -> PatchSource:
+    return PatchSource(scans=[head], patch=32, seed=3, settings=CUBIC)
 
 
 def tensors(record: Example | Batch) -> list[Tensor]:
@@ -109,7 +109,7 @@ def test_lesions_are_where_the_truth_was_changed():
         synthetic_lesions=lesions,
     )
     source = PatchSource(
-        heads=[head_of(torch.full((60, 72, 80), 0.5))], patch=32, seed=0, settings=CUBIC, augment=plain
+        scans=[training_scan(torch.full((60, 72, 80), 0.5))], patch=32, seed=0, settings=CUBIC, augment=plain
     )
     changed = []
     for example in map(source.example, range(6)):
@@ -186,7 +186,7 @@ def test_the_base_resembles_the_truth(source, kernel):
 def test_noise_is_a_share_of_the_whole_heads_reference(source):
     """A flat patch of a head whose reference is told: only the noise differs, also when intensities get a gain."""
     data = torch.full((64, 64, 64), 0.5)
-    flat = Head(data.half(), (data > 0).nonzero(), 0.8, None, 1.0)
+    flat = TrainingScan(data.half(), (data > 0).nonzero(), 0.8, None, 1.0)
     level = AugmentConfig(amplitude=(2.0, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0, sharpen_probability=0)
     for augment, gain in ((None, 1.0), (level, 2.0)):
         fixed = replace(source, heads=[flat], augment=augment, recipe=Recipe(noise=0.1))
@@ -202,7 +202,7 @@ def test_regions_follow_the_truth_through_flips_turns_and_padding(source):
     region[:, :, 10:] = 3
     level = torch.zeros(256)
     level[:4] = torch.tensor([0.25, 0.5, 0.75, 1.0])
-    known = replace(source, heads=[head_of(level[region.long()], region)], augment=None, recipe=Recipe())
+    known = replace(source, heads=[training_scan(level[region.long()], region)], augment=None, recipe=Recipe())
     seen = set()
     for number in range(6):
         example = known.example(number)
@@ -212,7 +212,9 @@ def test_regions_follow_the_truth_through_flips_turns_and_padding(source):
 
 
 def test_heads_are_drawn_by_their_weight(source):
-    heads = [head_of(torch.full((56, 56, 56), value), None, weight) for value, weight in ((0.25, 0.0), (0.75, 1.0))]
+    heads = [
+        training_scan(torch.full((56, 56, 56), value), None, weight) for value, weight in ((0.25, 0.0), (0.75, 1.0))
+    ]
     only_second = replace(source, heads=heads, augment=None, recipe=Recipe())
     assert {float(only_second.example(number).truth_XYZ.max()) for number in range(6)} == {0.75}
     both = replace(only_second, heads=[replace(heads[0], weight=1.0), heads[1]])
@@ -222,7 +224,7 @@ def test_heads_are_drawn_by_their_weight(source):
 def test_patches_are_turned_and_flipped(source):
     """A ramp along x shows up along every axis, in both directions."""
     ramp = (torch.arange(60.0) + 4)[:, None, None].expand(60, 60, 60) / 64
-    turned = replace(source, heads=[head_of(ramp)], augment=None, recipe=Recipe())
+    turned = replace(source, heads=[training_scan(ramp)], augment=None, recipe=Recipe())
     found = set()
     for number in range(40):
         truth = turned.example(number).truth_XYZ
@@ -234,7 +236,7 @@ def test_patches_are_turned_and_flipped(source):
 
 def test_augmentation_stays_inside_its_ranges(source):
     """Of a constant patch, amplitude, contrast and bias can each be undone from the range of values."""
-    flat = head_of(torch.full((64, 64, 64), 0.5))
+    flat = training_scan(torch.full((64, 64, 64), 0.5))
     gains = AugmentConfig(amplitude=(0.5, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0, sharpen_probability=0)
     made = replace(source, heads=[flat], augment=gains, recipe=Recipe())
     levels = [float(made.example(number).truth_XYZ.mean()) / 0.5 for number in range(12)]
@@ -259,7 +261,7 @@ def test_blur_softens_edges_and_sharpening_lifts_them(source):
         assert edge(replace(still, sharpen_probability=1.0), number) > 1.01 * plain
 
 
-def on_meta(head: Head) -> Head:
+def on_meta(head: TrainingScan) -> TrainingScan:
     """Voxels on torch's device without memory: it refuses both a tensor left on the CPU and any wait for a value."""
     return head.to(torch.device("meta"))
 
@@ -287,7 +289,7 @@ def test_a_patch_is_told_the_noise_of_its_whole_scan(head):
     told = {}
     bright = AugmentConfig(amplitude=(1.5, 1.5), blur_probability=0.0, sharpen_probability=0.0)
     for name, augment in (("plain", None), ("bright", bright)):
-        source = PatchSource(heads=[head], patch=32, seed=3, settings=quiet, augment=augment, recipe=recipe)
+        source = PatchSource(scans=[head], patch=32, seed=3, settings=quiet, augment=augment, recipe=recipe)
         told[name] = [float(source.example(number).noise) for number in range(4)]
     sigma = 0.03 * head.reference
     assert told["plain"] == pytest.approx([sigma] * 4, rel=0.15)

@@ -8,27 +8,27 @@ import time
 import pytest
 
 from moediff.core.errors import ConfigError, TryAgain
-from moediff.training.preemption import Pause
+from moediff.training.preemption import Preemption
 
 
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
 def test_a_slice_has_a_length(minutes):
     with pytest.raises(ConfigError, match="positive number"):
-        Pause(minutes)
+        Preemption(minutes)
 
 
 def test_without_a_slice_it_is_never_due():
-    with Pause() as pause:
+    with Preemption() as pause:
         assert not pause.due()
 
 
 def test_a_slice_is_over_when_its_time_is():
-    with Pause(0.05 / 60) as pause:
+    with Preemption(0.05 / 60) as pause:
         assert not pause.due()
         time.sleep(0.06)
         assert pause.due()
         with pytest.raises(TryAgain, match=r"paused at step 7, 25% done; go on with --resume"):
-            pause.leave("step 7, 25% done")
+            pause.stop("step 7, 25% done")
 
 
 @pytest.mark.parametrize(
@@ -36,18 +36,18 @@ def test_a_slice_is_over_when_its_time_is():
 )
 def test_a_signal_waits_for_the_end_of_the_step(number, ending):
     before = signal.getsignal(number)
-    with Pause() as pause:
+    with Preemption() as pause:
         signal.raise_signal(number)
         assert pause.due()
         with pytest.raises(ending) as raised:
-            pause.leave("step 1")
+            pause.stop("step 1")
     assert signal.getsignal(number) is before
     if ending is SystemExit:
         assert raised.value.code == 143
 
 
 def test_a_second_interrupt_does_not_wait():
-    with Pause():
+    with Preemption():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

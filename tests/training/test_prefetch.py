@@ -8,7 +8,7 @@ import time
 import pytest
 
 from moediff.core.errors import DataError
-from moediff.training.prefetch import Ahead
+from moediff.training.prefetch import Prefetcher
 
 
 class Counting:
@@ -37,27 +37,27 @@ def wait_for(source: Counting, steps: set[int]) -> None:
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_every_step_gets_its_own_batch(workers):
     source = Counting()
-    with Ahead(source, 4, workers) as ahead:
+    with Prefetcher(source, 4, workers) as ahead:
         assert [ahead.batch(step) for step in range(7)] == [("batch", step, 4) for step in range(7)]
     assert sorted(source.drawn) == sorted(set(source.drawn))  # nothing is drawn twice
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_begins_anywhere(workers):
-    with Ahead(Counting(), 1, workers) as ahead:
+    with Prefetcher(Counting(), 1, workers) as ahead:
         assert [ahead.batch(step)[1] for step in (40, 41, 42)] == [40, 41, 42]
 
 
 def test_without_workers_nothing_is_drawn_ahead():
     source = Counting()
-    with Ahead(source, 1, 0) as ahead:
+    with Prefetcher(source, 1, 0) as ahead:
         ahead.batch(0)
     assert source.drawn == [0] and source.threads == {threading.get_ident()}
 
 
 def test_workers_draw_that_many_batches_ahead_in_other_threads():
     source = Counting()
-    with Ahead(source, 1, 2) as ahead:
+    with Prefetcher(source, 1, 2) as ahead:
         ahead.batch(0)
         wait_for(source, {0, 1, 2})
         assert set(source.drawn) == {0, 1, 2}
@@ -70,7 +70,7 @@ def test_workers_draw_that_many_batches_ahead_in_other_threads():
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.fault(50)
 def test_an_error_comes_at_its_own_step(workers):
-    with Ahead(Counting(bad=2), 1, workers) as ahead:
+    with Prefetcher(Counting(bad=2), 1, workers) as ahead:
         assert [ahead.batch(step)[1] for step in (0, 1)] == [0, 1]
         with pytest.raises(DataError, match="step 2 is not finite"):
             ahead.batch(2)
@@ -79,7 +79,7 @@ def test_an_error_comes_at_its_own_step(workers):
 
 def test_leaving_ends_the_threads():
     before = threading.active_count()
-    with Ahead(Counting(), 1, 3) as ahead:
+    with Prefetcher(Counting(), 1, 3) as ahead:
         ahead.batch(0)
         assert threading.active_count() > before
     assert threading.active_count() == before

@@ -15,27 +15,27 @@ from moediff.training.cache import ScanSource
 from moediff.training.patches import (
     NO_REGION,
 )
-from moediff.training.sources import load_heads
+from moediff.training.sources import load_training_scans
 
 EYE = torch.eye(4, dtype=torch.float64)
 
 
 def test_no_scans_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"name at least one under \[\[scans\]\]"):
-        load_heads((), tmp_path, 0)
+        load_training_scans((), tmp_path, 0)
 
 
 @pytest.mark.parametrize("last", [{"path": "none.nii.gz"}, {"path": "a.nii", "input": "none.nii.gz"}])
 def test_a_scan_that_is_missing_is_named_before_others_are_read(last, tmp_path):
     (tmp_path / "a.nii").write_text("no scan, and never read")
     with pytest.raises(InputMissing, match=r"none\.nii\.gz: there is no such training scan"):
-        load_heads([ScanSource(path="a.nii"), ScanSource(**last)], tmp_path, 0)
+        load_training_scans([ScanSource(path="a.nii"), ScanSource(**last)], tmp_path, 0)
 
 
 def test_a_scan_becomes_one_head_per_voxel_size(tmp_path: Path, make_phantom):
     scan = make_phantom((60, 72, 52), (2.5, 2.5, 2.5))
     save(scan, tmp_path / "head_T1w.nii.gz")
-    plain, fine, coarse = load_heads(
+    plain, fine, coarse = load_training_scans(
         [ScanSource(path="head_T1w.nii.gz", weight=2.0), ScanSource(path="head_T1w.nii.gz", spacing_mm=(2.5, 5.0))],
         tmp_path,
         0,
@@ -60,7 +60,7 @@ def test_a_stripped_scan_brings_its_regions(tmp_path: Path, brain_labels):
         data[labels == label] = level
     data = data + 20 * torch.randn(data.shape, generator=rng_for(0, "scan")) * (data > 0)
     save(Volume(data, torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))), tmp_path / "head_T1w.nii.gz")
-    (head,) = load_heads([ScanSource(path="head_T1w.nii.gz")], tmp_path, 0)
+    (head,) = load_training_scans([ScanSource(path="head_T1w.nii.gz")], tmp_path, 0)
     assert head.region_XYZ is not None and head.region_XYZ.shape == head.data_XYZ.shape
     assert {0, 1, 2} <= set(head.region_XYZ.unique().tolist())
 
@@ -68,9 +68,9 @@ def test_a_stripped_scan_brings_its_regions(tmp_path: Path, brain_labels):
 def test_voxels_finer_than_the_scan_are_refused(tmp_path: Path, make_phantom):
     save(make_phantom((60, 72, 52), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
     with pytest.raises(ConfigError, match=r"finer voxels than the scan's 2\.5 mm"):
-        load_heads([ScanSource(path="head_T1w.nii.gz", spacing_mm=(3.0, 2.0))], tmp_path, 0)
+        load_training_scans([ScanSource(path="head_T1w.nii.gz", spacing_mm=(3.0, 2.0))], tmp_path, 0)
     with pytest.raises(ConfigError, match=r"head_T1w\.nii\.gz: .*fewer than 16 voxels .* up to 8\.12 mm"):
-        load_heads([ScanSource(path="head_T1w.nii.gz", spacing_mm=(50.0,))], tmp_path, 0)
+        load_training_scans([ScanSource(path="head_T1w.nii.gz", spacing_mm=(50.0,))], tmp_path, 0)
 
 
 def test_a_label_map_becomes_several_scans_with_known_regions(tmp_path: Path):
@@ -79,7 +79,7 @@ def test_a_label_map_becomes_several_scans_with_known_regions(tmp_path: Path):
     labels[10:30, 10:26, 10:24] = 2
     save(Volume(labels, EYE), tmp_path / "labels.nii.gz")
     listed = [ScanSource(path="labels.nii.gz", labels=True, copies=2, weight=3.0)]
-    one, two = load_heads(listed, tmp_path, 0)
+    one, two = load_training_scans(listed, tmp_path, 0)
     assert (one.weight, two.weight) == (1.5, 1.5)
     assert one.data_XYZ.shape == (28 + 16, 24 + 16, 22 + 16)  # cut to the labels, with 8 voxels of air
     assert one.region_XYZ is not None and two.region_XYZ is not None
@@ -87,6 +87,6 @@ def test_a_label_map_becomes_several_scans_with_known_regions(tmp_path: Path):
     assert (one.region_XYZ[:8] == NO_REGION).all() and int(one.region_XYZ[8, 20, 18]) == 1
     assert int(one.region_XYZ[22, 20, 18]) == 0
     assert torch.equal(one.inside_N3, (one.region_XYZ != NO_REGION).nonzero())
-    again = load_heads(listed, tmp_path, 0)[0]
+    again = load_training_scans(listed, tmp_path, 0)[0]
     assert torch.equal(again.data_XYZ, one.data_XYZ)
-    assert not torch.equal(load_heads(listed, tmp_path, 1)[0].data_XYZ, one.data_XYZ)
+    assert not torch.equal(load_training_scans(listed, tmp_path, 1)[0].data_XYZ, one.data_XYZ)

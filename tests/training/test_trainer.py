@@ -19,7 +19,7 @@ from moediff.io.atomic import name_hash
 from moediff.io.scans import save
 from moediff.model.bundle import BundleConfig, load_bundle
 from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
-from moediff.training.cache import Head, ScanSource
+from moediff.training.cache import ScanSource, TrainingScan
 from moediff.training.checkpoint import STATE
 from moediff.training.config import Phase, TrainConfig
 from moediff.training.gate_step import shift_consistency
@@ -43,8 +43,8 @@ TINY = BundleConfig(
 def batch_of(value: float) -> Batch:
     """One patch whose truth is off the base by this much."""
     data = torch.rand(52, 52, 52, generator=rng_for(0))
-    head = Head(data.half(), torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
-    source = PatchSource(heads=[head], patch=32, seed=0, settings=TINY.prepare, recipe=NAMED["thick3"])
+    head = TrainingScan(data.half(), torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
+    source = PatchSource(scans=[head], patch=32, seed=0, settings=TINY.prepare, recipe=NAMED["thick3"])
     batch = source.batch(0, 1)
     noise = torch.randn(batch.interpolated_BXYZ.shape, generator=rng_for(1))
     return replace(batch, truth_BXYZ=batch.interpolated_BXYZ + value * noise)
@@ -299,7 +299,7 @@ def test_no_example_comes_twice_when_batches_shrink(config):
             return super().example(number)
 
     data = torch.rand(52, 52, 52, generator=rng_for(0)).half()
-    head = Head(data, torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
+    head = TrainingScan(data, torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
     for rank in range(2):
         source = Counting(
             heads=[head], patch=32, seed=0, settings=TINY.prepare, largest=largest, rank=rank, of=2, augment=None

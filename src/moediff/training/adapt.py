@@ -1,9 +1,9 @@
-"""Weights that learn on from thick-slice scans themselves, with no sharp scan at hand.
+"""Self-supervised fine-tuning of weights on thick-slice scans themselves, without a sharp scan.
 
 Slices are thick in one direction only. A scan as enhanced so far is acquired again as if its slices had been stacked
 along either axis of their plane; what is lost there was measured, so it can be learned. Networks trained on nothing
 else are the self-supervised way to sharpen such scans (Zhao et al. 2021, SMORE); here trained weights learn what they
-lack for one scan, or for all scans of one protocol. Gate, encoder and the foretelling of errors stay as they are.
+lack for one scan, or for all scans of one protocol. Gate, encoder and uncertainty head stay as they are.
 
 Axes: X Y Z voxels.
 """
@@ -30,17 +30,17 @@ from moediff.io.scans import LoadedScan
 from moediff.model.bundle import Bundle, load_bundle, save_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.training.augment import AugmentConfig
-from moediff.training.cache import Head, ScanSource, write_heads
+from moediff.training.cache import ScanSource, TrainingScan, write_training_scans
 from moediff.training.config import TrainConfig
 from moediff.training.losses import LossConfig
 from moediff.training.patches import PatchSource
-from moediff.training.self_supervised import head_from, slices_of
+from moediff.training.self_supervised import scan_from_slices, slices_of
 from moediff.training.step import Draws, batch_loss
 from moediff.training.trainer import RunOptions, train
 
-PROBES = 6  # batches that tell how much was learned
+VALIDATION_BATCHES = 6  # that measure how much was learned
 PARTS = ("embedding", "backbone", "experts")
-AS_IT_IS = AugmentConfig(
+NO_AUGMENTATION = AugmentConfig(
     amplitude=(1.0, 1.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0.0, sharpen_probability=0.0
 )
 LOSS = LossConfig(expert=0.0, region=0.0, agreement=0.0, balance=0.0, error=0.0, gradient=1.0)
@@ -123,20 +123,20 @@ def adapt(
     chosen = options or AdaptOptions()
     if not scans:
         raise ConfigError("there is no scan to learn from; name at least one")
-    heads = _heads(scans, Enhancer(bundle, device=chosen.device), plans)
+    learning_scans = _training_scans(scans, Enhancer(bundle, device=chosen.device), plans)
     with TemporaryDirectory(prefix="moediff-adapt-") as name:
         work = Path(name)
-        write_heads(work / "heads.safetensors", heads)
+        write_training_scans(work / "scans.safetensors", learning_scans)
         save_bundle(work / "start", bundle.config, bundle.denoiser.state_dict(), {})
         config = _config(work, bundle, chosen)
         run = train(config, RunOptions(processes=chosen.processes, threads=chosen.threads, progress=progress))
         learned = load_bundle(run)
         device = parse_device(chosen.device)
         denoiser = part_way(bundle.denoiser, learned.denoiser.to(device), chosen.share)
-        left = [_error_left(one, bundle, heads, chosen) for one in (bundle.denoiser, denoiser)]
-        made = work / "made" if out is None else out
-        save_bundle(made, bundle.config, denoiser.state_dict(), _provenance(bundle, heads, chosen, left))
-        return load_bundle(made, device)
+        left = [_error_left(one, bundle, learning_scans, chosen) for one in (bundle.denoiser, denoiser)]
+        folder = work / "adapted" if out is None else out
+        save_bundle(folder, bundle.config, denoiser.state_dict(), _provenance(bundle, learning_scans, chosen, left))
+        return load_bundle(folder, device)
 
 
 @torch.no_grad()
@@ -147,23 +147,25 @@ def part_way(start: Denoiser, learned: Denoiser, share: float) -> Denoiser:
     return learned.eval()
 
 
-def _heads(scans: Sequence[LoadedScan], enhancer: Enhancer, plans: Sequence[GridPlan] | None) -> list[Head]:
+def _training_scans(
+    scans: Sequence[LoadedScan], enhancer: Enhancer, plans: Sequence[GridPlan] | None
+) -> list[TrainingScan]:
     known = []
     for index, scan in enumerate(scans):  # all of them before the work on the first begins
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():
             known.append(slices_of(plans[index] if plans else plan_grids(scan, EnhanceOptions())))
-    return [head_from(scan, slices, enhancer) for scan, slices in zip(scans, known, strict=True)]
+    return [scan_from_slices(scan, stack, enhancer) for scan, stack in zip(scans, known, strict=True)]
 
 
 def _config(work: Path, bundle: Bundle, options: AdaptOptions) -> TrainConfig:
     return TrainConfig(
         out=str(work / "run"),
         data=str(work),
-        scans=(ScanSource(path="heads.safetensors", prepared=True),),
+        scans=(ScanSource(path="scans.safetensors", prepared=True),),
         start=str(work / "start"),
         only=PARTS,
         model=bundle.config,
-        augment=AS_IT_IS,
+        augment=NO_AUGMENTATION,
         loss=LOSS,
         steps=options.steps,
         batch=options.batch,
@@ -180,24 +182,28 @@ def _config(work: Path, bundle: Bundle, options: AdaptOptions) -> TrainConfig:
 
 
 @torch.no_grad()
-def _error_left(denoiser: Denoiser, bundle: Bundle, heads: Sequence[Head], options: AdaptOptions) -> float:
-    """Squared error over that of interpolation, on patches of the heads that were not learned from."""
+def _error_left(
+    denoiser: Denoiser, bundle: Bundle, learning_scans: Sequence[TrainingScan], options: AdaptOptions
+) -> float:
+    """Squared error over that of interpolation, on patches of the learning_scans that were not learned from."""
     source = PatchSource(
-        heads=heads, patch=options.patch, seed=options.seed, settings=bundle.config.prepare, augment=None
+        scans=learning_scans, patch=options.patch, seed=options.seed, settings=bundle.config.prepare, augment=None
     )
     process, parts = replace(bundle.config.diffusion, probability_sigma_max=1.0), []
-    for number in range(PROBES):
+    for number in range(VALIDATION_BATCHES):
         batch = source.batch(options.steps + number, options.batch).to(next(denoiser.parameters()).device)
         draws = Draws(process, rng_for(options.seed, "left", number))
         parts.append(batch_loss(denoiser, batch, draws, LOSS, probe=False)[1]["aggregate"])
     return float(torch.stack(parts).mean())
 
 
-def _provenance(bundle: Bundle, heads: Sequence[Head], options: AdaptOptions, left: Sequence[float]) -> dict[str, Any]:
-    """What the bundle says of itself: where it comes from, and nothing that names a scan."""
-    factors = [head.stack.recipe.axes[2].factor for head in heads if head.stack is not None]
-    told = {
-        "scans": len(heads),
+def _provenance(
+    bundle: Bundle, learning_scans: Sequence[TrainingScan], options: AdaptOptions, left: Sequence[float]
+) -> dict[str, Any]:
+    """Provenance of the adapted bundle: its origin, and nothing that names a scan."""
+    factors = [scan.stack.recipe.axes[2].factor for scan in learning_scans if scan.stack is not None]
+    adapted = {
+        "scans": len(learning_scans),
         "slice_factors": [round(factor, 2) for factor in factors],
         "steps": options.steps,
         "batch": options.batch,
@@ -210,4 +216,4 @@ def _provenance(bundle: Bundle, heads: Sequence[Head], options: AdaptOptions, le
         "software": f"moediff-sr {__version__}",
     }
     name = str(bundle.provenance.get("name", "unnamed"))
-    return {**bundle.provenance, "name": f"{name}, adapted", "adapted": told}
+    return {**bundle.provenance, "name": f"{name}, adapted", "adapted": adapted}

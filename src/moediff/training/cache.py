@@ -1,4 +1,4 @@
-"""Heads as training keeps them, in memory and on disk, so that a resumed run need not prepare its scans again.
+"""Cache of training scans, in memory and on disk, so that a resumed run does not prepare its scans again.
 
 Axes: X Y Z voxels, N voxels of the foreground.
 """
@@ -19,7 +19,7 @@ from moediff.acquisition.recipe import Recipe, thick_slices
 from moediff.core.errors import ConfigError, DataError, InputMissing, printable
 from moediff.io.tensors import save_tensors
 
-FORMAT = 1  # raise it when heads are prepared differently
+FORMAT = 1  # raise it when training scans are prepared differently
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ScanSource:
         spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
         weight: how often it is drawn, relative to the others.
         labels: the file is a label map; scans are synthesised from it.
-        prepared: the file holds heads as `write_heads` writes them; nothing else here applies to it.
+        prepared: the file holds training scans as `write_training_scans` writes them; nothing else here applies to it.
         copies: synthetic scans made of one label map.
         licence, source: terms and origin of the data, copied into the bundle.
     """
@@ -88,7 +88,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Head:
+class TrainingScan:
     """A sharp scan in memory, prepared once: half precision voxels, where tissue is, and regions where known.
 
     With a `stack` it is a scan of thick slices as far as it could be enhanced: sharp in the plane of its slices. With
@@ -103,16 +103,16 @@ class Head:
     stack: Stack | None = None
     measured: Measured | None = None
 
-    def to(self, device: torch.device) -> Head:
-        """The same head with its voxels on a device; the list of places that patches are drawn from stays here."""
+    def to(self, device: torch.device) -> TrainingScan:
+        """The same scan with its voxels on a device; the list of patch centres stays here."""
         region = None if self.region_XYZ is None else self.region_XYZ.to(device)
         low = self.measured
         low = None if low is None else replace(low, data_XYZ=low.data_XYZ.to(device))
         return replace(self, data_XYZ=self.data_XYZ.to(device), region_XYZ=region, measured=low)
 
 
-def head_of(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> Head:
-    """A scaled scan as training keeps it.
+def training_scan(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, weight: float) -> TrainingScan:
+    """A scaled scan as training holds it in memory.
 
     Raises:
         DataError: values too large for half precision.
@@ -120,49 +120,49 @@ def head_of(data_XYZ: Tensor, inside_XYZ: Tensor, region_XYZ: Tensor | None, wei
     if not bool(torch.isfinite(data_XYZ.half()).all()):
         raise DataError("a training scan is not finite in half precision; check the scans named in the configuration")
     where = inside_XYZ.nonzero()
-    return Head(
+    return TrainingScan(
         data_XYZ.half(), where[:: max(1, len(where) // 50_000)], reference_intensity(data_XYZ), region_XYZ, weight
     )
 
 
-Make = Callable[[ScanSource, Path, int], list[Head]]
+Make = Callable[[ScanSource, Path, int], list[TrainingScan]]
 
 
-def kept(source: ScanSource, root: Path, seed: int, folder: Path, make: Make) -> list[Head]:
-    """The heads of one source, from `folder` where they lie there, else made and written to it.
+def cached(source: ScanSource, root: Path, seed: int, folder: Path, make: Make) -> list[TrainingScan]:
+    """The training scans of one source, from `folder` if they are there, else prepared and written to it.
 
     Raises:
         InputMissing: the scan cannot be read.
     """
     path = folder / f"{_key(source, root, seed)}.safetensors"
     if not path.exists():
-        write_heads(path, make(source, root, seed))
-    return read_heads(path)
+        write_training_scans(path, make(source, root, seed))
+    return read_training_scans(path)
 
 
 def _key(source: ScanSource, root: Path, seed: int) -> str:
-    """Of all that a head depends on: the files' bytes, the settings, the seed."""
+    """Key of all that a training scan depends on: the files' bytes, the settings, the seed."""
     content = hashlib.sha256()
     for path in [root / name for name in (source.path, source.input) if name is not None]:
         try:
             content.update(path.read_bytes())
         except OSError as error:
             raise InputMissing(f"{printable(path)}: cannot be read ({error.strerror}); check the name") from error
-    told = repr((FORMAT, source, seed, content.hexdigest()))
-    return hashlib.sha256(told.encode()).hexdigest()[:24]
+    identity = repr((FORMAT, source, seed, content.hexdigest()))
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
-def write_heads(path: Path, heads: list[Head]) -> None:
-    """Write heads to one safetensors file, which appears whole."""
+def write_training_scans(path: Path, scans: list[TrainingScan]) -> None:
+    """Write training scans to one safetensors file, which appears whole."""
     tensors: dict[str, Tensor] = {}
-    for index, head in enumerate(heads):
-        numbers = torch.tensor([head.reference, head.weight], dtype=torch.float64)
-        own = {"data": head.data_XYZ, "inside": head.inside_N3, "numbers": numbers, "region": head.region_XYZ}
-        if head.stack is not None:
-            across = head.stack.recipe.axes[2]
-            told = [head.stack.axis, across.factor, head.stack.recipe.noise]
-            own["stack"] = torch.tensor(told, dtype=torch.float64)
-        if (low := head.measured) is not None:
+    for index, scan in enumerate(scans):
+        numbers = torch.tensor([scan.reference, scan.weight], dtype=torch.float64)
+        own = {"data": scan.data_XYZ, "inside": scan.inside_N3, "numbers": numbers, "region": scan.region_XYZ}
+        if scan.stack is not None:
+            across = scan.stack.recipe.axes[2]
+            values = [scan.stack.axis, across.factor, scan.stack.recipe.noise]
+            own["stack"] = torch.tensor(values, dtype=torch.float64)
+        if (low := scan.measured) is not None:
             own |= {"low": low.data_XYZ, "affine": low.affine, "known": low.known_XYZ}
         # clones: copies of one label map share their regions, and safetensors refuses shared memory
         tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
@@ -170,20 +170,20 @@ def write_heads(path: Path, heads: list[Head]) -> None:
     save_tensors(tensors, path)
 
 
-def read_heads(path: Path) -> list[Head]:
-    """What `write_heads` wrote."""
+def read_training_scans(path: Path) -> list[TrainingScan]:
+    """What `write_training_scans` wrote."""
     from safetensors.torch import load_file
 
     tensors = load_file(path)
-    heads: list[Head] = []
-    while f"{len(heads)}.data" in tensors:
-        prefix = f"{len(heads)}."
+    scans: list[TrainingScan] = []
+    while f"{len(scans)}.data" in tensors:
+        prefix = f"{len(scans)}."
         own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         reference, weight = own["numbers"].tolist()
         stack = _stack(*own["stack"].tolist()) if "stack" in own else None
         measured = Measured(own["low"], own["affine"], own["known"]) if "low" in own else None
-        heads.append(Head(own["data"], own["inside"], reference, own.get("region"), weight, stack, measured))
-    return heads
+        scans.append(TrainingScan(own["data"], own["inside"], reference, own.get("region"), weight, stack, measured))
+    return scans
 
 
 def _stack(axis: float, factor: float, noise: float) -> Stack:

@@ -313,7 +313,7 @@ def fit_statistics(
 ) -> Calibrated:
     """What real training scans look like to the encoder, for the out-of-distribution score.
 
-    Label maps are left out: the score is to tell real heads from what is none. With fewer than four scans the bundle
+    Label maps are left out: the score separates real heads from other input. With fewer than four scans the bundle
     gets no statistics.
     """
     paths = [data / source.path for source in scans if not (source.labels or source.prepared)]

@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, 
 from moediff.core.errors import MoeDiffError
 from moediff.core.memory import tune_allocator
 
-PATIENCE_S = 120  # for members that were asked to stop: a step, and saving
+PATIENCE_S = 120  # for members that were sent a signal: a step, and saving
 
 
 def run_together(work: Callable[[], None], processes: int, threads: int | None = None) -> None:
@@ -54,7 +54,7 @@ def run_together(work: Callable[[], None], processes: int, threads: int | None =
 
 
 def _wait_for(members: ProcessContext) -> None:
-    """To the end; when we are asked to stop, the members are asked too and get time to save."""
+    """To the end; when this process is stopped, the members are stopped too and get time to save."""
     try:
         while not members.join():
             pass
@@ -71,8 +71,8 @@ def _member(
 ) -> None:
     """One process of the team; `size` is how many there are and how many threads each has."""
     processes, threads = size
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-    os.environ.update({key: str(value) for key, value in place.items()})
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ.update({key: str(value) for key, value in variables.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
@@ -94,18 +94,18 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Mean of every gradient over the processes; one message for all.
 
     A parameter without a gradient counts as zero, and stays without one where no process has any: an optimiser that
-    makes gradients orthogonal would else step as far for an expert that nobody asked.
+    makes gradients orthogonal would else step as far for an expert that no cell used.
     """
     if not torch.distributed.is_initialized():
         return
     owners = [p for p in parameters if p.requires_grad]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
-    asked = parts[0].new_tensor([float(p.grad is not None) for p in owners])
-    flat: Tensor = torch.cat([*(part.flatten() for part in parts), asked])
+    present = parts[0].new_tensor([float(p.grad is not None) for p in owners])
+    flat: Tensor = torch.cat([*(part.flatten() for part in parts), present])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    *means, asked = flat.split([*(p.numel() for p in owners), len(owners)])
-    for parameter, mean, some in zip(owners, means, asked.tolist(), strict=True):
+    *means, present = flat.split([*(p.numel() for p in owners), len(owners)])
+    for parameter, mean, some in zip(owners, means, present.tolist(), strict=True):
         parameter.grad = mean.view_as(parameter) if some else None
 
 

@@ -40,10 +40,10 @@ from moediff.training.curves import write_curves
 from moediff.training.log import Progress, StagePosition
 from moediff.training.manifest import check_checksums
 from moediff.training.patches import PatchSource
-from moediff.training.preemption import Pause
+from moediff.training.preemption import Preemption
 from moediff.training.provenance import StageRecord, commit, hardware, stage_records
 from moediff.training.recipe import TRAIN, Average, Recipe, Stage, stored_settings
-from moediff.training.sources import load_heads
+from moediff.training.sources import load_training_scans
 from moediff.training.trainer import RecipePart, RunOptions, check_processes, saved_bundle, train
 
 CURVES = "curves.svg"
@@ -100,7 +100,7 @@ class _Run:
         return out / "bundle"
 
     def _check(self) -> None:
-        """What would only be found out hours later."""
+        """Checks of what would otherwise fail hours later."""
         for stage in self.recipe.stages:
             with prefix_errors(f"stage {stage.name}"):
                 if stage.kind == TRAIN:
@@ -129,7 +129,7 @@ class _Run:
         if stage.kind == TRAIN:
             train(self._with_parent(stage), options, RecipePart(position=position, recipe=self.plain))
         else:
-            self._fit(stage, position, Pause(options.slice_minutes))
+            self._fit(stage, position, Preemption(options.slice_minutes))
 
     def _with_parent(self, stage: Stage) -> TrainConfig:
         """Settings of a training stage, without `start` where it goes on from its own bundle and the parent's is lost.
@@ -146,7 +146,7 @@ class _Run:
             raise InputMissing(f"{printable(config.start)}: the bundle that it begins with is lost; put it back")
         return replace(config, start=None)
 
-    def _fit(self, stage: Stage, position: StagePosition, pause: Pause) -> None:
+    def _fit(self, stage: Stage, position: StagePosition, pause: Preemption) -> None:
         """A stage of any other kind: its parents' bundles in, its own out."""
         folder, begun = Path(stage.config.out), time.monotonic()
         if folder.is_dir() and not _begun(folder) and any(folder.iterdir()):
@@ -192,7 +192,7 @@ class StoredUnits:
     """
 
     folder: Path
-    pause: Pause
+    pause: Preemption
     progress: Progress
     done: int = 0
 
@@ -209,7 +209,7 @@ class StoredUnits:
         save_tensors(unit, path)
         self.progress.update(0.0, f"{self.done} units, {name}")
         if self.pause.due():
-            self.pause.leave(f"{self.done} units")
+            self.pause.stop(f"{self.done} units")
         return unit
 
 
@@ -223,7 +223,7 @@ def _fit_head(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
     device = next(bundle.denoiser.parameters()).device
     cache = None if config.cache is None else Path(config.cache)
     source = PatchSource(
-        heads=[scan.to(device) for scan in load_heads(config.scans, Path(config.data), config.seed, cache)],
+        scans=[scan.to(device) for scan in load_training_scans(config.scans, Path(config.data), config.seed, cache)],
         patch=config.patch,
         seed=options.seed,
         settings=bundle.config.prepare,

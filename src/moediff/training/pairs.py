@@ -23,7 +23,7 @@ from moediff.core.errors import DataError
 from moediff.core.geometry import crop, field_of_view_mask, resample
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import aligned_grid
-from moediff.training.cache import Head, Measured, head_of
+from moediff.training.cache import Measured, TrainingScan, training_scan
 
 BLOCK_MM = 2.0  # edges are compared on voxels of about this size
 REACH_MM = 20.0  # how far apart two scans are looked for
@@ -42,13 +42,13 @@ def on_common_grid(sharp: Volume, low: Volume) -> tuple[Volume, Tensor]:
         fine as its finest; a boolean mask, convex.
     """
     own = sharp.grid
-    goal = aligned_grid(low.grid, own)
-    truth = sharp if goal is own else resample(sharp, goal)
-    return truth, field_of_view_mask(own, goal) & field_of_view_mask(low.grid, goal)
+    target = aligned_grid(low.grid, own)
+    truth = sharp if target is own else resample(sharp, target)
+    return truth, field_of_view_mask(own, target) & field_of_view_mask(low.grid, target)
 
 
-def pair_of(sharp: Volume, low: Volume, weight: float) -> Head:
-    """Two scaled, canonical scans of a head as training keeps them.
+def pair_of(sharp: Volume, low: Volume, weight: float) -> TrainingScan:
+    """Two scaled, canonical scans of a head as training holds them.
 
     Raises:
         DataError: they do not show one head in one place.
@@ -61,9 +61,9 @@ def pair_of(sharp: Volume, low: Volume, weight: float) -> Head:
     known = known[tuple(slice(a, b) for a, b in zip(first, end, strict=True))]
     inside = foreground(truth.data_XYZ, truth.spacing_mm) & known
     require_one_place(truth, resample(low, truth.grid), inside, low.spacing_mm)
-    head = head_of(truth.data_XYZ, inside, scan_regions(truth.data_XYZ, truth.spacing_mm), weight)
+    scan = training_scan(truth.data_XYZ, inside, scan_regions(truth.data_XYZ, truth.spacing_mm), weight)
     measured = Measured(low.data_XYZ.half(), torch.linalg.inv(truth.affine) @ low.affine, known)
-    return replace(head, measured=measured)
+    return replace(scan, measured=measured)
 
 
 def require_one_place(sharp: Volume, low: Volume, inside_XYZ: Tensor, low_mm: Sequence[float]) -> None:
@@ -83,14 +83,14 @@ def require_one_place(sharp: Volume, low: Volume, inside_XYZ: Tensor, low_mm: Se
     step_mm = [size * n for size, n in zip(sharp.spacing_mm, block, strict=True)]
     here, there = (_edges(volume.data_XYZ, inside_XYZ, block) for volume in (sharp, low))
     reach = [min(int(REACH_MM / step), (n - 1) // 2) for step, n in zip(step_mm, here.shape, strict=True)]
-    near, mirrored = (_alike(here, volume, reach) for volume in (there, there.flip(0)))
-    shift_mm = [(at - r) * step for at, r, step in zip(_peak(near), reach, step_mm, strict=True)]
-    if float(near.max()) < ALIKE:
+    plain, mirrored = (_alike(here, volume, reach) for volume in (there, there.flip(0)))
+    shift_mm = [(at - r) * step for at, r, step in zip(_peak(plain), reach, step_mm, strict=True)]
+    if float(plain.max()) < ALIKE:
         raise DataError(
-            f"the two scans do not look like one head (their edges correlate by {float(near.max()):.2f}), expected a "
+            f"the two scans do not look like one head (their edges correlate by {float(plain.max()):.2f}), expected a "
             "pair: name scans of one person"
         )
-    if float(mirrored.max()) > float(near.max()):
+    if float(mirrored.max()) > float(plain.max()):
         raise DataError(
             "the input looks mirrored left to right beside the sharp scan, expected one head: is one flipped?"
         )
@@ -123,17 +123,17 @@ def _edges(data_XYZ: Tensor, inside_XYZ: Tensor, block: Sequence[int]) -> Tensor
 
 def _peak(alike_XYZ: Tensor) -> list[float]:
     """Where it is largest, between samples by a parabola along each axis."""
-    place = [int(at) for at in torch.unravel_index(alike_XYZ.argmax(), alike_XYZ.shape)]
-    found = []
-    for axis, at in enumerate(place):
-        line = alike_XYZ[tuple(slice(None) if a == axis else place[a] for a in range(3))]
+    peak = [int(at) for at in torch.unravel_index(alike_XYZ.argmax(), alike_XYZ.shape)]
+    position = []
+    for axis, at in enumerate(peak):
+        line = alike_XYZ[tuple(slice(None) if a == axis else peak[a] for a in range(3))]
         if 0 < at < len(line) - 1:
             before, here, after = line[at - 1 : at + 2].tolist()
             bend = before - 2 * here + after
-            found.append(at + (0.5 * (before - after) / bend if bend < 0 else 0.0))
+            position.append(at + (0.5 * (before - after) / bend if bend < 0 else 0.0))
         else:
-            found.append(float(at))
-    return found
+            position.append(float(at))
+    return position
 
 
 def corners_known(known_XYZ: Tensor, start: Sequence[int], side: int) -> bool:

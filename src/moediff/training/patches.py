@@ -1,4 +1,4 @@
-"""Training examples: random patches of sharp scans, degraded on the fly.
+"""Patches for training: random patches of sharp scans, degraded on the fly.
 
 Axes: X Y Z voxels, B batch, n voxels of an axis.
 """
@@ -26,7 +26,7 @@ from moediff.core.random import log_uniform, uniform
 from moediff.core.volume import Grid, Volume
 from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.training.augment import AugmentConfig, Augmented, augmented
-from moediff.training.cache import Head, Measured
+from moediff.training.cache import Measured, TrainingScan
 from moediff.training.pairs import corners_known
 
 NO_REGION = BACKGROUND
@@ -39,7 +39,7 @@ ATTEMPTS = 100  # to find a patch that both scans of a pair cover
 
 @dataclass(frozen=True)
 class Example:
-    """One patch: the truth, how much of it is planted lesions, the interpolated patch, and what the network is told."""
+    """One patch: the truth, its share of synthetic lesion, the interpolated patch, and the network's other inputs."""
 
     truth_XYZ: Tensor
     lesion_XYZ: Tensor
@@ -84,8 +84,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         x, y, z = (p.to(device) for p in self.positions)
-        truth, lesion, base, slices, noise, region = (t.to(device) for t in self._own())
-        return Batch(truth, lesion, base, slices, (x, y, z), noise, region)
+        truth, lesion, interpolated, neighbours, noise, region = (t.to(device) for t in self._own())
+        return Batch(truth, lesion, interpolated, neighbours, (x, y, z), noise, region)
 
     def tensors(self) -> list[Tensor]:
         """Everything it holds."""
@@ -118,18 +118,18 @@ class PatchSource:
     """Draws examples; example number i depends on the seed and i alone.
 
     Args:
-        heads: what to cut from.
+        scans: what to cut from.
         patch: side of a patch, voxels, a multiple of 16.
         seed: of everything random.
         settings: preparation, as in the bundle.
         ranges: of the recipes drawn.
         augment: None leaves the truth as it is.
-        recipe: one recipe for all examples instead of drawn ones; heads with a `stack` bring their own.
+        recipe: one recipe for all examples instead of drawn ones; scans with a `stack` bring their own.
         largest: batch of a run whose batches differ in size: no example then comes twice. 0: all are of one size.
         rank, of: which share of every batch this process takes.
     """
 
-    heads: Sequence[Head]
+    scans: Sequence[TrainingScan]
     patch: int
     seed: int
     settings: PrepareSettings
@@ -151,25 +151,27 @@ class PatchSource:
     def example(self, number: int) -> Example:
         """Cut, augment, degrade, prepare, and cut the margin off."""
         rng = rng_for(self.seed, "patch", number)
-        head = self.heads[int(torch.multinomial(torch.tensor([h.weight for h in self.heads]), 1, generator=rng))]
-        if head.measured is not None:
-            return self._pair(head, head.measured, rng)
-        order = _turned(head, rng)
-        data, region = self._cut(head, order, rng)
-        made = augmented(data, self.augment, rng) if self.augment else Augmented(data, torch.zeros_like(data), 1.0)
-        scan = Volume(made.data_XYZ, torch.eye(4, dtype=torch.float64))
-        recipe = self._recipe(head, rng)
-        low = degrade(scan, recipe, rng, reference=head.reference * made.gain)
+        scan = self.scans[int(torch.multinomial(torch.tensor([s.weight for s in self.scans]), 1, generator=rng))]
+        if scan.measured is not None:
+            return self._pair(scan, scan.measured, rng)
+        order = _turned(scan, rng)
+        data, region = self._cut(scan, order, rng)
+        augmentation = (
+            augmented(data, self.augment, rng) if self.augment else Augmented(data, torch.zeros_like(data), 1.0)
+        )
+        truth = Volume(augmentation.data_XYZ, torch.eye(4, dtype=torch.float64))
+        recipe = self._recipe(scan, rng)
+        low = degrade(truth, recipe, rng, reference=scan.reference * augmentation.gain)
         offset = torch.randint(MARGIN // 2, MARGIN + 1, (3,), generator=rng).tolist()
-        goal = _box_grid(scan.grid, offset, self.patch)
-        noise = self._noise(lambda: _whole_scan(head, order, made, recipe, rng))
-        ready = prepare(low, goal, self.settings, scaling=Scaling(), noise=noise, mask=False)
+        target = _box_grid(truth.grid, offset, self.patch)
+        noise = self._noise(lambda: _whole_scan(scan, order, augmentation, recipe, rng))
+        ready = prepare(low, target, self.settings, scaling=Scaling(), noise=noise, mask=False)
         box = tuple(slice(a, a + self.patch) for a in offset)
-        return _told(made.data_XYZ[box], made.lesion_XYZ[box], ready, region[box])
+        return _example(augmentation.data_XYZ[box], augmentation.lesion_XYZ[box], ready, region[box])
 
-    def _pair(self, head: Head, measured: Measured, rng: torch.Generator) -> Example:
+    def _pair(self, scan: TrainingScan, measured: Measured, rng: torch.Generator) -> Example:
         """A patch of both scans, axes turned and mirrored alike; brightness is all that is changed."""
-        start = self._place(head, measured, rng)
+        start = self._start_in_both(scan, measured, rng)
         turn = _signed_permutation(rng)
         patch = torch.eye(4, dtype=torch.float64)
         patch[:3, 3] = torch.tensor(start, dtype=torch.float64)
@@ -177,43 +179,43 @@ class PatchSource:
         low, high = self.augment.amplitude if self.augment else (1.0, 1.0)
         gain = log_uniform(rng, low, high)
         order = StorageOrder.of(turn @ patch)
-        truth = order.apply(Volume(head.data_XYZ[box].float() * gain, turn @ patch))
+        truth = order.apply(Volume(scan.data_XYZ[box].float() * gain, turn @ patch))
         regions = torch.full_like(truth.data_XYZ, NO_REGION)
-        if head.region_XYZ is not None:
-            regions = order.apply_data(head.region_XYZ[box].float())
+        if scan.region_XYZ is not None:
+            regions = order.apply_data(scan.region_XYZ[box].float())
         around = _around(measured, start, self.patch)
-        scan = order.apply(Volume(around.data_XYZ.float() * gain, turn @ around.affine))
+        low_scan = order.apply(Volume(around.data_XYZ.float() * gain, turn @ around.affine))
         whole = Volume(measured.data_XYZ, measured.affine)
         noise = self._noise(lambda: centre_crop(whole, NOISE_SIDE).data_XYZ.float() * gain)
-        ready = prepare(scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False)
-        return _told(truth.data_XYZ, torch.zeros_like(truth.data_XYZ), ready, regions.to(torch.uint8))
+        ready = prepare(low_scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False)
+        return _example(truth.data_XYZ, torch.zeros_like(truth.data_XYZ), ready, regions.to(torch.uint8))
 
     def _noise(self, whole: Callable[[], Tensor]) -> Tensor | None:
-        """What the whole scan shows, where weights are told that; None lets `prepare` read the patch."""
+        """Noise sigma of the whole scan, for weights that read it there; None: `prepare` reads it from the patch."""
         return quiet_noise(whole()) if self.settings.noise_estimator == "quiet" else None
 
-    def _place(self, head: Head, measured: Measured, rng: torch.Generator) -> list[int]:
+    def _start_in_both(self, scan: TrainingScan, measured: Measured, rng: torch.Generator) -> list[int]:
         """Where a patch begins that both scans cover."""
         for _ in range(ATTEMPTS):
-            start = self._start(head, self.patch, rng)
+            start = self._start(scan, self.patch, rng)
             if corners_known(measured.known_XYZ, start, self.patch):
                 return start
         raise ConfigError(
             f"no patch of {self.patch} voxels was found that both scans of a pair cover; choose a smaller `patch`"
         )
 
-    def _recipe(self, head: Head, rng: torch.Generator) -> Recipe:
-        if head.stack is not None:
-            return head.stack.recipe
+    def _recipe(self, scan: TrainingScan, rng: torch.Generator) -> Recipe:
+        if scan.stack is not None:
+            return scan.stack.recipe
         return self.recipe or draw_recipe(rng, self.ranges)
 
-    def _cut(self, head: Head, order: list[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _cut(self, scan: TrainingScan, order: list[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         side = self.patch + 2 * MARGIN
-        start = self._start(head, side, rng)
+        start = self._start(scan, side, rng)
         box = tuple(slice(a, a + side) for a in start)
-        data = head.data_XYZ[box].float()
+        data = scan.data_XYZ[box].float()
         region = (
-            torch.full_like(data, NO_REGION, dtype=torch.uint8) if head.region_XYZ is None else head.region_XYZ[box]
+            torch.full_like(data, NO_REGION, dtype=torch.uint8) if scan.region_XYZ is None else scan.region_XYZ[box]
         )
         short = [side - n for n in data.shape]
         pad = (0, short[2], 0, short[1], 0, short[0])
@@ -221,34 +223,36 @@ class PatchSource:
         flips = [axis for axis in range(3) if uniform(rng) < 0.5]
         return data.permute(order).flip(flips).contiguous(), region.permute(order).flip(flips)
 
-    def _start(self, head: Head, side: int, rng: torch.Generator) -> list[int]:
+    def _start(self, scan: TrainingScan, side: int, rng: torch.Generator) -> list[int]:
         """Corner of a cube about some voxel of the head, inside the scan where that is large enough."""
-        centre = head.inside_N3[int(torch.randint(len(head.inside_N3), (), generator=rng))].tolist()
+        centre = scan.inside_N3[int(torch.randint(len(scan.inside_N3), (), generator=rng))].tolist()
         shift = (torch.randint(-8, 9, (3,), generator=rng)).tolist()
-        shape = head.data_XYZ.shape
+        shape = scan.data_XYZ.shape
         return [min(max(c + d - side // 2, 0), max(n - side, 0)) for c, d, n in zip(centre, shift, shape, strict=True)]
 
 
-def _whole_scan(head: Head, order: list[int], made: Augmented, recipe: Recipe, rng: torch.Generator) -> Tensor:
+def _whole_scan(
+    scan: TrainingScan, order: list[int], augmentation: Augmented, recipe: Recipe, rng: torch.Generator
+) -> Tensor:
     """The middle of the head, as sharp and bright as a patch of it and acquired as it was, to read its noise from.
 
     A patch may hold no quiet tissue.
     """
-    whole = centre_crop(Volume(head.data_XYZ, torch.eye(4, dtype=torch.float64)), NOISE_SIDE)
-    sharp = made.sharpness.apply(whole.data_XYZ.float().permute(*order)) * made.gain
-    low = degrade(Volume(sharp, whole.affine), recipe, rng, reference=head.reference * made.gain)
+    whole = centre_crop(Volume(scan.data_XYZ, torch.eye(4, dtype=torch.float64)), NOISE_SIDE)
+    sharp = augmentation.sharpness.apply(whole.data_XYZ.float().permute(*order)) * augmentation.gain
+    low = degrade(Volume(sharp, whole.affine), recipe, rng, reference=scan.reference * augmentation.gain)
     return low.data_XYZ
 
 
-def _told(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ: Tensor) -> Example:
+def _example(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ: Tensor) -> Example:
     """An example with its axes in the network's order."""
     order = network_order(ready.positions)
     x, y, z = (torch.tensor(ready.positions[axis], dtype=torch.float32) for axis in order)
-    truth, lesion, base, region = (
+    truth, lesion, interpolated, region = (
         v.permute(order) for v in (truth_XYZ, lesion_XYZ, ready.interpolated_XYZ, region_XYZ)
     )
-    slices = ready.neighbours().permute(0, *(axis + 1 for axis in order))
-    return Example(truth, lesion, base, slices, (x, y, z), ready.noise_sigma.float(), region)
+    neighbours = ready.neighbours().permute(0, *(axis + 1 for axis in order))
+    return Example(truth, lesion, interpolated, neighbours, (x, y, z), ready.noise_sigma.float(), region)
 
 
 def _signed_permutation(rng: torch.Generator) -> Tensor:
@@ -276,10 +280,10 @@ def _around(measured: Measured, start: Sequence[int], side: int) -> Volume:
     return crop(Volume(measured.data_XYZ, measured.affine), first, shape)
 
 
-def _turned(head: Head, rng: torch.Generator) -> list[int]:
+def _turned(scan: TrainingScan, rng: torch.Generator) -> list[int]:
     """An order of the axes; what a scan of thick slices did not measure never comes last, where slices are stacked."""
     order: list[int] = torch.randperm(3, generator=rng).tolist()
-    if head.stack is not None and order[2] == head.stack.axis:
+    if scan.stack is not None and order[2] == scan.stack.axis:
         other = int(torch.randint(2, (), generator=rng))
         order[2], order[other] = order[other], order[2]
     return order

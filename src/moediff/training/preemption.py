@@ -1,4 +1,4 @@
-"""When a run should stop for now: its slice of time is over, or somebody asked it to."""
+"""Preemption of a run: its slice of time is over, or a signal asked it to stop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from moediff.core.errors import ConfigError, TryAgain
 from moediff.core.signals import Interrupted, Terminated
 from moediff.training.distributed import agreed
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Pause:
+class Preemption:
     """While entered, SIGTERM and SIGINT wait for the end of a step; a second SIGINT does not.
 
     Args:
@@ -30,29 +30,29 @@ class Pause:
         if minutes is not None and not minutes > 0:
             raise ConfigError(f"a slice of {minutes} minutes is none; give a positive number")
         self.minutes = math.inf if minutes is None else minutes
-        self.until, self.asked = math.inf, 0
+        self.until, self.received = math.inf, 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Pause:
+    def __enter__(self) -> Preemption:
         self.until = time.monotonic() + 60 * self.minutes
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in ASKING}
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked == number == signal.SIGINT:
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received == number == signal.SIGINT:
             raise Interrupted
-        self.asked = number
+        self.received = number
 
     def due(self) -> bool:
         """Whether to stop now; all processes of a run hear the same."""
-        return agreed(float(bool(self.asked) or time.monotonic() >= self.until)) > 0
+        return agreed(float(bool(self.received) or time.monotonic() >= self.until)) > 0
 
-    def leave(self, reached: str) -> NoReturn:
+    def stop(self, reached: str) -> NoReturn:
         """End this call, all processes together, once everything is saved.
 
         Raises:
@@ -60,8 +60,8 @@ class Pause:
             TryAgain: the slice is over.
         """
         agreed(0.0)  # one process still saves; the others wait for it
-        if self.asked == signal.SIGINT:
+        if self.received == signal.SIGINT:
             raise Interrupted
-        if self.asked:
-            raise Terminated(128 + self.asked)
+        if self.received:
+            raise Terminated(128 + self.received)
         raise TryAgain(f"paused at {reached}; go on with --resume")

@@ -10,7 +10,7 @@ import torch
 from moediff.training.patches import Batch, PatchSource
 
 
-class Ahead:
+class Prefetcher:
     """Batches by step, drawn ahead in threads; what a step gets depends on its number alone.
 
     Args:
@@ -29,7 +29,7 @@ class Ahead:
         self.waiting: dict[int, Future[Batch]] = {}
         self.own = threading.local()
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,4 +1,4 @@
-"""A thick-slice scan as something to learn from: enhanced so far, and sharp in the plane of its slices.
+"""Self-supervised training scans: thick-slice scans, enhanced so far, and sharp in the plane of their slices.
 
 Axes: X Y Z voxels.
 """
@@ -18,7 +18,7 @@ from moediff.inference.enhancer import Enhancer
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan
-from moediff.training.cache import Head, Stack, head_of
+from moediff.training.cache import Stack, TrainingScan, training_scan
 from moediff.training.sources import brain_scaled
 
 THINNEST, THICKEST = 1.8, 8.0  # slice distance in voxels of what is learned from: no gap to learn of; too few slices
@@ -58,22 +58,22 @@ def slices_of(plan: GridPlan) -> Slices:
     return Slices(axis, voxel_mm, factor)
 
 
-def head_from(scan: LoadedScan, slices: Slices, enhancer: Enhancer) -> Head:
+def scan_from_slices(scan: LoadedScan, cut: Slices, enhancer: Enhancer) -> TrainingScan:
     """A thick-slice scan, enhanced with the weights at hand, with its slices' thickness and noise.
 
     Args:
         scan: as `load` returns it.
-        slices: from `slices_of` for its grid plan.
+        cut: from `slices_of` for its grid plan.
         enhancer: with the weights at hand.
     """
     volume = scan.volume
-    options = EnhanceOptions(voxel_size=slices.voxel_mm, correct_slice_intensity=True)  # bands are no anatomy
+    options = EnhanceOptions(voxel_size=cut.voxel_mm, correct_slice_intensity=True)  # bands are no anatomy
     sharp = enhancer(volume, options).volume
     noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))
     noise /= reference_intensity(sharp.data_XYZ)
     scaled, inside = brain_scaled(sharp)
-    stack = Stack(slices.axis, thick_slices(slices.factor, min(noise, MOST_NOISE), "slices"))
-    return replace(head_of(scaled.data_XYZ, inside, None, 1.0), stack=stack)
+    stack = Stack(cut.axis, thick_slices(cut.factor, min(noise, MOST_NOISE), "slices"))
+    return replace(training_scan(scaled.data_XYZ, inside, None, 1.0), stack=stack)
 
 
 def _voxel_mm(source: Grid, working: Grid, axis: int) -> tuple[float, ...]:

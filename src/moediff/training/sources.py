@@ -1,4 +1,4 @@
-"""What training cuts patches from: sharp scans and synthetic ones, read and scaled once.
+"""Sources of training patches: sharp scans and synthetic ones, read and scaled once.
 
 Axes: X Y Z voxels, N voxels of the foreground.
 """
@@ -23,23 +23,25 @@ from moediff.core.geometry import axis_positions, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix
 from moediff.core.volume import Volume
 from moediff.io.scans import load
-from moediff.training.cache import Head, ScanSource, head_of, kept, read_heads
+from moediff.training.cache import ScanSource, TrainingScan, cached, read_training_scans, training_scan
 from moediff.training.pairs import pair_of
 
 LEAST_BLUR = 0.1  # voxels
 LEAST_VOXELS = 16  # along an axis; smaller heads hold nothing to learn from
 
 
-def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path | None = None) -> list[Head]:
+def load_training_scans(
+    sources: Sequence[ScanSource], root: Path, seed: int, cache: Path | None = None
+) -> list[TrainingScan]:
     """Read, prepare and resample every source; label maps become synthetic scans.
 
-    With a folder to `keep` them in, prepared heads are written there and read again by a resumed run, as long as
+    With a `cache` folder, prepared scans are written there and read again by a resumed run, as long as
     files, settings and seed are the same. Regions come from the labels, and from tissue classification for stripped
     scans whose tissues can be told apart.
 
     Raises:
         InputMissing: a scan is not there.
-        ConfigError: no sources, or a voxel size asked for that is finer than the scan.
+        ConfigError: no sources, or a requested voxel size that is finer than the scan.
     """
     if not sources:
         raise ConfigError("no training scans are listed; name at least one under [[scans]]")
@@ -47,28 +49,28 @@ def load_heads(sources: Sequence[ScanSource], root: Path, seed: int, keep: Path 
         with prefix_errors(root / name):
             if not (root / name).exists():  # before minutes are spent on those that come first
                 raise InputMissing("there is no such training scan: check the name")
-    heads: list[Head] = []
+    scans: list[TrainingScan] = []
     for source in sources:
-        if keep is None or source.prepared:
-            heads += _heads_of(source, root, seed)
+        if cache is None or source.prepared:
+            scans += _scans_of(source, root, seed)
         else:
-            heads += kept(source, root, seed, keep, _heads_of)
-    return heads
+            scans += cached(source, root, seed, cache, _scans_of)
+    return scans
 
 
-def _heads_of(source: ScanSource, root: Path, seed: int) -> list[Head]:
+def _scans_of(source: ScanSource, root: Path, seed: int) -> list[TrainingScan]:
     if source.prepared:
-        return read_heads(root / source.path)
+        return read_training_scans(root / source.path)
     volume = load(root / source.path).volume
     if source.input is None:
         with prefix_errors(root / source.path):
-            return _synthetic_heads(volume, source, seed) if source.labels else _real_heads(volume, source)
+            return _synthetic_scans(volume, source, seed) if source.labels else _sharp_scans(volume, source)
     low = load(root / source.input).volume
     with prefix_errors(root / source.input):
-        return _real_heads(volume, source, brain_scaled(low)[0])
+        return _sharp_scans(volume, source, brain_scaled(low)[0])
 
 
-def _real_heads(volume: Volume, source: ScanSource, low: Volume | None = None) -> list[Head]:
+def _sharp_scans(volume: Volume, source: ScanSource, low: Volume | None = None) -> list[TrainingScan]:
     scaled, _ = brain_scaled(volume)
     sizes = source.spacing_mm or (0.0,)
     finest = min(volume.spacing_mm)
@@ -82,22 +84,22 @@ def _real_heads(volume: Volume, source: ScanSource, low: Volume | None = None) -
             f"spacing_mm={list(sizes)} would leave fewer than {LEAST_VOXELS} voxels along an axis; name sizes up to "
             f"{coarsest:.3g} mm"
         )
-    heads = []
+    scans = []
     for size in sizes:
         at = scaled if size == 0 else _shrink(scaled, size)
         if low is not None:
-            heads.append(pair_of(at, low, source.weight / len(sizes)))
+            scans.append(pair_of(at, low, source.weight / len(sizes)))
             continue
         inside = foreground(at.data_XYZ, at.spacing_mm)
         regions = scan_regions(at.data_XYZ, at.spacing_mm)
-        heads.append(head_of(at.data_XYZ, inside, regions, source.weight / len(sizes)))
-    return heads
+        scans.append(training_scan(at.data_XYZ, inside, regions, source.weight / len(sizes)))
+    return scans
 
 
 def _shrink(volume: Volume, size_mm: float) -> Volume:
     """A scan on coarser isotropic voxels, blurred first so that nothing aliases; both in one matrix an axis."""
-    goal = with_spacing(volume.grid, (size_mm,) * 3)
-    positions = axis_positions(volume.grid, goal)
+    target = with_spacing(volume.grid, (size_mm,) * 3)
+    positions = axis_positions(volume.grid, target)
     assert positions is not None  # the axes are the volume's own
     matrices = []
     for n, at, spacing in zip(volume.shape, positions, volume.spacing_mm, strict=True):
@@ -105,20 +107,20 @@ def _shrink(volume: Volume, size_mm: float) -> Volume:
         width = 0.42 * FWHM * math.sqrt(max((size_mm / spacing) ** 2 - 1, 0.0))
         blur = profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", width) if width > LEAST_BLUR else None
         matrices.append(matrix if blur is None else matrix @ blur)
-    return Volume(apply_axes(volume.data_XYZ, matrices), goal.affine)
+    return Volume(apply_axes(volume.data_XYZ, matrices), target.affine)
 
 
-def _synthetic_heads(volume: Volume, source: ScanSource, seed: int) -> list[Head]:
+def _synthetic_scans(volume: Volume, source: ScanSource, seed: int) -> list[TrainingScan]:
     labels = as_brain_label_map(volume.data_XYZ)
     where = (labels > 0).nonzero()
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
     labels = F.pad(labels[box], (8,) * 6)
     region = region_map(labels, volume.spacing_mm)
-    heads = []
+    scans = []
     for copy in range(source.copies):
         scan = synthesise(labels, rng_for(seed, source.path, copy))
-        heads.append(head_of(scan, region != BACKGROUND, region, source.weight / source.copies))
-    return heads
+        scans.append(training_scan(scan, region != BACKGROUND, region, source.weight / source.copies))
+    return scans
 
 
 def brain_scaled(volume: Volume) -> tuple[Volume, Tensor]:

@@ -75,7 +75,7 @@ def batch_loss(
     sigma_B, noise = draws(residual, data)
     # At sigma_max a sample starts from the mean of the noise, so that is what the network sees there.
     at_max = sigma_B >= draws.diffusion.sigma_max * data * 0.999
-    highest = at_max.nonzero()[:, 0].to(residual.device)  # found on the CPU: a GPU would have to be waited for
+    highest = at_max.nonzero()[:, 0].to(residual.device)  # computed on the CPU: a GPU would have to be waited for
     at_max, sigma_B = at_max.to(residual.device), sigma_B.to(residual.device)
     x = torch.where(
         at_max[:, None, None, None], torch.zeros_like(residual), residual + sigma_B[:, None, None, None] * noise

@@ -69,8 +69,8 @@ def with_lesions(data_XYZ: Tensor, config: LesionConfig, rng: torch.Generator) -
         return data_XYZ, torch.zeros_like(data_XYZ)
     data, lesion = data_XYZ.clone(), torch.zeros_like(data_XYZ)
     number = int(torch.poisson(torch.tensor(config.density * data.numel() / 1e6), generator=rng))
-    for place, drawn in zip(torch.rand(number, 3, generator=rng), torch.rand(number, 4, generator=rng), strict=True):
-        centre = [float(p) * (n - 1) for p, n in zip(place, data.shape, strict=True)]
+    for position, drawn in zip(torch.rand(number, 3, generator=rng), torch.rand(number, 4, generator=rng), strict=True):
+        centre = [float(p) * (n - 1) for p, n in zip(position, data.shape, strict=True)]
         radius, size, edge = (
             _between(bounds, float(u))
             for bounds, u in zip((config.radius, config.contrast, config.edge), drawn, strict=False)
@@ -78,10 +78,10 @@ def with_lesions(data_XYZ: Tensor, config: LesionConfig, rng: torch.Generator) -
         box, inside = _lesion(data.shape, centre, radius, edge, config.bumps, rng)
         inside = inside.to(data.device)
         there = data[box]
-        level = (there * inside).sum() / inside.sum().clamp_min(1e-6)
+        intensity = (there * inside).sum() / inside.sum().clamp_min(1e-6)
         sign = 1.0 if float(drawn[3]) < 0.5 else -1.0
         # A share of each voxel's own intensity where that is lower, so that air and thin gaps stay what they are.
-        data[box] = (there + sign * size * inside * torch.minimum(there, level)).clamp_min(0)
+        data[box] = (there + sign * size * inside * torch.minimum(there, intensity)).clamp_min(0)
         lesion[box] = torch.maximum(lesion[box], inside * (there > 0))
     return data, lesion
 

@@ -44,10 +44,10 @@ from moediff.training.log import Log, StagePosition
 from moediff.training.manifest import check_checksums
 from moediff.training.muon import Muon
 from moediff.training.patches import Batch, PatchSource
-from moediff.training.preemption import Pause
-from moediff.training.prefetch import Ahead
+from moediff.training.preemption import Preemption
+from moediff.training.prefetch import Prefetcher
 from moediff.training.provenance import Restart, StageRecord, commit, hardware, plain_settings, stage_records
-from moediff.training.sources import load_heads
+from moediff.training.sources import load_training_scans
 from moediff.training.step import Draws, batch_loss
 from moediff.training.validate import validate
 
@@ -135,7 +135,7 @@ class Trainer:
         from accelerate import Accelerator
 
         self.config, self.options, self.part = config, options or RunOptions(), part or RecipePart()
-        self.pause = Pause(self.options.slice_minutes)
+        self.pause = Preemption(self.options.slice_minutes)
         self.out = Path(config.out)
         self.origin: dict[str, Any] = {}
         self.records_before: tuple[StageRecord, ...] = ()
@@ -196,9 +196,12 @@ class Trainer:
         config, device = self.config, self.accelerator.device
         keep = None if config.cache is None else Path(config.cache)
         device_of_patches = device if config.examples == "device" else torch.device("cpu")
-        scans = [scan.to(device_of_patches) for scan in load_heads(config.scans, Path(config.data), config.seed, keep)]
+        scans = [
+            scan.to(device_of_patches)
+            for scan in load_training_scans(config.scans, Path(config.data), config.seed, keep)
+        ]
         source = PatchSource(
-            heads=scans,
+            scans=scans,
             patch=config.patch,
             seed=config.seed,
             settings=config.model.prepare,
@@ -212,7 +215,7 @@ class Trainer:
         with self.pause, self._log() as log:
             while self.progress() < 1:
                 phase = config.phase_at(self.progress())
-                with Ahead(replace(source, patch=phase.patch), phase.batch, workers, device) as ahead:
+                with Prefetcher(replace(source, patch=phase.patch), phase.batch, workers, device) as ahead:
                     self._loop(ahead, log, phase.until)
         return self.out / "bundle"
 
@@ -222,7 +225,7 @@ class Trainer:
         quiet, position = not self.options.progress, self.part.position
         return Log(self.out, quiet=quiet, since=self.state.step, position=position, share=self.progress())
 
-    def _loop(self, source: Ahead, log: Log | None, until: float = 1.0) -> None:
+    def _loop(self, source: Prefetcher, log: Log | None, until: float = 1.0) -> None:
         """Steps until this share is done; only the process that has the log saves and validates."""
         state, config, bad = self.state, self.config, 0
         now = CLOCKS[config.clock]
@@ -241,7 +244,7 @@ class Trainer:
             if self.progress() < 1 and self.pause.due():
                 if log is not None:
                     self._save()
-                self.pause.leave(f"step {state.step}, {self.progress():.0%} done")
+                self.pause.stop(f"step {state.step}, {self.progress():.0%} done")
 
     def autocast(self) -> torch.autocast:
         """The precision that the configuration asks for, for the forward pass."""
