@@ -74,8 +74,8 @@ WHOLE = {
     "Familiar": "out-of-distribution statistics",
     "Frame": "TileContext",
     "Head": "TrainingScan",
-    "Prefetcher": "Prefetcher",
-    "Preemption": "Preemption",
+    "Ahead": "Prefetcher",
+    "Pause": "Preemption",
 }
 
 

@@ -69,7 +69,7 @@ def turned(grid: Grid, degrees: float) -> Grid:
 
 def fixed(monkeypatch: pytest.MonkeyPatch, turn: torch.Tensor, start: list[int]) -> None:
     monkeypatch.setattr(dataset, "_signed_permutation", lambda rng: turn)
-    monkeypatch.setattr(PatchSource, "_place", lambda *_: start)
+    monkeypatch.setattr(PatchSource, "_start_in_both", lambda *_: start)
 
 
 def test_a_patch_is_cut_from_what_was_measured(sharp, low, monkeypatch):

@@ -189,7 +189,7 @@ def test_noise_is_a_share_of_the_whole_heads_reference(source):
     flat = TrainingScan(data.half(), (data > 0).nonzero(), 0.8, None, 1.0)
     level = AugmentConfig(amplitude=(2.0, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0, sharpen_probability=0)
     for augment, gain in ((None, 1.0), (level, 2.0)):
-        fixed = replace(source, heads=[flat], augment=augment, recipe=Recipe(noise=0.1))
+        fixed = replace(source, scans=[flat], augment=augment, recipe=Recipe(noise=0.1))
         example = fixed.example(0)
         assert_close(example.truth_XYZ, torch.full((32, 32, 32), 0.5 * gain))
         assert float((example.interpolated_XYZ - example.truth_XYZ).std()) == pytest.approx(0.08 * gain, rel=0.03)
@@ -202,7 +202,7 @@ def test_regions_follow_the_truth_through_flips_turns_and_padding(source):
     region[:, :, 10:] = 3
     level = torch.zeros(256)
     level[:4] = torch.tensor([0.25, 0.5, 0.75, 1.0])
-    known = replace(source, heads=[training_scan(level[region.long()], region)], augment=None, recipe=Recipe())
+    known = replace(source, scans=[training_scan(level[region.long()], region)], augment=None, recipe=Recipe())
     seen = set()
     for number in range(6):
         example = known.example(number)
@@ -215,16 +215,16 @@ def test_heads_are_drawn_by_their_weight(source):
     heads = [
         training_scan(torch.full((56, 56, 56), value), None, weight) for value, weight in ((0.25, 0.0), (0.75, 1.0))
     ]
-    only_second = replace(source, heads=heads, augment=None, recipe=Recipe())
+    only_second = replace(source, scans=heads, augment=None, recipe=Recipe())
     assert {float(only_second.example(number).truth_XYZ.max()) for number in range(6)} == {0.75}
-    both = replace(only_second, heads=[replace(heads[0], weight=1.0), heads[1]])
+    both = replace(only_second, scans=[replace(heads[0], weight=1.0), heads[1]])
     assert {float(both.example(number).truth_XYZ.max()) for number in range(12)} == {0.25, 0.75}
 
 
 def test_patches_are_turned_and_flipped(source):
     """A ramp along x shows up along every axis, in both directions."""
     ramp = (torch.arange(60.0) + 4)[:, None, None].expand(60, 60, 60) / 64
-    turned = replace(source, heads=[training_scan(ramp)], augment=None, recipe=Recipe())
+    turned = replace(source, scans=[training_scan(ramp)], augment=None, recipe=Recipe())
     found = set()
     for number in range(40):
         truth = turned.example(number).truth_XYZ
@@ -238,7 +238,7 @@ def test_augmentation_stays_inside_its_ranges(source):
     """Of a constant patch, amplitude, contrast and bias can each be undone from the range of values."""
     flat = training_scan(torch.full((64, 64, 64), 0.5))
     gains = AugmentConfig(amplitude=(0.5, 2.0), gamma=(1.0, 1.0), bias=0.0, blur_probability=0, sharpen_probability=0)
-    made = replace(source, heads=[flat], augment=gains, recipe=Recipe())
+    made = replace(source, scans=[flat], augment=gains, recipe=Recipe())
     levels = [float(made.example(number).truth_XYZ.mean()) / 0.5 for number in range(12)]
     assert all(0.5 <= level <= 2.0 for level in levels) and min(levels) < 0.8 and max(levels) > 1.25
     biased = replace(made, augment=replace(gains, amplitude=(1.0, 1.0), bias=0.3))
@@ -272,7 +272,7 @@ def on_meta(head: TrainingScan) -> TrainingScan:
 def test_examples_are_made_on_the_heads_device_without_waiting_for_it(source, recipe):
     region = (torch.rand(72, 80, 64, generator=rng_for(0)) * 4).to(torch.uint8)
     fixed = replace(source, settings=PrepareSettings(), recipe=recipe)
-    away = replace(fixed, heads=[on_meta(replace(source.heads[0], region_XYZ=region))])
+    away = replace(fixed, scans=[on_meta(replace(source.scans[0], region_XYZ=region))])
     for number in range(12):  # blurred, sharpened, and neither
         here, there = fixed.example(number), away.example(number)
         for name in ("truth_XYZ", "interpolated_XYZ", "neighbours_NXYZ", "noise", "region_XYZ"):

@@ -302,7 +302,7 @@ def test_no_example_comes_twice_when_batches_shrink(config):
     head = TrainingScan(data, torch.tensor([[26, 26, 26]]), 1.0, None, 1.0)
     for rank in range(2):
         source = Counting(
-            heads=[head], patch=32, seed=0, settings=TINY.prepare, largest=largest, rank=rank, of=2, augment=None
+            scans=[head], patch=32, seed=0, settings=TINY.prepare, largest=largest, rank=rank, of=2, augment=None
         )
         for step, batch in ((0, 4), (1, 4), (2, 2), (3, 2)):
             source.batch(step, batch)

@@ -183,7 +183,7 @@ def balance(gate_BxyzE: Tensor, known_Bxyz: Tensor) -> Tensor:
 
 
 def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, target: RegionTarget, *, evenly: bool = False) -> Tensor:
-    """Each expert's error where it is in its own region: the labelled region where known, the (detached) gate elsewhere.
+    """Each expert's error in its own region: the labelled region where known, the (detached) gate elsewhere.
 
     Args:
         evenly: relative to the mean of all experts there, so that deep white matter, small and smooth, is learned as
