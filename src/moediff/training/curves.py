@@ -133,9 +133,9 @@ def curves_svg(stages: Sequence[StageCurves]) -> str:
     names = sorted({name for stage in stages for name in stage.gains})
     ink = {name: INK[k % len(INK)] for k, name in enumerate(names)}
     parts = _panel(across, error, "error over interpolation's") + _panel(across, gain, "validation gain, dB PSNR")
-    for stage, begin in zip(stages, begins, strict=True):
+    for number, (stage, begin) in enumerate(zip(stages, begins, strict=True)):
         parts.append(f'<path d="M{across(begin):g} {TOP}V{bottom}" stroke="#888" stroke-width="0.6"/>')
-        parts.append(_words(across(begin) + 3, TOP - 6, stage.name))
+        parts.append(_words(across(begin) + 3, TOP - 6 - 13 * (number % 2), stage.name))  # short stages: two rows
         parts.append(_line([(begin + at, value) for at, value in stage.error], across, error, "black"))
         parts += [
             _line([(begin + at, value) for at, value in points], across, gain, ink[name], dots=True)

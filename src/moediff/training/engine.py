@@ -207,7 +207,7 @@ class StoredUnits:
         unit = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_tensors(unit, path)
-        self.progress.update(0.0, f"{self.done} units, {name}")
+        self.progress.update(None, f"{self.done} units, {name}")
         if self.pause.due():
             self.pause.stop(f"{self.done} units")
         return unit

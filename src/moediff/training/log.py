@@ -80,13 +80,14 @@ class Progress:
         )
         return f"{duration(seconds)} left{after}"
 
-    def update(self, share: float, words: str) -> None:
-        """Show this share of the stage, and what was reached."""
-        text, left = f"{words}{self.gain}", self.left(share)
+    def update(self, share: float | None, words: str) -> None:
+        """Show this share of the stage, where it is known, and what was reached."""
+        text, left = f"{words}{self.gain}", "" if share is None else self.left(share)
         self.bar.update(self.task, completed=share, description=f"{self.position.title} {text}", left=left)
         if self.lines and time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + LINE_S
-            parts = f"{self.position.title} {share:.0%}", text, left
+            title = self.position.title if share is None else f"{self.position.title} {share:.0%}"
+            parts = title, text, left
             with suppress(OSError, ValueError):  # nobody is listening
                 print("; ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
