@@ -83,6 +83,20 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     ),
 }
 
+ANALYSE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
+    "input": (FOLDER, KEY),
+    "output": (
+        option("-o", "--output", type=Path, metavar="DIR", help="new folder (default: DIR.analysis beside the study)"),
+        QUIET,
+    ),
+    "analysis": (
+        option("--unfinished", action="store_true", help="open the key although readers have trials left"),
+        option("--fixed-readers", action="store_true", help="intervals for these readers, not for readers like them"),
+        option("--tolerance-mm", type=float, default=3.0, metavar="MM", help="from outline to a mark that hits it"),
+        option("--seed", type=int, default=0, metavar="N", help="of the bootstrap"),
+    ),
+}
+
 
 def add(commands: Commands) -> None:
     """Declare the command and its actions."""
@@ -96,6 +110,13 @@ def add(commands: Commands) -> None:
     )
     add_options(create, CREATE_OPTIONS)
     create.set_defaults(call=create_command)
+    analyse = study.add_parser(
+        "analyse",
+        help="analyse the answers of a study",
+        description=f"Open the key, and write strengths, rates, agreement and a page. {RESEARCH_ONLY}",
+    )
+    add_options(analyse, ANALYSE_OPTIONS)
+    analyse.set_defaults(call=analyse_command)
 
 
 def create_command(args: argparse.Namespace) -> int:
@@ -140,4 +161,36 @@ def create_command(args: argparse.Namespace) -> int:
             print(f"{reader}: {len(trials)} trials, sessions: {trials[-1].session}")
         print(f"repetitions at least {study.least_gap} trials apart")
         print(f"{args.folder}\n{key_path} (the key: keep it from readers until they have finished)\n{RESEARCH_ONLY}")
+    return 0
+
+
+def analyse_command(args: argparse.Namespace) -> int:
+    """Open the key and analyse."""
+    from moediff.core.errors import ConfigError
+    from moediff.core.extras import require_modules
+    from moediff.io.atomic import check_new_folder, whole_folder
+    from moediff.study.analyse import AnalysisOptions, analyse, unblinded
+    from moediff.study.answers import AnswerStore
+    from moediff.study.publish import publish
+    from moediff.study.records import key_beside, read_key, read_study
+
+    require_modules("jinja2", extra="study")
+    study = read_study(args.folder)
+    output = args.output or args.folder.resolve().with_name(f"{args.folder.resolve().name}.analysis")
+    check_new_folder(output)
+    with AnswerStore(args.folder, study) as store:
+        left, answers = store.unfinished(), store.answers()
+    if left and not args.unfinished:
+        who = ", ".join(f"{reader} {number}" for reader, number in left.items())
+        raise ConfigError(f"trials are left ({who}): wait, or open the key now (--unfinished), which ends the blinding")
+    key = read_key(args.key or key_beside(args.folder), study)
+    options = AnalysisOptions(
+        readers="fixed" if args.fixed_readers else "random", tolerance_mm=args.tolerance_mm, seed=args.seed
+    )
+    judged = unblinded(study, key, answers)
+    analysis = analyse(study, key, judged, options)
+    with whole_folder(output, overwrite=False) as hidden:
+        files = publish(analysis, judged, hidden)
+    if not args.quiet:
+        print("\n".join(str(output / file.name) for file in files))
     return 0
