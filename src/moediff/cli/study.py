@@ -97,6 +97,26 @@ ANALYSE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     ),
 }
 
+PLAN_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
+    "sizes": (
+        option("--readers", type=int, nargs="+", default=[3, 5, 8], metavar="N", help="numbers to try"),
+        option("--cases", type=int, nargs="+", default=[10, 20, 40], metavar="N", help="numbers to try"),
+        option("--power", type=float, default=0.8, metavar="SHARE", help="wanted"),
+    ),
+    "what is expected": (
+        option(
+            "--preference", type=float, default=0.65, metavar="SHARE", help="of comparisons that the better method wins"
+        ),
+        option("--ties", type=float, default=0.2, metavar="SHARE", help="of 'no difference' between equal methods"),
+        option("--methods", type=int, default=2, metavar="N", help="one better than the others"),
+        option("--reader-sd", type=float, default=0.3, metavar="SD", help="of log-strengths between readers"),
+        option("--case-sd", type=float, default=0.3, metavar="SD", help="of log-strengths between cases"),
+        option("--simulations", type=int, default=200, metavar="N", help="of each size"),
+        option("--seed", type=int, default=0, metavar="N", help="of the simulation"),
+    ),
+    "output": (option("--json", action="store_true", help="print JSON instead of a table"), QUIET),
+}
+
 
 def add(commands: Commands) -> None:
     """Declare the command and its actions."""
@@ -110,6 +130,13 @@ def add(commands: Commands) -> None:
     )
     add_options(create, CREATE_OPTIONS)
     create.set_defaults(call=create_command)
+    plan = study.add_parser(
+        "plan",
+        help="how many readers and cases a study needs",
+        description="Simulate studies of several sizes and print the share of them that finds the difference.",
+    )
+    add_options(plan, PLAN_OPTIONS)
+    plan.set_defaults(call=plan_command)
     analyse = study.add_parser(
         "analyse",
         help="analyse the answers of a study",
@@ -193,4 +220,36 @@ def analyse_command(args: argparse.Namespace) -> int:
         files = publish(analysis, judged, hidden)
     if not args.quiet:
         print("\n".join(str(output / file.name) for file in files))
+    return 0
+
+
+def plan_command(args: argparse.Namespace) -> int:
+    """Print the power of every size."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from moediff.cli.terminal import progress_bar
+    from moediff.study.plan import Assumptions, plan_sizes, smallest
+
+    names = ("preference", "ties", "methods", "reader_sd", "case_sd", "simulations", "seed")
+    assumptions = Assumptions(**{name: getattr(args, name) for name in names})
+    with progress_bar(quiet=args.quiet) as progress:
+        rows = plan_sizes(assumptions, args.readers, args.cases, progress)
+    if args.json:
+        print(json.dumps({"assumptions": asdict(assumptions), "sizes": [asdict(row) for row in rows]}, indent=1))
+        return 0
+    table = Table("readers", "cases", "answers of a reader", "power", "95 %", "half width (log-strength)", box=None)
+    for row in rows:
+        interval = f"{row.power.low:.2f} to {row.power.high:.2f}"
+        cells = (str(row.readers), str(row.cases), str(row.answers), f"{row.power.value:.2f}", interval)
+        table.add_row(*cells, f"{row.half_width:.2f}")
+    Console().print(table)
+    enough = smallest(rows, args.power)
+    if enough is None:
+        print(f"no size reaches a power of {args.power:g}: try more readers or cases")
+    else:
+        print(f"fewest answers for a power of {args.power:g}: {enough.readers} readers, {enough.cases} cases")
     return 0
