@@ -62,7 +62,10 @@ def test_every_dependency_is_explained():
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(one for name in ("train", "report", "dicom") for one in extras[name])]
+    wanted = [
+        *project["dependencies"],
+        *(one for name in ("train", "report", "dicom", "study") for one in extras[name]),
+    ]
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", plain("constraints.txt"), re.M))
     for one in wanted:

@@ -117,6 +117,22 @@ PLAN_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     "output": (option("--json", action="store_true", help="print JSON instead of a table"), QUIET),
 }
 
+SERVE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
+    "study": (
+        FOLDER,
+        option(
+            "--new-link", nargs="+", default=[], metavar="READER", help="end these readers' sessions; print new links"
+        ),
+    ),
+    "network": (
+        option(
+            "--host", default="127.0.0.1", help="address to listen on; others than loopback need encryption in front"
+        ),
+        option("--port", type=int, default=8765, metavar="N", help="0 takes a free one"),
+        option("--public-name", metavar="NAME", help="host name in links, where readers use another one"),
+    ),
+}
+
 
 def add(commands: Commands) -> None:
     """Declare the command and its actions."""
@@ -137,6 +153,13 @@ def add(commands: Commands) -> None:
     )
     add_options(plan, PLAN_OPTIONS)
     plan.set_defaults(call=plan_command)
+    serve = study.add_parser(
+        "serve",
+        help="show a study to its readers",
+        description=f"Serve a study to browsers and print a one-time link for each reader. {RESEARCH_ONLY}",
+    )
+    add_options(serve, SERVE_OPTIONS)
+    serve.set_defaults(call=serve_command)
     analyse = study.add_parser(
         "analyse",
         help="analyse the answers of a study",
@@ -252,4 +275,28 @@ def plan_command(args: argparse.Namespace) -> int:
         print(f"no size reaches a power of {args.power:g}: try more readers or cases")
     else:
         print(f"fewest answers for a power of {args.power:g}: {enough.readers} readers, {enough.cases} cases")
+    return 0
+
+
+def serve_command(args: argparse.Namespace) -> int:
+    """Print links and serve until stopped."""
+    from moediff.core.extras import require_modules
+
+    require_modules("starlette", "uvicorn", what="the server", extra="study")
+    from moediff.study.answers import AnswerStore
+    from moediff.study.records import read_study
+    from moediff.study.server import LOOPBACK, StudyServer, bind, links_to_send, serve
+
+    study = read_study(args.folder)
+    with AnswerStore(args.folder, study) as store, bind(args.host, args.port) as listening:
+        if args.host not in LOOPBACK:
+            note = "other machines can connect, and without encryption: put a server with TLS in front"
+            print(f"moediff: warning: {note}", file=sys.stderr)
+        name = args.public_name or args.host
+        address = f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
+        for reader, word in links_to_send(store, tuple(args.new_link)).items():
+            link = f"{address}/start/{word}" if word else "has started; a new link: --new-link"
+            print(f"{reader}  {link}", flush=True)
+        print(f"serving {args.folder} (Ctrl-C ends it; answers are kept)", flush=True)
+        serve(StudyServer(args.folder, store).app((args.host, name)), listening)
     return 0

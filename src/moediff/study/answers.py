@@ -226,15 +226,21 @@ class AnswerStore:
         """Take the last answer back; `trial` says which one that is, so that two tabs do not undo two.
 
         Raises:
-            StaleTrial: this was not the last answer.
+            StaleTrial: this was not the last answer, or the one after it was taken back just before.
         """
         with self.transaction() as connection:
-            if trial < 1 or self.done(reader) != trial:
+            if self.done(reader) != trial or not self.can_undo(reader):
                 raise StaleTrial(f"trial {trial} is not the last one answered")
             connection.execute(
                 "UPDATE answers SET undone_at = ? WHERE reader = ? AND trial = ? AND undone_at IS NULL",
                 (now(), reader, trial),
             )
+
+    def can_undo(self, reader: str) -> bool:
+        """Whether the last answer can be taken back: there is one, and the one after it was not taken back before."""
+        query = "SELECT 1 FROM answers WHERE reader = ? AND trial = ? AND undone_at IS NOT NULL"
+        done = self.done(reader)
+        return done > 0 and self.connection.execute(query, (reader, done + 1)).fetchone() is None
 
     def answers(self) -> list[Answer]:
         """All answers that stand, by reader and trial."""
