@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from moediff.cli.main import main
 from moediff.study.answers import AnswerStore
 from moediff.study.links import new_link
 from moediff.study.strengths import numpy_rng
@@ -177,3 +178,31 @@ def test_two_scripted_readers_read_all_tasks_to_the_end(browser, served):
     about = made.key.readers[marked[0].reader][marked[0].trial - 1]
     assert about.kind in ("main", "training") and marked[0].value["marks"][0]["confidence"] in (2, 4)
     assert all(one.value["window"] == [1, 1] for one in store.answers())
+
+
+def test_an_offline_file_saves_answers_that_can_be_merged(browser, new_study, tmp_path):
+    made = new_study("--training", "0", "--repeats", "0", "--catches", "0", "--seed", "5")
+    assert main(["study", "export-html", str(made.folder), "-o", str(tmp_path / "out"), "-q"]) == 0
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.set_default_timeout(WAIT_MS)
+    said = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or said.append(request.url))
+    page.goto(sorted((tmp_path / "out").iterdir())[0].as_uri())
+    for trial in range(1, 16):
+        wait(page, trial)
+        if trial == 3:
+            page.keyboard.press("u")
+            wait(page, 2)
+            page.keyboard.press("1")
+            wait(page, 3)
+            page.reload()  # answers lie in the browser's storage
+            wait(page, 3)
+        page.keyboard.press("1")
+    with page.expect_download() as saving:
+        page.click("text=Save the answers")
+    saving.value.save_as(tmp_path / "answers.json")
+    assert main(["study", "merge", str(made.folder), str(tmp_path / "answers.json"), "-q"]) == 0
+    with AnswerStore(made.folder, made.study) as store:
+        assert store.unfinished() == {"bob": 15} and {one.value["choice"] for one in store.answers()} == {"left"}
+    assert said == []

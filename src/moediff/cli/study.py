@@ -133,6 +133,22 @@ SERVE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     ),
 }
 
+EXPORT_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
+    "study": (FOLDER,),
+    "output": (
+        option("-o", "--output", type=Path, metavar="DIR", help="new folder (default: DIR.offline beside the study)"),
+        QUIET,
+    ),
+}
+
+MERGE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
+    "study": (
+        FOLDER,
+        option("files", type=Path, nargs="+", metavar="JSON", help="answers that offline pages saved"),
+        QUIET,
+    ),
+}
+
 
 def add(commands: Commands) -> None:
     """Declare the command and its actions."""
@@ -160,6 +176,18 @@ def add(commands: Commands) -> None:
     )
     add_options(serve, SERVE_OPTIONS)
     serve.set_defaults(call=serve_command)
+    export = study.add_parser(
+        "export-html",
+        help="make one offline file for each reader",
+        description=f"Write a page for each reader that needs no server and saves answers as JSON. {RESEARCH_ONLY}",
+    )
+    add_options(export, EXPORT_OPTIONS)
+    export.set_defaults(call=export_command)
+    merge = study.add_parser(
+        "merge", help="add answers of offline pages", description="Add answers that offline pages saved to a study."
+    )
+    add_options(merge, MERGE_OPTIONS)
+    merge.set_defaults(call=merge_command)
     analyse = study.add_parser(
         "analyse",
         help="analyse the answers of a study",
@@ -299,4 +327,37 @@ def serve_command(args: argparse.Namespace) -> int:
             print(f"{reader}  {link}", flush=True)
         print(f"serving {args.folder} (Ctrl-C ends it; answers are kept)", flush=True)
         serve(StudyServer(args.folder, store).app((args.host, name)), listening)
+    return 0
+
+
+def export_command(args: argparse.Namespace) -> int:
+    """Write one page a reader."""
+    from moediff.io.atomic import check_new_folder, whole_folder, write_text
+    from moediff.study.offline import file_name, offline_page
+    from moediff.study.records import read_study
+
+    study = read_study(args.folder)
+    output = args.output or args.folder.resolve().with_name(f"{args.folder.resolve().name}.offline")
+    check_new_folder(output)
+    with whole_folder(output, overwrite=False) as hidden:
+        for reader in study.readers:
+            write_text(offline_page(args.folder, study, reader), hidden / file_name(study, reader))
+    if not args.quiet:
+        for reader in study.readers:
+            print(f"{reader}  {output / file_name(study, reader)}")
+    return 0
+
+
+def merge_command(args: argparse.Namespace) -> int:
+    """Add answers."""
+    from moediff.study.answers import AnswerStore
+    from moediff.study.offline import merge
+    from moediff.study.records import read_study
+
+    study = read_study(args.folder)
+    with AnswerStore(args.folder, study) as store:
+        for path in args.files:
+            reader, new = merge(store, path)
+            if not args.quiet:
+                print(f"{reader}: {new} new answers, {store.done(reader)} of {len(study.readers[reader])}")
     return 0
