@@ -73,8 +73,8 @@ class RenderedCase:
 def render_case(case: Case, options: RenderOptions) -> RenderedCase:
     """Every image of a case on the grid of its reference (without one: of its first result), in one window.
 
-    The window is that of the input, or of the results' mean where there is no input. Input and reference keep their own
-    voxels. The reference gets the window that the same quantiles give it: it may come from another scanner.
+    The window is the widest that the input and the results ask for: none of them is clipped. The input keeps its
+    own voxels. The reference gets the window that the same quantiles give it: it may come from another scanner.
 
     Raises:
         DataError: a scan is constant, or a result's intensities have another unit than the input's.
@@ -92,6 +92,8 @@ def render_case(case: Case, options: RenderOptions) -> RenderedCase:
     source = _on(scans[INPUT], target) if INPUT in scans else _mean(list(results.values()))
     window = _window(source)
     results = {method: _matched(method, result, source, window, options) for method, result in results.items()}
+    windows = [window, *map(_window, results.values())]
+    window = min(low for low, _ in windows), max(high for _, high in windows)
     through = PLANES[options.plane][2]
     shown = _slices(source, window, through, options.slices)
     images = {method: _pngs(result, window, options.plane, shown) for method, result in results.items()}
