@@ -327,7 +327,7 @@ def parts_of_steps(trainer: Trainer, source: PatchSource, now: Clock, batch: int
             for name, call in plain.items():
                 setattr(patches_module, name, times.wrapped(name, call))
         with times.part("examples"):
-            drawn = source.batch(step, batch).to(trainer.accelerator.device)
+            drawn = source.batch(step, batch).to(trainer.member.device)
         with times.part("forward"), trainer.autocast():
             loss, _ = batch_loss(state.denoiser, drawn, Draws(config.model.diffusion, rng_for(0, step)), config.loss)
         with times.part("backward"):
@@ -347,7 +347,7 @@ def parts_of_steps(trainer: Trainer, source: PatchSource, now: Clock, batch: int
 
 def overlapped(trainer: Trainer, source: PatchSource, now: Clock, args: argparse.Namespace) -> float:
     """Seconds a step of the real loop."""
-    with Prefetcher(source, args.batch, args.workers, trainer.accelerator.device) as ahead:
+    with Prefetcher(source, args.batch, args.workers, trainer.member.device) as ahead:
         trainer.step(ahead.batch(0))
         start = now()
         for step in range(1, args.steps + 1):

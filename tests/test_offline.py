@@ -15,6 +15,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "moediff"
 NETWORK = {"socket", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "huggingface_hub"}
 
 LOOPBACK = {SOURCE / "training" / "distributed.py"}  # training processes of one machine find each other
+# Answers readers of a study; it listens where the user says (on this machine by default) and calls nobody.
+SERVER = SOURCE / "study" / "server.py"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def _members(node: ast.ImportFrom) -> list[str]:
 
 @pytest.mark.fault(51)
 def test_no_module_of_ours_can_reach_a_network():
-    for file in set(SOURCE.rglob("*.py")) - LOOPBACK:
+    for file in set(SOURCE.rglob("*.py")) - LOOPBACK - {SERVER}:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or "", *_members(node)] if isinstance(node, ast.ImportFrom) else []
@@ -72,3 +74,17 @@ def test_processes_of_one_machine_meet_on_the_loopback_interface_only():
         assert not {"connect", "create_connection", "getaddrinfo", "listen", "sendto"} & set(named)
         assert ast.literal_eval(named["bind"].args[0]) == ("127.0.0.1", 0)
         assert file.read_text(encoding="utf-8").count('"127.0.0.1"') == 2  # where the port is found, and MASTER_ADDR
+
+
+@pytest.mark.fault(51)
+def test_the_study_server_listens_and_calls_nobody():
+    tree = ast.parse(SERVER.read_text(encoding="utf-8"))
+    imported = {
+        alias.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert imported & NETWORK == {"socket"}
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert {call for call in calls if call.startswith("socket.")} == {"socket.create_server"}
+    assert not any(
+        call.endswith((".connect", ".sendto")) for call in calls if not call.startswith(("sqlite3.", "self."))
+    )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch.testing import assert_close
 
 from moediff.acquisition.degrade import degrade
@@ -35,14 +34,6 @@ from pretend_gpu import OnGpu, pretended
 GPU = torch.device("cuda:0")
 SAME = ("region", "balance", "agreement", "aggregate")  # other parts depend on noise, which a GPU draws itself
 EVERYTHING = LossConfig(shift_consistency=0.5, lesion=5.0, gradient=1.0, normalise_expert_loss=True)
-
-
-@pytest.fixture(autouse=True)
-def forget_the_device() -> Iterator[None]:
-    """Accelerate remembers the first device that it was asked for."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 class AtOnce:
@@ -89,7 +80,6 @@ def three_steps(config: TrainConfig, device: str) -> tuple[Trainer, list[dict[st
 def test_a_step_on_a_gpu_is_that_of_a_cpu(config, noise):
     config = replace(config, model=replace(config.model, prepare=PrepareSettings(noise_estimator=noise)))
     _, plain = three_steps(replace(config, device="cpu"), "cpu")
-    AcceleratorState._reset_state(True)
     with pretended() as gpu:
         trainer, there = three_steps(config, "cuda")
         networks = trainer.state.denoiser, trainer.state.average

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from moediff.core.errors import ConfigError
 
-TRAINING_MODULES = "accelerate", "tensorboard"
+TRAINING_MODULES = ("tensorboard",)
 
 
 def require_modules(*names: str, what: str = "the page", extra: str = "report") -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 
@@ -23,8 +24,41 @@ from moediff.core.memory import tune_allocator
 PATIENCE_S = 120  # for members that were sent a signal: a step, and saving
 
 
+@dataclass(frozen=True)
+class Member:
+    """This process among those that train one network.
+
+    Args:
+        device: that it computes on.
+        rank: its number from 0; the first one logs and saves.
+        processes: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    processes: int = 1
+
+
+def join_group(device: torch.device) -> Member:
+    """Join the processes that `run_together`, or a launcher such as torchrun, started; without any, train alone.
+
+    Args:
+        device: what the configuration asks for; on CUDA each process takes the GPU of its local rank.
+    """
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1:
+        return Member(device)
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if on_cuda else "gloo")
+    return Member(device, rank, processes)
+
+
 def run_together(work: Callable[[], None], processes: int, threads: int | None = None) -> None:
-    """Run `work` in that many processes of this machine, which find each other through accelerate.
+    """Run `work` in that many processes of this machine, which find each other through torch.distributed.
 
     Args:
         work: picklable; called in every process.

@@ -38,7 +38,7 @@ from moediff.training.checkpoint import (
     save_checkpoint,
 )
 from moediff.training.config import TrainConfig
-from moediff.training.distributed import agreed, average_gradients, run_together
+from moediff.training.distributed import agreed, average_gradients, join_group, run_together
 from moediff.training.gate_step import routing_loss
 from moediff.training.log import Log, StagePosition
 from moediff.training.manifest import check_checksums
@@ -132,19 +132,16 @@ class Trainer:
     """Runs one configuration; a later one with `resume` goes on after any interruption."""
 
     def __init__(self, config: TrainConfig, options: RunOptions | None = None, part: RecipePart | None = None) -> None:
-        from accelerate import Accelerator
-
         self.config, self.options, self.part = config, options or RunOptions(), part or RecipePart()
         self.pause = Preemption(self.options.slice_minutes)
         self.out = Path(config.out)
         self.origin: dict[str, Any] = {}
         self.records_before: tuple[StageRecord, ...] = ()
         self.parents: tuple[str, ...] = ()
-        on_cpu = parse_device(config.device).type == "cpu"
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # one setting a process: ours is `autocast`
-        self.half = _in_half(config.precision, self.accelerator.device)
+        self.member = join_group(parse_device(config.device))
+        device = self.member.device
+        self.half = _in_half(config.precision, device)
         torch.manual_seed(config.seed)  # initial weights only; everything later is keyed by step
-        device = self.accelerator.device
         denoiser, average = (Denoiser(config.model.denoiser).to(device) for _ in range(2))
         if config.start:
             begin_from(denoiser, self._start(config.start))
@@ -156,7 +153,7 @@ class Trainer:
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
-        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.rank, self.processes = self.member.rank, self.member.processes
         for phase in config.parts():
             if phase.batch % self.processes:
                 raise ConfigError(f"batch={phase.batch} must be a multiple of the {self.processes} processes")
@@ -193,7 +190,7 @@ class Trainer:
                 if not resume:
                     raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
                 self._restore()
-        config, device = self.config, self.accelerator.device
+        config, device = self.config, self.member.device
         keep = None if config.cache is None else Path(config.cache)
         device_of_patches = device if config.examples == "device" else torch.device("cpu")
         scans = [
@@ -248,7 +245,7 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """The precision that the configuration asks for, for the forward pass."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half)
+        return torch.autocast(self.member.device.type, torch.bfloat16, enabled=self.half)
 
     def progress(self) -> float:
         """Share of the run that is done, 0..1."""
@@ -265,7 +262,7 @@ class Trainer:
         rate *= 0.5 * (1 + math.cos(math.pi * self.progress()))
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        batch = batch.to(self.accelerator.device)
+        batch = batch.to(self.member.device)
         rng = rng_for(config.seed, "step", state.step)
         with self.autocast():
             loss, parts = self._loss(batch, rng)
@@ -331,7 +328,7 @@ class Trainer:
             parent_sha256=self.parents,
             commit=commit(),
             torch=torch.__version__,
-            hardware=hardware(self.accelerator.device, self.processes),
+            hardware=hardware(self.member.device, self.processes),
             restarts=state.restarts,
         )
         records = [*self.records_before, record]
