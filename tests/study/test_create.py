@@ -134,6 +134,21 @@ def test_cases_from_a_table(study_scans, tmp_path):
         (["--results", "cubic={s}/cubic", "other={s}/none"], 66, "no such file"),
         (["--results", "cubic={s}/cubic", "other={s}/reference", "--title", "Is Cubic good?"], 78, "names a method"),
         (["--results", "cubic={s}/cubic", "other={s}/reference", "--tasks", "search"], 65, "--lesions"),
+        (
+            [
+                "--results",
+                "cubic={s}/cubic",
+                "other={s}/cubic",
+                "--lesions",
+                "{s}/lesions",
+                "--tasks",
+                "search",
+                "--slices",
+                "1",
+            ],
+            65,
+            "between the slices",
+        ),
         (["--results", "cubic={s}/cubic", "other={s}/reference", "--key", "{t}/new/key.json"], 73, "does not exist"),
     ],
 )

@@ -164,6 +164,7 @@ def test_the_pause_between_sessions_is_shown_and_ends_undoing(new_study):
 
 
 def test_other_sites_cannot_answer_for_a_reader(served, ann):
+    _, store, server = served
     sent = {"trial": 1, "value": {"choice": "left"}, "seconds": 1, "ticket": "ticket-0001"}
     assert ann.post("/answer", sent).status_code == 403
     assert ann.post("/answer", sent, **{"x-csrf": "0" * 64}).status_code == 403
@@ -173,6 +174,11 @@ def test_other_sites_cannot_answer_for_a_reader(served, ann):
     cookie = ann.client.cookies.jar
     (one,) = list(cookie)
     assert one.has_nonstandard_attr("HttpOnly") and one.get_nonstandard_attr("SameSite").lower() == "strict"
+    word = new_link(store, "bob")
+    behind_tls = TestClient(
+        server.app(), base_url=ORIGIN, headers={"x-forwarded-proto": "https"}, follow_redirects=False
+    )
+    assert "secure" in behind_tls.post(f"/start/{word}").headers["set-cookie"].lower()
     headers = ann.client.get("/").headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"] and headers["cache-control"] == "no-store"
     assert ann.post("/answer", sent, **{"x-csrf": ann.csrf, "origin": ORIGIN}).status_code == 200

@@ -64,7 +64,7 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
         ),
         option("--no-ties", action="store_true", help="readers must prefer one of two images"),
         option("--session-trials", type=int, default=60, metavar="N", help="forced choices of one session"),
-        option("--washout-days", type=int, default=14, metavar="N", help="pause between sessions, told to readers"),
+        option("--washout-days", type=int, default=14, metavar="N", help="pause between sessions, shown to readers"),
         option("--seed", type=int, metavar="N", help="of order and sides; keep it secret (default: drawn)"),
     ),
     "display": (

@@ -211,7 +211,7 @@ def analyse(study: Study, key: StudyKey, judged: Sequence[Judgement], options: A
         raise DataError("no answer to analyse: readers have answered nothing beyond training")
     quality = tuple(_reader(study, reader, judged) for reader in study.readers)
     cases = {one.case for trials in key.readers.values() for one in trials if one.kind == MAIN}
-    shown = {role for trials in study.readers.values() for one in trials for role in one.context}
+    displayed = {role for trials in study.readers.values() for one in trials for role in one.context}
     return Analysis(
         title=study.title,
         methods=key.methods,
@@ -223,7 +223,7 @@ def analyse(study: Study, key: StudyKey, judged: Sequence[Judgement], options: A
         window=study.display.window,
         plane=study.display.plane,
         ties=study.display.ties,
-        context=tuple(sorted(shown)),
+        context=tuple(sorted(displayed)),
         choices=_choices(study, key, [one for one in main if one.task == CHOICE], options),
         scores=_scores(key, [one for one in main if one.task == SCORES]),
         search=_search(study, key, [one for one in main if one.task == SEARCH], options),
@@ -239,31 +239,31 @@ def _pair(key: StudyKey, one: Judgement) -> tuple[int, int, int]:
     return i, j, outcome
 
 
-def _counts(key: StudyKey, main: Sequence[Judgement]) -> np.ndarray:
+def _tallies(key: StudyKey, main: Sequence[Judgement]) -> np.ndarray:
     """Outcomes [readers, cases, pairs, 3] of those who answered."""
     readers = sorted({one.reader for one in main})
     cases = sorted({one.case for one in main})
-    pairs = {pair: place for place, pair in enumerate(pairs_of(len(key.methods)))}
-    counts = np.zeros((len(readers), len(cases), len(pairs), 3))
+    pairs = {pair: position for position, pair in enumerate(pairs_of(len(key.methods)))}
+    tallies = np.zeros((len(readers), len(cases), len(pairs), 3))
     for one in main:
         i, j, outcome = _pair(key, one)
-        counts[readers.index(one.reader), cases.index(one.case), pairs[i, j], outcome] += 1
-    return counts
+        tallies[readers.index(one.reader), cases.index(one.case), pairs[i, j], outcome] += 1
+    return tallies
 
 
 def _choices(study: Study, key: StudyKey, main: Sequence[Judgement], options: AnalysisOptions) -> Choices | None:
     if not main:
         return None
-    counts = _counts(key, main)
-    answered = counts.sum(-1)
-    outcome = np.where(answered > 0, counts.argmax(-1), np.nan).reshape(len(counts), -1)
+    tallies = _tallies(key, main)
+    answered = tallies.sum(-1)
+    outcome = np.where(answered > 0, tallies.argmax(-1), np.nan).reshape(len(tallies), -1)
     sided = [one for one in main if one.preferred]
     return Choices(
-        strengths=estimate(counts, ties=study.display.ties, readers=options.readers, seed=options.seed),
-        preferences=_preferences(key, counts.sum((0, 1))),
+        strengths=estimate(tallies, ties=study.display.ties, readers=options.readers, seed=options.seed),
+        preferences=_preferences(key, tallies.sum((0, 1))),
         alpha_nominal=krippendorff_alpha(outcome, "nominal"),
         alpha_ordinal=krippendorff_alpha(outcome, "ordinal"),
-        icc_win_share=icc(_win_shares(counts, len(key.methods))),
+        icc_win_share=icc(_win_shares(tallies, len(key.methods))),
         left_share=wilson(sum(one.on_left for one in sided), len(sided)),
         answers=len(main),
     )
@@ -327,7 +327,7 @@ def _search(study: Study, key: StudyKey, main: Sequence[Judgement], options: Ana
     lesions = {case.name: case.lesions or () for case in key.cases}
     stacks = {case.name: study.stacks[case.images[key.methods[0]]] for case in key.cases}
     readers = sorted({one.reader for one in main})
-    found = {
+    judged_marks = {
         (one.methods[0], one.reader, one.case): judge_marks(
             one.value["marks"], lesions[one.case], stacks[one.case], options.tolerance_mm
         )
@@ -336,7 +336,7 @@ def _search(study: Study, key: StudyKey, main: Sequence[Judgement], options: Ana
     cases = [
         case
         for case in sorted({one.case for one in main})
-        if all((method, reader, case) in found for method in key.methods for reader in readers)
+        if all((method, reader, case) in judged_marks for method in key.methods for reader in readers)
     ]
     if len(cases) < 2:
         return None
@@ -346,9 +346,9 @@ def _search(study: Study, key: StudyKey, main: Sequence[Judgement], options: Ana
         padded = np.full((len(readers), len(cases), most), np.nan)
         for r, reader in enumerate(readers):
             for c, case in enumerate(cases):
-                hits = found[method, reader, case][0]
+                hits = judged_marks[method, reader, case][0]
                 padded[r, c, : len(hits)] = hits
-        ratings.append(Ratings([[found[method, r, c][1] for c in cases] for r in readers], padded))
+        ratings.append(Ratings([[judged_marks[method, r, c][1] for c in cases] for r in readers], padded))
     return analyse_search(ratings, options.tolerance_mm, readers=options.readers, seed=options.seed)
 
 

@@ -50,10 +50,10 @@ def cases_from_options(results: Sequence[str], others: Mapping[str, Sequence[Pat
         if not equals or not path:
             raise ConfigError(f"--results {printable(word)}: expected METHOD=FOLDER or METHOD=FILE")
         paths.setdefault(method.strip(), []).append(Path(path))
-    found = {method: _by_case(some) for method, some in paths.items()}
+    by_method = {method: _by_case(some) for method, some in paths.items()}
     extra = {role: _by_case(some) for role, some in others.items() if some}
-    names = sorted(set().union(*found.values()))
-    for method, files in found.items():
+    names = sorted(set().union(*by_method.values()))
+    for method, files in by_method.items():
         missing = [name for name in names if name not in files]
         if missing:
             raise DataError(f"{method} has no result of {', '.join(missing[:5])}: every method needs every case")
@@ -61,7 +61,7 @@ def cases_from_options(results: Sequence[str], others: Mapping[str, Sequence[Pat
         [
             Case(
                 name=name,
-                results={method: files[name] for method, files in found.items()},
+                results={method: files[name] for method, files in by_method.items()},
                 others={role: files[name] for role, files in extra.items() if name in files},
             )
             for name in names

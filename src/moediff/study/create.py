@@ -129,8 +129,8 @@ def _render_all(
     if SEARCH in options.design.tasks and not any(LESIONS in case.others for case in cases):
         raise DataError("the lesion search needs outlines of lesions: give --lesions; cases without a file have none")
     keys, stacks = [], dict[str, Stack]()
-    for place, case in enumerate(cases):
-        progress(place / len(cases), f"case {place + 1} of {len(cases)}")
+    for position, case in enumerate(cases):
+        progress(position / len(cases), f"case {position + 1} of {len(cases)}")
         with prefix_errors(f"case {printable(case.name)}"):
             rendered = render_case(case, options.render)
         names = {role: secrets.token_hex(8) for role in rendered.images}
@@ -138,6 +138,8 @@ def _render_all(
             stacks[names[role]] = rendered.stack
             _write_slices(images / names[role], pngs)
         keys.append(_case_key(case, names, rendered))
+    if SEARCH in options.design.tasks and not any(key.lesions for key in keys):
+        raise DataError("every outlined lesion lies between the slices shown: show more of them (--slices)")
     return keys, dict(sorted(stacks.items()))  # sorted, because the order would tell the methods
 
 
@@ -162,25 +164,25 @@ def _case_key(case: Case, names: dict[str, str], rendered: RenderedCase) -> Case
 def _keys(plan: Sequence[PlannedTrial]) -> list[TrialKey]:
     return [
         TrialKey(
-            number=place,
+            number=position,
             kind=one.kind,
             case=one.case,
             methods=one.methods,
             of=None if one.of is None else one.of + 1,
         )
-        for place, one in enumerate(plan, 1)
+        for position, one in enumerate(plan, 1)
     ]
 
 
 def _trials(plan: Sequence[PlannedTrial], images: dict[str, dict[str, str]], context: Sequence[str]) -> list[Trial]:
     return [
         Trial(
-            number=place,
+            number=position,
             session=one.session,
             task=one.task,
             training=one.kind == TRAINING,
             images=tuple(images[one.case][method] for method in one.methods),
             context={} if one.task == SEARCH else {r: images[one.case][r] for r in context if r in images[one.case]},
         )
-        for place, one in enumerate(plan, 1)
+        for position, one in enumerate(plan, 1)
     ]

@@ -97,7 +97,7 @@ def plan_trials(
 
 def least_gap(plan: Sequence[PlannedTrial]) -> int:
     """Trials from a trial to its repetition, at least; 0 without any."""
-    return min((place - one.of for place, one in enumerate(plan) if one.of is not None), default=0)
+    return min((position - one.of for position, one in enumerate(plan) if one.of is not None), default=0)
 
 
 def shuffled(items: Sequence[T], rng: torch.Generator) -> list[T]:
@@ -115,16 +115,16 @@ def _choices(
     identical = (total + 1) // 2 if options.ties else 0
     images = shuffled([(case, method) for case in unknown for method in methods], rng)[:identical]
     for case, method in images:
-        place = int(torch.randint(len(main) + 1, (), generator=rng))
-        main.insert(place, PlannedTrial(CHOICE, IDENTICAL, case, (method, method), 1))
-    counts = {REPEAT: round(options.repeats * (len(main) - identical)), MIRRORED: total - identical}
-    plan = _with_repeats(main, counts, rng)
-    return [*practice, *(_in_session(one, place, options, len(practice)) for place, one in enumerate(plan))]
+        position = int(torch.randint(len(main) + 1, (), generator=rng))
+        main.insert(position, PlannedTrial(CHOICE, IDENTICAL, case, (method, method), 1))
+    tallies = {REPEAT: round(options.repeats * (len(main) - identical)), MIRRORED: total - identical}
+    plan = _with_repeats(main, tallies, rng)
+    return [*practice, *(_in_session(one, position, options, len(practice)) for position, one in enumerate(plan))]
 
 
-def _in_session(trial: PlannedTrial, place: int, options: DesignOptions, before: int) -> PlannedTrial:
+def _in_session(trial: PlannedTrial, position: int, options: DesignOptions, before: int) -> PlannedTrial:
     of = None if trial.of is None else trial.of + before
-    return replace(trial, session=1 + place // options.session_trials, of=of)
+    return replace(trial, session=1 + position // options.session_trials, of=of)
 
 
 def _sided(cases: Sequence[str], methods: Sequence[str], rng: torch.Generator) -> list[tuple[str, tuple[str, str]]]:
@@ -134,8 +134,8 @@ def _sided(cases: Sequence[str], methods: Sequence[str], rng: torch.Generator) -
     for a, b in shuffled(list(combinations(methods, 2)), rng):
         if left[a] > left[b] or (left[a] == left[b] and int(torch.randint(2, (), generator=rng))):
             a, b = b, a
-        for place, case in enumerate(shuffled(cases, rng)):
-            pair = (b, a) if place % 2 else (a, b)
+        for position, case in enumerate(shuffled(cases, rng)):
+            pair = (b, a) if position % 2 else (a, b)
             left[pair[0]] += 1
             result.append((case, pair))
     return result
@@ -145,41 +145,41 @@ def _spread(trials: Sequence[PlannedTrial], rng: torch.Generator) -> list[Planne
     """A random order in which a case does not follow itself while another one is left."""
     remaining, result = shuffled(trials, rng), list[PlannedTrial]()
     while remaining:
-        counts = Counter(one.case for one in remaining)
+        tallies = Counter(one.case for one in remaining)
         last = result[-1].case if result else None
-        weights = torch.tensor([0.0 if one.case == last else float(counts[one.case]) for one in remaining])
+        weights = torch.tensor([0.0 if one.case == last else float(tallies[one.case]) for one in remaining])
         if not float(weights.sum()):
             weights = torch.ones(len(remaining))
         result.append(remaining.pop(int(torch.multinomial(weights, 1, generator=rng))))
     return result
 
 
-def _with_repeats(base: list[PlannedTrial], counts: dict[str, int], rng: torch.Generator) -> list[PlannedTrial]:
+def _with_repeats(sequence: list[PlannedTrial], tallies: dict[str, int], rng: torch.Generator) -> list[PlannedTrial]:
     """Some main trials once more, `MOST_GAP` trials later or as late as a short plan allows."""
-    mains = [place for place, one in enumerate(base) if one.kind == MAIN]
-    kinds = [kind for kind, count in counts.items() for _ in range(count)][: len(mains)]
+    mains = [position for position, one in enumerate(sequence) if one.kind == MAIN]
+    kinds = [kind for kind, count in tallies.items() for _ in range(count)][: len(mains)]
     if not kinds:
-        return base
-    gap = max(1, min(MOST_GAP, len(base) - mains[len(kinds) - 1]))
-    sources = shuffled([place for place in mains if place + gap <= len(base)], rng)[: len(kinds)]
+        return sequence
+    gap = max(1, min(MOST_GAP, len(sequence) - mains[len(kinds) - 1]))
+    sources = shuffled([position for position in mains if position + gap <= len(sequence)], rng)[: len(kinds)]
     later: dict[int, list[tuple[str, int]]] = {}
     for kind, source in zip(shuffled(kinds, rng), sources, strict=True):
-        slot = source + gap + int(torch.randint(len(base) - source - gap + 1, (), generator=rng))
+        slot = source + gap + int(torch.randint(len(sequence) - source - gap + 1, (), generator=rng))
         later.setdefault(slot, []).append((kind, source))
-    return _inserted(base, later)
+    return _inserted(sequence, later)
 
 
-def _inserted(base: list[PlannedTrial], later: dict[int, list[tuple[str, int]]]) -> list[PlannedTrial]:
+def _inserted(sequence: list[PlannedTrial], later: dict[int, list[tuple[str, int]]]) -> list[PlannedTrial]:
     """The base with repetitions (kind, source) before their slots."""
     result, moved = list[PlannedTrial](), dict[int, int]()
-    for place in range(len(base) + 1):
-        for kind, source in later.get(place, ()):
-            again = base[source]
+    for position in range(len(sequence) + 1):
+        for kind, source in later.get(position, ()):
+            again = sequence[source]
             methods = again.methods[::-1] if kind == MIRRORED else again.methods
             result.append(replace(again, kind=kind, methods=methods, of=moved[source]))
-        if place < len(base):
-            moved[place] = len(result)
-            result.append(base[place])
+        if position < len(sequence):
+            moved[position] = len(result)
+            result.append(sequence[position])
     return result
 
 
@@ -196,8 +196,8 @@ def _singles(
     order, columns = shuffled(unknown, rng), shuffled(methods, rng)
     blocks = [
         [
-            PlannedTrial(task, MAIN, case, (columns[(place + block) % len(methods)],), block + 1)
-            for place, case in enumerate(order)
+            PlannedTrial(task, MAIN, case, (columns[(position + block) % len(methods)],), block + 1)
+            for position, case in enumerate(order)
         ]
         for block in range(len(methods))
     ]

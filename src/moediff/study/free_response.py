@@ -31,15 +31,15 @@ def judge_marks(
     marks: Sequence[Mapping[str, Any]], lesions: Sequence[Lesion], stack: Stack, tolerance_mm: float = TOLERANCE_MM
 ) -> tuple[list[float], list[float]]:
     """Highest rating of each lesion (`UNMARKED` where none hit it), and the ratings of all false marks."""
-    found, false = [UNMARKED] * len(lesions), []
+    lesion_ratings, false = [UNMARKED] * len(lesions), []
     for mark in marks:
         distances = [_distance_mm(mark, lesion, stack) for lesion in lesions]
         nearest = min(range(len(lesions)), key=distances.__getitem__, default=-1)
         if nearest >= 0 and distances[nearest] <= tolerance_mm:
-            found[nearest] = max(found[nearest], float(mark["confidence"]))
+            lesion_ratings[nearest] = max(lesion_ratings[nearest], float(mark["confidence"]))
         else:
             false.append(float(mark["confidence"]))
-    return found, false
+    return lesion_ratings, false
 
 
 def _distance_mm(mark: Mapping[str, Any], lesion: Lesion, stack: Stack) -> float:

@@ -46,9 +46,9 @@ def _static(name: str) -> str:
 def _data(folder: Path, study: Study, reader: str) -> dict[str, Any]:
     """Everything that the page's script reads. Images have numbers in the order of the reader's own trials."""
     trials = study.readers[reader]
-    shown = [panels(trial) for trial in trials]
+    displayed = [panels(trial) for trial in trials]
     numbers: dict[str, int] = {}
-    for one in shown:
+    for one in displayed:
         for image in one.values():
             numbers.setdefault(image, len(numbers))
     return {
@@ -56,7 +56,7 @@ def _data(folder: Path, study: Study, reader: str) -> dict[str, Any]:
         "reader": reader,
         "reader_number": list(study.readers).index(reader) + 1,
         "views": [trial_view(study, reader, done) for done in range(len(trials))],
-        "panels": [{name: numbers[image] for name, image in one.items()} for one in shown],
+        "panels": [{name: numbers[image] for name, image in one.items()} for one in displayed],
         "images": [_slices(folder, image, study.stacks[image].slices) for image in numbers],
     }
 

@@ -88,8 +88,8 @@ def plan_sizes(
         raise ConfigError(f"readers {list(readers)}, cases {list(cases)}: expected 1 to {MOST} and 2 to {MOST}")
     sizes = [(r, c) for r in readers for c in cases]
     rows = []
-    for place, (r, c) in enumerate(sizes):
-        progress(place / len(sizes), f"{r} readers, {c} cases")
+    for position, (r, c) in enumerate(sizes):
+        progress(position / len(sizes), f"{r} readers, {c} cases")
         rows.append(_row(assumptions, r, c))
     return rows
 
@@ -104,13 +104,13 @@ def _row(assumptions: Assumptions, readers: int, cases: int) -> PlanRow:
         reader_sd=assumptions.reader_sd,
         case_sd=assumptions.case_sd,
     )
-    found, width = 0, 0.0
+    detected, width = 0, 0.0
     for number in range(assumptions.simulations):
-        counts = simulate_counts(study, numpy_rng(assumptions.seed, "plan", readers, cases, number))
-        one = estimate(counts, ties=assumptions.ties > 0, draws=DRAWS, seed=number).difference[0][1]
-        found += one.low > 0
+        tallies = simulate_counts(study, numpy_rng(assumptions.seed, "plan", readers, cases, number))
+        one = estimate(tallies, ties=assumptions.ties > 0, draws=DRAWS, seed=number).difference[0][1]
+        detected += one.low > 0
         width += (one.high - one.low) / 2
-    power = wilson(found, assumptions.simulations)
+    power = wilson(detected, assumptions.simulations)
     assert power is not None
     answers = cases * methods * (methods - 1) // 2
     return PlanRow(

@@ -47,7 +47,7 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 
 def answers_table(judged: Sequence[Judgement]) -> str:
     """Every answer, unblinded, training too."""
-    head = [
+    header = [
         "reader",
         "trial",
         "session",
@@ -61,12 +61,12 @@ def answers_table(judged: Sequence[Judgement]) -> str:
         "at",
         "of",
     ]
-    rows: list[Sequence[object]] = [head]
+    rows: list[Sequence[object]] = [header]
     for one in judged:
         right = one.methods[1] if len(one.methods) > 1 else ""
         answer = json.dumps(one.value) if one.preferred is None else one.preferred or "no difference"
-        place = [one.reader, one.trial, one.session, one.task, one.kind, one.case, one.methods[0], right]
-        rows.append([*place, answer, one.seconds, one.answered_at, "" if one.of is None else one.of])
+        position = [one.reader, one.trial, one.session, one.task, one.kind, one.case, one.methods[0], right]
+        rows.append([*position, answer, one.seconds, one.answered_at, "" if one.of is None else one.of])
     return _csv(rows)
 
 
@@ -86,11 +86,11 @@ def strengths_table(analysis: Analysis) -> str:
 def preferences_table(analysis: Analysis) -> str:
     """Counts and rates of every pair."""
     assert analysis.choices is not None
-    head = ["first", "second", "first_preferred", "no_difference", "second_preferred", "rate", "low", "high"]
-    rows: list[Sequence[object]] = [head]
+    header = ["first", "second", "first_preferred", "no_difference", "second_preferred", "rate", "low", "high"]
+    rows: list[Sequence[object]] = [header]
     for one in analysis.choices.preferences:
-        counts = [one.first_preferred, one.no_difference, one.second_preferred]
-        rows.append([one.first, one.second, *counts, *_numbers(one.rate)])
+        tallies = [one.first_preferred, one.no_difference, one.second_preferred]
+        rows.append([one.first, one.second, *tallies, *_numbers(one.rate)])
     return _csv(rows)
 
 
@@ -118,11 +118,12 @@ def methods_paragraph(analysis: Analysis) -> str:
             "and as ICC(2,1) (Shrout and Fleiss 1979)."
         )
     if analysis.search is not None:
-        found = analysis.search
+        section = analysis.search
         text.append(
-            f"Readers marked lesions and rated their confidence from 1 to 5; a mark at most {found.tolerance_mm:g} mm "
-            f"from an outline hit it. The figure of merit is the area under the {found.kind} curve (Chakraborty and "
-            f"Berbaum 2004), over {found.lesions} lesions in {found.cases} cases."
+            f"Readers marked lesions and rated their confidence from 1 to 5; a mark at most "
+            f"{section.tolerance_mm:g} mm from an outline hit it. The figure of merit is the area under "
+            f"the {section.kind} curve (Chakraborty and Berbaum 2004), over "
+            f"{section.lesions} lesions in {section.cases} cases."
         )
     opened = "" if analysis.finished else ", and opened before all readers had finished"
     text.append(
@@ -135,12 +136,12 @@ def methods_paragraph(analysis: Analysis) -> str:
 
 def _choice_sentences(analysis: Analysis) -> str:
     assert analysis.choices is not None
-    found = analysis.choices
+    section = analysis.choices
     ties = ", with ties allowed," if analysis.ties else ""
     model = "Davidson's extension of the Bradley-Terry model" if analysis.ties else "the Bradley-Terry model"
-    scope = "readers and cases" if found.strengths.readers == "random" else "cases, for these readers"
+    scope = "readers and cases" if section.strengths.readers == "random" else "cases, for these readers"
     return (
-        f"In a forced choice{ties} each reader saw every pair of methods of every case ({found.answers} answers). "
+        f"In a forced choice{ties} each reader saw every pair of methods of every case ({section.answers} answers). "
         f"Log-strengths were estimated with {model}; 95 % intervals come from a bootstrap over {scope}, preference "
         "rates have Wilson intervals, and agreement is given as Krippendorff's alpha and as the ICC(2,1) of the share "
         "of comparisons that an image won."

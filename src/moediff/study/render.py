@@ -95,19 +95,21 @@ def render_case(case: Case, options: RenderOptions) -> RenderedCase:
     windows = [window, *map(_window, results.values())]
     window = min(low for low, _ in windows), max(high for _, high in windows)
     through = PLANES[options.plane][2]
-    shown = _slices(source, window, through, options.slices)
-    images = {method: _pngs(result, window, options.plane, shown) for method, result in results.items()}
+    displayed = _slices(source, window, through, options.slices)
+    images = {method: _pngs(result, window, options.plane, displayed) for method, result in results.items()}
     if INPUT in scans:
-        images[INPUT] = _pngs(source, window, options.plane, shown)
+        images[INPUT] = _pngs(source, window, options.plane, displayed)
     if REFERENCE in scans:
-        images[REFERENCE] = _pngs(target, _window(target), options.plane, shown)
+        images[REFERENCE] = _pngs(target, _window(target), options.plane, displayed)
     lesions, hidden = None, 0
     if LESIONS in case.others:
-        lesions, hidden = _lesions(case.others[LESIONS], target, options.plane, shown)
+        lesions, hidden = _lesions(case.others[LESIONS], target, options.plane, displayed)
         if hidden:
-            warnings.append(f"{hidden} outlined lesions lie between the slices shown and are not searched for")
+            warnings.append(
+                f"{hidden} outlined lesions lie between the slices shown and do not count: show more (--slices)"
+            )
     return RenderedCase(
-        stack=_stack(target, options.plane, shown),
+        stack=_stack(target, options.plane, displayed),
         images=images,
         window=window,
         lesions=lesions,
@@ -158,8 +160,8 @@ def _matched(
 
 def _slices(source: Volume, window: tuple[float, float], through: int, most: int) -> list[int]:
     """Indices, evenly spaced through the middle of the head."""
-    head = source.data_XYZ > window[0] + HEAD_LEVEL * (window[1] - window[0])
-    profile = head.float().sum([axis for axis in range(3) if axis != through])
+    inside_head = source.data_XYZ > window[0] + HEAD_LEVEL * (window[1] - window[0])
+    profile = inside_head.float().sum([axis for axis in range(3) if axis != through])
     inside = (profile > 0.02 * profile.max()).nonzero().flatten()
     first, last = int(inside.min()), int(inside.max())
     margin = (1 - MIDDLE) / 2 * (last - first)
@@ -168,16 +170,16 @@ def _slices(source: Volume, window: tuple[float, float], through: int, most: int
     return list(range(first, last + 1, step))[:most]
 
 
-def _pngs(volume: Volume, window: tuple[float, float], plane: str, shown: list[int]) -> list[bytes]:
+def _pngs(volume: Volume, window: tuple[float, float], plane: str, displayed: list[int]) -> list[bytes]:
     grey_XYZ = to_bytes(volume.data_XYZ, *window)
-    return [png(slice_HW(grey_XYZ, plane, index)) for index in shown]
+    return [png(slice_HW(grey_XYZ, plane, index)) for index in displayed]
 
 
-def _stack(target: Volume, plane: str, shown: list[int]) -> Stack:
+def _stack(target: Volume, plane: str, displayed: list[int]) -> Stack:
     across, up, through = PLANES[plane]
-    step = shown[1] - shown[0] if len(shown) > 1 else 1
+    step = displayed[1] - displayed[0] if len(displayed) > 1 else 1
     return Stack(
-        slices=len(shown),
+        slices=len(displayed),
         width=target.shape[across],
         height=target.shape[up],
         width_mm=round(target.shape[across] * target.spacing_mm[across], 3),
@@ -186,21 +188,21 @@ def _stack(target: Volume, plane: str, shown: list[int]) -> Stack:
     )
 
 
-def _lesions(path: Path, target: Volume, plane: str, shown: list[int]) -> tuple[tuple[Lesion, ...], int]:
+def _lesions(path: Path, target: Volume, plane: str, displayed: list[int]) -> tuple[tuple[Lesion, ...], int]:
     """Outlined lesions as runs of pixels on the slices shown, and how many of them none shows."""
     with prefix_errors(path):
         mask_XYZ = nearest(load_annotation(path), target.grid, outside=0.0) > 0.5
     labels_XYZ = components(mask_XYZ)
-    lesions = [_runs(labels_XYZ == label, plane, shown) for label in range(1, int(labels_XYZ.max()) + 1)]
+    lesions = [_runs(labels_XYZ == label, plane, displayed) for label in range(1, int(labels_XYZ.max()) + 1)]
     seen = [Lesion(runs=runs) for runs in lesions if runs]
     return tuple(seen), len(lesions) - len(seen)
 
 
-def _runs(mask_XYZ: Tensor, plane: str, shown: list[int]) -> tuple[tuple[int, int, int, int], ...]:
+def _runs(mask_XYZ: Tensor, plane: str, displayed: list[int]) -> tuple[tuple[int, int, int, int], ...]:
     runs = []
-    for place, index in enumerate(shown):
+    for position, index in enumerate(displayed):
         mask_HW = slice_HW(mask_XYZ.to(torch.uint8), plane, index)
         for row in np.flatnonzero(mask_HW.any(axis=1)):
             edges = np.flatnonzero(np.diff(np.pad(mask_HW[row].astype(np.int8), 1)))
-            runs += [(place, int(row), int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+            runs += [(position, int(row), int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return tuple(runs)

@@ -110,7 +110,7 @@ class StudyServer:
             self.limit.failed(client)
             raise Refused(404, "This link is not valid, or was used before: ask for a new one.")
         response = RedirectResponse("/", status_code=303)
-        secure = request.url.scheme == "https"
+        secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))  # or a proxy in front has it
         age = COOKIE_DAYS * 86400
         response.set_cookie(COOKIE, session, max_age=age, httponly=True, samesite="strict", secure=secure)
         return response
@@ -128,7 +128,7 @@ class StudyServer:
 
     async def trial(self, request: Request) -> Response:
         """The reader's next trial."""
-        return self._view(self._reader(request))
+        return self._reply(self._reader(request))
 
     async def image(self, request: Request) -> Response:
         """A slice of the reader's next trial."""
@@ -159,7 +159,7 @@ class StudyServer:
             raise Refused(409, "This trial was answered already, perhaps in another window.") from error
         except DataError as error:
             raise Refused(400, str(error)) from error
-        return self._view(reader)
+        return self._reply(reader)
 
     async def undo(self, request: Request) -> Response:
         """Take back the last answer of this session; its trial comes back."""
@@ -171,7 +171,7 @@ class StudyServer:
             self.store.undo(reader, trial)
         except StaleTrial as error:
             raise Refused(409, "Only the last answer can be taken back, and only once.") from error
-        return self._view(reader)
+        return self._reply(reader)
 
     def _reader(self, request: Request) -> str:
         reader = reader_of(self.store, request.cookies.get(COOKIE, ""))
@@ -198,12 +198,12 @@ class StudyServer:
             raise Refused(400, "The answer is no table of values.")
         return reader, sent
 
-    def _view(self, reader: str) -> Response:
+    def _reply(self, reader: str) -> Response:
         return JSONResponse(self._state(reader))
 
     def _state(self, reader: str) -> dict[str, Any]:
-        view = trial_view(self.store.study, reader, self.store.done(reader))
-        return view if self.store.can_undo(reader) else {**view, "undo": 0}
+        state = trial_view(self.store.study, reader, self.store.done(reader))
+        return state if self.store.can_undo(reader) else {**state, "undo": 0}
 
     def _html(self, name: str, **values: str) -> Response:
         text = _static(name)

@@ -13,8 +13,8 @@ TITLES = {"left": "Left", "right": "Right", "image": "Image", "input": "Input", 
 def panels(trial: Trial) -> dict[str, str]:
     """Name of every picture beside each other -> image, in the order of display."""
     judged: tuple[str, ...] = ("left", "right") if trial.task == CHOICE else ("image",)
-    shown: dict[str, str] = dict(zip(judged, trial.images, strict=True))
-    return shown | {role: trial.context[role] for role in (INPUT, REFERENCE) if role in trial.context}
+    displayed: dict[str, str] = dict(zip(judged, trial.images, strict=True))
+    return displayed | {role: trial.context[role] for role in (INPUT, REFERENCE) if role in trial.context}
 
 
 def trial_view(study: Study, reader: str, done: int) -> dict[str, Any]:
