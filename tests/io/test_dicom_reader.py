@@ -174,3 +174,26 @@ def test_dcm2niix_agrees_on_the_sample_series(tmp_path, shared_data):
     assert_same(loaded.stored, dcm2niix(tmp_path / "export", tmp_path / "out"))
     said = repr((loaded.warnings, loaded.stem, [series.row() for series in list_series(tmp_path / "export")])).lower()
     assert [secret for secret in ("rorden", "upgrade", "2010", "1970", "039y", "cabi", "35389") if secret in said] == []
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("MIP", "a projection"),
+        ("MPR", "a reformat"),
+        ("P", "a phase image"),
+        ("IMAGINARY", "the real or imaginary part"),
+        ("ADC", "a map of diffusion coefficients"),
+        ("T1 MAP", "a parameter map"),
+    ],
+)
+def test_an_image_that_is_no_magnitude_scan_is_warned_of_by_name(tmp_path, word, kind):
+    folder = write(tmp_path / "export", slices(ImageType=["DERIVED", "SECONDARY", word, "ND"]))
+    (note,) = [note for note in load(folder).warnings if "ImageType" in note]
+    assert note.startswith(f"the series is {kind}") and f"(ImageType {word})" in note
+
+
+@pytest.mark.parametrize("image_type", [["ORIGINAL", "PRIMARY", "M", "ND", "NORM"], ["P", "R"], ["MIP QUIMBY"]])
+def test_magnitude_scans_and_free_text_are_not_named(tmp_path, image_type):
+    folder = write(tmp_path / "export", slices(ImageType=image_type))
+    assert not [note for note in load(folder).warnings if "ImageType" in note]

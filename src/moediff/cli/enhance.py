@@ -39,6 +39,11 @@ OPTIONS = {
             help=".nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
         ),
         *reading_options(),
+        option(
+            "--trust-intensities",
+            action="store_true",
+            help="enhance also what looks like labels, a mask or a probability map",
+        ),
     ),
     "output": (
         option("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)"),
@@ -255,6 +260,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         correct_slice_intensity=args.correct_slice_intensity,
         data_consistency=not args.no_data_consistency,
         memory_mb=args.mem_mb,
+        trust_intensities=args.trust_intensities,
     )
 
 

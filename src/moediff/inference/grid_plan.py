@@ -31,6 +31,7 @@ from moediff.core.geometry import (
 from moediff.core.resample import Positions
 from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
+from moediff.inference.label_check import require_intensities
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan
 
@@ -134,8 +135,11 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
     """The grid plan of an enhancement.
 
     Raises:
-        DataError: the target grid is too large, or lies where the scan measured nothing.
+        DataError: these are labels, no intensities; the target grid is too large, or lies where the scan measured
+            nothing.
     """
+    if not options.trust_intensities:
+        require_intensities(scan)
     return GridPlan.between(scan.volume, target_grid(scan.stored_grid, options))
 
 

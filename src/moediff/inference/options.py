@@ -63,6 +63,7 @@ class EnhanceOptions:
         sparse: run only the experts that the gate asks for.
         single_experts: also run every expert by itself over the whole head (posterior mean; one evaluation each).
         memory_mb: bound on the activations of a tile.
+        trust_intensities: enhance also what looks like labels, a mask or a map.
 
     Raises:
         ConfigError: a value is out of range or two exclude each other.
@@ -87,6 +88,7 @@ class EnhanceOptions:
     sparse: bool = True
     single_experts: bool = False
     memory_mb: int = 1600
+    trust_intensities: bool = False
 
     def __post_init__(self) -> None:
         for name in ("tta", "seed", *BOUNDS):

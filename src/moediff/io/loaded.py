@@ -40,6 +40,7 @@ class LoadedScan:
         warnings: what was corrected or looks doubtful; the sidecar records the same text.
         stem: name for outputs where the source's own may hold personal data (DICOM); None takes it from the path.
         origin: the DICOM series it came from.
+        intent: NIfTI's intent_code, what the values mean; 0 says nothing.
     """
 
     volume: Volume
@@ -49,6 +50,7 @@ class LoadedScan:
     warnings: tuple[str, ...]
     stem: str | None = None
     origin: DicomOrigin | None = None
+    intent: int = 0
 
     @property
     def stored(self) -> Volume:

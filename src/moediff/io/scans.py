@@ -76,7 +76,8 @@ def load(
         affine = choose_affine(header, trust, notes)
         check_plausible(affine, header.shape, notes)
         volume, storage = canonicalise(Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine)))
-        return LoadedScan(volume, storage, path, check_codes(header.codes, notes), tuple(notes))
+        codes = check_codes(header.codes, notes)
+        return LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent)
 
 
 def from_nibabel(image: Any) -> LoadedScan:
@@ -86,6 +87,7 @@ def from_nibabel(image: Any) -> LoadedScan:
         InputMissing: the file behind the image is gone.
         DataError, GeometryError: the image is no scan we can enhance.
     """
+    from nibabel import Nifti1Header
     from nibabel.spatialimages import SpatialImage
 
     notes: list[str] = []
@@ -100,7 +102,8 @@ def from_nibabel(image: Any) -> LoadedScan:
     check_plausible(affine, shape, notes)
     data_XYZ = check_voxels(_image_voxels(image, shape, notes), notes)
     volume, storage = canonicalise(Volume(data_XYZ, torch.from_numpy(affine)))
-    return LoadedScan(volume, storage, None, check_codes(codes, notes), tuple(notes))
+    intent = int(image.header["intent_code"]) if isinstance(image.header, Nifti1Header) else 0
+    return LoadedScan(volume, storage, None, check_codes(codes, notes), tuple(notes), intent=intent)
 
 
 def from_volume(volume: Volume) -> LoadedScan:

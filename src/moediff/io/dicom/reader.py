@@ -17,6 +17,7 @@ from moediff.core.geometry import canonicalise
 from moediff.core.volume import Volume
 from moediff.io.dicom.files import DicomFile, open_export
 from moediff.io.dicom.geometry import STEP_TOLERANCE, Stack
+from moediff.io.dicom.image_type import image_type_warnings
 from moediff.io.dicom.series import Series, choose_series, find_series
 from moediff.io.dicom.tags import DicomImage, open_dataset, require_pydicom, silence_pydicom
 from moediff.io.loaded import DicomOrigin, LoadedScan
@@ -95,7 +96,8 @@ def _notes(series: Series, stack: Stack, others: int) -> list[str]:
             count is not None and count > len(images)
         ),
     }
-    return [words for words, holds in conditions.items() if holds]
+    kinds = image_type_warnings(image.image_type for image in images)
+    return [*(words for words, holds in conditions.items() if holds), *kinds]
 
 
 def _voxels(files: list[DicomFile], stack: Stack) -> Tensor:

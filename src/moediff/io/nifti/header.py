@@ -27,6 +27,7 @@ SLOPE_RANGE = (1e-15, 1e15)  # int32 voxels times slope then stay well inside fl
 NIFTI1_FIELDS = (
     ("sizeof_hdr", "<i4", 0),
     ("dim", "(8,)<i2", 40),
+    ("intent_code", "<i2", 68),
     ("datatype", "<i2", 70),
     ("bitpix", "<i2", 72),
     ("pixdim", "(8,)<f4", 76),
@@ -70,6 +71,7 @@ NIFTI2_FIELDS = (
     ("srow_y", "(4,)<f8", 432),
     ("srow_z", "(4,)<f8", 464),
     ("xyzt_units", "<i4", 500),
+    ("intent_code", "<i4", 504),
 )
 
 
@@ -123,6 +125,7 @@ class Header:
         quaternion: b, c, d, then the offsets x, y, z, unchecked.
         srow: 3x4 sform matrix, unchecked.
         unit: the spatial part of xyzt_units.
+        intent: intent_code, what the values mean; 0 says nothing.
     """
 
     shape: tuple[int, ...]
@@ -135,6 +138,7 @@ class Header:
     quaternion: tuple[float, ...]
     srow: np.ndarray
     unit: int
+    intent: int = 0
 
     @property
     def data_bytes(self) -> int:
@@ -200,6 +204,7 @@ def _parse(raw: bytes, notes: list[str], *, pair: bool) -> Header:
         offset=_check_offset(float(field["vox_offset"]), 0 if pair else len(raw)),
         slope=slope,
         inter=inter,
+        intent=int(field["intent_code"]),
         **_affine_fields(field),
     )
 
@@ -209,7 +214,8 @@ def memory_header(field: Any, shape: Sequence[int]) -> Header:
     """The header of a nibabel image: nibabel applies the scaling itself, and an unknown unit means mm."""
     fields = _affine_fields(field)
     fields["unit"] = fields["unit"] or MM
-    return Header(tuple(shape), np.dtype(np.float32), 0, 1.0, 0.0, **fields)
+    intent = int(field["intent_code"])
+    return Header(tuple(shape), np.dtype(np.float32), 0, 1.0, 0.0, intent=intent, **fields)
 
 
 def _affine_fields(field: Any) -> dict[str, Any]:

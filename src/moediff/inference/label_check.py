@@ -1,0 +1,64 @@
+"""Label maps, masks and probability maps: refused as scans, because fractional labels mean nothing.
+
+Axes: X Y Z voxels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moediff.core.errors import DataError
+from moediff.io.scans import LoadedScan
+
+INTENTS = {  # NIfTI's intent_code
+    **dict.fromkeys(range(2, 25), "a statistical map"),
+    1002: "a label map",
+    1006: "a displacement field",
+    1007: "a vector field",
+}
+SAMPLE_VOXELS = 1 << 20
+# Distinct values at most, and how often neighbours inside the foreground are equal at least. Real 8-bit scans reach
+# 0.17 (130 to 255 values), label maps 0.7 to 1; scans enlarged twofold by repeated voxels 0.5, threefold 0.8.
+LABELS = ((48, 0.4), (512, 0.85))
+REMEDY = (
+    "enhance the scan it belongs to and bring it to the result's grid by nearest neighbour, or give "
+    "`enhance --trust-intensities` if these are intensities"
+)
+
+
+def require_intensities(scan: LoadedScan) -> None:
+    """Refuse a file that says it holds no intensities, or looks like it.
+
+    Raises:
+        DataError: it is a label map, a mask or another map; the message says what to do instead.
+    """
+    if scan.intent in INTENTS:
+        raise DataError(
+            f"expected a scan, found {INTENTS[scan.intent]} (the header's intent_code is {scan.intent}): {REMEDY}"
+        )
+    count, equal = flatness(scan.volume.data_XYZ)
+    if any(count <= most and equal >= least for most, least in LABELS):
+        raise DataError(
+            f"expected a scan, found labels, a mask or a saturated map ({count} different values, {equal:.0%} of "
+            f"neighbours equal): {REMEDY}"
+        )
+
+
+def flatness(data_XYZ: Tensor) -> tuple[int, float]:
+    """How many values a sample of slices holds, and the share of equal neighbours inside its foreground.
+
+    Of the first two axes the one counts along which fewer are equal: stripes are no labels.
+    """
+    step = max(1, data_XYZ.numel() // SAMPLE_VOXELS)
+    sample_XYZ = data_XYZ[:, :, step // 2 :: step] if step < data_XYZ.shape[2] else data_XYZ[:, :, ::8]
+    count = len(torch.unique(sample_XYZ))
+    if count > LABELS[-1][0]:
+        return count, 0.0
+    shares = []
+    for axis in range(2):
+        ahead = sample_XYZ.narrow(axis, 1, sample_XYZ.shape[axis] - 1)
+        behind = sample_XYZ.narrow(axis, 0, sample_XYZ.shape[axis] - 1)
+        inside = (ahead != 0) & (behind != 0)
+        shares.append(float(((ahead == behind) & inside).sum()) / max(int(inside.sum()), 1))
+    return count, min(shares)
