@@ -75,7 +75,7 @@ def place(tmp_path_factory, make_phantom, bundle) -> dict[str, Path]:
     """A good scan with a sidecar, as `enhance` leaves it."""
     folder = tmp_path_factory.mktemp("bad")
     save(make_phantom(), folder / "good.nii.gz")
-    (folder / "good.json").write_text(json.dumps({"notice": "", "warnings": [], "experts": []}))
+    (folder / "good.json").write_text(json.dumps({"software": "moediff-sr 0.1.0", "warnings": [], "experts": []}))
     (folder / "bad.json").write_text((folder / "good.json").read_text())
     (folder / "tiny.toml").write_text(CONFIG.format(out=folder / "out", bad=folder / "bad.nii.gz"))
     (folder / "out").mkdir()

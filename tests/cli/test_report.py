@@ -8,6 +8,7 @@ import torch
 
 from moediff.cli.main import main
 from moediff.io.scans import load, save, save_maps
+from moediff.report.data import source_beside
 
 
 @pytest.fixture
@@ -48,7 +49,10 @@ def test_the_report_is_one_of_the_outputs_checked_first(folder, capsys):
     assert "out.html" in capsys.readouterr().err and not (folder / "b.nii.gz").exists()
 
 
-@pytest.mark.parametrize(("content", "code"), [(None, 66), ("not json", 65), ("[1]", 65), ("{}", 0)])
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(None, 66), ("not json", 65), ("[1]", 65), ("{}", 65), ('{"software": "moediff-sr 0.1.0"}', 0)],
+)
 def test_a_sidecar_is_needed_but_its_fields_are_not(content, code, folder):
     sidecar = folder / "scan_desc-sr.json"
     sidecar.unlink()
@@ -74,6 +78,7 @@ def test_one_broken_result_of_many_costs_its_own_page_only(folder, capsys):
 
 def test_odd_sidecar_values_are_survived(folder):
     odd = {
+        "software": "moediff-sr 0.1.0",
         "timings": [1],
         "warnings": "x",
         "input_shape": "y",
@@ -150,3 +155,32 @@ def test_an_input_of_several_volumes_is_read_as_it_was(folder, capsys):
     assert main(["report", str(folder), "--volume", "0", "--overwrite", "-q"]) == 0
     with pytest.raises(SystemExit):
         main(["report", result, result, "--volume", "0"])
+
+
+def test_a_raw_scan_with_its_own_sidecar_is_no_result(tmp_path, make_phantom, capsys):
+    """As heudiconv and dcm2niix write it."""
+    save(make_phantom(), tmp_path / "sub-1_T1w.nii.gz")
+    bids = {"Modality": "MR", "EchoTime": 0.003, "ConversionSoftware": "dcm2niix"}
+    (tmp_path / "sub-1_T1w.json").write_text(json.dumps(bids))
+    assert main(["report", str(tmp_path / "sub-1_T1w.nii.gz")]) == 65
+    said = capsys.readouterr().err
+    assert "names no moediff-sr as its software" in said and "name the enhanced scan" in said
+    assert {path.suffix for path in tmp_path.iterdir()} == {".gz", ".json"}
+
+
+def test_another_scan_under_a_results_name_is_refused(folder, make_phantom, capsys):
+    save(make_phantom((20, 24, 16), (8.0, 8.0, 8.0)), folder / "scan_desc-sr.nii.gz", overwrite=True)
+    assert main(["report", str(folder / "scan_desc-sr.nii.gz")]) == 65
+    assert "shape [20, 24, 16], its sidecar describes one of [48, 54, 42]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("others", "found"), [((), True), (("sub-1_T1w",), False)])
+def test_the_input_of_a_described_scan_is_found_beside_its_result(others, found, tmp_path, make_phantom, bundle):
+    """`desc-preproc` was replaced by `desc-sr`; where two scans fit, none is taken for the input."""
+    scan = tmp_path / "sub-1_desc-preproc_T1w.nii.gz"
+    save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0)), scan)
+    assert main(["enhance", str(scan), "--voxel-size", "4", "--bundle", str(bundle), "-q"]) == 0
+    for name in others:
+        shutil.copy(scan, tmp_path / f"{name}.nii.gz")
+    result = tmp_path / "sub-1_desc-sr_T1w.nii.gz"
+    assert source_beside(result) == (scan if found else None)

@@ -15,6 +15,7 @@ from moediff.core.errors import DataError
 from moediff.core.geometry import crop, with_spacing
 from moediff.core.volume import Grid, Volume
 from moediff.inference import grid_plan as grids
+from moediff.inference.grid_plan import coarser_warnings
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.sidecar import SliceIntensity
 
@@ -130,10 +131,13 @@ def grating(spacing_mm: tuple[float, float, float], shape: tuple[int, int, int],
 @pytest.mark.parametrize("slices_mm", [1.0, 5.0])
 @pytest.mark.parametrize(("period_mm", "left"), [(2.7, (0.0, 0.15)), (12.0, (0.75, 1.1))])
 def test_what_a_coarser_grid_cannot_hold_is_dropped(slices_mm, period_mm, left, enhancer):
-    """Slices of 5 mm become finer while the stripes' axis gets coarser; slices of 1 mm are passed through."""
+    """5 mm slices become finer while the stripes' axis gets coarser; slices of 1 mm are resampled, as they say."""
     fine = grating((1.0, 1.0, slices_mm), (96, 96, round(96 / slices_mm)), period_mm)
     result = enhancer(fine, EnhanceOptions(voxel_size=(2.0,), data_consistency=False))
-    assert any("passed through" in warning for warning in result.sidecar.warnings) is (slices_mm == 1)
+    assert result.sidecar.pass_through is (slices_mm == 1)
+    said = "only resampled to them, nothing was enhanced" if slices_mm == 1 else "detail along it was given up"
+    assert [w for w in result.sidecar.warnings if "are coarser than the scan's" in w and said in w]
+    assert not any("already as fine" in w for w in result.sidecar.warnings)
     for volume in (result.volume, result.interpolated):
         x, y, z = (slice(n // 2 - 6, n // 2 + 6) for n in volume.shape)
         line = volume.data_XYZ[x, y, z].double()
@@ -155,3 +159,22 @@ def test_what_was_not_done_is_recorded(enhancer, low, make_phantom):
     even = make_phantom((48, 56, 22), (4.0, 4.0, 8.0))
     warnings = enhancer(even, EnhanceOptions(voxel_size=(4.0,), correct_slice_intensity=True)).sidecar.warnings
     assert any("no more than chance" in w for w in warnings)
+
+
+def test_voxels_that_leave_nothing_to_see_are_refused(enhancer, low):
+    """50 mm, where 0.5 was meant; a grid of another scan may be as small as it likes."""
+    with pytest.raises(
+        DataError, match=r"voxels of 50 mm leave [0-9]+ of [0-9]+ along an axis, expected at least 8: give"
+    ):
+        enhancer(low, EnhanceOptions(voxel_size=(50.0,)))
+    small = with_spacing(low.grid, (50.0, 50.0, 50.0))
+    assert enhancer(low, EnhanceOptions(like=small)).volume.shape == small.shape
+
+
+def test_only_a_finer_or_equal_target_says_nothing_of_coarser_voxels(low):
+    assert coarser_warnings(low.grid, low.grid) == ()
+    assert coarser_warnings(low.grid, with_spacing(low.grid, (3.0, 3.0, 3.0))) == ()
+    (note,) = coarser_warnings(low.grid, with_spacing(low.grid, (6.0, 3.0, 12.0)))
+    assert note.startswith(
+        "the target voxels of 6 x 3 x 12 mm are coarser than the scan's 3 x 3 x 12: the scan was only"
+    )

@@ -31,6 +31,11 @@ DEFAULTS = {
     "scan.nii.gz": "scan_desc-sr.nii.gz",
     "brain.v2.nii": "brain.v2_desc-sr.nii.gz",
     "SCAN.NII.GZ": "SCAN_desc-sr.nii.gz",
+    "sub-01_desc-preproc_T1w.nii.gz": "sub-01_desc-sr_T1w.nii.gz",
+    "sub-01_space-MNI_desc-brain_T2w.nii": "sub-01_space-MNI_desc-sr_T2w.nii.gz",
+    "scan_desc-preproc.nii.gz": "scan_desc-sr.nii.gz",
+    "sub-01_desc-sr_T1w.nii.gz": "sub-01_desc-sr2_T1w.nii.gz",
+    "scan_desc-sr.nii.gz": "scan_desc-sr2.nii.gz",
 }
 
 

@@ -21,7 +21,7 @@ from moediff.report.summary_text import summarise
 def result(tmp_path, phantom):
     """A phantom head as a result on disk."""
     save(phantom, tmp_path / "a_desc-sr.nii.gz")
-    (tmp_path / "a_desc-sr.json").write_text("{}")
+    (tmp_path / "a_desc-sr.json").write_text('{"software": "moediff-sr 0.1.0"}')
     return tmp_path / "a_desc-sr.nii.gz"
 
 
@@ -115,7 +115,7 @@ def test_lesions_drawn_elsewhere_are_refused(result, elsewhere):
 
 def test_maps_of_another_kind_are_refused(result, phantom):
     """`enhance` writes one volume an expert into --experts and two into --differences."""
-    result.with_name("a_desc-sr.json").write_text('{"experts": ["one", "two"]}')
+    result.with_name("a_desc-sr.json").write_text('{"software": "moediff-sr 0.1.0", "experts": ["one", "two"]}')
     swapped = result.with_name("four.nii.gz")
     volumes = torch.stack([phantom.data_XYZ] * 4, -1).numpy()
     nib.save(nib.Nifti1Image(volumes, phantom.affine.numpy()), swapped)

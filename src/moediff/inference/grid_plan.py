@@ -33,11 +33,13 @@ from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
 from moediff.inference.label_check import require_intensities
 from moediff.inference.options import EnhanceOptions
+from moediff.io.nifti.header import MIN_VOXELS
 from moediff.io.scans import LoadedScan
 
 MAX_OUTPUT_VOXELS = 600_000_000
 MARGIN_VOX = 64  # voxels around a target inside the scan that the network works on too (LOG.md, 2026-11-27)
 SAME_LATTICE = 1e-2  # voxels
+SAME_SIZE = 0.98  # ratio of voxel sizes that count as equal
 AIR_QUANTILE = 0.01  # of a scan that goes below zero
 
 
@@ -99,11 +101,14 @@ class GridPlan:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence where part of the target was not measured."""
-        if self.measured_XYZ is None:
-            return ()
-        share = 1 - float(self.measured_XYZ.double().mean())
-        return (f"{share:.1%} of the target grid lies outside the scan's field of view: not measured, filled with air",)
+        """Sentences where the target is coarser than the scan, and where part of it was not measured."""
+        notes = list(coarser_warnings(self.source, self.target))
+        if self.measured_XYZ is not None:
+            share = 1 - float(self.measured_XYZ.double().mean())
+            notes.append(
+                f"{share:.1%} of the target grid lies outside the scan's field of view: not measured, filled with air"
+            )
+        return tuple(notes)
 
     def scan_to_target(self, scan: Volume) -> Volume:
         """A scan on the working grid, brought to the target grid; air where nothing was measured."""
@@ -150,15 +155,26 @@ def target_grid(stored: Grid, options: EnhanceOptions) -> Grid:
         stored: the scan's grid in the axis order of its file.
 
     Raises:
-        DataError: the grid would be too large.
+        DataError: the grid would be too large, or hold too few voxels to show anything.
     """
     if options.like is not None:
         target = options.like
     else:
         size: Sequence[float] = options.voxel_size or default_spacing(stored.spacing_mm)
         target = with_spacing(stored, tuple(size) * 3 if len(size) == 1 else size)
+        _check_voxels_left(stored, target)
     _check_size("target grid", target.shape)
     return target
+
+
+def _check_voxels_left(stored: Grid, target: Grid) -> None:
+    """Refuse voxels so large that a scan with enough of them has too few left."""
+    for before, after, size in zip(stored.shape, target.shape, target.spacing_mm, strict=True):
+        if after < MIN_VOXELS <= before:
+            raise DataError(
+                f"voxels of {size:.4g} mm leave {after} of {before} along an axis, expected at least {MIN_VOXELS}: "
+                "give --voxel-size in mm, smaller than the scan's own voxels"
+            )
 
 
 def _check_size(what: str, shape: tuple[int, int, int]) -> None:
@@ -172,10 +188,32 @@ def _check_size(what: str, shape: tuple[int, int, int]) -> None:
 
 def is_as_fine(source: Grid, target: Grid) -> bool:
     """True when no target axis is finer than the scan's along it; sorted sizes count where axes are not parallel."""
-    sizes = [list(grid.spacing_mm) for grid in (target, source)]
+    return all(t > SAME_SIZE * s for s, t in _paired_sizes(source, target))
+
+
+def coarser_warnings(source: Grid, target: Grid) -> tuple[str, ...]:
+    """What happens where the target's voxels are coarser than the scan's: along all axes, or along some."""
+    pairs = _paired_sizes(source, target)
+    if not any(s < SAME_SIZE * t for s, t in pairs):
+        return ()
+    scan, result = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in zip(*pairs, strict=True))
+    if is_as_fine(source, target):
+        return (
+            f"the target voxels of {result} mm are coarser than the scan's {scan}: the scan was only resampled to "
+            "them, nothing was enhanced; ask for voxels smaller than the scan's",
+        )
+    return (
+        f"the target voxels of {result} mm are coarser than the scan's {scan} along an axis: detail along it was "
+        "given up; give three numbers to keep the finer axes",
+    )
+
+
+def _paired_sizes(source: Grid, target: Grid) -> list[tuple[float, float]]:
+    """Voxel sizes of the scan and of the target for each axis; sorted where axes are not parallel."""
+    sizes = [list(grid.spacing_mm) for grid in (source, target)]
     if axis_positions(source, target) is None:
         sizes = [sorted(size) for size in sizes]
-    return all(t > 0.98 * s for t, s in zip(*sizes, strict=True))
+    return list(zip(*sizes, strict=True))
 
 
 def aligned_grid(source: Grid, target: Grid) -> Grid:

@@ -18,7 +18,7 @@ from torch import Tensor
 from moediff.core.errors import ConfigError, MoeDiffWarning
 from moediff.core.geometry import StorageOrder
 from moediff.core.volume import Volume
-from moediff.inference.grid_plan import GridPlan
+from moediff.inference.grid_plan import GridPlan, coarser_warnings
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.sidecar import NO_UNCERTAINTY, Sidecar, SliceIntensity, former_record
 from moediff.inference.tiling import GateWeights
@@ -162,6 +162,8 @@ def pass_through(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions, side
         sidecar: from `sidecar_for`; settings without effect are reset.
     """
     volume = plan.interpolated(scan.volume)
+    # A coarser target has a sentence of its own in the plan.
+    unchanged = [] if coarser_warnings(plan.source, plan.target) else [PASSED_THROUGH]
     not_corrected = [NOT_CORRECTED] if options.correct_slice_intensity else []
     sidecar = replace(
         sidecar,
@@ -169,7 +171,7 @@ def pass_through(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions, side
         settings=replace(sidecar.settings, steps=0, tta=1, samples=1, data_consistency=False),
         uncertainty=NO_UNCERTAINTY,
         slice_intensity=SliceIntensity(corrected=False) if options.correct_slice_intensity else None,
-        warnings=(*scan.warnings, *plan.warnings, *not_corrected, PASSED_THROUGH),
+        warnings=(*scan.warnings, *plan.warnings, *not_corrected, *unchanged),
     )
     shape = (*plan.target.shape, len(sidecar.experts))
     singles = volume.data_XYZ[..., None].expand(shape) if options.single_experts else None

@@ -23,6 +23,7 @@ from moediff.model.bundle import Bundle
 if TYPE_CHECKING:
     from moediff.inference.options import EnhanceOptions
 
+SOFTWARE = "moediff-sr"
 MAX_BYTES = 2**20  # of a sidecar that is read
 # Where the keys of schema 1 are found in schema 2. Longer paths come after the shorter ones that they begin with.
 MOVED = {
@@ -224,7 +225,7 @@ def sidecar_for(bundle: Bundle, where: tuple[str, str], grids: tuple[Grid, Grid]
     """
     sampled = options.mode == "detail" or options.samples > 1
     return Sidecar(
-        software=f"moediff-sr {__version__}",
+        software=f"{SOFTWARE} {__version__}",
         weights=Weights(
             str(bundle.provenance.get("name", "unnamed")), bundle.sha256, bundle.provenance.get("adapted") or None
         ),
@@ -251,7 +252,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
     Raises:
         InputMissing: it cannot be read.
-        DataError: it is no JSON object.
+        DataError: it is no JSON object, or not of a result of this program.
     """
     with prefix_errors(printable(path)):
         try:
@@ -265,6 +266,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             raise DataError("the sidecar is not JSON; enhance the scan again") from error
         if not isinstance(record, dict):
             raise DataError(f"expected an object in the sidecar, got {type(record).__name__}; enhance the scan again")
+        if not str(record.get("software", "")).startswith(SOFTWARE):
+            raise DataError(
+                f"the JSON beside the scan names no {SOFTWARE} as its software, so this is no result of it: name the "
+                "enhanced scan (*_desc-sr*), not the scan that it was made from"
+            )
     return migrated(record)
 
 

@@ -43,11 +43,17 @@ def sidecar_of(scan: Path) -> Path:
 def default_output(source: Path, stem: str | None = None) -> Path:
     """`<stem>_desc-sr_<suffix>.nii.gz` beside the input; names without a BIDS suffix get `_desc-sr` at the end.
 
+    BIDS allows an entity once, so `desc-sr` replaces another description; that of a result becomes `desc-sr2`.
+
     Args:
         stem: replaces the input's own, which may be a patient's name (DICOM).
     """
     if source.name in ("", ".."):  # a folder named by dots has no parent to write into until it is resolved
         source = source.resolve()
-    entities, _, suffix = (stem or stem_of(source)).rpartition("_")
-    name = f"{entities}_desc-sr_{suffix}" if entities else f"{suffix}_desc-sr"
-    return source.with_name(f"{name}.nii.gz")
+    parts = (stem or stem_of(source)).split("_")
+    desc = "desc-sr2" if "desc-sr" in parts else "desc-sr"
+    described = len(parts) > 1 and parts[-1].startswith("desc-")  # a name without a suffix ends with its entities
+    entities = [part for number, part in enumerate(parts) if number == 0 or not part.startswith("desc-")]
+    at = len(entities) if described or len(entities) == 1 else -1
+    entities[at:at] = [desc]
+    return source.with_name(f"{'_'.join(entities)}.nii.gz")

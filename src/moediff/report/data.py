@@ -23,7 +23,9 @@ from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.result import Enhanced
 from moediff.inference.sidecar import read_sidecar
-from moediff.io.naming import sidecar_of, stem_of
+from moediff.io.loaded import LoadedScan
+from moediff.io.naming import default_output, sidecar_of
+from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import load
 from moediff.report.layers import air
 
@@ -153,6 +155,7 @@ def from_files(files: ReportFiles) -> ReportScans:
     scan = load(files.scan)  # first: of a name that is no scan's, its sidecar would be missed
     enhanced = scan.volume
     record = read_sidecar(sidecar_of(files.scan))
+    _check_same_scan(record, scan)
     source = None
     if files.source:
         source = load(files.source, trust=files.trust, index=files.index, series=files.series)
@@ -175,6 +178,19 @@ def from_files(files: ReportFiles) -> ReportScans:
         lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None,
         defaced=files.defaced,
     )
+
+
+def _check_same_scan(record: dict[str, Any], scan: LoadedScan) -> None:
+    """Refuse a scan that took the place of a result, beside the result's sidecar."""
+    grid = record.get("output")
+    expected = grid.get("shape") if isinstance(grid, dict) else None
+    found = list(scan.stored_grid.shape)
+    if isinstance(expected, list) and len(expected) == 3 and expected != found:
+        with prefix_errors(printable(scan.path or "the scan")):
+            raise DataError(
+                f"the scan has shape {found}, its sidecar describes one of {expected}: another scan took the result's "
+                "name; enhance again"
+            )
 
 
 def _lesions(path: Path, grid: Grid) -> Volume:
@@ -230,14 +246,24 @@ def source_beside(scan: Path, *, trust: str | None = None, index: int | None = N
     """
     if "_desc-sr" not in scan.name:
         return None
-    folder, stem = scan.parent, stem_of(scan).replace("_desc-sr", "", 1)
-    for path in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii"):
-        if path.is_file():
-            with suppress(MoeDiffError):
-                grid = read_sidecar(sidecar_of(scan)).get("input")
-                expected = grid.get("shape") if isinstance(grid, dict) else None
-                return path if list(load(path, trust=trust, index=index).stored_grid.shape) == expected else None
+    with suppress(MoeDiffError):
+        grid = read_sidecar(sidecar_of(scan)).get("input")
+        expected = grid.get("shape") if isinstance(grid, dict) else None
+        fitting = [path for path in _inputs_named_for(scan) if _has_shape(path, expected, trust, index)]
+        return fitting[0] if len(fitting) == 1 else None
     return None
+
+
+def _inputs_named_for(scan: Path) -> list[Path]:
+    """Scans whose default output has this name: they differ in their description only."""
+    beside = [path for path in scan.parent.iterdir() if gzip_wanted(path) is not None and path.is_file()]
+    return sorted(path for path in beside if path != scan and default_output(path).name == scan.name)
+
+
+def _has_shape(path: Path, expected: object, trust: str | None, index: int | None) -> bool:
+    with suppress(MoeDiffError):
+        return list(load(path, trust=trust, index=index).stored_grid.shape) == expected
+    return False
 
 
 def _expert_names(record: dict[str, Any], gate_XYZE: Tensor | None) -> tuple[str, ...]:

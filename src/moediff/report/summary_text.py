@@ -17,7 +17,7 @@ from moediff.report.regions import Expert, Region, experts, regions
 from moediff.report.sanitise import number, one_line
 
 MODES = {"faithful": "faithful (the posterior mean, one network evaluation)", "detail": "detail (one plausible sample)"}
-NOTHING_DONE = "Only interpolation: the scan is already as fine as its target grid, so the network did not run."
+NOTHING_DONE = "Only interpolation: the target grid is no finer than the scan, so the network did not run."
 COMBINED = "A gate chose denoisers (experts) for each place of the scan, and the result is their weighted sum."
 CORRECTED = {
     True: "The result was then corrected where it contradicted the measured scan.",
