@@ -89,5 +89,5 @@ def test_row42_outliers_stay_with_a_warning(nifti, voxels):
     data = voxels()
     data[8, 7, 6] = 32000
     loaded = load(nifti(data))
-    assert "outlier intensities: up to 3.2e+04" in loaded.warnings[0]
+    assert "outlier intensities: 1 voxels, up to 3.2e+04" in loaded.warnings[0]
     assert float(loaded.stored.data_XYZ[8, 7, 6]) == 32000

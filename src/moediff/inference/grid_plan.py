@@ -35,6 +35,7 @@ from moediff.inference.label_check import require_intensities
 from moediff.inference.options import EnhanceOptions
 from moediff.io.nifti.header import MIN_VOXELS
 from moediff.io.scans import LoadedScan
+from moediff.io.voxels import without_outliers
 
 MAX_OUTPUT_VOXELS = 600_000_000
 MARGIN_VOX = 64  # voxels around a target inside the scan that the network works on too (LOG.md, 2026-11-27)
@@ -145,7 +146,8 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
     """
     if not options.trust_intensities:
         require_intensities(scan)
-    return GridPlan.between(scan.volume, target_grid(scan.stored_grid, options))
+    volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
+    return GridPlan.between(volume, target_grid(scan.stored_grid, options))
 
 
 def target_grid(stored: Grid, options: EnhanceOptions) -> Grid:

@@ -17,7 +17,10 @@ NONFINITE_LIMIT = 0.05
 SLICES_AT_ONCE = 8  # keeps the float64 intermediate small and in cache
 SAMPLE_VOXELS = 1 << 19  # enough for the percentiles behind a warning
 NEGATIVE_SHARE = 1e-3
-OUTLIER_TIMES = 10.0
+OUTLIER_TIMES = 10.0  # of the bright end
+LOWER, TAIL, UPPER = 0.001, 0.01, 0.999  # quantiles: the dark end, its tail, the bright end
+DARK_SHARE = 0.01  # of the range between the ends; voxels further below the dark end are outliers
+TAIL_TIMES = 5.0  # and further than this many lengths of the tail
 FILL_AT_ONCE = 1 << 17
 
 
@@ -87,15 +90,47 @@ def fill_from_neighbours(data_XYZ: Tensor, bad_XYZ: Tensor) -> Tensor:
     return filled
 
 
-def _warn_of_intensities(data_XYZ: Tensor, low: float, high: float, notes: list[str]) -> None:
-    step = max(1, data_XYZ.numel() // SAMPLE_VOXELS) | 1  # odd, so that it does not follow the rows
-    sample = data_XYZ.flatten()[::step].numpy()
-    negative = float((sample < 0).mean())
-    if negative > NEGATIVE_SHARE:
-        notes.append(f"{100 * negative:.1f} % of the voxels are negative, down to {low:.4g}: is this a magnitude scan?")
+def without_outliers(data_XYZ: Tensor) -> Tensor:
+    """The scan with its outliers replaced by the median of their neighbours; the same tensor where there are none.
+
+    One of them could set the offset that intensities are measured from, or ring through the whole interpolation.
+    """
+    low, high = usual_range(data_XYZ)
+    least, greatest = (float(v) for v in torch.aminmax(data_XYZ))
+    if low <= least and greatest <= high:
+        return data_XYZ
+    return fill_from_neighbours(data_XYZ, (data_XYZ < low) | (data_XYZ > high))
+
+
+def usual_range(data_XYZ: Tensor) -> tuple[float, float]:
+    """Least and greatest intensity that is no outlier.
+
+    Dark ones are judged by the lower tail, because noise and dark tissue of standardised scans have a long one, and air
+    has none.
+    """
+    sample = _sample(data_XYZ)
     sizes = np.abs(sample[sample != 0])
     if len(sizes) == 0:
-        return
-    usual = float(np.quantile(sizes, 0.999))
-    if max(high, -low) > OUTLIER_TIMES * usual:
-        notes.append(f"outlier intensities: up to {max(high, -low, key=abs):.4g}, 99.9 % lie below {usual:.4g}")
+        return -math.inf, math.inf
+    reach = OUTLIER_TIMES * float(np.quantile(sizes, UPPER))
+    bottom, lower, top = (float(v) for v in np.quantile(sample, (LOWER, TAIL, UPPER)))
+    return max(bottom - max(DARK_SHARE * (top - bottom), TAIL_TIMES * (lower - bottom)), -reach), reach
+
+
+def _sample(data_XYZ: Tensor) -> np.ndarray:
+    step = max(1, data_XYZ.numel() // SAMPLE_VOXELS) | 1  # odd, so that it does not follow the rows
+    return data_XYZ.flatten()[::step].numpy()
+
+
+def _warn_of_intensities(data_XYZ: Tensor, low: float, high: float, notes: list[str]) -> None:
+    negative = float((_sample(data_XYZ) < 0).mean())
+    if negative > NEGATIVE_SHARE:
+        notes.append(f"{100 * negative:.1f} % of the voxels are negative, down to {low:.4g}: is this a magnitude scan?")
+    least, greatest = usual_range(data_XYZ)
+    if low < least or high > greatest:
+        count = int(((data_XYZ < least) | (data_XYZ > greatest)).sum())
+        ends = [f"down to {low:.4g}"] * (low < least) + [f"up to {high:.4g}"] * (high > greatest)
+        notes.append(
+            f"outlier intensities: {count} voxels, {' and '.join(ends)}, expected {least:.4g} to {greatest:.4g}; "
+            "enhancing replaces them by the median of their neighbours"
+        )

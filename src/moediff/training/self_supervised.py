@@ -18,6 +18,7 @@ from moediff.inference.enhancer import Enhancer
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan
+from moediff.io.voxels import without_outliers
 from moediff.training.cache import Stack, TrainingScan, training_scan
 from moediff.training.sources import brain_scaled
 
@@ -66,7 +67,7 @@ def scan_from_slices(scan: LoadedScan, cut: Slices, enhancer: Enhancer) -> Train
         cut: from `slices_of` for its grid plan.
         enhancer: with the weights at hand.
     """
-    volume = scan.volume
+    volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
     options = EnhanceOptions(voxel_size=cut.voxel_mm, correct_slice_intensity=True)  # bands are no anatomy
     sharp = enhancer(volume, options).volume
     noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))
