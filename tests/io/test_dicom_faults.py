@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("pydicom", reason="pydicom is not installed")
 from dicom_maker import SECRETS, known_voxels, slices, write
 from pydicom.encaps import encapsulate
-from pydicom.uid import MPEG2MPML
+from pydicom.uid import MPEG2MPML, ImplicitVRLittleEndian
 
 from moediff.cli.main import main
 from moediff.core.errors import DataError
@@ -99,6 +99,7 @@ WARNED = {
     "declared distance": (slices(SpacingBetweenSlices=5.0), "8 mm apart, their tags say 5 mm"),
     "end missing": (slices(ImagesInAcquisition=12), "9 images were found, the acquisition had 12"),
     "no slope": (slices(RescaleSlope=0, RescaleIntercept=0), "unusable rescale slope"),
+    "empty slope": (slices(RescaleSlope="", RescaleIntercept=0), ""),
 }
 
 
@@ -107,6 +108,52 @@ def test_row43_doubts_are_warned_of(tmp_path, datasets, sentence):
     loaded = load(write(tmp_path / "export", datasets))
     assert sentence in " ".join(loaded.warnings)
     np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels())
+
+
+def test_row43_a_slope_without_an_intercept_counts_slice_by_slice(tmp_path):
+    datasets = slices()
+    for z, one in enumerate(datasets):
+        one.RescaleSlope = 0.5 + z
+    loaded = load(write(tmp_path / "export", datasets))
+    np.testing.assert_allclose(loaded.stored.data_XYZ.numpy(), known_voxels() * (0.5 + np.arange(9)))
+    assert loaded.warnings == ()
+
+
+def test_row43_an_intercept_without_a_slope_counts(tmp_path):
+    loaded = load(write(tmp_path / "export", slices(RescaleIntercept=25.0)))
+    np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels() + 25.0)
+    assert loaded.warnings == ()
+
+
+def test_row43_an_unusable_slope_leaves_the_intercept(tmp_path):
+    loaded = load(write(tmp_path / "export", slices(RescaleSlope=0, RescaleIntercept=25.0)))
+    np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels() + 25.0)
+    assert "unusable rescale slope" in loaded.warnings[0]
+
+
+PADDING = {
+    "value": ({"PixelPaddingValue": -2000}, -2000, -2000),
+    "range": ({"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}, -1995, -1990),
+    "unsigned tag": ({"PixelPaddingValue": 63536}, -2000, -2000),
+}
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize(("tags", "first", "second"), PADDING.values(), ids=PADDING.keys())
+def test_row43_padding_is_no_data(tmp_path, tags, first, second, implicit):
+    expected, datasets = known_voxels().astype(float), slices(PixelRepresentation=1, BitsStored=16, HighBit=15)
+    for z, one in enumerate(datasets):
+        stored_XY = known_voxels()[:, :, z].astype("<i2")
+        stored_XY[0], stored_XY[-1] = first, second
+        one.PixelData = stored_XY.T.tobytes()
+        expected[0], expected[-1] = 0, 0
+        for name, value in tags.items():
+            one.add_new(name, "US" if value > 0 else "SS", value)
+        if implicit:
+            one.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    loaded = load(write(tmp_path / "export", datasets))
+    np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), expected)
+    assert loaded.warnings == ("180 voxels are padding (PixelPaddingValue), not data: they were taken as 0",)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def load_series(path: Path, series: str | None = None) -> LoadedScan:
         notes = _notes(chosen, stack, len(all_series) - 1 if series is None else 0)
         select_volume(stack.shape, None, notes)
         check_plausible(stack.affine, stack.shape, notes)
-        data_XYZ = check_voxels(_voxels(files, stack), notes)
+        data_XYZ = check_voxels(_voxels(files, stack, notes), notes)
     volume, storage = canonicalise(Volume(data_XYZ, torch.from_numpy(stack.affine)))
     stem = f"series-{chosen.label}_{stack.images[0].modality}"
     return LoadedScan(volume, storage, path, SCANNER_CODES, tuple(notes), stem, _origin(stack))
@@ -65,7 +65,7 @@ def read_back(folder: Path) -> Volume:
     with open_export(folder) as files:
         stack = choose_series(find_series(files), None).stack
         assert stack is not None
-        return Volume(_voxels(files, stack), torch.from_numpy(stack.affine))
+        return Volume(_voxels(files, stack, []), torch.from_numpy(stack.affine))
 
 
 def _origin(stack: Stack) -> DicomOrigin:
@@ -100,9 +100,10 @@ def _notes(series: Series, stack: Stack, others: int) -> list[str]:
     return [*(words for words, holds in conditions.items() if holds), *kinds]
 
 
-def _voxels(files: list[DicomFile], stack: Stack) -> Tensor:
-    """Every slice decoded and scaled, float32."""
+def _voxels(files: list[DicomFile], stack: Stack, notes: list[str]) -> Tensor:
+    """Every slice decoded and scaled, float32; padding takes the level of air."""
     data_XYZ = torch.empty(stack.shape, dtype=torch.float32)
+    padding_XYZ = torch.zeros(stack.shape, dtype=torch.bool)
     images_of_file: dict[int, list[tuple[int, DicomImage]]] = {}
     for z, image in enumerate(stack.images):
         images_of_file.setdefault(image.file, []).append((z, image))
@@ -110,11 +111,27 @@ def _voxels(files: list[DicomFile], stack: Stack) -> Tensor:
         stored_FYX, top = _stored(files[number])
         for z, image in images:
             data_XYZ[:, :, z] = _scaled(stored_FYX, top, image).T
+            if image.padding is not None:
+                low, high = image.padding
+                stored_YX = stored_FYX[image.index]
+                padding_XYZ[:, :, z] = torch.from_numpy((stored_YX >= low) & (stored_YX <= high)).T
     index = {id(image): z for z, image in enumerate(stack.images)}
     for original, copy in stack.copies:
         if not torch.equal(_scaled(*_stored(files[copy.file]), copy).T, data_XYZ[:, :, index[id(original)]]):
             raise DataError("one instance exists twice with different voxels: export the series again")
-    return data_XYZ
+    return _without_padding(data_XYZ, padding_XYZ, notes)
+
+
+def _without_padding(data_XYZ: Tensor, padding_XYZ: Tensor, notes: list[str]) -> Tensor:
+    """Padding becomes 0, or the least measured value where that is negative."""
+    measured = data_XYZ[~padding_XYZ] if bool(padding_XYZ.any()) else data_XYZ[:0]
+    if not measured.numel():
+        return data_XYZ
+    air = min(float(measured.min()), 0.0)
+    changed = int((padding_XYZ & (data_XYZ != air)).sum())
+    if changed:
+        notes.append(f"{changed} voxels are padding (PixelPaddingValue), not data: they were taken as {air:g}")
+    return data_XYZ.masked_fill_(padding_XYZ, air)
 
 
 def _stored(file: DicomFile) -> tuple[np.ndarray, int]:

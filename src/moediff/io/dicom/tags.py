@@ -37,6 +37,8 @@ IMAGE_TAGS = (
     "RescaleSlope",
     "RescaleIntercept",
     "LossyImageCompression",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
@@ -87,6 +89,7 @@ class DicomImage:
         spacing_mm: between columns and between rows.
         orientation: LPS direction along a row, then along a column.
         position_mm: LPS centre of the first voxel.
+        padding: least and greatest stored value that stands for no data.
     """
 
     file: int
@@ -113,6 +116,7 @@ class DicomImage:
     inter: float
     scaling_fixed: bool
     echo_ms: float | None
+    padding: tuple[int, int] | None
     declared_step_mm: float | None
     declared_count: int | None
 
@@ -216,19 +220,41 @@ def _image(file: int, index: int, datasets: tuple[Any, ...]) -> DicomImage:
         inter=inter,
         scaling_fixed=fixed,
         echo_ms=_number(datasets, "EchoTime"),
+        padding=_padding(header),
         declared_step_mm=_number(datasets, "SpacingBetweenSlices"),
         declared_count=_integer(header, "ImagesInAcquisition"),
     )
 
 
 def _scaling(datasets: tuple[Any, ...]) -> tuple[float, float, bool]:
-    """Slope, intercept, and whether an unusable one was replaced."""
-    if all(_find(datasets, keyword) is None for keyword in ("RescaleSlope", "RescaleIntercept")):
-        return 1.0, 0.0, False
-    slope, inter = _number(datasets, "RescaleSlope"), _number(datasets, "RescaleIntercept")
-    if not slope or inter is None:
-        return 1.0, 0.0, True
-    return slope, inter, False
+    """Slope, intercept, and whether an unusable one was replaced; one that is absent is 1 or 0."""
+    slope, slope_fixed = _factor(datasets, "RescaleSlope", 1.0)
+    inter, inter_fixed = _factor(datasets, "RescaleIntercept", 0.0)
+    return slope or 1.0, inter, slope_fixed or inter_fixed or slope == 0
+
+
+def _factor(datasets: tuple[Any, ...], keyword: str, default: float) -> tuple[float, bool]:
+    """A number, and whether the default stands for an unusable one."""
+    number = _number(datasets, keyword)
+    return (default, _is_stated(datasets, keyword)) if number is None else (number, False)
+
+
+def _padding(header: Any) -> tuple[int, int] | None:
+    value, limit = (_stored_value(header, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    if value is None:
+        return None
+    return min(value, value if limit is None else limit), max(value, value if limit is None else limit)
+
+
+def _stored_value(header: Any, keyword: str) -> int | None:
+    """A number of the voxels' own type, whatever type the tag was written with."""
+    value = _value(header, keyword)
+    number = int.from_bytes(value, "little") if isinstance(value, bytes) and value else _integer(header, keyword)
+    bits, signed = _integer(header, "BitsAllocated") or 16, _integer(header, "PixelRepresentation")
+    if number is None or -(2 ** (bits - 1)) > number or number >= 2**bits:
+        return None
+    number %= 2**bits
+    return number - 2**bits if signed and number >= 2 ** (bits - 1) else number
 
 
 def _decodable(header: Any) -> bool:
@@ -250,6 +276,13 @@ def _find(datasets: tuple[Any, ...], keyword: str) -> Any:
         if value is not None:
             return value
     return _value(datasets[-1], keyword)
+
+
+def _is_stated(datasets: tuple[Any, ...], keyword: str) -> bool:
+    """Whether a tag is there with any content, usable or not."""
+    groups = [None if d is None else _value(d, GROUPS[keyword]) for d in datasets[:-1]]
+    places = [group[0] for group in groups if group] + [datasets[-1]]
+    return any(keyword in place and _value(place, keyword) != "" for place in places)
 
 
 def _value(dataset: Any, keyword: str) -> Any:
