@@ -27,6 +27,7 @@ from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.evaluation.pairs import read_files
 from moediff.io.dicom.files import is_dicom_export
+from moediff.io.missing import is_dangling, why_missing
 from moediff.io.naming import stem_of
 from moediff.io.scans import load
 
@@ -186,9 +187,8 @@ def find_pairs(listed: Path) -> list[Scan]:
     for number, files in enumerate(read_files(listed, ("input", "ref"), ("lesions",)), start=1):
         for path in files.values():
             if not path.is_file():
-                raise InputMissing(
-                    f"{printable(listed)}: no file {printable(path)}; paths count from the list's folder"
-                )
+                why = why_missing(path) if is_dangling(path) else "no such file; paths count from the list's folder"
+                raise InputMissing(f"{printable(listed)}: {printable(path)}: {why}")
         ref = files["ref"]
         name = f"pair-{number}" if is_dicom_export(ref) else stem_of(ref)  # an archive may be called like its patient
         scans.append(Scan(name, ref, True, files.get("lesions") or _outlines(ref), files["input"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from moediff.core.errors import DataError, InputMissing, printable
 from moediff.evaluation.pairs import Pair
 from moediff.evaluation.records import Unjudged
+from moediff.io.missing import is_dangling
 from moediff.io.naming import stem_of
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -38,7 +39,11 @@ def _scans(folder: Path, skipped: Iterable[str]) -> dict[Key, list[Path]]:
     scans: dict[Key, list[Path]] = {}
     for path in sorted(folder.rglob("sub-*")):
         key = key_of(path)
-        if key is not None and path.is_file() and not set(path.relative_to(folder).parts[:-1]) & set(skipped):
+        if (
+            key is not None
+            and (path.is_file() or is_dangling(path))
+            and not set(path.relative_to(folder).parts[:-1]) & set(skipped)
+        ):
             scans.setdefault(key, []).append(path)
     if not scans:
         raise InputMissing(f"{printable(folder)}: no scans called sub-..._SUFFIX.nii.gz here; expected a BIDS folder")

@@ -20,6 +20,7 @@ from moediff._version import RESEARCH_ONLY
 from moediff.core.errors import InputMissing, printable
 from moediff.core.extras import require_modules
 from moediff.inference.outputs import written_by_us
+from moediff.io.missing import is_dangling, why_missing
 from moediff.io.naming import sidecar_of
 from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import write_text
@@ -86,11 +87,11 @@ def results_of(paths: Iterable[Path]) -> list[Path]:
     results = []
     for path in paths:
         if not path.exists():
-            raise InputMissing(f"{printable(path)}: there is no such file or folder: check the name")
+            raise InputMissing(f"{printable(path)}: {why_missing(path, 'file or folder')}")
         if not path.is_dir():
             results.append(path)
             continue
-        inside = [p for p in sorted(path.rglob("*")) if gzip_wanted(p) is not None and p.is_file()]
+        inside = [p for p in sorted(path.rglob("*")) if gzip_wanted(p) is not None and (p.is_file() or is_dangling(p))]
         inside = [p for p in inside if written_by_us(sidecar_of(p))]
         if not inside:
             raise InputMissing(f"{printable(path)}: no enhanced scan with its JSON sidecar in this folder")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moediff.core.errors import ConfigError, DataError, InputMissing, printable
+from moediff.io.missing import is_apple_double, why_missing
 from moediff.io.naming import stem_of, suffix_of
 from moediff.study.records import INPUT, LESIONS, REFERENCE
 
@@ -117,17 +118,21 @@ def checked(cases: list[Case]) -> list[Case]:
     for case in cases:
         for path in (*case.results.values(), *case.others.values()):
             if not path.exists():
-                raise InputMissing(f"{printable(path)} (case {printable(case.name)}): no such file")
+                raise InputMissing(f"{printable(path)} (case {printable(case.name)}): {why_missing(path)}")
     return cases
 
 
 def _by_case(paths: Sequence[Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in paths:
-        inside = sorted(one for one in path.iterdir() if suffix_of(one)) if path.is_dir() else [path]
+        inside = (
+            sorted(one for one in path.iterdir() if suffix_of(one) and not is_apple_double(one))
+            if path.is_dir()
+            else [path]
+        )
         for file in inside:
             if not file.exists():
-                raise InputMissing(f"{printable(file)}: no such file or folder")
+                raise InputMissing(f"{printable(file)}: {why_missing(file, 'file or folder')}")
             name = case_name(file)
             if name in files:
                 raise DataError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from moediff.core.errors import DataError, InputMissing
+from moediff.io.missing import FETCH, is_dangling, why_missing
 
 SUFFIXES = (".dcm", ".ima")
 PREAMBLE_BYTES = 128
@@ -35,10 +36,12 @@ class DicomFile:
     Args:
         open: opens it at its first byte.
         named_as_dicom: whether its suffix says that it is DICOM.
+        may_be_slice: whether an image may have such a name: no suffix, one of digits, or one of DICOM; not hidden.
     """
 
     open: Callable[[], BinaryIO]
     named_as_dicom: bool
+    may_be_slice: bool
 
 
 def is_dicom_export(path: Path) -> bool:
@@ -56,7 +59,7 @@ def open_export(path: Path) -> Iterator[list[DicomFile]]:
     """
     try:
         if not path.exists():
-            raise InputMissing("there is no such folder or file: check the name")
+            raise InputMissing(why_missing(path, "folder or file"))
         if path.is_dir():
             yield _folder_files(path)
         elif path.suffix.lower() == ".zip":
@@ -108,15 +111,36 @@ class BoundedFile(io.RawIOBase):
 
 
 def _disk_file(path: Path) -> DicomFile:
-    return DicomFile(lambda: cast(BinaryIO, BoundedFile(path)), path.suffix.lower() in SUFFIXES)
+    return DicomFile(lambda: cast(BinaryIO, BoundedFile(path)), *_kind(path.name))
+
+
+def _kind(name: str) -> tuple[bool, bool]:
+    base = name.rpartition("/")[2]
+    suffix = Path(base).suffix.lower()
+    named = suffix in SUFFIXES
+    return named, named or not (base.startswith(".") or suffix[1:2].isalpha())
 
 
 def _folder_files(folder: Path) -> list[DicomFile]:
-    """Every regular file below the folder; linked folders are not followed, which prevents endless loops."""
+    """Every regular file below the folder; a linked folder is followed once, which prevents endless loops.
+
+    Raises:
+        InputMissing: links whose targets are not there may be slices.
+    """
     paths: list[Path] = []
-    for here, _, names in os.walk(folder, onerror=_raise):
+    seen: set[tuple[int, int]] = set()
+    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        state = os.stat(here)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders[:] = sorted(name for name in folders if name != ".git")
         paths += [Path(here, name) for name in names]
         _check_count(len(paths))
+    dangling = sum(is_dangling(path) and not path.name.startswith(".") for path in paths)
+    if dangling:
+        raise InputMissing(f"{dangling} of {len(paths)} files are links whose targets are not there: {FETCH}")
     return [_disk_file(path) for path in sorted(paths) if path.exists() and stat.S_ISREG(path.stat().st_mode)]
 
 
@@ -148,7 +172,7 @@ def _zip_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> DicomFile:
                 return io.BytesIO(start)  # not DICOM; the rest stays packed
             return io.BytesIO(start + file.read())
 
-    return DicomFile(open_entry, entry.filename.lower().endswith(SUFFIXES))
+    return DicomFile(open_entry, *_kind(entry.filename))
 
 
 def _check_count(count: int) -> None:

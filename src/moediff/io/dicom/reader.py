@@ -5,6 +5,7 @@ Axes: X columns, Y rows, Z slices along the normal.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,12 @@ def load_series(path: Path, series: str | None = None) -> LoadedScan:
     """
     require_pydicom()
     with open_export(path) as files:
-        all_series = find_series(files)
+        passed_over: list[str] = []
+        all_series = find_series(files, passed_over)
         chosen = choose_series(all_series, series)
         stack = chosen.stack
         assert stack is not None
-        notes = _notes(chosen, stack, len(all_series) - 1 if series is None else 0)
+        notes = [*_notes(chosen, stack, len(all_series) - 1 if series is None else 0), *passed_over]
         select_volume(stack.shape, None, notes)
         check_plausible(stack.affine, stack.shape, notes)
         data_XYZ = check_voxels(_voxels(files, stack, notes), notes)
@@ -97,7 +99,23 @@ def _notes(series: Series, stack: Stack, others: int) -> list[str]:
         ),
     }
     kinds = image_type_warnings(image.image_type for image in images)
-    return [*(words for words, holds in conditions.items() if holds), *kinds]
+    return [*(words for words, holds in conditions.items() if holds), *_numbering(images), *kinds]
+
+
+def _numbering(images: tuple[DicomImage, ...]) -> list[str]:
+    """A warning where the numbers of single-frame images tell that some are not there."""
+    numbers = sorted({image.instance_number for image in images if image.instance_number is not None})
+    if len(numbers) < len(images) or images[0].declared_count == len(images):
+        return []
+    step = math.gcd(*np.diff(numbers).tolist())  # 2 where two echoes were numbered in turn
+    gaps = (numbers[-1] - numbers[0]) // step + 1 - len(numbers)
+    before = (numbers[0] - 1) // step
+    if not gaps and before <= 0:
+        return []
+    return [
+        f"the images are numbered {numbers[0]} to {numbers[-1]}, {max(before, 0)} numbers before and {gaps} between "
+        "them are absent: slices may be missing"
+    ]
 
 
 def _voxels(files: list[DicomFile], stack: Stack, notes: list[str]) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from moediff.core.errors import DataError, GeometryError, InputMissing
-from moediff.io.dicom.files import DicomFile, open_export
+from moediff.io.dicom.files import MAGIC, PREAMBLE_BYTES, DicomFile, open_export
 from moediff.io.dicom.geometry import Stack, stack_images
-from moediff.io.dicom.tags import DicomImage, is_dicom, read_images, require_pydicom
+from moediff.io.dicom.tags import DicomImage, read_images, require_pydicom
+from moediff.io.missing import APPLE_DOUBLE, FETCH
 
+POINTERS = (b"/annex/objects", b"version https://git-lfs")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -91,10 +93,14 @@ def list_series(path: Path) -> list[Series]:
         return find_series(files)
 
 
-def find_series(files: list[DicomFile]) -> list[Series]:
-    """Group the images of these files by series, in order of their numbers; see `list_series`."""
+def find_series(files: list[DicomFile], notes: list[str] | None = None) -> list[Series]:
+    """Group the images of these files by series, in order of their numbers; see `list_series`.
+
+    Args:
+        notes: gets a warning where files were passed over.
+    """
     groups: dict[str, list[DicomImage]] = defaultdict(list)
-    for image in _all_images(files):
+    for image in _all_images(files, [] if notes is None else notes):
         groups[image.series_uid].append(image)
     if not groups:
         raise InputMissing(
@@ -134,18 +140,38 @@ def _listing(all_series: list[Series]) -> str:
     return "; ".join(str(s.row()) for s in all_series)
 
 
-def _all_images(files: list[DicomFile]) -> list[DicomImage]:
+def _all_images(files: list[DicomFile], notes: list[str]) -> list[DicomImage]:
     images: list[DicomImage] = []
+    faults: Counter[str] = Counter()
+    passed_over = 0
     for number, file in enumerate(files):
         with file.open() as stream:
-            if is_dicom(stream):
+            start = stream.read(PREAMBLE_BYTES + len(MAGIC))
+            if start.endswith(MAGIC):
                 images += read_images(number, stream)
-            elif file.named_as_dicom:
-                raise DataError(
-                    "a file is named like DICOM but does not begin like it (cut short, or older than the DICOM file "
-                    "format): copy or export the series again"
-                )
+            elif not start.startswith(APPLE_DOUBLE):
+                fault = _fault(start) if file.may_be_slice else ""
+                if file.named_as_dicom and not fault:
+                    raise DataError(
+                        "a file is named like DICOM but does not begin like it (cut short, or older than the DICOM "
+                        "file format): copy or export the series again"
+                    )
+                faults[fault] += bool(fault)
+                passed_over += not fault
+    for fault, count in sorted((+faults).items()):
+        raise DataError(f"{count} of {len(files)} files are {fault}")
+    if passed_over:
+        notes.append(f"{passed_over} of {len(files)} files are not DICOM and were passed over")
     return images
+
+
+def _fault(start: bytes) -> str:
+    """What is wrong with a file by its first bytes, and the remedy, where its content is not there at all."""
+    if any(pointer in start for pointer in POINTERS):
+        return f"pointers to content that is not there: {FETCH}, for Git LFS with `git lfs pull`"
+    if not start.strip(b"\0"):
+        return "empty or hold zeros only: copy or export the series again"
+    return ""
 
 
 def _number(images: list[DicomImage]) -> int:

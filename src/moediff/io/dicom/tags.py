@@ -24,6 +24,7 @@ IMAGE_TAGS = (
     "StudyInstanceUID",
     "FrameOfReferenceUID",
     "SeriesNumber",
+    "InstanceNumber",
     "Modality",
     "ImageType",
     "ScanningSequence",
@@ -101,6 +102,7 @@ class DicomImage:
     study_uid: str = field(repr=False)
     frame_of_reference_uid: str = field(repr=False)
     number: int | None
+    instance_number: int | None
     modality: str
     sequence: str
     has_pixels: bool
@@ -197,6 +199,7 @@ def _image(file: int, index: int, datasets: tuple[Any, ...]) -> DicomImage:
         frame_of_reference_uid=_text(header, "FrameOfReferenceUID"),
         image_type=_texts(header, "ImageType"),
         number=_integer(header, "SeriesNumber"),
+        instance_number=_integer(header, "InstanceNumber"),
         modality=_listed(_texts(header, "Modality"), MODALITIES) or "other",
         sequence=" ".join(
             filter(

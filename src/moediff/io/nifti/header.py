@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from moediff.core.errors import DataError
+from moediff.io.missing import APPLE_DOUBLE
 from moediff.io.nifti.gzip_stream import REMEDY, Stream
 
 MAX_BYTES = 2**31  # of voxel data in the file, and of one volume as float32
@@ -104,6 +105,10 @@ REFUSED_DATATYPES = {
 }
 OTHER_FORMATS = (  # how files that are not NIfTI begin, what they are, and the remedy
     (b"<", "a web page or XML file; download the scan itself"),
+    *(
+        (signature, "macOS's notes on another file (AppleDouble); name the file without ._")
+        for signature in APPLE_DOUBLE
+    ),
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file with `git lfs pull`"),
     (b"/annex/objects", "a git-annex pointer; fetch the file with `datalad get`"),
     (b"PK\x03\x04", "a zip archive; unpack it first"),

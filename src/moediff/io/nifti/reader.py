@@ -21,6 +21,7 @@ from torch import Tensor
 
 from moediff.core.errors import DataError, InputMissing
 from moediff.io.formats import FORMATS, Format
+from moediff.io.missing import is_dangling, why_missing
 from moediff.io.naming import files_of, suffix_of
 from moediff.io.nifti.gzip_stream import GZIP_MAGIC, REMEDY, Stream, gunzip, raw_pieces
 from moediff.io.nifti.header import (
@@ -115,6 +116,8 @@ def _format_of(path: Path) -> Format:
 def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file; errors of the system become InputMissing."""
     try:
+        if is_dangling(path):
+            raise InputMissing(why_missing(path))
         try:
             mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a null byte in the name
@@ -133,7 +136,7 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _open_partner(path: Path) -> Iterator[BinaryIO]:
-    if not path.exists():
+    if not path.exists() and not is_dangling(path):
         raise InputMissing(f"the other file of the pair, *{suffix_of(path)}, is not there: keep both together")
     with open_file(path) as file:
         yield file
