@@ -19,6 +19,9 @@ ORIENTATION_TOLERANCE = 1e-3  # direction cosines as scanners round them
 SPACING_TOLERANCE = 1e-4  # relative, within the plane
 STEP_TOLERANCE = 0.02  # relative, between slices; positions are rounded to 0.01 mm by some scanners
 SAME_POSITION_MM = 1e-3
+DECIMALS = (1, 2, 3)  # of positions that a program rounded
+EXACT_MM = 1e-6
+MOST_OFF = 0.1  # of the distance of slices; one that is missing shifts others by more
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 EXPORT = "export the whole series again"
 
@@ -146,7 +149,7 @@ def _check_steps(ordered: list[DicomImage], along_mm: np.ndarray) -> None:
         raise GeometryError(_several_volumes(ordered, along_mm))
     step = float(np.median(steps))
     whole = np.rint(steps / step)
-    if np.abs(steps - step).max() <= max(STEP_TOLERANCE * step, SAME_POSITION_MM):
+    if np.abs(steps - step).max() <= max(STEP_TOLERANCE * step, SAME_POSITION_MM) or _is_rounded(ordered, along_mm):
         return
     if whole.min() >= 1 and np.abs(steps - whole * step).max() <= STEP_TOLERANCE * step * whole.max():
         raise GeometryError(
@@ -157,6 +160,18 @@ def _check_steps(ordered: list[DicomImage], along_mm: np.ndarray) -> None:
         f"the slices are {steps.min():.4g} to {steps.max():.4g} mm apart, expected equal spacing: {EXPORT}, or "
         "resample it to equal spacing"
     )
+
+
+def _is_rounded(ordered: list[DicomImage], along_mm: np.ndarray) -> bool:
+    """Whether the slices lie on an even line but for the rounding of their positions, to 0.1 mm or finer."""
+    positions = np.array([image.position_mm for image in ordered])
+    decimals = next((d for d in DECIMALS if np.abs(positions - positions.round(d)).max() < EXACT_MM), None)
+    if decimals is None:
+        return False
+    index = np.arange(len(along_mm))
+    slope, start = np.polyfit(index, along_mm, 1)
+    off_mm = float(np.abs(along_mm - (start + slope * index)).max())
+    return off_mm <= min(math.sqrt(3) / 2 * 10.0**-decimals + EXACT_MM, MOST_OFF * float(slope))
 
 
 def _check_straight(positions: np.ndarray, step: np.ndarray) -> None:

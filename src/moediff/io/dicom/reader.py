@@ -92,7 +92,7 @@ def _notes(series: Series, stack: Stack, others: int) -> list[str]:
         "the images were compressed with loss": any(image.lossy for image in images),
         "an unusable rescale slope or intercept was taken as 1 or 0": any(image.scaling_fixed for image in images),
         f"the slices lie {step_mm:.4g} mm apart, their tags say {declared_mm or 0:.4g} mm; the positions were used": (
-            declared_mm is not None and abs(declared_mm - step_mm) > STEP_TOLERANCE * step_mm
+            declared_mm is not None and abs(abs(declared_mm) - step_mm) > STEP_TOLERANCE * step_mm
         ),
         f"{len(images)} images were found, the acquisition had {count}: slices at an end may be missing": (
             count is not None and count > len(images)
