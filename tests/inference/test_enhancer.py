@@ -183,6 +183,7 @@ def test_a_sampler_is_taken_by_name_and_its_evaluations_are_counted(enhancer, lo
 
 def test_samples_give_uncertainty_only_inside(enhancer, low):
     result = enhancer(low, EnhanceOptions(voxel_size=(3.0,), samples=3, steps=2))
+    assert any("standard deviation of 3 samples and too small" in warning for warning in result.sidecar.warnings)
     assert result.uncertainty is not None
     assert float(result.uncertainty.data_XYZ[result.mask_XYZ].mean()) > 0
     assert float(result.uncertainty.data_XYZ[~result.mask_XYZ].abs().max()) == 0

@@ -13,7 +13,16 @@ from moediff.core.config import rng_for
 from moediff.core.geometry import with_spacing
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
-from moediff.inference.quality_checks import FACE, HEAD_ML, scan_warnings
+from moediff.inference.options import EnhanceOptions
+from moediff.inference.quality_checks import (
+    COVERAGE_OF_A_SAMPLE,
+    FACE,
+    HEAD_ML,
+    INTERVAL_SD,
+    best_coverage,
+    sample_warnings,
+    scan_warnings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +121,25 @@ def test_a_fine_head_with_its_face_is_warned_of_once(size, spacing_mm, warned, m
     scan = make_phantom((48, 56, 44), (4.0 * size,) * 3)
     notes = scan_warnings(prepared_at(scan, (spacing_mm,) * 3))
     assert notes.count(FACE) == warned and "deface" in FACE
+
+
+@pytest.mark.parametrize("mode", ["faithful", "detail"])
+@pytest.mark.parametrize("count", sorted(COVERAGE_OF_A_SAMPLE))
+def test_best_coverage_is_that_of_perfect_samples(mode, count):
+    """Samples and truth drawn from one Gaussian: the result is the mean, or the first sample."""
+    draws = torch.randn(100_000, count + 1, generator=rng_for(0, "coverage"))
+    samples, truth = draws[:, 1:], draws[:, 0]
+    result = samples[:, 0] if mode == "detail" else torch.zeros(())
+    share = float(((truth - result).abs() <= INTERVAL_SD * samples.std(1)).float().mean())
+    assert best_coverage(EnhanceOptions(mode=mode, samples=count)) == pytest.approx(share, abs=0.007)
+
+
+def test_two_samples_are_warned_of_with_a_number_that_does():
+    (note,) = sample_warnings(EnhanceOptions(mode="detail", samples=2))
+    assert "standard deviation of 2 samples and too small: its 90 % intervals hold 56% of the truth at best" in note
+    assert "give --samples 16 or more" in note and "--mode faithful predicts" in note
+    assert "hold 65% of the truth" in sample_warnings(EnhanceOptions(samples=2))[0]
+    (note,) = sample_warnings(EnhanceOptions(mode="detail", samples=64))
+    assert "hold 74%" in note and "--samples 16" not in note
+    for fine in (EnhanceOptions(samples=16), EnhanceOptions(), EnhanceOptions(mode="detail")):
+        assert sample_warnings(fine) == []

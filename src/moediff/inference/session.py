@@ -26,7 +26,12 @@ from moediff.diffusion.schedule import schedule
 from moediff.inference import out_of_distribution
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.options import FLIPS, EnhanceOptions
-from moediff.inference.quality_checks import require_foreground, scan_warnings, slice_intensity_warnings
+from moediff.inference.quality_checks import (
+    require_foreground,
+    sample_warnings,
+    scan_warnings,
+    slice_intensity_warnings,
+)
 from moediff.inference.result import Enhanced, lazy_maps
 from moediff.inference.sidecar import Sidecar, SliceIntensity, Timings, Uncertainty, sidecar_for
 from moediff.inference.tiling import GateWeights, TileContext, denoise_tiled, encode
@@ -295,6 +300,7 @@ class Session:
                 *self.plan.warnings,
                 *scan_warnings(self.prepared),
                 *slice_intensity_warnings(self.prepared, requested=requested),
+                *sample_warnings(self.options),
                 *out_of_distribution.score_warnings(output.score),
                 *precision_warnings(self.model.device, self.model.dtype),
             ),
