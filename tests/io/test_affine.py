@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from moediff.core.errors import ConfigError, GeometryError
 from moediff.io.nifti.affine import rotation_of
-from moediff.io.scans import load
+from moediff.io.scans import load, save
 
 NO_SFORM = {"srow_x": 0, "srow_y": 0, "srow_z": 0}
 NAN_SFORM = {"srow_y": np.nan}
@@ -66,8 +66,8 @@ REFUSED = {
     "row27_axes_swapped": ({"srow_x": [0, 5, 0, 0], "srow_y": [5, 0, 0, 0]}, "points elsewhere"),
     "row30_metres_that_are_mm": ({"xyzt_units": 1}, "voxel size is 5000 x 5000 x 5000 mm"),
     "row30_microns_that_are_mm": ({"xyzt_units": 3}, "correct the units"),
-    "row31_voxel_far_too_large": (diagonal(300, 5, 5) | NO_QFORM, "voxel size"),
-    "row31_field_of_view_far_too_small": (diagonal(0.2, 0.2, 0.2) | NO_QFORM, "field of view"),
+    "row31_voxel_far_too_large": (diagonal(300, 5, 5) | sizes(300, 5, 5) | NO_QFORM, "voxel size"),
+    "row31_field_of_view_far_too_small": (diagonal(0.2, 0.2, 0.2) | sizes(0.2, 0.2, 0.2) | NO_QFORM, "field of view"),
 }
 
 
@@ -117,8 +117,44 @@ def test_trusting_the_sform_ignores_faults_of_the_qform(nifti, affine):
 
 
 def test_pixdim_against_an_sform_alone_gives_a_warning(nifti):
-    loaded = load(nifti(qform_code=0, **sizes(1, 1, 1)))
-    assert "pixdim says voxels of [1.0, 1.0, 1.0], the sform [5.0, 5.0, 5.0]" in loaded.warnings[0]
+    loaded = load(nifti(qform_code=0, **sizes(4, 5, 5)))
+    assert "pixdim says voxels of [4.0, 5.0, 5.0], the sform [5.0, 5.0, 5.0]" in loaded.warnings[0]
+
+
+@pytest.mark.parametrize(("form", "qform_code"), [("pixdim", 0), ("qform", 1)])
+def test_voxel_sizes_that_differ_by_more_than_half_are_refused(form, qform_code, nifti):
+    """Both are named; one of them can be trusted, and a size that is not set says nothing."""
+    path = nifti(qform_code=qform_code, **sizes(5, 5, 3))
+    with pytest.raises(GeometryError, match=rf"{form} says voxels of \[5.0, 5.0, 3.0\], the sform \[5.0, 5.0, 5.0\]"):
+        load(path)
+    assert load(path, trust="sform").stored_grid.spacing_mm == pytest.approx((5, 5, 5))
+    assert load(nifti(qform_code=qform_code, **sizes(5, 5, 3.5))).warnings
+    assert load(nifti(qform_code=0, **sizes(5, 5, 0))).stored_grid.spacing_mm == pytest.approx((5, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("codes", "trust", "written"),
+    [
+        ((1, 4), None, (0, 4)),
+        ((1, 4), "sform", (0, 4)),
+        ((1, 4), "qform", (1, 0)),
+        ((1, 1), None, (1, 1)),
+        ((0, 4), None, (0, 4)),
+    ],
+)
+def test_a_form_that_lies_elsewhere_is_not_written(codes, trust, written, nifti, tmp_path):
+    """A scanner's qform and a template's sform, 20 mm apart: the result holds one place, under its own code only."""
+    loaded = load(nifti(qform_code=codes[0], sform_code=codes[1], qoffset_x=-17.5), trust=trust)
+    assert loaded.codes == written
+    save(loaded.volume, tmp_path / "out.nii.gz", codes=loaded.codes, storage=loaded.storage)
+    header = nib.load(tmp_path / "out.nii.gz").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == written
+    assert np.allclose(header.get_best_affine()[0, 3], -17.5 if trust == "qform" else -37.5)
+    assert any("_code 0" in note for note in loaded.warnings) is (codes == (1, 4))
+
+
+def test_forms_that_agree_keep_their_codes(nifti):
+    assert load(nifti(qform_code=1, sform_code=4)).codes == (1, 4)
 
 
 def test_row28_shear_stays_with_a_warning(nifti):

@@ -5,6 +5,8 @@ Each sign is a sentence for the sidecar and the terminal; only a target grid wit
 
 from __future__ import annotations
 
+from scipy.special import stdtr
+
 from moediff.acquisition.normalisation import BRAIN_MEDIAN
 from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.prepare import Prepared, bounds

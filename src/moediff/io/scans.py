@@ -24,7 +24,14 @@ from moediff.io.dicom.reader import load_series
 from moediff.io.loaded import LoadedScan
 from moediff.io.naming import has_two_forms, suffix_of
 from moediff.io.nifti import writer
-from moediff.io.nifti.affine import check_codes, check_plausible, choose_affine, default_affine, unit_scale
+from moediff.io.nifti.affine import (
+    check_codes,
+    check_plausible,
+    choose_affine,
+    codes_of_result,
+    default_affine,
+    unit_scale,
+)
 from moediff.io.nifti.gzip_stream import REMEDY
 from moediff.io.nifti.header import memory_header, select_volume
 from moediff.io.nifti.reader import read_header_only, read_scan
@@ -76,7 +83,7 @@ def load(
         affine = choose_affine(header, trust, notes)
         check_plausible(affine, header.shape, notes)
         volume, storage = canonicalise(Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine)))
-        codes = check_codes(header.codes, notes)
+        codes = codes_of_result(header, affine, notes)
         return LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent)
 
 
@@ -214,7 +221,8 @@ def _memory_affine(image: Any, notes: list[str]) -> tuple[np.ndarray, tuple[int,
         return np.array(image.affine, dtype=np.float64), (1, 1)
     header = memory_header(image.header.structarr, image.shape)
     if image.affine is None or np.allclose(image.affine, image.header.get_best_affine(), equal_nan=True):
-        return choose_affine(header, None, notes), header.codes
+        affine = choose_affine(header, None, notes)
+        return affine, codes_of_result(header, affine, notes)
     affine = np.array(image.affine, dtype=np.float64)  # changed after opening; nibabel would write it like this
     affine[:3] *= unit_scale(header.unit, notes)
     return affine, (0, 2)

@@ -21,6 +21,7 @@ FAR_MM, LOST_MM = 2e3, 1e6  # from the scanner's centre; beyond the second, floa
 ABSURD = 10  # this many times beyond those limits is a wrong unit, not an unusual scan
 SAME_AXIS = math.cos(math.radians(45))  # beyond 45 degrees another axis is the nearer one
 DOUBTFUL_VOXELS = 0.2  # qform and sform may differ by this much without a warning
+SAME_SIZES = 1.5  # ratio of voxel sizes beyond which one of them must be wrong
 SHEAR_COSINE = 1e-3
 QUATERNION_ROUNDING = 1e-3  # over a norm of 1; the NIfTI library rescales such quaternions too
 CODES = range(6)
@@ -73,6 +74,33 @@ def check_codes(codes: tuple[int, int], notes: list[str]) -> tuple[int, int]:
     notes.append(f"qform_code {codes[0]} and sform_code {codes[1]}: outside 0..5 they were read as 1")
     q, s = (code if code in CODES else 1 for code in codes)
     return q, s
+
+
+def codes_of_result(header: Header, affine: np.ndarray, notes: list[str]) -> tuple[int, int]:
+    """(qform_code, sform_code) to write with this affine, in mm: 0 for a form that places the voxels elsewhere.
+
+    Two codes name two spaces (a scanner's and a template's); a result under both would be wrong in one of them.
+    """
+    q, s = codes = check_codes(header.codes, notes)
+    if q == s or not all(codes):
+        return codes
+    scale = np.array([unit_scale(header.unit, [])] * 3 + [1.0])[:, None]
+    sizes_mm = np.linalg.norm(affine[:3, :3], axis=0)
+
+    def holds(form: Form) -> bool:
+        if form.affine is None:
+            return False
+        return corner_gap(scale * form.affine, affine, header.shape) <= DOUBTFUL_VOXELS * sizes_mm.min()
+
+    same = {"qform": holds(_qform(header, [abs(size) for size in header.pixdim[1:]])), "sform": holds(_sform(header))}
+    if all(same.values()) or not any(same.values()):
+        return codes
+    lost, used = ("qform", "sform") if same["sform"] else ("sform", "qform")
+    notes.append(
+        f"the {lost} (code {q if lost == 'qform' else s}) places the scan elsewhere than the {used} that was used: "
+        f"results carry {lost}_code 0"
+    )
+    return (0, s) if lost == "qform" else (q, 0)
 
 
 def _voxel_sizes(header: Header, trust: str | None, notes: list[str]) -> list[float]:
@@ -172,6 +200,8 @@ def _choose(forms: dict[str, Form], header: Header, notes: list[str]) -> np.ndar
 
 def _compare_sizes(affine: np.ndarray, header: Header, notes: list[str]) -> None:
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if header.codes[0] == 0:
+        _refuse_other_sizes(("pixdim", np.abs(header.pixdim[1:])), sizes)
     if header.codes[0] == 0 and not np.allclose(sizes, np.abs(header.pixdim[1:]), rtol=0.01):
         notes.append(
             f"pixdim says voxels of {np.abs(header.pixdim[1:]).tolist()}, the sform {np.round(sizes, 4).tolist()}; "
@@ -194,9 +224,22 @@ def _compare_forms(sform: np.ndarray, qform: np.ndarray, shape: Sequence[int], n
             f"qform and sform contradict each other: voxel axis {'xyz'[int(cosine.argmin())]} {kind} in one of them; "
             "find out which is right and give --trust sform or --trust qform, or correct the other in the header"
         )
+    _refuse_other_sizes(("qform", q_mm), s_mm)
     gap = corner_gap(sform, qform, shape)
     if gap > DOUBTFUL_VOXELS * s_mm.min():
         notes.append(f"qform and sform differ by up to {gap:.3g} mm; the sform was used")
+
+
+def _refuse_other_sizes(other: tuple[str, np.ndarray], sform_sizes: np.ndarray) -> None:
+    """Refuse voxel sizes that are set and contradict the sform's by half as much again."""
+    name, sizes = other
+    known = (sizes > 0) & np.isfinite(sizes)
+    if known.any() and np.abs(np.log(sizes[known] / sform_sizes[known])).max() > math.log(SAME_SIZES):
+        remedy = "--trust sform or --trust qform" if name == "qform" else "--trust sform if that one is right"
+        raise GeometryError(
+            f"{name} says voxels of {np.round(sizes, 4).tolist()}, the sform {np.round(sform_sizes, 4).tolist()}, "
+            f"expected the same: find out which is right and give {remedy}, or correct the other in the header"
+        )
 
 
 def check_plausible(affine: np.ndarray, shape: Sequence[int], notes: list[str]) -> None:
