@@ -150,6 +150,8 @@ def one_scan(folder: Path, name: str, recipe: str, results: dict[str, Any]) -> N
         f"{name}.nii.gz",
         "--input",
         "low.nii.gz",
+        "--metrics",
+        "all",
         "--json",
         "scores.json",
         "--overwrite",

@@ -255,3 +255,21 @@ def test_a_part_of_an_export_that_may_not_be_read(tmp_path, closed, capsys):
     closed(tmp_path / "export" / "part")
     assert main(["dicom", "list", str(tmp_path / "export")]) == 66
     assert "check name and permissions" in capsys.readouterr().err
+
+
+def test_voxel_sizes_with_commas_are_told_of_spaces(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["enhance", "scan.nii", "--voxel-size", "1,1,1"])
+    assert (
+        stopped.value.code == 2
+        and "'1,1,1' has commas: give spaces, as in --voxel-size 1 1 1" in capsys.readouterr().err
+    )
+
+
+def test_a_dry_run_prints_what_a_run_would_warn_of(tmp_path, make_phantom, capsys):
+    save(make_phantom((32, 36, 28), (2.0, 2.0, 2.0)), tmp_path / "small.nii.gz")
+    assert main(["enhance", str(tmp_path / "small.nii.gz"), "--dry-run", "--samples", "2"]) == 0
+    warnings = " ".join(json.loads(capsys.readouterr().out)["warnings"])
+    assert "not a whole brain, or wrong voxel sizes" in warnings and "standard deviation of 2 samples" in warnings
+    assert main(["enhance", str(tmp_path / "small.nii.gz"), "--dry-run", "--voxel-size", "2"]) == 0
+    assert "already as fine" in " ".join(json.loads(capsys.readouterr().out)["warnings"])

@@ -32,7 +32,10 @@ def test_a_scan_gives_a_model_folder_that_enhance_takes(scan, bundle, tmp_path, 
     made = tmp_path / "mine"
     options = ["--bundle", str(bundle), "--steps", "2", "--processes", "1"]
     assert main(["adapt", str(scan), "-o", str(made), *options]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == str(made)
+    folder, gain, _ = capsys.readouterr().out.splitlines()
+    before, after = load_bundle(made).provenance["adapted"]["error_over_interpolation"]
+    assert folder == str(made)
+    assert gain.startswith(f"squared error over that of interpolation: {before:.3f} before, {after:.3f} after (")
     assert load_bundle(made).provenance["adapted"]["scans"] == 1
     assert main(["enhance", str(scan), "--bundle", str(made), "-o", str(tmp_path / "out.nii.gz"), "-q"]) == 0
     told = json.loads((tmp_path / "out.json").read_text())

@@ -56,7 +56,7 @@ def run(folder):
 
 def test_one_pair_gives_every_metric_on_screen_and_in_json(run, tmp_path, capsys):
     out = str(tmp_path / "e.json")
-    assert run("pred", "--input", "low", "--json", out) == 0
+    assert run("pred", "--input", "low", "--json", out, "--metrics", "all") == 0
     said = capsys.readouterr()
     record = json.loads((tmp_path / "e.json").read_text())
     assert list(record["metrics"]) == list(METRICS)
@@ -169,3 +169,16 @@ def test_one_bids_folder_alone_is_a_usage_error(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "--pred-bids", str(tmp_path)])
     assert stopped.value.code == 2
+
+
+def test_six_metrics_with_units_are_printed_by_default(run, capsys):
+    assert run("pred") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    assert [line[0] for line in lines[:6]] == ["psnr", "nrmse", "ssim", "haarpsi", "hf_ratio", "spectral_distance_db"]
+    assert lines[0][2:] == ["dB", "higher", "is", "better"] and lines[4][2:] == ["1", "is", "right"]
+
+
+def test_nothing_is_said_of_metrics_that_were_not_chosen(run, capsys):
+    assert run("pred", "--metrics", "psnr") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("psnr ") and said.count("\n") == 2 and "lpips" not in said.lower()

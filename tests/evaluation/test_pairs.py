@@ -23,6 +23,7 @@ def test_pairs_count_from_the_folder_of_the_list(tmp_path):
         ("pred,input\na,b\n", "no value for 'ref'"),
         ("pred,ref\na\0b,c\n", "line 2: a null character"),
         ("pred,ref\na,b\n,c\n", "line 3: no value for 'pred'"),
+        ("pred,ref\na,b\n\n\n,c\n", "line 5: no value for 'pred'"),
         ("pred,ref\na,b,c\n", "unknown column"),
     ],
 )

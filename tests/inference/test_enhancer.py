@@ -233,7 +233,7 @@ def test_oblique_reference_grid_is_met_exactly(enhancer, low, make_phantom):
 
 @pytest.mark.fault(40)
 def test_a_fine_scan_is_passed_through_with_a_warning(enhancer, low):
-    result = enhancer(low, EnhanceOptions(voxel_size=(12.0,)))
+    result = enhancer(low, EnhanceOptions(voxel_size=(3.0, 3.0, 12.0)))
     assert "already as fine" in result.sidecar.warnings[-1]
     assert is_as_fine(low.grid, low.grid)
 

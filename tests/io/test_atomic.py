@@ -247,3 +247,11 @@ def test_leftovers_are_those_of_one_path(tmp_path):
 
 def test_printable_puts_a_name_on_one_line():
     assert printable("/a/sub 1/π.nii") == "/a/sub 1/π.nii" and printable("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
+    """255 bytes are what Linux takes; letters beyond ASCII take two and more."""
+    for name in ("a" * 249 + ".nii.gz", "ä" * 125 + ".nii.gz"):
+        with pytest.raises(CannotCreate, match=r"the name is too long: 25[67] bytes, the folder takes 255"):
+            check_free(tmp_path / name, overwrite=False)
+    check_free(tmp_path / ("a" * 248 + ".nii.gz"), overwrite=False)

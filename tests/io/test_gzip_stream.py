@@ -146,3 +146,26 @@ def test_unpacked_pieces_are_bounded_and_complete(tmp_path):
 def test_stream_reads_skips_and_ends():
     stream = Stream(iter([b"abc", b"defg"]))
     assert stream.read(2) == b"ab" and stream.skip(2) == 2 and stream.read(9) == b"efg" and stream.read(1) == b""
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.mgz"])
+def test_a_file_that_is_packed_twice_says_so(name, tmp_path, raw_nifti):
+    (tmp_path / name).write_bytes(gzip.compress(gzip.compress(raw_nifti)))
+    with pytest.raises(DataError, match="the file is packed twice: unpack it once with gunzip"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("export.tgz", "an archive of files: unpack it first"),
+        ("export.tar.xz", "an archive of files"),
+        ("EXPORT.TAR", "an archive of files"),
+        ("im1.dcm.gz", "a packed DICOM file: unpack all files with gunzip"),
+        ("scan.nii.xz", "a packed scan: unpack it"),
+    ],
+)
+def test_packed_files_of_other_kinds_are_named(name, words, tmp_path):
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(DataError, match=words):
+        load(tmp_path / name)

@@ -9,7 +9,7 @@ import pytest
 from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning
 from moediff.model.config import BackboneConfig, ExpertsConfig
 from moediff.training.cache import ScanSource
-from moediff.training.config import TrainConfig, load_config
+from moediff.training.config import TrainConfig, load_config, read_settings
 
 BASE = """
 out = "../runs/base"
@@ -242,3 +242,18 @@ def test_old_keys_of_the_model_are_read_with_one_warning(tmp_path):
     denoiser = model.denoiser
     assert (denoiser.embedding_width, denoiser.uncertainty_width, denoiser.backbone.bottleneck_width) == (8, 8, 16)
     assert (denoiser.gate.patch_offsets, denoiser.experts.branches) == ((0, 10), ("plain",))
+
+
+def test_folders_of_a_configuration_are_printed_without_dots(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "a.toml").write_text('out = "../runs/a"\n')
+    assert read_settings(tmp_path / "configs" / "a.toml")["out"] == str(tmp_path / "runs" / "a")
+
+
+def test_dots_behind_a_link_are_kept(tmp_path):
+    """There `..` leads elsewhere than it reads."""
+    (tmp_path / "far" / "configs").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "configs")
+    (tmp_path / "far" / "configs" / "a.toml").write_text('out = "../runs"\n')
+    out = read_settings(tmp_path / "link" / "a.toml")["out"]
+    assert out == str(tmp_path / "link" / ".." / "runs")

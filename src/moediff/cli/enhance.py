@@ -16,6 +16,7 @@ from moediff.cli.terminal import progress_bar
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
+    from moediff.acquisition.prepare import PrepareSettings
     from moediff.cli import Commands
     from moediff.inference.enhancer import Enhancer
     from moediff.inference.options import EnhanceOptions
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 def _size_mm(text: str) -> float:
     try:
         return float(text)
-    except ValueError:  # most often the scan, which this option's numbers would swallow
+    except ValueError:
+        if "," in text:
+            raise argparse.ArgumentTypeError(f"{text!r} has commas: give spaces, as in --voxel-size 1 1 1") from None
+        # most often the scan, which this option's numbers would swallow
         raise argparse.ArgumentTypeError(f"{text!r} is no number of mm: name the scan before this option") from None
 
 
@@ -201,16 +205,35 @@ def _dry_run(request: EnhanceRequest, args: argparse.Namespace) -> DryRun:
 
     planned = request.planned
     request.check_outputs()
-    network = _plain_enhancer(args).bundle.config.denoiser
+    config = _plain_enhancer(args).bundle.config
     scan, plan = planned.scan, planned.plan
     return DryRun(
         input=scan.stored_grid.shape,
         output=plan.stored_target.shape,
         output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
-        peak_memory_mib=peak_memory_mib(plan, planned.options, network),
+        peak_memory_mib=peak_memory_mib(plan, planned.options, config.denoiser),
         files=tuple(str(path) for path in request.outputs.every()),
-        warnings=(*scan.warnings, *plan.warnings),
+        warnings=(*scan.warnings, *plan.warnings, *_warnings_ahead(planned, config.prepare)),
     )
+
+
+def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str]:
+    """What a run would warn of before its network works."""
+    from moediff.inference.grid_plan import coarser_warnings
+    from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
+    from moediff.inference.result import PASSED_THROUGH
+
+    plan, options = planned.plan, planned.options
+    if plan.pass_through:
+        return [] if coarser_warnings(plan.source, plan.target) else [PASSED_THROUGH]
+    from moediff.acquisition.prepare import prepare
+
+    prepared = prepare(planned.scan.volume, plan.working, settings, correct_slices=options.correct_slice_intensity)
+    return [
+        *scan_warnings(prepared),
+        *slice_intensity_warnings(prepared, requested=options.correct_slice_intensity),
+        *sample_warnings(options),
+    ]
 
 
 def _plain_enhancer(args: argparse.Namespace) -> Enhancer:

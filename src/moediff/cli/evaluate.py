@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from moediff.evaluation.records import Evaluation, Unjudged
 
 NAME_WIDTH = 36  # of the printed table
+MOST_UNGROUPED = 6  # more metrics are printed family by family
+BETTER = {"higher": "higher is better", "lower": "lower is better", "near 1": "1 is right", "none": ""}
 EXTRA = ("input", "mask", "labels", "lesions", "uncertainty")  # files that a pair may have besides
 
 
@@ -55,7 +57,11 @@ OPTIONS = {
         ),
     ),
     "evaluation": (
-        option("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them"),
+        option(
+            "--metrics",
+            metavar="NAME,...",
+            help="names, or all (default: psnr, nrmse, ssim, haarpsi, hf_ratio, spectral_distance_db)",
+        ),
         option(
             "--regions", action="store_true", help="evaluate by region too (deep white matter, cortex, junction, rest)"
         ),
@@ -129,15 +135,15 @@ def _pairs(args: argparse.Namespace) -> tuple[list[Pair], list[Unjudged]]:
 def _options(args: argparse.Namespace) -> EvaluateOptions:
     from moediff.evaluation.evaluate import EvaluateOptions
     from moediff.evaluation.metrics.perceptual import load_perceptual
-    from moediff.evaluation.metrics.registry import metric_names
+    from moediff.evaluation.metrics.registry import USUAL, metric_names
 
     return EvaluateOptions(
         perceptual=load_perceptual(args.perceptual) if args.perceptual else None,
-        metrics=metric_names(args.metrics),
+        metrics=USUAL if args.metrics is None else metric_names(args.metrics),
         fit=not args.no_intensity_fit,
         resample=args.resample,
         regions=args.regions,
-        tissues=args.tissues or args.metrics is None,
+        tissues=args.tissues or args.metrics in (None, "all"),
     )
 
 
@@ -190,7 +196,8 @@ def _number(value: float) -> str:
 def _say(record: Evaluation) -> None:
     for warning in record.warnings:
         print(f"moediff: warning: {warning}", file=sys.stderr)
-    rows: dict[str, float] = dict(record.metrics)
+    _say_metrics(record.metrics)
+    rows: dict[str, float] = {}
     if record.data_consistency is not None:
         rows["data_consistency_rms_over_range"] = record.data_consistency.rms_over_range
         rows["data_consistency_noise_over_range"] = record.data_consistency.noise_over_range
@@ -205,6 +212,24 @@ def _say(record: Evaluation) -> None:
     for name, why in record.not_computed.items():
         print(f"{name:<{NAME_WIDTH}}not computed: {why}")
     print(RESEARCH_ONLY)
+
+
+def _say_metrics(metrics: Mapping[str, float]) -> None:
+    """A line per metric with its unit and direction; families apart, in the order of the table."""
+    from itertools import groupby
+
+    from moediff.evaluation.metrics.registry import METRIC_TABLE
+
+    def family(name: str) -> str:
+        return METRIC_TABLE[name].family if name in METRIC_TABLE else "perceptual"
+
+    for number, (_, names) in enumerate(groupby(metrics, family)):
+        if number and len(metrics) > MOST_UNGROUPED:
+            print()
+        for name in names:
+            known = METRIC_TABLE.get(name)
+            unit, better = (known.unit, BETTER[known.better]) if known else ("", "")
+            print(f"{name:<{NAME_WIDTH}}{_number(metrics[name]):<12}{unit:<6}{better}".rstrip())
 
 
 def _say_each(scores: Mapping[str, object], title: str) -> None:

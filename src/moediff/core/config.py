@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
@@ -50,7 +50,10 @@ def parse_as(kind: type[T], values: Mapping[str, Any], *, warn: bool = True) -> 
         raise ConfigError(f"{where}: {first['msg']}; found {first['input']!r}") from error
     unknown = sorted(_unknown(values, asdict(result)))  # type: ignore[call-overload]
     if unknown:
-        raise ConfigError(f"unknown setting {unknown[0]!r}; {kind.__name__} knows {', '.join(asdict(result))}")  # type: ignore[call-overload]
+        table = _kind_at(kind, unknown[0].split(".")[:-1])
+        raise ConfigError(
+            f"unknown setting {unknown[0]!r}; {table.__name__} knows {', '.join(field.name for field in fields(table))}"
+        )
     return result
 
 
@@ -107,3 +110,13 @@ def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "
             for item, parsed in zip(value, known[key], strict=True):
                 unknown += _unknown(item, parsed, f"{prefix}{key}.")
     return unknown
+
+
+def _kind_at(kind: type, keys: Sequence[str]) -> Any:
+    """The settings that a nested key belongs to; the last known ones where it lies in something else."""
+    for key in keys:
+        nested = _nested_settings(kind)
+        if key not in nested:
+            break
+        kind = nested[key]
+    return kind

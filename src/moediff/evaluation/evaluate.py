@@ -117,7 +117,7 @@ def evaluate(
             ras_axes(ref.affine)[0][2],
         )
     regions = regions_of(ref, annotations.labels) if options.regions or annotations.labels is not None else None
-    metrics = compute(case, options.metrics, missing) | _perceptual(case, options.perceptual, missing)
+    metrics = compute(case, options.metrics, missing) | _perceptual(case, options, missing)
     x, y, z = (round(s, 5) for s in ref.spacing_mm)
     source = "head of the reference" if annotations.mask is None else "given"
     return Evaluation(
@@ -139,7 +139,10 @@ def evaluate(
     )
 
 
-def _perceptual(case: MetricInput, weights: PerceptualWeights | None, missing: dict[str, str]) -> dict[str, float]:
+def _perceptual(case: MetricInput, options: EvaluateOptions, missing: dict[str, str]) -> dict[str, float]:
+    weights = options.perceptual
+    if weights is None and options.metrics != METRICS:
+        return {}  # who chose metrics does not miss these
     try:
         values = perceptual(*case.pair, case.data_range, weights, axial=case.axial) if weights is not None else {}
     except DataError as error:

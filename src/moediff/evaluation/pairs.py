@@ -54,7 +54,8 @@ def read_files(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
     columns = f"{','.join(required)}[,{','.join(optional)}]"
     with prefix_errors(printable(path)):
         try:
-            rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+            reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+            rows = [(reader.line_num, row) for row in reader]  # the line an editor shows: blank ones count
         except OSError as error:
             raise InputMissing(f"the list of pairs cannot be read ({error.strerror}): check the name") from error
         except (UnicodeDecodeError, csv.Error) as error:
@@ -62,7 +63,7 @@ def read_files(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
         if not rows:
             raise DataError(f"no pairs; expected a line {columns} and one line per pair")
         listed = []
-        for line, row in enumerate(rows, start=2):
+        for line, row in rows:
             unknown = [str(key) for key in row if key not in (*required, *optional)]
             empty = [key for key in required if not row.get(key)]
             if unknown or empty:

@@ -55,8 +55,17 @@ def check_new_folder(path: Path) -> None:
 
 def require_free(path: Path, *, overwrite: bool) -> None:
     """`check_free` without the file's name in its errors."""
+    _refuse_long_name(path)
     _refuse_existing(path, overwrite=overwrite)
     require_writable(path)
+
+
+def _refuse_long_name(path: Path) -> None:
+    """The hidden file has a short name, so only renaming would notice, after the work."""
+    with suppress(OSError, ValueError, AttributeError):  # no such folder, or a system that sets no limit
+        most = os.pathconf(path.parent, "PC_NAME_MAX")
+        if (size := len(os.fsencode(path.name))) > most:
+            raise CannotCreate(f"the name is too long: {size} bytes, the folder takes {most}; choose a shorter one")
 
 
 def require_writable(path: Path) -> None:

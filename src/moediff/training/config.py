@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -201,13 +202,19 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         warnings.warn(text, MoeDiffWarning, stacklevel=2)
     for key in (*FOLDERS, "manifest"):
         if isinstance(values.get(key), str):  # anything else is refused by its type later
-            values[key] = str(path.parent / values[key])
+            values[key] = _plain(path.parent / values[key])
     like = values.pop("like", "")
     if not isinstance(like, str):
         raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
     if like:
         values = _built_on(read_settings(path.parent / like, (*above, path.resolve())), values)
     return {"out": str(path.parent), "data": str(path.parent), **values}
+
+
+def _plain(path: Path) -> str:
+    """The path without `..`, as messages print it; as it is where a link would make that another folder."""
+    plain = os.path.normpath(path)
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else str(path)
 
 
 def _built_on(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -121,16 +121,18 @@ METRIC_TABLE = {
     )
 }
 METRICS = tuple(METRIC_TABLE)
+USUAL = ("psnr", "nrmse", "ssim", "haarpsi", "hf_ratio", "spectral_distance_db")  # error, structure, sharpness
+ALL = "all"
 PERCEPTUAL = ("lpips", "dists")  # from `metrics.perceptual`, where the weights of their networks are given
 
 
 def metric_names(text: str | None) -> tuple[str, ...]:
-    """Names from a list with commas, as `--metrics` takes it; None means all.
+    """Names from a list with commas, as `--metrics` takes it; None and "all" mean all.
 
     Raises:
         ConfigError: see `check_names`.
     """
-    names = METRICS if text is None else tuple(name.strip() for name in text.split(","))
+    names = METRICS if text in (None, ALL) else tuple(name.strip() for name in str(text).split(","))
     check_names(names)
     return names
 
@@ -145,7 +147,7 @@ def check_names(names: Sequence[str]) -> None:
     if unknown or not names:
         name = (unknown or [""])[0]
         hint = " (it needs weights: --perceptual FILE adds it)" if name in PERCEPTUAL else ""
-        raise ConfigError(f"no metric called {name!r}{hint}; choose from {', '.join(METRICS)}")
+        raise ConfigError(f"no metric called {name!r}{hint}; choose from {', '.join(METRICS)}, or {ALL}")
 
 
 def _jobs(wanted: Sequence[str]) -> dict[tuple[str, ...], Job]:

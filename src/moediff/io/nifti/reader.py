@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from moediff.core.errors import DataError, InputMissing
 from moediff.io.formats import FORMATS, Format
 from moediff.io.missing import is_dangling, why_missing
 from moediff.io.naming import files_of, suffix_of
-from moediff.io.nifti.gzip_stream import GZIP_MAGIC, REMEDY, Stream, gunzip, raw_pieces
+from moediff.io.nifti.gzip_stream import GZIP_MAGIC, GZIP_MODE, REMEDY, Stream, gunzip, raw_pieces
 from moediff.io.nifti.header import (
     FIRST_BYTES,
     MAX_BYTES,
@@ -37,6 +38,15 @@ from moediff.io.voxels import decode
 
 DEFLATE_RATIO = 1032  # deflate cannot pack more than this many bytes into one
 SURPLUS_BYTES = 1 << 24  # unpacked bytes after the voxels that are ignored rather than called a gzip bomb
+
+PACKED = {  # names that are often given for a scan: what they are, and the remedy
+    **dict.fromkeys(
+        (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".7z", ".rar"),
+        "an archive of files: unpack it first and name the scan, or the folder of DICOM files, in it",
+    ),
+    **dict.fromkeys((".dcm.gz", ".ima.gz"), "a packed DICOM file: unpack all files with gunzip and name their folder"),
+    **dict.fromkeys((".nii.xz", ".nii.bz2", ".nii.zst"), "a packed scan: unpack it, and pack it with gzip if at all"),
+}
 
 Selected: TypeAlias = "tuple[tuple[int, int, int], int]"  # the shape of one volume, and its index among those stored
 
@@ -106,6 +116,9 @@ def _open_scan(path: Path, notes: list[str]) -> Iterator[_OpenScan]:
 def _format_of(path: Path) -> Format:
     suffix = suffix_of(path)
     if suffix is None:
+        for end, remedy in PACKED.items():
+            if path.name.lower().endswith(end):
+                raise DataError(f"expected a scan, found {remedy}")
         raise DataError(
             "unsupported kind of file; supported are .nii, .nii.gz, .mgz, .mgh and .hdr with .img: convert it first"
         )
@@ -160,6 +173,8 @@ def _open_stream(file: BinaryIO, format_: Format, notes: list[str]) -> Stream:
         raise DataError(
             f"the file is named as packed but is not gzip-compressed: rename it to {format_.unpacked_suffix}"
         )
+    if format_.gzipped and zlib.decompressobj(GZIP_MODE).decompress(start, len(GZIP_MAGIC)) == GZIP_MAGIC:
+        raise DataError("the file is packed twice: unpack it once with gunzip, and keep its name")
     return Stream(gunzip(file, notes) if format_.gzipped else raw_pieces(file))
 
 
