@@ -184,11 +184,11 @@ def _check_same_scan(record: dict[str, Any], scan: LoadedScan) -> None:
     """Refuse a scan that took the place of a result, beside the result's sidecar."""
     grid = record.get("output")
     expected = grid.get("shape") if isinstance(grid, dict) else None
-    found = list(scan.stored_grid.shape)
-    if isinstance(expected, list) and len(expected) == 3 and expected != found:
+    stored = list(scan.stored_grid.shape)
+    if isinstance(expected, list) and len(expected) == 3 and expected != stored:
         with prefix_errors(printable(scan.path or "the scan")):
             raise DataError(
-                f"the scan has shape {found}, its sidecar describes one of {expected}: another scan took the result's "
+                f"the scan has shape {stored}, its sidecar describes one of {expected}: another scan took the result's "
                 "name; enhance again"
             )
 

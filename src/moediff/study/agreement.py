@@ -22,27 +22,27 @@ def wilson(successes: float, total: float) -> Estimate | None:
     return Estimate(value=share, low=max(0.0, centre - reach), high=min(1.0, centre + reach))
 
 
-def krippendorff_alpha(ratings_RU: np.ndarray, level: str) -> float | None:
+def krippendorff_alpha(ratings_RU: np.ndarray, scale: str) -> float | None:
     """Krippendorff's alpha of ratings [readers, units], NaN where one is missing; None where it is not defined.
 
     Args:
         ratings_RU: numbers.
-        level: nominal, ordinal or interval.
+        scale: nominal, ordinal or interval.
     """
     values = np.unique(ratings_RU[~np.isnan(ratings_RU)])
     if len(values) < 2:
         return None
-    counts_UV = (ratings_RU[:, :, None] == values).sum(0).astype(float)
-    raters_U = counts_UV.sum(1)
-    counts_UV, raters_U = counts_UV[raters_U > 1], raters_U[raters_U > 1]  # single ratings cannot be paired
+    tally_UV = (ratings_RU[:, :, None] == values).sum(0).astype(float)
+    raters_U = tally_UV.sum(1)
+    tally_UV, raters_U = tally_UV[raters_U > 1], raters_U[raters_U > 1]  # single ratings cannot be paired
     if not len(raters_U):
         return None
-    together = (counts_UV[:, :, None] * counts_UV[:, None, :]) / (raters_U - 1)[:, None, None]
-    own = np.einsum("uv,vw->uvw", counts_UV, np.eye(len(values))) / (raters_U - 1)[:, None, None]
+    together = (tally_UV[:, :, None] * tally_UV[:, None, :]) / (raters_U - 1)[:, None, None]
+    own = np.einsum("uv,vw->uvw", tally_UV, np.eye(len(values))) / (raters_U - 1)[:, None, None]
     observed = (together - own).sum(0)
     total_V = observed.sum(0)
     expected = (np.outer(total_V, total_V) - np.diag(total_V)) / (total_V.sum() - 1)
-    distance = _DISTANCES[level](values, total_V)
+    distance = _DISTANCES[scale](values, total_V)
     denominator = float((expected * distance).sum())
     return 1 - float((observed * distance).sum()) / denominator if denominator > 0 else None
 

@@ -269,9 +269,9 @@ def _choices(study: Study, key: StudyKey, main: Sequence[Judgement], options: An
     )
 
 
-def _preferences(key: StudyKey, counts_PO: np.ndarray) -> tuple[Preference, ...]:
+def _preferences(key: StudyKey, tally_PO: np.ndarray) -> tuple[Preference, ...]:
     result = []
-    for (i, j), (first, tie, second) in zip(pairs_of(len(key.methods)), counts_PO, strict=True):
+    for (i, j), (first, tie, second) in zip(pairs_of(len(key.methods)), tally_PO, strict=True):
         rate = wilson(float(first + tie / 2), float(first + tie + second))
         if rate is not None:
             result.append(
@@ -287,14 +287,14 @@ def _preferences(key: StudyKey, counts_PO: np.ndarray) -> tuple[Preference, ...]
     return tuple(result)
 
 
-def _win_shares(counts_RCPO: np.ndarray, methods: int) -> np.ndarray:
+def _win_shares(tally_RCPO: np.ndarray, methods: int) -> np.ndarray:
     """Share of its comparisons that each image won [images, readers]; ties count half."""
-    won = np.zeros((*counts_RCPO.shape[:2], methods))
+    won = np.zeros((*tally_RCPO.shape[:2], methods))
     seen = np.zeros_like(won)
     for p, (i, j) in enumerate(pairs_of(methods)):
         for method, outcome in ((i, FIRST), (j, SECOND)):
-            won[..., method] += counts_RCPO[:, :, p, outcome] + counts_RCPO[:, :, p, TIE] / 2
-            seen[..., method] += counts_RCPO[:, :, p].sum(-1)
+            won[..., method] += tally_RCPO[:, :, p, outcome] + tally_RCPO[:, :, p, TIE] / 2
+            seen[..., method] += tally_RCPO[:, :, p].sum(-1)
     shares = np.divide(won, seen, out=np.full_like(won, np.nan), where=seen > 0)
     return shares.reshape(len(won), -1).T
 

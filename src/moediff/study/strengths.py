@@ -62,22 +62,22 @@ def probabilities(strengths_M: Sequence[float], log_ties: float) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def fit(counts_BPO: np.ndarray, *, ties: bool = True, prior_sd: float = PRIOR_SD) -> np.ndarray:
+def fit(tally_BPO: np.ndarray, *, ties: bool = True, prior_sd: float = PRIOR_SD) -> np.ndarray:
     """Posterior modes [B, K] for counts of outcomes, by Newton's method on all samples at once."""
-    pairs = counts_BPO.shape[1]
+    pairs = tally_BPO.shape[1]
     methods = next(m for m in range(2, 200) if m * (m - 1) // 2 == pairs)
     x_POK = _features(methods)
     precision_K = np.full(methods + 1, prior_sd**-2.0)
     precision_K[methods] = TIE_PRIOR_SD**-2.0
     open_O = np.array([0.0, 0.0 if ties else -np.inf, 0.0])
-    total_BP = counts_BPO.sum(-1)
-    theta_BK = np.zeros((len(counts_BPO), methods + 1))
+    total_BP = tally_BPO.sum(-1)
+    theta_BK = np.zeros((len(tally_BPO), methods + 1))
     for _ in range(STEPS):
         score_BPO = np.einsum("pok,bk->bpo", x_POK, theta_BK) + open_O
         score_BPO -= score_BPO.max(-1, keepdims=True)
         share_BPO = np.exp(score_BPO)
         share_BPO /= share_BPO.sum(-1, keepdims=True)
-        gradient_BK = np.einsum("bpo,pok->bk", counts_BPO - total_BP[..., None] * share_BPO, x_POK)
+        gradient_BK = np.einsum("bpo,pok->bk", tally_BPO - total_BP[..., None] * share_BPO, x_POK)
         gradient_BK -= precision_K * theta_BK
         mean_BPK = np.einsum("bpo,pok->bpk", share_BPO, x_POK)
         hessian = np.einsum("bpo,pok,pol->bkl", total_BP[..., None] * share_BPO, x_POK, x_POK, optimize=True)
@@ -122,27 +122,27 @@ class Strengths:
 
 
 def estimate(
-    counts_RCPO: np.ndarray, *, ties: bool = True, readers: str = "random", draws: int = DRAWS, seed: int = 0
+    tally_RCPO: np.ndarray, *, ties: bool = True, readers: str = "random", draws: int = DRAWS, seed: int = 0
 ) -> Strengths:
     """Strengths and their intervals.
 
     Args:
-        counts_RCPO: how often each outcome was the answer; all zero where a reader did not see a pair of a case.
+        tally_RCPO: how often each outcome was the answer; all zero where a reader did not see a pair of a case.
         readers: random or fixed; a single one is fixed.
 
     Raises:
         DataError: fewer than two cases.
     """
-    readers_n, cases_n = counts_RCPO.shape[:2]
+    readers_n, cases_n = tally_RCPO.shape[:2]
     if cases_n < 2:
         raise DataError(f"{cases_n} case(s) with forced choices: intervals need two or more")
-    theta_K = fit(counts_RCPO.sum((0, 1))[None], ties=ties)[0]
+    theta_K = fit(tally_RCPO.sum((0, 1))[None], ties=ties)[0]
     methods = len(theta_K) - 1
     rng = numpy_rng(seed, "bootstrap", readers_n, cases_n)
     cov, dof, ratios = combined_covariance(
-        by_case=_resampled(counts_RCPO.sum(0), rng, draws, ties),
-        by_cell=_resampled(counts_RCPO.reshape(-1, *counts_RCPO.shape[2:]), rng, draws, ties),
-        by_reader=_resampled(counts_RCPO.sum(1), rng, draws, ties),
+        by_case=_resampled(tally_RCPO.sum(0), rng, draws, ties),
+        by_cell=_resampled(tally_RCPO.reshape(-1, *tally_RCPO.shape[2:]), rng, draws, ties),
+        by_reader=_resampled(tally_RCPO.sum(1), rng, draws, ties),
         units=(readers_n, cases_n),
         fixed=readers == "fixed",
     )
@@ -157,11 +157,11 @@ def estimate(
     )
 
 
-def _resampled(counts_NPO: np.ndarray, rng: np.random.Generator, draws: int, ties: bool) -> np.ndarray:
+def _resampled(tally_NPO: np.ndarray, rng: np.random.Generator, draws: int, ties: bool) -> np.ndarray:
     """Log-strengths [B, M] when these N units are resampled."""
-    n = len(counts_NPO)
+    n = len(tally_NPO)
     weights_BN = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-    return fit(np.einsum("bn,npo->bpo", weights_BN, counts_NPO), ties=ties)[:, :-1]
+    return fit(np.einsum("bn,npo->bpo", weights_BN, tally_NPO), ties=ties)[:, :-1]
 
 
 def combined_covariance(

@@ -21,9 +21,9 @@ NO_SCAN = {  # words of the third value on; the words are coded, so they can be 
 def image_type_warnings(image_types: Iterable[tuple[str, ...]]) -> list[str]:
     """A sentence for every kind of image in a series that is no magnitude scan."""
     words = (word.strip().upper() for image_type in image_types for word in image_type[2:])
-    found = dict.fromkeys(word for word in words if word in NO_SCAN)
+    named = dict.fromkeys(word for word in words if word in NO_SCAN)
     return [
         f"the series is {NO_SCAN[word]} (ImageType {word}), expected a magnitude scan: the model knows those only, "
         "enhance the scan it was computed from"
-        for word in found
+        for word in named
     ]
