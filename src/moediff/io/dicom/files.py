@@ -115,10 +115,10 @@ def _disk_file(path: Path) -> DicomFile:
 
 
 def _kind(name: str) -> tuple[bool, bool]:
-    base = name.rpartition("/")[2]
-    suffix = Path(base).suffix.lower()
+    file_name = name.rpartition("/")[2]
+    suffix = Path(file_name).suffix.lower()
     named = suffix in SUFFIXES
-    return named, named or not (base.startswith(".") or suffix[1:2].isalpha())
+    return named, named or not (file_name.startswith(".") or suffix[1:2].isalpha())
 
 
 def _folder_files(folder: Path) -> list[DicomFile]:

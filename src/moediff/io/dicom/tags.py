@@ -285,7 +285,7 @@ def _is_stated(datasets: tuple[Any, ...], keyword: str) -> bool:
     """Whether a tag is there with any content, usable or not."""
     groups = [None if d is None else _value(d, GROUPS[keyword]) for d in datasets[:-1]]
     places = [group[0] for group in groups if group] + [datasets[-1]]
-    return any(keyword in place and _value(place, keyword) != "" for place in places)
+    return any(keyword in dataset and _value(dataset, keyword) != "" for dataset in places)
 
 
 def _value(dataset: Any, keyword: str) -> Any:

@@ -95,12 +95,12 @@ def codes_of_result(header: Header, affine: np.ndarray, notes: list[str]) -> tup
     same = {"qform": holds(_qform(header, [abs(size) for size in header.pixdim[1:]])), "sform": holds(_sform(header))}
     if all(same.values()) or not any(same.values()):
         return codes
-    lost, used = ("qform", "sform") if same["sform"] else ("sform", "qform")
+    dropped, used = ("qform", "sform") if same["sform"] else ("sform", "qform")
     notes.append(
-        f"the {lost} (code {q if lost == 'qform' else s}) places the scan elsewhere than the {used} that was used: "
-        f"results carry {lost}_code 0"
+        f"the {dropped} (code {q if dropped == 'qform' else s}) places the scan elsewhere than the {used} that was used: "
+        f"results carry {dropped}_code 0"
     )
-    return (0, s) if lost == "qform" else (q, 0)
+    return (0, s) if dropped == "qform" else (q, 0)
 
 
 def _voxel_sizes(header: Header, trust: str | None, notes: list[str]) -> list[float]:
