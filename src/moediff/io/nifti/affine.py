@@ -96,8 +96,9 @@ def codes_of_result(header: Header, affine: np.ndarray, notes: list[str]) -> tup
     if all(same.values()) or not any(same.values()):
         return codes
     dropped, used = ("qform", "sform") if same["sform"] else ("sform", "qform")
+    code = q if dropped == "qform" else s
     notes.append(
-        f"the {dropped} (code {q if dropped == 'qform' else s}) places the scan elsewhere than the {used} that was used: "
+        f"the {dropped} (code {code}) places the scan elsewhere than the {used} that was used: "
         f"results carry {dropped}_code 0"
     )
     return (0, s) if dropped == "qform" else (q, 0)
