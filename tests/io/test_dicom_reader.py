@@ -197,3 +197,16 @@ def test_an_image_that_is_no_magnitude_scan_is_warned_of_by_name(tmp_path, word,
 def test_magnitude_scans_and_free_text_are_not_named(tmp_path, image_type):
     folder = write(tmp_path / "export", slices(ImageType=image_type))
     assert not [note for note in load(folder).warnings if "ImageType" in note]
+
+
+def test_a_series_without_a_transfer_syntax_is_read_as_it_is_encoded(tmp_path):
+    """Files that a program wrote without saying how: pydicom finds the encoding of tags, voxels follow it."""
+    folder = write(tmp_path / "export", slices())
+    for path in folder.iterdir():
+        element = bytes.fromhex("02001000") + b"UI" + (20).to_bytes(2, "little") + b"1.2.840.10008.1.2.1\0"
+        raw = path.read_bytes()
+        assert raw.count(element) == 1
+        at = raw.index(element)
+        length = int.from_bytes(raw[140:144], "little") - len(element)
+        path.write_bytes(raw[:140] + length.to_bytes(4, "little") + raw[144:at] + raw[at + len(element) :])
+    assert_known(load(folder).stored)

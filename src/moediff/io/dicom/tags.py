@@ -72,6 +72,11 @@ MODALITIES = frozenset(("MR", "CT", "PT", "NM", "US", "CR", "DX", "XA", "MG", "O
 SEQUENCES = frozenset(("SE", "IR", "GR", "EP", "RM"))
 ACQUISITIONS = frozenset(("2D", "3D"))
 GREY_SCALE = frozenset(("MONOCHROME1", "MONOCHROME2"))
+SYNTAX_OF = {  # of uncompressed voxels, by (implicit type names, little-endian)
+    (True, True): "1.2.840.10008.1.2",
+    (False, True): "1.2.840.10008.1.2.1",
+    (False, False): "1.2.840.10008.1.2.2",
+}
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 META_BYTES = 2048  # the transfer syntax stands within these
 DEFER_BYTES = 1024  # larger values, that is the voxels, are passed over until wanted
@@ -180,7 +185,10 @@ def open_dataset(stream: BinaryIO) -> Any:
     if DEFLATED in stream.read(META_BYTES):  # pydicom would inflate it without a limit
         raise DataError("the DICOM files are deflated: expected another transfer syntax; export them uncompressed")
     stream.seek(0)
-    return dcmread(stream, defer_size=DEFER_BYTES, specific_tags=[*IMAGE_TAGS, *PIXEL_TAGS])
+    dataset = dcmread(stream, defer_size=DEFER_BYTES, specific_tags=[*IMAGE_TAGS, *PIXEL_TAGS])
+    if "TransferSyntaxUID" not in dataset.file_meta:  # pydicom found the tags' encoding, but would not decode voxels
+        dataset.file_meta.TransferSyntaxUID = SYNTAX_OF[dataset.original_encoding]
+    return dataset
 
 
 def _image(file: int, index: int, datasets: tuple[Any, ...]) -> DicomImage:
