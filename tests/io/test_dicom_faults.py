@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pydicom", reason="pydicom is not installed")
-from dicom_maker import SECRETS, known_voxels, slices, write
+from dicom_maker import SECRETS, enhanced, known_voxels, slices, write
+from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML, ImplicitVRLittleEndian
 
@@ -205,3 +207,20 @@ def test_a_damaged_file_is_refused_without_its_name(tmp_path, caplog, recwarn):
         list_series(folder)
     said = (str(caught.value) + caplog.text + "".join(str(w.message) for w in recwarn)).lower()
     assert not any(secret in said for secret in SECRETS)
+
+
+def test_two_echoes_of_one_enhanced_file_are_named(tmp_path):
+    """There the echo time is called EffectiveEchoTime."""
+    whole = enhanced()
+    groups = list(whole.PerFrameFunctionalGroupsSequence)
+    frames = []
+    for echo_ms in (5.0, 90.0):
+        for group in groups:
+            frame, echo = deepcopy(group), Dataset()
+            echo.EffectiveEchoTime = echo_ms
+            frame.MREchoSequence = [echo]
+            frames.append(frame)
+    whole.PerFrameFunctionalGroupsSequence, whole.NumberOfFrames = frames, len(frames)
+    whole.PixelData = whole.PixelData * 2
+    with pytest.raises(DataError, match="echo time"):
+        load(write(tmp_path / "export", [whole]))

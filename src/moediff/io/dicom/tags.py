@@ -30,6 +30,7 @@ IMAGE_TAGS = (
     "ScanningSequence",
     "MRAcquisitionType",
     "EchoTime",
+    "EffectiveEchoTime",
     "ImagesInAcquisition",
     "SpacingBetweenSlices",
     "ImagePositionPatient",
@@ -67,12 +68,14 @@ GROUPS = {  # the sequence in which an enhanced multi-frame file stores what oth
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
     "EchoTime": "MREchoSequence",
+    "EffectiveEchoTime": "MREchoSequence",  # the name of it there
 }
 MODALITIES = frozenset(("MR", "CT", "PT", "NM", "US", "CR", "DX", "XA", "MG", "OT", "SC", "SR", "PR", "KO", "SEG"))
 SEQUENCES = frozenset(("SE", "IR", "GR", "EP", "RM"))
 ACQUISITIONS = frozenset(("2D", "3D"))
 GREY_SCALE = frozenset(("MONOCHROME1", "MONOCHROME2"))
-SYNTAX_OF = {  # of uncompressed voxels, by (implicit type names, little-endian)
+ECHO_TIMES = ("EffectiveEchoTime", "EchoTime")
+SYNTAX_OF: dict[Any, str] = {  # of uncompressed voxels, by (implicit type names, little-endian)
     (True, True): "1.2.840.10008.1.2",
     (False, True): "1.2.840.10008.1.2.1",
     (False, False): "1.2.840.10008.1.2.2",
@@ -180,6 +183,7 @@ def read_images(file: int, stream: BinaryIO) -> list[DicomImage]:
 def open_dataset(stream: BinaryIO) -> Any:
     """The allowed tags of one file, as a pydicom data set."""
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     stream.seek(0)
     if DEFLATED in stream.read(META_BYTES):  # pydicom would inflate it without a limit
@@ -187,7 +191,7 @@ def open_dataset(stream: BinaryIO) -> Any:
     stream.seek(0)
     dataset = dcmread(stream, defer_size=DEFER_BYTES, specific_tags=[*IMAGE_TAGS, *PIXEL_TAGS])
     if "TransferSyntaxUID" not in dataset.file_meta:  # pydicom found the tags' encoding, but would not decode voxels
-        dataset.file_meta.TransferSyntaxUID = SYNTAX_OF[dataset.original_encoding]
+        dataset.file_meta.TransferSyntaxUID = UID(SYNTAX_OF[dataset.original_encoding])
     return dataset
 
 
@@ -230,7 +234,7 @@ def _image(file: int, index: int, datasets: tuple[Any, ...]) -> DicomImage:
         slope=slope,
         inter=inter,
         scaling_fixed=fixed,
-        echo_ms=_number(datasets, "EchoTime"),
+        echo_ms=next((ms for ms in (_number(datasets, name) for name in ECHO_TIMES) if ms is not None), None),
         padding=_padding(header),
         declared_step_mm=_number(datasets, "SpacingBetweenSlices"),
         declared_count=_integer(header, "ImagesInAcquisition"),
