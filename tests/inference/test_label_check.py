@@ -13,7 +13,7 @@ from moediff.cli.main import main
 from moediff.core.errors import DataError
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import plan_grids
-from moediff.inference.label_check import INTENTS, flatness, require_intensities
+from moediff.inference.label_check import INTENTS, flatness, require_intensities, share_at_maximum
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import from_nibabel, from_volume, load
 
@@ -25,20 +25,25 @@ def label_maps(brain_labels) -> dict[str, Volume]:
     labels = brain_labels.float()
     mask = (labels > 0).float()
     probability = torch.nn.functional.avg_pool3d((labels == 2).float()[None, None], 3, 1, 1)[0, 0].mul(255).round()
+    smooth = torch.nn.functional.avg_pool3d((labels == 2).float()[None, None], 5, 1, 2)[0, 0]
+    smooth = torch.where((smooth > 0) & (smooth < 1), smooth * (1 + 1e-4 * torch.rand(smooth.shape)), smooth)
     maps = {
         "tissue classes": labels,
         "mask": mask,
         "mask of 0.5": mask * 0.5,
         "probabilities": probability,
+        "probabilities as real numbers": smooth,
         "thick slices": labels[::3],
     }
     return {name: Volume(data.contiguous(), AFFINE) for name, data in maps.items()}
 
 
-@pytest.mark.parametrize("name", ["tissue classes", "mask", "mask of 0.5", "probabilities", "thick slices"])
+@pytest.mark.parametrize(
+    "name", ["tissue classes", "mask", "mask of 0.5", "probabilities", "probabilities as real numbers", "thick slices"]
+)
 def test_a_map_is_refused_with_what_to_do_instead(label_maps, name):
     scan = from_volume(label_maps[name])
-    with pytest.raises(DataError, match=r"found labels, a mask .*nearest neighbour.*--trust-intensities"):
+    with pytest.raises(DataError, match=r"found (labels|a mask) .*nearest neighbour.*--trust-intensities"):
         plan_grids(scan, EnhanceOptions())
     insisting = EnhanceOptions(trust_intensities=True, voxel_size=(1.0,))
     assert plan_grids(scan, insisting).target.spacing_mm == pytest.approx((1, 1, 1))
@@ -75,6 +80,7 @@ def test_flatness_of_known_values():
     line = torch.arange(1, 9).repeat_interleave(2).float()
     block = line[:, None, None] + 16 * torch.arange(16.0)[None, :, None].expand(16, 16, 16)
     count, equal = flatness(block)
+    assert share_at_maximum(torch.tensor([[[0.0, 1, 2, 2]]])) == pytest.approx(2 / 3)
     assert count == len(torch.unique(block)) and equal == 0.0
 
 
@@ -97,5 +103,5 @@ def test_a_scan_enlarged_by_repeated_voxels_is_taken(make_phantom, factor):
 
 
 def test_labels_of_the_shared_brains_are_refused(shared_data):
-    with pytest.raises(DataError, match=r"5[0-9] different values"):
+    with pytest.raises(DataError, match=r"5[0-9] different values, 89% of neighbours equal"):
         require_intensities(load(shared_data / "labels" / "training_seg_01.nii.gz"))

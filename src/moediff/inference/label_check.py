@@ -21,6 +21,7 @@ SAMPLE_VOXELS = 1 << 20
 # Distinct values at most, and how often neighbours inside the foreground are equal at least. Real 8-bit scans reach
 # 0.17 (130 to 255 values), label maps 0.7 to 1; scans enlarged twofold by repeated voxels 0.5, threefold 0.8.
 LABELS = ((48, 0.4), (512, 0.85))
+SATURATED = 0.3  # of the foreground at its maximum: real 8-bit scans stay below 0.05, probability maps reach 0.5
 REMEDY = (
     "enhance the scan it belongs to and bring it to the result's grid by nearest neighbour, or give "
     "`enhance --trust-intensities` if these are intensities"
@@ -37,21 +38,36 @@ def require_intensities(scan: LoadedScan) -> None:
         raise DataError(
             f"expected a scan, found {INTENTS[scan.intent]} (the header's intent_code is {scan.intent}): {REMEDY}"
         )
-    count, equal = flatness(scan.volume.data_XYZ)
+    sample_XYZ = _sample(scan.volume.data_XYZ)
+    if (share := share_at_maximum(sample_XYZ)) >= SATURATED:
+        raise DataError(
+            f"expected a scan, found a mask or a probability map ({share:.0%} of its foreground has one value, the "
+            f"largest): {REMEDY}"
+        )
+    count, equal = flatness(sample_XYZ)
     if any(count <= most and equal >= least for most, least in LABELS):
         raise DataError(
-            f"expected a scan, found labels, a mask or a saturated map ({count} different values, {equal:.0%} of "
+            f"expected a scan, found labels or a map of steps ({count} different values, {equal:.0%} of "
             f"neighbours equal): {REMEDY}"
         )
 
 
-def flatness(data_XYZ: Tensor) -> tuple[int, float]:
-    """How many values a sample of slices holds, and the share of equal neighbours inside its foreground.
+def _sample(data_XYZ: Tensor) -> Tensor:
+    step = max(1, data_XYZ.numel() // SAMPLE_VOXELS)
+    return data_XYZ[:, :, step // 2 :: step] if step < data_XYZ.shape[2] else data_XYZ[:, :, ::8]
+
+
+def share_at_maximum(sample_XYZ: Tensor) -> float:
+    """Which share of the voxels that are not 0 has the largest value."""
+    inside = int((sample_XYZ != 0).sum())
+    return float((sample_XYZ == sample_XYZ.max()).sum()) / inside if inside and float(sample_XYZ.max()) != 0 else 0.0
+
+
+def flatness(sample_XYZ: Tensor) -> tuple[int, float]:
+    """How many values slices hold, and the share of equal neighbours inside their foreground.
 
     Of the first two axes the one counts along which fewer are equal: stripes are no labels.
     """
-    step = max(1, data_XYZ.numel() // SAMPLE_VOXELS)
-    sample_XYZ = data_XYZ[:, :, step // 2 :: step] if step < data_XYZ.shape[2] else data_XYZ[:, :, ::8]
     count = len(torch.unique(sample_XYZ))
     if count > LABELS[-1][0]:
         return count, 0.0
