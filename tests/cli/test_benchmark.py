@@ -141,7 +141,7 @@ def test_pairs_are_judged_as_they_were_measured(tmp_path, make_phantom, capsys):
 @pytest.mark.parametrize(
     ("listed", "code", "words"),
     [
-        ("input,ref\nnone.nii.gz,one.nii.gz\n", 66, "no file"),
+        ("input,ref\nnone.nii.gz,one.nii.gz\n", 66, "no such file"),
         ("pred,ref\na.nii.gz,b.nii.gz\n", 65, "unknown column 'pred'; expected columns input,ref[,lesions]"),
         ("input,ref\none.nii.gz,one.nii.gz\none.nii.gz,one.nii.gz\n", 78, "two sharp scans share a name"),
     ],

@@ -169,3 +169,12 @@ def test_packed_files_of_other_kinds_are_named(name, words, tmp_path):
     (tmp_path / name).write_bytes(b"anything")
     with pytest.raises(DataError, match=words):
         load(tmp_path / name)
+
+
+@pytest.mark.fault(4)
+def test_gzip_data_damaged_from_the_first_block_on_are_refused(tmp_path, raw_nifti):
+    packed = bytearray(gzip.compress(raw_nifti, mtime=0))
+    packed[10:14] = b"\xff\xff\xff\xff"  # the block's own header, after that of gzip
+    (tmp_path / "scan.nii.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"damaged|corrupt|cut short"):
+        load(tmp_path / "scan.nii.gz")

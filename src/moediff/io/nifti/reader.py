@@ -173,9 +173,17 @@ def _open_stream(file: BinaryIO, format_: Format, notes: list[str]) -> Stream:
         raise DataError(
             f"the file is named as packed but is not gzip-compressed: rename it to {format_.unpacked_suffix}"
         )
-    if format_.gzipped and zlib.decompressobj(GZIP_MODE).decompress(start, len(GZIP_MAGIC)) == GZIP_MAGIC:
+    if format_.gzipped and _holds_gzip(start):
         raise DataError("the file is packed twice: unpack it once with gunzip, and keep its name")
     return Stream(gunzip(file, notes) if format_.gzipped else raw_pieces(file))
+
+
+def _holds_gzip(start: bytes) -> bool:
+    """Whether gzip data begin with gzip data; damaged ones are reported where they are read."""
+    try:
+        return zlib.decompressobj(GZIP_MODE).decompress(start, len(GZIP_MAGIC)) == GZIP_MAGIC
+    except zlib.error:
+        return False
 
 
 def _max_unpacked_bytes(file: BinaryIO, format_: Format) -> int:
