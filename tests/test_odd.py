@@ -86,7 +86,10 @@ def test_a_scan_without_a_head_is_named(tmp_path, bundle, capsys):
     data = np.zeros((40, 40, 40), np.float32)
     data[20, 20, 20] = 1
     nib.save(nib.Nifti1Image(data, np.diag([4.0, 4, 4, 1])), tmp_path / "dot.nii.gz")
-    assert main(["enhance", str(tmp_path / "dot.nii.gz"), "--bundle", str(bundle), "--voxel-size", "3"]) == 65
+    words = ["enhance", str(tmp_path / "dot.nii.gz"), "--bundle", str(bundle), "--voxel-size", "3"]
+    assert main(words) == 65
+    assert "dot.nii.gz: expected a scan, found" in capsys.readouterr().err  # two values: a mask
+    assert main([*words, "--trust-intensities"]) == 65
     assert "dot.nii.gz: no head found" in capsys.readouterr().err
 
 
