@@ -155,46 +155,54 @@ def add(commands: Commands) -> None:
     study = commands.add_parser("study", help="compare results by blinded human readers").add_subparsers(
         required=True, metavar="ACTION"
     )
-    create = study.add_parser(
-        "create",
-        help="make a study from results",
-        description=f"Render results to blinded images and draw each reader's trials. {RESEARCH_ONLY}",
+    actions = (
+        (
+            "create",
+            "make a study from results",
+            f"Render results to blinded images and draw each reader's trials. {RESEARCH_ONLY}",
+            CREATE_OPTIONS,
+            create_command,
+        ),
+        (
+            "plan",
+            "how many readers and cases a study needs",
+            "Simulate studies of several sizes and print the share of them that finds the difference.",
+            PLAN_OPTIONS,
+            plan_command,
+        ),
+        (
+            "serve",
+            "show a study to its readers",
+            f"Serve a study to browsers and print a one-time link for each reader. {RESEARCH_ONLY}",
+            SERVE_OPTIONS,
+            serve_command,
+        ),
+        (
+            "export-html",
+            "make one offline file for each reader",
+            f"Write a page for each reader that needs no server and saves answers as JSON. {RESEARCH_ONLY}",
+            EXPORT_OPTIONS,
+            export_command,
+        ),
+        (
+            "merge",
+            "add answers of offline pages",
+            "Add answers that offline pages saved to a study.",
+            MERGE_OPTIONS,
+            merge_command,
+        ),
+        (
+            "analyse",
+            "analyse the answers of a study",
+            f"Open the key, and write strengths, rates, agreement and a page. {RESEARCH_ONLY}",
+            ANALYSE_OPTIONS,
+            analyse_command,
+        ),
     )
-    add_options(create, CREATE_OPTIONS)
-    create.set_defaults(call=create_command)
-    plan = study.add_parser(
-        "plan",
-        help="how many readers and cases a study needs",
-        description="Simulate studies of several sizes and print the share of them that finds the difference.",
-    )
-    add_options(plan, PLAN_OPTIONS)
-    plan.set_defaults(call=plan_command)
-    serve = study.add_parser(
-        "serve",
-        help="show a study to its readers",
-        description=f"Serve a study to browsers and print a one-time link for each reader. {RESEARCH_ONLY}",
-    )
-    add_options(serve, SERVE_OPTIONS)
-    serve.set_defaults(call=serve_command)
-    export = study.add_parser(
-        "export-html",
-        help="make one offline file for each reader",
-        description=f"Write a page for each reader that needs no server and saves answers as JSON. {RESEARCH_ONLY}",
-    )
-    add_options(export, EXPORT_OPTIONS)
-    export.set_defaults(call=export_command)
-    merge = study.add_parser(
-        "merge", help="add answers of offline pages", description="Add answers that offline pages saved to a study."
-    )
-    add_options(merge, MERGE_OPTIONS)
-    merge.set_defaults(call=merge_command)
-    analyse = study.add_parser(
-        "analyse",
-        help="analyse the answers of a study",
-        description=f"Open the key, and write strengths, rates, agreement and a page. {RESEARCH_ONLY}",
-    )
-    add_options(analyse, ANALYSE_OPTIONS)
-    analyse.set_defaults(call=analyse_command)
+    for name, summary, description, options, call in actions:
+        action = study.add_parser(name, help=summary, description=description)
+        add_options(action, options)
+        action.set_defaults(call=call)
 
 
 def create_command(args: argparse.Namespace) -> int:
