@@ -27,6 +27,7 @@ PARTS = (
     "benchmark",
     "training",
     "report",
+    "cohort",
     "study",
     "cli",
     "__main__",

@@ -16,8 +16,8 @@ from moediff._version import RESEARCH_ONLY, __version__
 from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, study, train
 from moediff.cli.options import with_present_names
 from moediff.core import signals
-from moediff.core.errors import InputMissing, MoeDiffError, MoeDiffWarning, OutputFailed, TryAgain, printable
-from moediff.core.memory import is_out_of_memory
+from moediff.core.errors import InputMissing, MoeDiffWarning, OutputFailed
+from moediff.core.faults import describe_fault
 
 DEBUG = "show the traceback of an error"
 
@@ -92,26 +92,11 @@ def _exit_code(work: Callable[[], int], *, debug: bool) -> int:
 def _print_fault(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, MoeDiffError):
-        _print_line(f"moediff: {error}")
-        return error.exit_code
-    if is_out_of_memory(error):
-        _print_line("moediff: memory ran out; lower --mem-mb or close other programs")
-        return TryAgain.exit_code
     if isinstance(error, BrokenPipeError):
         return OutputFailed.exit_code  # who read our output has gone, and knows it
-    if isinstance(error, OSError):
-        _print_line(f"moediff: {_describe(error)}: check permissions, free space and limits, then try again")
-        return OutputFailed.exit_code
-    _print_line(
-        f"moediff: internal fault ({type(error).__name__}: {printable(str(error))}); please report it with --debug"
-    )
-    return MoeDiffError.exit_code
-
-
-def _describe(error: OSError) -> str:
-    what = error.strerror or str(error)
-    return printable(f"{error.filename or 'standard output or a file'}: {what}")
+    code, sentence = describe_fault(error)
+    _print_line(f"moediff: {sentence}")
+    return code
 
 
 def _print_line(line: str) -> None:
