@@ -60,7 +60,7 @@ def start_workers(options: RunnerOptions) -> Workers:
 
 
 @dataclass
-class _Counts:
+class _Tally:
     done: int = 0
     skipped: int = 0
     retried: int = 0
@@ -80,7 +80,7 @@ class _Run:
     ) -> None:
         self.tasks, self.work, self.options = tasks, work, options
         self.workers, self.journal = workers, journal
-        self.counts = _Counts()
+        self.tally = _Tally()
         self.under_way: dict[str, int] = {}  # attempt by the name of the task
         self.again: list[tuple[float, int, int, Task]] = []  # heap: when, order of entry, attempt, task
         self.next = 0  # the first task never handed out
@@ -100,12 +100,12 @@ class _Run:
             self._note("end", reason=reason, seconds=time.monotonic() - begun)
         return Summary(
             total=len(self.tasks),
-            done=self.counts.done,
-            skipped=self.counts.skipped,
-            failures=tuple(self.counts.failures),
-            not_run=len(self.tasks) - self.counts.ended,
-            retried=self.counts.retried,
-            workers_lost=self.counts.workers_lost,
+            done=self.tally.done,
+            skipped=self.tally.skipped,
+            failures=tuple(self.tally.failures),
+            not_run=len(self.tasks) - self.tally.ended,
+            retried=self.tally.retried,
+            workers_lost=self.tally.workers_lost,
             seconds=time.monotonic() - begun,
             journal=self.journal.path,
         )
@@ -141,13 +141,13 @@ class _Run:
         task, outcome = report.task, report.outcome
         attempt = self.under_way.pop(task.name)
         if report.worker_lost:
-            self.counts.workers_lost += 1
+            self.tally.workers_lost += 1
             self._note("lost", task.name, attempt, reason=outcome.reason)
         if outcome.reason == HELD:
             self._note("wait", task.name, attempt, reason=HELD)
             self._try_again(task, attempt, HELD_DELAY_S)
         elif outcome.temporary and attempt <= self.options.retries and not self.stopping:
-            self.counts.retried += 1
+            self.tally.retried += 1
             self._end("retry", task, attempt, outcome)
             self._try_again(task, attempt + 1, self.options.retry_delay_s * 2 ** (attempt - 1))
         else:
@@ -156,12 +156,12 @@ class _Run:
     def _finish(self, task: Task, attempt: int, outcome: Outcome) -> None:
         self._end(outcome.status, task, attempt, outcome)
         if outcome.status == "done":
-            self.counts.done += 1
+            self.tally.done += 1
         elif outcome.status == "skipped":
-            self.counts.skipped += 1
+            self.tally.skipped += 1
         else:
             log = log_path(self.options.folder, task.name)
-            self.counts.failures.append(Failure(task.name, outcome.exit_code, outcome.reason, attempt, log))
+            self.tally.failures.append(Failure(task.name, outcome.exit_code, outcome.reason, attempt, log))
             self.stopping = self.stopping or self.options.stop_on_first_failure
 
     def _try_again(self, task: Task, attempt: int, delay_s: float) -> None:

@@ -206,7 +206,7 @@ def check_names(tasks: Sequence[Task]) -> None:
     Raises:
         ConfigError: two tasks have one name.
     """
-    counts = Counter(task.name.lower() for task in tasks)
-    name, count = counts.most_common(1)[0] if counts else ("", 0)
+    frequencies = Counter(task.name.lower() for task in tasks)
+    name, count = frequencies.most_common(1)[0] if frequencies else ("", 0)
     if count > 1:
         raise ConfigError(f"{count} tasks are named {name}: expected one name for each")

@@ -46,7 +46,7 @@ class Workers(Protocol):
         """Stop every worker; work under way is given a moment to clean up."""
 
 
-def lost(why: str) -> Outcome:
+def lost_worker(why: str) -> Outcome:
     """The outcome of an attempt whose worker died."""
     return Outcome("failed", TryAgain.exit_code, f"its worker process {why}; if memory ran out, use fewer processes")
 
