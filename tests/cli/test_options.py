@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from moediff.cli.main import build_parser, main
-from moediff.cli.options import RENAMED_OPTIONS, add_options, option, with_present_names
+from moediff.cli.options import (
+    EXPERT,
+    INPUT,
+    OUTPUT,
+    QUALITY,
+    RENAMED_OPTIONS,
+    SPEED,
+    add_options,
+    option,
+    with_present_names,
+)
 
 REQUIRED = {
     "enhance": ["scan.nii"],
@@ -77,7 +89,7 @@ def test_defaults_stand_in_the_help():
     )
     add_options(parser, {"numbers": rows})
     text = parser.format_help()
-    assert "numbers:" in text and "how many (default 0)" in text
+    assert "numbers:" in text and "how many (default: 0)" in text
     assert text.count("default") == 2
 
 
@@ -86,3 +98,70 @@ def test_the_reference_page_names_former_options(command, old, new):
     page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     line = " ".join(page[page.index("Former names of options") :].split("\n\n")[0].split())
     assert f"`{old}` (now `{new}`)" in line or f"`{old}` (`{new}`)" in line
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Every command that does something: those without actions of their own."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from parsers(command)
+            return
+    yield parser
+
+
+COMMANDS = {parser.prog: parser for parser in parsers(build_parser())}
+ORDER = (INPUT, OUTPUT, "own", QUALITY, SPEED, EXPERT, "help")
+OWN_GROUPS = {
+    "moediff benchmark": ["methods"],
+    "moediff degrade": ["simulation"],
+    "moediff study plan": ["sizes", "what is expected"],
+    "moediff study create": ["trials", "display"],
+    "moediff study serve": ["network"],
+    "moediff study analyse": ["analysis"],
+}
+LONGEST_HELP = 130  # two lines of a terminal
+
+
+def own_groups(parser: argparse.ArgumentParser) -> list[str]:
+    return [group.title for group in parser._action_groups if group._group_actions]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_groups_come_in_one_order(command):
+    own = OWN_GROUPS.get(command, [])
+    places = [ORDER.index("own" if title in own else title) for title in own_groups(COMMANDS[command])]
+    assert places == sorted(places) and places[-1] == len(ORDER) - 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_one_plain_line_and_its_default(command):
+    for action in COMMANDS[command]._actions:
+        name = "/".join(action.option_strings) or action.dest
+        assert (action.help and len(action.help) <= LONGEST_HELP) or name in {"--voxel-size", "--methods"}, name
+        assert (action.help[0].isalnum() or action.help[0] in "-'") and not action.help.endswith("."), name
+        if action.default not in (None, False, [], argparse.SUPPRESS):
+            assert "(default: " in action.help, name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_stand_at_the_end_and_can_be_typed(command):
+    text = COMMANDS[command].format_help()
+    lines = text[text.index("examples:\n") :].splitlines()[1:]
+    assert any(line.split()[: len(command.split())] == command.split() for line in lines)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        assert words[0] == "moediff"
+        build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("moediff enhance", "usage: moediff enhance INPUT [options]"),
+        ("moediff adapt", "usage: moediff adapt SCAN ... -o FOLDER [options]"),
+        ("moediff evaluate", "usage: moediff evaluate (--pred FILE | --pairs CSV | --pred-bids DIR) [options]"),
+    ],
+)
+def test_the_first_line_names_what_has_to_be_given(command, usage):
+    assert COMMANDS[command].format_help().splitlines()[0] == usage

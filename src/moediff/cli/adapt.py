@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff._version import RESEARCH_ONLY
-from moediff.cli.options import add_options, option
+from moediff.cli.options import (
+    EXPERT,
+    INPUT,
+    OUTPUT,
+    SPEED,
+    Command,
+    add_command,
+    bundle_option,
+    device_option,
+    option,
+    overwrite_option,
+    quiet_option,
+    seed_option,
+)
 from moediff.cli.reading import read, reading_options, scan_path
 from moediff.core.memory import tune_allocator
 
@@ -19,7 +32,7 @@ if TYPE_CHECKING:
 
 
 OPTIONS = {
-    "input and output": (
+    INPUT: (
         option(
             "scans",
             type=scan_path,
@@ -28,32 +41,39 @@ OPTIONS = {
             help="thick-slice scans, one or several of the same protocol",
         ),
         *reading_options(),
-        option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write"),
-        option("--overwrite", action="store_true", help="replace an existing model folder"),
-        option("-q", "--quiet", action="store_true", help="print no progress and no summary"),
     ),
-    "training": (
-        option(
-            "--bundle", type=Path, metavar="FOLDER", help="model folder to begin with (default: the embedded weights)"
-        ),
-        option("--steps", type=int, default=100, metavar="N", help="one to three minutes on two cores"),
-        option("--seed", type=int, default=0, metavar="N", help="of everything random"),
-        option("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
+    OUTPUT: (
+        option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write"),
+        overwrite_option("an existing model folder"),
+        quiet_option("no progress and no summary"),
+    ),
+    SPEED: (
+        option("--steps", type=int, default=100, metavar="N", help="training steps; 100 take 1-3 minutes on two cores"),
+        device_option(),
         option("--processes", type=int, default=0, metavar="N", help="share the work (default: all GPUs or cores)"),
+    ),
+    EXPERT: (
+        bundle_option("model folder to begin with"),
+        seed_option("everything random"),
     ),
 }
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "adapt",
-        help="fine-tune the weights on your thick-slice scans; no sharp scan needed",
+    command = Command(
+        name="adapt",
+        summary="fine-tune the weights on your thick-slice scans; no sharp scan needed",
         description="Write a model folder for scans of one protocol and contrast: self-supervised fine-tuning on what "
         f"is sharp in the plane of thick slices. Use it with `moediff enhance --bundle FOLDER`. {RESEARCH_ONLY}",
+        options=OPTIONS,
+        examples=(
+            "moediff adapt sub-*/anat/*_FLAIR.nii.gz -o flair5/",
+            "moediff enhance sub-01_FLAIR.nii.gz --bundle flair5/",
+        ),
+        call=adapt_command,
     )
-    add_options(parser, OPTIONS)
-    parser.set_defaults(call=adapt_command)
+    add_command(commands, command)
 
 
 def adapt_command(args: argparse.Namespace) -> int:

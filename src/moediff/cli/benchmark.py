@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
-from moediff.cli.options import add_options, option
+from moediff.cli.options import (
+    EXPERT,
+    INPUT,
+    OUTPUT,
+    QUALITY,
+    SPEED,
+    Command,
+    add_command,
+    device_option,
+    option,
+    quiet_option,
+)
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -27,21 +38,33 @@ FOCUS = "faithful"
 
 
 OPTIONS = {
-    "scans": (
+    INPUT: (
         option("--data", type=Path, metavar="DIR", help="sharp scans are in DIR/val (default: nilearn's MNI152 scan)"),
-        option(
-            "--scans", nargs="+", default=[], metavar="NAME|FILE", help="some of them, or other files (default: all)"
-        ),
+        option("--scans", nargs="+", default=[], metavar="NAME|FILE", help="only these of DIR/val, or other files"),
         option("--pairs", type=Path, metavar="CSV", help="instead: heads measured twice, columns input,ref[,lesions]"),
-        option("--recipes", nargs="+", metavar="NAME|FILE", help=f"default: {' '.join(RECIPES)}"),
-        option("--seeds", nargs="+", type=int, default=[0], help="of noise, bias field and samples (default 0)"),
+        option("--recipes", nargs="+", metavar="NAME|FILE", help=f"how to degrade (default: {' '.join(RECIPES)})"),
+        option(
+            "--seeds",
+            nargs="+",
+            type=int,
+            default=[0],
+            metavar="N",
+            help="of noise, bias field and samples (default: 0)",
+        ),
         option(
             "--exclude-from-means",
             nargs="*",
             default=[],
             metavar="NAME",
-            help="scans that tables list but means leave out (default: none)",
+            help="scans that tables list but means leave out",
         ),
+    ),
+    OUTPUT: (
+        option(
+            "-o", "--output", type=Path, required=True, metavar="OUTDIR", help="results; a second run continues there"
+        ),
+        option("--no-pictures", action="store_true", help="draw no picture per row"),
+        quiet_option("no table and no progress"),
     ),
     "methods": (
         option(
@@ -51,39 +74,37 @@ OPTIONS = {
             metavar="METHOD",
             help=f"of {', '.join(METHODS)}; NAME=FOLDER; or NAME='command {{input}} {{output}}' (default: all named)",
         ),
-        option(
-            "--focus",
-            metavar="NAME",
-            help=f"what others are compared with (default: {FOCUS}, else the last that works)",
-        ),
-        option("--threads", type=int, metavar="N", help="CPU threads of every method"),
-        option("--device", default="cpu", help="for bundles: cpu, cuda, cuda:N or auto"),
-        option("--timeout", type=float, default=3600.0, metavar="S", help="stop a method after this many seconds"),
+        option("--focus", metavar="NAME", help=f"compare the others with this one (default: {FOCUS}, else the last)"),
     ),
-    "evaluation": (
-        option("--metrics", metavar="NAME,...", help="default: all; an unknown name lists them"),
+    QUALITY: (
+        option("--metrics", metavar="NAME,...", help="metrics (default: all; an unknown name lists them)"),
         option("--no-intensity-fit", action="store_true", help="leave intensities as they are: no gain and offset"),
-        option("--flops", action="store_true", help="count operations of our methods, each in a second run"),
     ),
-    "output": (
-        option(
-            "-o", "--output", type=Path, required=True, metavar="OUTDIR", help="results; a second run continues there"
-        ),
-        option("--no-pictures", action="store_true", help="draw no picture per row"),
-        option("-q", "--quiet", action="store_true", help="print no table and no progress"),
+    SPEED: (
+        device_option("cpu"),
+        option("--threads", type=int, metavar="N", help="CPU threads of every method"),
+        option("--timeout", type=float, default=3600, metavar="S", help="stop a method after this many seconds"),
     ),
+    EXPERT: (option("--flops", action="store_true", help="count operations of our methods, each in a second run"),),
 }
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "benchmark",
-        help="compare methods on degraded scans",
+    command = Command(
+        name="benchmark",
+        summary="compare methods on degraded scans",
         description=f"Degrade sharp scans, let every method restore them, and evaluate all alike. {RESEARCH_ONLY}",
+        options=OPTIONS,
+        examples=(
+            "moediff benchmark -o out/                              # on nilearn's MNI152 scan",
+            "moediff benchmark --data DIR -o out/                   # every scan of DIR/val",
+            "moediff benchmark --scans a_T1w.nii.gz --recipes thick5 --methods cubic faithful -o out/",
+            "moediff benchmark --scans a_T1w.nii.gz --methods faithful 'other=run-other {input} {output}' -o out/",
+        ),
+        call=benchmark_command,
     )
-    add_options(parser, OPTIONS)
-    parser.set_defaults(call=benchmark_command)
+    add_command(commands, command)
 
 
 def benchmark_command(args: argparse.Namespace) -> int:

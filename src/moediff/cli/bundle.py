@@ -8,18 +8,28 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moediff.cli.options import INPUT, Command, add_actions, add_command, option
+
 if TYPE_CHECKING:
     from moediff.cli import Commands
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    bundle = commands.add_parser("bundle", help="print and verify a model bundle").add_subparsers(
-        required=True, metavar="ACTION"
+    actions = add_actions(commands, "bundle", "print and verify a model bundle", "Print and verify a model bundle.")
+    info = Command(
+        name="info",
+        summary="print stages, config, provenance and checksum",
+        description="Verify a bundle's checksums; print its manifest, and the stages of its training as a table.",
+        options={
+            INPUT: (
+                option("path", type=Path, nargs="?", metavar="FOLDER", help="model folder (default: the embedded one)"),
+            )
+        },
+        examples=("moediff bundle info", "moediff bundle info runs/default/bundle"),
+        call=bundle_info,
     )
-    info = bundle.add_parser("info", help="print stages, config, provenance and checksum")
-    info.add_argument("path", type=Path, nargs="?", help="bundle folder (default: the embedded one)")
-    info.set_defaults(call=bundle_info)
+    add_command(actions, info)
 
 
 def bundle_info(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff._version import RESEARCH_ONLY, __version__
-from moediff.cli.options import add_options, option
+from moediff.cli.options import INPUT, OUTPUT, Command, add_command, option, overwrite_option, quiet_option, seed_option
 from moediff.cli.reading import read, reading_options, scan_path
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 OPTIONS = {
-    "input": (
+    INPUT: (
         option("source", type=scan_path, metavar="SCAN", help="sharp scan, of any kind that `enhance` takes"),
         *reading_options(),
     ),
-    "output": (
+    OUTPUT: (
         option(
             "-o",
             "--output",
@@ -33,27 +33,32 @@ OPTIONS = {
             required=True,
             help="low-resolution scan; its recipe is written beside it, .json",
         ),
-        option("--overwrite", action="store_true", help="replace existing outputs"),
-        option("-q", "--quiet", action="store_true", help="print nothing"),
+        overwrite_option(),
+        quiet_option("nothing"),
     ),
     "simulation": (
         option(
             "--recipe", required=True, metavar="NAME|FILE", help="a named recipe (an unknown name lists them) or .json"
         ),
-        option("--seed", type=int, default=0, metavar="N", help="of noise and bias field"),
+        seed_option("noise and bias field"),
     ),
 }
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "degrade",
-        help="simulate a low-resolution scan",
+    command = Command(
+        name="degrade",
+        summary="simulate a low-resolution scan",
         description=f"Write the scan that a poorer acquisition would have given, and its recipe. {RESEARCH_ONLY}",
+        options=OPTIONS,
+        examples=(
+            "moediff degrade sharp.nii.gz --recipe thick5 -o low.nii.gz   # 5 mm slices with 1 % noise",
+            "moediff degrade sharp.nii.gz --recipe low1.5 -o low.nii.gz   # voxels 1.5 times larger, 4 % noise",
+        ),
+        call=degrade_command,
     )
-    add_options(parser, OPTIONS)
-    parser.set_defaults(call=degrade_command)
+    add_command(commands, command)
 
 
 def degrade_command(args: argparse.Namespace) -> int:

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moediff.cli.options import INPUT, OUTPUT, Command, add_actions, add_command, option
+
 if TYPE_CHECKING:
     from moediff.cli import Commands
     from moediff.io.dicom.series import SeriesRow
@@ -15,13 +17,22 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    dicom = commands.add_parser("dicom", help="list what a DICOM export holds").add_subparsers(
-        required=True, metavar="ACTION"
+    actions = add_actions(commands, "dicom", "list what a DICOM export holds", "List what a DICOM export holds.")
+    listing = Command(
+        name="list",
+        summary="list the series in a folder or zip; shows no personal data",
+        description="List the series in a folder or zip, and whether each can be enhanced. Shows no personal data.",
+        options={
+            INPUT: (option("path", type=Path, metavar="DIR_OR_ZIP", help="folder, zip, or one multi-frame file"),),
+            OUTPUT: (option("--json", action="store_true", help="print JSON instead of a table"),),
+        },
+        examples=(
+            "moediff dicom list dicom_folder/",
+            "moediff enhance dicom_folder/ --series 5 -o out.nii.gz     # the number that the list shows",
+        ),
+        call=list_command,
     )
-    listing = dicom.add_parser("list", help="list the series in a folder or zip; shows no personal data")
-    listing.add_argument("path", type=Path, metavar="DIR_OR_ZIP")
-    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    listing.set_defaults(call=list_command)
+    add_command(actions, listing)
 
 
 def list_command(args: argparse.Namespace) -> int:

@@ -10,7 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
-from moediff.cli.options import add_options, option
+from moediff.cli.options import (
+    EXPERT,
+    INPUT,
+    OUTPUT,
+    QUALITY,
+    SPEED,
+    Command,
+    add_command,
+    bundle_option,
+    device_option,
+    option,
+    overwrite_option,
+    quiet_option,
+    seed_option,
+    threads_option,
+)
 from moediff.cli.reading import read, reading_options, scan_path
 from moediff.cli.terminal import progress_bar
 from moediff.core.memory import tune_allocator
@@ -35,52 +50,56 @@ def _size_mm(text: str) -> float:
 
 
 OPTIONS = {
-    "input": (
+    INPUT: (
         option(
             "source",
             type=scan_path,
             metavar="INPUT",
-            help=".nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
+            help="scan: .nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
         ),
         *reading_options(),
         option(
             "--trust-intensities",
             action="store_true",
-            help="enhance also what looks like labels, a mask or a probability map",
+            help="accept what looks like labels, a mask or a probability map",
         ),
     ),
-    "output": (
-        option("-o", "--output", type=Path, help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)"),
-        option("--report", type=Path, metavar="HTML", help="write a page that shows the result (one file, offline)"),
+    OUTPUT: (
         option(
-            "--uncertainty",
+            "-o",
+            "--output",
             type=Path,
             metavar="PATH",
-            help="write the standard deviation of every voxel (mode detail: needs --samples 2 or more)",
+            help="result (default: <stem>_desc-sr_<suffix>.nii.gz beside the input)",
         ),
-        option("--mask", type=Path, metavar="PATH", help="write where the network worked"),
-        option("--dicom-out", type=Path, metavar="FOLDER", help="write a new DICOM series too (DICOM input only)"),
-        option("--overwrite", action="store_true", help="replace existing outputs"),
-        option("--dry-run", action="store_true", help="print grids, memory, files and warnings, and stop"),
-        option("--json", action="store_true", help="print the sidecar to standard output"),
-        option("-q", "--quiet", action="store_true", help="print no progress, no summary and no warnings"),
-        option("-v", "--verbose", action="store_true", help="print timings and settings"),
-    ),
-    "grid and quality": (
         option(
             "--voxel-size",
             type=_size_mm,
             nargs="+",
             metavar="MM",
-            help="one number, or three in the input's axis order (default: axes coarser than 1 mm become 1 mm where "
-            "any is coarser than 1.2 mm, else all are halved)",
+            help="voxel size of the result: one number, or three in the input's axis order (default: axes coarser than "
+            "1 mm become 1 mm; a scan without an axis above 1.2 mm gets half its voxel size)",
         ),
-        option("--like", type=Path, metavar="REF", help="use exactly this scan's grid"),
+        option("--like", type=Path, metavar="REF", help="give the result exactly this scan's grid"),
+        option("--uncertainty", type=Path, metavar="PATH", help="also write the standard deviation of every voxel"),
+        option("--report", type=Path, metavar="HTML", help="also write a page that shows the result, offline"),
+        option("--mask", type=Path, metavar="PATH", help="also write where the network worked"),
+        option("--dicom-out", type=Path, metavar="FOLDER", help="also write a new DICOM series (DICOM input only)"),
+        overwrite_option(),
+        option("--dry-run", action="store_true", help="print grids, memory, files and warnings, and stop"),
+        option("--json", action="store_true", help="print the sidecar to standard output"),
+        quiet_option(),
+        option("-v", "--verbose", action="store_true", help="print timings and settings"),
+    ),
+    QUALITY: (
         option(
             "--mode",
             default="faithful",
             choices=("faithful", "detail"),
-            help="faithful: least error on average; detail: one plausible sample, sharper but further from the truth",
+            help="faithful: least error; detail: a plausible sample, sharper and further from the truth",
+        ),
+        option(
+            "--adapt", action="store_true", help="thick slices: fine-tune the weights on this scan first (1-2 minutes)"
         ),
         option(
             "--tta",
@@ -88,66 +107,76 @@ OPTIONS = {
             default=1,
             choices=(1, 2, 4, 8),
             metavar="N",
-            help="test-time augmentation: average over N flips, 2, 4 or 8; less error, N times as long",
-        ),
-        option(
-            "--samples",
-            type=int,
-            default=1,
-            help="with 2 or more, the uncertainty is taken from so many samples instead of predicted; "
-            "in mode detail the first of them is the result",
+            help="average over 2, 4 or 8 flips: a little less error, N times as long",
         ),
         option(
             "--correct-slice-intensity",
             action="store_true",
             help="remove brightness that alternates from slice to slice (interleaved acquisition)",
         ),
-        option(
-            "--adapt",
-            action="store_true",
-            help="thick slices: self-supervised fine-tuning of the weights on this scan first (minutes)",
-        ),
     ),
-    "speed and memory": (
-        option("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
-        option("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)"),
+    SPEED: (
+        device_option(),
+        threads_option(),
         option(
             "--dtype",
             default="float32",
             choices=("float32", "bfloat16"),
-            help="precision of the network: bfloat16 is 1.6 times as fast where a processor supports it",
+            help="bfloat16 is 1.6 times as fast where the processor supports it",
         ),
-        option("--mem-mb", type=int, default=1600, metavar="MB", help="bound on a tile's activations"),
+        option("--mem-mb", type=int, default=1600, metavar="MB", help="memory for a tile's activations"),
     ),
-    "advanced": (
-        option("--bundle", type=Path, metavar="FOLDER", help="model folder (default: the embedded weights)"),
-        option("--steps", type=int, default=3, metavar="N", help="network evaluations of a sample"),
-        option("--sampler", default="dpm-solver++", metavar="NAME", help="dpm-solver++, heun or euler"),
-        option("--seed", type=int, default=0, metavar="N", help="of samples and of --adapt"),
+    EXPERT: (
+        bundle_option(),
         option(
-            "--no-data-consistency",
-            action="store_true",
-            help="do not correct the result where it contradicts the measurement",
+            "--samples",
+            type=int,
+            default=1,
+            metavar="N",
+            help="take the uncertainty from N samples; in mode detail the first of them is the result",
         ),
-        option("--experts", type=Path, metavar="PATH", help="write the gate's weight of each expert, 4-D"),
-        option("--single-experts", type=Path, metavar="PATH", help="write each expert's own result, 4-D (slower)"),
+        option("--steps", type=int, default=3, metavar="N", help="network evaluations per sample"),
+        option("--sampler", default="dpm-solver++", metavar="NAME", help="dpm-solver++, heun or euler"),
+        seed_option("samples and of --adapt"),
+        option("--no-data-consistency", action="store_true", help="do not correct the result towards the measurement"),
+        option("--experts", type=Path, metavar="PATH", help="also write the weight of each expert, 4-D"),
+        option(
+            "--single-experts",
+            type=Path,
+            metavar="PATH",
+            help="also write each expert's result alone, 4-D (slower)",
+        ),
         option(
             "--differences",
             type=Path,
             metavar="PATH",
-            help="write each single expert minus the result, then minus the interpolated input, 4-D (slower)",
+            help="also write how each expert alone differs from the result and from the input, 4-D (slower)",
         ),
     ),
 }
+EXAMPLES = (
+    "moediff enhance sub-01_T2w.nii.gz                      # result beside the input, thick axes become 1 mm",
+    "moediff enhance scan.nii.gz -o out.nii.gz --report look.html",
+    "moediff enhance scan.nii.gz --uncertainty sd.nii.gz    # and how far the result may be off, voxel by voxel",
+    "moediff enhance flair.nii.gz --like t1w.nii.gz         # on the grid of another scan",
+    "moediff enhance flair_5mm.nii.gz --adapt               # better on thick slices, minutes instead of seconds",
+    "moediff enhance dicom_folder/ --series 5 -o out.nii.gz",
+)
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "enhance", help="super-resolve one scan", description=f"Super-resolve one scan. {RESEARCH_ONLY}"
+    add_command(
+        commands,
+        Command(
+            name="enhance",
+            summary="super-resolve one scan",
+            description=f"Super-resolve one scan. {RESEARCH_ONLY}",
+            options=OPTIONS,
+            examples=EXAMPLES,
+            call=enhance_command,
+        ),
     )
-    add_options(parser, OPTIONS)
-    parser.set_defaults(call=enhance_command)
 
 
 def enhance_command(args: argparse.Namespace) -> int:

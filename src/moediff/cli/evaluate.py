@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
-from moediff.cli.options import OneOf, add_options, option
+from moediff.cli.options import (
+    INPUT,
+    OUTPUT,
+    QUALITY,
+    Command,
+    OneOf,
+    add_command,
+    option,
+    overwrite_option,
+    quiet_option,
+)
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -27,7 +37,7 @@ EXTRA = ("input", "mask", "labels", "lesions", "uncertainty")  # files that a pa
 
 
 OPTIONS = {
-    "input": (
+    INPUT: (
         OneOf(
             (
                 option("--pred", type=Path, metavar="FILE", help="prediction, NIfTI (needs --ref)"),
@@ -37,11 +47,14 @@ OPTIONS = {
         ),
         option("--ref", type=Path, metavar="FILE", help="reference (truth), NIfTI"),
         option(
-            "--ref-bids", type=Path, metavar="DIR", help="BIDS folder of references, names alike but for desc, res, ..."
+            "--ref-bids", type=Path, metavar="DIR", help="BIDS folder of references; desc, res and the like may differ"
         ),
         option("--input", type=Path, metavar="LR", help="low-resolution input: adds data consistency"),
         option(
-            "--mask", type=Path, metavar="FILE", help="evaluate where this is above 0.5 (default: the reference's head)"
+            "--mask",
+            type=Path,
+            metavar="FILE",
+            help="evaluate inside this mask (default: the reference's head)",
         ),
         option(
             "--labels", type=Path, metavar="FILE", help="label map on the reference's grid: evaluate every label too"
@@ -56,16 +69,26 @@ OPTIONS = {
             "--uncertainty", type=Path, metavar="SD", help="standard deviations of the prediction: adds calibration"
         ),
     ),
-    "evaluation": (
+    OUTPUT: (
+        option("--json", type=Path, metavar="OUT", help="write the full record"),
+        option("--csv", type=Path, metavar="OUT", help="write one row per pair"),
+        overwrite_option(),
+        quiet_option("no table and no warnings"),
+    ),
+    QUALITY: (
         option(
             "--metrics",
             metavar="NAME,...",
-            help="names, or all (default: psnr, nrmse, ssim, haarpsi, hf_ratio, spectral_distance_db)",
+            help="metrics, or all (default: psnr, nrmse, ssim, haarpsi, hf_ratio, spectral_distance_db)",
         ),
         option(
-            "--regions", action="store_true", help="evaluate by region too (deep white matter, cortex, junction, rest)"
+            "--regions", action="store_true", help="evaluate by region too: deep white matter, cortex, junction, rest"
         ),
-        option("--tissues", action="store_true", help="tissue volumes and Dice even where --metrics chooses"),
+        option(
+            "--tissues",
+            action="store_true",
+            help="add tissue volumes and Dice (default: only with all metrics)",
+        ),
         option(
             "--perceptual",
             type=Path,
@@ -75,24 +98,26 @@ OPTIONS = {
         option("--resample", action="store_true", help="allow predictions on another grid than their reference"),
         option("--no-intensity-fit", action="store_true", help="leave intensities as they are: no gain and offset"),
     ),
-    "output": (
-        option("--json", type=Path, metavar="OUT", help="write the full record"),
-        option("--csv", type=Path, metavar="OUT", help="write one row per pair"),
-        option("--overwrite", action="store_true", help="replace existing outputs"),
-        option("-q", "--quiet", action="store_true", help="print no table and no warnings"),
-    ),
 }
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="compare predictions with references",
+    command = Command(
+        name="evaluate",
+        summary="compare predictions with references",
         description=f"Compare one prediction with its reference, or every pair of a list. {RESEARCH_ONLY}",
+        options=OPTIONS,
+        examples=(
+            "moediff evaluate --pred ours.nii.gz --ref sharp.nii.gz --input low.nii.gz",
+            "moediff evaluate --pred ours.nii.gz --ref sharp.nii.gz --regions --json scores.json",
+            "moediff evaluate --pairs pairs.csv --csv scores.csv        # columns pred,ref",
+            "moediff evaluate --pred-bids derivatives/ --ref-bids bids/ --csv scores.csv",
+        ),
+        call=evaluate_command,
     )
-    add_options(parser, OPTIONS)
-    parser.set_defaults(call=evaluate_command, usage_error=parser.error)
+    parser = add_command(commands, command)
+    parser.set_defaults(usage_error=parser.error)
 
 
 def evaluate_command(args: argparse.Namespace) -> int:

@@ -14,23 +14,32 @@ from typing import Any
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, study, train
-from moediff.cli.options import with_present_names
+from moediff.cli.options import DEBUG, HelpFormatter, with_present_names
 from moediff.core import signals
 from moediff.core.errors import InputMissing, MoeDiffWarning, OutputFailed
 from moediff.core.faults import describe_fault
 
-DEBUG = "show the traceback of an error"
+EXAMPLES = """examples:
+  moediff enhance scan.nii.gz            # the everyday command
+  moediff enhance --help                 # options and examples of a command"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command and option."""
-    parser = argparse.ArgumentParser(prog="moediff", description=f"Super-resolution of brain MRI. {RESEARCH_ONLY}")
-    parser.add_argument("--version", action="version", version=f"moediff-sr {__version__}")
-    parser.add_argument("--debug", action="store_true", help=DEBUG)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(
+        prog="moediff",
+        description=f"Super-resolution of brain MRI. {RESEARCH_ONLY}",
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
+        add_help=False,
+    )
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for command in (enhance, adapt, report, evaluate, benchmark, study, degrade, dicom, train, bundle):
         command.add(commands)
-    _debug_everywhere(commands)
+    group = parser.add_argument_group("help")
+    group.add_argument("-h", "--help", action="help", help="show this text")
+    group.add_argument("--version", action="version", version=f"moediff-sr {__version__}", help="show the version")
+    group.add_argument("--debug", action="store_true", help=DEBUG)
     return parser
 
 
@@ -56,15 +65,6 @@ def _show_warning(otherwise: Callable[..., None], message: Warning | str, *where
         otherwise(message, *where)
     elif not quiet:
         _print_line(f"moediff: warning: {message}")
-
-
-def _debug_everywhere(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Allow --debug after the command, too."""
-    for parser in commands.choices.values():
-        parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                _debug_everywhere(action)
 
 
 def _call(args: argparse.Namespace) -> int:

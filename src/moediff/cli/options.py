@@ -1,11 +1,20 @@
-"""Options of the commands as tables: groups, defaults in the help, and former names that still work."""
+"""Options of the commands as tables: groups, help with defaults and examples, and former names that still work."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+
+# Groups of options, in the order of every --help. A command may have groups of its own after the output.
+INPUT, OUTPUT, QUALITY, SPEED, EXPERT = "input", "output", "quality", "speed", "expert"
+DEBUG = "show the traceback of an error"
+HELP_COLUMN = 30  # where the explanations begin
 
 # Command -> former name -> present name. Former names are read for one release; a warning names the present one.
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {
@@ -35,15 +44,84 @@ class OneOf:
     options: tuple[Option, ...]
 
 
+OptionTable = Mapping[str, Sequence[Option | OneOf]]  # group -> its rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command or an action of one: what `--help` shows, and the function that runs it.
+
+    `summary` is its line in the list of commands. An example is a line as typed in a shell; a comment may follow `#`.
+    """
+
+    name: str
+    summary: str
+    description: str
+    options: OptionTable
+    examples: Sequence[str]
+    call: Callable[[argparse.Namespace], int]
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Examples keep their lines; everything else is wrapped."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=HELP_COLUMN)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        names = ", ".join(action.option_strings)
+        return f"{names} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """One or more of a thing: once, with dots."""
+        text = super()._format_args(action, default_metavar)
+        return f"{text[: text.index(' [')]} ..." if action.nargs == argparse.ONE_OR_MORE else text
+
+
 def option(*names: str, **settings: Any) -> Option:
     """A row; a default that says something is added to its help."""
     default = settings.get("default")
-    if default is not None and default is not False and "default" not in settings["help"]:
-        settings["help"] += " (default %(default)s)"
+    if default is not None and default is not False and default != [] and "default" not in settings["help"]:
+        settings["help"] += " (default: %(default)s)"
     return Option(names, settings)
 
 
-def add_options(parser: argparse.ArgumentParser, groups: Mapping[str, Sequence[Option | OneOf]]) -> None:
+def overwrite_option(what: str = "existing outputs") -> Option:
+    """--overwrite."""
+    return option("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def quiet_option(what: str = "no progress, no summary and no warnings") -> Option:
+    """-q, --quiet."""
+    return option("-q", "--quiet", action="store_true", help=f"print {what}")
+
+
+def device_option(default: str = "auto") -> Option:
+    """--device."""
+    return option("--device", default=default, help="where to compute: auto, cpu, cuda or cuda:N")
+
+
+def threads_option() -> Option:
+    """--threads."""
+    return option("--threads", type=int, metavar="N", help="CPU threads (default: as many as torch chooses)")
+
+
+def seed_option(of: str) -> Option:
+    """--seed; `of` says what is random."""
+    return option("--seed", type=int, default=0, metavar="N", help=f"seed of {of}")
+
+
+def bundle_option(what: str = "model folder") -> Option:
+    """--bundle."""
+    return option("--bundle", type=Path, metavar="FOLDER", help=f"{what} (default: the embedded weights)")
+
+
+def add_options(parser: argparse.ArgumentParser, groups: OptionTable) -> None:
     """Declare a table of options, each group under its title."""
     for title, options in groups.items():
         group = parser.add_argument_group(title)
@@ -54,6 +132,50 @@ def add_options(parser: argparse.ArgumentParser, groups: Mapping[str, Sequence[O
                     exclusive.add_argument(*one.names, **one.settings)
             else:
                 group.add_argument(*row.names, **row.settings)
+
+
+def add_command(commands: Commands, command: Command) -> argparse.ArgumentParser:
+    """Declare a command with its options, its examples, and `--help` and `--debug`."""
+    parser = commands.add_parser(
+        command.name,
+        help=command.summary,
+        description=command.description,
+        epilog="\n  ".join(("examples:", *command.examples)),
+        formatter_class=HelpFormatter,
+        add_help=False,
+    )
+    add_options(parser, command.options)
+    _add_help(parser)
+    parser.usage = f"%(prog)s {_usage(parser)}[options]"
+    parser.set_defaults(call=command.call)
+    return parser
+
+
+def add_actions(commands: Commands, name: str, summary: str, description: str) -> Commands:
+    """Declare a command that has actions, as in `moediff study create`; returns where to declare those."""
+    parser = commands.add_parser(
+        name, help=summary, description=description, formatter_class=HelpFormatter, add_help=False
+    )
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    _add_help(parser)
+    return actions
+
+
+def _add_help(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("help")
+    group.add_argument("-h", "--help", action="help", help="show this text")
+    group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    """What has to be given: positional arguments first, since some options take all words that follow them."""
+    formatter = parser._get_formatter()
+    choices = parser._mutually_exclusive_groups
+    needed = [action for action in parser._actions if not action.option_strings]
+    needed += [action for action in parser._actions if action.option_strings and action.required]
+    words = [formatter._format_actions_usage([action], []).strip() for action in needed]
+    words += [formatter._format_actions_usage(group._group_actions, [group]).strip() for group in choices]
+    return "".join(f"{word.replace('%', '%%')} " for word in words)
 
 
 def with_present_names(words: Sequence[str]) -> tuple[list[str], list[str]]:

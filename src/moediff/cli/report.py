@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
-from moediff.cli.options import add_options, option
+from moediff.cli.options import INPUT, OUTPUT, Command, add_command, option, overwrite_option, quiet_option
 from moediff.cli.reading import reading_options, scan_path
 from moediff.core.memory import tune_allocator
 
@@ -22,7 +22,7 @@ SINGLE = ("output", *FILES, "trust", "volume", "series", "defaced")  # what is s
 
 
 OPTIONS = {
-    "input": (
+    INPUT: (
         option(
             "results",
             type=scan_path,
@@ -38,33 +38,38 @@ OPTIONS = {
         option("--differences", type=Path, help="what `enhance --differences` wrote: each expert's own changes"),
         option("--lesions", type=Path, help="mask of outlined lesions, on any grid"),
         option(
-            "--defaced",
-            action="store_true",
-            help="the scan shows no face, so offer a 3-D view (stripped scans get one)",
+            "--defaced", action="store_true", help="the scan shows no face: offer a 3-D view, as for stripped scans"
         ),
     ),
-    "output": (
+    OUTPUT: (
         option(
             "-o", "--output", type=Path, metavar="HTML", help="page (default: <stem>_report.html beside the result)"
         ),
         option(
             "--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers"
         ),
-        option("--overwrite", action="store_true", help="replace existing pages"),
-        option("-q", "--quiet", action="store_true", help="do not print the pages' names"),
+        overwrite_option("existing pages"),
+        quiet_option("no names of pages"),
     ),
 }
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "report",
-        help="show enhanced scans as HTML pages",
+    command = Command(
+        name="report",
+        summary="show enhanced scans as HTML pages",
         description=f"Write one self-contained, offline HTML page for each enhanced scan. {RESEARCH_ONLY}",
+        options=OPTIONS,
+        examples=(
+            "moediff report sub-01_desc-sr_T2w.nii.gz",
+            "moediff report ours.nii.gz --input low.nii.gz --truth sharp.nii.gz",
+            "moediff report derivatives/ --index index.html             # a page for every result, and a list",
+        ),
+        call=report_command,
     )
-    add_options(parser, OPTIONS)
-    parser.set_defaults(call=report_command, usage_error=parser.error)
+    parser = add_command(commands, command)
+    parser.set_defaults(usage_error=parser.error)
 
 
 def report_command(args: argparse.Namespace) -> int:

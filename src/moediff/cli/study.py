@@ -8,25 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
-from moediff.cli.options import OneOf, Option, add_options, option
+from moediff.cli.options import (
+    INPUT,
+    OUTPUT,
+    Command,
+    OneOf,
+    Option,
+    add_actions,
+    add_command,
+    option,
+    quiet_option,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from moediff.cli import Commands
 
 FOLDER = option("folder", type=Path, metavar="DIR", help="folder of the study")
 KEY = option("--key", type=Path, metavar="FILE", help="the key's file (default: DIR.key.json beside the folder)")
-QUIET = option("-q", "--quiet", action="store_true", help="print nothing")
+QUIET = quiet_option("nothing")
 
 CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
-    "cases": (
+    INPUT: (
         OneOf(
             (
                 option(
                     "--results",
                     nargs="+",
                     metavar="METHOD=PATH",
-                    help="a method's name and its result, a file or a folder of them; files of one case have one name, "
-                    "apart from `_desc-...`",
+                    help="a method's name and its result, a file or a folder of files named alike but for `_desc-...`",
                 ),
                 option(
                     "--cases",
@@ -47,15 +57,19 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             help="masks of outlined lesions; a case without has none",
         ),
     ),
-    "output": (
+    OUTPUT: (
         option("folder", type=Path, metavar="DIR", help="new folder for the study"),
         KEY,
         QUIET,
     ),
     "trials": (
-        option("--readers", nargs="+", required=True, metavar="NAME", help="names or initials, for you alone"),
+        option("--readers", nargs="+", required=True, metavar="NAME", help="readers' names or initials, for you alone"),
         option(
-            "--tasks", nargs="+", default=["choice"], metavar="TASK", help="choice, scores, search (default: choice)"
+            "--tasks",
+            nargs="+",
+            default=["choice"],
+            metavar="TASK",
+            help="of choice, scores, search (default: choice)",
         ),
         option("--training", type=int, default=1, metavar="N", help="cases for training, not analysed"),
         option("--repeats", type=float, default=0.2, metavar="SHARE", help="share of trials shown twice"),
@@ -63,12 +77,12 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             "--catches", type=float, default=0.1, metavar="SHARE", help="share of catch trials among forced choices"
         ),
         option("--no-ties", action="store_true", help="readers must prefer one of two images"),
-        option("--session-trials", type=int, default=60, metavar="N", help="forced choices of one session"),
-        option("--washout-days", type=int, default=14, metavar="N", help="pause between sessions, shown to readers"),
-        option("--seed", type=int, metavar="N", help="of order and sides; keep it secret (default: drawn)"),
+        option("--session-trials", type=int, default=60, metavar="N", help="forced choices in one session"),
+        option("--washout-days", type=int, default=14, metavar="N", help="days between sessions, shown to readers"),
+        option("--seed", type=int, metavar="N", help="seed of order and sides; keep it secret (default: drawn)"),
     ),
     "display": (
-        option("--title", default="Reader study", help="shown to readers"),
+        option("--title", default="Reader study", help="title shown to readers"),
         option(
             "--show",
             nargs="*",
@@ -76,49 +90,85 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             default=["input", "reference"],
             help="scans beside the results, where there are (default: both)",
         ),
-        option("--plane", choices=("axial", "coronal", "sagittal"), default="axial", help="of the slices"),
-        option("--slices", type=int, default=32, metavar="N", help="at most, evenly spaced through the head"),
+        option("--plane", choices=("axial", "coronal", "sagittal"), default="axial", help="plane of the slices"),
+        option(
+            "--slices",
+            type=int,
+            default=32,
+            metavar="N",
+            help="number of slices at most, evenly spaced",
+        ),
         option("--window", choices=("locked", "free"), default="locked", help="whether readers may change brightness"),
         option("--match-intensity", action="store_true", help="fit each result's intensities to the input's"),
     ),
 }
 
 ANALYSE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
-    "input": (FOLDER, KEY),
-    "output": (
+    INPUT: (FOLDER, KEY),
+    OUTPUT: (
         option("-o", "--output", type=Path, metavar="DIR", help="new folder (default: DIR.analysis beside the study)"),
         QUIET,
     ),
     "analysis": (
         option("--unfinished", action="store_true", help="open the key although readers have trials left"),
         option("--fixed-readers", action="store_true", help="intervals for these readers, not for readers like them"),
-        option("--tolerance-mm", type=float, default=3.0, metavar="MM", help="from outline to a mark that hits it"),
-        option("--seed", type=int, default=0, metavar="N", help="of the bootstrap"),
+        option(
+            "--tolerance-mm",
+            type=float,
+            default=3.0,
+            metavar="MM",
+            help="a mark this close to an outline hits it",
+        ),
+        seed_option("the bootstrap"),
     ),
 }
 
 PLAN_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
+    OUTPUT: (option("--json", action="store_true", help="print JSON instead of a table"), QUIET),
     "sizes": (
-        option("--readers", type=int, nargs="+", default=[3, 5, 8], metavar="N", help="numbers to try"),
-        option("--cases", type=int, nargs="+", default=[10, 20, 40], metavar="N", help="numbers to try"),
-        option("--power", type=float, default=0.8, metavar="SHARE", help="wanted"),
+        option(
+            "--readers",
+            type=int,
+            nargs="+",
+            default=[3, 5, 8],
+            metavar="N",
+            help="readers to try (default: 3 5 8)",
+        ),
+        option(
+            "--cases",
+            type=int,
+            nargs="+",
+            default=[10, 20, 40],
+            metavar="N",
+            help="cases to try (default: 10 20 40)",
+        ),
+        option("--power", type=float, default=0.8, metavar="SHARE", help="power that is wanted"),
     ),
     "what is expected": (
         option(
-            "--preference", type=float, default=0.65, metavar="SHARE", help="of comparisons that the better method wins"
+            "--preference",
+            type=float,
+            default=0.65,
+            metavar="SHARE",
+            help="comparisons that the better method wins",
         ),
-        option("--ties", type=float, default=0.2, metavar="SHARE", help="of 'no difference' between equal methods"),
-        option("--methods", type=int, default=2, metavar="N", help="one better than the others"),
-        option("--reader-sd", type=float, default=0.3, metavar="SD", help="of log-strengths between readers"),
-        option("--case-sd", type=float, default=0.3, metavar="SD", help="of log-strengths between cases"),
-        option("--simulations", type=int, default=200, metavar="N", help="of each size"),
-        option("--seed", type=int, default=0, metavar="N", help="of the simulation"),
+        option("--ties", type=float, default=0.2, metavar="SHARE", help="'no difference' between equal methods"),
+        option("--methods", type=int, default=2, metavar="N", help="number of methods; one is better than the others"),
+        option(
+            "--reader-sd",
+            type=float,
+            default=0.3,
+            metavar="SD",
+            help="spread of log-strengths between readers",
+        ),
+        option("--case-sd", type=float, default=0.3, metavar="SD", help="spread of log-strengths between cases"),
+        option("--simulations", type=int, default=200, metavar="N", help="simulations of each size"),
+        seed_option("the simulation"),
     ),
-    "output": (option("--json", action="store_true", help="print JSON instead of a table"), QUIET),
 }
 
 SERVE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
-    "study": (
+    INPUT: (
         FOLDER,
         option(
             "--new-link", nargs="+", default=[], metavar="READER", help="end these readers' sessions; print new links"
@@ -134,15 +184,15 @@ SERVE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
 }
 
 EXPORT_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
-    "study": (FOLDER,),
-    "output": (
+    INPUT: (FOLDER,),
+    OUTPUT: (
         option("-o", "--output", type=Path, metavar="DIR", help="new folder (default: DIR.offline beside the study)"),
         QUIET,
     ),
 }
 
 MERGE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
-    "study": (
+    INPUT: (
         FOLDER,
         option("files", type=Path, nargs="+", metavar="JSON", help="answers that offline pages saved"),
         QUIET,
@@ -152,57 +202,71 @@ MERGE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
 
 def add(commands: Commands) -> None:
     """Declare the command and its actions."""
-    study = commands.add_parser("study", help="compare results by blinded human readers").add_subparsers(
-        required=True, metavar="ACTION"
+    actions = add_actions(
+        commands,
+        "study",
+        "compare results by blinded human readers",
+        f"Create, show and analyse a blinded reader study. {RESEARCH_ONLY}",
     )
-    actions = (
-        (
-            "create",
-            "make a study from results",
-            f"Render results to blinded images and draw each reader's trials. {RESEARCH_ONLY}",
-            CREATE_OPTIONS,
-            create_command,
+    for command in _commands():
+        add_command(actions, command)
+
+
+def _commands() -> tuple[Command, ...]:
+    """The actions in the order of a study."""
+    return (
+        Command(
+            name="plan",
+            summary="how many readers and cases a study needs",
+            description="Simulate studies of several sizes and print the share of them that finds the difference.",
+            options=PLAN_OPTIONS,
+            examples=("moediff study plan --readers 3 5 --cases 20 40",),
+            call=plan_command,
         ),
-        (
-            "plan",
-            "how many readers and cases a study needs",
-            "Simulate studies of several sizes and print the share of them that finds the difference.",
-            PLAN_OPTIONS,
-            plan_command,
+        Command(
+            name="create",
+            summary="make a study from results",
+            description=f"Render results to blinded images and draw each reader's trials. {RESEARCH_ONLY}",
+            options=CREATE_OPTIONS,
+            examples=(
+                "moediff study create my-study --results ours=ours/ cubic=cubic/ --readers anna ben",
+                "moediff study create my-study --cases cases.csv --readers anna ben --tasks choice search",
+            ),
+            call=create_command,
         ),
-        (
-            "serve",
-            "show a study to its readers",
-            f"Serve a study to browsers and print a one-time link for each reader. {RESEARCH_ONLY}",
-            SERVE_OPTIONS,
-            serve_command,
+        Command(
+            name="serve",
+            summary="show a study to its readers",
+            description=f"Serve a study to browsers and print a one-time link for each reader. {RESEARCH_ONLY}",
+            options=SERVE_OPTIONS,
+            examples=("moediff study serve my-study", "moediff study serve my-study --new-link anna"),
+            call=serve_command,
         ),
-        (
-            "export-html",
-            "make one offline file for each reader",
-            f"Write a page for each reader that needs no server and saves answers as JSON. {RESEARCH_ONLY}",
-            EXPORT_OPTIONS,
-            export_command,
+        Command(
+            name="export-html",
+            summary="make one offline file for each reader",
+            description=f"Write a page for each reader that needs no server and saves answers as JSON. {RESEARCH_ONLY}",
+            options=EXPORT_OPTIONS,
+            examples=("moediff study export-html my-study -o pages/",),
+            call=export_command,
         ),
-        (
-            "merge",
-            "add answers of offline pages",
-            "Add answers that offline pages saved to a study.",
-            MERGE_OPTIONS,
-            merge_command,
+        Command(
+            name="merge",
+            summary="add answers of offline pages",
+            description="Add answers that offline pages saved to a study.",
+            options=MERGE_OPTIONS,
+            examples=("moediff study merge my-study answers-anna.json",),
+            call=merge_command,
         ),
-        (
-            "analyse",
-            "analyse the answers of a study",
-            f"Open the key, and write strengths, rates, agreement and a page. {RESEARCH_ONLY}",
-            ANALYSE_OPTIONS,
-            analyse_command,
+        Command(
+            name="analyse",
+            summary="analyse the answers of a study",
+            description=f"Open the key, and write strengths, rates, agreement and a page. {RESEARCH_ONLY}",
+            options=ANALYSE_OPTIONS,
+            examples=("moediff study analyse my-study -o analysis/",),
+            call=analyse_command,
         ),
     )
-    for name, summary, description, options, call in actions:
-        action = study.add_parser(name, help=summary, description=description)
-        add_options(action, options)
-        action.set_defaults(call=call)
 
 
 def create_command(args: argparse.Namespace) -> int:

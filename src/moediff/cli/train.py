@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moediff._version import RESEARCH_ONLY
+from moediff.cli.options import INPUT, OUTPUT, SPEED, Command, add_command, option, quiet_option
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -16,22 +18,39 @@ if TYPE_CHECKING:
     from moediff.training.recipe import Recipe
 
 
+OPTIONS = {
+    INPUT: (
+        option("config", type=Path, metavar="RECIPE", help="TOML file; see recipes/ in the repository"),
+        option("--data", type=Path, metavar="DIR", help="folder of the scans (default: as the recipe says)"),
+    ),
+    OUTPUT: (
+        option("--resume", action="store_true", help="continue where an earlier run stopped"),
+        option("--dry-run", action="store_true", help="print stages, settings and missing files, and stop"),
+        quiet_option("no progress"),
+    ),
+    SPEED: (
+        option("--slice", type=float, metavar="MIN", help="stop after MIN minutes with exit code 75, to --resume"),
+        option("--minutes", type=float, metavar="MIN", help="time of all stages (default: as the recipe says)"),
+        option("--processes", type=int, default=0, metavar="N", help="share batches (default: all GPUs or cores)"),
+    ),
+}
+
+
 def add(commands: Commands) -> None:
     """Declare the command."""
-    train = commands.add_parser("train", help="train a model by a recipe (a TOML file)")
-    train.add_argument("config", type=Path, metavar="RECIPE", help="see recipes/ in the repository")
-    train.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
-    train.add_argument("--dry-run", action="store_true", help="print stages, settings and missing files, and stop")
-    train.add_argument(
-        "--slice", type=float, metavar="MIN", help="stop after MIN minutes with exit code 75, to --resume"
+    command = Command(
+        name="train",
+        summary="train a model by a recipe (a TOML file)",
+        description=f"Run all stages of a training recipe; finished ones are kept. {RESEARCH_ONLY}",
+        options=OPTIONS,
+        examples=(
+            "moediff train recipes/default.toml --dry-run",
+            "moediff train recipes/default.toml --resume                # also after an interruption",
+            "moediff enhance scan.nii.gz --bundle runs/default/bundle",
+        ),
+        call=train_command,
     )
-    train.add_argument(
-        "--minutes", type=float, metavar="MIN", help="time of all stages together (default: as configured)"
-    )
-    train.add_argument("--data", type=Path, metavar="DIR", help="where the scans lie (default: as configured)")
-    train.add_argument("--processes", type=int, default=0, help="share batches among N (default: all GPUs or cores)")
-    train.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    train.set_defaults(call=train_command)
+    add_command(commands, command)
 
 
 def train_command(args: argparse.Namespace) -> int:
