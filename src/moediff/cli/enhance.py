@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,6 @@ from moediff.cli.terminal import progress_bar
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
-    from moediff.acquisition.prepare import PrepareSettings
     from moediff.cli import Commands
     from moediff.inference.enhancer import Enhancer
     from moediff.inference.options import EnhanceOptions
@@ -181,6 +180,7 @@ def add(commands: Commands) -> None:
 
 def enhance_command(args: argparse.Namespace) -> int:
     """Enhance one scan and write it."""
+    from moediff.inference.dry_run import dry_run
     from moediff.inference.outputs import OutputPaths
     from moediff.inference.run import EnhanceRequest, enhance_to
     from moediff.io.naming import default_output
@@ -208,61 +208,12 @@ def enhance_command(args: argparse.Namespace) -> int:
     if args.adapt:
         _check_adaptable(request)
     if args.dry_run:
-        print(json.dumps(asdict(_dry_run(request, args)), indent=2))
+        print(json.dumps(asdict(dry_run(request, _plain_enhancer(args).bundle.config)), indent=2))
         return 0
     with progress_bar(quiet=args.quiet or not sys.stderr.isatty()) as report:
         result = enhance_to(request, lambda planned: _enhancer(planned, args), report)
     _say(result.sidecar, outputs.scan, args)
     return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DryRun:
-    """What --dry-run prints: both grids, memory at its peak, files to write, and warnings known before any work."""
-
-    input: tuple[int, ...]
-    output: tuple[int, ...]
-    output_spacing_mm: tuple[float, ...]
-    peak_memory_mib: int
-    files: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-def _dry_run(request: EnhanceRequest, args: argparse.Namespace) -> DryRun:
-    """Refuse as a run does, and describe it."""
-    from moediff.inference.memory_estimate import peak_memory_mib
-
-    planned = request.planned
-    request.check_outputs()
-    config = _plain_enhancer(args).bundle.config
-    scan, plan = planned.scan, planned.plan
-    return DryRun(
-        input=scan.stored_grid.shape,
-        output=plan.stored_target.shape,
-        output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
-        peak_memory_mib=peak_memory_mib(plan, planned.options, config.denoiser),
-        files=tuple(str(path) for path in request.outputs.every()),
-        warnings=(*scan.warnings, *plan.warnings, *_warnings_ahead(planned, config.prepare)),
-    )
-
-
-def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str]:
-    """What a run would warn of before its network works."""
-    from moediff.inference.grid_plan import coarser_warnings
-    from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
-    from moediff.inference.result import PASSED_THROUGH
-
-    plan, options = planned.plan, planned.options
-    if plan.pass_through:
-        return [] if coarser_warnings(plan.source, plan.target) else [PASSED_THROUGH]
-    from moediff.acquisition.prepare import prepare
-
-    prepared = prepare(planned.scan.volume, plan.working, settings, correct_slices=options.correct_slice_intensity)
-    return [
-        *scan_warnings(prepared),
-        *slice_intensity_warnings(prepared, requested=options.correct_slice_intensity),
-        *sample_warnings(options),
-    ]
 
 
 def _plain_enhancer(args: argparse.Namespace) -> Enhancer:

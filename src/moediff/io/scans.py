@@ -82,8 +82,8 @@ def load(
         header, data_XYZ = read_scan(path, index, notes)
         affine = choose_affine(header, trust, notes)
         check_plausible(affine, header.shape, notes)
-        volume, storage = canonicalise(Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine)))
         codes = codes_of_result(header, affine, notes)
+        volume, storage = canonicalise(Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine)))
         return LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent)
 
 

@@ -1,0 +1,61 @@
+"""Dry run: what a request would do, said without running the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moediff.acquisition.prepare import PrepareSettings, prepare
+from moediff.inference.grid_plan import coarser_warnings
+from moediff.inference.memory_estimate import peak_memory_mib
+from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
+from moediff.inference.result import PASSED_THROUGH
+from moediff.inference.run import EnhanceRequest, PlannedScan
+from moediff.model.bundle import BundleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What --dry-run prints: both grids, memory at its peak, files to write, and warnings known before any work."""
+
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    output_spacing_mm: tuple[float, ...]
+    peak_memory_mib: int
+    files: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
+    """Refuse as a run does, and describe it.
+
+    Args:
+        request: what to read, do and write.
+        config: of the weights that would do it.
+
+    Raises:
+        CannotCreate, ConfigError, DataError, GeometryError, InputMissing: as the run would.
+    """
+    planned = request.planned
+    request.check_outputs()
+    scan, plan = planned.scan, planned.plan
+    return DryRun(
+        input=scan.stored_grid.shape,
+        output=plan.stored_target.shape,
+        output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
+        peak_memory_mib=peak_memory_mib(plan, planned.options, config.denoiser),
+        files=tuple(str(path) for path in request.outputs.every()),
+        warnings=(*scan.warnings, *plan.warnings, *_warnings_ahead(planned, config.prepare)),
+    )
+
+
+def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str]:
+    """What a run would warn of before its network works."""
+    plan, options = planned.plan, planned.options
+    if plan.pass_through:
+        return [] if coarser_warnings(plan.source, plan.target) else [PASSED_THROUGH]
+    prepared = prepare(planned.scan.volume, plan.working, settings, correct_slices=options.correct_slice_intensity)
+    return [
+        *scan_warnings(prepared),
+        *slice_intensity_warnings(prepared, requested=options.correct_slice_intensity),
+        *sample_warnings(options),
+    ]
