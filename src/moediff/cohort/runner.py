@@ -13,6 +13,7 @@ from itertools import count
 
 from moediff.cohort.attempt import HELD, Attempt, log_path
 from moediff.cohort.journal import Entry, Event, Journal
+from moediff.cohort.local import LocalWorkers
 from moediff.cohort.tasks import Failure, Outcome, RunnerOptions, Summary, Task, Work, check_names
 from moediff.cohort.workers import Report, SerialWorkers, Workers
 from moediff.core.errors import ConfigError
@@ -40,7 +41,7 @@ def run_tasks(tasks: Sequence[Task], work: Work, options: RunnerOptions) -> Summ
         CannotCreate, OutputFailed: the journal cannot be written.
     """
     check_names(tasks)
-    workers = start_workers(options)
+    workers = start_workers(options, len(tasks))
     try:
         journal = Journal(options.folder)
         try:
@@ -51,12 +52,15 @@ def run_tasks(tasks: Sequence[Task], work: Work, options: RunnerOptions) -> Summ
         workers.close()
 
 
-def start_workers(options: RunnerOptions) -> Workers:
-    """Workers of the kind that the options name."""
-    starters: dict[str, Callable[[RunnerOptions], Workers]] = {"serial": lambda _: SerialWorkers()}
+def start_workers(options: RunnerOptions, tasks: int) -> Workers:
+    """Workers of the kind that the options name, for so many tasks."""
+    starters: dict[str, Callable[[RunnerOptions, int], Workers]] = {
+        "serial": lambda _options, _tasks: SerialWorkers(),
+        "processes": LocalWorkers,
+    }
     if options.runner not in starters:
         raise ConfigError(f"runner {options.runner!r} is not there yet: expected one of {', '.join(starters)}")
-    return starters[options.runner](options)
+    return starters[options.runner](options, tasks)
 
 
 @dataclass

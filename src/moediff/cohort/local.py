@@ -1,0 +1,160 @@
+"""Processes of this machine as workers: each does task after task, so that the model is loaded once in each.
+
+A worker is a fresh Python program (`worker.py`), not a fork: threads of torch do not survive a fork. It receives
+attempts and returns outcomes as pickles through a socket that only the two of them know.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from moediff.cohort.attempt import Attempt
+from moediff.cohort.tasks import RunnerOptions
+from moediff.cohort.workers import Report, lost_worker
+from moediff.core.machine import free_memory_mb, usable_cores
+
+GRACE_S = 10.0  # for workers to clean up before they are killed
+LOG = "workers.log"  # what workers say outside of any task: faults of libraries, mostly
+
+
+@dataclass(frozen=True)
+class Setup:
+    """First message to a worker."""
+
+    sys_path: tuple[str, ...]
+    threads: int
+    parent: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a machine is shared out: so many processes of so many threads."""
+
+    processes: int
+    threads: int
+
+
+def share_machine(options: RunnerOptions, tasks: int, cores: int, memory_mb: int | None) -> Share:
+    """As many processes as cores, memory and tasks allow; what is left of the cores are their threads.
+
+    Args:
+        options: numbers given there win; `processes` is still bounded by a `memory_mb` given with it.
+        tasks: how many there are.
+        cores: that may be used.
+        memory_mb: free memory, None where unknown.
+    """
+    known_mb = options.memory_mb if options.memory_mb is not None or options.processes else memory_mb
+    fitting = cores if known_mb is None else max(1, known_mb // options.task_memory_mb)
+    most = options.processes or max(1, cores // (options.threads or 1))
+    bound = most if options.processes and known_mb is None else min(most, fitting)
+    processes = max(1, min(bound, tasks))
+    return Share(processes, options.threads or max(1, cores // processes))
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    attempt: Attempt | None = None
+
+    def stop(self) -> None:
+        """Close the socket, which ends an idle worker; a busy one is asked by a signal."""
+        self.connection.close()
+        if self.attempt is not None:
+            self.process.terminate()
+
+
+class LocalWorkers:
+    """Worker processes, started when there is something to do and replaced when they die."""
+
+    def __init__(self, options: RunnerOptions, tasks: int) -> None:
+        share = share_machine(options, tasks, usable_cores(), free_memory_mb())
+        self.count = self.slots = share.processes
+        self._threads = share.threads
+        self._log = options.folder / LOG
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, _Worker] = {}
+
+    def submit(self, attempt: Attempt) -> None:
+        while True:
+            worker = self._idle.pop() if self._idle else _start(self._threads, self._log)
+            try:
+                worker.connection.send(attempt)
+            except OSError:  # it died while it had nothing to do
+                worker.stop()
+                _reap([worker], GRACE_S)
+                continue
+            worker.attempt = attempt
+            self._busy[worker.connection] = worker
+            return
+
+    def wait(self, timeout_s: float) -> list[Report]:
+        return [self._report(self._busy.pop(c)) for c in wait(list(self._busy), timeout_s) if isinstance(c, Connection)]
+
+    def _report(self, worker: _Worker) -> Report:
+        attempt, worker.attempt = worker.attempt, None
+        assert attempt is not None
+        try:
+            outcome = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.connection.close()
+            _reap([worker], GRACE_S)
+            return Report(attempt.task, lost_worker(_death(worker.process.returncode)), worker_lost=True)
+        self._idle.append(worker)
+        return Report(attempt.task, outcome)
+
+    def close(self) -> None:
+        every = [*self._idle, *self._busy.values()]
+        for worker in every:
+            worker.stop()
+        _reap(every, GRACE_S)
+
+
+def _start(threads: int, log: Path) -> _Worker:
+    ours, theirs = socket.socketpair()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with theirs, log.open("ab") as text:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moediff.cohort.worker", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=text,
+            stderr=text,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then asks its workers to stop
+        )
+    connection = Connection(ours.detach())
+    with suppress(OSError):  # it died at once: the first task sent to it shows that
+        connection.send(Setup(tuple(sys.path), threads, os.getpid()))
+    return _Worker(process, connection)
+
+
+def _reap(workers: list[_Worker], grace_s: float) -> None:
+    """Wait for the ends of processes, and end those that do not stop."""
+    until = time.monotonic() + grace_s
+    try:
+        for worker in workers:
+            worker.process.wait(max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def _death(code: int) -> str:
+    """How a process ended, from its return code."""
+    if code < 0:
+        return f"was ended by signal {-code} ({signal.Signals(-code).name})"
+    return f"ended unexpectedly with code {code}"

@@ -1,0 +1,164 @@
+"""Worker processes of this machine: shared out, kept, replaced, stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_work import Fake, fake_work
+
+from moediff.cohort.journal import read_entries
+from moediff.cohort.local import Share, share_machine
+from moediff.cohort.runner import run_tasks
+from moediff.cohort.tasks import RunnerOptions, Task
+from moediff.core.machine import free_memory_mb, usable_cores
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fakes(folder, faults, seconds=0.0):
+    return [Task(f"sub-{n:02d}_T1w", Fake(folder, seconds, fault)) for n, fault in enumerate(faults, 1)]
+
+
+def options(folder, **changes):
+    return RunnerOptions(folder=folder / "logs", **{"processes": 2, "retry_delay_s": 0, "quiet": True} | changes)
+
+
+def results(folder):
+    return {path.stem: path.read_text().splitlines() for path in folder.glob("*.result")}
+
+
+def test_two_workers_do_everything_once_and_are_kept(tmp_path):
+    summary = run_tasks(fakes(tmp_path, [""] * 12, seconds=0.02), fake_work, options(tmp_path))
+    assert (summary.done, summary.failures, summary.exit_code) == (12, (), 0)
+    lines = [line for text in results(tmp_path).values() for line in text]
+    assert len(lines) == 12 and len(set(lines)) == 2  # two processes, each result made once
+
+
+def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path):
+    summary = run_tasks(fakes(tmp_path, ["", "kill-once", "", "kill-always", "data"]), fake_work, options(tmp_path))
+    assert (summary.done, summary.workers_lost, summary.retried) == (3, 4, 3)
+    assert [(f.name, f.exit_code, f.attempts) for f in sorted(summary.failures, key=lambda f: f.name)] == [
+        ("sub-04_T1w", 75, 3),
+        ("sub-05_T1w", 65, 1),
+    ]
+    assert any("signal 9" in f.reason for f in summary.failures)
+    assert set(results(tmp_path)) == {"sub-01_T1w", "sub-02_T1w", "sub-03_T1w"}
+
+
+def test_a_function_that_workers_cannot_import_is_a_failure_of_its_tasks(tmp_path):
+    gone = type(sys)("module_of_nobody")
+    gone.work = lambda task: None
+    gone.work.__module__, gone.work.__qualname__ = "module_of_nobody", "work"
+    sys.modules["module_of_nobody"] = gone
+    try:
+        summary = run_tasks(fakes(tmp_path, [""]), gone.work, options(tmp_path))
+    finally:
+        del sys.modules["module_of_nobody"]
+    assert "module_of_nobody" in summary.failures[0].reason
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from fake_work import Fake, fake_work
+from moediff.cohort.runner import run_tasks
+from moediff.cohort.tasks import RunnerOptions, Task
+from moediff.core import signals
+signals.install_handlers()
+folder = Path(sys.argv[1])
+tasks = [Task(f"t{n:02d}", Fake(folder, 0.1)) for n in range(12)]
+summary = run_tasks(tasks, fake_work, RunnerOptions(folder=folder / "logs", processes=2, quiet=True))
+print(summary.done, summary.skipped, flush=True)
+"""
+
+
+def start(folder):
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests" / "cohort"), *filter(None, sys.path)])
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def wait_for(condition, seconds=30.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
+
+
+def pids(folder):
+    return {int(line.split()[-1]) for lines in results(folder).values() for line in lines}
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_at_any_moment_and_repeated(number, tmp_path):
+    run = start(tmp_path)
+    wait_for(lambda: len(results(tmp_path)) >= 3)
+    run.send_signal(number)
+    run.communicate(timeout=30)
+    wait_for(lambda: not any(is_running(pid) for pid in pids(tmp_path)))  # no worker is left
+    before = len(results(tmp_path))
+    assert 3 <= before < 12
+    again, _ = start(tmp_path).communicate(timeout=60)
+    assert again.split() == [str(12 - before), str(before)]
+    assert all(len(lines) == 1 for lines in results(tmp_path).values())
+
+
+def test_two_runs_on_one_folder_share_the_work(tmp_path):
+    both = [start(tmp_path), start(tmp_path)]
+    done = [[int(n) for n in run.communicate(timeout=60)[0].split()] for run in both]
+    assert sum(d for d, _ in done) == 12 and all(d + s == 12 for d, s in done)
+    assert all(len(lines) == 1 for lines in results(tmp_path).values())
+    journals = list((tmp_path / "logs").glob("journal-*"))
+    assert len(journals) == 2 and all(list(read_entries(j))[-1].event == "end" for j in journals)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tasks", "cores", "memory_mb", "share"),
+    [
+        ({}, 100, 16, 64_000, Share(16, 1)),  # cores bound
+        ({}, 100, 16, 9_500, Share(3, 5)),  # memory bounds, threads take the rest
+        ({}, 2, 16, 64_000, Share(2, 8)),  # few tasks
+        ({"threads": 4}, 100, 16, 64_000, Share(4, 4)),
+        ({"memory_mb": 6_000}, 100, 16, 64_000, Share(2, 8)),
+        ({"processes": 8}, 100, 16, 100, Share(8, 2)),  # whoever gives a number is not corrected
+        ({"processes": 8, "memory_mb": 6_000}, 100, 16, 100, Share(2, 8)),  # except by another number of theirs
+        ({}, 100, 4, None, Share(4, 1)),
+        ({}, 100, 4, 100, Share(1, 4)),
+    ],
+)
+def test_a_machine_is_shared_out(changes, tasks, cores, memory_mb, share, tmp_path):
+    chosen = RunnerOptions(folder=tmp_path, **changes)
+    assert share_machine(chosen, tasks, cores, memory_mb) == share
+
+
+def test_a_container_bounds_cores_and_memory(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   8388608 kB\n")
+    assert free_memory_mb(tmp_path, tmp_path / "meminfo") == 8192
+    (tmp_path / "memory.max").write_text(f"{4 * 2**30}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * 2**30}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {2**30}\ninactive_file {2 * 2**30}\n")
+    assert free_memory_mb(tmp_path, tmp_path / "meminfo") == 3072
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory_mb(tmp_path, tmp_path / "meminfo") == 8192
+    assert free_memory_mb(tmp_path, tmp_path / "nothing") is None
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    assert usable_cores(tmp_path) == 1
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cores(tmp_path) == usable_cores(tmp_path / "nowhere")
