@@ -21,14 +21,14 @@ def usable_cores(cgroup: Path = CGROUP) -> int:
 
 def free_memory_mb(cgroup: Path = CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """Memory that is free for this process in MiB, the smaller of machine and container; None where nobody says."""
-    found = []
+    limits = []
     with suppress(OSError, ValueError, IndexError, StopIteration):
         line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) // 1024)
+        limits.append(int(line.split()[1]) // 1024)
     with suppress(OSError, ValueError):
         limit = int((cgroup / "memory.max").read_text())
-        found.append((limit - _in_use(cgroup)) // MIB)
-    return max(0, min(found)) if found else None
+        limits.append((limit - _in_use(cgroup)) // MIB)
+    return max(0, min(limits)) if limits else None
 
 
 def _in_use(cgroup: Path) -> int:
