@@ -60,4 +60,19 @@ FAULTS: dict[int, tuple[str, str]] = {
     49: ("bundle cut, altered, of another shape, or a pickle", "refused (78)"),
     50: ("NaN loss, a worker or a rank dies", "skipped with a record, or stopped; NaN is never saved"),
     51: ("no HOME, no terminal, C locale, clock off, no network", "works"),
+    52: ("labels, a mask or a probability map where a scan belongs", f"{REFUSED} by every command, unless asked for"),
+    53: (
+        "files whose content is not there: dangling links, pointers, empty or zeroed slices, absent numbers",
+        f"{REFUSED} with the remedy, or counted in a warning",
+    ),
+    54: ("macOS's AppleDouble files among scans", "passed over"),
+    55: ("DICOM: half of a rescale pair, padding", "a missing partner is 1 or 0; padding is no data"),
+    56: (
+        "sform and qform in different places under different codes; voxel sizes that contradict",
+        f"code 0 for the unused form; {REFUSED}, naming both",
+    ),
+    57: ("a report of a scan that was never enhanced", REFUSED),
+    58: ("target voxels coarser than the scan's", f"{WARNED}; {REFUSED} where too few are left"),
+    59: ("a standard deviation of few samples", f"{WARNED}, with the coverage to expect"),
+    60: ("a file packed twice, an archive, a name too long", "refused (65, 73), saying what it is"),
 }

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from moediff.acquisition.recipe import NAMED
 from moediff.benchmark.cases import Case, Scan, find_pairs, find_scans, mni152, region_names
 from moediff.cli.main import main
+from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing
 from moediff.core.geometry import canonicalise
 from moediff.core.volume import Volume
@@ -60,7 +61,8 @@ def test_annotations_of_a_case(data, tmp_path):
 
 def test_a_scan_without_distinct_tissues_has_no_regions(tmp_path, make_phantom):
     phantom = make_phantom(SHAPE)
-    save(phantom.with_data((phantom.data_XYZ > 50).float() * 900), tmp_path / "flat.nii.gz")
+    grain = torch.rand(SHAPE, generator=rng_for(0))
+    save(phantom.with_data((phantom.data_XYZ > 50) * (900 + grain)), tmp_path / "flat.nii.gz")
     case = Case(Scan("flat", tmp_path / "flat.nii.gz"), NAMED["thick3"], 0).acquire_annotated()
     assert case.annotations.labels is None and "cannot be separated" in case.missing["regions"]
 

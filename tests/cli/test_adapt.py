@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def test_a_scan_gives_a_model_folder_that_enhance_takes(scan, bundle, tmp_path, 
     assert main(["enhance", str(scan), "--bundle", str(made), "-o", str(tmp_path / "out.nii.gz"), "-q"]) == 0
     told = json.loads((tmp_path / "out.json").read_text())
     assert told["weights"]["adapted"]["slice_factors"] == [4.0]
+
+
+def test_nothing_of_training_must_be_installed(scan, bundle, tmp_path, monkeypatch):
+    """TensorBoard draws curves of long trainings; a fine-tuning prints two numbers."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    options = ["--bundle", str(bundle), "--steps", "1", "--processes", "1", "-q"]
+    assert main(["adapt", str(scan), "-o", str(tmp_path / "mine"), *options]) == 0
+    assert main(["enhance", str(scan), "--bundle", str(bundle), "--adapt", "--dry-run"]) == 0
 
 
 def test_a_volume_of_a_4d_file_is_chosen_as_in_enhance(scan, bundle, tmp_path, capsys):

@@ -157,6 +157,7 @@ def test_an_input_of_several_volumes_is_read_as_it_was(folder, capsys):
         main(["report", result, result, "--volume", "0"])
 
 
+@pytest.mark.fault(57)
 def test_a_raw_scan_with_its_own_sidecar_is_no_result(tmp_path, make_phantom, capsys):
     """As heudiconv and dcm2niix write it."""
     save(make_phantom(), tmp_path / "sub-1_T1w.nii.gz")
@@ -168,6 +169,7 @@ def test_a_raw_scan_with_its_own_sidecar_is_no_result(tmp_path, make_phantom, ca
     assert {path.suffix for path in tmp_path.iterdir()} == {".gz", ".json"}
 
 
+@pytest.mark.fault(57)
 def test_another_scan_under_a_results_name_is_refused(folder, make_phantom, capsys):
     save(make_phantom((20, 24, 16), (8.0, 8.0, 8.0)), folder / "scan_desc-sr.nii.gz", overwrite=True)
     assert main(["report", str(folder / "scan_desc-sr.nii.gz")]) == 65

@@ -161,6 +161,7 @@ def test_what_was_not_done_is_recorded(enhancer, low, make_phantom):
     assert any("no more than chance" in w for w in warnings)
 
 
+@pytest.mark.fault(58)
 def test_voxels_that_leave_nothing_to_see_are_refused(enhancer, low):
     """50 mm, where 0.5 was meant; a grid of another scan may be as small as it likes."""
     with pytest.raises(
@@ -171,6 +172,7 @@ def test_voxels_that_leave_nothing_to_see_are_refused(enhancer, low):
     assert enhancer(low, EnhanceOptions(like=small)).volume.shape == small.shape
 
 
+@pytest.mark.fault(58)
 def test_only_a_finer_or_equal_target_says_nothing_of_coarser_voxels(low):
     assert coarser_warnings(low.grid, low.grid) == ()
     assert coarser_warnings(low.grid, with_spacing(low.grid, (3.0, 3.0, 3.0))) == ()

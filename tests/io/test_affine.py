@@ -43,6 +43,7 @@ NOTED = {
 }
 
 
+@pytest.mark.fault(56)
 @pytest.mark.parametrize(("fields", "words"), NOTED.values(), ids=NOTED.keys())
 def test_a_repairable_affine_is_repaired_with_a_warning(fields, words, nifti, affine):
     loaded = load(nifti(**fields))
@@ -121,6 +122,7 @@ def test_pixdim_against_an_sform_alone_gives_a_warning(nifti):
     assert "pixdim says voxels of [4.0, 5.0, 5.0], the sform [5.0, 5.0, 5.0]" in loaded.warnings[0]
 
 
+@pytest.mark.fault(56)
 @pytest.mark.parametrize(("form", "qform_code"), [("pixdim", 0), ("qform", 1)])
 def test_voxel_sizes_that_differ_by_more_than_half_are_refused(form, qform_code, nifti):
     """Both are named; one of them can be trusted, and a size that is not set says nothing."""

@@ -15,7 +15,7 @@ from moediff.core.errors import DataError, InputMissing
 from moediff.io.dicom.series import list_series
 from moediff.io.scans import load
 
-pytestmark = pytest.mark.fault(43)
+pytestmark = pytest.mark.fault(43, 53)
 APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(200)
 ANNEX = b"/annex/objects/MD5E-s1234--0123456789abcdef.dcm\n"
 
@@ -122,6 +122,7 @@ def test_one_multi_frame_file_may_have_any_number(tmp_path):
     assert load(write(tmp_path / "export", [whole])).warnings == ()
 
 
+@pytest.mark.fault(54)
 @pytest.mark.parametrize("zipped", [False, True])
 def test_apple_double_files_are_passed_over(folder, zipped):
     (folder / "__MACOSX" / "export").mkdir(parents=True)

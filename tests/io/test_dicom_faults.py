@@ -112,6 +112,7 @@ def test_row43_doubts_are_warned_of(tmp_path, datasets, sentence):
     np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels())
 
 
+@pytest.mark.fault(55)
 def test_row43_a_slope_without_an_intercept_counts_slice_by_slice(tmp_path):
     datasets = slices()
     for z, one in enumerate(datasets):
@@ -121,12 +122,14 @@ def test_row43_a_slope_without_an_intercept_counts_slice_by_slice(tmp_path):
     assert loaded.warnings == ()
 
 
+@pytest.mark.fault(55)
 def test_row43_an_intercept_without_a_slope_counts(tmp_path):
     loaded = load(write(tmp_path / "export", slices(RescaleIntercept=25.0)))
     np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels() + 25.0)
     assert loaded.warnings == ()
 
 
+@pytest.mark.fault(55)
 def test_row43_an_unusable_slope_leaves_the_intercept(tmp_path):
     loaded = load(write(tmp_path / "export", slices(RescaleSlope=0, RescaleIntercept=25.0)))
     np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels() + 25.0)
@@ -140,6 +143,7 @@ PADDING = {
 }
 
 
+@pytest.mark.fault(55)
 @pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize(("tags", "first", "second"), PADDING.values(), ids=PADDING.keys())
 def test_row43_padding_is_no_data(tmp_path, tags, first, second, implicit):

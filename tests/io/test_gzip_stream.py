@@ -45,6 +45,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize(("spoil", "words"), DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_file_is_refused(spoil, words, nifti, tmp_path):
     path = nifti()
@@ -148,6 +149,7 @@ def test_stream_reads_skips_and_ends():
     assert stream.read(2) == b"ab" and stream.skip(2) == 2 and stream.read(9) == b"efg" and stream.read(1) == b""
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize("name", ["scan.nii.gz", "scan.mgz"])
 def test_a_file_that_is_packed_twice_says_so(name, tmp_path, raw_nifti):
     (tmp_path / name).write_bytes(gzip.compress(gzip.compress(raw_nifti)))

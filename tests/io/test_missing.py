@@ -12,7 +12,7 @@ from moediff.evaluation.bids import match
 from moediff.io.scans import grid_from_file, load
 from moediff.report.cohort import results_of
 
-pytestmark = pytest.mark.fault(7)
+pytestmark = pytest.mark.fault(7, 53)
 APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(200)
 SENTENCE = "a link whose target is not there: fetch its content, for DataLad or git-annex with `datalad get`"
 
@@ -74,6 +74,7 @@ def test_a_folder_of_results_keeps_dangling_scans(tmp_path):
     assert results_of([tmp_path]) == [scan]
 
 
+@pytest.mark.fault(54)
 @pytest.mark.parametrize("name", ["._a.nii.gz", "._a.nii"])
 def test_apple_double_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(APPLE)

@@ -27,6 +27,7 @@ from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.evaluation.pairs import read_files
 from moediff.io.dicom.files import is_dicom_export
+from moediff.io.label_check import load_intensities
 from moediff.io.missing import is_dangling, why_missing
 from moediff.io.naming import stem_of
 from moediff.io.scans import load
@@ -36,6 +37,7 @@ T = TypeVar("T")
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"  # inside nilearn
 MEASURED = Recipe(name="measured")  # of pairs: nothing is simulated
 MASKS = "_mask"
+REMEDY = "name scans; outlines of lesions lie beside theirs as PERSON_mask"
 SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -72,9 +74,9 @@ class Case:
         Raises:
             InputMissing, DataError: the scan cannot be read or degraded.
         """
-        truth = load(self.scan.path).volume
+        truth = load_intensities(self.scan.path, REMEDY).volume
         if self.scan.input is not None:
-            return truth, load(self.scan.input).volume
+            return truth, load_intensities(self.scan.input, REMEDY).volume
         rng = rng_for(self.seed, self.scan.path.name, self.recipe.name)
         return truth, degrade(truth, self.recipe, rng)
 

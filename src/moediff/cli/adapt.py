@@ -22,7 +22,7 @@ from moediff.cli.options import (
     quiet_option,
     seed_option,
 )
-from moediff.cli.reading import read, reading_options, scan_path
+from moediff.cli.reading import TRUST_INTENSITIES, read, reading_options, scan_path
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ OPTIONS = {
             help="thick-slice scans, one or several of the same protocol",
         ),
         *reading_options(),
+        TRUST_INTENSITIES,
     ),
     OUTPUT: (
         option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="model folder to write"),
@@ -79,18 +80,18 @@ def add(commands: Commands) -> None:
 def adapt_command(args: argparse.Namespace) -> int:
     """Fine-tune, and print where the bundle is."""
     from moediff.core.device import parse_device
-    from moediff.core.extras import TRAINING_MODULES, require_modules
+    from moediff.inference.options import EnhanceOptions
     from moediff.model.bundle import check_free, load_bundle
-    from moediff.training.adapt import AdaptOptions, adapt
+    from moediff.training.adapt import AdaptOptions, adapt, plans_of
 
     tune_allocator()
-    require_modules(*TRAINING_MODULES, what="learning", extra="train")
     check_free(args.output, overwrite=args.overwrite)
     options = AdaptOptions(steps=args.steps, seed=args.seed, device=args.device, processes=args.processes)
     progress = not args.quiet and sys.stderr.isatty()
     scans = [read(scan, args) for scan in args.scans]
     start = load_bundle(args.bundle, parse_device(args.device))
-    adapted = adapt(scans, start, options, out=args.output, progress=progress)
+    plans = plans_of(scans, EnhanceOptions(trust_intensities=args.trust_intensities))
+    adapted = adapt(scans, start, options, plans=plans, out=args.output, progress=progress)
     if not args.quiet:
         print(f"{args.output}\n{_gain(adapted.provenance)}\n{RESEARCH_ONLY}")
     return 0

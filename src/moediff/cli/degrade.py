@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.cli.options import INPUT, OUTPUT, Command, add_command, option, overwrite_option, quiet_option, seed_option
-from moediff.cli.reading import read, reading_options, scan_path
+from moediff.cli.reading import TRUST_INTENSITIES, read, reading_options, scan_path
 
 if TYPE_CHECKING:
     from moediff.acquisition.recipe import Recipe
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from moediff.core.volume import Volume
     from moediff.io.scans import LoadedScan
 
+REMEDY = (
+    "degrade the scan it belongs to and resample the labels by nearest neighbour, or give `--trust-intensities` if "
+    "these are intensities"
+)
 
 OPTIONS = {
     INPUT: (
         option("source", type=scan_path, metavar="SCAN", help="sharp scan, of any kind that `enhance` takes"),
         *reading_options(),
+        TRUST_INTENSITIES,
     ),
     OUTPUT: (
         option(
@@ -64,13 +69,18 @@ def add(commands: Commands) -> None:
 def degrade_command(args: argparse.Namespace) -> int:
     """Simulate one scan and write it, the sidecar last."""
     from moediff.acquisition.recipe import recipe_for
+    from moediff.core.errors import prefix_errors, printable
     from moediff.inference.outputs import OutputPaths, locked_outputs
+    from moediff.io.label_check import require_intensities
     from moediff.io.lock import register_outputs
     from moediff.io.nifti.writer import codes_to_write
     from moediff.io.scans import save, write_text
 
     recipe, paths = recipe_for(args.recipe), OutputPaths(scan=args.output)
     loaded = read(args.source, args)
+    if not args.trust_intensities:
+        with prefix_errors(printable(args.source)):
+            require_intensities(loaded, REMEDY)
     with locked_outputs(paths, args.source, overwrite=args.overwrite, read=[Path(args.recipe)]):
         low, sidecar = _simulate(loaded, recipe, args)
         register_outputs(paths.every())

@@ -26,7 +26,7 @@ from moediff.cli.options import (
     seed_option,
     threads_option,
 )
-from moediff.cli.reading import read, reading_options, scan_path
+from moediff.cli.reading import TRUST_INTENSITIES, read, reading_options, scan_path
 from moediff.cli.terminal import progress_bar
 from moediff.core.memory import tune_allocator
 
@@ -57,11 +57,7 @@ OPTIONS = {
             help="scan: .nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
         ),
         *reading_options(),
-        option(
-            "--trust-intensities",
-            action="store_true",
-            help="accept what looks like labels, a mask or a probability map",
-        ),
+        TRUST_INTENSITIES,
     ),
     OUTPUT: (
         option(
@@ -239,10 +235,8 @@ def _enhancer(planned: PlannedScan, args: argparse.Namespace) -> Enhancer:
 def _check_adaptable(request: EnhanceRequest) -> None:
     """Refuse before any long work."""
     from moediff.core.errors import prefix_errors
-    from moediff.core.extras import TRAINING_MODULES, require_modules
     from moediff.training.self_supervised import slices_of
 
-    require_modules(*TRAINING_MODULES, what="--adapt", extra="train")
     with prefix_errors(request.path or "the scan"):
         slices_of(request.planned.plan)
 

@@ -20,6 +20,7 @@ from moediff.cli.options import (
     overwrite_option,
     quiet_option,
 )
+from moediff.cli.reading import TRUST_INTENSITIES
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ OPTIONS = {
         option(
             "--uncertainty", type=Path, metavar="SD", help="standard deviations of the prediction: adds calibration"
         ),
+        TRUST_INTENSITIES,
     ),
     OUTPUT: (
         option("--json", type=Path, metavar="OUT", help="write the full record"),
@@ -167,6 +169,7 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
         metrics=USUAL if args.metrics is None else metric_names(args.metrics),
         fit=not args.no_intensity_fit,
         resample=args.resample,
+        trust_intensities=args.trust_intensities,
         regions=args.regions,
         tissues=args.tissues or args.metrics in (None, "all"),
     )

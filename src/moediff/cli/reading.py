@@ -11,6 +11,12 @@ from moediff.cli.options import Option, option
 if TYPE_CHECKING:
     from moediff.io.scans import LoadedScan
 
+TRUST_INTENSITIES = option(
+    "--trust-intensities",
+    action="store_true",
+    help="accept what looks like labels, a mask or a probability map",
+)
+
 
 def scan_path(text: str) -> Path:
     """A path as it was typed; nothing at all is no name of the current folder."""

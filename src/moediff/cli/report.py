@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
 from moediff.cli.options import INPUT, OUTPUT, Command, add_command, option, overwrite_option, quiet_option
-from moediff.cli.reading import reading_options, scan_path
+from moediff.cli.reading import TRUST_INTENSITIES, reading_options, scan_path
 from moediff.core.memory import tune_allocator
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ OPTIONS = {
         option("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)"),
         *reading_options("of the input: "),
         option("--truth", type=Path, help="the true scan: adds PSNR and SSIM"),
+        TRUST_INTENSITIES,
         option("--uncertainty", type=Path, help="what `enhance --uncertainty` wrote"),
         option("--experts", type=Path, help="what `enhance --experts` wrote"),
         option("--differences", type=Path, help="what `enhance --differences` wrote: each expert's own changes"),
@@ -134,6 +135,7 @@ def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
         differences=args.differences,
         lesions=args.lesions,
         defaced=args.defaced,
+        trust_intensities=args.trust_intensities,
     )
 
 

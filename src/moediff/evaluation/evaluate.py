@@ -43,6 +43,7 @@ class EvaluateOptions:
         regions: also judge by region of the brain, found by tissue classification of the reference.
         tissues: also classify the tissues of both, for volumes and Dice.
         perceptual: weights for LPIPS and DISTS, which are not computed without.
+        trust_intensities: of pairs of files: take for intensities also what looks like labels, a mask or a map.
 
     Raises:
         ConfigError: an unknown metric, or none.
@@ -54,6 +55,7 @@ class EvaluateOptions:
     regions: bool = False
     tissues: bool = False
     perceptual: PerceptualWeights | None = None
+    trust_intensities: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.metrics)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_errors, printable
@@ -14,11 +15,16 @@ from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.records import FILES, Evaluation, Unjudged
 from moediff.io.dicom.files import is_dicom_export
+from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
 from moediff.io.scans import load
 
 REQUIRED, OPTIONAL = FILES[:2], FILES[2:]
 EXPORT = "DICOM export"
+REMEDY = (
+    "name scans to compare, and label maps and masks by --labels, --mask or --lesions, or give `--trust-intensities` "
+    "if these are intensities"
+)
 ANNOTATIONS = ("mask", "labels", "lesions", "uncertainty")
 
 
@@ -82,7 +88,8 @@ def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
         MoeDiffError: see `load` and `evaluate`.
     """
     files = {key: path for key, path in vars(pair).items() if path is not None}
-    loaded = _load_scans({key: path for key, path in files.items() if key not in ANNOTATIONS})
+    scans = {key: path for key, path in files.items() if key not in ANNOTATIONS}
+    loaded = _load_scans(scans, trust=options.trust_intensities)
     annotations = Annotations(**{key: load_annotation(path) for key, path in files.items() if key in ANNOTATIONS})
     measured = loaded["input"].volume if "input" in loaded else None
     with prefix_errors(pair.pred):
@@ -111,10 +118,11 @@ def _fault_of(error: MoeDiffError, files: Mapping[str, Path]) -> str:
     return text
 
 
-def _load_scans(files: Mapping[str, Path]) -> dict[str, LoadedScan]:
+def _load_scans(files: Mapping[str, Path], *, trust: bool) -> dict[str, LoadedScan]:
     """Scans side by side: unpacking occupies one core for each."""
+    read = partial(load_intensities, remedy=REMEDY, trust=trust)
     with ThreadPoolExecutor(len(files)) as pool:
-        return dict(zip(files, pool.map(load, files.values()), strict=True))
+        return dict(zip(files, pool.map(read, files.values()), strict=True))
 
 
 def load_annotation(path: Path) -> Volume:

@@ -31,8 +31,8 @@ from moediff.core.geometry import (
 from moediff.core.resample import Positions
 from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
-from moediff.inference.label_check import require_intensities
 from moediff.inference.options import EnhanceOptions
+from moediff.io.label_check import found_instead, require_intensities
 from moediff.io.nifti.header import MIN_VOXELS
 from moediff.io.scans import LoadedScan
 from moediff.io.voxels import without_outliers
@@ -56,6 +56,7 @@ class GridPlan:
         measured_XYZ: which target voxels the scan measured, from `measured_mask`; None means all.
         air: what a scan holds where nothing was measured, raw intensity.
         floor: the least intensity of a result, raw.
+        notes: warnings about the scan that planning found.
     """
 
     source: Grid
@@ -65,6 +66,7 @@ class GridPlan:
     measured_XYZ: Tensor | None
     air: float
     floor: float
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def between(cls, scan: Volume, stored_target: Grid) -> GridPlan:
@@ -102,8 +104,8 @@ class GridPlan:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences where the target is coarser than the scan, and where part of it was not measured."""
-        notes = list(coarser_warnings(self.source, self.target))
+        """Sentences about the scan, where the target is coarser than it, and where part of it was not measured."""
+        notes = [*self.notes, *coarser_warnings(self.source, self.target)]
         if self.measured_XYZ is not None:
             share = 1 - float(self.measured_XYZ.double().mean())
             notes.append(
@@ -144,10 +146,13 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
         DataError: these are labels, no intensities; the target grid is too large, or lies where the scan measured
             nothing.
     """
+    notes: tuple[str, ...] = ()
     if not options.trust_intensities:
         require_intensities(scan)
+    elif found := found_instead(scan):
+        notes = (f"the scan looks like {found}; it was enhanced because intensities are trusted",)
     volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
-    return GridPlan.between(volume, target_grid(scan.stored_grid, options))
+    return replace(GridPlan.between(volume, target_grid(scan.stored_grid, options)), notes=notes)
 
 
 def target_grid(stored: Grid, options: EnhanceOptions) -> Grid:

@@ -23,11 +23,16 @@ from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.result import Enhanced
 from moediff.inference.sidecar import read_sidecar
+from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
 from moediff.io.naming import default_output, sidecar_of
 from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import load
 from moediff.report.layers import air
+
+REMEDY = (
+    "name the true scan, and outlines of lesions by --lesions, or give `--trust-intensities` if these are intensities"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ class ReportFiles:
         differences: what `enhance --differences` wrote.
         lesions: mask of lesions, on any grid.
         defaced: the user says that no face is left, so the scan may be shown in 3-D.
+        trust_intensities: the truth holds intensities, whatever it looks like.
     """
 
     scan: Path
@@ -57,6 +63,7 @@ class ReportFiles:
     differences: Path | None = None
     lesions: Path | None = None
     defaced: bool = False
+    trust_intensities: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +166,10 @@ def from_files(files: ReportFiles) -> ReportScans:
     source = None
     if files.source:
         source = load(files.source, trust=files.trust, index=files.index, series=files.series)
-    truth, seen_XYZ = truth_on(load(files.truth).volume, enhanced.grid) if files.truth else (None, None)
+    truth, seen_XYZ = None, None
+    if files.truth:
+        true_scan = load_intensities(files.truth, REMEDY, trust=files.trust_intensities)
+        truth, seen_XYZ = truth_on(true_scan.volume, enhanced.grid)
     gate_XYZE = _read_maps(files.experts, scan.storage, record, 1).clamp(0, 1) if files.experts else None
     changed_XYZE = _changed(_read_maps(files.differences, scan.storage, record, 2)) if files.differences else None
     return ReportScans(

@@ -18,12 +18,13 @@ from moediff.core.morphology import components
 from moediff.core.volume import Volume
 from moediff.evaluation.alignment import on_grid
 from moediff.evaluation.pairs import load_annotation
-from moediff.io.scans import load
+from moediff.io.label_check import load_intensities
 from moediff.report.layers import PLANES, air, nearest, quantiles, to_bytes
 from moediff.report.slices import png, slice_HW
 from moediff.study.cases import Case
 from moediff.study.records import INPUT, LESIONS, REFERENCE, Lesion, Stack
 
+REMEDY = "name scans, and outlines of lesions by --lesions"
 WINDOW = (0.01, 0.998)  # quantiles of the scan that the window is taken from
 HEAD_LEVEL = 0.08  # of the window; below lies air
 MIDDLE = 0.9  # of the head's slices: the outermost show nothing
@@ -80,7 +81,7 @@ def render_case(case: Case, options: RenderOptions) -> RenderedCase:
         DataError: a scan is constant, or a result's intensities have another unit than the input's.
         InputMissing, GeometryError: a file cannot be used.
     """
-    scans = {name: _load(path) for name, path in (case.results | case.others).items() if name != LESIONS}
+    scans = _load_scans(case)
     warnings = []
     target = scans.get(REFERENCE, scans[next(iter(case.results))])
     results = {}
@@ -118,8 +119,9 @@ def render_case(case: Case, options: RenderOptions) -> RenderedCase:
     )
 
 
-def _load(path: Path) -> Volume:
-    return load(path).volume
+def _load_scans(case: Case) -> dict[str, Volume]:
+    files = {name: path for name, path in (case.results | case.others).items() if name != LESIONS}
+    return {name: load_intensities(path, REMEDY).volume for name, path in files.items()}
 
 
 def _on(volume: Volume, target: Volume) -> Volume:

@@ -109,7 +109,7 @@ def adapt(
         scans: as `load` returns them, raw intensities, slices along any axis.
         bundle: the weights to begin with, on the device of the options.
         options: how; defaults suit one scan.
-        plans: grid plans of the scans (`plan_grids`) for what they will be enhanced to; None plans `enhance`'s default.
+        plans: grid plans of the scans (see `plans_of`) for what they will be enhanced to; None: `enhance`'s default.
         out: folder to write the adapted bundle to, replaced whole where there is one; None writes nothing.
         progress: show a line about it.
 
@@ -123,13 +123,15 @@ def adapt(
     chosen = options or AdaptOptions()
     if not scans:
         raise ConfigError("there is no scan to learn from; name at least one")
+    plans = plans or plans_of(scans, EnhanceOptions())
     learning_scans = _training_scans(scans, Enhancer(bundle, device=chosen.device), plans)
     with TemporaryDirectory(prefix="moediff-adapt-") as name:
         work = Path(name)
         write_training_scans(work / "scans.safetensors", learning_scans)
         save_bundle(work / "start", bundle.config, bundle.denoiser.state_dict(), {})
         config = _config(work, bundle, chosen)
-        run = train(config, RunOptions(processes=chosen.processes, threads=chosen.threads, progress=progress))
+        how = RunOptions(processes=chosen.processes, threads=chosen.threads, progress=progress, tensorboard=False)
+        run = train(config, how)
         learned = load_bundle(run)
         device = parse_device(chosen.device)
         denoiser = part_way(bundle.denoiser, learned.denoiser.to(device), chosen.share)
@@ -147,13 +149,24 @@ def part_way(start: Denoiser, learned: Denoiser, share: float) -> Denoiser:
     return learned.eval()
 
 
-def _training_scans(
-    scans: Sequence[LoadedScan], enhancer: Enhancer, plans: Sequence[GridPlan] | None
-) -> list[TrainingScan]:
-    known = []
-    for index, scan in enumerate(scans):  # all of them before the work on the first begins
+def plans_of(scans: Sequence[LoadedScan], options: EnhanceOptions) -> list[GridPlan]:
+    """Grid plans of scans; errors name the scan.
+
+    Raises:
+        DataError: see `plan_grids`.
+    """
+    plans = []
+    for scan in scans:
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():
-            known.append(slices_of(plans[index] if plans else plan_grids(scan, EnhanceOptions())))
+            plans.append(plan_grids(scan, options))
+    return plans
+
+
+def _training_scans(scans: Sequence[LoadedScan], enhancer: Enhancer, plans: Sequence[GridPlan]) -> list[TrainingScan]:
+    known = []
+    for scan, plan in zip(scans, plans, strict=True):  # all of them before the work on the first begins
+        with prefix_errors(scan.path) if scan.path is not None else nullcontext():
+            known.append(slices_of(plan))
     return [scan_from_slices(scan, stack, enhancer) for scan, stack in zip(scans, known, strict=True)]
 
 

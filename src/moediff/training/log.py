@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moediff.io.atomic import write_text
 from moediff.training.provenance import duration
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 LINE_S = 60.0  # between two lines where there is no terminal
 
@@ -101,6 +104,7 @@ class Log:
         since: the step that the run goes on from; rows after it, of a run that was killed, are dropped.
         position: of the run in its recipe.
         share: of the run that is done.
+        tensorboard: write its curves too, which needs the package.
     """
 
     def __init__(
@@ -111,13 +115,12 @@ class Log:
         since: int | None = None,
         position: StagePosition | None = None,
         share: float = 0.0,
+        tensorboard: bool = True,
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         if since is not None:
             for name in ("losses.csv", "validation.csv"):
                 _forget(out / name, since)
-        self.out, self.board = out, SummaryWriter(str(out / "tensorboard"))
+        self.out, self.board = out, _board(out) if tensorboard else None
         self.progress = Progress(position or StagePosition(), quiet=quiet, share=share)
 
     def __enter__(self) -> Log:
@@ -126,7 +129,8 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self.progress.__exit__()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
     def step(self, step: int, progress: float, parts: Mapping[str, float], seconds: float) -> None:
         """Record one step's losses."""
@@ -134,16 +138,20 @@ class Log:
             "losses.csv", {"step": step, "seconds": round(seconds, 2)} | {k: round(v, 5) for k, v in parts.items()}
         )
         for name, value in parts.items():
-            self.board.add_scalar(f"loss/{name}", value, step)
+            self._curve(f"loss/{name}", value, step)
         self.progress.update(progress, f"step {step} loss {parts['loss']:.3f}")
 
     def validation(self, step: int, gains: Mapping[str, float]) -> None:
         """Record PSNR gains over interpolation by scan and recipe."""
         for name, value in gains.items():
             self._row("validation.csv", {"step": step, "case": name, "gain_db": round(value, 3)})
-            self.board.add_scalar(f"gain_db/{name}", value, step)
+            self._curve(f"gain_db/{name}", value, step)
         means = [f"{name[5:]} {value:+.2f}" for name, value in gains.items() if name.startswith("mean/")]
         self.progress.gain = f", gain {', '.join(means)} dB" if means else ""
+
+    def _curve(self, name: str, value: float, step: int) -> None:
+        if self.board is not None:
+            self.board.add_scalar(name, value, step)
 
     def _row(self, name: str, values: Mapping[str, Any]) -> None:
         path = self.out / name
@@ -154,6 +162,12 @@ class Log:
             if handle.tell() == 0:
                 writer.writeheader()
             writer.writerow(dict(values))
+
+
+def _board(out: Path) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(out / "tensorboard"))
 
 
 def _forget(path: Path, since: int) -> None:

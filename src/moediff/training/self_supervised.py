@@ -68,7 +68,8 @@ def scan_from_slices(scan: LoadedScan, cut: Slices, enhancer: Enhancer) -> Train
         enhancer: with the weights at hand.
     """
     volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
-    options = EnhanceOptions(voxel_size=cut.voxel_mm, correct_slice_intensity=True)  # bands are no anatomy
+    # Bands are no anatomy; the plan has refused what holds no intensities.
+    options = EnhanceOptions(voxel_size=cut.voxel_mm, correct_slice_intensity=True, trust_intensities=True)
     sharp = enhancer(volume, options).volume
     noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))
     noise /= reference_intensity(sharp.data_XYZ)

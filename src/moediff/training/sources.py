@@ -22,10 +22,12 @@ from moediff.core.errors import ConfigError, InputMissing, prefix_errors
 from moediff.core.geometry import axis_positions, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix
 from moediff.core.volume import Volume
+from moediff.io.label_check import load_intensities
 from moediff.io.scans import load
 from moediff.training.cache import ScanSource, TrainingScan, cached, read_training_scans, training_scan
 from moediff.training.pairs import pair_of
 
+REMEDY = "give `labels = true` for a label map, which synthesises scans of it, or name a scan"
 LEAST_BLUR = 0.1  # voxels
 LEAST_VOXELS = 16  # along an axis; smaller heads hold nothing to learn from
 
@@ -61,11 +63,12 @@ def load_training_scans(
 def _scans_of(source: ScanSource, root: Path, seed: int) -> list[TrainingScan]:
     if source.prepared:
         return read_training_scans(root / source.path)
-    volume = load(root / source.path).volume
+    path = root / source.path
+    volume = (load(path) if source.labels else load_intensities(path, REMEDY)).volume
     if source.input is None:
         with prefix_errors(root / source.path):
             return _synthetic_scans(volume, source, seed) if source.labels else _sharp_scans(volume, source)
-    low = load(root / source.input).volume
+    low = load_intensities(root / source.input, REMEDY).volume
     with prefix_errors(root / source.input):
         return _sharp_scans(volume, source, brain_scaled(low)[0])
 

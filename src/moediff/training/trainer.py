@@ -66,6 +66,7 @@ class RunOptions:
         resume: go on where an earlier run stopped.
         progress: show progress on standard error.
         slice_minutes: stop after that long, ready to be resumed.
+        tensorboard: write its curves too, which needs the package.
     """
 
     processes: int = 0
@@ -73,6 +74,7 @@ class RunOptions:
     resume: bool = False
     progress: bool = True
     slice_minutes: float | None = None
+    tensorboard: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +221,14 @@ class Trainer:
     def _log(self) -> AbstractContextManager[Log | None]:
         if self.rank > 0:
             return nullcontext()
-        quiet, position = not self.options.progress, self.part.position
-        return Log(self.out, quiet=quiet, since=self.state.step, position=position, share=self.progress())
+        return Log(
+            self.out,
+            quiet=not self.options.progress,
+            since=self.state.step,
+            position=self.part.position,
+            share=self.progress(),
+            tensorboard=self.options.tensorboard,
+        )
 
     def _loop(self, source: Prefetcher, log: Log | None, until: float = 1.0) -> None:
         """Steps until this share is done; only the process that has the log saves and validates."""

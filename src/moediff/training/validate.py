@@ -19,11 +19,13 @@ from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
+from moediff.io.label_check import load_intensities
 from moediff.io.scans import load
 from moediff.training.pairs import pair_of
 from moediff.training.sources import brain_scaled
 
 PAIR = "pair"
+REMEDY = "name a label map under validation.label_maps, or a scan"
 LEAST_SIDE = 16  # voxels; smaller cubes hold no head to find
 
 
@@ -76,12 +78,13 @@ class Validation:
                     f"{printable(data / path)}: no such scan to validate on; check [validation] and --data"
                 )
         for path in (*self.scans, *self.label_maps):
-            volume = load(data / path).volume
             if path in self.label_maps:
                 with prefix_errors(data / path):
-                    as_brain_label_map(volume.data_XYZ)
+                    as_brain_label_map(load(data / path).volume.data_XYZ)
+            else:
+                load_intensities(data / path, REMEDY)
         for pair in self.pairs:
-            sharp, low = (brain_scaled(load(data / p).volume)[0] for p in (pair.path, pair.input))
+            sharp, low = (brain_scaled(load_intensities(data / p, REMEDY).volume)[0] for p in (pair.path, pair.input))
             with prefix_errors(data / pair.input):
                 pair_of(sharp, low, 1.0)
 

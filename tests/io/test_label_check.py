@@ -13,10 +13,11 @@ from moediff.cli.main import main
 from moediff.core.errors import DataError
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import plan_grids
-from moediff.inference.label_check import INTENTS, flatness, require_intensities, share_at_maximum
 from moediff.inference.options import EnhanceOptions
+from moediff.io.label_check import INTENTS, flatness, require_intensities, share_at_maximum
 from moediff.io.scans import from_nibabel, from_volume, load
 
+pytestmark = pytest.mark.fault(52)
 AFFINE = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
 
 

@@ -5,11 +5,13 @@ Axes: X Y Z voxels.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from moediff.core.errors import DataError
-from moediff.io.scans import LoadedScan
+from moediff.core.errors import DataError, prefix_errors, printable
+from moediff.io.scans import LoadedScan, load
 
 INTENTS = {  # NIfTI's intent_code
     **dict.fromkeys(range(2, 25), "a statistical map"),
@@ -24,32 +26,47 @@ LABELS = ((48, 0.4), (512, 0.85))
 SATURATED = 0.3  # of the foreground at its maximum: real 8-bit scans stay below 0.05, probability maps reach 0.5
 REMEDY = (
     "enhance the scan it belongs to and bring it to the result's grid by nearest neighbour, or give "
-    "`enhance --trust-intensities` if these are intensities"
+    "`--trust-intensities` if these are intensities"
 )
 
 
-def require_intensities(scan: LoadedScan) -> None:
-    """Refuse a file that says it holds no intensities, or looks like it.
-
-    Raises:
-        DataError: it is a label map, a mask or another map; the message says what to do instead.
-    """
+def found_instead(scan: LoadedScan) -> str:
+    """What a file holds instead of intensities, by its header or by the look of its values; empty if nothing else."""
     if scan.intent in INTENTS:
-        raise DataError(
-            f"expected a scan, found {INTENTS[scan.intent]} (the header's intent_code is {scan.intent}): {REMEDY}"
-        )
+        return f"{INTENTS[scan.intent]} (the header's intent_code is {scan.intent})"
     sample_XYZ = _sample(scan.volume.data_XYZ)
     if (share := share_at_maximum(sample_XYZ)) >= SATURATED:
-        raise DataError(
-            f"expected a scan, found a mask or a probability map ({share:.0%} of its foreground has one value, the "
-            f"largest): {REMEDY}"
-        )
+        return f"a mask or a probability map ({share:.0%} of its foreground has one value, the largest)"
     count, equal = flatness(sample_XYZ)
     if any(count <= most and equal >= least for most, least in LABELS):
-        raise DataError(
-            f"expected a scan, found labels or a map of steps ({count} different values, {equal:.0%} of "
-            f"neighbours equal): {REMEDY}"
-        )
+        return f"labels or a map of steps ({count} different values, {equal:.0%} of neighbours equal)"
+    return ""
+
+
+def require_intensities(scan: LoadedScan, remedy: str = REMEDY) -> None:
+    """Refuse a file that says it holds no intensities, or looks like it.
+
+    Args:
+        remedy: what to do instead; ends the message.
+
+    Raises:
+        DataError: it is a label map, a mask or another map.
+    """
+    if found := found_instead(scan):
+        raise DataError(f"expected a scan, found {found}: {remedy}")
+
+
+def load_intensities(path: Path, remedy: str, *, trust: bool = False) -> LoadedScan:
+    """`load` of a file that must hold intensities; with `trust` whatever it looks like.
+
+    Raises:
+        MoeDiffError: see `load` and `require_intensities`.
+    """
+    scan = load(path)
+    if not trust:
+        with prefix_errors(printable(path)):
+            require_intensities(scan, remedy)
+    return scan
 
 
 def _sample(data_XYZ: Tensor) -> Tensor:
