@@ -32,7 +32,7 @@ from moediff.core.resample import Positions
 from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
 from moediff.inference.options import EnhanceOptions
-from moediff.io.label_check import found_instead, require_intensities
+from moediff.io.label_check import kind_of_map, require_intensities
 from moediff.io.nifti.header import MIN_VOXELS
 from moediff.io.scans import LoadedScan
 from moediff.io.voxels import without_outliers
@@ -149,8 +149,8 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
     notes: tuple[str, ...] = ()
     if not options.trust_intensities:
         require_intensities(scan)
-    elif found := found_instead(scan):
-        notes = (f"the scan looks like {found}; it was enhanced because intensities are trusted",)
+    elif kind := kind_of_map(scan):
+        notes = (f"the scan looks like {kind}; it was enhanced because intensities are trusted",)
     volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
     return replace(GridPlan.between(volume, target_grid(scan.stored_grid, options)), notes=notes)
 

@@ -30,7 +30,7 @@ REMEDY = (
 )
 
 
-def found_instead(scan: LoadedScan) -> str:
+def kind_of_map(scan: LoadedScan) -> str:
     """What a file holds instead of intensities, by its header or by the look of its values; empty if nothing else."""
     if scan.intent in INTENTS:
         return f"{INTENTS[scan.intent]} (the header's intent_code is {scan.intent})"
@@ -52,8 +52,8 @@ def require_intensities(scan: LoadedScan, remedy: str = REMEDY) -> None:
     Raises:
         DataError: it is a label map, a mask or another map.
     """
-    if found := found_instead(scan):
-        raise DataError(f"expected a scan, found {found}: {remedy}")
+    if kind := kind_of_map(scan):
+        raise DataError(f"expected a scan, found {kind}: {remedy}")
 
 
 def load_intensities(path: Path, remedy: str, *, trust: bool = False) -> LoadedScan:
