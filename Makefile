@@ -35,7 +35,7 @@ help:
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"
 	@echo "make benchmark-publish write benchmarks/results/embedded.json from that run"
 	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
-	@echo "make train-default     recipes/default.toml into ./runs/default (18 hours on 2 cores); run again to go on"
+	@echo "make train-default     recipes/default.toml into ./runs/default (20 hours on 2 cores); run again to go on"
 	@echo "                       RECIPE=recipes/gpu.toml on one fast GPU; TRAIN=\"--slice 30\" and other options"
 	@echo "make gpu               where torch sees a GPU: does it agree with the CPU, and how fast is it?"
 	@echo "make test              set up, lint, type-check and run every quick test"

@@ -8,15 +8,17 @@ from torch.testing import assert_close
 from moediff.core.errors import ConfigError
 from moediff.model.config import ExpertsConfig
 from moediff.model.execution import CHUNK_ROWS, SLAB_BYTES
-from moediff.model.experts import EXPERTS, Experts, ExpertSpec
+from moediff.model.experts import BRANCHED, EXPERTS, Experts, ExpertSpec
 from moediff.model.layers import from_lattice, local_mean, to_lattice
 from moediff.model.routing import cell_logits, cell_weights, shifted_logits, sparsify
 
+PLAIN = ("white-matter", "cortex", "junction", "rest")
 
-@pytest.fixture
-def parts():
+
+@pytest.fixture(params=[BRANCHED, PLAIN], ids=["branched", "plain"])
+def parts(request):
     torch.manual_seed(0)
-    experts = Experts(tuple(EXPERTS), channels=8, embedding=4, width=16, layers=2)
+    experts = Experts(request.param, channels=8, embedding=4, width=16, layers=2)
     h, embedding = torch.randn(2, 24, 24, 16, 8), torch.randn(2, 4)
     assert h[..., 0].numel() > CHUNK_ROWS  # more than one chunk
     return experts, h, embedding, torch.randn(2, 24, 24, 16, 4).softmax(-1)
@@ -77,11 +79,12 @@ def test_an_expert_of_no_region_is_refused(region, reach):
         ExpertSpec(torch.nn.Identity, region=region, reach_cells=reach)
 
 
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("name", BRANCHED)
 @torch.no_grad()
 def test_a_branch_looks_as_far_as_its_row_says(name):
     spec, side = EXPERTS[name], 24
     torch.manual_seed(0)
+    assert spec.branch is not None
     branch, h = spec.branch(4), torch.randn(1, side, side, side, 4)
     moved = h.clone()
     moved[0, 12, 12, 12] += 1
@@ -90,6 +93,11 @@ def test_a_branch_looks_as_far_as_its_row_says(name):
         assert int(touched.amin()) == 12 and int(touched.amax()) == 15
     else:
         assert int((touched - 12).abs().amax()) == spec.reach_cells
+
+
+def test_both_sets_of_experts_serve_the_same_regions():
+    assert ExpertsConfig(branches=BRANCHED).regions == ExpertsConfig(branches=PLAIN).regions
+    assert {EXPERTS[name].branch for name in PLAIN} == {None} and ExpertsConfig(branches=PLAIN).reach_cells == 0
 
 
 @pytest.mark.parametrize("factor", [2, 4])

@@ -9,6 +9,7 @@ from moediff.core.errors import ConfigError
 from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.model.config import BackboneConfig, DenoiserConfig, ExpertsConfig, GateConfig
 from moediff.model.denoiser import Denoiser
+from moediff.model.experts import BRANCHED
 from moediff.model.routing import make_condition
 from moediff.model.warm_start import begin_from
 
@@ -26,9 +27,12 @@ def result_of(denoiser: Denoiser) -> torch.Tensor:
         return denoiser(torch.randn(scan.shape, generator=rng), torch.tensor([0.1]), condition)
 
 
-def test_branched_experts_begin_as_the_uniform_denoiser() -> None:
+@pytest.mark.parametrize("name", ["plain", "rest"])
+@pytest.mark.parametrize("branches", [BRANCHED, ("white-matter", "cortex", "junction", "rest")], ids=["own", "none"])
+def test_branched_experts_begin_as_the_uniform_denoiser(name, branches) -> None:
     torch.manual_seed(0)
-    uniform, experts = Denoiser(UNIFORM), Denoiser(SMALL)
+    uniform = Denoiser(replace(UNIFORM, experts=replace(UNIFORM.experts, branches=(name,))))
+    experts = Denoiser(replace(SMALL, experts=replace(SMALL.experts, branches=branches)))
     torch.nn.init.normal_(uniform.experts.each[0].output_projection.weight)
     before = result_of(experts)
     begin_from(experts, uniform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -20,10 +21,11 @@ from moediff.core.signals import Terminated
 from moediff.io.scans import load, save
 from moediff.model.bundle import load_bundle, read_manifest
 from moediff.training import calibrate
+from moediff.training.checkpoint import run_lock
 from moediff.training.engine import difference, finished_stages, run_recipe
 from moediff.training.provenance import stage_records
 from moediff.training.recipe import Recipe, load_recipe
-from moediff.training.trainer import RunOptions
+from moediff.training.trainer import RunOptions, train
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "recipes" / "smoke.toml"
@@ -245,6 +247,50 @@ def test_slices_of_any_length_give_the_same_weights(tmp_path, heads):
     assert any(text.startswith("stage calibrate: paused at 1 units") for text in said)
     one, two = (load_bundle(recipe.out / "bundle") for recipe in (whole, sliced))
     assert one.sha256 == two.sha256 and one.config == two.config
+
+
+def losses(out: Path) -> list[dict[str, str]]:
+    """Rows of all stages that train, without their seconds."""
+    rows = []
+    for name in ("backbone", "experts"):
+        with (out / name / "losses.csv").open(newline="") as handle:
+            rows += [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(handle)]
+    return rows
+
+
+def shared_out(folder: Path, heads: Path) -> Recipe:
+    """The smoke recipe's stages that train, in batches of two shares."""
+    folder.mkdir()
+    recipe = small(folder, heads, steps=3)
+    stages = [replace(stage, config=replace(stage.config, batch=2, shares=2)) for stage in recipe.stages[:2]]
+    return replace(recipe, stages=tuple(stages))
+
+
+def test_a_second_run_has_the_same_losses_in_one_process_or_two(tmp_path, heads):
+    for name, processes in (("first", 1), ("second", 1), ("together", 2)):
+        run_recipe(shared_out(tmp_path / name, heads), replace(ONE, processes=processes))
+    first, second, together = (losses(tmp_path / name / "run") for name in ("first", "second", "together"))
+    assert len(first) == 6 and first == second
+    assert equal_weights(tmp_path / "first" / "run" / "bundle", tmp_path / "second" / "run" / "bundle")
+    for one, other in zip(first, together, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert float(other[key]) == pytest.approx(float(one[key]), rel=1e-3, abs=2e-5, nan_ok=True)
+
+
+def equal_weights(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_second_training_in_a_folder_at_work_is_refused(tmp_path, heads):
+    recipe = small(tmp_path, heads)
+    with run_lock(recipe.out), pytest.raises(TryAgain, match=r"run: another training runs in this folder: wait for it"):
+        run_recipe(recipe, ONE)
+    single = replace(recipe.common, steps=1)
+    with run_lock(Path(single.out)), pytest.raises(TryAgain, match="another training runs in this folder"):
+        train(single, ONE)
+    assert not recipe.out.exists()
 
 
 def test_a_signal_inside_a_fit_is_heeded_and_nothing_is_computed_twice(tmp_path, heads, monkeypatch):

@@ -8,7 +8,15 @@ import pytest
 
 from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning
 from moediff.training.calibrate import Calibration, HeadFit
-from moediff.training.recipe import Average, changed, load_recipe, stored_settings, with_data, with_minutes
+from moediff.training.recipe import (
+    Average,
+    changed,
+    load_recipe,
+    stored_settings,
+    with_data,
+    with_minutes,
+    with_steps,
+)
 
 RECIPE = """
 out = "../runs/mine"
@@ -153,6 +161,17 @@ def test_minutes_are_shared_out_and_data_lie_elsewhere(tmp_path):
     with pytest.raises(ConfigError, match="no stage is limited by minutes"):
         with_minutes(load_recipe(written(tmp_path, '[[stages]]\nname = "a"\n')), 4.0)
     assert with_minutes(load_recipe(written(tmp_path, "steps = 3")), 4.0).common.minutes == 4.0
+
+
+def test_steps_of_all_stages_are_shared_out(tmp_path):
+    text = 'steps = 30\n[[stages]]\nname = "a"\n[[stages]]\nname = "b"\nsteps = 10\n'
+    recipe = with_steps(load_recipe(written(tmp_path, text)), 8)
+    assert [stage.config.steps for stage in recipe.stages] == [6, 2]
+    with pytest.raises(ConfigError, match="fewer than the 2 stages"):
+        with_steps(recipe, 1)
+    with pytest.raises(ConfigError, match="stage a is limited by minutes"):
+        with_steps(load_recipe(written(tmp_path, '[[stages]]\nname = "a"\nminutes = 2.0\n')), 4)
+    assert with_steps(load_recipe(written(tmp_path, "steps = 30")), 4).common.steps == 4
 
 
 def test_what_the_provenance_stores_gives_the_settings_back(tmp_path):

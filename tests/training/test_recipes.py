@@ -14,6 +14,7 @@ from moediff.training.recipe import AVERAGE, KINDS, TRAIN, Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ["default", "gpu"]
+FALL = ("backbone", "experts", "detail")
 
 
 def recipe(name: str) -> Recipe:
@@ -31,19 +32,34 @@ def test_every_recipe_can_be_read_and_says_how_to_run_it(path, capsys):
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_recipe_goes_from_nothing_to_calibrated_weights(name):
     stages = recipe(name).stages
-    assert {stage.kind for stage in stages} == set(KINDS)
+    assert {stage.kind for stage in stages} == set(KINDS) - {AVERAGE}
     assert [stage.kind for stage in stages[-3:]] == list(KINDS[2:])
     first, *others = stages
     assert first.config.start is None and first.config.model.denoiser.gate.experts == 1
     assert all(stage.parents for stage in others)
-    assert all((stage.config.minutes and stage.config.phases) or stage.config.batch for stage in stages)
-    (average,) = (stage for stage in stages if stage.kind == AVERAGE)
-    assert len(average.parents) == 2
 
 
-def test_the_default_recipe_takes_a_day_of_two_cores():
-    hours = sum(stage.config.minutes or 0 for stage in recipe("default").stages if stage.kind == TRAIN) / 60
-    assert 16 <= hours <= 20
+def test_the_default_recipe_ends_by_steps_alone():
+    training = [stage.config for stage in recipe("default").stages if stage.kind == TRAIN]
+    assert all(config.minutes is None and config.shares == 2 for config in training)
+    assert sum(config.steps for config in training) == 72900
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_learning_rate_falls_once(name):
+    stages = [stage.config for stage in recipe(name).stages if stage.kind == TRAIN and stage.name in FALL]
+    assert [end for stage in stages for end in stage.cosine] == [0.0, 0.5, 0.5, 0.6, 0.6, 1.0]
+    assert len({stage.learning_rate for stage in stages}) == 1
+
+
+def test_the_recipe_for_a_gpu_has_the_same_stages():
+    default, gpu = recipe("default").stages, recipe("gpu").stages
+    assert [(a.name, a.kind, a.options, a.parents) for a in default] == [
+        (b.name, b.kind, b.options, b.parents) for b in gpu
+    ]
+    for a, b in zip(default, gpu, strict=True):
+        assert (a.config.model, a.config.loss, a.config.only) == (b.config.model, b.config.loss, b.config.only)
+        assert a.config.scans == b.config.scans and a.config.recipes == b.config.recipes
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -79,9 +95,9 @@ def test_the_gate_learns_from_many_contrasts():
 
 
 def test_a_dry_run_reads_nothing_and_names_what_is_missing(tmp_path, capsys):
-    words = ["train", str(ROOT / "recipes" / "default.toml"), "--dry-run", "--data", str(tmp_path), "--minutes", "60"]
+    words = ["train", str(ROOT / "recipes" / "default.toml"), "--dry-run", "--data", str(tmp_path), "--steps", "729"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "10 stages, 1:00 h of training" in out and "3. gate: train; 1.9811 minutes" in out
+    assert "8 stages, 729 steps of training" in out and "3. gate: train; 14 steps" in out
     assert "missing, with those to validate on: 20" in out and "missing: train/M2208_T2w.nii.gz" in out
     assert "loss.feature_distillation = 0.3" in out and not list(tmp_path.iterdir())

@@ -111,6 +111,28 @@ def test_the_rate_rises_then_falls_along_half_a_cosine(config):
         assert trainer.state.optimiser.param_groups[0]["lr"] == pytest.approx(rate)
 
 
+def test_stages_can_share_one_fall_of_the_rate(config):
+    trainer = Trainer(replace(config, cosine=(0.5, 1.0), warmup_steps=0))
+    for step, share in ((0, 0.5), (20, 0.75), (39, 0.5 + 0.5 * 39 / 40)):
+        trainer.state.step = step
+        assert trainer.learning_rate() == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def test_parts_of_a_batch_make_up_the_whole():
+    one, two = batch_of(0.05), batch_of(0.02)
+    tensors = [torch.cat(pair) for pair in zip(one.tensors(), two.tensors(), strict=True)]
+    truth, lesion, interpolated, neighbours, noise, region, x, y, z = tensors
+    whole = Batch(truth, lesion, interpolated, neighbours, (x, y, z), noise, region)
+    for part, alone in zip(whole.parts(2), (one, two), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(part.tensors(), alone.tensors(), strict=True))
+
+
+@pytest.mark.parametrize(("shares", "processes", "words"), [(3, 0, "divide every batch"), (4, 3, "must divide shares")])
+def test_shares_that_do_not_fit_are_refused(shares, processes, words, config):
+    with pytest.raises(ConfigError, match=words):
+        train(replace(config, batch=12 if processes else 4, shares=shares), RunOptions(processes=processes))
+
+
 def test_a_step_is_keyed_by_its_number(config):
     results, noisy = (
         [],

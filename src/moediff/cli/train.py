@@ -31,6 +31,7 @@ OPTIONS = {
     SPEED: (
         option("--slice", type=float, metavar="MIN", help="stop after MIN minutes with exit code 75, to --resume"),
         option("--minutes", type=float, metavar="MIN", help="time of all stages (default: as the recipe says)"),
+        option("--steps", type=int, metavar="N", help="steps of all stages (default: as the recipe says)"),
         option("--processes", type=int, default=0, metavar="N", help="share batches (default: all GPUs or cores)"),
     ),
 }
@@ -81,7 +82,7 @@ def train_command(args: argparse.Namespace) -> int:
 def _recipe(args: argparse.Namespace) -> Recipe:
     """The recipe with what the command line changes; settings under former names are named on standard error."""
     from moediff.core.errors import prefix_errors
-    from moediff.training.recipe import load_recipe, with_data, with_minutes
+    from moediff.training.recipe import load_recipe, with_data, with_minutes, with_steps
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -91,6 +92,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     with prefix_errors(args.config):
         if args.minutes is not None:
             recipe = with_minutes(recipe, args.minutes)
+        if args.steps is not None:
+            recipe = with_steps(recipe, args.steps)
         if args.data is not None:
             recipe = with_data(recipe, args.data)
     return recipe

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from moediff.core.errors import ConfigError
 from moediff.model.encoder import COARSE
-from moediff.model.experts import EXPERTS
+from moediff.model.experts import BRANCHED, EXPERTS
 
 CELL = 2  # voxels
 MAX_LAYERS = 64  # a config from elsewhere must not keep us building
@@ -71,7 +71,7 @@ class ExpertsConfig:
 
     RENAMED: ClassVar[Mapping[str, str | None]] = {"views": "branches"}
 
-    branches: tuple[str, ...] = tuple(EXPERTS)
+    branches: tuple[str, ...] = BRANCHED
     width: int = 96
     layers: int = 2
 

@@ -70,13 +70,14 @@ class ExpertSpec:
 
     Args:
         branch: makes its feature branch for so many channels, [B, x, y, z, C] -> same shape; buffers are persistent.
+            None: its layers read the shared features alone.
         region: its region of the brain, one of `REGIONS`: what it is trained on and what reports call it.
         reach_cells: how far its branch looks along every axis; 0 for windows of whole WINDOW cells.
     """
 
-    branch: Callable[[int], nn.Module]
+    branch: Callable[[int], nn.Module] | None
     region: str
-    reach_cells: int
+    reach_cells: int = 0
 
     def __post_init__(self) -> None:
         if self.region not in REGIONS or self.reach_cells < 0:
@@ -88,7 +89,13 @@ EXPERTS = {
     "detail": ExpertSpec(Detail, region="cortex", reach_cells=1),
     "window": ExpertSpec(WindowAttention, region="junction", reach_cells=0),
     "plain": ExpertSpec(nn.Identity, region="rest", reach_cells=0),
+    "white-matter": ExpertSpec(None, region="deep white matter"),
+    "cortex": ExpertSpec(None, region="cortex"),
+    "junction": ExpertSpec(None, region="junction"),
+    "rest": ExpertSpec(None, region="rest"),
 }
+BRANCHED = ("smooth", "detail", "window", "plain")  # those of the first recipes
+UNIFORM = ("plain", "rest")  # read the features as they are, so that one of them alone is a denoiser for everything
 
 
 class Expert(nn.Module):
@@ -96,26 +103,33 @@ class Expert(nn.Module):
 
     def __init__(self, spec: ExpertSpec, channels: int, embedding: int, width: int, layers: int) -> None:
         super().__init__()
-        self.branch, self.reach_cells = spec.branch(channels), spec.reach_cells
+        self.reach_cells = spec.reach_cells
+        self.branch = None if spec.branch is None else spec.branch(channels)
         self.input_projection = nn.Linear(channels, width)
-        self.branch_projection = nn.Linear(channels, width, bias=False)
+        self.branch_projection = None if spec.branch is None else nn.Linear(channels, width, bias=False)
         self.modulate = nn.Linear(embedding, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.output_projection = nn.Linear(width, VOXELS)
         nn.init.normal_(self.output_projection.weight, std=0.1 * width**-0.5)
         nn.init.zeros_(self.output_projection.bias)
         for layer in (self.input_projection, self.branch_projection, *self.layers):
-            nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)
 
-    def branch_of(self, h_BxyzC: Tensor, slab: slice) -> Tensor:
-        """The branch's features of a slab, from as much of its surroundings as the branch reaches."""
+    def branch_of(self, h_BxyzC: Tensor, slab: slice) -> Tensor | None:
+        """The branch's features of a slab, from as much of its surroundings as the branch reaches; None without one."""
+        if self.branch is None:
+            return None
         first = max(slab.start - self.reach_cells, 0)
         branch_BxyzC = self.branch(h_BxyzC[:, first : slab.stop + self.reach_cells])
         return branch_BxyzC[:, slab.start - first : slab.stop - first]
 
-    def pointwise(self, feature_RC: Tensor, branch_RC: Tensor, shift_RW: Tensor) -> Tensor:
+    def pointwise(self, feature_RC: Tensor, branch_RC: Tensor | None, shift_RW: Tensor) -> Tensor:
         """What follows the branch, cell by cell: [R, C], [R, C] -> [R, 8]."""
-        u = self.input_projection(feature_RC) + self.branch_projection(branch_RC) + shift_RW
+        u = self.input_projection(feature_RC)
+        if branch_RC is not None and self.branch_projection is not None:
+            u = u + self.branch_projection(branch_RC)
+        u = u + shift_RW
         for layer in self.layers:
             u = u + F.relu(layer(F.relu(u)))
         return self.output_projection(F.relu(u))
@@ -133,7 +147,7 @@ class Experts(nn.Module):
         results = []
         for expert in cast(list[Expert], self.each):
             shift = expert.modulate(embedding_BG)[:, None, None, None]
-            results.append(expert.pointwise(h_BxyzC, expert.branch(h_BxyzC), shift))
+            results.append(expert.pointwise(h_BxyzC, expert.branch_of(h_BxyzC, slice(0, h_BxyzC.shape[1])), shift))
         return torch.stack(results, -2)
 
     def combine(self, h_BxyzC: Tensor, embedding_BG: Tensor, weight_BxyzE: Tensor) -> Tensor:
@@ -150,11 +164,12 @@ class Experts(nn.Module):
 
         def weighted(e: int) -> Tensor:
             expert = cast(Expert, self.each[e])
-            branch_RC = expert.branch_of(h_BxyzC, slab).flatten(0, 3)
+            branch_BxyzC = expert.branch_of(h_BxyzC, slab)
 
             def work(row_R: Tensor) -> Tensor:
                 shift_RW = shift_EBW[e].index_select(0, example_R.index_select(0, row_R))
-                v = expert.pointwise(feature_RC.index_select(0, row_R), branch_RC.index_select(0, row_R), shift_RW)
+                branch_RC = None if branch_BxyzC is None else branch_BxyzC.flatten(0, 3).index_select(0, row_R)
+                v = expert.pointwise(feature_RC.index_select(0, row_R), branch_RC, shift_RW)
                 return (v * weight_RE[:, e].index_select(0, row_R)[:, None]).to(total_RV.dtype)
 
             return map_rows(work, rows[e])

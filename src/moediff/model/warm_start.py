@@ -9,7 +9,7 @@ import torch
 
 from moediff.core.errors import ConfigError
 from moediff.model.denoiser import Denoiser
-from moediff.model.experts import Expert
+from moediff.model.experts import UNIFORM, Expert
 
 SHARED = ("encoder", "embedding", "backbone", "uncertainty_head")  # parts that do not depend on the experts
 
@@ -18,8 +18,8 @@ SHARED = ("encoder", "embedding", "backbone", "uncertainty_head")  # parts that 
 def begin_from(denoiser: Denoiser, trained: Denoiser) -> None:
     """Fill `denoiser` with trained weights.
 
-    A network of the same shape is copied. A uniform one (one "plain" expert) becomes every expert: each starts as the
-    uniform denoiser, its own branch silent, and grows from there; the aggregate starts as the uniform result.
+    A network of the same shape is copied. A uniform one (one expert of `UNIFORM`) becomes every expert: each starts as
+    the uniform denoiser, its own branch silent, and grows from there; the aggregate starts as the uniform result.
 
     Raises:
         ConfigError: the shapes differ in anything but the experts.
@@ -32,15 +32,17 @@ def begin_from(denoiser: Denoiser, trained: Denoiser) -> None:
     if names == given_names:
         denoiser.load_state_dict(trained.state_dict())
         return
-    if given_names != ("plain",):
-        raise ConfigError(f"start: experts branch from one 'plain' expert, not from {list(given_names)}")
+    if len(given_names) != 1 or given_names[0] not in UNIFORM:
+        one = " or ".join(repr(name) for name in UNIFORM)
+        raise ConfigError(f"start: experts branch from one expert called {one}, not from {list(given_names)}")
     for name in SHARED:
         getattr(denoiser, name).load_state_dict(getattr(trained, name).state_dict())
     (uniform,) = cast(list[Expert], list(trained.experts.each))
     for expert in cast(list[Expert], list(denoiser.experts.each)):
         for name in ("modulate", "layers", "output_projection"):
             getattr(expert, name).load_state_dict(getattr(uniform, name).state_dict())
-        # A plain branch is the features themselves, so both projections read the same.
-        expert.input_projection.weight.copy_(uniform.input_projection.weight + uniform.branch_projection.weight)
-        expert.input_projection.bias.copy_(uniform.input_projection.bias)
-        expert.branch_projection.weight.zero_()
+        expert.input_projection.load_state_dict(uniform.input_projection.state_dict())
+        if uniform.branch_projection is not None:  # of the features themselves: both projections read the same
+            expert.input_projection.weight.add_(uniform.branch_projection.weight)
+        if expert.branch_projection is not None:
+            expert.branch_projection.weight.zero_()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from moediff.core.errors import ConfigError, printable
+from moediff.core.errors import ConfigError, TryAgain, printable
 from moediff.io.atomic import remove_leftovers
+from moediff.io.lock import output_lock
 from moediff.io.tensors import save_tensors
 from moediff.model.bundle import present_names
 from moediff.model.denoiser import Denoiser
@@ -60,6 +64,25 @@ def claim(out: Path) -> None:
             "choose another `out`"
         )
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def run_lock(out: Path) -> Iterator[None]:
+    """A run's folder for us alone; of several processes that a launcher started, the first one holds it.
+
+    Raises:
+        TryAgain: another training runs there.
+    """
+    with ExitStack() as held:
+        if int(os.environ.get("RANK", 0)) == 0:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(output_lock([out]))
+            except TryAgain as error:
+                raise TryAgain(
+                    f"{printable(out)}: another training runs in this folder: wait for it, or choose another `out`"
+                ) from error
+        yield
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -60,6 +60,8 @@ class TrainConfig:
         minutes: optional budget; the schedule then follows the clock where that is further along.
         clock: what minutes are counted by: "wall", or "cpu", the process's own time, for comparisons beside other work.
         batch, patch: examples a step and their side in voxels.
+        shares: equal parts of every batch that are worked through apart, by a process each or in turn, so that the
+            number of processes changes nothing but rounding; 0 takes as many as there are processes.
         phases: instead of one `batch` and `patch`, several in turn; the last must end at 1.
         compile: compile the residual blocks where the run has a CUDA device.
         examples: where patches are degraded: "device" (that of the run) or "cpu".
@@ -68,6 +70,8 @@ class TrainConfig:
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
         learning_rate: at its highest, after `warmup_steps` of rise.
+        cosine: which part of one fall of the learning rate, along half a cosine, this run is, as shares 0..1: stages
+            that follow each other can share one long fall.
         weight_decay, gradient_clip: of the optimiser; the bound of the gradient's norm.
         ema_decay: of the exponential moving average of the weights, which is what is saved.
         device: "auto", "cpu" or "cuda".
@@ -100,11 +104,13 @@ class TrainConfig:
     only: tuple[str, ...] = ()
     batch: int = 4
     patch: int = 48
+    shares: int = 0
     phases: tuple[Phase, ...] = ()
     compile: bool = False
     examples: str = "device"
     precision: Literal["auto", "fast", "float32", "bfloat16"] = "auto"
     learning_rate: float = 5e-3
+    cosine: tuple[float, float] = (0.0, 1.0)
     warmup_steps: int = 100
     weight_decay: float = 1e-3
     gradient_clip: float = 1.0
@@ -131,15 +137,26 @@ class TrainConfig:
                 f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among GPUs"
             )
         check_patch(self.patch)
+        self._check_shares()
         self._check_seed()
         self._check_only()
+        self._check_phases()
         if self.examples not in ("device", "cpu"):
             raise ConfigError(f"examples={self.examples!r} must be 'device' or 'cpu'")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay={self.ema_decay} must lie in 0..1")
+
+    def _check_phases(self) -> None:
         ends = [phase.until for phase in self.phases]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"phases end at {ends}; expected rising shares of the run, the last of them 1")
+        if not 0 <= self.cosine[0] < self.cosine[1] <= 1:
+            raise ConfigError(f"cosine={list(self.cosine)}: expected two rising shares of one fall in 0..1")
+
+    def _check_shares(self) -> None:
+        odd = [phase.batch for phase in self.parts() if self.shares and phase.batch % self.shares]
+        if self.shares < 0 or odd:
+            raise ConfigError(f"shares={self.shares} must divide every batch{f', found {odd[0]}' if odd else ''}")
 
     def _check_seed(self) -> None:
         if not 0 <= self.seed < 2**63:

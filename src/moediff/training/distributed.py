@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
@@ -144,9 +144,19 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def agreed(value: float) -> float:
-    """Mean of a number over the processes, so that all of them decide alike."""
+    """Mean of a number over the processes, so that all of them decide alike; NaN where one of them has none."""
     if not torch.distributed.is_initialized():
         return value
     mean = torch.tensor(value, dtype=torch.float64)
     torch.distributed.all_reduce(mean)
     return float(mean) / torch.distributed.get_world_size()
+
+
+def agreed_means(values: Mapping[str, float]) -> dict[str, float]:
+    """Mean of every number over the processes that have it; NaN where none has."""
+    if not torch.distributed.is_initialized():
+        return dict(values)
+    own = torch.tensor(list(values.values()), dtype=torch.float64)
+    sums = torch.stack([own.nan_to_num(0.0), own.isfinite().double()])
+    torch.distributed.all_reduce(sums)
+    return dict(zip(values, (sums[0] / sums[1]).tolist(), strict=True))

@@ -18,14 +18,20 @@ WIDTH = 118
 
 def dry_run(recipe: Recipe) -> str:
     """What `moediff train` would do."""
-    minutes = sum(stage.config.minutes or 0.0 for stage in recipe.stages if stage.kind == TRAIN)
     count = f"{len(recipe.stages)} stages" if len(recipe.stages) > 1 else "one stage"
-    lines = [
-        f"{count}{f', {duration(60 * minutes)} of training' if minutes else ''}, into {os.path.normpath(recipe.out)}"
-    ]
+    lines = [f"{count}, {_whole_length(recipe)} of training, into {os.path.normpath(recipe.out)}"]
     for number, stage in enumerate(recipe.stages, 1):
         lines += ["", *_stage_lines(number, stage, plain_settings(recipe.common))]
     return "\n".join([*lines, "", *_source_lines(recipe)])
+
+
+def _whole_length(recipe: Recipe) -> str:
+    """Of all stages that train: minutes of those that the clock ends, steps of the others."""
+    training = [stage.config for stage in recipe.stages if stage.kind == TRAIN]
+    minutes = sum(config.minutes or 0.0 for config in training)
+    steps = sum(config.steps for config in training if not config.minutes)
+    parts = [duration(60 * minutes)] * bool(minutes) + [f"{steps} steps"] * bool(steps)
+    return " and ".join(parts) or "nothing"
 
 
 def _stage_lines(number: int, stage: Stage, shared: Mapping[str, Any]) -> list[str]:

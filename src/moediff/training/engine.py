@@ -34,7 +34,7 @@ from moediff.training.calibrate import (
     fit_statistics,
     fit_uncertainty_head,
 )
-from moediff.training.checkpoint import FOLDER, has_checkpoint
+from moediff.training.checkpoint import FOLDER, has_checkpoint, run_lock
 from moediff.training.config import TrainConfig
 from moediff.training.curves import write_curves
 from moediff.training.log import Progress, StagePosition
@@ -56,7 +56,7 @@ def run_recipe(recipe: Recipe, options: RunOptions | None = None) -> Path:
         ConfigError: a stage's settings changed after it was finished, the folder holds a run and `resume` is False, or
             a stage cannot be run.
         InputMissing, DataError: a file to learn from is not there, or is another than the manifest says.
-        TryAgain: the slice is over before the recipe is.
+        TryAgain: the slice is over before the recipe is, or another training works in the folder.
     """
     options = options or RunOptions()
     if recipe.single:
@@ -81,8 +81,12 @@ class _Run:
 
     def all_stages(self) -> Path:
         """Run what is not finished, publish each stage's bundle, and return the last one's folder."""
-        recipe, out = self.recipe, self.recipe.out
         self._check()
+        with run_lock(self.recipe.out):
+            return self._all_stages()
+
+    def _all_stages(self) -> Path:
+        recipe, out = self.recipe, self.recipe.out
         put_back(recipe)
         done = finished_stages(recipe)
         if not self.options.resume and (done or any(_begun(out / stage.name) for stage in recipe.stages)):

@@ -81,6 +81,23 @@ class Batch:
             torch.stack([e.region_XYZ for e in examples]),
         )
 
+    def parts(self, count: int) -> list[Batch]:
+        """That many batches of equal size, in order."""
+        pieces = [tensor.chunk(count) for tensor in self._own()]
+        x, y, z = (p.chunk(count) for p in self.positions)
+        return [
+            Batch(
+                truth_BXYZ=pieces[0][i],
+                lesion_BXYZ=pieces[1][i],
+                interpolated_BXYZ=pieces[2][i],
+                neighbours_BNXYZ=pieces[3][i],
+                positions=(x[i], y[i], z[i]),
+                noise_B=pieces[4][i],
+                region_BXYZ=pieces[5][i],
+            )
+            for i in range(count)
+        ]
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         x, y, z = (p.to(device) for p in self.positions)

@@ -231,7 +231,7 @@ def with_minutes(recipe: Recipe, minutes: float) -> Recipe:
         return replace(recipe, common=config, stages=(replace(recipe.stages[0], config=config),))
     total = sum(stage.config.minutes or 0.0 for stage in recipe.stages if stage.kind == TRAIN)
     if not total:
-        raise ConfigError("no stage is limited by minutes, so none has a share of them; give them `minutes`")
+        raise ConfigError("no stage is limited by minutes, so none has a share of them; give --steps instead")
     share = minutes / total
 
     def shorter(stage: Stage) -> Stage:
@@ -239,6 +239,26 @@ def with_minutes(recipe: Recipe, minutes: float) -> Recipe:
         return stage if own is None else replace(stage, config=replace(stage.config, minutes=round(own * share, 4)))
 
     return replace(recipe, stages=tuple(shorter(stage) for stage in recipe.stages))
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The same stages in so many optimiser steps together, each with its share of them and at least one.
+
+    Raises:
+        ConfigError: fewer than there are stages that train, or a stage is limited by minutes.
+    """
+    training = [stage for stage in recipe.stages if stage.kind == TRAIN]
+    if steps < len(training):
+        raise ConfigError(f"{steps} steps are fewer than the {len(training)} stages that train; give more")
+    if timed := [stage.name for stage in training if stage.config.minutes]:
+        raise ConfigError(f"stage {timed[0]} is limited by minutes, not by steps; give --minutes instead")
+    share = steps / sum(stage.config.steps for stage in training)
+
+    def shorter(stage: Stage) -> Stage:
+        return replace(stage, config=replace(stage.config, steps=max(1, round(stage.config.steps * share))))
+
+    stages = tuple(shorter(stage) if stage.kind == TRAIN else stage for stage in recipe.stages)
+    return replace(recipe, stages=stages, common=stages[0].config if recipe.single else recipe.common)
 
 
 def with_data(recipe: Recipe, data: Path) -> Recipe:

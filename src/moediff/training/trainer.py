@@ -9,7 +9,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -35,10 +35,11 @@ from moediff.training.checkpoint import (
     claim,
     has_checkpoint,
     load_checkpoint,
+    run_lock,
     save_checkpoint,
 )
 from moediff.training.config import TrainConfig
-from moediff.training.distributed import agreed, average_gradients, join_group, run_together
+from moediff.training.distributed import agreed, agreed_means, average_gradients, join_group, run_together
 from moediff.training.gate_step import routing_loss
 from moediff.training.log import Log, StagePosition
 from moediff.training.manifest import check_checksums
@@ -92,7 +93,7 @@ def train(config: TrainConfig, options: RunOptions | None = None, part: RecipePa
         ConfigError: the folder already holds a run and `resume` is False, the batch cannot be shared out, no scans are
             listed, or the loss stays not finite.
         InputMissing: a scan to learn from or to validate on is not there.
-        TryAgain: the slice is over before the run is.
+        TryAgain: the slice is over before the run is, or another one works in the folder.
     """
     options = options or RunOptions()
     processes = options.processes
@@ -102,7 +103,8 @@ def train(config: TrainConfig, options: RunOptions | None = None, part: RecipePa
     check_checksums(config)
     config.validation.check(Path(config.data))
     work = partial(_train_here, config, options, part)
-    run_together(work, processes or _processes_for(config, options.threads), options.threads)
+    with run_lock(Path(config.out)):
+        run_together(work, processes or _processes_for(config, options.threads), options.threads)
     return Path(config.out) / "bundle"
 
 
@@ -120,6 +122,8 @@ def check_processes(config: TrainConfig, processes: int) -> None:
         raise ConfigError(f"{processes} processes cannot train, expected 1 or more, or 0: choose one of these")
     if odd := [phase.batch for phase in config.parts() if processes and phase.batch % processes]:
         raise ConfigError(f"batch={odd[0]} must be a multiple of the {processes} processes")
+    if processes and config.shares % processes:
+        raise ConfigError(f"the {processes} processes must divide shares={config.shares}: choose another number")
 
 
 def _processes_for(config: TrainConfig, threads: int | None = None) -> int:
@@ -127,7 +131,8 @@ def _processes_for(config: TrainConfig, threads: int | None = None) -> int:
     cores = os.cpu_count() or 1
     most = min(threads or cores, cores) if on_cpu else torch.cuda.device_count()
     batches = [phase.batch for phase in config.parts()]
-    return max(n for n in range(1, max(most, 1) + 1) if all(batch % n == 0 for batch in batches))
+    shared = [config.shares] if config.shares else batches
+    return max(n for n in range(1, max(most, 1) + 1) if all(count % n == 0 for count in shared))
 
 
 class Trainer:
@@ -156,9 +161,8 @@ class Trainer:
             weight_decay=config.weight_decay,
         )
         self.rank, self.processes = self.member.rank, self.member.processes
-        for phase in config.parts():
-            if phase.batch % self.processes:
-                raise ConfigError(f"batch={phase.batch} must be a multiple of the {self.processes} processes")
+        check_processes(config, self.processes)
+        self.shares = max(config.shares // self.processes, 1)  # of every batch that this process works through
         self.state = State(denoiser, average, optimiser)
         if config.compile and device.type == "cuda":
             compile_blocks(denoiser, ResBlock)
@@ -265,22 +269,16 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; a loss or gradient that is not finite changes nothing."""
         state, config = self.state, self.config
-        since = state.restarts[-1].step if state.restarts else 0
-        rate = config.learning_rate * min(1.0, (state.step - since + 1) / max(config.warmup_steps, 1))
-        rate *= 0.5 * (1 + math.cos(math.pi * self.progress()))
         for group in state.optimiser.param_groups:
-            group["lr"] = rate
-        batch = batch.to(self.member.device)
-        rng = rng_for(config.seed, "step", state.step)
-        with self.autocast():
-            loss, parts = self._loss(batch, rng)
+            group["lr"] = self.learning_rate()
         state.optimiser.zero_grad()
-        loss.backward()
+        shares = batch.to(self.member.device).parts(self.shares)
+        parts = _means([self._backward(share, number) for number, share in enumerate(shares)])
         average_gradients(state.denoiser.parameters())
         norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.gradient_clip)
         losses = _read({**parts, "norm": norm})
-        finite = math.isfinite(losses.pop("norm"))
-        losses["loss"] = agreed(losses["loss"])
+        finite, loss = math.isfinite(losses.pop("norm")), agreed(losses["loss"])
+        losses = {**agreed_means(losses), "loss": loss}
         if math.isfinite(losses["loss"]) and finite:
             state.optimiser.step()
             self._average()
@@ -288,12 +286,28 @@ class Trainer:
             losses["loss"] = math.nan
         return losses
 
-    def _loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """What this step minimises, and its parts."""
+    def learning_rate(self) -> float:
+        """Of this step: a rise at the start and after a restart, then its part of the fall."""
+        config, step = self.config, self.state.step
+        since = self.state.restarts[-1].step if self.state.restarts else 0
+        rise = min(1.0, (step - since + 1) / max(config.warmup_steps, 1))
+        first, last = config.cosine
+        return config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * (first + (last - first) * self.progress())))
+
+    def _backward(self, share: Batch, number: int) -> dict[str, Tensor]:
+        """Add this share's part of the gradient; returns its parts of the loss."""
+        with self.autocast():
+            loss, parts = self._loss(share, number)
+        (loss / self.shares).backward()
+        return parts
+
+    def _loss(self, batch: Batch, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """What this step minimises of one of this process's shares, and its parts."""
         config, denoiser = self.config, self.state.denoiser
+        rng = rng_for(config.seed, "step", self.state.step)
         if not config.loss.aggregate:
             return routing_loss(denoiser, self.before, batch, config.loss, rng)
-        draws = Draws(config.model.diffusion, rng, self.rank, self.processes)
+        draws = Draws(config.model.diffusion, rng, self.rank * self.shares + number, self.processes * self.shares)
         return batch_loss(denoiser, batch, draws, config.loss, probe=config.loss.probes(self.state.step))
 
     @torch.no_grad()
@@ -385,6 +399,12 @@ def saved_bundle(out: Path, name: str) -> Path | None:
     except BundleError:
         return None
     return out / "bundle" if records and records[-1].name == name else None
+
+
+def _means(shares: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Means over the shares of a batch: of a part over those that have it, of the loss itself over all."""
+    several = {name: torch.stack([share[name] for share in shares]) for name in shares[0]}
+    return {name: value.mean() if name == "loss" else value.nanmean() for name, value in several.items()}
 
 
 def _in_half(precision: str, device: torch.device) -> bool:
