@@ -73,11 +73,11 @@ def run_lock(out: Path) -> Iterator[None]:
     Raises:
         TryAgain: another training runs there.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if int(os.environ.get("RANK", 0)) == 0:
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
-                held.enter_context(output_lock([out]))
+                stack.enter_context(output_lock([out]))
             except TryAgain as error:
                 raise TryAgain(
                     f"{printable(out)}: another training runs in this folder: wait for it, or choose another `out`"
