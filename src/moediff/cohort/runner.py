@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from moediff.cohort.attempt import HELD, Attempt, log_path
+from moediff.cohort.dask_workers import DaskWorkers
 from moediff.cohort.journal import Entry, Event, Journal
 from moediff.cohort.local import LocalWorkers
 from moediff.cohort.tasks import Failure, Outcome, RunnerOptions, Summary, Task, Work, check_names
 from moediff.cohort.workers import Report, SerialWorkers, Workers
-from moediff.core.errors import ConfigError
 
 WAIT_S = 0.5  # between looks at the clock, at most
 HELD_DELAY_S = 2.0  # before a task that another run works on is looked at again
@@ -58,9 +58,7 @@ def start_workers(options: RunnerOptions, tasks: int) -> Workers:
         "serial": lambda _options, _tasks: SerialWorkers(),
         "processes": LocalWorkers,
     }
-    if options.runner not in starters:
-        raise ConfigError(f"runner {options.runner!r} is not there yet: expected one of {', '.join(starters)}")
-    return starters[options.runner](options, tasks)
+    return starters.get(options.runner, DaskWorkers)(options, tasks)
 
 
 @dataclass

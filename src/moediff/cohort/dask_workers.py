@@ -1,0 +1,194 @@
+"""Workers through Dask: on this machine, or as jobs of a Slurm, PBS or LSF queue (extra `cluster`).
+
+The scheduler runs in this process. A worker whose process dies is restarted by Dask's nanny; one whose job ends, at its
+walltime or by `scancel`, is replaced by asking again for as many jobs as there should be. Whatever Dask does with the
+task of a dead worker, the task's lock and its outputs' checks see to it that nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from queue import Empty, Queue
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from moediff.cohort.attempt import Attempt, limit_threads, run_attempt
+from moediff.cohort.local import share_machine
+from moediff.cohort.tasks import Outcome, RunnerOptions, Task
+from moediff.cohort.workers import Report, lost_worker
+from moediff.core.errors import ConfigError, TryAgain
+from moediff.core.extras import require_modules
+from moediff.core.faults import describe_fault
+from moediff.core.machine import free_memory_mb, usable_cores
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, SpecCluster
+
+JOB_MEMORY_MB = 4000
+REPLACE_S = 20.0  # between requests for the full number of jobs
+CLOSE_S = 10.0
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": 0,  # how often a task is tried, the runner decides
+    "distributed.scheduler.worker-saturation": 1.0,  # a waiting task is not lost with a worker that works on another
+    "distributed.scheduler.worker-ttl": None,  # the work does not let the worker answer at all times
+    "distributed.deploy.lost-worker-timeout": "5s",
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.admin.tick.limit": "1h",
+}
+
+
+class DaskWorkers:
+    """Workers of a Dask cluster that this run starts and ends."""
+
+    def __init__(self, options: RunnerOptions, tasks: int) -> None:
+        on_queue = options.runner != "dask"
+        modules = ("distributed", "dask_jobqueue", "cryptography") if on_queue else ("distributed",)
+        require_modules(*modules, what=f"runner {options.runner}", extra="cluster")
+        import dask
+
+        _quiet()
+        self._settings = dask.config.set(SETTINGS)
+        self._reports: Queue[Report] = Queue()
+        self._futures: set[Future[Outcome]] = set()
+        self._scale_next = time.monotonic() + REPLACE_S
+        share = share_machine(options, tasks, usable_cores(), free_memory_mb())
+        self.count = min(options.processes or 1, max(1, tasks)) if on_queue else share.processes
+        self._threads = (options.threads or 1) if on_queue else share.threads
+        self.slots = 2 * self.count  # the next task waits at the scheduler while a worker ends its present one
+        self._cluster = (
+            _queue_cluster(options, self._threads) if on_queue else _local_cluster(self.count, self._threads)
+        )
+        self._client = self._connect()
+
+    def _connect(self) -> Client:
+        from distributed import Client
+
+        try:
+            self._cluster.scale(self.count)
+            return Client(self._cluster)
+        except BaseException:
+            self._cluster.close(timeout=CLOSE_S)
+            raise
+
+    def submit(self, attempt: Attempt) -> None:
+        key = f"{attempt.task.name}-{attempt.number}-{uuid4().hex[:8]}"
+        future = self._client.submit(run_with_threads, attempt, self._threads, key=key, pure=False)
+        self._futures.add(future)
+        future.add_done_callback(lambda ended: self._reports.put(self._report(attempt.task, ended)))
+
+    def wait(self, timeout_s: float) -> list[Report]:
+        self._replace_lost_jobs()
+        reports = []
+        with suppress(Empty):
+            reports.append(self._reports.get(timeout=timeout_s))
+            while True:
+                reports.append(self._reports.get_nowait())
+        return reports
+
+    def _report(self, task: Task, future: Future[Outcome]) -> Report:
+        from distributed import KilledWorker
+
+        self._futures.discard(future)
+        try:
+            error = future.exception(timeout=CLOSE_S)
+            if error is None:
+                return Report(task, future.result(timeout=CLOSE_S))
+        except Exception as fault:  # cancelled, or the connection is gone
+            error = fault
+        if isinstance(error, KilledWorker):
+            return Report(task, lost_worker("was ended"), worker_lost=True)
+        if type(error).__name__ in ("CancelledError", "FutureCancelledError", "TimeoutError"):
+            return Report(task, Outcome("failed", TryAgain.exit_code, "its result was lost on the way: run again"))
+        code, reason = describe_fault(error)
+        return Report(task, Outcome("failed", code, reason))
+
+    def _replace_lost_jobs(self) -> None:
+        """Dask forgets a job whose worker was lost; asking for the full number again replaces it."""
+        if time.monotonic() >= self._scale_next:
+            self._scale_next = time.monotonic() + REPLACE_S
+            self._cluster.scale(self.count)
+
+    def close(self) -> None:
+        try:
+            with suppress(Exception):
+                self._client.cancel(list(self._futures), force=True)
+                self._client.close(timeout=CLOSE_S)
+        finally:
+            with suppress(Exception):
+                self._cluster.close(timeout=CLOSE_S)
+            self._settings.__exit__(None, None, None)
+
+
+def run_with_threads(attempt: Attempt, threads: int) -> Outcome:
+    """One attempt, in a worker of Dask."""
+    limit_threads(threads)
+    return run_attempt(attempt)
+
+
+def _quiet() -> None:
+    """Dask logs every lost worker and every event loop that was late; the runner says what matters."""
+    for name in (
+        "distributed",
+        "distributed.nanny",
+        "distributed.scheduler",
+        "distributed.core",
+        "tornado.application",
+    ):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _local_cluster(processes: int, threads: int) -> SpecCluster:
+    import dask
+    from distributed import LocalCluster
+
+    environment = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
+        return LocalCluster(
+            n_workers=processes,
+            threads_per_worker=1,  # of Dask: tasks at once
+            processes=True,
+            memory_limit=0,  # else Dask would pause or kill a worker that is within what was planned
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+
+
+def _queue_cluster(options: RunnerOptions, threads: int) -> SpecCluster:
+    """Jobs of one worker each. Messages are encrypted with a key made for this run: other users share the network."""
+    import dask_jobqueue
+    from distributed import Security
+
+    kinds = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
+    queue = options.queue
+    temporary = options.folder / "queue"
+    temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
+    account = {} if queue.account is None else {"project" if options.runner == "lsf" else "account": queue.account}
+    threads_set = [
+        f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    ]
+    try:
+        return getattr(dask_jobqueue, kinds[options.runner])(
+            queue=queue.partition,
+            cores=threads,
+            processes=1,
+            memory=f"{options.memory_mb or max(JOB_MEMORY_MB, options.task_memory_mb)}MiB",
+            walltime=queue.walltime,
+            job_name="moediff",
+            job_extra_directives=list(queue.directives),
+            job_script_prologue=[*queue.setup, *threads_set],
+            # One task at a time, however many threads it uses; memory is the queue's to watch.
+            worker_extra_args=["--nthreads", "1", "--memory-limit", "0"],
+            interface=queue.interface,
+            log_directory=str(temporary),
+            local_directory=str(temporary),
+            shared_temp_directory=str(temporary),
+            security=Security.temporary(),
+            death_timeout="60s",
+            scheduler_options={"dashboard_address": None},
+            **account,
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(f"runner {options.runner}: the cluster cannot be reached ({error})") from error
