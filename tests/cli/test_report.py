@@ -1,5 +1,6 @@
 """`moediff enhance --report` and `moediff report`."""
 
+import hashlib
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from moediff.cli.main import main
+from moediff.inference.sidecar import InputFile
 from moediff.io.scans import load, save, save_maps
 from moediff.report.data import source_beside
 
@@ -176,13 +178,51 @@ def test_another_scan_under_a_results_name_is_refused(folder, make_phantom, caps
     assert "shape [20, 24, 16], its sidecar describes one of [48, 54, 42]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("others", "found"), [((), True), (("sub-1_T1w",), False)])
-def test_the_input_of_a_described_scan_is_found_beside_its_result(others, found, tmp_path, make_phantom, bundle):
-    """`desc-preproc` was replaced by `desc-sr`; where two scans fit, none is taken for the input."""
+@pytest.fixture
+def preproc(tmp_path, make_phantom, bundle):
+    """`sub-1_desc-preproc_T1w.nii.gz` and its result, `sub-1_desc-sr_T1w.nii.gz`."""
     scan = tmp_path / "sub-1_desc-preproc_T1w.nii.gz"
     save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0)), scan)
     assert main(["enhance", str(scan), "--voxel-size", "4", "--bundle", str(bundle), "-q"]) == 0
+    return scan, tmp_path / "sub-1_desc-sr_T1w.nii.gz"
+
+
+@pytest.mark.parametrize(("others", "found"), [((), True), (("sub-1_T1w",), False)])
+def test_without_a_named_input_it_is_found_by_the_results_name(others, found, preproc):
+    """Sidecars of earlier versions; `desc-preproc` was replaced by `desc-sr`; where two scans fit, none is taken."""
+    scan, result = preproc
+    sidecar = result.with_name("sub-1_desc-sr_T1w.json")
+    record = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({key: value for key, value in record.items() if key != "input_file"}))
     for name in others:
-        shutil.copy(scan, tmp_path / f"{name}.nii.gz")
-    result = tmp_path / "sub-1_desc-sr_T1w.nii.gz"
+        shutil.copy(scan, scan.with_name(f"{name}.nii.gz"))
     assert source_beside(result) == (scan if found else None)
+
+
+def test_the_sidecar_names_the_input_wherever_the_result_lies(preproc, bundle):
+    scan, _ = preproc
+    result = scan.parent / "derivatives" / "deep" / "out.nii.gz"
+    result.parent.mkdir(parents=True)
+    options = ["--voxel-size", "4", "--bundle", str(bundle), "-q", "--experts", str(result.with_name("gate.nii.gz"))]
+    assert main(["enhance", str(scan), "-o", str(result), *options]) == 0
+    record = json.loads(result.with_name("out.json").read_text())
+    assert record["input_file"] == {
+        "sha256": hashlib.sha256(scan.read_bytes()).hexdigest(),
+        "path": "../../sub-1_desc-preproc_T1w.nii.gz",
+    }
+    assert record["maps"] == {"experts": "gate.nii.gz"}
+    assert source_beside(result) == scan
+    assert main(["report", str(result), "-q"]) == 0
+    page = result.with_name("out_report.html").read_text(encoding="utf-8")
+    assert "sub-1_desc-preproc_T1w" in page and "which expert" in page
+    shutil.copytree(scan.parent, scan.parent.parent / "moved")
+    assert source_beside(scan.parent.parent / "moved" / "derivatives" / "deep" / "out.nii.gz") is not None
+
+
+def test_an_input_that_changed_is_not_taken(preproc, make_phantom):
+    scan, result = preproc
+    save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0), seed=7), scan.with_name("other.nii.gz"))
+    scan.unlink()
+    scan.with_name("other.nii.gz").rename(scan.with_name("sub-1_desc-preproc_T1w.nii.gz"))
+    record = json.loads(result.with_name("sub-1_desc-sr_T1w.json").read_text())
+    assert InputFile(**record["input_file"]).find(result.with_name("sub-1_desc-sr_T1w.json")) is None

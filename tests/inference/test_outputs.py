@@ -182,7 +182,7 @@ def all_paths(folder: Path) -> OutputPaths:
 
 def test_everything_is_written_as_it_was(result, tmp_path):
     paths = all_paths(tmp_path)
-    write(result, paths)
+    written = write(result, paths)
     expected = {
         paths.scan: result.volume.data_XYZ,
         paths.uncertainty: result.volume.data_XYZ / 10,
@@ -194,7 +194,8 @@ def test_everything_is_written_as_it_was(result, tmp_path):
         np.testing.assert_array_equal(np.asarray(image.dataobj, dtype=np.float32), data.numpy())
         np.testing.assert_allclose(image.affine, result.volume.affine.numpy(), atol=1e-4)
         assert int(image.header["sform_code"]) == 2
-    assert json.loads(paths.sidecar.read_text(encoding="utf-8")) == result.sidecar.to_dict()
+    assert json.loads(paths.sidecar.read_text(encoding="utf-8")) == written.sidecar.to_dict()
+    assert written.sidecar.maps == {name: path.name for name, path in paths.maps().items()}
     assert sorted(tmp_path.iterdir()) == sorted(paths.every())
 
 

@@ -30,7 +30,7 @@ OPTIONS = {
             metavar="RESULT",
             help="enhanced NIfTI with its JSON sidecar beside it, or a folder of such",
         ),
-        option("--input", type=Path, help="the scan that was enhanced (default: found beside the result by its name)"),
+        option("--input", type=Path, help="the scan that was enhanced (default: the one that the sidecar names)"),
         *reading_options("of the input: "),
         option("--truth", type=Path, help="the true scan: adds PSNR and SSIM"),
         TRUST_INTENSITIES,
@@ -121,8 +121,9 @@ def _refuse_shared(args: argparse.Namespace, given: list[str]) -> None:
 
 
 def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
-    from moediff.report.data import ReportFiles, source_beside
+    from moediff.report.data import ReportFiles, maps_beside, source_beside
 
+    maps = maps_beside(scan)
     return ReportFiles(
         scan=scan,
         source=args.input or source_beside(scan, trust=args.trust, index=args.volume),
@@ -130,9 +131,9 @@ def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
         index=args.volume,
         series=args.series,
         truth=args.truth,
-        uncertainty=args.uncertainty,
-        experts=args.experts,
-        differences=args.differences,
+        uncertainty=args.uncertainty or maps.get("uncertainty"),
+        experts=args.experts or maps.get("experts"),
+        differences=args.differences or maps.get("differences"),
         lesions=args.lesions,
         defaced=args.defaced,
         trust_intensities=args.trust_intensities,

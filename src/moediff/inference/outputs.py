@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from moediff.core.errors import CannotCreate, prefix_errors, printable
 from moediff.inference.result import Enhanced
@@ -16,6 +17,7 @@ from moediff.io.naming import files_of, sidecar_of, suffix_of
 from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
 from moediff.io.scans import check_free, save, save_maps, write_text
 
+Annotate: TypeAlias = Callable[[Enhanced], Mapping[str, Any]]
 NO_UNCERTAINTY = "no uncertainty map was written: there is none for a scan that was passed through or sampled once"
 
 
@@ -58,10 +60,14 @@ class OutputPaths:
         others = [path for path in (self.report, self.dicom) if path is not None]
         return [*self.volumes(), *others, self.sidecar]
 
+    def maps(self) -> dict[str, Path]:
+        """NIfTI files beside the scan, by the name of their field."""
+        names = ("uncertainty", "experts", "mask", "single_experts", "differences")
+        return {name: path for name in names if (path := getattr(self, name)) is not None}
+
     def volumes(self) -> list[Path]:
         """Those that are NIfTI, the scan first."""
-        maps = (self.uncertainty, self.experts, self.mask, self.single_experts, self.differences)
-        return [self.scan, *(path for path in maps if path is not None)]
+        return [self.scan, *self.maps().values()]
 
 
 def check_outputs(paths: OutputPaths, source: Path | None, *, overwrite: bool, read: Sequence[Path] = ()) -> None:
@@ -139,7 +145,12 @@ def locked_outputs(
 
 
 def write(
-    result: Enhanced, paths: OutputPaths, *, overwrite: bool = False, draw: Callable[[Path], None] | None = None
+    result: Enhanced,
+    paths: OutputPaths,
+    *,
+    overwrite: bool = False,
+    draw: Callable[[Path], None] | None = None,
+    annotate: Annotate | None = None,
 ) -> Enhanced:
     """Write series, page, scan, maps and, last, the sidecar, so its presence means the result is complete.
 
@@ -147,6 +158,7 @@ def write(
 
     Args:
         draw: makes the page at `paths.report` (see `moediff.report`).
+        annotate: gives further keys of the sidecar.
 
     Returns:
         The result with the sidecar as written: a map that does not exist adds a warning.
@@ -178,8 +190,15 @@ def write(
         save_maps(
             result.differences_XYZN(), affine, paths.differences, storage=storage, codes=codes, overwrite=overwrite
         )
-    write_text(result.sidecar.to_json(), paths.sidecar, overwrite=overwrite)
+    result = replace(result, sidecar=replace(result.sidecar, maps=_names(paths)))
+    write_text(result.sidecar.to_json(annotate and annotate(result)), paths.sidecar, overwrite=overwrite)
     return result
+
+
+def _names(paths: OutputPaths) -> dict[str, str]:
+    """Maps as the sidecar names them: those beside it, which exist (an uncertainty may not)."""
+    beside = {name: path for name, path in paths.maps().items() if path.parent == paths.scan.parent and path.exists()}
+    return {name: path.name for name, path in beside.items()}
 
 
 def _write_uncertainty(result: Enhanced, path: Path, *, overwrite: bool) -> Enhanced:

@@ -16,9 +16,10 @@ from moediff.core.extras import require_modules
 from moediff.inference.enhancer import Enhancer, Source, read_source
 from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.outputs import OutputPaths, check_outputs, locked_outputs, write
+from moediff.inference.outputs import Annotate, OutputPaths, check_outputs, locked_outputs, write
 from moediff.inference.result import Enhanced
 from moediff.inference.session import Progress, no_progress
+from moediff.inference.sidecar import InputFile
 from moediff.io.dicom.writer import require_series_grid
 from moediff.io.scans import LoadedScan
 
@@ -42,6 +43,7 @@ class EnhanceRequest:
         outputs: files to write.
         overwrite: replace existing ones.
         protected: other files that are read, and so are never replaced.
+        annotate: gives further keys of the sidecar, such as BIDS metadata.
     """
 
     source: Source
@@ -49,6 +51,7 @@ class EnhanceRequest:
     outputs: OutputPaths
     overwrite: bool = False
     protected: tuple[Path, ...] = ()
+    annotate: Annotate | None = None
 
     @property
     def path(self) -> Path | None:
@@ -120,7 +123,10 @@ def enhance_to(
             report(0.97, "drawing the report")
             _draw_page(result, planned.scan.stem or ("scan" if path is None else path.name), page, overwrite=overwrite)
 
-        result = write(result, outputs, overwrite=overwrite, draw=draw)
+        if path is not None:
+            input_file = InputFile.of(path, outputs.sidecar)
+            result = replace(result, sidecar=replace(result.sidecar, input_file=input_file))
+        result = write(result, outputs, overwrite=overwrite, draw=draw, annotate=request.annotate)
     report(1.0, "done")
     return result
 

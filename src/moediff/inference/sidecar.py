@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.data_consistency import ConsistencySummary
 from moediff.acquisition.prepare import Prepared
-from moediff.core.errors import DataError, InputMissing, prefix_errors, printable
+from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_errors, printable
 from moediff.core.schema import json_schema_text
 from moediff.core.volume import Grid
+from moediff.io.checksum import checksum_of
+from moediff.io.dicom.files import is_dicom_export
 from moediff.model.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -68,6 +72,46 @@ class Weights(_Closed):
     name: str
     sha256: str
     adapted: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class InputFile(_Closed):
+    """The scan that was enhanced, so that pages find it and a later run knows whether it has changed.
+
+    Args:
+        sha256: of its content (`io/checksum.py`).
+        path: from the sidecar's folder, with `/`; None for DICOM, whose names may hold personal data, and for a file
+            that shares no folder with the result.
+    """
+
+    sha256: str
+    path: str | None = None
+
+    @classmethod
+    def of(cls, source: Path, sidecar: Path) -> InputFile:
+        """What is written of a source beside this sidecar.
+
+        Raises:
+            InputMissing, DataError: see `checksum_of`.
+        """
+        return cls(checksum_of(source), None if is_dicom_export(source) else _path_between(source, sidecar.parent))
+
+    def find(self, sidecar: Path) -> Path | None:
+        """The file, where it is still in its place and unchanged."""
+        if self.path is None:
+            return None
+        path = Path(os.path.normpath(sidecar.parent / self.path))
+        with suppress(MoeDiffError):
+            return path if checksum_of(path) == self.sha256 else None
+        return None
+
+
+def _path_between(source: Path, folder: Path) -> str | None:
+    """A relative path; None where it would lead through the root of the file system and so name every folder."""
+    source, folder = Path(os.path.abspath(source)), folder.resolve()
+    source = source.parent.resolve() / source.name  # its own link stays: in DataLad it points to a name of digits
+    shared = os.path.commonpath([source, folder])
+    return None if len(Path(shared).parts) < 2 else Path(os.path.relpath(source, folder)).as_posix()
 
 
 @dataclass(frozen=True)
@@ -169,7 +213,7 @@ class Timings(_Closed):
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar(_Closed):
-    """How a result was made, and what was measured on it.
+    """How a result was made, and what was measured on it. Its file may hold further keys: those of BIDS metadata.
 
     Args:
         software: name and version.
@@ -178,6 +222,8 @@ class Sidecar(_Closed):
         weights: the model.
         experts: their names, in the order of 4-D maps.
         input: the grid of the scan, as stored.
+        input_file: what it was read from; None for a scan in memory and until the result is written.
+        maps: names of the maps that were written with the result, by their option (`uncertainty`, `experts`, ...).
         output: the grid of the result.
         settings: what was chosen.
         pass_through: the scan was as fine as its target already, and the network did not run.
@@ -195,6 +241,8 @@ class Sidecar(_Closed):
     weights: Weights
     experts: tuple[str, ...]
     input: GridRecord
+    input_file: InputFile | None = None
+    maps: dict[str, str] = field(default_factory=dict)
     output: GridRecord
     settings: Settings
     pass_through: bool = False
@@ -209,9 +257,9 @@ class Sidecar(_Closed):
         """Plain values, as they stand in the file."""
         return dict(json.loads(self.to_json()))
 
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def to_json(self, further: Mapping[str, Any] | None = None) -> str:
+        """The text of the file; further keys, such as BIDS metadata, come after ours."""
+        return json.dumps({**asdict(self), **(further or {})}, indent=2) + "\n"
 
 
 def sidecar_for(bundle: Bundle, where: tuple[str, str], grids: tuple[Grid, Grid], options: EnhanceOptions) -> Sidecar:
@@ -309,7 +357,8 @@ def _move(source: Mapping[str, Any], target: dict[str, Any], table: Mapping[str,
 
 def schema_text() -> str:
     """The JSON schema of the file, generated from the dataclasses."""
-    return json_schema_text(Sidecar, finite=True)
+    schema = json.loads(json_schema_text(Sidecar, finite=True))
+    return json.dumps({**schema, "additionalProperties": True}, indent=2) + "\n"
 
 
 def shipped_schema() -> str:

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from moediff.core.errors import DataError, GeometryError, MoeDiffError, prefix_errors, printable
 from moediff.core.geometry import StorageOrder, field_of_view_mask, resample
+from moediff.core.schema import record_from
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.result import Enhanced
-from moediff.inference.sidecar import read_sidecar
+from moediff.inference.sidecar import InputFile, read_sidecar
 from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
 from moediff.io.naming import default_output, sidecar_of
@@ -249,19 +250,41 @@ def _residual(enhanced: Volume, source: Volume) -> Volume | None:
 
 
 def source_beside(scan: Path, *, trust: str | None = None, index: int | None = None) -> Path | None:
-    """The input of a result that kept its default name, if it still lies there with the shape the sidecar recorded.
+    """The input of a result: the unchanged file that the sidecar names; else, where the result kept its default name,
+    the scan beside it that fits the name and the shape recorded.
 
     Args:
         trust, index: as `load` takes them.
     """
-    if "_desc-sr" not in scan.name:
-        return None
     with suppress(MoeDiffError):
-        grid = read_sidecar(sidecar_of(scan)).get("input")
+        record = read_sidecar(sidecar_of(scan))
+        if (named := _input_named(record, sidecar_of(scan))) is not None:
+            return named
+        if "_desc-sr" not in scan.name:
+            return None
+        grid = record.get("input")
         expected = grid.get("shape") if isinstance(grid, dict) else None
         fitting = [path for path in _inputs_named_for(scan) if _has_shape(path, expected, trust, index)]
         return fitting[0] if len(fitting) == 1 else None
     return None
+
+
+def _input_named(record: dict[str, Any], sidecar: Path) -> Path | None:
+    with suppress(DataError):
+        named = record.get("input_file")
+        return record_from(InputFile, named).find(sidecar) if isinstance(named, dict) else None
+    return None
+
+
+def maps_beside(scan: Path) -> dict[str, Path]:
+    """Maps that the sidecar names and that are still there, by the option of `enhance` that wrote them."""
+    with suppress(MoeDiffError):
+        record = read_sidecar(sidecar_of(scan))
+        named = record.get("maps")
+        if isinstance(named, dict) and not record.get("pass_through"):  # there the maps are empty
+            paths = {str(key): scan.parent / Path(str(name)).name for key, name in named.items()}
+            return {key: path for key, path in paths.items() if path.is_file()}
+    return {}
 
 
 def _inputs_named_for(scan: Path) -> list[Path]:
