@@ -75,4 +75,5 @@ FAULTS: dict[int, tuple[str, str]] = {
     58: ("target voxels coarser than the scan's", f"{WARNED}; {REFUSED} where too few are left"),
     59: ("a standard deviation of few samples", f"{WARNED}, with the coverage to expect"),
     60: ("a file packed twice, an archive, a name too long", "refused (65, 73), saying what it is"),
+    61: ("MP2RAGE UNI: air of any value", f"noise read in tissue, {WARNED} with the remedy"),
 }

@@ -28,6 +28,8 @@ BLOCK = 3  # second differences along a side
 QUIET = 0.05  # of the tissue's blocks
 LEAST_BLOCKS = 20
 EXPECTED = 0.3619  # mean square in such a block of white noise of variance 1
+CORNER = 10  # a corner's sides are this part of the scan's
+BRIGHT_AIR, GRAINY = 0.2, 0.3  # scaled level of such air; its noise over its level (uniform noise has 0.6, tissue 0.1)
 MIDDLE = 192  # samples of the middle along every axis; the rest of a larger scan says no more
 
 
@@ -83,6 +85,33 @@ def median_noise(data_XYZ: Tensor, mask_XYZ: Tensor | None) -> Tensor:
     if inside.numel() < 8:
         inside = detail
     return quantile_tensor(inside.abs(), 0.5).double() / MAD
+
+
+def has_noisy_air(scaled_XYZ: Tensor) -> bool:
+    """Whether air is as bright as tissue and all noise, as in the uniform image of MP2RAGE (UNI).
+
+    That image is a ratio of two, so air, where both hold noise only, takes any value (O'Brien et al. 2014). It is read
+    in the eight corners.
+
+    Args:
+        scaled_XYZ: the brain's median at 0.5.
+    """
+    ends = [(slice(0, max(2, n // CORNER)), slice(-max(2, n // CORNER), None)) for n in scaled_XYZ.shape]
+    corners = [scaled_XYZ[x, y, z] for x in ends[0] for y in ends[1] for z in ends[2]]
+    levels = [float(corner.median()) for corner in corners]
+    grainy = [
+        level > BRIGHT_AIR and float(median_noise(corner, None)) > GRAINY * level
+        for level, corner in zip(levels, corners, strict=True)
+    ]
+    return sum(grainy) > len(corners) // 2
+
+
+def middle_mask(mask_XYZ: Tensor) -> Tensor:
+    """The part of a mask in the middle third of every axis, where there is brain and no air."""
+    middle = torch.zeros_like(mask_XYZ)
+    part = tuple(slice(n // 3, max(n - n // 3, n // 3 + 2)) for n in mask_XYZ.shape)
+    middle[part] = mask_XYZ[part]
+    return middle
 
 
 def noise_sigma(data_XYZ: Tensor, mask_XYZ: Tensor) -> float:

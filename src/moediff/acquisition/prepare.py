@@ -1,7 +1,7 @@
 """Preparation of a scan: what the network reads, and what is needed to undo it.
 
-RAS+ scan -> foreground -> brain-based scaling -> target grid. Training, enhancement and evaluation call
-`prepare`; its settings live in the model bundle.
+RAS+ scan -> outliers replaced -> foreground -> brain-based scaling -> target grid. Training, enhancement and evaluation
+call `prepare`; its settings live in the model bundle.
 
 Axes: X Y Z voxels of the target grid, RAS+.
 """
@@ -17,7 +17,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from moediff.acquisition.noise import ESTIMATORS, Estimator, estimated_noise
+from moediff.acquisition.noise import ESTIMATORS, Estimator, estimated_noise, has_noisy_air, middle_mask
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground
 from moediff.acquisition.operators import Acquisition, assumed_acquisition, voxel_ratio
 from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
@@ -26,6 +26,7 @@ from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.geometry import FACE_VOX, axis_positions, is_canonical
 from moediff.core.resample import Positions, antialiased_matrix, apply_axes
 from moediff.core.volume import Grid, Volume
+from moediff.io.voxels import without_outliers
 
 Bounds: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
 
@@ -160,7 +161,8 @@ def prepare(  # noqa: PLR0913
     positions = axis_positions(volume.grid, target)
     if positions is None:
         raise GeometryError("the target grid is oblique to the scan; resample the result instead")
-    source = volume.with_data(volume.data_XYZ.float())
+    data_XYZ = volume.data_XYZ.float()
+    source = volume.with_data(without_outliers(data_XYZ) if mask else data_XYZ)
     everywhere = torch.ones((), dtype=torch.bool, device=source.data_XYZ.device)
     inside = foreground(source.data_XYZ, source.spacing_mm) if mask else everywhere.expand(source.shape)
     scaling = scaling or brain_scaling(source.data_XYZ, inside, source.spacing_mm)
@@ -170,7 +172,10 @@ def prepare(  # noqa: PLR0913
     if slice_intensity is not None and corrected:
         source = source.with_data(slice_intensity.corrected(source.data_XYZ))
     if noise is None:
-        noise = estimated_noise(source.data_XYZ, inside if mask else None, settings.noise_estimator)
+        within = None
+        if mask:
+            within = middle_mask(inside) if has_noisy_air(source.data_XYZ) else inside
+        noise = estimated_noise(source.data_XYZ, within, settings.noise_estimator)
     return Prepared(
         source=source,
         grid=target,

@@ -27,7 +27,7 @@ from moediff.evaluation.lesions import judge_lesions
 from moediff.evaluation.metrics.fidelity import head_mask
 from moediff.evaluation.pairs import read_files
 from moediff.io.dicom.files import is_dicom_export
-from moediff.io.label_check import load_intensities
+from moediff.io.label_check import load_intensities, load_truth
 from moediff.io.missing import is_dangling, why_missing
 from moediff.io.naming import stem_of
 from moediff.io.scans import load
@@ -74,7 +74,7 @@ class Case:
         Raises:
             InputMissing, DataError: the scan cannot be read or degraded.
         """
-        truth = load_intensities(self.scan.path, REMEDY).volume
+        truth = load_truth(self.scan.path, REMEDY)
         if self.scan.input is not None:
             return truth, load_intensities(self.scan.input, REMEDY).volume
         rng = rng_for(self.seed, self.scan.path.name, self.recipe.name)

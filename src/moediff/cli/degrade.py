@@ -125,10 +125,12 @@ def _simulate(loaded: LoadedScan, recipe: Recipe, args: argparse.Namespace) -> t
     """The low-resolution scan and its sidecar."""
     from moediff.acquisition.degrade import degrade, reference_intensity
     from moediff.core.config import rng_for
+    from moediff.io.voxels import without_outliers
 
     name = loaded.stem or args.source.name  # a DICOM folder may be called like its patient
     key = (args.seed, name, recipe.name)  # the same everywhere: training's validation, benchmarks
     scan = loaded.stored  # a recipe's axes are those of the file
+    scan = scan.with_data(without_outliers(scan.data_XYZ))  # one of them would ring through the whole head
     reference = reference_intensity(scan.data_XYZ)
     low = degrade(scan, recipe, rng_for(*key), reference=reference)
     return low, DegradeSidecar(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from scipy.special import stdtr
 
+from moediff.acquisition.noise import has_noisy_air
 from moediff.acquisition.normalisation import BRAIN_MEDIAN
 from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.prepare import Prepared, bounds
@@ -30,6 +31,11 @@ FACE = (
     "deface the result before sharing it"
 )
 
+NOISY_AIR = (
+    "air is as bright as tissue and full of noise, as in the UNI image of MP2RAGE: noise was read in the middle of the "
+    "head, but the head's edges suffer; set air to 0 (mask it by the second inversion, INV2) or use the scanner's "
+    "denoised UNI image"
+)
 SUFFICIENT_SAMPLES = 16
 INTERVAL_SD = 1.6449  # half width of a Gaussian's central 90 %
 # Share of truths in the 90 % interval about the first of so many samples where samples and truth have one distribution
@@ -45,6 +51,15 @@ def _odd_box(prepared: Prepared) -> str:
         return ""
     size = " x ".join(f"{side:.0f}" for side in sides)
     return f"the foreground measures {size} mm: not a whole head, or wrong voxel sizes in the header"
+
+
+def _noise_warnings(prepared: Prepared) -> list[str]:
+    data_XYZ = prepared.source.data_XYZ
+    noise = prepared.noise / max(quantile(data_XYZ, BRIGHT_END), 1e-6)
+    notes = [NOISY_AIR] if has_noisy_air(data_XYZ) else []
+    if noise > MAX_NOISE:
+        notes.append(f"noise of {noise:.0%} of the intensity range is above what the model was trained on (6 %)")
+    return notes
 
 
 def scan_warnings(prepared: Prepared) -> list[str]:
@@ -72,9 +87,7 @@ def scan_warnings(prepared: Prepared) -> list[str]:
             f"tissue contrast {spread:.2f} is outside {SPREAD[0]}..{SPREAD[1]} of brain MRI: "
             "the model was not trained on this"
         )
-    noise = prepared.noise / max(quantile(prepared.source.data_XYZ, BRIGHT_END), 1e-6)
-    if noise > MAX_NOISE:
-        notes.append(f"noise of {noise:.0%} of the intensity range is above what the model was trained on (6 %)")
+    notes += _noise_warnings(prepared)
     if float(prepared.source.data_XYZ.min()) * prepared.scaling.scale + prepared.scaling.offset < -100:
         notes.append("intensities reach below -100: computed tomography or a processed image, not a magnitude MR scan")
     ratios = [voxel_ratio(p) for p in prepared.positions]

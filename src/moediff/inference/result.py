@@ -23,6 +23,7 @@ from moediff.inference.options import EnhanceOptions
 from moediff.inference.sidecar import NO_UNCERTAINTY, Sidecar, SliceIntensity, former_record
 from moediff.inference.tiling import GateWeights
 from moediff.io.scans import LoadedScan
+from moediff.io.voxels import without_outliers
 
 PASSED_THROUGH = "the scan is already as fine as the target grid and was passed through; ask for smaller voxels"
 NOT_CORRECTED = "--correct-slice-intensity changed nothing: the scan was passed through"
@@ -149,7 +150,7 @@ def lazy_maps(scan: LoadedScan, plan: GridPlan, mask_XYZ: Tensor, gate: GateWeig
         return weights_XYZE
 
     return Maps(
-        interpolated=lambda: plan.interpolated(scan.volume),
+        interpolated=lambda: plan.interpolated(scan.volume.with_data(without_outliers(scan.volume.data_XYZ))),
         gate_XYZE=gate_XYZE,
         mask_XYZ=lambda: to_target(mask_XYZ.float()) > 0.5,
     )

@@ -36,7 +36,6 @@ from moediff.inference.result import Enhanced, lazy_maps
 from moediff.inference.sidecar import Sidecar, SliceIntensity, Timings, Uncertainty, sidecar_for
 from moediff.inference.tiling import GateWeights, TileContext, denoise_tiled, encode
 from moediff.io.scans import LoadedScan
-from moediff.io.voxels import without_outliers
 from moediff.model.bundle import Bundle, BundleConfig
 
 Progress = Callable[[float, str], None]
@@ -106,8 +105,7 @@ class Session:
         start = time.perf_counter()
         progress(0.02, "preparing")
         self.model, self.scan, self.plan, self.options, self.progress = model, scan, plan, options, progress
-        clean = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
-        volume = move_if_it_fits(clean, plan.working, model.device, options.memory_mb)
+        volume = move_if_it_fits(scan.volume, plan.working, model.device, options.memory_mb)
         self.prepared: Prepared = prepare(
             volume, plan.working, self.config.prepare, correct_slices=options.correct_slice_intensity
         )

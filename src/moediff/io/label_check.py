@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import DataError, prefix_errors, printable
+from moediff.core.volume import Volume
 from moediff.io.scans import LoadedScan, load
+from moediff.io.voxels import without_outliers
 
 INTENTS = {  # NIfTI's intent_code
     **dict.fromkeys(range(2, 25), "a statistical map"),
@@ -67,6 +69,16 @@ def load_intensities(path: Path, remedy: str, *, trust: bool = False) -> LoadedS
         with prefix_errors(printable(path)):
             require_intensities(scan, remedy)
     return scan
+
+
+def load_truth(path: Path, remedy: str) -> Volume:
+    """A scan that acquisitions are simulated from: intensities, outliers replaced by the median of their neighbours.
+
+    Raises:
+        MoeDiffError: see `load_intensities`.
+    """
+    volume = load_intensities(path, remedy).volume
+    return volume.with_data(without_outliers(volume.data_XYZ))
 
 
 def _sample(data_XYZ: Tensor) -> Tensor:

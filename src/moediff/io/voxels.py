@@ -119,7 +119,7 @@ def usual_range(data_XYZ: Tensor) -> tuple[float, float]:
 
 def _sample(data_XYZ: Tensor) -> np.ndarray:
     step = max(1, data_XYZ.numel() // SAMPLE_VOXELS) | 1  # odd, so that it does not follow the rows
-    return data_XYZ.flatten()[::step].numpy()
+    return data_XYZ.flatten()[::step].cpu().numpy()
 
 
 def _warn_of_intensities(data_XYZ: Tensor, low: float, high: float, notes: list[str]) -> None:

@@ -32,7 +32,7 @@ from moediff.inference.grid_plan import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.out_of_distribution import statistics
 from moediff.inference.tiling import encode
-from moediff.io.scans import load
+from moediff.io.label_check import load_intensities, load_truth
 from moediff.model.bundle import Bundle, BundleConfig, OutOfDistributionStatistics
 from moediff.model.denoiser import Denoiser
 from moediff.model.layers import to_lattice
@@ -40,6 +40,7 @@ from moediff.model.routing import make_condition
 from moediff.training.cache import ScanSource
 from moediff.training.losses import error_loss
 from moediff.training.patches import PatchSource
+from moediff.training.sources import REMEDY
 
 SHARE = TARGET_PERCENT / 100
 HALF_WIDTH = half_width(TARGET_PERCENT)
@@ -241,11 +242,11 @@ def _cases(source: ScanSource, data: Path, options: Calibration) -> Iterator[tup
     """Cases of one scan by name."""
 
     def truth() -> Volume:
-        return centre_crop(load(data / source.path).volume, options.side)
+        return centre_crop(load_truth(data / source.path, REMEDY), options.side)
 
     if source.input is not None:
         pair = source.input
-        yield pair, lambda: (load(data / pair).volume, truth())
+        yield pair, lambda: (load_intensities(data / pair, REMEDY).volume, truth())
         return
     for recipe in options.recipes:
 
@@ -336,7 +337,7 @@ def fit_statistics(
 @torch.no_grad()
 def _statistics(bundle: Bundle, path: Path, recipe: str) -> Unit:
     """Token statistics of one degraded scan, on the grid that `enhance` takes by default: [2 D]."""
-    truth = load(path).volume
+    truth = load_truth(path, REMEDY)
     scan = degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
     target = aligned_grid(scan.grid, target_grid(scan.grid, EnhanceOptions()))
     return {"statistics": statistics(encode(bundle.denoiser, prepare(scan, target, bundle.config.prepare)))}

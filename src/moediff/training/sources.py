@@ -24,6 +24,7 @@ from moediff.core.resample import apply_axes, interpolation_matrix
 from moediff.core.volume import Volume
 from moediff.io.label_check import load_intensities
 from moediff.io.scans import load
+from moediff.io.voxels import without_outliers
 from moediff.training.cache import ScanSource, TrainingScan, cached, read_training_scans, training_scan
 from moediff.training.pairs import pair_of
 
@@ -127,6 +128,7 @@ def _synthetic_scans(volume: Volume, source: ScanSource, seed: int) -> list[Trai
 
 
 def brain_scaled(volume: Volume) -> tuple[Volume, Tensor]:
-    """A scan in training's intensities, the brain's median 0.5, and where its head is."""
+    """A scan in training's intensities, the brain's median 0.5, without outliers, and where its head is."""
+    volume = volume.with_data(without_outliers(volume.data_XYZ))
     inside = foreground(volume.data_XYZ, volume.spacing_mm)
     return volume.with_data(brain_scaling(volume.data_XYZ, inside, volume.spacing_mm).apply(volume.data_XYZ)), inside

@@ -19,7 +19,7 @@ from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
-from moediff.io.label_check import load_intensities
+from moediff.io.label_check import load_intensities, load_truth
 from moediff.io.scans import load
 from moediff.training.pairs import pair_of
 from moediff.training.sources import brain_scaled
@@ -91,11 +91,13 @@ class Validation:
     def truths(self, data: Path) -> Iterator[tuple[str, Volume]]:
         """Path and sharp scan of every case."""
         for path in (*self.scans, *self.label_maps):
-            volume = load(data / path).volume
             if path in self.label_maps:
+                volume = load(data / path).volume
                 with prefix_errors(data / path):
                     labels = as_brain_label_map(volume.data_XYZ)
                 volume = volume.with_data(synthesise(labels, rng_for(0, "validation", path)))
+            else:
+                volume = load_truth(data / path, REMEDY)
             if self.side is not None:
                 volume = centre_crop(volume, self.side)
             yield path, volume
