@@ -98,20 +98,19 @@ def has_noisy_air(scaled_XYZ: Tensor) -> bool:
     """
     ends = [(slice(0, max(2, n // CORNER)), slice(-max(2, n // CORNER), None)) for n in scaled_XYZ.shape]
     corners = [scaled_XYZ[x, y, z] for x in ends[0] for y in ends[1] for z in ends[2]]
-    levels = [float(corner.median()) for corner in corners]
     grainy = [
-        level > BRIGHT_AIR and float(median_noise(corner, None)) > GRAINY * level
-        for level, corner in zip(levels, corners, strict=True)
+        median > BRIGHT_AIR and float(median_noise(corner, None)) > GRAINY * median
+        for corner, median in ((corner, float(corner.median())) for corner in corners)
     ]
     return sum(grainy) > len(corners) // 2
 
 
-def middle_mask(mask_XYZ: Tensor) -> Tensor:
+def middle_of(mask_XYZ: Tensor) -> Tensor:
     """The part of a mask in the middle third of every axis, where there is brain and no air."""
-    middle = torch.zeros_like(mask_XYZ)
+    result_XYZ = torch.zeros_like(mask_XYZ)
     part = tuple(slice(n // 3, max(n - n // 3, n // 3 + 2)) for n in mask_XYZ.shape)
-    middle[part] = mask_XYZ[part]
-    return middle
+    result_XYZ[part] = mask_XYZ[part]
+    return result_XYZ
 
 
 def noise_sigma(data_XYZ: Tensor, mask_XYZ: Tensor) -> float:

@@ -17,7 +17,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from moediff.acquisition.noise import ESTIMATORS, Estimator, estimated_noise, has_noisy_air, middle_mask
+from moediff.acquisition.noise import ESTIMATORS, Estimator, estimated_noise, has_noisy_air, middle_of
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground
 from moediff.acquisition.operators import Acquisition, assumed_acquisition, voxel_ratio
 from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
@@ -174,7 +174,7 @@ def prepare(  # noqa: PLR0913
     if noise is None:
         within = None
         if mask:
-            within = middle_mask(inside) if has_noisy_air(source.data_XYZ) else inside
+            within = middle_of(inside) if has_noisy_air(source.data_XYZ) else inside
         noise = estimated_noise(source.data_XYZ, within, settings.noise_estimator)
     return Prepared(
         source=source,
