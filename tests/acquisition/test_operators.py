@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,16 +15,18 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.operators import (
     Acquisition,
     assumed_acquisition,
-    assumed_methods,
+    assumed_sampling,
     mirrored_sampling,
     profile_matrix,
     recipe_acquisition,
+    recipe_sampling,
     sampling_matrix,
     voxel_ratio,
 )
+from moediff.acquisition.point_spread import FREQUENCIES, NAMES, Sampling, attenuation
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
-from moediff.core.errors import GeometryError
+from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.resample import sample_positions
 from moediff.core.volume import Volume
 
@@ -35,6 +39,13 @@ RECIPES = {
     "odd_truncated": Recipe(axes=(AxisRecipe(method="truncate", factor=1.7),) * 3),
     "mixed": Recipe(axes=(NONE, TRUNCATE, THICK)),
 }
+RESAMPLED = Recipe(
+    axes=(
+        AxisRecipe(method="bicubic", factor=2),
+        AxisRecipe(method="hamming", factor=2, thickness=1.2),
+        AxisRecipe(method="box", factor=3, thickness=0.9),
+    )
+)
 
 
 def dense(acquisition: Acquisition) -> list[torch.Tensor]:
@@ -48,11 +59,23 @@ def test_degrading_and_undoing_share_one_forward_model(recipe):
     simulated, ratios = recipe_acquisition(SHAPE, recipe.axes)
     low = degrade(truth, recipe, rng_for(0), reference=1.0)
     assumed = assumed_acquisition(truth.grid, low.grid)
-    assert assumed.methods == simulated.methods
+    assert assumed.sampling == simulated.sampling
     assert low.spacing_mm == pytest.approx(ratios)
     for one, other in zip(dense(simulated), dense(assumed), strict=True):
         assert_close(one, other, atol=1e-6, rtol=0)
     assert_close(low.data_XYZ, assumed.apply(truth.data_XYZ), atol=1e-5, rtol=0)
+
+
+def test_a_stated_sampling_is_the_recipes():
+    truth = Volume(torch.rand(SHAPE, generator=rng_for(0)), torch.eye(4, dtype=torch.float64))
+    low = degrade(truth, RESAMPLED, rng_for(0), reference=1.0)
+    known = assumed_acquisition(truth.grid, low.grid, recipe_sampling(RESAMPLED.axes))
+    assert_close(low.data_XYZ, known.apply(truth.data_XYZ), atol=1e-5, rtol=0)
+    assert known.names == (
+        "bicubic kernel",
+        "k-space with a Hamming window, zero-filled by 1.20",
+        "box slice profile, 0.90 voxels wide",
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
@@ -63,6 +86,52 @@ def test_the_transpose_is_the_adjoint(recipe):
     assert_close((acquisition.apply(x) * y).sum(), (x * acquisition.transpose(y)).sum())
 
 
+SAMPLINGS = [Sampling(method, width) for method in NAMES if method != "none" for width in (1.0, 1.5)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda one: one.words)
+@pytest.mark.parametrize("cycles", [0.1, 0.3, 0.45])
+def test_a_wave_is_weakened_by_its_transfer(sampling, cycles):
+    """Of one frequency, far from the ends: the oracle is the wave itself, read where the samples lie."""
+    ratio, n_out = 8, 60
+    at = np.arange(n_out * ratio)
+    k = round(2 * cycles * n_out)  # a whole number of half waves over the line, as k-space has
+    wave = np.cos(np.pi * k * (at + 0.5) / len(at))
+    positions = sample_positions(n_out, ratio, (ratio - 1) / 2)
+    matrix = sampling_matrix(len(at), positions, sampling.method, float(ratio), sampling.width).double().numpy()
+    expected = sampling.transfer([k / 2 / n_out])[0] * np.cos(np.pi * k * (np.asarray(positions) + 0.5) / len(at))
+    np.testing.assert_allclose((matrix @ wave)[6:-6], expected[6:-6], atol=5e-3)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda one: one.words)
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_on_a_mirrored_line_every_sampling_is_the_same_away_from_the_ends(sampling, ratio):
+    n_out = 24
+    fine = np.asarray(sample_positions(n_out * ratio, 1 / ratio, (1 / ratio - 1) / 2))
+    measured = sample_positions(n_out, float(ratio), (ratio - 1) / 2)
+    plain = sampling_matrix(n_out * ratio, measured, sampling.method, float(ratio), sampling.width)
+    found = torch.from_numpy(mirrored_sampling(n_out, fine, sampling)).float()
+    assert_close(found[5:-5], plain[5:-5], atol=2e-3, rtol=0)
+
+
+def test_transfers_known_answers():
+    assert Sampling("box").transfer([0.5])[0] == pytest.approx(2 / math.pi)
+    assert Sampling("gaussian").transfer([math.log(2) * 2 / math.pi])[0] == pytest.approx(0.5, abs=1e-4)
+    assert Sampling("hamming").transfer([0.25, 0.5, 0.51]).tolist() == pytest.approx([0.54, 0.08, 0])
+    assert Sampling("truncate", 2.0).transfer([0.25, 0.26]).tolist() == [1, 0]
+    assert Sampling("tukey").transfer([0.2, 0.375]).tolist() == pytest.approx([1, 0.5])
+    assert Sampling("bicubic").transfer([0.0, 0.5, 1.0]).tolist() == pytest.approx(
+        [1, 12 / math.pi**2 * (2 / math.pi) ** 2, 0], abs=1e-3
+    )
+    assert attenuation(Sampling()) == (0,) * len(FREQUENCIES)
+
+
+@pytest.mark.parametrize(("method", "width"), [("triangle", 1.0), ("box", 3.0), ("box", 0.1)])
+def test_an_impossible_sampling_is_refused(method, width):
+    with pytest.raises(ConfigError, match=r"unknown; choose from|must lie in 0\.3\.\.2\.0"):
+        Sampling(method, width)
+
+
 @pytest.mark.parametrize(("method", "ratio", "tolerance"), [("gaussian", 5, 2e-3), ("truncate", 2, 1e-6)])
 def test_on_a_mirrored_line_the_model_is_the_same_away_from_the_ends(method, ratio, tolerance):
     n_out = 24
@@ -70,7 +139,7 @@ def test_on_a_mirrored_line_the_model_is_the_same_away_from_the_ends(method, rat
     measured = sample_positions(n_out, float(ratio), (ratio - 1) / 2)
     plain = sampling_matrix(n_out * ratio, measured, method, float(ratio))
     inner = slice(3, -3) if method == "gaussian" else slice(None)
-    found = torch.from_numpy(mirrored_sampling(n_out, fine, method)).float()
+    found = torch.from_numpy(mirrored_sampling(n_out, fine, Sampling(method))).float()
     assert_close(found[inner], plain[inner], atol=tolerance, rtol=0)
     assert_close(found.sum(1), torch.ones(n_out))
 
@@ -105,8 +174,8 @@ METHODS = {
 
 
 @pytest.mark.parametrize(("ratios", "expected"), METHODS.items(), ids=str)
-def test_assumed_methods_table(ratios, expected):
-    assert assumed_methods(tuple(positions_of(12, r) for r in ratios)) == expected
+def test_assumed_sampling_table(ratios, expected):
+    assert tuple(axis.method for axis in assumed_sampling(tuple(positions_of(12, r) for r in ratios))) == expected
 
 
 def test_voxel_ratio_known_answers():
@@ -147,5 +216,5 @@ def test_a_profile_keeps_a_ramp_inside_and_repeats_the_edge():
 
 
 def test_unknown_profiles_are_refused_with_the_choices():
-    with pytest.raises(GeometryError, match="'triangle'; choose gaussian or box"):
+    with pytest.raises(GeometryError, match="'triangle'; choose from gaussian, box, bicubic"):
         profile_matrix(5, (0.0,), "triangle", 2.0)

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moediff.acquisition.recipe import METHODS, NAMED, AxisRecipe, Recipe, RecipeRanges, draw_recipe, thick_slices
+from moediff.acquisition.point_spread import METHODS
+from moediff.acquisition.recipe import (
+    DRAWN,
+    NAMED,
+    RESAMPLED,
+    AxisRecipe,
+    Recipe,
+    RecipeRanges,
+    draw_recipe,
+    thick_slices,
+)
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
 
@@ -86,7 +96,7 @@ def test_axis_values_outside_their_range_are_refused(values):
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'triangle' is unknown; choose from none, gaussian, box, truncate"):
+    with pytest.raises(ConfigError, match="'triangle' is unknown; choose from none, gaussian, box, bicubic"):
         AxisRecipe(method="triangle")
 
 
@@ -204,3 +214,16 @@ def test_impossible_ranges_of_gains_are_refused(value):
 def test_a_name_is_text(name):
     with pytest.raises(ConfigError, match=r"recipe name=.* must be text"):
         Recipe.from_json(json.dumps({"axes": AXES, "name": name}))
+
+
+def test_resampled_scans_are_drawn_when_asked_for_and_change_no_other_draw():
+    only = RecipeRanges(thick=0, truncated=0, mixed=0, native=0, resampled=1.0)
+    drawn = [draw_recipe(rng_for(0, n), only) for n in range(300)]
+    methods = {axis.method for recipe in drawn for axis in recipe.axes} - {"none"}
+    assert methods == set(METHODS) - {"none"} and {recipe.name for recipe in drawn} == {RESAMPLED}
+    touched = [sum(axis.method != "none" for axis in recipe.axes) for recipe in drawn]
+    assert set(touched) == {1, 2, 3} and 0.35 < sum(n == 3 for n in touched) / 300 < 0.65
+    assert all(axis.thickness > 1 for recipe in drawn for axis in recipe.axes if axis.method == "truncate")
+    usual = [draw_recipe(rng_for(0, n), RecipeRanges()) for n in range(20)]
+    assert usual == [draw_recipe(rng_for(0, n), RecipeRanges(resampled=0.0)) for n in range(20)]
+    assert {recipe.name for recipe in usual} == {DRAWN}

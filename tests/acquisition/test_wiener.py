@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch.testing import assert_close
 
-from moediff.acquisition.operators import assumed_methods
+from moediff.acquisition.operators import assumed_sampling
 from moediff.acquisition.wiener import (
     CORRELATION_VOX,
     NOISE_FLOOR,
@@ -81,7 +81,7 @@ CASES = {
 def test_wiener_is_the_posterior_mean_of_a_gaussian_field(shape, factors, profiles, noise):
     data = np.random.default_rng(1).normal(0.5, 0.3, shape)
     positions = tuple(positions_of(n, f) for n, f in zip(shape, factors, strict=True))
-    assert assumed_methods(positions) == profiles
+    assert tuple(axis.method for axis in assumed_sampling(positions)) == profiles
     found = wiener(torch.from_numpy(data).float(), positions, noise)
     np.testing.assert_allclose(found.numpy(), dense_posterior_mean(data, positions, profiles, noise), atol=2e-3)
 
@@ -176,8 +176,8 @@ def test_mirrored_data_give_the_mirrored_result():
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_detail_of_a_draw_from_the_prior_is_the_priors_variance(noise):
     positions = (positions_of(40, 1), positions_of(40, 1), positions_of(8, 5))
-    methods = assumed_methods(positions)
-    models = [axis_model(n, p, method) for n, p, method in zip((40, 40, 8), positions, methods, strict=True)]
+    sampling = assumed_sampling(positions)
+    models = [axis_model(n, p, axis) for n, p, axis in zip((40, 40, 8), positions, sampling, strict=True)]
     x, y, z = (model.power_P for model in models)
     drawn = torch.randn(40, 40, 8, generator=rng_for(8)) * (VARIANCE * x[:, None, None] * y[:, None] * z).sqrt()
     scan = apply_axes(drawn, [model.into.T.contiguous() for model in models])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from moediff.acquisition.point_spread import FREQUENCIES
 from moediff.core.errors import ConfigError
 from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.model.config import BackboneConfig, DenoiserConfig, ExpertsConfig, GateConfig
@@ -57,3 +58,24 @@ def test_experts_branch_from_one_plain_expert_only() -> None:
     two = replace(SMALL, gate=GateConfig(experts=2), experts=replace(SMALL.experts, branches=("plain", "detail")))
     with pytest.raises(ConfigError, match="branch from one"):
         begin_from(Denoiser(SMALL), Denoiser(two))
+
+
+def test_reading_how_axes_were_sampled_is_silent_until_it_is_learned() -> None:
+    torch.manual_seed(0)
+    before, reads = Denoiser(SMALL), Denoiser(replace(SMALL, reads_sampling=True))
+    begin_from(reads, before)
+    scan = torch.rand(1, 32, 32, 32)
+    positions = PerAxis(*(torch.linspace(0, 31 / ratio, 32)[None] for ratio in (1, 1, 5)))
+    plain = NetworkInput(scan, torch.stack([scan, scan], 1), positions, torch.tensor([0.02]))
+    told = replace(plain, attenuation_BAF=torch.rand(1, 3, len(FREQUENCIES)))
+    sigma = torch.tensor([0.1])
+    with torch.no_grad():
+        results = [net(scan, sigma, make_condition(net, what)) for net, what in ((before, plain), (reads, told))]
+        torch.testing.assert_close(*results)
+        torch.nn.init.normal_(reads.sampling.weight)
+        assert not torch.allclose(reads(scan, sigma, make_condition(reads, told)), results[0], atol=1e-4)
+        again = Denoiser(reads.config)
+        begin_from(again, reads)
+        torch.testing.assert_close(again.sampling.weight, reads.sampling.weight)
+    with pytest.raises(ConfigError, match="another backbone"):
+        begin_from(before, reads)

@@ -294,3 +294,15 @@ def test_a_patch_is_told_the_noise_of_its_whole_scan(head):
     sigma = 0.03 * head.reference
     assert told["plain"] == pytest.approx([sigma] * 4, rel=0.15)
     assert told["bright"] == pytest.approx([1.5 * sigma] * 4, rel=0.15)
+
+
+def test_the_network_is_told_how_a_resampled_patch_was_sampled_three_times_in_four(source, monkeypatch):
+    halved = replace(source, recipe=iso(2.0)).example(0).attenuation_AF
+    assert halved[:, :4].abs().max() == 0 and halved[:, 4:].min() == 1  # all up to the Nyquist frequency, nothing above
+    only = replace(source, ranges=RecipeRanges(thick=0, truncated=0, mixed=0, native=0, resampled=1.0))
+    told = [only.example(number) for number in range(40)]
+    monkeypatch.setattr("moediff.training.patches.KNOWN", 0.0)
+    guessed = [only.example(number) for number in range(40)]
+    unlike = [not torch.equal(a.attenuation_AF, b.attenuation_AF) for a, b in zip(told, guessed, strict=True)]
+    assert 22 <= sum(unlike) <= 37
+    assert all(torch.equal(a.truth_XYZ, b.truth_XYZ) for a, b in zip(told, guessed, strict=True) if same(a, b))

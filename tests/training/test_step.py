@@ -39,7 +39,16 @@ def batch() -> Batch:
     for axis in (1, 2, 3):
         region = region.repeat_interleave(4, axis)
     neighbours = torch.stack([noisy, noisy], 1)
-    return Batch(truth, torch.zeros_like(truth), noisy, neighbours, (at, at, at / 4), torch.full((2,), 0.02), region)
+    return Batch(
+        truth,
+        torch.zeros_like(truth),
+        noisy,
+        neighbours,
+        (at, at, at / 4),
+        torch.full((2,), 0.02),
+        region,
+        torch.zeros(2, 3, 6),
+    )
 
 
 def test_the_order_of_experts_changes_no_loss(make_denoiser):

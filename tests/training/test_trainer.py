@@ -121,8 +121,8 @@ def test_stages_can_share_one_fall_of_the_rate(config):
 def test_parts_of_a_batch_make_up_the_whole():
     one, two = batch_of(0.05), batch_of(0.02)
     tensors = [torch.cat(pair) for pair in zip(one.tensors(), two.tensors(), strict=True)]
-    truth, lesion, interpolated, neighbours, noise, region, x, y, z = tensors
-    whole = Batch(truth, lesion, interpolated, neighbours, (x, y, z), noise, region)
+    truth, lesion, interpolated, neighbours, noise, region, sampled, x, y, z = tensors
+    whole = Batch(truth, lesion, interpolated, neighbours, (x, y, z), noise, region, sampled)
     for part, alone in zip(whole.parts(2), (one, two), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(part.tensors(), alone.tensors(), strict=True))
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.acquisition.operators import PROFILES, recipe_acquisition
+from moediff.acquisition.operators import recipe_acquisition
+from moediff.acquisition.point_spread import PROFILES
 from moediff.acquisition.recipe import Recipe
 from moediff.core.errors import DataError
 from moediff.core.statistics import MAX_SAMPLES, quantile

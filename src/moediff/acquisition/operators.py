@@ -10,7 +10,7 @@ Axes: X Y Z voxels, O measured samples, I fine samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moediff.acquisition.point_spread import PROFILES, WINDOWS, Sampling, Samplings
 from moediff.acquisition.recipe import AxisRecipe
 from moediff.core.errors import GeometryError
 from moediff.core.geometry import axis_positions
@@ -34,31 +35,10 @@ from moediff.core.resample import (
 )
 from moediff.core.volume import Grid
 
-FWHM = 2.3548  # full width at half maximum of a Gaussian, in standard deviations
 NEARLY_ONE = 1.001  # a measured voxel up to this many fine voxels large counts as equally fine
 THICK = 1.8  # beside finer axes, one axis coarser than this many target voxels is taken for thick slices
 THICKER = 1.5  # times as coarse as the second axis, at least
-NAMES = {
-    "none": "none",
-    "gaussian": "gaussian slice profile",
-    "box": "box slice profile",
-    "truncate": "k-space truncation",
-}
-Methods: TypeAlias = "tuple[str, str, str]"  # keys of NAMES
 Matrices: TypeAlias = "tuple[Tensor | None, Tensor | None, Tensor | None]"
-
-
-def gaussian_profile(gap_vox: np.ndarray, width_vox: float) -> np.ndarray:
-    """A Gaussian slice profile whose full width at half maximum is `width_vox`."""
-    return np.exp(-0.5 * (gap_vox * FWHM / width_vox) ** 2)
-
-
-def box_profile(gap_vox: np.ndarray, width_vox: float) -> np.ndarray:
-    """The share of a voxel that lies in a slice with sharp faces."""
-    return np.clip(width_vox / 2 + 0.5 - gap_vox, 0, 1)
-
-
-PROFILES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {"gaussian": gaussian_profile, "box": box_profile}
 
 
 @lru_cache(maxsize=512)
@@ -68,11 +48,11 @@ def profile_matrix(n_in: int, positions: Positions, profile: str, width_vox: flo
     Samples outside the axis repeat the edge sample.
     """
     if profile not in PROFILES:
-        raise GeometryError(f"no slice profile called {profile!r}; choose {' or '.join(PROFILES)}")
+        raise GeometryError(f"no slice profile called {profile!r}; choose from {', '.join(PROFILES)}")
     at = np.asarray(positions)
-    reach = int(np.ceil(1.5 * width_vox)) + 1
+    reach = int(np.ceil(PROFILES[profile].reach * width_vox)) + 1
     taps = np.round(at).astype(int)[:, None] + np.arange(-reach, reach + 1)
-    weight = PROFILES[profile](np.abs(at[:, None] - taps), width_vox)
+    weight = PROFILES[profile].weight(np.abs(at[:, None] - taps), width_vox)
     weight /= weight.sum(1, keepdims=True)
     dense = np.zeros((len(at), n_in))
     np.add.at(dense, (np.arange(len(at))[:, None], np.clip(taps, 0, n_in - 1)), weight)
@@ -87,31 +67,56 @@ def sampling_matrix(n_in: int, positions: Positions, method: str, ratio: float, 
         positions: of the measured samples, in fine voxels.
         method: a key of NAMES; "none" reads between fine samples and is the identity where the two coincide.
         ratio: measured over fine voxel size.
-        thickness: width of a slice profile over the measured voxel size.
+        thickness: width of the point spread over the measured voxel size.
     """
     if method == "none":
         return interpolation_matrix(n_in, positions, "spline5")
-    if method == "truncate":
-        return low_pass_matrix(n_in, positions, n_in / ratio)
+    if method in WINDOWS:
+        cutoff = n_in / ratio / max(thickness, 1.0)
+        return (
+            low_pass_matrix(n_in, positions, cutoff)
+            if method == "truncate"
+            else window_matrix(n_in, positions, method, cutoff)
+        )
     return profile_matrix(n_in, positions, method, ratio * thickness)
 
 
-def mirrored_sampling(n_out: int, fine_I: np.ndarray, method: str) -> np.ndarray:
+@lru_cache(maxsize=512)
+def window_matrix(n_in: int, positions: Positions, window: str, cutoff: float) -> Tensor:
+    """Weights [O, I] that read at `positions` what a window leaves, up to the Nyquist frequency of `cutoff` samples."""
+    return torch.from_numpy(_windowed(np.asarray(positions), np.arange(n_in), n_in, (window, cutoff))).float()
+
+
+def _windowed(at_O: np.ndarray, at_I: np.ndarray, n: int, window: tuple[str, float]) -> np.ndarray:
+    """Sum of the cosines of a line of n samples, mirrored about its ends, under a window with this cutoff."""
+    name, cutoff = window
+    harmonic_K = np.arange(1, int(np.floor(cutoff + 1e-9)) + 1)
+    weight_K = 2 * WINDOWS[name](harmonic_K / cutoff)
+    waves_OK, waves_IK = (np.cos(np.pi * (at[:, None] + 0.5) * harmonic_K / n) for at in (at_O, at_I))
+    return (1 + (waves_OK * weight_K) @ waves_IK.T) / n
+
+
+def mirrored_sampling(n_out: int, fine_I: np.ndarray, sampling: Sampling) -> np.ndarray:
     """A of one axis [O, I] from a line that goes on beyond both ends of the field of view by mirroring, float64.
 
-    The covariance of Wiener interpolation lives on that line. Away from the ends it is `sampling_matrix`; only here the
-    Gaussian profile is not cut off.
+    The covariance of Wiener interpolation lives on that line. Away from the ends it is `sampling_matrix`; only here a
+    profile is not cut off.
 
     Args:
         n_out: measured samples; they fill the field of view.
         fine_I: positions of the fine samples in it, in measured voxels.
-        method: "gaussian" (as wide as the slice distance), else k-space truncation.
+        sampling: how the axis was sampled; "none" counts as k-space truncation.
     """
-    measured = np.arange(n_out)[:, None]
-    if method == "gaussian":
-        weight = mirrored(lambda gap: gaussian_profile(gap, 1.0), measured, fine_I, n_out)
+    measured, method = np.arange(n_out), sampling.method
+    if method in PROFILES:
+        step = float(fine_I[1] - fine_I[0]) if len(fine_I) > 1 else 1.0
+        profile, width_vox = PROFILES[method].weight, sampling.width / step
+        weight = mirrored(lambda gap: profile(np.abs(gap) / step, width_vox), measured[:, None], fine_I, n_out)
+    elif method in ("none", "truncate"):
+        cutoff = n_out / max(sampling.width, 1.0)
+        weight = mirrored(lambda gap: low_pass(gap, cutoff, 2 * n_out), measured[:, None], fine_I, n_out, periodic=True)
     else:
-        weight = mirrored(lambda gap: low_pass(gap, n_out, 2 * n_out), measured, fine_I, n_out, periodic=True)
+        weight = _windowed(measured, fine_I, n_out, (method, n_out / max(sampling.width, 1.0)))
     return weight / weight.sum(1, keepdims=True)
 
 
@@ -121,16 +126,16 @@ class Acquisition:
 
     Args:
         matrices: weights [O, I] per axis; None leaves an axis as it is.
-        methods: how every axis was sampled, keys of NAMES.
+        sampling: how every axis was sampled.
     """
 
     matrices: Matrices
-    methods: Methods
+    sampling: Samplings
 
     @property
     def names(self) -> tuple[str, str, str]:
-        """The methods in words."""
-        x, y, z = (NAMES[method] for method in self.methods)
+        """How every axis was sampled, in words."""
+        x, y, z = (axis.words for axis in self.sampling)
         return x, y, z
 
     def apply(self, fine_XYZ: Tensor) -> Tensor:
@@ -145,7 +150,7 @@ class Acquisition:
 def _recipe_axis(n_in: int, axis: AxisRecipe) -> tuple[Tensor | None, float]:
     if axis.method == "none":
         return None, 1.0
-    if axis.method == "truncate":
+    if axis.method in WINDOWS:
         n_out = max(1, round(n_in / axis.factor))
         ratio = n_in / n_out  # k-space truncation keeps the field of view
     else:
@@ -158,8 +163,13 @@ def _recipe_axis(n_in: int, axis: AxisRecipe) -> tuple[Tensor | None, float]:
 def recipe_acquisition(shape: Sequence[int], axes: Sequence[AxisRecipe]) -> tuple[Acquisition, list[float]]:
     """A of a recipe for a fine grid of this shape, and per axis the exact measured over fine voxel size."""
     (x, rx), (y, ry), (z, rz) = (_recipe_axis(n, axis) for n, axis in zip(shape, axes, strict=True))
-    first, second, third = (axis.method for axis in axes)
-    return Acquisition((x, y, z), (first, second, third)), [rx, ry, rz]
+    return Acquisition((x, y, z), recipe_sampling(axes)), [rx, ry, rz]
+
+
+def recipe_sampling(axes: Sequence[AxisRecipe]) -> Samplings:
+    """How a recipe samples every axis."""
+    x, y, z = (Sampling(axis.method, axis.thickness) if axis.method != "none" else Sampling() for axis in axes)
+    return x, y, z
 
 
 def voxel_ratio(positions: Positions) -> float:
@@ -167,7 +177,7 @@ def voxel_ratio(positions: Positions) -> float:
     return 1.0 / (positions[1] - positions[0]) if len(positions) > 1 else 1.0
 
 
-def assumed_methods(positions: tuple[Positions, Positions, Positions]) -> Methods:
+def assumed_sampling(positions: tuple[Positions, Positions, Positions]) -> Samplings:
     """How each axis was probably acquired, from where target voxels lie in measured ones.
 
     Slices are stacked along one axis: thick ones are much coarser than both others. Two coarse axes beside a fine one
@@ -176,17 +186,21 @@ def assumed_methods(positions: tuple[Positions, Positions, Positions]) -> Method
     ratios = [voxel_ratio(p) for p in positions]
     second = sorted(ratios)[1]
 
-    def one(ratio: float) -> str:
+    def one(ratio: float) -> Sampling:
         if ratio > THICK and ratio > THICKER * second:
-            return "gaussian"
-        return "truncate" if ratio > NEARLY_ONE else "none"
+            return Sampling("gaussian")
+        return Sampling("truncate" if ratio > NEARLY_ONE else "none")
 
     x, y, z = (one(r) for r in ratios)
     return x, y, z
 
 
-def assumed_acquisition(fine: Grid, measured: Grid) -> Acquisition:
-    """A that the voxel sizes suggest, from a fine grid to the measured one; slices are as thick as their distance.
+def assumed_acquisition(fine: Grid, measured: Grid, sampling: Samplings | None = None) -> Acquisition:
+    """A from a fine grid to the measured one.
+
+    Args:
+        fine, measured: with parallel axes.
+        sampling: of every axis; None takes what the voxel sizes suggest, slices as thick as their distance.
 
     Raises:
         GeometryError: the grids' axes are not parallel.
@@ -194,9 +208,9 @@ def assumed_acquisition(fine: Grid, measured: Grid) -> Acquisition:
     inward, back = axis_positions(measured, fine), axis_positions(fine, measured)
     if inward is None or back is None:
         raise GeometryError("the grids are oblique to each other; resample the scan first")
-    methods = assumed_methods(inward)
+    sampling = sampling or assumed_sampling(inward)
     x, y, z = (
-        sampling_matrix(n, at, method, voxel_ratio(p))
-        for n, at, method, p in zip(fine.shape, back, methods, inward, strict=True)
+        sampling_matrix(n, at, axis.method, voxel_ratio(p), axis.width)
+        for n, at, axis, p in zip(fine.shape, back, sampling, inward, strict=True)
     )
-    return Acquisition((x, y, z), methods)
+    return Acquisition((x, y, z), sampling)

@@ -9,7 +9,7 @@ Axes: X Y Z voxels of the target grid, RAS+.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, TypeAlias
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from moediff.acquisition.noise import ESTIMATORS, Estimator, estimated_noise, has_noisy_air, middle_of
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground
-from moediff.acquisition.operators import Acquisition, assumed_acquisition, voxel_ratio
+from moediff.acquisition.operators import Acquisition, assumed_acquisition, assumed_sampling, voxel_ratio
+from moediff.acquisition.point_spread import Samplings, attenuation
 from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
 from moediff.acquisition.wiener import wiener
 from moediff.core.errors import ConfigError, GeometryError
@@ -71,6 +72,7 @@ class Prepared:
         slice_intensity: how the brightness of thick slices alternated; None where that was not measured.
         slices_corrected: whether that was corrected.
         foreground_bounds: per axis, the source's first and last voxel with foreground, also beyond the target grid.
+        sampling: how every axis was acquired; None is what the voxel sizes suggest.
     """
 
     source: Volume
@@ -83,6 +85,7 @@ class Prepared:
     slice_intensity: SliceIntensity | None = None
     slices_corrected: bool = False
     foreground_bounds: Bounds | None = None
+    sampling: Samplings | None = None
 
     @property
     def reached(self) -> tuple[slice, slice, slice]:
@@ -97,8 +100,13 @@ class Prepared:
 
     @cached_property
     def acquisition(self) -> Acquisition:
-        """The forward model that the voxel sizes suggest, from the target grid to the source's; once a scan."""
-        return assumed_acquisition(self.grid, self.source.grid)
+        """The forward model from the target grid to the source's; once a scan."""
+        return assumed_acquisition(self.grid, self.source.grid, self.sampling)
+
+    def attenuation(self, order: Sequence[int]) -> list[tuple[float, ...]]:
+        """How every axis was sampled, as the network reads it, in this order of the axes; see `point_spread`."""
+        sampling = self.sampling or assumed_sampling(self.positions)
+        return [attenuation(sampling[axis]) for axis in order]
 
     def neighbours(self) -> Tensor:
         """The measured samples before and after each voxel along the coarsest axis, scaled [2, X, Y, Z].
@@ -140,6 +148,7 @@ def prepare(  # noqa: PLR0913
     noise: Tensor | None = None,
     mask: bool = True,
     correct_slices: bool = False,
+    sampling: Samplings | None = None,
 ) -> Prepared:
     """Bring a scan to the target grid, on the device that holds it.
 
@@ -151,6 +160,7 @@ def prepare(  # noqa: PLR0913
         noise: known noise sigma, scaled (a training patch brings its whole scan's); estimated when absent.
         mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
         correct_slices: correct slices whose brightness alternates (interleaved acquisition), if more than by chance.
+        sampling: how every axis was acquired; None takes what the voxel sizes suggest.
 
     Raises:
         GeometryError: the scan is not RAS+, or the target's axes are not parallel to its axes.
@@ -179,7 +189,7 @@ def prepare(  # noqa: PLR0913
     return Prepared(
         source=source,
         grid=target,
-        interpolated_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel),
+        interpolated_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel, sampling),
         mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(target.shape),
         positions=positions,
         scaling=scaling,
@@ -187,6 +197,7 @@ def prepare(  # noqa: PLR0913
         slice_intensity=slice_intensity,
         slices_corrected=corrected,
         foreground_bounds=_foreground_bounds(inside) if mask else None,
+        sampling=sampling,
     )
 
 
@@ -231,10 +242,14 @@ def _flipped_bounds(bounds: Bounds, shape: tuple[int, int, int], axes: tuple[int
 
 
 def _upsample(
-    data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise_sigma: Tensor, kernel: str
+    data_XYZ: Tensor,
+    positions: tuple[Positions, Positions, Positions],
+    noise_sigma: Tensor,
+    kernel: str,
+    sampling: Samplings | None,
 ) -> Tensor:
     if kernel == "wiener":
-        return wiener(data_XYZ, positions, noise_sigma)
+        return wiener(data_XYZ, positions, noise_sigma, sampling)
     return apply_axes(
         data_XYZ, [antialiased_matrix(n, p, kernel) for n, p in zip(data_XYZ.shape, positions, strict=True)]
     )

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
+from moediff.acquisition.point_spread import METHODS, PROFILES
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors, printable
 from moediff.core.random import log_uniform, uniform
-
-METHODS = ("none", "gaussian", "box", "truncate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +19,11 @@ class AxisRecipe:
     """How one axis was sampled.
 
     Args:
-        method: "none"; "gaussian" or "box" slice profile; "truncate" (k-space truncation).
+        method: "none"; a profile "gaussian", "box" or "bicubic"; k-space truncation "truncate", or with a filter
+            "hamming", "tukey" or "fermi".
         factor: new over old voxel size, 1..12.
-        thickness: profile width over the new voxel size (FWHM for "gaussian"), 0.3..2; 1 means slices without gap.
+        thickness: profile width over the new voxel size (FWHM for "gaussian"), 0.3..2; 1 means slices without gap. In
+            k-space the voxel acquired over the new one, which zero-filling makes smaller; below 1 counts as 1.
 
     Raises:
         ConfigError: a value is out of range.
@@ -176,7 +177,9 @@ class RecipeRanges:
     """What `draw_recipe` draws from; shares need not sum to one.
 
     Args:
-        thick, truncated, mixed, native: relative shares of the four kinds (native: noise only).
+        thick, truncated, mixed, native: relative shares of four kinds (native: noise only).
+        resampled: share of a fifth kind: axes averaged, resampled by a tool, filtered or zero-filled; one profile or
+            window on one axis, two or three.
         slice_factor: range of slice distance over in-plane voxel size.
         truncation: range of k-space truncation factors.
         thickness: range of profile width over slice distance.
@@ -192,6 +195,7 @@ class RecipeRanges:
     truncated: float = 0.35
     mixed: float = 0.15
     native: float = 0.05
+    resampled: float = 0.0
     slice_factor: tuple[float, float] = (2.0, 6.5)
     truncation: tuple[float, float] = (1.2, 2.2)
     thickness: tuple[float, float] = (0.8, 1.1)
@@ -202,13 +206,37 @@ class RecipeRanges:
     def __post_init__(self) -> None:
         if not 0 <= self.slice_gain <= 0.5:
             raise ConfigError(f"recipes.slice_gain={self.slice_gain} must lie in 0..0.5")
-        shares = self.thick, self.truncated, self.mixed, self.native
+        shares = self.thick, self.truncated, self.mixed, self.native, self.resampled
         if min(shares) < 0 or not 0 < sum(shares) < math.inf:
             raise ConfigError(f"recipes: shares {list(shares)} must be 0 or more, one of them above 0")
         for name, (least, most) in RANGES.items():
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
                 raise ConfigError(f"recipes.{name}={[low, high]}: give a rising range in {least:g}..{most:g}")
+
+
+KINDS = ("thick", "truncated", "mixed", "native")
+DRAWN, RESAMPLED = "drawn", "resampled"  # names of recipes that are drawn
+RESAMPLING = ("box", "bicubic", "gaussian", "truncate", "hamming", "tukey", "fermi")
+AXES_SHARES = (0.1, 0.4, 0.5)  # how often one, two or three axes are resampled
+LEAST_NOISE = 1e-3  # of copies that other tools made
+
+
+def _draw_resampled(rng: torch.Generator, ranges: RecipeRanges) -> Recipe:
+    method = RESAMPLING[int(torch.randint(len(RESAMPLING), (), generator=rng))]
+    low, high = ranges.truncation
+    factor = min(max(2.0, low), high) if uniform(rng) < 0.5 else uniform(rng, low, high)
+    if method == "truncate":  # zero-filled: without that it is of another kind
+        thickness = uniform(rng, 1.1, 1.8)
+    else:
+        own = uniform(rng, 0.8, 1.2) if method in PROFILES else uniform(rng, 1.0, 1.6)
+        thickness = own if uniform(rng) < 0.5 else 1.0
+    axes = [AxisRecipe()] * 3
+    count = 1 + int(torch.multinomial(torch.tensor(AXES_SHARES), 1, generator=rng))
+    for axis in torch.randperm(3, generator=rng)[:count].tolist():
+        axes[axis] = AxisRecipe(method=method, factor=factor, thickness=thickness)
+    noise = log_uniform(rng, min(LEAST_NOISE, ranges.noise[1]), ranges.noise[1])
+    return Recipe(axes=(axes[0], axes[1], axes[2]), noise=noise, name=RESAMPLED)
 
 
 def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Recipe:
@@ -218,8 +246,11 @@ def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Rec
     def integer(below: int) -> int:
         return int(torch.randint(below, (), generator=rng))
 
-    shares = torch.tensor([ranges.thick, ranges.truncated, ranges.mixed, ranges.native], dtype=torch.float32)
-    kind = int(torch.multinomial(shares, 1, generator=rng))
+    shares = [ranges.thick, ranges.truncated, ranges.mixed, ranges.native]
+    shares += [ranges.resampled] * (ranges.resampled > 0)  # without that kind every draw is what it was before it
+    kind = int(torch.multinomial(torch.tensor(shares, dtype=torch.float32), 1, generator=rng))
+    if kind == len(KINDS):
+        return _draw_resampled(rng, ranges)
     low, high = ranges.slice_noise if kind in (0, 2) else ranges.noise
     noise = log_uniform(rng, low, high)
     truncation = AxisRecipe(method="truncate", factor=uniform(rng, *ranges.truncation))
@@ -236,4 +267,4 @@ def draw_recipe(rng: torch.Generator, ranges: RecipeRanges | None = None) -> Rec
         axes[(across + 1) % 3] = AxisRecipe()
     # Last, so that without it every draw is what it was before there was one.
     gain = uniform(rng, 0, ranges.slice_gain) if ranges.slice_gain and kind in (0, 2) else 0.0
-    return Recipe(axes=(axes[0], axes[1], axes[2]), noise=noise, slice_gain=gain, name="drawn")
+    return Recipe(axes=(axes[0], axes[1], axes[2]), noise=noise, slice_gain=gain, name=DRAWN)

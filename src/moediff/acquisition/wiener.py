@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.acquisition.operators import assumed_methods, mirrored_sampling, voxel_ratio
+from moediff.acquisition.operators import assumed_sampling, mirrored_sampling, voxel_ratio
+from moediff.acquisition.point_spread import Sampling, Samplings
 from moediff.core.resample import COARSER, Positions, antialiased_matrix, apply_axes, mirrored
 
 CORRELATION_VOX = 2.0  # distance over which the prior's covariance falls to 1/e, target voxels
@@ -37,13 +38,13 @@ class AxisModel:
 
 
 @lru_cache(maxsize=64)
-def axis_model(n_in: int, positions: Positions, method: str) -> AxisModel:
+def axis_model(n_in: int, positions: Positions, sampling: Sampling) -> AxisModel:
     """Eigenbasis of one axis.
 
     Args:
         n_in: measured samples.
         positions: where target voxels lie, in measured voxels.
-        method: how it was acquired, from `assumed_methods`.
+        sampling: how it was acquired.
     """
     step = positions[1] - positions[0] if len(positions) > 1 else 1.0
     if step > COARSER or n_in == 1:  # the target is coarser: nothing to undo
@@ -51,7 +52,7 @@ def axis_model(n_in: int, positions: Positions, method: str) -> AxisModel:
     wanted = np.clip(np.asarray(positions), -0.5, n_in - 0.5)
     first = positions[0] - step * np.floor((positions[0] + 0.5) / step + 1e-6)
     fine = np.arange(first, n_in - 0.5 + 1e-6, step)
-    acquire_IF = mirrored_sampling(n_in, fine, method)
+    acquire_IF = mirrored_sampling(n_in, fine, sampling)
     covariance_FF = mirrored(lambda gap: np.exp(-np.abs(gap) / (step * CORRELATION_VOX)), fine[:, None], fine, n_in)
     seen_FI = covariance_FF @ acquire_IF.T
     power_P, basis_IP = torch.linalg.eigh(torch.from_numpy(acquire_IF @ seen_FI))
@@ -60,16 +61,22 @@ def axis_model(n_in: int, positions: Positions, method: str) -> AxisModel:
     return AxisModel(basis_IP.T.float().contiguous(), power_P.clamp_min(1e-9).float(), out_OP.float())
 
 
-def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float | Tensor) -> Tensor:
+def wiener(
+    data_XYZ: Tensor,
+    positions: tuple[Positions, Positions, Positions],
+    noise: float | Tensor,
+    sampling: Samplings | None = None,
+) -> Tensor:
     """Posterior mean of the fine scan on the target grid.
 
     Args:
         data_XYZ: measured scan, scaled.
         positions: per axis, where target voxels lie in measured voxels.
         noise: standard deviation of the noise, scaled; a number or a scalar tensor.
+        sampling: how every axis was acquired; None takes what the voxel sizes suggest.
     """
-    methods = assumed_methods(positions)
-    x, y, z = (axis_model(n, p, method) for n, p, method in zip(data_XYZ.shape, positions, methods, strict=True))
+    sampling = sampling or assumed_sampling(positions)
+    x, y, z = (axis_model(n, p, axis) for n, p, axis in zip(data_XYZ.shape, positions, sampling, strict=True))
     coefficient = apply_axes(data_XYZ, (x.into, y.into, z.into))
     power = x.power_P[:, None, None] * y.power_P[:, None] * z.power_P
     trusted = torch.as_tensor(noise, dtype=torch.float64).clamp_min(NOISE_FLOOR)
@@ -77,7 +84,12 @@ def wiener(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], 
     return apply_axes(coefficient, (x.out, y.out, z.out))
 
 
-def detail_variance(data_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float) -> float:
+def detail_variance(
+    data_XYZ: Tensor,
+    positions: tuple[Positions, Positions, Positions],
+    noise: float,
+    sampling: Samplings | None = None,
+) -> float:
     """Variance of a scan's fine detail: the prior's variance that explains its weakest coefficients, beyond noise.
 
     Smooth scans (averages of many heads) have far less than VARIANCE, sharp or textured ones come near it. Coefficients
@@ -87,12 +99,12 @@ def detail_variance(data_XYZ: Tensor, positions: tuple[Positions, Positions, Pos
         data_XYZ: measured scan or a part of it, scaled, all of it inside the head.
         positions: per axis, where target voxels lie in measured voxels; only their distance is read.
         noise: standard deviation of the noise, scaled.
+        sampling: how every axis was acquired; None takes what the voxel sizes suggest.
     """
-    methods = assumed_methods(positions)
     models = []
-    for n, p, method in zip(data_XYZ.shape, positions, methods, strict=True):
+    for n, p, axis in zip(data_XYZ.shape, positions, sampling or assumed_sampling(positions), strict=True):
         step = min(1 / voxel_ratio(p), 1.0)
-        models.append(axis_model(n, tuple(-0.5 + step * (i + 0.5) for i in range(round(n / step))), method))
+        models.append(axis_model(n, tuple(-0.5 + step * (i + 0.5) for i in range(round(n / step))), axis))
     x, y, z = models
     energy_N = apply_axes(data_XYZ, (x.into, y.into, z.into)).double().square().flatten()
     power_N = (x.power_P[:, None, None] * y.power_P[:, None] * z.power_P).double().flatten()

@@ -120,7 +120,12 @@ def encode(denoiser: Denoiser, prepared: Prepared, *, sparse: bool = True) -> Ti
         for a, more in zip(order, pad, strict=True)
     ]
     noise = torch.tensor([prepared.noise], device=device, dtype=interpolated.dtype)
-    condition = make_condition(denoiser, NetworkInput(interpolated, neighbours, PerAxis(*at), noise), sparse=sparse)
+    reads = denoiser.config.reads_sampling
+    sampled = (
+        torch.tensor(prepared.attenuation(order), device=device, dtype=interpolated.dtype)[None] if reads else None
+    )
+    scans = NetworkInput(interpolated, neighbours, PerAxis(*at), noise, sampled)
+    condition = make_condition(denoiser, scans, sparse=sparse)
     cells = F.max_pool3d(foreground[:, None].float(), 2)[:, 0, ..., None]
     condition = replace(condition, weight_BxyzE=condition.weight_BxyzE * cells)
     return TileContext(InputCrop(box, (order[0], order[1], order[2]), foreground), condition)

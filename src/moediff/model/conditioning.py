@@ -42,12 +42,15 @@ class NetworkInput:
             scaled; N = 2.
         positions: per axis [B, n], where voxels lie in source voxels.
         noise_B: estimated noise sigma, scaled.
+        attenuation_BAF: how every axis was sampled, `point_spread.attenuation` in the network's order of axes; None
+            for networks that do not read it.
     """
 
     interpolated_BXYZ: Tensor
     neighbours_BNXYZ: Tensor
     positions: PerAxis
     noise_B: Tensor
+    attenuation_BAF: Tensor | None = None
 
     @property
     def ratios(self) -> list[Tensor]:
@@ -91,6 +94,7 @@ class Condition:
             measured samples.
         acquisition_BG: log noise, noise over sigma_data, three log ratios.
         token_BxyzD, weight_BxyzE: as in `Routing`.
+        attenuation_BAF: as in `NetworkInput`.
     """
 
     interpolated_BXYZ: Tensor
@@ -99,6 +103,7 @@ class Condition:
     acquisition_BG: Tensor
     token_BxyzD: Tensor
     weight_BxyzE: Tensor
+    attenuation_BAF: Tensor | None = None
 
 
 def condition_of(scans: NetworkInput, routing: Routing, sigma_data: float) -> Condition:
@@ -107,7 +112,8 @@ def condition_of(scans: NetworkInput, routing: Routing, sigma_data: float) -> Co
     log_noise, relative_noise = (scans.noise_B + 1e-4).log() / 4 + 1, scans.noise_B / sigma_data
     acquisition_BG = torch.stack([log_noise, relative_noise, *(r.log() for r in scans.ratios)], -1)
     scan = scans.interpolated_BXYZ, scans.neighbours_BNXYZ
-    return Condition(*scan, PerAxis(*phases), acquisition_BG, routing.token_BxyzD, routing.weight_BxyzE)
+    gate = routing.token_BxyzD, routing.weight_BxyzE
+    return Condition(*scan, PerAxis(*phases), acquisition_BG, *gate, scans.attenuation_BAF)
 
 
 def sampling_phase(positions_Bn: Tensor, ratio_B: Tensor) -> Tensor:

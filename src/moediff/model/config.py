@@ -126,6 +126,7 @@ class DenoiserConfig:
         sigma_data: standard deviation of the residual, scaled intensities (EDM's sigma_data).
         embedding_width: width of the conditioning embedding.
         uncertainty_width: width of the uncertainty head.
+        reads_sampling: the conditioning embedding also holds how every axis was sampled (its point spread).
     """
 
     RENAMED: ClassVar[Mapping[str, str | None]] = {
@@ -137,6 +138,7 @@ class DenoiserConfig:
     sigma_data: float = 0.05
     embedding_width: int = 64
     uncertainty_width: int = 64
+    reads_sampling: bool = False
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     gate: GateConfig = field(default_factory=GateConfig)

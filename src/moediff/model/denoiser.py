@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moediff.acquisition.point_spread import FREQUENCIES
 from moediff.model.conditioning import (
     ACQUISITION_FEATURES,
     PHASE_FEATURES,
@@ -90,6 +91,10 @@ class Denoiser(nn.Module):
         self.embedding = nn.Sequential(
             nn.Linear(1 + ACQUISITION_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
+        self.sampling: nn.Linear | None = None
+        if config.reads_sampling:  # silent at first, so that a network without it can be trained on
+            self.sampling = nn.Linear(3 * len(FREQUENCIES), embedding, bias=False)
+            nn.init.zeros_(self.sampling.weight)
         self.backbone = Backbone(config.backbone, embedding, config.encoder.width)
         self.experts = Experts(config.experts.branches, width, embedding, config.experts.width, config.experts.layers)
         self.uncertainty_head = UncertaintyHead(width, embedding, config.uncertainty_width)
@@ -125,7 +130,12 @@ class Denoiser(nn.Module):
     def features(self, x_BXYZ: Tensor, sigma_B: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Backbone features [B, x, y, z, C] and the conditioning embedding [B, G]."""
         log_sigma = (sigma_B / self.config.sigma_data).log()[:, None] / 4  # c_noise; Karras 2022, Table 1
-        embedding_BG = self.embedding(torch.cat([log_sigma, condition.acquisition_BG], -1))
+        first, *others = self.embedding
+        embedding_BG = first(torch.cat([log_sigma, condition.acquisition_BG], -1))
+        if self.sampling is not None and condition.attenuation_BAF is not None:
+            embedding_BG = embedding_BG + self.sampling(condition.attenuation_BAF.flatten(1))
+        for layer in others:
+            embedding_BG = layer(embedding_BG)
         inputs, modulators = self._inputs(x_BXYZ, sigma_B, condition), Modulators(embedding_BG, condition.phase)
         return self.backbone(inputs, modulators, condition.token_BxyzD), embedding_BG
 

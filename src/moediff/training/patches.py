@@ -16,8 +16,9 @@ from torch import Tensor
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.noise import quiet_noise
 from moediff.acquisition.normalisation import Scaling
+from moediff.acquisition.operators import recipe_sampling
 from moediff.acquisition.prepare import Prepared, PrepareSettings, network_order, prepare
-from moediff.acquisition.recipe import Recipe, RecipeRanges, draw_recipe
+from moediff.acquisition.recipe import RESAMPLED, Recipe, RecipeRanges, draw_recipe
 from moediff.anatomy.regions import BACKGROUND
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
@@ -34,6 +35,7 @@ MARGIN = 10  # voxels degraded around a patch and cut off again: edges of the cu
 
 LEAST_SAMPLES = 3  # of a pair's input beyond a patch
 NOISE_SIDE = 80  # voxels of the middle of a head that its noise is read from
+KNOWN = 0.75  # share of resampled scans whose sampling is known; the others are taken for what voxel sizes suggest
 ATTEMPTS = 100  # to find a patch that both scans of a pair cover
 
 
@@ -48,6 +50,7 @@ class Example:
     positions: tuple[Tensor, Tensor, Tensor]
     noise: Tensor
     region_XYZ: Tensor
+    attenuation_AF: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Batch:
     positions: tuple[Tensor, Tensor, Tensor]
     noise_B: Tensor
     region_BXYZ: Tensor
+    attenuation_BAF: Tensor
 
     @property
     def network_input(self) -> NetworkInput:
         """The part that the network reads."""
-        return NetworkInput(self.interpolated_BXYZ, self.neighbours_BNXYZ, PerAxis(*self.positions), self.noise_B)
+        scan = self.interpolated_BXYZ, self.neighbours_BNXYZ
+        return NetworkInput(*scan, PerAxis(*self.positions), self.noise_B, self.attenuation_BAF)
 
     @staticmethod
     def of(examples: Sequence[Example]) -> Batch:
@@ -79,6 +84,7 @@ class Batch:
             (x, y, z),
             torch.stack([e.noise for e in examples]),
             torch.stack([e.region_XYZ for e in examples]),
+            torch.stack([e.attenuation_AF for e in examples]),
         )
 
     def parts(self, count: int) -> list[Batch]:
@@ -94,6 +100,7 @@ class Batch:
                 positions=(x[i], y[i], z[i]),
                 noise_B=pieces[4][i],
                 region_BXYZ=pieces[5][i],
+                attenuation_BAF=pieces[6][i],
             )
             for i in range(count)
         ]
@@ -101,8 +108,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         x, y, z = (p.to(device) for p in self.positions)
-        truth, lesion, interpolated, neighbours, noise, region = (t.to(device) for t in self._own())
-        return Batch(truth, lesion, interpolated, neighbours, (x, y, z), noise, region)
+        truth, lesion, interpolated, neighbours, noise, region, sampled = (t.to(device) for t in self._own())
+        return Batch(truth, lesion, interpolated, neighbours, (x, y, z), noise, region, sampled)
 
     def tensors(self) -> list[Tensor]:
         """Everything it holds."""
@@ -117,6 +124,7 @@ class Batch:
             self.neighbours_BNXYZ,
             self.noise_B,
             self.region_BXYZ,
+            self.attenuation_BAF,
         )
 
 
@@ -182,7 +190,9 @@ class PatchSource:
         offset = torch.randint(MARGIN // 2, MARGIN + 1, (3,), generator=rng).tolist()
         target = _box_grid(truth.grid, offset, self.patch)
         noise = self._noise(lambda: _whole_scan(scan, order, augmentation, recipe, rng))
-        ready = prepare(low, target, self.settings, scaling=Scaling(), noise=noise, mask=False)
+        known = recipe.name == RESAMPLED and uniform(rng) < KNOWN
+        sampling = recipe_sampling(recipe.axes) if known else None
+        ready = prepare(low, target, self.settings, scaling=Scaling(), noise=noise, mask=False, sampling=sampling)
         box = tuple(slice(a, a + self.patch) for a in offset)
         return _example(augmentation.data_XYZ[box], augmentation.lesion_XYZ[box], ready, region[box])
 
@@ -269,7 +279,8 @@ def _example(truth_XYZ: Tensor, lesion_XYZ: Tensor, ready: Prepared, region_XYZ:
         v.permute(order) for v in (truth_XYZ, lesion_XYZ, ready.interpolated_XYZ, region_XYZ)
     )
     neighbours = ready.neighbours().permute(0, *(axis + 1 for axis in order))
-    return Example(truth, lesion, interpolated, neighbours, (x, y, z), ready.noise_sigma.float(), region)
+    sampled = torch.tensor(ready.attenuation(order), device=truth.device)
+    return Example(truth, lesion, interpolated, neighbours, (x, y, z), ready.noise_sigma.float(), region, sampled)
 
 
 def _signed_permutation(rng: torch.Generator) -> Tensor:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.acquisition.normalisation import brain_scaling, foreground
-from moediff.acquisition.operators import FWHM, profile_matrix
+from moediff.acquisition.operators import profile_matrix
+from moediff.acquisition.point_spread import FWHM
 from moediff.anatomy.labels import as_brain_label_map
 from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise
