@@ -36,9 +36,9 @@ def box_profile(gap_vox: np.ndarray, width_vox: float) -> np.ndarray:
 def bicubic_profile(gap_vox: np.ndarray, width_vox: float) -> np.ndarray:
     """The cubic convolution kernel stretched to `width_vox`, as tools resample images to fewer voxels (Keys 1981)."""
     gap = np.abs(gap_vox) / width_vox
-    near = (KEYS + 2) * gap**3 - (KEYS + 3) * gap**2 + 1
-    far = KEYS * (gap**3 - 5 * gap**2 + 8 * gap - 4)
-    return np.where(gap <= 1, near, np.where(gap < 2, far, 0.0))
+    inner = (KEYS + 2) * gap**3 - (KEYS + 3) * gap**2 + 1
+    outer = KEYS * (gap**3 - 5 * gap**2 + 8 * gap - 4)
+    return np.where(gap <= 1, inner, np.where(gap < 2, outer, 0.0))
 
 
 @dataclass(frozen=True)
