@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from moediff.core.config import rng_for
 from moediff.training.muon import Muon, is_matrix, orthogonalise
 
 
@@ -147,3 +148,20 @@ def test_parameters_without_gradient_stay():
     optimiser = Muon([weight], lr=0.1, weight_decay=0.5)
     optimiser.step()
     assert torch.equal(weight.detach(), torch.ones(8, 8)) and not optimiser.state[weight]
+
+
+def test_half_precision_orthogonalises_nearly_as_well():
+    start = [torch.randn(48, 96, generator=rng_for(n)) for n in range(3)]
+    moved = []
+    for half in (False, True):
+        parameters = [nn.Parameter(weight.clone()) for weight in start]
+        for parameter, gradient in zip(parameters, start[::-1], strict=True):
+            parameter.grad = gradient.clone()
+        Muon(parameters, lr=0.1, half=half).step()
+        assert all(parameter.dtype == torch.float32 for parameter in parameters)
+        moved.append(
+            torch.stack([parameter.detach() - weight for parameter, weight in zip(parameters, start, strict=True)])
+        )
+    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 0.05
+    values = torch.linalg.svdvals(moved[1]) / (0.1 * 0.2 * 96**0.5)
+    assert float(values.min()) > 0.6 and float(values.max()) < 1.25

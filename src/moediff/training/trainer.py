@@ -159,6 +159,7 @@ class Trainer:
             (p for p in denoiser.parameters() if p.requires_grad),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
+            half=self.half,
         )
         self.rank, self.processes = self.member.rank, self.member.processes
         check_processes(config, self.processes)
