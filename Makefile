@@ -24,7 +24,7 @@ UNIFORM   ?=
 METHODS   := linear cubic lanczos zero-fill tv $(if $(UNIFORM),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default gpu lint wheel-test docs gallery constraints clean
+.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default gpu lint wheel-test docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -41,6 +41,7 @@ help:
 	@echo "make test              set up, lint, type-check and run every quick test"
 	@echo "make browser           Debian's Chromium for the tests of the report (needs root); without it they are skipped"
 	@echo "make reliability       every fault's tests, 30 kills, a minute of mutated files; writes docs/reliability.md"
+	@echo "make slurm-test        cohorts on Dask and on a real Slurm of this machine (needs root, Debian's slurm-wlm and munge)"
 	@echo "make fuzz SECONDS=600  feed mutated files to the readers"
 	@echo "make audit             known weaknesses of the pinned packages (needs a network)"
 	@echo "make lint              ruff (rules and format) and mypy only"
@@ -76,6 +77,9 @@ test: lint
 
 reliability: $(STAMP)
 	$(BIN)/python -m pytest tests --reliability=docs/reliability.md --kills=30 --fuzz-seconds=60
+
+slurm-test: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/cohort -rs
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzzer.py --seconds $(SECONDS) --seed $$(date +%s)

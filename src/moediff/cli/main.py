@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from moediff._version import RESEARCH_ONLY, __version__
-from moediff.cli import adapt, benchmark, bundle, degrade, dicom, enhance, evaluate, report, study, train
+from moediff.cli import adapt, benchmark, bundle, cohort, degrade, dicom, enhance, evaluate, report, study, train
 from moediff.cli.options import DEBUG, HelpFormatter, with_present_names
 from moediff.core import signals
 from moediff.core.errors import InputMissing, MoeDiffWarning, OutputFailed
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for command in (enhance, adapt, report, evaluate, benchmark, study, degrade, dicom, train, bundle):
+    for command in (enhance, adapt, cohort, report, evaluate, benchmark, study, degrade, dicom, train, bundle):
         command.add(commands)
     group = parser.add_argument_group("help")
     group.add_argument("-h", "--help", action="help", help="show this text")

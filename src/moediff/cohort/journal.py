@@ -60,6 +60,11 @@ class Entry:
         return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
+def now_s() -> float:
+    """The time, in seconds since 1970, to the millisecond."""
+    return round(time.time(), 3)
+
+
 KNOWN = {field.name for field in fields(Entry)}
 
 
@@ -86,19 +91,17 @@ class Journal:
         with suppress(OSError):  # some network shares know no locks; `alive` then says so
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def begin(self, *, total: int, workers: int, runner: str) -> None:
-        """Write who runs what."""
-        self.write(
-            Entry(
-                event="run",
-                time_s=time.time(),
-                total=total,
-                workers=workers,
-                runner=runner,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                version=__version__,
-            )
+    def first(self, *, total: int, workers: int, runner: str) -> Entry:
+        """The first entry: who runs what."""
+        return Entry(
+            event="run",
+            time_s=now_s(),
+            total=total,
+            workers=workers,
+            runner=runner,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
         )
 
     def write(self, entry: Entry) -> None:

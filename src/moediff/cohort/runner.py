@@ -8,14 +8,15 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 
-from moediff.cohort.attempt import HELD, Attempt, log_path
+from moediff.cohort.attempt import HELD, Attempt
 from moediff.cohort.dask_workers import DaskWorkers
-from moediff.cohort.journal import Entry, Event, Journal
+from moediff.cohort.journal import Entry, Event, Journal, now_s
 from moediff.cohort.local import LocalWorkers
-from moediff.cohort.tasks import Failure, Outcome, RunnerOptions, Summary, Task, Work, check_names
+from moediff.cohort.progress import progress_for
+from moediff.cohort.tally import Tally
+from moediff.cohort.tasks import Outcome, RunnerOptions, Summary, Task, Work, check_names
 from moediff.cohort.workers import Report, SerialWorkers, Workers
 
 WAIT_S = 0.5  # between looks at the clock, at most
@@ -61,28 +62,16 @@ def start_workers(options: RunnerOptions, tasks: int) -> Workers:
     return starters.get(options.runner, DaskWorkers)(options, tasks)
 
 
-@dataclass
-class _Tally:
-    done: int = 0
-    skipped: int = 0
-    retried: int = 0
-    workers_lost: int = 0
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def ended(self) -> int:
-        return self.done + self.skipped + len(self.failures)
-
-
 class _Run:
-    """One run: which tasks are under way, which wait for another attempt, and what was counted."""
+    """One run: which tasks are under way and which wait for another attempt."""
 
     def __init__(
         self, tasks: Sequence[Task], work: Work, options: RunnerOptions, workers: Workers, journal: Journal
     ) -> None:
         self.tasks, self.work, self.options = tasks, work, options
         self.workers, self.journal = workers, journal
-        self.tally = _Tally()
+        self.tally = Tally(options.folder)
+        self.progress = progress_for(quiet=options.quiet)
         self.under_way: dict[str, int] = {}  # attempt by the name of the task
         self.again: list[tuple[float, int, int, Task]] = []  # heap: when, order of entry, attempt, task
         self.next = 0  # the first task never handed out
@@ -91,24 +80,27 @@ class _Run:
 
     def run(self) -> Summary:
         begun = time.monotonic()
-        self.journal.begin(total=len(self.tasks), workers=self.workers.count, runner=self.options.runner)
+        self._note(self.journal.first(total=len(self.tasks), workers=self.workers.count, runner=self.options.runner))
         reason = "interrupted"
         try:
             while self._hand_out() or self.under_way or self.again:
                 for report in self.workers.wait(self._patience_s()):
                     self._receive(report)
+                self.progress.show(self.tally)
             reason = "stopped after a failure" if self.stopping else ""
         finally:
-            self._note("end", reason=reason, seconds=time.monotonic() - begun)
+            seconds = round(time.monotonic() - begun, 3)
+            self._note(Entry(event="end", time_s=now_s(), reason=reason, seconds=seconds))
+            self.progress.close(self.tally)
         return Summary(
             total=len(self.tasks),
             done=self.tally.done,
             skipped=self.tally.skipped,
             failures=tuple(self.tally.failures),
-            not_run=len(self.tasks) - self.tally.ended,
+            not_run=len(self.tasks) - self.tally.finished,
             retried=self.tally.retried,
             workers_lost=self.tally.workers_lost,
-            seconds=time.monotonic() - begun,
+            seconds=seconds,
             journal=self.journal.path,
         )
 
@@ -127,7 +119,7 @@ class _Run:
             else:
                 break
             self.under_way[task.name] = attempt
-            self._note("start", task.name, attempt)
+            self._note(Entry(event="start", time_s=now_s(), task=task.name, attempt=attempt))
             self.workers.submit(Attempt(task, self.work, self.options.folder, attempt))
         return len(self.under_way) > before
 
@@ -143,46 +135,35 @@ class _Run:
         task, outcome = report.task, report.outcome
         attempt = self.under_way.pop(task.name)
         if report.worker_lost:
-            self.tally.workers_lost += 1
-            self._note("lost", task.name, attempt, reason=outcome.reason)
+            self._note_end("lost", task, attempt, outcome)
         if outcome.reason == HELD:
-            self._note("wait", task.name, attempt, reason=HELD)
+            self._note_end("wait", task, attempt, outcome)
             self._try_again(task, attempt, HELD_DELAY_S)
         elif outcome.temporary and attempt <= self.options.retries and not self.stopping:
-            self.tally.retried += 1
-            self._end("retry", task, attempt, outcome)
+            self._note_end("retry", task, attempt, outcome)
             self._try_again(task, attempt + 1, self.options.retry_delay_s * 2 ** (attempt - 1))
         else:
-            self._finish(task, attempt, outcome)
-
-    def _finish(self, task: Task, attempt: int, outcome: Outcome) -> None:
-        self._end(outcome.status, task, attempt, outcome)
-        if outcome.status == "done":
-            self.tally.done += 1
-        elif outcome.status == "skipped":
-            self.tally.skipped += 1
-        else:
-            log = log_path(self.options.folder, task.name)
-            self.tally.failures.append(Failure(task.name, outcome.exit_code, outcome.reason, attempt, log))
-            self.stopping = self.stopping or self.options.stop_on_first_failure
+            self._note_end(outcome.status, task, attempt, outcome)
+            if outcome.status == "failed":
+                self.progress.failure(self.tally.failures[-1])
+                self.stopping = self.stopping or self.options.stop_on_first_failure
 
     def _try_again(self, task: Task, attempt: int, delay_s: float) -> None:
         heapq.heappush(self.again, (time.monotonic() + delay_s, next(self.order), attempt, task))
 
-    def _end(self, event: Event, task: Task, attempt: int, outcome: Outcome) -> None:
-        self._note(event, task.name, attempt, outcome.exit_code, outcome.reason, outcome.seconds)
-
-    def _note(
-        self, event: Event, task: str = "", attempt: int = 0, exit_code: int = 0, reason: str = "", seconds: float = 0.0
-    ) -> None:
-        self.journal.write(
+    def _note_end(self, event: Event, task: Task, attempt: int, outcome: Outcome) -> None:
+        self._note(
             Entry(
                 event=event,
-                time_s=round(time.time(), 3),
-                task=task,
+                time_s=now_s(),
+                task=task.name,
                 attempt=attempt,
-                exit_code=exit_code,
-                reason=reason,
-                seconds=round(seconds, 3),
+                exit_code=outcome.exit_code,
+                reason=outcome.reason,
+                seconds=round(outcome.seconds, 3),
             )
         )
+
+    def _note(self, entry: Entry) -> None:
+        self.journal.write(entry)
+        self.tally.add(entry)
