@@ -148,12 +148,12 @@ def runs_of(folder: Path) -> list[RunStatus]:
     Raises:
         InputMissing: there is no journal.
     """
-    places = [place for place in (folder / LOGS, folder) if journals(place)]
-    if not places:
+    holding = [candidate for candidate in (folder / LOGS, folder) if journals(candidate)]
+    if not holding:
         raise InputMissing(
             f"{printable(folder)}: no run has left a journal here: name the output folder of a cohort, or the folder "
             "given as its work folder (-w)"
         )
-    every = journals(places[0])
+    every = journals(holding[0])
     living = {path for path in every if alive(path)}
     return [RunStatus(path, tally_of(path), path in living) for path in every if path in living or path == every[-1]]
