@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("pydicom", reason="pydicom is not installed")
 from dicom_maker import enhanced, known_voxels, slices, write
 
+from moediff.cli.main import main
 from moediff.core.errors import DataError, InputMissing
 from moediff.io.dicom.series import list_series
 from moediff.io.scans import load
@@ -89,6 +91,20 @@ def test_other_files_are_counted(folder):
     (folder / "notes.txt").write_text("nothing")
     (folder / ".hidden").touch()
     assert load(folder).warnings == ("2 of 11 files are not DICOM and were passed over",)
+
+
+def test_the_list_counts_what_was_passed_over_and_names_doubts(folder, tmp_path, capsys):
+    (folder / "notes.txt").write_text("nothing")
+    assert main(["dicom", "list", str(folder), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (
+        err == "moediff: warning: 1 of 10 files are not DICOM and were passed over\n" and json.loads(out)[0]["usable"]
+    )
+    datasets = slices()
+    for number, one in enumerate(datasets, 9):
+        one.InstanceNumber = number
+    assert main(["dicom", "list", str(write(tmp_path / "late", datasets))]) == 0
+    assert "warning: series 5: the images are numbered 9 to 17" in capsys.readouterr().err
 
 
 NUMBERS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +39,16 @@ def add(commands: Commands) -> None:
 def list_command(args: argparse.Namespace) -> int:
     """Print what each series is and whether it can be enhanced."""
     from moediff.core.errors import prefix_errors, printable
+    from moediff.io.dicom.reader import series_warnings
     from moediff.io.dicom.series import list_series
 
     with prefix_errors(printable(args.path)):
-        rows = [series.row() for series in list_series(args.path)]
+        notes: list[str] = []
+        every = list_series(args.path, notes)
+    rows = [series.row() for series in every]
+    notes += [f"series {series.label}: {note}" for series in every for note in series_warnings(series)]
+    for note in notes:
+        print(f"moediff: warning: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:

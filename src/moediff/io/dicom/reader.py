@@ -49,7 +49,7 @@ def load_series(path: Path, series: str | None = None) -> LoadedScan:
         chosen = choose_series(all_series, series)
         stack = chosen.stack
         assert stack is not None
-        notes = [*_notes(chosen, stack, len(all_series) - 1 if series is None else 0), *passed_over]
+        notes = [*_choice(chosen, len(all_series) - 1 if series is None else 0), *series_warnings(chosen), *passed_over]
         select_volume(stack.shape, None, notes)
         check_plausible(stack.affine, stack.shape, notes)
         data_XYZ = check_voxels(_voxels(files, stack, notes), notes)
@@ -80,12 +80,19 @@ def _origin(stack: Stack) -> DicomOrigin:
     )
 
 
-def _notes(series: Series, stack: Stack, others: int) -> list[str]:
+def _choice(series: Series, others: int) -> list[str]:
+    return [f"series {series.label} was taken; {others} others cannot be enhanced"] if others > 0 else []
+
+
+def series_warnings(series: Series) -> list[str]:
+    """What looks doubtful about a series by its tags; nothing where it is not usable, which has its own reason."""
+    stack = series.stack
+    if stack is None:
+        return []
     images, first = stack.images, stack.images[0]
     step_mm = float(np.linalg.norm(stack.affine[:3, 2]))
     declared_mm, count = first.declared_step_mm, first.declared_count
     conditions = {
-        f"series {series.label} was taken; {others} others cannot be enhanced": others > 0,
         f"the modality is {first.modality}, expected MR: the model knows MR only": first.modality != "MR",
         f"{len(stack.copies)} images existed twice and were taken once": bool(stack.copies),
         "MONOCHROME1: intensities were inverted, so that bright tissue has large values": first.inverted,

@@ -80,8 +80,11 @@ class Series:
         )
 
 
-def list_series(path: Path) -> list[Series]:
+def list_series(path: Path, notes: list[str] | None = None) -> list[Series]:
     """Every series in a folder, zip or file.
+
+    Args:
+        notes: gets a warning where files were passed over.
 
     Raises:
         ConfigError: pydicom is not installed.
@@ -90,7 +93,7 @@ def list_series(path: Path) -> list[Series]:
     """
     require_pydicom()
     with open_export(path) as files:
-        return find_series(files)
+        return find_series(files, notes)
 
 
 def find_series(files: list[DicomFile], notes: list[str] | None = None) -> list[Series]:
