@@ -6,8 +6,12 @@ zlib in gzip mode compares CRC and length at the end of each member; a member's 
 from __future__ import annotations
 
 import os
+import struct
 import zlib
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from moediff.core.errors import DataError
@@ -16,6 +20,10 @@ CHUNK = 1 << 18  # compressed bytes read at once
 PIECE = 1 << 20  # most bytes unpacked at once, so that a gzip bomb is cut off early
 GZIP_MODE = 31  # zlib's wbits for a gzip header and trailer around the stream
 GZIP_MAGIC = b"\x1f\x8b\x08"
+GZIP_LEVEL = 1  # float32 noise: level 6 gains 4 % and takes 16 % longer
+GZIP_THREADS = 2
+GZIP_HEADER = GZIP_MAGIC + bytes(5) + b"\4\xff"  # no name, time 0, fastest, unknown system
+LAST_BLOCK = b"\3\0"  # an empty deflate block that ends the stream
 REMEDY = "copy or download the file again"
 
 
@@ -69,6 +77,48 @@ def raw_pieces(file: BinaryIO) -> Iterator[bytes]:
     """The bytes of a file that is not packed."""
     while piece := file.read(PIECE):
         yield piece
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes to write, and the CRC-32 of all that was given so far, unpacked."""
+
+    content: bytes
+    checksum: int
+
+
+def checked_pieces(pieces: Iterable[bytes]) -> Iterator[Piece]:
+    """The same bytes with their checksum."""
+    checksum = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+        yield Piece(piece, checksum)
+
+
+def gzipped_pieces(pieces: Iterable[bytes]) -> Iterator[Piece]:
+    """One gzip member, its pieces packed side by side, each without looking back at the one before (as pigz does).
+
+    Its time stamp is 0, so the same voxels give the same file.
+    """
+    checksum = size = 0
+    yield Piece(GZIP_HEADER, checksum)
+    with ThreadPoolExecutor(GZIP_THREADS) as pool:
+        waiting: deque[tuple[Future[bytes], int]] = deque()
+        for piece in pieces:
+            checksum, size = zlib.crc32(piece, checksum), size + len(piece)
+            waiting.append((pool.submit(_deflated, piece), checksum))
+            if len(waiting) > GZIP_THREADS:
+                packed, so_far = waiting.popleft()
+                yield Piece(packed.result(), so_far)
+        for packed, so_far in waiting:
+            yield Piece(packed.result(), so_far)
+    yield Piece(LAST_BLOCK + struct.pack("<II", checksum, size & 0xFFFFFFFF), checksum)
+
+
+def _deflated(piece: bytes) -> bytes:
+    """Packed up to the end of a byte, so that others can follow."""
+    engine = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return engine.compress(piece) + engine.flush(zlib.Z_SYNC_FLUSH)
 
 
 class Stream:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -19,18 +19,12 @@ from moediff.core.errors import CannotCreate, ConfigError, DataError, MoeDiffWar
 from moediff.core.geometry import StorageOrder
 from moediff.core.volume import Grid
 from moediff.io.atomic import write_file
-from moediff.io.nifti.affine import CODES, DOUBTFUL_VOXELS, choose_affine, corner_gap
-from moediff.io.nifti.gzip_stream import GZIP_MODE, Stream, gunzip, raw_pieces
-from moediff.io.nifti.header import FIRST_BYTES, read_header
+from moediff.io.nifti.affine import CODES, choose_affine, corner_gap
+from moediff.io.nifti.gzip_stream import Stream, checked_pieces, gunzip, gzipped_pieces, raw_pieces
+from moediff.io.nifti.header import read_header
+from moediff.io.nifti.result_header import SAME_VOXELS, result_header
 
-if TYPE_CHECKING:
-    import nibabel as nib
-
-DESCRIPTION = "MoEDiff-SR research use only"
-GZIP_LEVEL = 1  # float32 noise: level 6 gains 4 % and takes 16 % longer
 SLICES_AT_ONCE = 8
-MAX_DIM = 32767  # dim is int16 in NIfTI-1
-SAME_VOXELS = 1e-3  # corners may move this far by rounding the affine to float32
 SUFFIXES = {".nii": False, ".nii.gz": True}  # and whether gzip is wanted
 
 
@@ -67,17 +61,15 @@ def write(data: Tensor, affine: Tensor, path: Path, form: StoredForm, *, overwri
     x, y, z = data.shape[:3]
     grid = form.storage.undo_grid(Grid((x, y, z), affine))
     shape = (*grid.shape, *data.shape[3:])
-    header = _make_header(shape, grid.affine.numpy(), _known_codes(form.codes))
+    header = result_header(shape, grid.affine.numpy(), _known_codes(form.codes))
     checksum = 0
 
     def fill(file: BinaryIO) -> None:
         nonlocal checksum
-        engine = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_MODE) if gzipped else None  # zlib sets mtime 0
-        for piece in _pieces(header, data, form.storage):
-            checksum = zlib.crc32(piece, checksum)
-            file.write(engine.compress(piece) if engine else piece)
-        if engine:
-            file.write(engine.flush())
+        pack = gzipped_pieces if gzipped else checked_pieces
+        for piece in pack(_pieces(header, data, form.storage)):
+            checksum = piece.checksum
+            file.write(piece.content)
 
     def verify(hidden: Path) -> None:
         with hidden.open("rb") as file:
@@ -99,32 +91,8 @@ def _known_codes(codes: tuple[int, int]) -> tuple[int, int]:
     return codes_to_write(codes)
 
 
-def _make_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, int]) -> nib.Nifti1Header:
-    if max(shape) > MAX_DIM:
-        raise DataError(f"shape {shape} does not fit NIfTI-1 (at most {MAX_DIM} per axis): choose a coarser target")
-    import nibabel as nib  # 0.2 s that reading a scan does not need
-
-    header = nib.Nifti1Header(endianness="<")
-    header.set_data_shape(shape)
-    header.set_data_dtype(np.float32)
-    header["vox_offset"] = FIRST_BYTES
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["descrip"] = DESCRIPTION
-    header.set_xyzt_units("mm")
-    header.set_qform(affine, codes[0], strip_shears=True)
-    header.set_sform(affine, codes[1])
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    gap = corner_gap(header.get_qform(), affine, shape) / sizes.min()
-    if codes[1] == 0 and gap > SAME_VOXELS:
-        header["sform_code"] = codes[0]  # a quaternion cannot say this exactly (shear); then readers take the sform
-    if gap > DOUBTFUL_VOXELS:
-        header["qform_code"] = 0  # nor even nearly: a qform beside the sform would only contradict it
-    header.set_zooms([*sizes, 1.0][: len(shape)])
-    return header
-
-
-def _pieces(header: nib.Nifti1Header, data: Tensor, storage: StorageOrder) -> Iterator[bytes]:
-    yield header.binaryblock + bytes(FIRST_BYTES - len(header.binaryblock))
+def _pieces(header: bytes, data: Tensor, storage: StorageOrder) -> Iterator[bytes]:
+    yield header
     data_XYZE = data.detach().cpu().unsqueeze(-1) if data.ndim == 3 else data.detach().cpu()
     for data_XYZ in data_XYZE.unbind(-1):
         for slab_XYZ in storage.undo_data(data_XYZ).split(SLICES_AT_ONCE, dim=2):
