@@ -1,14 +1,14 @@
 """Tables of a benchmark in documents, so that no number in them is typed by hand.
 
-    python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md README.md \
+    python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md \
         [--times times/results.json] [--plot docs/images/quality_against_time.svg]
     python scripts/benchmark_tables.py benchmark/results.json --publish benchmarks/results/embedded.json
 
 Replaces what stands between `<!-- benchmark NAME -->` and `<!-- end -->`;
 `moediff.benchmark.markdown_tables` has the names.
 --times names a run whose processor times and operations stand for all, for instance of one scan with --flops.
---publish writes the small file that is committed, from which README's table follows without the scans: baselines and
-focus method only, the metrics of gains, nothing about the machine.
+--publish writes the small file that is committed, from which the table of docs/results.md follows without the scans:
+baselines and focus method only, the metrics of gains, nothing about the machine.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _label_dots(panel: Any, points: Mapping[str, Point]) -> None:
 
 
 def published(results: Results) -> Results:
-    """The rows that README's table needs, without gains and anything that depends on the machine."""
+    """The rows that docs/results.md needs, without gains and anything that depends on the machine."""
     rows = [
         BenchmarkRow(
             method=row.method,

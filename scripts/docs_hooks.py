@@ -1,4 +1,4 @@
-"""MkDocs hooks: the help of every command in reference/commands.md, and LOG.md of the repository as a page.
+"""MkDocs hooks: every command's help, every recipe key, and LOG.md and CHANGELOG.md of the repository as pages.
 
 Help is formatted at 100 columns without colours, so that the page is the same wherever it is built. Links to and from
 LOG.md are written for the repository, where it lies beside the folder docs/.
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-MARK = "<!-- every command -->"
+BESIDE = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md")
+MARK, KEYS_MARK = "<!-- every command -->", "<!-- every recipe key -->"
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -36,15 +37,22 @@ def reference() -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the lab notes, links to docs/ made relative to it."""
+    """Add pages that lie beside docs/, their links to docs/ made relative to it."""
     from mkdocs.structure.files import File
 
-    text = (ROOT / "LOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
-    files.append(File.generated(config, "LOG.md", content=text))
+    for name in BESIDE:
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill the mark; the lab notes lie within the site."""
-    markdown = markdown.replace("../LOG.md", "LOG.md")
+    for name in BESIDE:
+        markdown = markdown.replace(f"../{name}", name)
+    if KEYS_MARK in markdown:
+        sys.path.insert(0, str(ROOT / "scripts"))
+        import recipe_keys
+
+        markdown = markdown.replace(KEYS_MARK, recipe_keys.reference())
     return markdown.replace(MARK, reference()) if MARK in markdown else markdown

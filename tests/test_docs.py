@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 import moediff
 from moediff.cli.main import build_parser
 from moediff.cli.options import RENAMED_OPTIONS
+from moediff.core import errors as core_errors
 from moediff.evaluation import records
 from moediff.inference import sidecar
+from moediff.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,3 +117,34 @@ def test_every_documented_name_exists():
     for name in names:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_every_field_of_the_sidecar_is_explained():
+    page = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
+    rows = " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert {name for name in (one.name for one in fields(sidecar.Sidecar)) if f"`{name}`" not in rows} == set()
+
+
+def test_every_exit_code_is_explained():
+    page = (ROOT / "docs" / "reference" / "exit-codes.md").read_text(encoding="utf-8")
+    explained = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", page, re.M) for code in row.split(", ")}
+    errors = {kind.exit_code for kind in vars(core_errors).values() if hasattr(kind, "exit_code")}
+    assert errors <= explained and {0, 2, 8, 129, 130, 143} <= explained
+
+
+def test_every_key_of_a_recipe_is_in_the_reference(load_script):
+    """The tables are read from source; they hold what the parser knows, with its defaults."""
+    script = load_script("recipe_keys")
+    text = script.reference()
+    for section in (
+        "`[loss]`",
+        "`[model.denoiser.gate]`",
+        "`[[scans]]`",
+        "`[[phases]]`",
+        "A stage of kind `calibrate`",
+    ):
+        assert f"### {section}\n" in text
+    known = {one.name for one in fields(TrainConfig)} - script.HIDDEN
+    assert {key.name for key in script.keys("TrainConfig")} == known
+    assert f"| `learning_rate` | `{TrainConfig(out='x').learning_rate}` |" in text
+    assert "| `normalise_expert_loss` | `false` |" in text

@@ -69,7 +69,9 @@ class TrainConfig:
             the device has instructions for it. Weights stay float32.
         start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
-        learning_rate: at its highest, after `warmup_steps` of rise.
+        learning_rate: at its highest.
+        warmup_steps: steps in which the learning rate rises.
+        seed: of everything random.
         cosine: which part of one fall of the learning rate, along half a cosine, this run is, as shares 0..1: stages
             that follow each other can share one long fall.
         weight_decay, gradient_clip: of the optimiser; the bound of the gradient's norm.

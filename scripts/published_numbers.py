@@ -1,0 +1,196 @@
+"""Numbers that pages repeat: each is taken from one table that a command wrote, and checked wherever it stands.
+
+    python scripts/published_numbers.py            write docs/numbers.json, and every reference in the pages
+    python scripts/published_numbers.py --list     print all names and values
+
+A reference is a number followed by a comment that names it, `+2.44<!-- gain.thick5.psnr -->`; readers do not see the
+comment. The number keeps its decimals and its sign, so `+2.4<!-- gain.thick5.psnr -->` is written as +2.4. The tables
+are in docs/benchmarks.md and docs/measured.md (between their marks nothing is typed by hand) and in
+benchmarks/results/*.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from moediff.benchmark.aggregate import means, with_gains
+from moediff.benchmark.records import read_results
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "embedded.json"
+NUMBERS = ROOT / "docs" / "numbers.json"
+NUMBER = r"[+-]?\d+(?:\.\d+)?"
+REFERENCE = re.compile(rf"(?P<number>{NUMBER})(?P<comment><!-- (?P<name>[a-z][\w.-]*) -->)")
+RECIPES = ("thick5", "low1.5", "iso2", "thick3", "mixed", "low-field", "iso1.5", "inplane2")
+FOCUS = "faithful"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of a table in a page.
+
+    Args:
+        page: file in docs/.
+        section: heading above the table.
+        row: first cells of its row, which the row begins with.
+        column: heading of its column.
+        part: which number of the cell, where it holds several.
+    """
+
+    page: str
+    section: str
+    row: tuple[str, ...]
+    column: str
+    part: int = 0
+
+    def read(self) -> float:
+        """The value; ValueError where the page has no such cell, or the rows that match disagree."""
+        for table in _tables(self.page, self.section):
+            rows = [row for row in table[1:] if tuple(row[: len(self.row)]) == self.row]
+            if rows and self.column in table[0]:
+                found = re.findall(NUMBER, rows[0][table[0].index(self.column)])
+                return float(found[self.part])
+        raise ValueError(f"docs/{self.page}, {self.section!r}: no row {self.row} with a column {self.column!r}")
+
+
+def _tables(page: str, section: str) -> Iterator[list[list[str]]]:
+    """Tables below a heading, as rows of cells without emphasis."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    match = re.search(rf"^(#+) {re.escape(section)}\n(.*?)(?=^#+ |\Z)", text, re.M | re.S)
+    if match is None:
+        raise ValueError(f"docs/{page} has no section {section!r}")
+    for lines in re.findall(r"(?:^ *\|.*\n)+", match[2], re.M):
+        rows = [[cell.strip(" *`") for cell in line.strip(" |").split("|")] for line in lines.splitlines()]
+        yield [row for row in rows if set("".join(row)) - set("-: ")]
+
+
+def _benchmark(section: str, column: str, *row: str) -> float:
+    return Cell(page="benchmarks.md", section=section, row=row, column=column).read()
+
+
+def _measured(section: str, column: str, *row: str, part: int = 0) -> float:
+    return Cell(page="measured.md", section=section, row=row, column=column, part=part).read()
+
+
+def _gains() -> Iterator[tuple[str, float]]:
+    """From the published results: mean, least and greatest gain of every recipe, and how many persons there are."""
+    rows = [row for row in with_gains(read_results(RESULTS).rows) if row.method == FOCUS]
+    yield "persons", len({row.scan for row in rows})
+    for mean in means(rows):
+        own = [row for row in rows if row.recipe == mean.recipe]
+        psnr = [row.gain_psnr for row in own if row.gain_psnr is not None]
+        yield f"gain.{mean.recipe}.psnr", statistics.fmean(psnr)
+        yield f"gain.{mean.recipe}.least", min(psnr)
+        yield f"gain.{mean.recipe}.most", max(psnr)
+        yield f"gain.{mean.recipe}.ssim", statistics.fmean(r.gain_ssim for r in own if r.gain_ssim is not None)
+
+
+def _comparisons() -> Iterator[tuple[str, float]]:
+    """From the benchmark's page: other methods, lesions, time."""
+    for recipe in RECIPES:
+        methods = ("tv", "detail", FOCUS)
+        gain = {method: _benchmark("Mean over persons", "gain (dB)", recipe, method) for method in methods}
+        yield f"over-tv.{recipe}", gain[FOCUS] - gain["tv"]
+        yield f"detail.{recipe}.change", gain["detail"] - gain[FOCUS]
+        for method in ("zero-fill", "cubic", "detail", FOCUS):
+            for short, column in (("missed", "false negatives"), ("false", "false positives")):
+                yield f"lesions.{recipe}.{method}.{short}", _benchmark("Lesions", column, recipe, method)
+    yield "lesions.count", _benchmark("Lesions", "lesions", "thick5", FOCUS)
+    for method in (FOCUS, "detail", "tv", "cubic"):
+        yield f"time.{method}.s", _benchmark("Quality against time", "time (s)", method)
+        yield f"time.{method}.mib", _benchmark("Quality against time", "peak (MiB)", method)
+
+
+def _others() -> Iterator[tuple[str, float]]:
+    """From the page of everything else that was measured."""
+    for recipe in ("thick5", "low1.5", "iso2"):
+        yield f"interval.{recipe}.inside", 100 * _measured("Uncertainty", "inside the 90 % interval", "mean", recipe)
+        yield f"interval.{recipe}.rank", _measured("Uncertainty", "Spearman", "mean", recipe)
+        yield f"interval.{recipe}.ceiling", _measured("Uncertainty", "ceiling", "mean", recipe)
+        for method in ("cubic", FOCUS):
+            own = method if method == "cubic" else f"embedded {method}"
+            yield f"contrast.{recipe}.{method}", _measured("Synthetic lesions", "contrast recovery", recipe, own)
+        yield f"routing.{recipe}", _measured("Cost of routing", f"{recipe}, dB against dense", "top 2")
+    for recipe in ("thick5", "low1.5"):
+        table = _tables("measured.md", "Samplers of `detail`")
+        samplers = next(islice(table, 0 if recipe == "thick5" else 1, None))
+        chosen = next(line for line in samplers if line[0] == "dpm++2m 3")
+        yield f"detail.{recipe}.power", 100 * float(chosen[samplers[0].index("band")])
+    scans = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
+    column = "inside the 90 % interval"
+    inside = [
+        _measured("Uncertainty", column, scan, recipe) for scan in scans for recipe in ("thick5", "low1.5", "iso2")
+    ]
+    yield from (("interval.least", 100 * min(inside)), ("interval.most", 100 * max(inside)))
+    yield "routing.time", _measured("Cost of routing", "time over one expert's", "top 2")
+    yield "routing.dense-time", _measured("Cost of routing", "time over one expert's", "dense")
+    yield "adapt.thick5.psnr", _measured("Self-supervised fine-tuning", "gain, dB", "mean", "thick5")
+    changes = [_adapted(scan) for scan in scans]
+    yield from (("adapt.thick5.least", min(changes)), ("adapt.thick5.most", max(changes)))
+    for contrast in ("T1w", "T2w", "FLAIR"):
+        for field in ("brain only", "whole head"):
+            row = f"{contrast}, {field}"
+            name = f"gate.{contrast.lower()}.{field.split()[0 if 'brain' in field else 1]}"
+            section = "The gate in any contrast, with skull and without"
+            yield f"{name}.auc", _measured(section, "macro (worst)", row)
+            yield f"{name}.right", 100 * _measured(section, "accuracy", row)
+
+
+def _adapted(scan: str) -> float:
+    """Gain with fine-tuning minus gain without, dB."""
+    before, after = (_measured("Self-supervised fine-tuning", "gain, dB", scan, part=part) for part in (0, 1))
+    return after - before
+
+
+def published() -> dict[str, float]:
+    """Every name and its value, rounded to what the tables hold."""
+    numbers = dict(_gains()) | dict(_comparisons()) | dict(_others())
+    return {name: round(value, 4) for name, value in sorted(numbers.items())}
+
+
+def written(number: str, value: float) -> str:
+    """A value as a number is written: with its decimals, and a sign where it has one."""
+    decimals = len(number.partition(".")[2])
+    sign = "+" if number[0] in "+-" else ""
+    return f"{value:{sign}.{decimals}f}"
+
+
+def filled(text: str, numbers: Mapping[str, float]) -> str:
+    """A page with every reference as the numbers say; ValueError for a name that is unknown."""
+
+    def fill(match: re.Match[str]) -> str:
+        if match["name"] not in numbers:
+            raise ValueError(f"{match[0]!r}: no such number; `python scripts/published_numbers.py --list` prints all")
+        return written(match["number"], numbers[match["name"]]) + match["comment"]
+
+    return REFERENCE.sub(fill, text)
+
+
+def pages() -> list[Path]:
+    """Pages that may hold references."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main() -> None:
+    """Write numbers.json and all references."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="print names and values, and write nothing")
+    args = parser.parse_args()
+    numbers = published()
+    if args.list:
+        print("\n".join(f"{name} {value:g}" for name, value in numbers.items()))
+        return
+    NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    for page in pages():
+        page.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
