@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moediff.cli.options import INPUT, OUTPUT, Command, add_actions, add_command, option
+
 if TYPE_CHECKING:
     from moediff.cli import Commands
     from moediff.cohort.tally import RunStatus
@@ -18,18 +20,19 @@ MOST_NAMES = 10  # of scans under way that are listed
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "cohort", help="look at a run of many scans", description="Look at a run of many scans."
-    )
-    inner = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    status = inner.add_parser(
-        "status",
-        help="what is done, failed and under way",
+    actions = add_actions(commands, "cohort", "look at a run of many scans", "Look at a run of many scans.")
+    status = Command(
+        name="status",
+        summary="what is done, failed and under way",
         description="What is done, failed and under way, how fast, and how long it will take; also after the run.",
+        options={
+            INPUT: (option("folder", type=Path, metavar="DIR", help="output folder of the run, or its work folder"),),
+            OUTPUT: (option("--json", action="store_true", help="print JSON instead of text"),),
+        },
+        examples=("moediff cohort status derivatives/",),
+        call=status_command,
     )
-    status.add_argument("folder", type=Path, metavar="DIR", help="output folder of bids or batch, or its work folder")
-    status.add_argument("--json", action="store_true", help="print it as JSON")
-    status.set_defaults(call=status_command)
+    add_command(actions, status)
 
 
 def status_command(args: argparse.Namespace) -> int:
