@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GENERATED = {
+GENERATED = {  # by commands, or records of what was measured
+    "dependencies.md",
     "benchmarks.md",
     "measured.md",
     "reliability.md",
