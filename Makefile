@@ -44,7 +44,7 @@ help:
 	@echo "make slurm-test        cohorts on Dask and on a real Slurm of this machine (needs root, Debian's slurm-wlm and munge)"
 	@echo "make fuzz SECONDS=600  feed mutated files to the readers"
 	@echo "make audit             known weaknesses of the pinned packages (needs a network)"
-	@echo "make lint              ruff (rules and format) and mypy only"
+	@echo "make lint              ruff (rules and format), mypy and codespell only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
 	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
 	@echo "make gallery           the pictures of README and docs"
@@ -67,6 +67,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md LOG.md SECURITY.md docs src scripts benchmarks examples recipes tests
 
 # The report is tested in a real browser where there is one.
 browser:
