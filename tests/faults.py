@@ -76,4 +76,5 @@ FAULTS: dict[int, tuple[str, str]] = {
     59: ("a standard deviation of few samples", f"{WARNED}, with the coverage to expect"),
     60: ("a file packed twice, an archive, a name too long", "refused (65, 73), saying what it is"),
     61: ("MP2RAGE UNI: air of any value", f"noise read in tissue, {WARNED} with the remedy"),
+    62: ("slices thinner or thicker than they are apart", "recorded; on request in the acquisition model"),
 }

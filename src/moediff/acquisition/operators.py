@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.acquisition.point_spread import PROFILES, WINDOWS, Sampling, Samplings
+from moediff.acquisition.point_spread import NARROWEST, PROFILES, WIDEST, WINDOWS, Sampling, Samplings
 from moediff.acquisition.recipe import AxisRecipe
-from moediff.core.errors import GeometryError
+from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.geometry import axis_positions
 from moediff.core.resample import (
     Positions,
@@ -192,6 +192,27 @@ def assumed_sampling(positions: tuple[Positions, Positions, Positions]) -> Sampl
         return Sampling("truncate" if ratio > NEARLY_ONE else "none")
 
     x, y, z = (one(r) for r in ratios)
+    return x, y, z
+
+
+def with_thickness(sampling: Samplings, spacing_mm: Sequence[float], thickness_mm: float) -> Samplings:
+    """The same with thick slices of a known thickness.
+
+    Raises:
+        ConfigError: no axis is one of thick slices, or they would be far thinner or thicker than they are apart.
+    """
+    axes = [axis for axis in range(3) if sampling[axis].method == "gaussian"]
+    if not axes:
+        raise ConfigError(
+            "--slice-thickness needs slices much thicker than the target's voxels, and no axis has such: leave it out"
+        )
+    width = thickness_mm / spacing_mm[axes[0]]
+    if not NARROWEST <= width <= WIDEST:
+        raise ConfigError(
+            f"--slice-thickness is {thickness_mm:g} mm for slices {spacing_mm[axes[0]]:.4g} mm apart, expected "
+            f"{NARROWEST:g} to {WIDEST:g} times their distance: give the thickness of one slice in mm"
+        )
+    x, y, z = (replace(one, width=width) if axis in axes else one for axis, one in enumerate(sampling))
     return x, y, z
 
 

@@ -48,6 +48,13 @@ def _size_mm(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of mm: name the scan before this option") from None
 
 
+def _thickness(text: str) -> float | str:
+    try:
+        return text if text == "header" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of mm nor the word header") from None
+
+
 OPTIONS = {
     INPUT: (
         option(
@@ -133,6 +140,12 @@ OPTIONS = {
         option("--steps", type=int, default=3, metavar="N", help="network evaluations per sample"),
         option("--sampler", default="dpm-solver++", metavar="NAME", help="dpm-solver++, heun or euler"),
         seed_option("samples and of --adapt"),
+        option(
+            "--slice-thickness",
+            type=_thickness,
+            metavar="MM",
+            help="thickness of thick slices, or header for what the file says (default: their distance)",
+        ),
         option("--no-data-consistency", action="store_true", help="do not correct the result towards the measurement"),
         option("--experts", type=Path, metavar="PATH", help="also write the weight of each expert, 4-D"),
         option(
@@ -258,6 +271,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         data_consistency=not args.no_data_consistency,
         memory_mb=args.mem_mb,
         trust_intensities=args.trust_intensities,
+        slice_thickness=args.slice_thickness,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moediff.acquisition.data_consistency import ConsistencySummary, Discrepancy, discrepancy
+from moediff.acquisition.operators import assumed_sampling, with_thickness
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.geometry import axis_positions
 from moediff.core.statistics import quantile
@@ -11,12 +12,15 @@ from moediff.evaluation.intensity_fit import fit_intensities
 from moediff.inference.grid_plan import move_to_grid, working_grid
 
 
-def _discrepancy(pred: Volume, measured: Volume, *, fit: bool) -> Discrepancy:
+def _discrepancy(pred: Volume, measured: Volume, *, fit: bool, thickness_mm: float | None = None) -> Discrepancy:
     covered = pred
     if axis_positions(measured.grid, pred.grid) is not None:
         # Beyond what was measured nothing is contradicted.
         covered = move_to_grid(pred, working_grid(measured.grid, pred.grid))
-    prepared = prepare(measured, covered.grid, PrepareSettings(kernel="cubic"))
+    sampling = None
+    if thickness_mm is not None and (positions := axis_positions(measured.grid, covered.grid)) is not None:
+        sampling = with_thickness(assumed_sampling(positions), measured.spacing_mm, thickness_mm)
+    prepared = prepare(measured, covered.grid, PrepareSettings(kernel="cubic"), sampling=sampling)
     data_XYZ = prepared.scaling.apply(covered.data_XYZ.float())
     if fit:
         target = prepared.source.data_XYZ
@@ -43,11 +47,15 @@ def consistency(pred: Volume, measured: Volume, *, fit: bool) -> ConsistencySumm
     return _discrepancy(pred, measured, fit=fit).summary()
 
 
-def residual_map(pred: Volume, measured: Volume) -> Volume:
+def residual_map(pred: Volume, measured: Volume, *, thickness_mm: float | None = None) -> Volume:
     """The prediction acquired again minus the measured scan, on the measured scan's grid.
+
+    Args:
+        pred, measured: as in `consistency`.
+        thickness_mm: of thick slices; None takes them to be as thick as they are apart.
 
     Raises:
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan.
     """
-    return _discrepancy(pred, measured, fit=False).residual()
+    return _discrepancy(pred, measured, fit=False, thickness_mm=thickness_mm).residual()

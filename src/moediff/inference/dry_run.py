@@ -53,7 +53,13 @@ def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str
     plan, options = planned.plan, planned.options
     if plan.pass_through:
         return [] if coarser_warnings(plan.source, plan.target) else [PASSED_THROUGH]
-    prepared = prepare(planned.scan.volume, plan.working, settings, correct_slices=options.correct_slice_intensity)
+    prepared = prepare(
+        planned.scan.volume,
+        plan.working,
+        settings,
+        correct_slices=options.correct_slice_intensity,
+        sampling=plan.sampling,
+    )
     return [
         *scan_warnings(prepared),
         *slice_intensity_warnings(prepared, requested=options.correct_slice_intensity),

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.core.errors import DataError
+from moediff.acquisition.operators import assumed_sampling, with_thickness
+from moediff.acquisition.point_spread import Samplings
+from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import (
     FACE_VOX,
     StorageOrder,
@@ -31,7 +33,7 @@ from moediff.core.geometry import (
 from moediff.core.resample import Positions
 from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
-from moediff.inference.options import EnhanceOptions
+from moediff.inference.options import HEADER, EnhanceOptions
 from moediff.io.label_check import kind_of_map, require_intensities
 from moediff.io.nifti.header import MIN_VOXELS
 from moediff.io.scans import LoadedScan
@@ -57,6 +59,7 @@ class GridPlan:
         air: what a scan holds where nothing was measured, raw intensity.
         floor: the least intensity of a result, raw.
         notes: warnings about the scan that planning found.
+        sampling: how the scan's axes were acquired; None takes what the voxel sizes suggest.
     """
 
     source: Grid
@@ -67,6 +70,7 @@ class GridPlan:
     air: float
     floor: float
     notes: tuple[str, ...] = ()
+    sampling: Samplings | None = None
 
     @classmethod
     def between(cls, scan: Volume, stored_target: Grid) -> GridPlan:
@@ -145,6 +149,7 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
     Raises:
         DataError: these are labels, no intensities; the target grid is too large, or lies where the scan measured
             nothing.
+        ConfigError: a slice thickness that the scan cannot have, or does not say.
     """
     notes: tuple[str, ...] = ()
     if not options.trust_intensities:
@@ -152,7 +157,25 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
     elif kind := kind_of_map(scan):
         notes = (f"the scan looks like {kind}; it was enhanced because intensities are trusted",)
     volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
-    return replace(GridPlan.between(volume, target_grid(scan.stored_grid, options)), notes=notes)
+    plan = GridPlan.between(volume, target_grid(scan.stored_grid, options))
+    return replace(plan, notes=notes, sampling=_sampling(scan, plan, options))
+
+
+def _sampling(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Samplings | None:
+    """With slices of the requested thickness; None where it was not requested."""
+    thickness = options.slice_thickness
+    if thickness is None or plan.pass_through:
+        return None
+    if thickness == HEADER:
+        if scan.slices is None:
+            raise ConfigError(
+                "--slice-thickness header: neither the file nor a BIDS sidecar beside it says how thick slices are: "
+                "give the number in mm"
+            )
+        thickness = scan.slices.thickness_mm
+    positions = axis_positions(plan.source, plan.working)
+    assert positions is not None  # the working grid is parallel to the scan
+    return with_thickness(assumed_sampling(positions), plan.source.spacing_mm, float(thickness))
 
 
 def target_grid(stored: Grid, options: EnhanceOptions) -> Grid:

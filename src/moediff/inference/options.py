@@ -21,6 +21,7 @@ BOUNDS = {  # of numbers: what a message calls them, least, most
     "samples": ("samples", 1, 64),
     "memory_mb": ("memory_mb (--mem-mb)", 64, 2**24),
 }
+HEADER = "header"
 MODES = ("faithful", "detail")
 FLIPS = ((), (0, 1, 2), (0,), (1, 2), (1,), (0, 2), (2,), (0, 1))  # axes of test-time augmentation, best first
 T = TypeVar("T")
@@ -64,6 +65,8 @@ class EnhanceOptions:
         single_experts: also run every expert by itself over the whole head (posterior mean; one evaluation each).
         memory_mb: bound on the activations of a tile.
         trust_intensities: enhance also what looks like labels, a mask or a map.
+        slice_thickness: of thick slices, in mm, for the acquisition model; "header" takes what the file says. None:
+            as thick as they are apart.
 
     Raises:
         ConfigError: a value is out of range or two exclude each other.
@@ -89,6 +92,7 @@ class EnhanceOptions:
     single_experts: bool = False
     memory_mb: int = 1600
     trust_intensities: bool = False
+    slice_thickness: float | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("tta", "seed", *BOUNDS):
@@ -101,6 +105,7 @@ class EnhanceOptions:
             _check_grid(self.like)
         if self.voxel_size is not None:
             _check_sizes(self.voxel_size)
+        _check_thickness(self.slice_thickness)
         if self.tta not in (1, 2, 4, 8):
             raise ConfigError(f"tta is {self.tta}, expected 1, 2, 4 or 8: choose one of these")
         if self.tta > 1 and self.mode != "faithful":
@@ -128,6 +133,13 @@ def _check_grid(like: Any) -> None:
     if not isinstance(like, Grid):
         kind = type(like).__name__
         raise ConfigError(f"like is a {kind}, expected a grid: give moediff.load(FILE).stored_grid")
+
+
+def _check_thickness(thickness: Any) -> None:
+    """Refuse what is neither a thickness in mm nor the word for the header's."""
+    number = isinstance(thickness, Real) and 0 < float(thickness) < math.inf
+    if thickness not in (None, HEADER) and not number:
+        raise ConfigError(f"slice thickness is {thickness!r}, expected mm above 0, or {HEADER!r}: give one of these")
 
 
 def _check_sizes(sizes: Any) -> None:

@@ -33,7 +33,7 @@ from moediff.inference.quality_checks import (
     slice_intensity_warnings,
 )
 from moediff.inference.result import Enhanced, lazy_maps
-from moediff.inference.sidecar import Sidecar, SliceIntensity, Timings, Uncertainty, sidecar_for
+from moediff.inference.sidecar import Sidecar, SliceIntensity, SliceRecord, Timings, Uncertainty, sidecar_for
 from moediff.inference.tiling import GateWeights, TileContext, denoise_tiled, encode
 from moediff.io.scans import LoadedScan
 from moediff.model.bundle import Bundle, BundleConfig
@@ -107,7 +107,11 @@ class Session:
         self.model, self.scan, self.plan, self.options, self.progress = model, scan, plan, options, progress
         volume = move_if_it_fits(scan.volume, plan.working, model.device, options.memory_mb)
         self.prepared: Prepared = prepare(
-            volume, plan.working, self.config.prepare, correct_slices=options.correct_slice_intensity
+            volume,
+            plan.working,
+            self.config.prepare,
+            correct_slices=options.correct_slice_intensity,
+            sampling=plan.sampling,
         )
         require_foreground(self.prepared, plan)
         self.prepare_seconds = time.perf_counter() - start
@@ -317,4 +321,5 @@ class Session:
 def planned_sidecar(model: Model, scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Sidecar:
     """The sidecar of a result before anything is measured."""
     where = (str(model.device), str(model.dtype).removeprefix("torch."))
-    return sidecar_for(model.bundle, where, (scan.stored_grid, plan.stored_target), options)
+    sidecar = sidecar_for(model.bundle, where, (scan.stored_grid, plan.stored_target), options)
+    return replace(sidecar, slices=SliceRecord.of(scan.slices, plan))

@@ -22,9 +22,11 @@ from moediff.core.schema import json_schema_text
 from moediff.core.volume import Grid
 from moediff.io.checksum import checksum_of
 from moediff.io.dicom.files import is_dicom_export
+from moediff.io.loaded import SliceGeometry
 from moediff.model.bundle import Bundle
 
 if TYPE_CHECKING:
+    from moediff.inference.grid_plan import GridPlan
     from moediff.inference.options import EnhanceOptions
 
 SOFTWARE = "moediff-sr"
@@ -204,6 +206,35 @@ class SliceIntensity(_Closed):
 
 
 @dataclass(frozen=True)
+class SliceRecord(_Closed):
+    """Slices of the scan: as its file describes them, and as the acquisition model assumes them.
+
+    Args:
+        thickness_mm, distance_mm: as the file says; None where it does not.
+        gap_mm: between slices; negative where they overlap.
+        assumed_thickness_mm: of thick slices in the acquisition model, where it was requested; else they are taken to
+            be as thick as they are apart.
+    """
+
+    thickness_mm: float | None
+    distance_mm: float | None
+    gap_mm: float | None
+    assumed_thickness_mm: float | None
+
+    @classmethod
+    def of(cls, slices: SliceGeometry | None, plan: GridPlan) -> SliceRecord | None:
+        """None where the file says nothing and nothing was requested."""
+        assumed = None
+        for one, spacing_mm in zip(plan.sampling or (), plan.source.spacing_mm, strict=False):
+            if one.method == "gaussian":
+                assumed = round(one.width * spacing_mm, 4)
+        if slices is None:
+            return None if assumed is None else cls(None, None, None, assumed)
+        thickness, distance = round(slices.thickness_mm, 4), round(slices.distance_mm, 4)
+        return cls(thickness, distance, round(distance - thickness, 4), assumed)
+
+
+@dataclass(frozen=True)
 class Timings(_Closed):
     """Wall-clock seconds of preparation and of the network."""
 
@@ -228,6 +259,7 @@ class Sidecar(_Closed):
         settings: what was chosen.
         pass_through: the scan was as fine as its target already, and the network did not run.
         uncertainty: what an uncertainty map holds.
+        slices: where the file says how thick they are, or it was requested.
         slice_intensity: thick slices only.
         data_consistency: the result, acquired again, against the input; None where the network did not run.
         out_of_distribution_score: about 1 for training scans; None where the weights have no statistics to compare.
@@ -247,6 +279,7 @@ class Sidecar(_Closed):
     settings: Settings
     pass_through: bool = False
     uncertainty: Uncertainty
+    slices: SliceRecord | None = None
     slice_intensity: SliceIntensity | None = None
     data_consistency: ConsistencySummary | None = None
     out_of_distribution_score: float | None = None

@@ -29,6 +29,14 @@ class DicomOrigin:
 
 
 @dataclass(frozen=True)
+class SliceGeometry:
+    """Slices as the file describes them, in mm: how thick they are, and how far apart their middles."""
+
+    thickness_mm: float
+    distance_mm: float
+
+
+@dataclass(frozen=True)
 class LoadedScan:
     """A scan in RAS+, the order in which its file stores it, and what the file said about itself.
 
@@ -41,6 +49,7 @@ class LoadedScan:
         stem: name for outputs where the source's own may hold personal data (DICOM); None takes it from the path.
         origin: the DICOM series it came from.
         intent: NIfTI's intent_code, what the values mean; 0 says nothing.
+        slices: of DICOM files, and of NIfTI files with a BIDS sidecar, where they say it.
     """
 
     volume: Volume
@@ -51,6 +60,7 @@ class LoadedScan:
     stem: str | None = None
     origin: DicomOrigin | None = None
     intent: int = 0
+    slices: SliceGeometry | None = None
 
     @property
     def stored(self) -> Volume:

@@ -19,9 +19,11 @@ from moediff.core.errors import ConfigError, DataError, GeometryError, prefix_er
 from moediff.core.geometry import RAS, StorageOrder, canonicalise
 from moediff.core.volume import Grid, Volume
 from moediff.io.atomic import check_free, write_text
+from moediff.io.bids_sidecar import BidsSidecar, read_bids
 from moediff.io.dicom.files import is_dicom_export
+from moediff.io.dicom.image_type import image_type_warnings
 from moediff.io.dicom.reader import load_series
-from moediff.io.loaded import LoadedScan
+from moediff.io.loaded import LoadedScan, SliceGeometry
 from moediff.io.naming import has_two_forms, suffix_of
 from moediff.io.nifti import writer
 from moediff.io.nifti.affine import (
@@ -84,7 +86,17 @@ def load(
         check_plausible(affine, header.shape, notes)
         codes = codes_of_result(header, affine, notes)
         volume, storage = canonicalise(Volume(check_voxels(data_XYZ, notes), torch.from_numpy(affine)))
-        return LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent)
+        bids = read_bids(path)
+        notes += image_type_warnings([bids.image_type])
+        slices = _slices(bids, volume)
+        return LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent, slices=slices)
+
+
+def _slices(bids: BidsSidecar, volume: Volume) -> SliceGeometry | None:
+    """Slices as a BIDS sidecar describes them; they are stacked along the coarsest axis."""
+    if bids.thickness_mm is None:
+        return None
+    return SliceGeometry(bids.thickness_mm, bids.distance_mm or max(volume.spacing_mm))
 
 
 def from_nibabel(image: Any) -> LoadedScan:

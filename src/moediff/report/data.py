@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.errors import DataError, GeometryError, MoeDiffError, prefix_errors, printable
+from moediff.core.errors import ConfigError, DataError, GeometryError, MoeDiffError, prefix_errors, printable
 from moediff.core.geometry import StorageOrder, field_of_view_mask, resample
 from moediff.core.schema import record_from
 from moediff.core.volume import Grid, Volume
@@ -185,7 +185,7 @@ def from_files(files: ReportFiles) -> ReportScans:
         gate_XYZE=gate_XYZE,
         changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
-        residual=None if source is None else _residual(enhanced, source.volume),
+        residual=None if source is None else _residual(enhanced, source.volume, _assumed_thickness(record)),
         lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None,
         defaced=files.defaced,
     )
@@ -242,10 +242,17 @@ def _changed(differences_XYZN: Tensor) -> Tensor:
     return differences_XYZN[..., count // 2 :]
 
 
-def _residual(enhanced: Volume, source: Volume) -> Volume | None:
+def _assumed_thickness(record: dict[str, Any]) -> float | None:
+    """Of slices, where the user gave it."""
+    slices = record.get("slices")
+    thickness = slices.get("assumed_thickness_mm") if isinstance(slices, dict) else None
+    return float(thickness) if isinstance(thickness, int | float) else None
+
+
+def _residual(enhanced: Volume, source: Volume, thickness_mm: float | None) -> Volume | None:
     """None where the two grids are oblique to each other or no head is found: there it cannot be computed."""
-    with suppress(GeometryError, DataError):
-        return residual_map(enhanced, source)
+    with suppress(GeometryError, DataError, ConfigError):
+        return residual_map(enhanced, source, thickness_mm=thickness_mm)
     return None
 
 

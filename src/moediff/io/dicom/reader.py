@@ -21,7 +21,7 @@ from moediff.io.dicom.geometry import STEP_TOLERANCE, Stack
 from moediff.io.dicom.image_type import image_type_warnings
 from moediff.io.dicom.series import Series, choose_series, find_series
 from moediff.io.dicom.tags import DicomImage, open_dataset, require_pydicom, silence_pydicom
-from moediff.io.loaded import DicomOrigin, LoadedScan
+from moediff.io.loaded import DicomOrigin, LoadedScan, SliceGeometry
 from moediff.io.nifti.affine import check_plausible
 from moediff.io.nifti.header import SLOPE_RANGE, select_volume
 from moediff.io.voxels import check_voxels
@@ -55,7 +55,7 @@ def load_series(path: Path, series: str | None = None) -> LoadedScan:
         data_XYZ = check_voxels(_voxels(files, stack, notes), notes)
     volume, storage = canonicalise(Volume(data_XYZ, torch.from_numpy(stack.affine)))
     stem = f"series-{chosen.label}_{stack.images[0].modality}"
-    return LoadedScan(volume, storage, path, SCANNER_CODES, tuple(notes), stem, _origin(stack))
+    return LoadedScan(volume, storage, path, SCANNER_CODES, tuple(notes), stem, _origin(stack), slices=_slices(stack))
 
 
 def read_back(folder: Path) -> Volume:
@@ -68,6 +68,13 @@ def read_back(folder: Path) -> Volume:
         stack = choose_series(find_series(files), None).stack
         assert stack is not None
         return Volume(_voxels(files, stack, []), torch.from_numpy(stack.affine))
+
+
+def _slices(stack: Stack) -> SliceGeometry | None:
+    thick = [image.thickness_mm for image in stack.images if image.thickness_mm]
+    if not thick or min(thick) <= 0:
+        return None
+    return SliceGeometry(float(np.median(thick)), float(np.linalg.norm(stack.affine[:3, 2])))
 
 
 def _origin(stack: Stack) -> DicomOrigin:

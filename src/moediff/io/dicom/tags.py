@@ -33,6 +33,7 @@ IMAGE_TAGS = (
     "EffectiveEchoTime",
     "ImagesInAcquisition",
     "SpacingBetweenSlices",
+    "SliceThickness",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
@@ -65,6 +66,7 @@ GROUPS = {  # the sequence in which an enhanced multi-frame file stores what oth
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "PixelSpacing": "PixelMeasuresSequence",
     "SpacingBetweenSlices": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
     "EchoTime": "MREchoSequence",
@@ -128,6 +130,7 @@ class DicomImage:
     echo_ms: float | None
     padding: tuple[int, int] | None
     declared_step_mm: float | None
+    thickness_mm: float | None
     declared_count: int | None
 
 
@@ -237,6 +240,7 @@ def _image(file: int, index: int, datasets: tuple[Any, ...]) -> DicomImage:
         echo_ms=next((ms for ms in (_number(datasets, name) for name in ECHO_TIMES) if ms is not None), None),
         padding=_padding(header),
         declared_step_mm=_number(datasets, "SpacingBetweenSlices"),
+        thickness_mm=_number(datasets, "SliceThickness"),
         declared_count=_integer(header, "ImagesInAcquisition"),
     )
 
