@@ -24,7 +24,7 @@ UNIFORM   ?=
 METHODS   := linear cubic lanczos zero-fill tv $(if $(UNIFORM),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default gpu lint wheel-test package containers-lint docs gallery constraints clean
+.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default gpu lint wheel-test package containers-lint docs gallery numbers constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -50,6 +50,7 @@ help:
 	@echo "make containers-lint   Dockerfile by hadolint (needs a network)"
 	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
 	@echo "make gallery           the pictures of README and docs"
+	@echo "make numbers           numbers that pages repeat, from the tables they are taken from"
 	@echo "make constraints       write the present versions to constraints.txt, with hashes to constraints.lock"
 	@echo "make clean             remove the environment, caches and builds"
 
@@ -148,6 +149,10 @@ docs: .venv-docs/.installed
 
 gallery: $(STAMP)
 	$(BIN)/python scripts/gallery.py
+	$(BIN)/python scripts/doc_figures.py
+
+numbers: $(STAMP)
+	$(BIN)/python scripts/published_numbers.py
 
 constraints: $(STAMP)
 	grep '^#' constraints.txt > constraints.new

@@ -148,3 +148,22 @@ def test_every_key_of_a_recipe_is_in_the_reference(load_script):
     assert {key.name for key in script.keys("TrainConfig")} == known
     assert f"| `learning_rate` | `{TrainConfig(out='x').learning_rate}` |" in text
     assert "| `normalise_expert_loss` | `false` |" in text
+
+
+def test_the_citation_file_is_valid():
+    """By cffconvert, against the schema of the format; its version is the program's."""
+    Citation = pytest.importorskip("cffconvert").Citation
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    Citation(text).validate()
+    assert f"version: {moediff.__version__}\n" in text
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda f: f.stem)
+def test_forms_of_issues_ask_for_no_scans(form):
+    yaml = pytest.importorskip("yaml")
+    content = yaml.safe_load(form.read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= set(content)
+    ids = [part["id"] for part in content["body"] if "id" in part]
+    assert ids and len(set(ids)) == len(ids)
+    if form.stem != "idea":
+        assert "Do not attach scans" in form.read_text(encoding="utf-8")
