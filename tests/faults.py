@@ -24,7 +24,7 @@ FAULTS: dict[int, tuple[str, str]] = {
     13: ("0 or 8 dimensions", REFUSED),
     14: ("unknown datatype", REFUSED),
     15: ("bitpix contradicts the datatype", WARNED),
-    16: ("vox_offset NaN, huge, or inside the header", REFUSED),
+    16: ("vox_offset NaN, huge, or inside the header", f"{REFUSED}; 0 counts as not set"),
     17: ("bad magic", REFUSED),
     18: ("slope 0, NaN or infinite", "taken as 1, recorded"),
     19: ("slope or intercept beyond any scan", REFUSED),
@@ -77,4 +77,5 @@ FAULTS: dict[int, tuple[str, str]] = {
     60: ("a file packed twice, an archive, a name too long", "refused (65, 73), saying what it is"),
     61: ("MP2RAGE UNI: air of any value", f"noise read in tissue, {WARNED} with the remedy"),
     62: ("slices thinner or thicker than they are apart", "recorded; on request in the acquisition model"),
+    63: ("public bug reports of other tools, rebuilt as small inputs", "a defined answer for each"),
 }

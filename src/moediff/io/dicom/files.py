@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 
 from moediff.core.errors import DataError, InputMissing
 from moediff.io.missing import FETCH, is_dangling, why_missing
+from moediff.io.naming import suffix_of
 
 SUFFIXES = (".dcm", ".ima")
 PREAMBLE_BYTES = 128
@@ -45,8 +46,19 @@ class DicomFile:
 
 
 def is_dicom_export(path: Path) -> bool:
-    """Folders, zip archives and .dcm or .ima files are read as DICOM."""
-    return os.path.isdir(path) or path.suffix.lower() in (".zip", *SUFFIXES)
+    """Folders, zip archives, .dcm or .ima files, and files of no scan's name that begin like DICOM."""
+    return os.path.isdir(path) or path.suffix.lower() in (".zip", *SUFFIXES) or _begins_like_dicom(path)
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    """Whether a file whose name says nothing of its kind, as scanners name them, is DICOM by its first bytes."""
+    try:
+        if suffix_of(path) is not None or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(PREAMBLE_BYTES + len(MAGIC))[PREAMBLE_BYTES:] == MAGIC
+    except (OSError, ValueError):  # not there, not ours to read, or a null byte in its name
+        return False
 
 
 @contextmanager

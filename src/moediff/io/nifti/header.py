@@ -206,7 +206,7 @@ def _parse(raw: bytes, notes: list[str], *, pair: bool) -> Header:
     return Header(
         shape=_check_dim([int(n) for n in field["dim"]]),
         dtype=_check_datatype(int(field["datatype"]), int(field["bitpix"]), layout["sizeof_hdr"].byteorder, notes),
-        offset=_check_offset(float(field["vox_offset"]), 0 if pair else len(raw)),
+        offset=_check_offset(float(field["vox_offset"]), b"" if pair else raw, notes),
         slope=slope,
         inter=inter,
         intent=int(field["intent_code"]),
@@ -272,7 +272,11 @@ def _check_datatype(code: int, bitpix: int, order: str, notes: list[str]) -> np.
     return dtype
 
 
-def _check_offset(offset: float, first: int) -> int:
+def _check_offset(offset: float, raw: bytes, notes: list[str]) -> int:
+    first = len(raw)
+    if offset == 0 < first and raw[-EXTENDER_BYTES] == 0:  # no extension that would lie between
+        notes.append(f"vox_offset is not set (0); the voxels were taken to begin after the header, at {first}")
+        return first
     if not math.isfinite(offset) or offset != int(offset) or not first <= offset <= MAX_OFFSET:
         raise DataError(f"vox_offset {offset:g} is impossible, expected about {first}: convert the scan again")
     return int(offset)

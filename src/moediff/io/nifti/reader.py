@@ -39,6 +39,14 @@ from moediff.io.voxels import decode
 DEFLATE_RATIO = 1032  # deflate cannot pack more than this many bytes into one
 SURPLUS_BYTES = 1 << 24  # unpacked bytes after the voxels that are ignored rather than called a gzip bomb
 
+OTHER_KINDS = {  # suffix -> what to do with such a file
+    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "convert it first, for instance with SimpleITK or 3D Slicer"),
+    **dict.fromkeys((".par", ".rec"), "convert it first; dcm2niix reads Philips PAR/REC"),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".h5"), "an array lacks voxel sizes, save it as NIfTI with its affine"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff"), "a picture is no scan, name the scan it was made from"),
+    ".mnc": "convert it first; mnc2nii reads MINC",
+    ".gii": "a surface is no scan, name the scan it was made from",
+}
 PACKED = {  # names that are often given for a scan: what they are, and the remedy
     **dict.fromkeys(
         (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".7z", ".rar"),
@@ -119,8 +127,9 @@ def _format_of(path: Path) -> Format:
         for end, remedy in PACKED.items():
             if path.name.lower().endswith(end):
                 raise DataError(f"expected a scan, found {remedy}")
+        remedy = OTHER_KINDS.get(path.suffix.lower(), "convert it first")
         raise DataError(
-            "unsupported kind of file; supported are .nii, .nii.gz, .mgz, .mgh and .hdr with .img: convert it first"
+            f"unsupported kind of file; supported are .nii, .nii.gz, .mgz, .mgh and .hdr with .img: {remedy}"
         )
     return FORMATS[suffix]
 
