@@ -113,6 +113,8 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 COMMANDS = {parser.prog: parser for parser in parsers(build_parser())}
 ORDER = (INPUT, OUTPUT, "own", QUALITY, SPEED, EXPERT, "help")
 OWN_GROUPS = {
+    "moediff bids": ["running", "cluster (--runner slurm, pbs or lsf)"],
+    "moediff batch": ["running", "cluster (--runner slurm, pbs or lsf)"],
     "moediff benchmark": ["methods"],
     "moediff degrade": ["simulation"],
     "moediff study plan": ["sizes", "what is expected"],

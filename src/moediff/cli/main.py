@@ -13,7 +13,21 @@ from functools import partial
 from typing import Any
 
 from moediff._version import RESEARCH_ONLY, __version__
-from moediff.cli import adapt, benchmark, bundle, cohort, degrade, dicom, enhance, evaluate, report, study, train
+from moediff.cli import (
+    adapt,
+    batch,
+    benchmark,
+    bids,
+    bundle,
+    cohort,
+    degrade,
+    dicom,
+    enhance,
+    evaluate,
+    report,
+    study,
+    train,
+)
 from moediff.cli.options import DEBUG, HelpFormatter, with_present_names
 from moediff.core import signals
 from moediff.core.errors import InputMissing, MoeDiffWarning, OutputFailed
@@ -34,7 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for command in (enhance, adapt, cohort, report, evaluate, benchmark, study, degrade, dicom, train, bundle):
+    for command in (
+        enhance,
+        bids,
+        batch,
+        cohort,
+        adapt,
+        report,
+        evaluate,
+        benchmark,
+        study,
+        degrade,
+        dicom,
+        train,
+        bundle,
+    ):
         command.add(commands)
     group = parser.add_argument_group("help")
     group.add_argument("-h", "--help", action="help", help="show this text")
@@ -50,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a file name the terminal cannot show is no reason to fail
     words, notes = with_present_names(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
+    args.words = words
     if not getattr(args, "quiet", False):
         for note in notes:
             _print_line(f"moediff: warning: {note}")

@@ -6,12 +6,22 @@ import os
 from pathlib import Path
 
 FETCH = "fetch its content, for DataLad or git-annex with `datalad get`"
+POINTER = b"/annex/objects/"  # how the text of an unlocked file of git-annex begins
 APPLE_DOUBLE = (b"\0\5\x16\7", b"\0\5\x16\0")  # RFC 1740; macOS writes ._NAME beside NAME
 
 
 def is_dangling(path: Path) -> bool:
     """Whether this is a link whose target is not there, or leads back to itself."""
     return path.is_symlink() and not os.path.exists(path)
+
+
+def is_annex_pointer(path: Path) -> bool:
+    """Whether a file holds only the text that git-annex keeps in place of content that was never fetched."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
 
 
 def why_missing(path: Path, what: str = "file") -> str:

@@ -118,11 +118,17 @@ def cohort_entry(scans: ReportScans, page: Path) -> Entry:
     squares = [_square(layers.scans[0], plane, layers.centre[PLANES[plane][2]]) for plane in PLANES]
     recorded = scans.record.get("warnings")
     warnings = tuple(one_line(w) for w in recorded) if isinstance(recorded, list) else ()
-    numbers = {key: _field(scans.record, part, field, scale) for key, _, part, field, scale in COLUMNS}
-    timings = scans.record.get("timings")
-    seconds = [number(s) or 0.0 for s in timings.values()] if isinstance(timings, dict) else []
-    numbers |= {"warnings": float(len(warnings)), "time": sum(seconds) if seconds else None}
+    numbers = numbers_of(scans.record)
     return Entry(one_line(scans.name), page, data_uri(png(np.hstack(squares)), "image/png"), numbers, warnings)
+
+
+def numbers_of(record: dict[str, Any]) -> dict[str, float | None]:
+    """Column key -> value of a sidecar; None where it lacks it."""
+    numbers = {key: _field(record, part, field, scale) for key, _, part, field, scale in COLUMNS}
+    timings, warnings = record.get("timings"), record.get("warnings")
+    seconds = [number(s) or 0.0 for s in timings.values()] if isinstance(timings, dict) else []
+    count = float(len(warnings)) if isinstance(warnings, list) else 0.0
+    return {**numbers, "warnings": count, "time": sum(seconds) if seconds else None}
 
 
 def _field(record: dict[str, Any], part: str, field: str, scale: float) -> float | None:

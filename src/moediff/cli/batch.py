@@ -1,0 +1,102 @@
+"""`moediff batch`: many scans that are in no BIDS dataset."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moediff._version import RESEARCH_ONLY
+from moediff.cli import cohort_options as shared
+from moediff.cli.cohort_run import Cohort, run_cohort
+from moediff.cli.options import EXPERT, INPUT, OUTPUT, QUALITY, SPEED, Command, add_command, option
+from moediff.core.memory import tune_allocator
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+    from moediff.cohort.batch_inputs import BatchScan
+    from moediff.cohort.tasks import Task
+
+OPTIONS = {
+    INPUT: (
+        option("inputs", nargs="*", metavar="INPUT", help="scan, folder of scans, DICOM folder, or quoted pattern"),
+        option("--list", type=Path, action="append", default=[], metavar="FILE", help="file with an input a line"),
+        option("--series", metavar="N", help="which DICOM series of each folder, by number or UID"),
+        *shared.READING,
+    ),
+    OUTPUT: (
+        option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; folders stay as they are"),
+        *shared.GRID,
+        *shared.MAPS,
+        *shared.PAGES,
+    ),
+    **shared.RUNNING,
+    QUALITY: shared.QUALITY,
+    SPEED: shared.speed_options(),
+    EXPERT: shared.EXPERT,
+}
+EXAMPLES = (
+    "moediff batch scans/ -o enhanced/                      # every scan in the folder and below",
+    'moediff batch "scans/*/flair*.nii.gz" -o enhanced/ --dry-run',
+    "moediff batch --list scans.txt -o enhanced/ --nprocs 2 --nthreads 2",
+)
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    add_command(
+        commands,
+        Command(
+            name="batch",
+            summary="super-resolve many scans",
+            description=f"Super-resolve many scans that are in no BIDS dataset. {RESEARCH_ONLY}",
+            options=OPTIONS,
+            examples=EXAMPLES,
+            call=batch_command,
+        ),
+    )
+
+
+def batch_command(args: argparse.Namespace) -> int:
+    """Check everything, enhance what is not done, and write the pages."""
+    from moediff.cohort.batch_inputs import find_inputs
+    from moediff.cohort.bids_dataset import LOGS
+    from moediff.cohort.results import batch_results
+    from moediff.cohort.work import make_folder
+
+    tune_allocator()
+    logs = args.work_dir or args.output / LOGS
+    again = shlex.join(["moediff", *shared.without_option(args.words, "--redo")])  # what is done is passed over
+    cohort = Cohort(
+        out=args.output,
+        logs=logs,
+        tasks=_tasks(find_inputs(args.inputs, args.list, args.output), args),
+        results=lambda: batch_results(args.output),
+        prepare=lambda: make_folder(args.output),
+        again=lambda summary: again,
+    )
+    return run_cohort(cohort, args)
+
+
+def _tasks(scans: list[BatchScan], args: argparse.Namespace) -> list[Task]:
+    from moediff.cohort.batch_placement import BatchPlacement
+    from moediff.cohort.tasks import Task
+    from moediff.cohort.work import ScanSpec, task_name
+
+    model, options, maps = shared.model_choice(args), shared.enhance_options(args), shared.maps_wanted(args)
+    return [
+        Task(
+            task_name(str(scan.relative)),
+            ScanSpec(
+                source=scan.source,
+                placement=BatchPlacement(scan, args.output, maps, args.viewer),
+                model=model,
+                options=options,
+                reading=shared.reading(args, args.series),
+                maps=maps,
+                redo=args.redo,
+            ),
+        )
+        for scan in scans
+    ]

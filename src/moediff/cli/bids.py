@@ -1,0 +1,155 @@
+"""`moediff bids`: a whole BIDS dataset, with the command line of BIDS Apps."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moediff._version import RESEARCH_ONLY
+from moediff.cli import cohort_options as shared
+from moediff.cli.cohort_run import Cohort, run_cohort, write_pages
+from moediff.cli.options import EXPERT, INPUT, OUTPUT, QUALITY, SPEED, Command, add_command, option
+from moediff.core.memory import tune_allocator
+
+if TYPE_CHECKING:
+    from moediff.cli import Commands
+    from moediff.cohort.bids_index import Index, Selection
+    from moediff.cohort.tasks import Summary, Task
+
+LEVELS = ("participant", "group")
+OPTIONS = {
+    INPUT: (
+        option("bids_dir", type=Path, metavar="BIDS_DIR", help="root folder of a BIDS dataset"),
+        option("out_dir", type=Path, metavar="OUT_DIR", help="folder of the results, a BIDS derivative"),
+        option("level", choices=LEVELS, help="participant: enhance scans; group: renew the pages of all results"),
+        option("--participant-label", nargs="+", default=[], metavar="LABEL", help="only these, with or without sub-"),
+        option("--session-label", nargs="+", default=[], metavar="LABEL", help="only these, with or without ses-"),
+        option(
+            "--suffix",
+            nargs="+",
+            default=["T1w", "T2w", "FLAIR"],
+            metavar="SUFFIX",
+            help="contrasts, by the last part of the name (default: T1w T2w FLAIR)",
+        ),
+        option("--bids-filter-file", type=Path, metavar="JSON", help="only scans with these entities, as in fMRIPrep"),
+        option("--skip-bids-validation", action="store_true", help="do without a valid dataset_description.json"),
+        *shared.READING,
+    ),
+    OUTPUT: (*shared.GRID, *shared.MAPS, *shared.PAGES),
+    **shared.RUNNING,
+    QUALITY: shared.QUALITY,
+    SPEED: shared.speed_options(),
+    EXPERT: shared.EXPERT,
+}
+EXAMPLES = (
+    "moediff bids study/ study/derivatives/moediff participant",
+    "moediff bids study/ out/ participant --participant-label 01 02 --suffix FLAIR",
+    "moediff bids study/ out/ participant --dry-run         # what would be done, and what is done already",
+    "moediff bids study/ out/ participant --runner slurm --nprocs 50 --partition short --nthreads 4 --mem-mb 6000",
+    "moediff bids study/ out/ group                         # the pages of all results",
+)
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    add_command(
+        commands,
+        Command(
+            name="bids",
+            summary="super-resolve a BIDS dataset",
+            description=f"Super-resolve the scans of a BIDS dataset into a BIDS derivative. {RESEARCH_ONLY}",
+            options=OPTIONS,
+            examples=EXAMPLES,
+            call=bids_command,
+        ),
+    )
+
+
+def bids_command(args: argparse.Namespace) -> int:
+    """Check everything, enhance what is not done, and write the pages."""
+    from moediff.cohort.bids_dataset import LOGS, check_apart, open_dataset, read_description
+    from moediff.cohort.bids_index import index_dataset
+    from moediff.cohort.results import bids_results
+    from moediff.core.errors import InputMissing, printable
+
+    tune_allocator()
+    root, out = args.bids_dir, args.out_dir
+    logs = args.work_dir or out / LOGS
+    if args.level == "group":
+        if not out.is_dir():
+            raise InputMissing(f"{printable(out)}: no such folder: enhance scans first (participant)")
+        write_pages(out, logs, bids_results(out), quiet=args.quiet)
+        return 0
+    check_apart(root, out)
+    source = {} if args.skip_bids_validation else read_description(root)
+    index = index_dataset(root, _selection(args))
+    _say_index(index, args)
+    cohort = Cohort(
+        out=out,
+        logs=logs,
+        tasks=_tasks(index, args),
+        results=lambda: bids_results(out),
+        prepare=lambda: open_dataset(out, root, source),
+        again=lambda summary: _again(summary, args),
+    )
+    return run_cohort(cohort, args)
+
+
+def _selection(args: argparse.Namespace) -> Selection:
+    from moediff.cohort.bids_filters import read_filters
+    from moediff.cohort.bids_index import Selection
+
+    return Selection(
+        participants=tuple(args.participant_label),
+        sessions=tuple(args.session_label),
+        suffixes=tuple(args.suffix),
+        filters=read_filters(args.bids_filter_file) if args.bids_filter_file else (),
+    )
+
+
+def _tasks(index: Index, args: argparse.Namespace) -> list[Task]:
+    from moediff.cohort.bids_names import source_key
+    from moediff.cohort.bids_placement import BidsPlacement
+    from moediff.cohort.tasks import Task
+    from moediff.cohort.work import ScanSpec, task_name
+
+    model, options, maps = shared.model_choice(args), shared.enhance_options(args), shared.maps_wanted(args)
+    specs = (
+        ScanSpec(
+            source=scan.path,
+            placement=BidsPlacement(scan, args.out_dir, maps, args.viewer),
+            model=model,
+            options=options,
+            reading=shared.reading(args),
+            maps=maps,
+            redo=args.redo,
+        )
+        for scan in index.scans
+    )
+    return [Task(task_name(str(source_key(scan.name))), spec) for scan, spec in zip(index.scans, specs, strict=True)]
+
+
+def _say_index(index: Index, args: argparse.Namespace) -> None:
+    """What is left out, and why."""
+    if args.quiet:
+        return
+    missing = sum(not scan.fetched for scan in index.scans)
+    dicom = f"; sub-{', sub-'.join(index.dicom[:5])} with DICOM files: convert them first" if index.dicom else ""
+    lines = [
+        (len(index.without), f"participants without a matching scan: sub-{', sub-'.join(index.without[:5])}{dicom}"),
+        (index.ignored, "scans left out by .bidsignore"),
+        (missing, "scans not fetched (links without content): get them with `datalad get`; the others go on"),
+    ]
+    for count, text in lines:
+        if count:
+            print(f"moediff: {count} {text}", file=sys.stderr)
+
+
+def _again(summary: Summary, args: argparse.Namespace) -> str:
+    """The command that repeats the participants with failures; their scans that are done are passed over."""
+    labels = sorted({failure.name.partition("_")[0].removeprefix("sub-") for failure in summary.failures})
+    words = shared.without_option(args.words, "--participant-label", "--redo")
+    return shlex.join(["moediff", *words, "--participant-label", *labels])

@@ -1,0 +1,151 @@
+"""Options of the commands that take many scans: those of `enhance` that make sense there, and how tasks are run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moediff.cli import enhance
+from moediff.cli.options import Option, OptionTable, option
+
+if TYPE_CHECKING:
+    from moediff.cohort.tasks import RunnerOptions
+    from moediff.cohort.work import ModelChoice, Reading
+    from moediff.inference.options import EnhanceOptions
+
+RUNNERS = ("processes", "serial", "dask", "slurm", "pbs", "lsf")
+
+
+def _of_enhance(group: str, *names: str) -> tuple[Option, ...]:
+    """Rows of `enhance`, as they are declared there."""
+    rows = [row for row in enhance.OPTIONS[group] if isinstance(row, Option)]
+    return tuple(row for name in names for row in rows if name in row.names)
+
+
+READING = _of_enhance("input", "--trust", "--volume", "--trust-intensities")
+GRID = _of_enhance("output", "--voxel-size", "--like")
+MAPS = (
+    option("--uncertainty", action="store_true", help="also write the standard deviation of every voxel"),
+    option("--experts", action="store_true", help="also write the weight of each expert, 4-D"),
+    option("--mask", action="store_true", help="also write where the network worked"),
+)
+PAGES = (
+    option("--viewer", action="store_true", help="also write an interactive page for every scan (up to 8 MB each)"),
+    option("--no-pages", action="store_true", help="write no pages; `group` writes them later"),
+)
+QUALITY = _of_enhance("quality", "--mode", "--tta", "--correct-slice-intensity")
+EXPERT = _of_enhance("expert", "--bundle", "--samples", "--steps", "--sampler", "--seed", "--no-data-consistency")
+RUNNING: OptionTable = {
+    "running": (
+        option(
+            "-w",
+            "--work-dir",
+            type=Path,
+            metavar="FOLDER",
+            help="journal and a log for each scan (default: logs in the output folder)",
+        ),
+        option("--nprocs", type=int, metavar="N", help="scans at once (default: as cores and memory allow)"),
+        option("--nthreads", type=int, metavar="N", help="threads of each (default: the cores are shared out)"),
+        option("--mem-mb", type=int, metavar="MB", help="memory for all together (default: what is free)"),
+        option("--runner", default="processes", choices=RUNNERS, help="where scans are enhanced"),
+        option("--retries", type=int, default=2, metavar="N", help="how often a temporary fault is tried again"),
+        option("--stop-on-first-crash", action="store_true", help="start no further scan after the first failure"),
+        option("--redo", action="store_true", help="enhance again what is done already"),
+        option("--dry-run", action="store_true", help="list scans, results and what is done already, and stop"),
+        option("-q", "--quiet", action="store_true", help="print no progress"),
+    ),
+    "cluster (--runner slurm, pbs or lsf)": (
+        option("--partition", metavar="NAME", help="queue or partition"),
+        option("--account", metavar="NAME", help="account or project"),
+        option("--walltime", default="04:00:00", metavar="HH:MM:SS", help="longest time of one job"),
+        option("--job-line", action="append", default=[], metavar="LINE", help="further line for the job script"),
+        option("--job-setup", action="append", default=[], metavar="LINE", help="shell line before the worker starts"),
+        option("--interface", metavar="NAME", help="network interface of the nodes, such as ib0"),
+    ),
+}
+
+
+def speed_options() -> tuple[Option, ...]:
+    """Device and precision."""
+    return _of_enhance("speed", "--device", "--dtype")
+
+
+def enhance_options(args: argparse.Namespace) -> EnhanceOptions:
+    """What every scan of the cohort is enhanced with."""
+    from moediff.inference.options import EnhanceOptions
+    from moediff.io.scans import grid_from_file
+
+    return EnhanceOptions(
+        voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
+        like=grid_from_file(args.like) if args.like else None,
+        mode=args.mode,
+        tta=args.tta,
+        sampler=args.sampler,
+        steps=args.steps,
+        samples=args.samples,
+        seed=args.seed,
+        correct_slice_intensity=args.correct_slice_intensity,
+        data_consistency=not args.no_data_consistency,
+        trust_intensities=args.trust_intensities,
+    )
+
+
+def model_choice(args: argparse.Namespace) -> ModelChoice:
+    """The weights, checked before any work."""
+    from moediff.cohort.work import ModelChoice
+    from moediff.core.errors import prefix_errors
+
+    with prefix_errors(args.bundle or "embedded weights"):
+        return ModelChoice.of(args.bundle, device=args.device, dtype=args.dtype)
+
+
+def reading(args: argparse.Namespace, series: str | None = None) -> Reading:
+    """How scans are read."""
+    from moediff.cohort.work import Reading
+
+    return Reading(trust=args.trust, index=args.volume, series=series)
+
+
+def maps_wanted(args: argparse.Namespace) -> tuple[str, ...]:
+    """Names of the maps that are written too."""
+    from moediff.cohort.work import MAPS as KNOWN
+
+    return tuple(name for name in KNOWN if getattr(args, name))
+
+
+def runner_options(args: argparse.Namespace, folder: Path) -> RunnerOptions:
+    """Where and how tasks run."""
+    from moediff.cohort.tasks import QueueOptions, RunnerOptions
+
+    queue = QueueOptions(
+        partition=args.partition,
+        account=args.account,
+        walltime=args.walltime,
+        directives=tuple(args.job_line),
+        setup=tuple(args.job_setup),
+        interface=args.interface,
+    )
+    return RunnerOptions(
+        folder=folder,
+        runner=args.runner,
+        processes=args.nprocs,
+        threads=args.nthreads,
+        memory_mb=args.mem_mb,
+        retries=args.retries,
+        stop_on_first_failure=args.stop_on_first_crash,
+        quiet=args.quiet,
+        queue=queue,
+    )
+
+
+def without_option(words: Sequence[str], *names: str) -> list[str]:
+    """A command line less some options that take any number of values."""
+    result, dropping = [], False
+    for word in words:
+        if word.startswith("-"):
+            dropping = word.partition("=")[0] in names
+        if not dropping:
+            result.append(word)
+    return result

@@ -1,0 +1,76 @@
+"""Running a cohort from the command line: dry run, tasks, pages, and the summary that ends it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moediff._version import RESEARCH_ONLY
+from moediff.cli.cohort_options import runner_options
+
+if TYPE_CHECKING:
+    from moediff.cohort.results import Result
+    from moediff.cohort.tasks import Summary, Task
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a command runs.
+
+    Args:
+        out: folder of the results.
+        logs: folder of journal and logs.
+        tasks: one a scan.
+        results: lists what is in the output folder, for the pages.
+        prepare: makes the output folder, once it is certain that something is run.
+        again: the command that repeats what failed.
+    """
+
+    out: Path
+    logs: Path
+    tasks: Sequence[Task]
+    results: Callable[[], Iterable[Result]]
+    prepare: Callable[[], None]
+    again: Callable[[Summary], str]
+
+
+def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
+    """Run what is not done, write the pages, and say what became of it; returns the exit code."""
+    from moediff.cohort.runner import run_tasks
+    from moediff.cohort.summary_text import describe
+    from moediff.cohort.work import enhance_task
+
+    if args.dry_run:
+        return _dry_run(cohort.tasks)
+    cohort.prepare()
+    summary = run_tasks(cohort.tasks, enhance_task, runner_options(args, cohort.logs))
+    if not args.no_pages:
+        write_pages(cohort.out, cohort.logs, cohort.results(), quiet=args.quiet)
+    if summary.failures:
+        print(describe(summary, cohort.again(summary)), file=sys.stderr)
+    if not args.quiet:
+        print(RESEARCH_ONLY)
+    return summary.exit_code
+
+
+def _dry_run(tasks: Sequence[Task]) -> int:
+    from moediff.cohort.plan import planned_line
+
+    for task in tasks:
+        print(planned_line(task))
+    return 0
+
+
+def write_pages(out: Path, logs: Path, results: Iterable[Result], *, quiet: bool) -> None:
+    """Renew the pages, and say how many."""
+    from moediff.cohort import pages
+    from moediff.cohort.results import failed_scans
+    from moediff.core.errors import printable
+
+    written = pages.write_pages(out, results, failed_scans(logs))
+    if not quiet:
+        print(f"{printable(written.index)}: {written.scans} scans, {written.pages} pages, {written.renewed} drawn anew")

@@ -1,0 +1,303 @@
+"""Work of one task: one scan, from the input's file to its result and its pictures, unless that is there already.
+
+Done means: a sidecar of this scan names the checksums of the input, of the weights and of the options as they are now,
+and all its files are there. Anything else is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from moediff.cohort.tasks import LONGEST_NAME, Outcome, Task
+from moediff.core.errors import CannotCreate, ConfigError, InputMissing, MoeDiffError, printable
+from moediff.inference.enhancer import Enhancer
+from moediff.inference.options import EnhanceOptions
+from moediff.inference.outputs import OutputPaths, written_by_us
+from moediff.inference.result import Enhanced
+from moediff.inference.run import EnhanceRequest, enhance_to
+from moediff.inference.sidecar import read_sidecar
+from moediff.io.checksum import checksum_of
+from moediff.io.lock import lock_of
+from moediff.io.missing import FETCH, is_annex_pointer
+from moediff.io.naming import sidecar_of
+from moediff.io.scans import load, write_text
+from moediff.model.bundle import embedded_path, read_manifest
+
+OPTIONS_KEY = "options_sha256"  # in the sidecar
+MAPS = ("uncertainty", "experts", "mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which weights, and where they run.
+
+    Args:
+        bundle: folder; None takes the embedded weights.
+        sha256: of the weights, as the run began.
+        device, dtype: as `Enhancer` takes them.
+    """
+
+    bundle: Path | None
+    sha256: str
+    device: str = "auto"
+    dtype: str = "float32"
+
+    @classmethod
+    def of(cls, bundle: Path | None, *, device: str, dtype: str) -> ModelChoice:
+        """Read which weights a folder holds.
+
+        Raises:
+            BundleError: there is no bundle.
+        """
+        sha256 = str(read_manifest(embedded_path() if bundle is None else bundle)["sha256"])
+        return cls(bundle=bundle, sha256=sha256, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a scan is read, as `load` takes it."""
+
+    trust: str | None = None
+    index: int | None = None
+    series: str | None = None
+
+
+class Placement(Protocol):
+    """Where the files of one scan go.
+
+    Attributes:
+        maps_described: whether each map has a JSON file beside it.
+        folder: of the results.
+    """
+
+    @property
+    def maps_described(self) -> bool: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    def outputs(self, spacing_mm: Sequence[float]) -> OutputPaths:
+        """Every output, once the voxel size of the result is known."""
+
+    def sidecars(self) -> list[Path]:
+        """Sidecars that may be of this scan's results, whatever their voxel size."""
+
+    def annotate(self, result: Enhanced) -> Mapping[str, Any]:
+        """Further keys of the sidecar."""
+
+    def describe_maps(self, result: Enhanced) -> Mapping[str, Mapping[str, Any]]:
+        """What JSON files beside the maps say, by the maps' names; none where they have no such files."""
+
+    def picture_folder(self, outputs: OutputPaths) -> Path:
+        """Where pictures for pages go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSpec:
+    """What a task of a cohort does.
+
+    Args:
+        source: the scan.
+        placement: where its results go.
+        model: weights.
+        options: of the enhancement.
+        reading: how the scan is read.
+        maps: which of `MAPS` are written too.
+        viewer: whether the interactive page of the scan is written too.
+        redo: whether results that are there count for nothing.
+    """
+
+    source: Path
+    placement: Placement
+    model: ModelChoice
+    options: EnhanceOptions = field(default_factory=EnhanceOptions)
+    reading: Reading = field(default_factory=Reading)
+    maps: tuple[str, ...] = ()
+    viewer: bool = False
+    redo: bool = False
+
+    def options_sha256(self) -> str:
+        """Checksum of everything that was chosen and changes the result or what is written of it."""
+        chosen = asdict(replace(self.options, like=None, memory_mb=EnhanceOptions().memory_mb))
+        grid = self.options.like
+        chosen["like"] = None if grid is None else [grid.shape, grid.affine.tolist()]
+        chosen |= {"reading": asdict(self.reading), "maps": sorted(self.maps), "dtype": self.model.dtype}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def enhance_task(task: Task) -> Outcome:
+    """Enhance the scan of a task, or find that it is done.
+
+    Raises:
+        MoeDiffError: as `enhance_to`; also where a file of another program has the name of a result. Messages name
+            files without their folders, for pages show them.
+    """
+    spec = _spec(task)
+    try:
+        return _work(spec)
+    except MoeDiffError as error:
+        message = str(error)
+        for folder in {spec.source.parent, spec.placement.folder}:
+            message = message.replace(f"{printable(folder)}{os.sep}", "")
+        raise type(error)(message) from error
+
+
+def _work(spec: ScanSpec) -> Outcome:
+    begun = time.monotonic()
+    _require_content(spec.source)
+    done = None if spec.redo else finished(spec)
+    if done is not None:
+        return Outcome("skipped", reason="done before", outputs=(str(done),))
+    result, outputs = _enhance(spec)
+    _describe_maps(result, spec, outputs)
+    _draw(result, spec, outputs)
+    for warning in result.sidecar.warnings:
+        print(f"warning: {warning}")
+    print(f"wrote {printable(outputs.scan)}")
+    names = tuple(str(path) for path in outputs.every() if path.exists())
+    return Outcome("done", seconds=time.monotonic() - begun, outputs=names)
+
+
+def _spec(task: Task) -> ScanSpec:
+    if not isinstance(task.spec, ScanSpec):
+        raise ConfigError(f"task {task.name} holds a {type(task.spec).__name__}, expected a ScanSpec")
+    return task.spec
+
+
+def _require_content(source: Path) -> None:
+    """An unlocked file of git-annex without its content is a text that names it."""
+    if is_annex_pointer(source):
+        raise InputMissing(f"{printable(source)}: the file holds only git-annex's pointer to its content: {FETCH}")
+
+
+def finished(spec: ScanSpec) -> Path | None:
+    """The sidecar of a complete result of this input with these weights and options; None where there is none."""
+    candidates = [pair for path in spec.placement.sidecars() if (pair := _record(path)) is not None]
+    wanted = (spec.model.sha256, spec.options_sha256())
+    candidates = [(path, record) for path, record in candidates if _choices(record) == wanted]
+    fitting = [(path, record) for path, record in candidates if _whole(path, record, spec)]
+    if not fitting:
+        return None
+    checksum = checksum_of(spec.source)  # last, for it reads the whole file
+    for path, record in fitting:
+        named = record.get("input_file")
+        if isinstance(named, dict) and named.get("sha256") == checksum:
+            return path
+    return None
+
+
+def _record(sidecar: Path) -> tuple[Path, dict[str, Any]] | None:
+    try:
+        return sidecar, read_sidecar(sidecar)
+    except MoeDiffError:
+        return None
+
+
+def _choices(record: dict[str, Any]) -> tuple[Any, Any]:
+    weights = record.get("weights")
+    return (weights.get("sha256") if isinstance(weights, dict) else None), record.get(OPTIONS_KEY)
+
+
+def _whole(sidecar: Path, record: dict[str, Any], spec: ScanSpec) -> bool:
+    """Whether the scan and the maps that a sidecar names are there, with their JSON files where they have some."""
+    named = record.get("maps")
+    maps = [sidecar.parent / str(name) for name in named.values()] if isinstance(named, dict) else []
+    described = [sidecar_of(path) for path in maps if spec.placement.maps_described]
+    return all(path.is_file() and path.stat().st_size for path in (sidecar.with_suffix(".nii.gz"), *maps, *described))
+
+
+def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
+    loaded = load(spec.source, trust=spec.reading.trust, index=spec.reading.index, series=spec.reading.series)
+    planned = EnhanceRequest(source=loaded, options=spec.options, outputs=OutputPaths(scan=spec.source)).planned
+    outputs = spec.placement.outputs(planned.plan.stored_target.spacing_mm)
+    for path in outputs.every():
+        make_folder(path.parent)
+    _refuse_foreign(outputs)
+    checksum = spec.options_sha256()
+    request = EnhanceRequest(
+        source=loaded,
+        options=spec.options,
+        outputs=outputs,
+        overwrite=True,
+        annotate=lambda result: {OPTIONS_KEY: checksum, **spec.placement.annotate(result)},
+    )
+    request.__dict__["planned"] = planned  # the same scan and options: not planned twice
+    return enhance_to(request, lambda _: _enhancer(spec.model)), outputs
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        CannotCreate: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotCreate(
+            f"{printable(folder)}: the folder cannot be made ({error.strerror}): choose another output"
+        ) from error
+
+
+def task_name(text: str) -> str:
+    """A task's name from a scan's: what does not fit is replaced, and a checksum keeps names apart then."""
+    plain = re.sub(r"[^\w.+=@-]", "_", text.replace("/", "__"), flags=re.ASCII).lstrip("_.+=@-")[: LONGEST_NAME - 9]
+    if plain == text.replace("/", "__"):
+        return plain
+    return f"{plain or 'scan'}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"
+
+
+def _refuse_foreign(outputs: OutputPaths) -> None:
+    """Results of this program are replaced where they no longer fit; a file of another one never is."""
+    if not outputs.scan.exists() or written_by_us(outputs.sidecar) or _left_unfinished(outputs):
+        return
+    raise CannotCreate(
+        f"{printable(outputs.scan)}: a file that is no result of this program has this name: move it, or choose "
+        "another output folder"
+    )
+
+
+def _left_unfinished(outputs: OutputPaths) -> bool:
+    """Whether a killed run left the scan without its sidecar; the lock's next holder removes it."""
+    return lock_of(outputs.scan).exists()
+
+
+@lru_cache(maxsize=1)
+def _enhancer(choice: ModelChoice) -> Enhancer:
+    """The model, loaded once a process.
+
+    Raises:
+        ConfigError: the weights are no longer those that the run began with.
+    """
+    enhancer = Enhancer(choice.bundle, device=choice.device, dtype=choice.dtype)
+    if enhancer.bundle.sha256 != choice.sha256:
+        raise ConfigError("the weights were replaced while the run was going on: start it again")
+    return enhancer
+
+
+def _describe_maps(result: Enhanced, spec: ScanSpec, outputs: OutputPaths) -> None:
+    """Write the JSON files beside the maps that exist; `finished` asks for them."""
+    maps = outputs.maps()
+    for name, content in spec.placement.describe_maps(result).items():
+        if maps[name].exists():
+            write_text(json.dumps(content, indent=2) + "\n", sidecar_of(maps[name]), overwrite=True)
+
+
+def _draw(result: Enhanced, spec: ScanSpec, outputs: OutputPaths) -> None:
+    """Pictures for the pages; a result without them is whole all the same, and pages draw what is missing."""
+    from moediff.cohort.pictures import draw_pictures
+
+    try:
+        draw_pictures(result, spec.placement.picture_folder(outputs), outputs.scan)
+    except (MoeDiffError, OSError) as error:
+        print(f"no pictures: {error}", file=sys.stderr)
