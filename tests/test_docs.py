@@ -167,3 +167,18 @@ def test_forms_of_issues_ask_for_no_scans(form):
     assert ids and len(set(ids)) == len(ids)
     if form.stem != "idea":
         assert "Do not attach scans" in form.read_text(encoding="utf-8")
+
+
+KEEP_A_CHANGELOG = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+
+
+def test_the_changelog_keeps_its_form():
+    """Versions newest first; in each the sections of Keep a Changelog, in order, with entries."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (.*)$", text, re.M)
+    assert versions[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - (\d{4}-\d\d-\d\d|unreleased)", one) for one in versions[1:])
+    for part in re.split(r"^## .*$", text, flags=re.M)[1:]:
+        titles = re.findall(r"^### (.*)$", part, re.M)
+        assert [title for title in KEEP_A_CHANGELOG if title in titles] == titles
+        assert all(body.strip() for body in re.split(r"^### .*$", part, flags=re.M)[1:])
