@@ -15,6 +15,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md")
+RECORDS = {*BESIDE, "benchmarks.md", "measured.md", "design.md", "reliability.md", "dependencies.md", "gallery.md"}
+ANSWERS = {"modes.md", "results.md", "faq.md", "tutorial.md", "install.md"}
+RECORDS_BOOST, ANSWERS_BOOST = 0.2, 2.0  # in the search: what answers a question comes first
 MARK, KEYS_MARK = "<!-- every command -->", "<!-- every recipe key -->"
 
 
@@ -46,8 +49,10 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
     """Fill the mark; the lab notes lie within the site."""
+    if page is not None and page.file.src_uri in RECORDS | ANSWERS:
+        page.meta.setdefault("search", {"boost": RECORDS_BOOST if page.file.src_uri in RECORDS else ANSWERS_BOOST})
     for name in BESIDE:
         markdown = markdown.replace(f"../{name}", name)
     if KEYS_MARK in markdown:

@@ -182,3 +182,28 @@ def test_the_changelog_keeps_its_form():
         titles = re.findall(r"^### (.*)$", part, re.M)
         assert [title for title in KEEP_A_CHANGELOG if title in titles] == titles
         assert all(body.strip() for body in re.split(r"^### .*$", part, flags=re.M)[1:])
+
+
+IMAGES = sorted((ROOT / "docs" / "images").iterdir())
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
+def test_every_image_is_shown_and_made_by_a_command(image):
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert any(f"images/{image.name}" in page.read_text(encoding="utf-8") for page in pages)
+    makers = [ROOT / "Makefile", *(ROOT / "scripts").glob("*.py")]
+    made = "".join(maker.read_text(encoding="utf-8") for maker in makers)
+    template = f'"{image.name.removeprefix("mni152_").removesuffix(".png")}"'  # drawn by scripts/gallery.py
+    assert f"images/{image.name}" in made or f'"{image.name}"' in made or template in made
+
+
+def test_every_image_of_a_page_exists():
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
+
+
+def test_readme_fits_on_a_large_screen():
+    """At most 500 words, without what readers do not see."""
+    text = re.sub(r"<!--.*?-->|```|\]\([^)]*\)", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(text.split()) <= 500
