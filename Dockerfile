@@ -9,9 +9,11 @@ ARG TORCH=cpu
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
+# PyTorch's own index names its builds for CPU and CUDA; everything else comes from PyPI.
 RUN python3 -m venv /opt/moediff \
-    && /opt/moediff/bin/pip install --no-cache-dir --constraint constraints.txt \
-        --extra-index-url "https://download.pytorch.org/whl/${TORCH}" ".[report,dicom,bids,cluster]" \
+    && /opt/moediff/bin/pip install --no-cache-dir --no-deps --constraint constraints.txt \
+        --index-url "https://download.pytorch.org/whl/${TORCH}" torch \
+    && /opt/moediff/bin/pip install --no-cache-dir --constraint constraints.txt ".[report,dicom,bids,cluster]" \
     && /opt/moediff/bin/pip uninstall --yes --quiet pip
 
 FROM ${PYTHON_IMAGE}

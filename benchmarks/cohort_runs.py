@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from moediff.cohort.journal import read_entries
 from moediff.cohort.runner import run_tasks
 from moediff.cohort.tasks import Outcome, RunnerName, RunnerOptions, Summary, Task
 
@@ -57,7 +58,7 @@ class Run:
         wall_s: of the run, without starting and ending workers.
         controller_s: processor time of the controlling process.
         controller_mib: its peak resident memory.
-        overhead_share: time of workers beyond the tasks' own, as a share of it.
+        overhead_share: time of workers, from their start on, beyond what the tasks took, as a share of it.
         overhead_ms: the same a task.
     """
 
@@ -79,7 +80,7 @@ def run(runner: RunnerName, workers: int, tasks: int, task_s: float, folder: Pat
     before = time.process_time()
     summary: Summary = run_tasks(cohort, sleep, options)
     assert summary.done + summary.skipped == tasks, summary
-    ideal = summary.done * task_s
+    ideal = sum(entry.seconds for entry in read_entries(summary.journal) if entry.event == "done")
     extra = summary.seconds * workers - ideal
     return Run(
         runner=runner,
