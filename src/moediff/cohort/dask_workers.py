@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, Queue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import uuid4
 
 from moediff.cohort.attempt import Attempt, limit_threads, run_attempt
 from moediff.cohort.local import share_machine
-from moediff.cohort.tasks import Outcome, RunnerOptions, Task
+from moediff.cohort.tasks import Outcome, RunnerOptions
 from moediff.cohort.workers import Report, lost_worker
 from moediff.core.errors import ConfigError, TryAgain
 from moediff.core.extras import require_modules
@@ -26,9 +27,13 @@ from moediff.core.machine import free_memory_mb, usable_cores
 if TYPE_CHECKING:
     from distributed import Client, Future, SpecCluster
 
+Group: TypeAlias = tuple[Attempt, ...]
 JOB_MEMORY_MB = 4000
 REPLACE_S = 20.0  # between requests for the full number of jobs
 CLOSE_S = 10.0
+QUICK_S = 0.05  # an attempt that takes less than this found its result, and messages take longer than it did
+MOST_GROUPED = 64
+GROUP_S = 0.5  # after which a group begins no further attempt
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # how often a task is tried, the runner decides
     "distributed.scheduler.worker-saturation": 1.0,  # a waiting task is not lost with a worker that works on another
@@ -50,59 +55,93 @@ class DaskWorkers:
 
         _quiet()
         self._settings = dask.config.set(SETTINGS)
-        self._reports: Queue[Report] = Queue()
-        self._futures: set[Future[Outcome]] = set()
+        self._ended: Queue[tuple[Group, Future[list[Outcome | None]]]] = Queue()
+        self._futures: set[Future[list[Outcome | None]]] = set()
+        self._waiting: list[Attempt] = []  # handed over by the runner, not sent yet
         self._scale_next = time.monotonic() + REPLACE_S
         share = share_machine(options, tasks, usable_cores(), free_memory_mb())
         self.count = min(options.processes or 1, max(1, tasks)) if on_queue else share.processes
         self._threads = (options.threads or 1) if on_queue else share.threads
-        self.slots = 2 * self.count  # the next task waits at the scheduler while a worker ends its present one
+        self._group = 1  # attempts of one message
         self._cluster = (
             _queue_cluster(options, self._threads) if on_queue else _local_cluster(self.count, self._threads)
         )
-        self._client = self._connect()
+        self._client = self._connect(options.runner)
 
-    def _connect(self) -> Client:
+    @property
+    def slots(self) -> int:
+        """The next group waits at the scheduler while a worker ends its present one."""
+        return 2 * self.count * self._group
+
+    def _connect(self, runner: str) -> Client:
         from distributed import Client
 
         try:
             self._cluster.scale(self.count)
+            self._cluster.sync(self._cluster._correct_state)  # else a queue that refuses us would never be heard of
             return Client(self._cluster)
-        except BaseException:
-            self._cluster.close(timeout=CLOSE_S)
+        except BaseException as error:
+            with suppress(Exception):
+                self._cluster.close(timeout=CLOSE_S)
+            if isinstance(error, RuntimeError | OSError):
+                raise ConfigError(f"runner {runner}: no worker can be started ({_last_line(error)})") from error
             raise
 
     def submit(self, attempt: Attempt) -> None:
-        key = f"{attempt.task.name}-{attempt.number}-{uuid4().hex[:8]}"
-        future = self._client.submit(run_with_threads, attempt, self._threads, key=key, pure=False)
-        self._futures.add(future)
-        future.add_done_callback(lambda ended: self._reports.put(self._report(attempt.task, ended)))
+        self._waiting.append(attempt)
 
     def wait(self, timeout_s: float) -> list[Report]:
+        self._send()
         self._replace_lost_jobs()
-        reports = []
+        reports: list[Report] = []
         with suppress(Empty):
-            reports.append(self._reports.get(timeout=timeout_s))
+            reports += self._reports(*self._ended.get(timeout=timeout_s))
             while True:
-                reports.append(self._reports.get_nowait())
+                reports += self._reports(*self._ended.get_nowait())
         return reports
 
-    def _report(self, task: Task, future: Future[Outcome]) -> Report:
+    def _send(self) -> None:
+        """Waiting attempts in groups, the fuller the quicker they were lately."""
+        while self._waiting:
+            group, self._waiting = tuple(self._waiting[: self._group]), self._waiting[self._group :]
+            self._send_group(group)
+
+    def _send_group(self, group: Group) -> None:
+        key = f"{group[0].task.name}-{group[0].number}-{uuid4().hex[:8]}"
+        future = self._client.submit(run_group, group, self._threads, key=key, pure=False)
+        self._futures.add(future)
+        future.add_done_callback(lambda ended: self._ended.put((group, ended)))
+
+    def _reports(self, group: Group, future: Future[list[Outcome | None]]) -> list[Report]:
+        """What became of a group; attempts that were not begun are sent again, one by one."""
+        self._futures.discard(future)
+        outcomes, lost = self._outcomes(group, future)
+        for attempt, outcome in zip(group, outcomes, strict=True):
+            if outcome is None:
+                self._send_group((attempt,))
+        ended = [(attempt, outcome) for attempt, outcome in zip(group, outcomes, strict=True) if outcome is not None]
+        quick = ended and sum(outcome.seconds for _, outcome in ended) < QUICK_S * len(group)
+        self._group = min(2 * self._group, MOST_GROUPED) if quick and len(ended) == len(group) else 1
+        return [Report(attempt.task, outcome, worker_lost=lost) for attempt, outcome in ended]
+
+    def _outcomes(self, group: Group, future: Future[list[Outcome | None]]) -> tuple[Sequence[Outcome | None], bool]:
+        """Outcomes of a group, and whether its worker was lost; which of several it was lost over is not known."""
         from distributed import KilledWorker
 
-        self._futures.discard(future)
         try:
             error = future.exception(timeout=CLOSE_S)
             if error is None:
-                return Report(task, future.result(timeout=CLOSE_S))
+                return future.result(timeout=CLOSE_S), False
         except Exception as fault:  # cancelled, or the connection is gone
             error = fault
+        if len(group) > 1:
+            return [None] * len(group), False
         if isinstance(error, KilledWorker):
-            return Report(task, lost_worker("was ended"), worker_lost=True)
+            return [lost_worker("was ended")], True
         if type(error).__name__ in ("CancelledError", "FutureCancelledError", "TimeoutError"):
-            return Report(task, Outcome("failed", TryAgain.exit_code, "its result was lost on the way: run again"))
+            return [Outcome("failed", TryAgain.exit_code, "its result was lost on the way: run again")], False
         code, reason = describe_fault(error)
-        return Report(task, Outcome("failed", code, reason))
+        return [Outcome("failed", code, reason)], False
 
     def _replace_lost_jobs(self) -> None:
         """Dask forgets a job whose worker was lost; asking for the full number again replaces it."""
@@ -121,10 +160,20 @@ class DaskWorkers:
             self._settings.__exit__(None, None, None)
 
 
-def run_with_threads(attempt: Attempt, threads: int) -> Outcome:
-    """One attempt, in a worker of Dask."""
+def run_group(group: Group, threads: int) -> list[Outcome | None]:
+    """Attempts one after the other, in a worker of Dask; those that time does not allow to begin are None."""
     limit_threads(threads)
-    return run_attempt(attempt)
+    begun = time.monotonic()
+    outcomes: list[Outcome | None] = []
+    for attempt in group:
+        late = outcomes and time.monotonic() > begun + GROUP_S
+        outcomes.append(None if late else run_attempt(attempt))
+    return outcomes
+
+
+def _last_line(error: BaseException) -> str:
+    """What a queue said, without the command that was run."""
+    return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
 
 
 def _quiet() -> None:

@@ -78,11 +78,15 @@ class LocalWorkers:
 
     def __init__(self, options: RunnerOptions, tasks: int) -> None:
         share = share_machine(options, tasks, usable_cores(), free_memory_mb())
-        self.count = self.slots = share.processes
+        self.count = share.processes
         self._threads = share.threads
         self._log = options.folder / LOG
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, _Worker] = {}
+
+    @property
+    def slots(self) -> int:
+        return self.count
 
     def submit(self, attempt: Attempt) -> None:
         while True:

@@ -30,11 +30,13 @@ class Workers(Protocol):
 
     Attributes:
         count: workers.
-        slots: tasks that may be under way at once: one a worker, and where messages travel far, a few more.
     """
 
     count: int
-    slots: int
+
+    @property
+    def slots(self) -> int:
+        """Tasks that may be under way at once: one a worker, and where messages travel far, a few more."""
 
     def submit(self, attempt: Attempt) -> None:
         """Hand over one attempt; never more than `slots` at once."""
@@ -55,7 +57,10 @@ class SerialWorkers:
     """One worker: this process. Quick to start, and nothing else may run meanwhile."""
 
     count = 1
-    slots = 1
+
+    @property
+    def slots(self) -> int:
+        return 1
 
     def __init__(self) -> None:
         self._next: Attempt | None = None
