@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ def main(runner: str, folder: Path, seconds: float) -> int:
         task_memory_mb=500,
         retry_delay_s=0.5,
         quiet=True,
-        queue=QueueOptions(walltime="00:20:00"),
+        queue=QueueOptions(walltime="00:20:00", partition=os.environ.get("PARTITION")),
     )
     summary = run_tasks(tasks, fake_work, options)
     print(json.dumps(asdict(summary), default=str), flush=True)

@@ -7,6 +7,7 @@ Slurm's own controller restarted as well.
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,8 @@ def test_on_slurm(tmp_path):
     with slurm_cluster(tmp_path / "slurm") as slurm:
         folder = tmp_path / "cohort"
         folder.mkdir()
+        refused = start("slurm", folder, 0, slurm.environment | {"PARTITION": "nosuch"})
+        assert "Invalid partition name specified" in refused.communicate(timeout=120)[1]
         run = start("slurm", folder, 4, slurm.environment)
         wait_for(lambda: len(results(folder)) >= 2, 120, run)
         first, *_ = slurm.jobs("R")
@@ -93,3 +96,11 @@ def test_on_slurm(tmp_path):
         assert slurm.jobs("R", "PD") == []  # no job of ours is left in the queue
         events = [entry.event for path in journals(folder / "logs") for entry in read_entries(path)]
         assert events.count("run") == 2 and events.count("lost") >= 2
+
+
+@pytest.mark.slow
+@needs_dask
+@pytest.mark.skipif(shutil.which("qsub") is not None, reason="there is a PBS here")
+def test_a_queue_that_is_not_there_is_named(tmp_path):
+    out, error = start("pbs", tmp_path, 0).communicate(timeout=120)
+    assert "runner pbs: no worker can be started (there is no command qsub here)" in error and not out

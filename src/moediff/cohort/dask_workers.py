@@ -52,6 +52,7 @@ class DaskWorkers:
         modules = ("distributed", "cryptography", *(("dask_jobqueue",) if on_queue else ()))
         require_modules(*modules, what=f"runner {options.runner}", extra="cluster")
         import dask
+        import distributed  # noqa: F401  its import sets up logging
 
         _quiet()
         self._settings = dask.config.set(SETTINGS)
@@ -77,8 +78,9 @@ class DaskWorkers:
         from distributed import Client
 
         try:
-            self._cluster.scale(self.count)
-            self._cluster.sync(self._cluster._correct_state)  # else a queue that refuses us would never be heard of
+            while len(self._cluster.worker_spec) < self.count:
+                self._cluster.worker_spec.update(self._cluster.new_worker_spec())
+            self._cluster.sync(self._cluster._correct_state)  # raises where a queue refuses us; `scale` would not
             return Client(self._cluster)
         except BaseException as error:
             with suppress(Exception):
@@ -173,6 +175,8 @@ def run_group(group: Group, threads: int) -> list[Outcome | None]:
 
 def _last_line(error: BaseException) -> str:
     """What a queue said, without the command that was run."""
+    if isinstance(error, FileNotFoundError):
+        return f"there is no command {error.filename} here"
     return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
 
 
