@@ -117,14 +117,14 @@ class DaskWorkers:
     def _reports(self, group: Group, future: Future[list[Outcome | None]]) -> list[Report]:
         """What became of a group; attempts that were not begun are sent again, one by one."""
         self._futures.discard(future)
-        outcomes, lost = self._outcomes(group, future)
+        outcomes, worker_lost = self._outcomes(group, future)
         for attempt, outcome in zip(group, outcomes, strict=True):
             if outcome is None:
                 self._send_group((attempt,))
         ended = [(attempt, outcome) for attempt, outcome in zip(group, outcomes, strict=True) if outcome is not None]
         quick = ended and sum(outcome.seconds for _, outcome in ended) < QUICK_S * len(group)
         self._group = min(2 * self._group, MOST_GROUPED) if quick and len(ended) == len(group) else 1
-        return [Report(attempt.task, outcome, worker_lost=lost) for attempt, outcome in ended]
+        return [Report(attempt.task, outcome, worker_lost=worker_lost) for attempt, outcome in ended]
 
     def _outcomes(self, group: Group, future: Future[list[Outcome | None]]) -> tuple[Sequence[Outcome | None], bool]:
         """Outcomes of a group, and whether its worker was lost; which of several it was lost over is not known."""
