@@ -276,3 +276,23 @@ def test_a_dry_run_prints_what_a_run_would_warn_of(tmp_path, make_phantom, capsy
     assert "not a whole brain, or wrong voxel sizes" in warnings and "standard deviation of 2 samples" in warnings
     assert main(["enhance", str(tmp_path / "small.nii.gz"), "--dry-run", "--voxel-size", "2"]) == 0
     assert "already as fine" in " ".join(json.loads(capsys.readouterr().out)["warnings"])
+
+
+@pytest.mark.fault(60)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["enhance", "{scan}", "-o", "{long}.nii.gz"],
+        ["enhance", "{scan}", "--uncertainty", "{long}.nii.gz"],
+        ["enhance", "{scan}", "--report", "{long}.html"],
+        ["degrade", "{scan}", "--recipe", "thick3", "-o", "{long}.nii.gz"],
+        ["evaluate", "--pred", "{scan}", "--ref", "{scan}", "--json", "{long}.json"],
+        ["adapt", "{scan}", "-o", "{long}"],
+        ["study", "create", "{long}", "--readers", "a", "--results", "a={scan}", "b={scan}"],
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_a_name_that_is_too_long_says_so_in_every_command(words, scan, capsys):
+    assert main([word.format(scan=scan, long=scan.parent / ("x" * 260)) for word in words]) == 73
+    said = capsys.readouterr().err
+    assert "too long" in said and "permissions" not in said

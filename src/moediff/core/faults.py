@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from moediff.core.errors import MoeDiffError, OutputFailed, TryAgain, printable
+import errno
+
+from moediff.core.errors import CannotCreate, MoeDiffError, OutputFailed, TryAgain, printable
 from moediff.core.memory import is_out_of_memory
 
 
@@ -14,6 +16,8 @@ def describe_fault(error: Exception) -> tuple[int, str]:
         return TryAgain.exit_code, "memory ran out; lower --mem-mb or close other programs"
     if isinstance(error, OSError):
         what = printable(f"{error.filename or 'standard output or a file'}: {error.strerror or error}")
+        if error.errno == errno.ENAMETOOLONG:
+            return CannotCreate.exit_code, f"{what}: choose a shorter name"
         return OutputFailed.exit_code, f"{what}: check permissions, free space and limits, then try again"
     what = f"{type(error).__name__}: {printable(str(error))}"
     return MoeDiffError.exit_code, f"internal fault ({what}); please report it with --debug"

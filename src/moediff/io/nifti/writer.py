@@ -5,6 +5,7 @@ Axes: X Y Z voxels, E maps of one scan. Files store X fastest, then Y, Z, E.
 
 from __future__ import annotations
 
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def require_suffix(path: Path) -> bool:
         CannotCreate: the name is no NIfTI file's.
     """
     gzipped = gzip_wanted(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # False, too, for a name that no folder can hold
         raise CannotCreate("a folder has this name: name a file in it, ending in .nii or .nii.gz")
     if gzipped is None:
         raise CannotCreate("results are written as .nii or .nii.gz: choose such a name")
