@@ -107,6 +107,17 @@ def test_the_list_counts_what_was_passed_over_and_names_doubts(folder, tmp_path,
     assert "warning: series 5: the images are numbered 9 to 17" in capsys.readouterr().err
 
 
+def test_the_list_calls_nothing_usable_that_is_refused(tmp_path, capsys):
+    """Six slices are too few; beside a whole series they are no choice."""
+    assert main(["dicom", "list", str(write(tmp_path / "few", slices()[:6])), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert not row["usable"] and "at least 8 voxels" in row["reason"]
+    folder = write(tmp_path / "both", slices())
+    for file in write(tmp_path / "other", slices(series="1.2.9", number=9)[:6]).iterdir():
+        file.rename(folder / f"other-{file.name}")
+    assert "series 5 was taken" in load(folder).warnings[0]
+
+
 NUMBERS = {
     "begins at 9": (range(9, 18), "numbered 9 to 17, 8 numbers before and 0 between"),
     "a gap": ([1, 2, 3, 4, 5, 8, 9, 10, 11], "numbered 1 to 11, 0 numbers before and 2 between"),

@@ -11,6 +11,8 @@ from moediff.io.dicom.files import MAGIC, PREAMBLE_BYTES, DicomFile, open_export
 from moediff.io.dicom.geometry import Stack, stack_images
 from moediff.io.dicom.tags import DicomImage, read_images, require_pydicom
 from moediff.io.missing import APPLE_DOUBLE, FETCH
+from moediff.io.nifti.affine import check_plausible
+from moediff.io.nifti.header import select_volume
 
 POINTERS = (b"/annex/objects", b"version https://git-lfs")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -63,6 +65,18 @@ class Series:
     stack: Stack | None
     fault: DataError | None
 
+    @property
+    def refusal(self) -> DataError | None:
+        """Why it cannot be enhanced: no stack, or one of too few voxels or an impossible size."""
+        if self.stack is None:
+            return self.fault
+        try:
+            select_volume(self.stack.shape, None, [])
+            check_plausible(self.stack.affine, self.stack.shape, [])
+        except DataError as error:
+            return error
+        return None
+
     def row(self) -> SeriesRow:
         """What may be printed."""
         first = self.images[0]
@@ -75,8 +89,8 @@ class Series:
             matrix=tuple(first.size),
             slices=len(self.images) if self.stack is None else len(self.stack.images),
             spacing_mm=tuple(round(s, 4) for s in (*spacing, *step)),
-            usable=self.stack is not None,
-            reason=str(self.fault or ""),
+            usable=self.refusal is None,
+            reason=str(self.refusal or ""),
         )
 
 
@@ -124,7 +138,8 @@ def choose_series(all_series: list[Series], wanted: str | None) -> Series:
         if not named:
             raise DataError(f"no series has this number or UID; there are {_listing(all_series)}")
         return _usable(named[0])
-    usable = [s for s in all_series if s.stack is not None]
+    stacks = [s for s in all_series if s.stack is not None]
+    usable = [s for s in stacks if s.refusal is None] or stacks  # what is too small is read back, and refused later
     if len(usable) > 1 or (not usable and len(all_series) > 1):
         count = len(usable) or "no"
         remedy = "choose one with --series" if usable else "export another series"
