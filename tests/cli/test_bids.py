@@ -3,12 +3,12 @@
 import json
 import shutil
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import nibabel as nib
 import pytest
+from study_maker import make_study
 
 from moediff.cli.main import main
 from moediff.report.data import source_beside
@@ -16,24 +16,11 @@ from moediff.report.data import source_beside
 for needed in ("pathspec", "jinja2"):
     pytest.importorskip(needed)
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def make_study(folder: Path, participants: int) -> None:
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        from phantom_study import make_study as make
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    make(folder, coarseness=4.0, participants=participants)
-
 
 @pytest.fixture(scope="session")
 def three(tmp_path_factory) -> Path:
     """A dataset of three participants, 8 scans; do not change it."""
-    folder = tmp_path_factory.mktemp("study") / "bids"
-    make_study(folder, 3)
-    return folder
+    return make_study(tmp_path_factory.mktemp("study") / "bids", 3)
 
 
 @pytest.fixture(scope="session")

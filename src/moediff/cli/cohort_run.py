@@ -43,15 +43,18 @@ def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
     from moediff.cohort.runner import run_tasks
     from moediff.cohort.summary_text import describe
     from moediff.cohort.work import enhance_task
+    from moediff.core.extras import require_modules
 
     if args.dry_run:
         return _dry_run(cohort.tasks)
+    if not args.no_pages:
+        require_modules("jinja2", what="the pages (leave them out with --no-pages)", extra="bids")
     cohort.prepare()
     summary = run_tasks(cohort.tasks, enhance_task, runner_options(args, cohort.logs))
-    if not args.no_pages:
-        write_pages(cohort.out, cohort.logs, cohort.results(), quiet=args.quiet)
     if summary.failures:
         print(describe(summary, cohort.again(summary)), file=sys.stderr)
+    if not args.no_pages:
+        write_pages(cohort.out, cohort.logs, cohort.results(), quiet=args.quiet)
     if not args.quiet:
         print(RESEARCH_ONLY)
     return summary.exit_code
