@@ -61,6 +61,9 @@ def write_scans(folder: Path) -> list[Path]:
     for path, scan in missing.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         save(scan, path)
+    about = folder / "bids" / "dataset_description.json"
+    if not about.exists():
+        about.write_text('{"Name": "Example", "BIDSVersion": "1.10.0", "DatasetType": "raw"}\n', encoding="utf-8")
     return list(missing)
 
 
