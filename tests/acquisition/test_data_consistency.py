@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from moediff.acquisition.data_consistency import ConsistencySummary, correct, discrepancy, error_variance
 from moediff.acquisition.degrade import degrade
+from moediff.acquisition.normalisation import Scaling
 from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
@@ -146,3 +147,15 @@ def test_air_is_never_corrected(truth):
     wrong = sharp + 0.3
     changed = correct(wrong, prepared) != wrong
     assert bool(changed[prepared.mask_XYZ].any()) and not bool(changed[~prepared.mask_XYZ].any())
+
+
+def test_ringing_whose_sign_a_magnitude_scan_has_lost_is_no_contradiction():
+    """A bright block in air, truncated: its magnitude explains it as well, though that never goes below zero."""
+    truth_XYZ = torch.zeros(32, 32, 32)
+    truth_XYZ[8:22, 9:23, 8:22] = 1.0
+    truth = Volume(truth_XYZ, torch.eye(4, dtype=torch.float64))
+    signed = degrade(truth, Recipe(axes=(TRUNCATE,) * 3), rng_for(0), reference=1.0)
+    assert float(signed.data_XYZ.min()) < -0.02
+    for scan in (signed, signed.with_data(signed.data_XYZ.abs())):
+        ready = prepare(scan, truth.grid, PrepareSettings(), scaling=Scaling(), mask=False)
+        assert float(discrepancy(truth_XYZ, ready).gap_XYZ.abs().max()) < 1e-5

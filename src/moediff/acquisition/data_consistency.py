@@ -72,7 +72,9 @@ def discrepancy(data_XYZ: Tensor, prepared: Prepared) -> Discrepancy:
 
 
 def _gap(data_XYZ: Tensor, prepared: Prepared) -> Tensor:
-    gap_XYZ = prepared.source.data_XYZ - prepared.acquisition.apply(data_XYZ)
+    measured_XYZ, again_XYZ = prepared.source.data_XYZ, prepared.acquisition.apply(data_XYZ)
+    # A magnitude scan has lost the sign of what rings below zero, as around a head in air (LOG.md, 2026-11-30).
+    gap_XYZ = torch.where(again_XYZ < 0, -measured_XYZ.abs(), measured_XYZ).sub_(again_XYZ)
     for axis, part in enumerate(prepared.reached):
         gap_XYZ.narrow(axis, 0, part.start).zero_()
         gap_XYZ.narrow(axis, part.stop, gap_XYZ.shape[axis] - part.stop).zero_()

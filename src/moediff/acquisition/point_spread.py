@@ -145,6 +145,19 @@ class Sampling:
         return (weight * np.cos(2 * np.pi * f[..., None] * self.width * at)).sum(-1) / weight.sum()
 
 
+def parse_sampling(text: str) -> Sampling:
+    """A sampling from "NAME" or "NAME:WIDTH".
+
+    Raises:
+        ConfigError: no such name, no number, or a width out of range.
+    """
+    name, colon, width = text.strip().partition(":")
+    try:
+        return Sampling(name, float(width)) if colon else Sampling(name)
+    except ValueError:
+        raise ConfigError(f"{width!r} is no width in measured voxels: give NAME or NAME:WIDTH, as in box:1.2") from None
+
+
 Samplings: TypeAlias = tuple[Sampling, Sampling, Sampling]
 
 

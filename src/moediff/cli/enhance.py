@@ -116,6 +116,11 @@ OPTIONS = {
             action="store_true",
             help="remove brightness that alternates from slice to slice (interleaved acquisition)",
         ),
+        option(
+            "--profile",
+            metavar="NAME[:WIDTH]",
+            help="how coarse axes were sampled: gaussian, box, bicubic, truncate, ... (default: by voxel sizes)",
+        ),
     ),
     SPEED: (
         device_option(),
@@ -255,6 +260,7 @@ def _check_adaptable(request: EnhanceRequest) -> None:
 
 
 def _options(args: argparse.Namespace) -> EnhanceOptions:
+    from moediff.acquisition.point_spread import parse_sampling
     from moediff.inference.options import EnhanceOptions
     from moediff.io.scans import grid_from_file
 
@@ -268,6 +274,7 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         samples=args.samples,
         seed=args.seed,
         correct_slice_intensity=args.correct_slice_intensity,
+        profile=tuple(parse_sampling(part) for part in args.profile.split(",")) if args.profile else None,
         data_consistency=not args.no_data_consistency,
         memory_mb=args.mem_mb,
         trust_intensities=args.trust_intensities,

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.acquisition.operators import assumed_sampling, with_thickness
-from moediff.acquisition.point_spread import Samplings
+from moediff.acquisition.operators import NEARLY_ONE, assumed_sampling, voxel_ratio, with_thickness
+from moediff.acquisition.point_spread import Sampling, Samplings
 from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import (
     FACE_VOX,
@@ -162,8 +162,10 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
 
 
 def _sampling(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Samplings | None:
-    """With slices of the requested thickness; None where it was not requested."""
+    """As stated, or with slices of the requested thickness; None where neither was requested."""
     thickness = options.slice_thickness
+    if options.profile is not None and not plan.pass_through:
+        return stated_sampling(options.profile, scan.storage, plan)
     if thickness is None or plan.pass_through:
         return None
     if thickness == HEADER:
@@ -176,6 +178,26 @@ def _sampling(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Samp
     positions = axis_positions(plan.source, plan.working)
     assert positions is not None  # the working grid is parallel to the scan
     return with_thickness(assumed_sampling(positions), plan.source.spacing_mm, float(thickness))
+
+
+def stated_sampling(stated: Sequence[Sampling], storage: StorageOrder, plan: GridPlan) -> Samplings:
+    """How every axis was sampled, R, A, S.
+
+    Args:
+        stated: one for all axes that are coarser than the working grid's, or three in the file's axis order.
+        storage: of the scan's file.
+        plan: its grids.
+    """
+    if len(stated) == 3:
+        x, y, z = (stated[axis] for axis in storage.axes)
+        return x, y, z
+    positions = axis_positions(plan.source, plan.working)
+    assert positions is not None  # the working grid is parallel to the scan
+    x, y, z = (
+        stated[0] if voxel_ratio(at) > NEARLY_ONE else axis
+        for at, axis in zip(positions, assumed_sampling(positions), strict=True)
+    )
+    return x, y, z
 
 
 def target_grid(stored: Grid, options: EnhanceOptions) -> Grid:

@@ -11,6 +11,7 @@ from functools import wraps
 from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
+from moediff.acquisition.point_spread import Sampling
 from moediff.core.config import with_present_keys
 from moediff.core.errors import ConfigError, MoeDiffWarning
 from moediff.core.volume import Grid
@@ -60,6 +61,8 @@ class EnhanceOptions:
         seed: of the samples.
         correct_slice_intensity: correct brightness that alternates from one thick slice to the next (interleaved
             acquisition).
+        profile: how the scan was sampled, where that is known: one `Sampling` for all axes that are coarser than the
+            result's, or three in the input's axis order. None: as voxel sizes suggest.
         data_consistency: correct what the measurement contradicts beyond its noise, unless the weights forbid it.
         sparse: run only the experts that the gate asks for.
         single_experts: also run every expert by itself over the whole head (posterior mean; one evaluation each).
@@ -87,6 +90,7 @@ class EnhanceOptions:
     samples: int = 1
     seed: int = 0
     correct_slice_intensity: bool = False
+    profile: tuple[Sampling, ...] | None = None
     data_consistency: bool = True
     sparse: bool = True
     single_experts: bool = False
@@ -103,6 +107,7 @@ class EnhanceOptions:
             raise ConfigError("voxel size and a reference grid exclude each other; give one of them")
         if self.like is not None:
             _check_grid(self.like)
+        self._check_profile()
         if self.voxel_size is not None:
             _check_sizes(self.voxel_size)
         _check_thickness(self.slice_thickness)
@@ -113,6 +118,16 @@ class EnhanceOptions:
         for name, (label, low, high) in BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{label} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
+
+    def _check_profile(self) -> None:
+        if self.profile is None:
+            return
+        if len(self.profile) not in (1, 3):
+            raise ConfigError(f"profile has {len(self.profile)} values: give one or three, in the input's axis order")
+        if self.slice_thickness is not None:
+            raise ConfigError(
+                "--profile and --slice-thickness exclude each other: a width can be given as gaussian:0.8"
+            )
 
 
 def _whole(name: str, value: Any) -> int:

@@ -33,7 +33,15 @@ from moediff.inference.quality_checks import (
     slice_intensity_warnings,
 )
 from moediff.inference.result import Enhanced, lazy_maps
-from moediff.inference.sidecar import Sidecar, SliceIntensity, SliceRecord, Timings, Uncertainty, sidecar_for
+from moediff.inference.sidecar import (
+    SampledAxes,
+    Sidecar,
+    SliceIntensity,
+    SliceRecord,
+    Timings,
+    Uncertainty,
+    sidecar_for,
+)
 from moediff.inference.tiling import GateWeights, TileContext, denoise_tiled, encode
 from moediff.io.scans import LoadedScan
 from moediff.model.bundle import Bundle, BundleConfig
@@ -294,6 +302,9 @@ class Session:
             sidecar,
             uncertainty=self._measured(sidecar.uncertainty, output.deviation_XYZ),
             slice_intensity=SliceIntensity.of(self.prepared, requested=requested),
+            sampling=SampledAxes(
+                self.prepared.acquisition.names, "voxel sizes" if self.plan.sampling is None else "stated"
+            ),
             data_consistency=gap.summary(),
             out_of_distribution_score=output.score,
             timings=Timings(round(self.prepare_seconds, 2), round(output.seconds, 2)),

@@ -235,6 +235,19 @@ class SliceRecord(_Closed):
 
 
 @dataclass(frozen=True)
+class SampledAxes(_Closed):
+    """How the scan was taken to be sampled.
+
+    Args:
+        axes: the point spread of R, A and S in words; widths in measured voxels.
+        known_from: voxel sizes suggest it; or the user stated it (`--profile`, `--slice-thickness`).
+    """
+
+    axes: tuple[str, str, str]
+    known_from: Literal["voxel sizes", "stated"]
+
+
+@dataclass(frozen=True)
 class Timings(_Closed):
     """Wall-clock seconds of preparation and of the network."""
 
@@ -261,6 +274,7 @@ class Sidecar(_Closed):
         uncertainty: what an uncertainty map holds.
         slices: where the file says how thick they are, or it was requested.
         slice_intensity: thick slices only.
+        sampling: how the scan's axes were acquired; None where the network did not run.
         data_consistency: the result, acquired again, against the input; None where the network did not run.
         out_of_distribution_score: about 1 for training scans; None where the weights have no statistics to compare.
         timings: None where the network did not run.
@@ -281,6 +295,7 @@ class Sidecar(_Closed):
     uncertainty: Uncertainty
     slices: SliceRecord | None = None
     slice_intensity: SliceIntensity | None = None
+    sampling: SampledAxes | None = None
     data_consistency: ConsistencySummary | None = None
     out_of_distribution_score: float | None = None
     timings: Timings | None = None
