@@ -22,7 +22,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STRICT = [page for page in PAGES if page.name not in GENERATED]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 MEASURED = re.compile(
-    r"(?<![\w.^-])[+-]?\d+(?:\.\d+)?(?P<source><!-- [^>]*-->)?(?: ?- ?\d+)? (?:dB|MiB|GiB|s|seconds|minutes|hours)\b"
+    r"(?<![\w.^-])[+-]?\d+(?:\.\d+)?(?P<source><!-- [^>]*-->)?(?: ?- ?\d+)? "
+    r"(?:(?:dB|MiB|GiB|s|seconds|minutes|hours)\b|% of (?:true|voxels|the tru|errors)|(?:outlined )?lesions\b)"
 )
 LOG_REFERENCE = re.compile(r"(?P<number>\d+(?:\.\d+)?)<!-- log (?P<section>[\w-]+) -->")
 
@@ -86,7 +87,10 @@ def test_a_number_that_disagrees_is_found(script):
     assert script.filled(wrong, known) == "It gains +2.4<!-- gain.thick5.psnr --> dB."
     with pytest.raises(ValueError, match="no such number"):
         script.filled("1<!-- gain.nothing -->", known)
-    assert unsourced("gains 2.44 dB, `x = 3 s`, 15<!-- log 2026-11-26 --> s") == ["2.44 dB"]
+    assert unsourced("gains 2.44 dB, `x = 3 s`, 15<!-- log 2026-11-26 --> s, 91 % of true") == [
+        "2.44 dB",
+        "91 % of true",
+    ]
 
 
 def test_a_cell_that_is_not_there_is_refused(script):

@@ -83,7 +83,12 @@ OPTIONS = {
             "1 mm become 1 mm; a scan without an axis above 1.2 mm gets half its voxel size)",
         ),
         option("--like", type=Path, metavar="REF", help="give the result exactly this scan's grid"),
-        option("--uncertainty", type=Path, metavar="PATH", help="also write the standard deviation of every voxel"),
+        option(
+            "--uncertainty",
+            type=Path,
+            metavar="PATH",
+            help="also write the standard deviation of every voxel (mode detail: needs --samples 2 or more)",
+        ),
         option("--report", type=Path, metavar="HTML", help="also write a page that shows the result, offline"),
         option("--mask", type=Path, metavar="PATH", help="also write where the network worked"),
         option("--dicom-out", type=Path, metavar="FOLDER", help="also write a new DICOM series (DICOM input only)"),
