@@ -207,3 +207,10 @@ def test_readme_fits_on_a_large_screen():
     """At most 500 words, without what readers do not see."""
     text = re.sub(r"<!--.*?-->|```|\]\([^)]*\)", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(text.split()) <= 500
+
+
+def test_every_extra_is_on_the_page_that_installs():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"]) - {"docs", "dev"}
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert {extra for extra in extras if f"`[{extra}]`" not in page} == set()
