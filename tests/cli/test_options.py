@@ -57,6 +57,14 @@ def test_the_help_names_the_present_option_only(command, old, new):
     assert new in text and f"{old} " not in text
 
 
+def test_an_option_that_is_gone_is_passed_over_and_warned_of(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr("moediff.cli.report.report_command", lambda args: calls.append(args) or 0)
+    assert main(["report", "a.nii.gz", "--defaced", "-q"]) == 0 and len(calls) == 1
+    assert main(["report", "a.nii.gz", "--defaced"]) == 0
+    assert "--defaced has no effect any more" in capsys.readouterr().err
+
+
 def test_quiet_leaves_the_warning_out(monkeypatch, capsys):
     monkeypatch.setattr("moediff.cli.enhance.enhance_command", lambda args: 0)
     assert main(["enhance", "scan.nii", "--mirrors", "2", "-q"]) == 0

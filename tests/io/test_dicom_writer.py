@@ -16,7 +16,7 @@ from moediff.cli.main import main
 from moediff.core.errors import CannotCreate, DataError
 from moediff.core.geometry import crop
 from moediff.core.volume import Volume
-from moediff.io.dicom.writer import EMPTY, write_series
+from moediff.io.dicom.writer import EMPTY, remapped, write_series
 from moediff.io.scans import load, save
 
 ALLOWED = {
@@ -59,6 +59,8 @@ ALLOWED = {
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
+    "WindowCenter",
+    "WindowWidth",
     "PixelData",
     "InstanceNumber",
     "ReferencedSeriesSequence",
@@ -93,14 +95,15 @@ def test_the_tags_of_the_written_series(series, tmp_path):
     assert len({one.SOPInstanceUID for one in written}) == 9 and len({one.SeriesInstanceUID for one in written}) == 1
     one = written[0]
     assert one.SeriesInstanceUID not in ("1.2.3.5", "") and list(one.ImageType) == ["DERIVED", "SECONDARY"]
-    assert (one.StudyInstanceUID, one.FrameOfReferenceUID, one.Modality) == ("1.2.3", "1.2.3.99", "MR")
+    assert (one.StudyInstanceUID, one.FrameOfReferenceUID) == (remapped("1.2.3"), remapped("1.2.3.99"))
+    assert one.Modality == "MR"
     assert "research use only" in one.SeriesDescription and one.ContentQualification == "RESEARCH"
     assert [float(mm) for mm in (*one.PixelSpacing, one.SliceThickness, one.SpacingBetweenSlices)] == [7, 6, 8, 8]
     np.testing.assert_allclose(one.ImageOrientationPatient, OBLIQUE.ravel(), atol=1e-6)
     (reference,) = one.ReferencedSeriesSequence
-    assert reference.SeriesInstanceUID == "1.2.3.5"
+    assert reference.SeriesInstanceUID == remapped("1.2.3.5")
     referred = {image.ReferencedSOPInstanceUID for image in reference.ReferencedInstanceSequence}
-    assert referred == {f"1.2.3.5.{z}" for z in range(9)}
+    assert referred == {remapped(f"1.2.3.5.{z}") for z in range(9)}
 
 
 def test_only_listed_tags_and_nothing_personal(series, tmp_path):
@@ -182,3 +185,45 @@ def test_a_grid_that_no_series_can_have_is_refused_before_an_older_result_is_tou
         assert main([*words, *more]) == 65
         assert "right angles" in capsys.readouterr().err
     assert out.read_bytes() == b"an older result"
+
+
+def test_no_uid_of_the_source_is_written_since_it_can_hold_a_date(tmp_path):
+    dated = "1.3.12.2.1107.5.2.32.35131.20210405101112"
+    export = write(
+        tmp_path / "export", slices(series=dated, FrameOfReferenceUID=f"{dated}.1", StudyInstanceUID=f"{dated}.9")
+    )
+    loaded = load(export)
+    write_series(loaded.stored, loaded.origin, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        assert b"20210405" not in path.read_bytes() and b"35131" not in path.read_bytes()
+
+
+def test_two_series_of_one_study_get_one_new_study_and_one_frame_of_reference(tmp_path):
+    made = []
+    for number in (5, 6):
+        tags = {"FrameOfReferenceUID": "1.2.3.99"}
+        loaded = load(write(tmp_path / f"in{number}", slices(series=f"1.2.3.{number}", number=number, **tags)))
+        write_series(loaded.stored, loaded.origin, tmp_path / f"out{number}")
+        made.append(files(tmp_path / f"out{number}")[0])
+    first, second = made
+    assert first.StudyInstanceUID == second.StudyInstanceUID != "1.2.3"
+    assert first.FrameOfReferenceUID == second.FrameOfReferenceUID
+    assert first.SeriesInstanceUID != second.SeriesInstanceUID
+
+
+def test_a_remapped_uid_is_a_uuid_and_an_absent_one_is_new_each_time():
+    from pydicom.uid import UID
+
+    assert UID(remapped("1.2.3")).is_valid and remapped("1.2.3").startswith("2.25.")
+    assert remapped("1.2.3") != remapped("1.2.4") and remapped("") != remapped("")
+
+
+def test_the_window_spans_the_head(series, tmp_path):
+    """In the rescaled units, so that a viewer opens the series neither black nor white."""
+    loaded = load(series)
+    write_series(loaded.stored, loaded.origin, tmp_path / "out")
+    windows = {(float(one.WindowCenter), float(one.WindowWidth)) for one in files(tmp_path / "out")}
+    (centre, width), data = windows.pop(), loaded.stored.data_XYZ.flatten()
+    assert not windows
+    inside = ((data >= centre - width / 2) & (data <= centre + width / 2)).float().mean()
+    assert 0.97 < float(inside) < 0.995

@@ -58,7 +58,7 @@ def scans(phantom) -> ReportScans:
 
 @pytest.fixture
 def full_scans(scans, phantom) -> ReportScans:
-    """The same with every other map, and a user's word that no face is left."""
+    """The same with every other map."""
     lesions = torch.zeros(phantom.shape)
     lesions[18:30, 22:34, 16:28] = 1
     change = scans.enhanced.data_XYZ - scans.interpolated.data_XYZ
@@ -67,5 +67,4 @@ def full_scans(scans, phantom) -> ReportScans:
         changed_XYZE=torch.stack([change * (e + 1) for e in range(4)], -1),
         lesions=phantom.with_data(lesions),
         residual=scans.source.with_data(scans.source.data_XYZ * 0.1),
-        defaced=True,
     )

@@ -1,49 +1,57 @@
-"""The page in a real browser. Needs Debian's Chromium and playwright's Python package; see CONTRIBUTING."""
+"""The page in a real browser, with and without WebGL. Needs Debian's Chromium and playwright; see CONTRIBUTING."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
 from moediff.report.cohort import cohort_entry, write_index
-from moediff.report.page import write_page
+from moediff.report.data import NO_SOURCE, ReportScans
+from moediff.report.page import render, write_page
+from report.browser import CHROMIUM, NO_GL, QUIET, SOFTWARE_GL, WAIT_MS, canvas_grey, pixels, serious, settled, state
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
 
-QUIET = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-SOFTWARE_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-NO_GL = ["--disable-gpu", "--disable-3d-apis"]
-WAIT_MS = 60_000
+SIZES = [(1280, 800), (1920, 1080), (2560, 1440), (820, 1180)]  # the last is a tablet
 RECORDS = [
     {"data_consistency": {"rms_over_range": 0.9 if i == 4 else 0.01 + i / 1000, "noise_over_range": 0.01 + i / 100}}
     for i in range(6)
 ]
+SCANS = ("input", "interpolated", "enhanced", "truth")
+
+PIXEL = """([x, y]) => {
+  const [view] = moediffViewer.views, g = view.geometry(moediffViewer.state);
+  const at = [g.x - (x + 0.5) * 4 * g.scale, g.y - (y + 0.5) * 4 * g.scale].map(Math.round);
+  return view.canvas.getContext("2d").getImageData(...at, 1, 1).data[0];
+}"""  # red in the middle of a voxel of an axial plane of 4 mm voxels
+MAP_READY = """key => (async () => {
+  while (!moediffViewer.maps[key]) await new Promise(requestAnimationFrame);
+})()"""
 
 Open = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, str]:
+    """Pages that several tests open, rendered once."""
+    return {}
+
+
 @pytest.fixture
-def file(full_scans, tmp_path) -> Path:
+def file(request, rendered, tmp_path) -> Path:
     """The hostile report with everything it can hold, under a hostile name."""
+    if "full" not in rendered:
+        rendered["full"] = render(request.getfixturevalue("full_scans"))
     path = tmp_path / "<img src=x> & 'report'.html"
-    write_page(full_scans, path)
+    path.write_text(rendered["full"], encoding="utf-8")
     return path
 
 
@@ -71,11 +79,11 @@ def browsers() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def open_page(file, said, browsers) -> Iterator[Open]:
-    """`open_page(*flags, width=1280, path=file, **context)` -> the page, its scripts done."""
+    """`open_page(*flags, width=1280, height=900, path=file, **context)` -> the page, its scripts done."""
     opened = []
 
-    def page_of(*flags: str, width: int = 1280, path: Path = file, **context: Any) -> Any:
-        page = browsers(flags or tuple(SOFTWARE_GL)).new_page(viewport={"width": width, "height": 900}, **context)
+    def page_of(*flags: str, width: int = 1280, height: int = 900, path: Path = file, **context: Any) -> Any:
+        page = browsers(flags or NO_GL).new_page(viewport={"width": width, "height": height}, **context)
         opened.append(page)
         page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: said.append(str(e)))
@@ -90,105 +98,396 @@ def open_page(file, said, browsers) -> Iterator[Open]:
         page.close()
 
 
-@pytest.fixture(params=[SOFTWARE_GL, NO_GL], ids=["webgl", "no webgl"])
-def any_page(request, open_page) -> Open:
-    """The page with NiiVue, and with planes drawn without WebGL: both do the same."""
-    return lambda **options: open_page(*request.param, **options)
+@pytest.fixture
+def ramp(request, rendered, tmp_path, phantom) -> Path:
+    """A page of a 12-bit scan whose every axial plane is a ramp of 1000..2000, with air and fat at two sides."""
+    if "ramp" not in rendered:
+        x, y, z = phantom.shape
+        data = torch.linspace(1000, 2000, x * y).reshape(x, y, 1).expand(x, y, z).clone()
+        data[:3], data[-3:] = 0, 4095
+        rendered["ramp"] = render(ReportScans(enhanced=phantom.with_data(data), name="ramp"))
+    path = tmp_path / "ramp.html"
+    path.write_text(rendered["ramp"], encoding="utf-8")
+    return path
 
 
-def pixels(page: Any, selector: str) -> np.ndarray:
-    """What is seen of an element, [rows, columns, RGB], 0..1."""
-    page.wait_for_timeout(300)
-    return matplotlib.image.imread(BytesIO(page.locator(selector).screenshot()))[..., :3]
+def names(page: Any) -> list[str]:
+    """Name of every view that is seen."""
+    return [text for text in page.locator(".view:visible .name").all_inner_texts() if text]
 
 
-def choose(page: Any, name: str, value: str) -> None:
-    page.check(f"input[name={name}][value='{value}']")
-
-
-def slide(page: Any, name: str, value: int) -> None:
-    page.locator(f"#{name}").fill(str(value))
-
-
-def crosses(page: Any) -> list[list[float]]:
-    """Where each view's cross is, as fractions of the volume."""
-    return page.evaluate("Object.values(moediffViews).map(v => [...v.scene.crosshairPos])")
-
-
-def test_views_are_drawn_and_nothing_is_asked_for_or_harmed(open_page, file, said):
-    page = open_page()
-    for key in ("input", "interpolated", "enhanced", "truth"):
-        assert pixels(page, f"#canvas-{key}").std() > 0.1
+@pytest.mark.parametrize("flags", [SOFTWARE_GL, NO_GL], ids=["webgl", "no webgl"])
+def test_views_are_drawn_and_nothing_is_asked_for_or_harmed(open_page, file, said, flags):
+    page = open_page(*flags)
+    assert [name.split(",")[0] for name in names(page)] == list(SCANS)
+    assert all(canvas_grey(page, i).std() > 20 for i in range(4))
     assert said == [f"request {file.as_uri()}"]
     assert page.evaluate("window.harmed") is None
     assert page.inner_text("#status") == ""
 
 
-def test_a_click_moves_every_cross(any_page):
-    page = any_page()
-    before = crosses(page)
-    page.locator("#canvas-enhanced").click(position={"x": 100, "y": 120})
-    page.wait_for_timeout(300)
-    after = crosses(page)
-    assert after[0] != before[0]
-    assert np.ptp(np.array(after), axis=0).max() < 1e-3
+def test_the_brains_window_has_more_than_200_grey_levels_on_the_screen(open_page, ramp):
+    page = open_page(path=ramp)
+    page.uncheck("#smooth")  # else the browser would make levels of its own between voxels
+    page.keyboard.press("1")
+    levels = np.unique(canvas_grey(page, 0, 0.8))
+    assert len(levels) > 200 and levels.max() >= 240 and levels.min() <= 20
+    page.select_option("#window", "lesion")
+    assert len(np.unique(canvas_grey(page, 0, 0.8))) > 200
 
 
-def test_arrow_keys_move_every_cross(any_page):
-    page = any_page()
-    before = crosses(page)
-    page.focus("#views")
-    page.keyboard.press("PageUp")
-    after = crosses(page)
-    assert after[0][2] > before[0][2] and np.ptp(np.array(after), axis=0).max() < 1e-6
+def test_a_window_set_by_numbers_is_what_is_seen(open_page, ramp, phantom):
+    page = open_page(path=ramp)
+    page.uncheck("#smooth")
+    page.fill("#low", "1250")
+    page.fill("#high", "1750")
+    page.press("#high", "Enter")
+    assert state(page)["window"] == {"name": "own", "low": 1250, "high": 1750}
+    corner = page.evaluate("moediffViewer.data.affine.map(row => row[3])")
+    first = [round((corner[axis] - float(phantom.affine[axis, 3])) / 4) for axis in (0, 1)]
+    for x, y in ((8, 5), (14, 50), (24, 28), (30, 9), (40, 40)):
+        intensity = 1000 + 1000 * (x * 56 + y) / (48 * 56 - 1)
+        expected = min(255, max(0, round(255 * (intensity - 1250) / 500)))
+        assert page.evaluate(PIXEL, [x - first[0], y - first[1]]) == pytest.approx(expected, abs=1)
+    page.fill("#high", "10")  # white below black is refused: the window stays
+    page.press("#high", "Enter")
+    assert state(page)["window"]["high"] == 1750
 
 
-def test_the_window_is_one_for_all_and_follows_the_sliders(any_page):
-    page = any_page()
-    window = "Object.values(moediffViews).map(v => [v.volumes[0].cal_min, v.volumes[0].cal_max].join())"
-    assert page.evaluate(window) == ["0,255"] * 4
-    bright = pixels(page, "#canvas-truth").mean()
-    slide(page, "low", 100)
-    assert page.evaluate(window) == ["100,255"] * 4
-    assert pixels(page, "#canvas-truth").mean() < bright
-
-
-@pytest.mark.parametrize("overlay", ["uncertainty", "experts", "change"])
-def test_overlays_follow_their_opacity(any_page, overlay):
-    page = any_page()
-    plain = pixels(page, "#canvas-enhanced")
-    choose(page, "overlay", overlay)
-    half = pixels(page, "#canvas-enhanced")
-    slide(page, "opacity", 100)
-    full = pixels(page, "#canvas-enhanced")
-    assert np.abs(half - plain).mean() > 0.002
-    assert np.abs(full - plain).mean() > 1.2 * np.abs(half - plain).mean()
-    assert np.ptp(full, axis=-1).max() > 0.3  # in colour
-
-
-def test_every_other_map_is_drawn_in_colour_and_goes_away_again(any_page):
-    page = any_page()
-    plain = pixels(page, "#canvas-enhanced")
-    for overlay in ("single1", "single4", "residual", "lesions", ""):
-        choose(page, "overlay", overlay)
-        page.wait_for_selector(f"#views[data-overlay='{overlay}']")
-        drawn = pixels(page, "#canvas-enhanced")
-        assert (np.abs(drawn - plain).mean() > 0.001) == bool(overlay)
-        assert page.locator("#scale p:visible").count() == bool(overlay)
-
-
-def test_3d_is_shaded_turns_by_keys_and_planes_come_back(open_page):
+def test_dragging_with_the_right_button_or_the_tool_sets_one_window_for_all(open_page):
     page = open_page()
-    plain = pixels(page, "#canvas-truth")
-    choose(page, "plane", "solid")
-    solid = pixels(page, "#canvas-truth")
-    page.focus("#views")
+    before = state(page)["window"]
+    box = page.locator(".view").first.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down(button="right")
+    page.mouse.move(box["x"] + 160, box["y"] + 100, steps=5)
+    page.mouse.up(button="right")
+    wider = state(page)["window"]
+    assert wider["high"] - wider["low"] > 1.2 * (before["high"] - before["low"]) and wider["name"] == "own"
+    page.select_option("#drag", "window")
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 100, box["y"] + 160, steps=5)
+    page.mouse.up()
+    brighter = state(page)["window"]
+    assert brighter["low"] > wider["low"] and brighter["high"] > wider["high"]
+    page.keyboard.press("w")
+    assert state(page)["window"]["name"] == "brain"
+
+
+def test_click_keys_wheel_and_slider_move_one_cross_for_all(open_page):
+    page = open_page()
+    box = page.locator(".view").nth(2).bounding_box()
+    page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.45 * box["height"])
+    clicked = state(page)["at"]
+    page.keyboard.press("ArrowUp")
+    assert state(page)["at"] == pytest.approx([clicked[0], np.floor(clicked[1] / 4) * 4 + 6, clicked[2]])
+    before = canvas_grey(page, 0), canvas_grey(page, 3)
+    page.locator(".view").first.hover()
+    page.mouse.wheel(0, -120)
+    settled(page)
+    assert state(page)["at"][2] == pytest.approx(clicked[2] + 4)
+    page.keyboard.press("PageUp")
+    page.keyboard.press("PageUp")
+    after = canvas_grey(page, 0), canvas_grey(page, 3)
+    assert all((b != a).mean() > 0.05 for b, a in zip(before, after, strict=True))
+    page.fill("#slice", "10")
+    settled(page)
+    assert page.inner_text("#position").startswith("axial 10/") and "mm" in page.inner_text("#position")
+    page.focus("#slice")
     page.keyboard.press("ArrowRight")
-    turned = pixels(page, "#canvas-truth")
-    assert solid.std() > 0.03
-    assert np.abs(solid - plain).mean() > 0.02 and np.abs(turned - solid).mean() > 0.001
-    choose(page, "plane", "axial")
-    assert np.abs(pixels(page, "#canvas-truth") - plain).mean() < 0.002
+    settled(page)
+    assert page.inner_text("#position").startswith("axial 11/")
+
+
+def test_the_millimetres_are_those_of_the_scanner(open_page, full_scans):
+    page = open_page()
+    page.evaluate("moediffViewer.moveTo(moediffViewer.middle([0, 0, 0]))")
+    settled(page)
+    grid = page.evaluate("moediffViewer.data.affine")
+    place = [f"{'RAS'[i] if grid[i][3] >= 0 else 'LPI'[i]} {abs(grid[i][3]):.1f}" for i in range(3)]
+    assert f"({', '.join(place)} mm)" in page.inner_text("#readout")
+
+
+def test_zoom_and_pan_are_linked_and_keep_the_place_under_the_pointer(open_page):
+    page = open_page()
+    box = page.locator(".view").first.bounding_box()
+    x, y = round(box["x"] + 90), round(box["y"] + 140)
+    under = "([x, y]) => moediffViewer.views.slice(0, 2).map(v => v.positionAt(x, y, moediffViewer.state))"
+    before = page.evaluate(under, [x, y])[0]
+    page.mouse.move(x, y)
+    page.keyboard.down("Control")
+    for _ in range(6):
+        page.mouse.wheel(0, -120)
+    page.keyboard.up("Control")
+    settled(page)
+    assert state(page)["zoom"] > 2
+    assert page.evaluate(under, [x, y])[0] == pytest.approx(before, abs=0.01)
+    zoomed = [canvas_grey(page, i) for i in range(4)]
+    page.keyboard.press("Shift+ArrowLeft")
+    assert all((canvas_grey(page, i) != zoomed[i]).mean() > 0.05 for i in range(4))
+    page.keyboard.down("Shift")
+    centre = state(page)["centre"]
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 20, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    moved = np.subtract(state(page)["centre"], centre)
+    assert moved[0] > 1 and moved[1] > 1 and moved[2] == 0
+    page.keyboard.press("0")
+    assert state(page)["zoom"] == 1
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_every_layout_fills_the_window_and_keeps_the_tools_in_reach(open_page, size):
+    page = open_page(width=size[0], height=size[1])
+    for layout, count in (("all", 4), ("planes", 3), ("swipe", 1), ("blink", 1)):
+        page.select_option("#layout", layout)
+        settled(page)
+        views = [view.bounding_box() for view in page.locator(".view:visible").all()]
+        stage = page.locator("#views").bounding_box()
+        assert len(views) == count
+        assert sum(v["width"] * v["height"] for v in views) > 0.7 * stage["width"] * stage["height"]
+        assert stage["width"] > 0.97 * size[0] and stage["height"] > 0.55 * size[1]
+        tools, slices = page.locator("#tools").bounding_box(), page.locator("#slices").bounding_box()
+        assert tools["y"] >= 0 and slices["y"] + slices["height"] <= size[1]  # both on the first screen
+        assert tools["height"] < (60 if size[0] >= 1280 else 100)  # one row; two on a tablet
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_letters_and_scale_bar_belong_to_each_plane(open_page):
+    page = open_page()
+    page.keyboard.press("2")
+    settled(page)
+    letters = [[s.inner_text() for s in view.locator(".letter").all()] for view in page.locator(".view").all()]
+    assert letters == [list("RLAP"), list("RLSI"), list("APSI")]
+    widths = page.evaluate(
+        "moediffViewer.views.map(v =>"
+        " [v.bar.clientWidth, v.geometry(moediffViewer.state).scale / v.density, v.bar.textContent])"
+    )
+    for pixels_wide, pixels_a_mm, text in widths:
+        mm = float(text.split()[0]) * (10 if text.endswith("cm") else 1)
+        assert pixels_wide == pytest.approx(mm * pixels_a_mm, abs=3)
+
+
+def test_the_right_of_the_patient_is_on_the_left_and_above_is_front(open_page, phantom, tmp_path):
+    data = torch.full(phantom.shape, 10.0)
+    data[:3] = 0
+    data[30:36, 40:46, 20:26] = 90  # right, front of the middle
+    path = tmp_path / "marked.html"
+    write_page(ReportScans(enhanced=phantom.with_data(data), name="a"), path)
+    page = open_page(path=path)
+    page.uncheck("#smooth")
+    page.select_option("#window", "full")
+    page.evaluate("moediffViewer.moveTo([0, 0, 23 * 4])")
+    grey = canvas_grey(page, 0)
+    rows, columns = np.nonzero(grey > 200)
+    assert rows.mean() < grey.shape[0] / 2 and columns.mean() < grey.shape[1] / 2
+
+
+def test_swipe_shows_one_scan_on_each_side_of_its_edge_with_both_names(open_page):
+    page = open_page()
+    page.keyboard.press("3")
+    page.select_option("#against", "truth")
+    drawn = {}
+    for edge in (0, 100, 50):
+        page.fill("#edge", str(edge))
+        drawn[edge] = canvas_grey(page, 0)
+    half = drawn[50].shape[1] // 2
+    assert (drawn[0] != drawn[100]).mean() > 0.05
+    assert np.array_equal(drawn[50][:, : half - 3], drawn[100][:, : half - 3])  # left of it: the other scan
+    assert np.array_equal(drawn[50][:, half + 3 :], drawn[0][:, half + 3 :])
+    assert page.inner_text(".view .name").startswith("truth") and page.inner_text(".view .other").startswith("enhanced")
+    box = page.locator(".view").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 200, steps=4)
+    page.mouse.up()
+    assert state(page)["edge"] == pytest.approx(0.25, abs=0.01)
+    page.keyboard.press(".")
+    assert state(page)["edge"] == pytest.approx(0.3, abs=0.01) and page.input_value("#edge") == "30"
+
+
+def test_blink_alternates_and_names_what_is_visible(open_page):
+    page = open_page()
+    page.keyboard.press("4")
+    seen = {}
+    for _ in range(40):
+        # one step in the page, so that the timer cannot come between
+        name, pixel_sum = page.evaluate(
+            """() => { moediffViewer.draw(); const { canvas, name } = moediffViewer.views[0];
+               const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+               return [name.textContent.split(",")[0], data.reduce((a, b) => a + b, 0)]; }"""
+        )
+        seen.setdefault(name, set()).add(pixel_sum)
+        page.wait_for_timeout(60)
+    assert set(seen) == {"enhanced", "input"} and all(len(sums) == 1 for sums in seen.values())
+    assert seen["enhanced"] != seen["input"]
+    page.keyboard.press("1")
+    before = state(page)["blinked"]
+    page.wait_for_timeout(1000)
+    assert state(page)["blinked"] == before  # the timer ends with the layout
+    page.keyboard.press("4")
+    page.evaluate("clearInterval(moediffViewer.timer)")
+    page.keyboard.press(" ")
+    assert state(page)["blinked"] != before
+
+
+def test_double_click_and_keys_enlarge_one_view_and_give_it_back(open_page):
+    page = open_page()
+    small = page.locator(".view").nth(1).bounding_box()
+    page.locator(".view").nth(1).dblclick()
+    assert len(names(page)) == 1 and names(page)[0].startswith("interpolated")
+    assert page.locator(".view:visible").bounding_box()["width"] > 1.8 * small["width"]
+    page.keyboard.press("Escape")
+    assert len(names(page)) == 4
+    for name in SCANS:
+        page.keyboard.press("e")
+        settled(page)
+        assert names(page)[0].startswith(name)
+    page.keyboard.press("e")
+    settled(page)
+    assert len(names(page)) == 4
+
+
+def test_overlays_follow_their_opacity_and_lie_over_the_enhanced_scan_alone(open_page):
+    page = open_page()
+    plain = [pixels(page, f".view >> nth={i}") for i in (2, 3)]
+    for key in ("uncertainty", "experts", "change", "single1", "single4", "residual", "lesions"):
+        page.select_option("#overlay", key)
+        page.evaluate(
+            "key => (async () => { while (!moediffViewer.maps[key]) await new Promise(requestAnimationFrame); })()", key
+        )
+        settled(page)
+        row = page.locator("#scale p:visible")
+        assert row.count() == 1 and row.inner_text()
+        if key == "lesions":
+            assert "outlined lesion" in page.inner_text("#readout")  # views open inside one
+            page.keyboard.press("o")
+            continue
+        assert "units" in row.inner_text() or "largest" in row.inner_text()
+        colour = []
+        for opacity in (0, 20, 100):
+            page.fill("#opacity", str(opacity))
+            colour.append(np.ptp(pixels(page, ".view >> nth=2"), axis=-1))
+        assert colour[2].mean() > 2 * colour[1].mean() > 2 * colour[0].mean()
+        assert colour[2].max() > (0.3 if key in ("uncertainty", "experts", "change") else 0.03)
+    assert np.abs(pixels(page, ".view >> nth=3") - plain[1]).mean() < 0.001
+    assert state(page)["overlay"] == "" and np.abs(pixels(page, ".view >> nth=2") - plain[0]).mean() < 0.001
+
+
+def test_where_a_map_is_zero_the_scan_is_seen_as_it_is(open_page, scans, tmp_path):
+    change = torch.zeros(scans.enhanced.shape)
+    change[20:28, 24:32, 18:26] = 40.0
+    path = tmp_path / "change.html"
+    write_page(replace(scans, interpolated=scans.enhanced.with_data(scans.enhanced.data_XYZ - change)), path)
+    page = open_page(path=path)
+    page.keyboard.press("e")
+    page.keyboard.press("e")
+    page.keyboard.press("e")
+    plain = pixels(page, ".view:visible")
+    page.select_option("#overlay", "change")
+    page.evaluate(MAP_READY, "change")
+    over = pixels(page, ".view:visible")
+    changed = np.abs(over - plain).max(-1) > 0.02
+    assert 0.005 < changed.mean() < 0.15
+
+
+def test_three_planes_show_the_chosen_scan_and_the_cross(open_page):
+    page = open_page()
+    page.keyboard.press("2")
+    page.select_option("#scan", "truth")
+    settled(page)
+    assert all(name.startswith("truth") for name in names(page)) and len(names(page)) == 3
+    plain = pixels(page, ".view >> nth=1")
+    page.keyboard.press("x")
+    crossed = pixels(page, ".view >> nth=1")
+    share = (np.abs(crossed - plain).max(-1) > 0.1).mean()
+    assert 0.001 < share < 0.02  # thin
+    page.locator(".view").nth(2).click(position={"x": 60, "y": 90})
+    settled(page)
+    assert page.input_value("#plane") == "sagittal"  # the slider follows the view that was used
+    page.keyboard.press(" ")
+    settled(page)
+    assert names(page)[0].startswith("input")
+
+
+def test_keys_belong_to_the_control_that_has_the_focus(open_page):
+    page = open_page()
+    page.focus("#low")
+    page.keyboard.type("0")
+    assert state(page)["zoom"] == 1 and page.input_value("#low").endswith("0")
+    page.focus("#layout")
+    page.keyboard.press("s")  # chooses "swipe" there, not the sagittal plane
+    assert state(page)["plane"] == "axial"
+    page.focus("#cross")
+    page.keyboard.press(" ")
+    assert state(page)["cross"] is True
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible() and "blink" in page.inner_text("#help")
+    page.keyboard.press("Escape")
+    assert not page.locator("#help").is_visible()
+
+
+def test_everything_can_be_reached_by_tab_in_the_order_of_the_page(open_page):
+    page = open_page()
+    page.keyboard.press("3")
+    page.select_option("#overlay", "change")
+    order = []
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("document.activeElement.id"))
+    expected = ["layout", "plane", "window", "low", "high", "overlay", "drag", "cross", "smooth", "opacity", "scan"]
+    expected += ["against", "edge", "reset", "fill", "keys", "views", "slice"]
+    found = [name for name in dict.fromkeys(order) if name in expected]
+    start = found.index("layout")
+    assert found[start:] + found[:start] == expected
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_either_theme_and_any_layout(open_page, scheme):
+    page = open_page(color_scheme=scheme)
+    for layout in ("all", "planes", "swipe"):
+        page.select_option("#layout", layout)
+        settled(page)
+        assert serious(page) == []
+    papers = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (papers == "rgb(20, 22, 26)") == (scheme == "dark")
+
+
+def test_axe_finds_nothing_serious_in_the_list_of_scans(open_page, scans, file):
+    index = file.with_name("index.html")
+    write_index([cohort_entry(replace(scans, name="a", record=RECORDS[0]), file)], index)
+    assert serious(open_page(path=index)) == []
+
+
+def test_a_result_without_its_input_is_shown_alone_and_says_so(open_page, scans, tmp_path):
+    path = tmp_path / "alone.html"
+    bare = ReportScans(enhanced=scans.enhanced, name="a", source_note=NO_SOURCE)
+    write_page(bare, path)
+    page = open_page(path=path)
+    assert "was not found" in page.inner_text("header") and len(names(page)) == 1
+    assert page.locator("#layout option").count() == 2
+    page.keyboard.press("3")  # a layout that is not offered
+    assert state(page)["layout"] == "all"
+
+
+def test_two_fingers_zoom(open_page):
+    page = open_page(has_touch=True)
+    client = page.context.new_cdp_session(page)
+    box = page.locator(".view").first.bounding_box()
+    x, y = box["x"] + 120, box["y"] + 120
+
+    def touch(kind: str, apart: float) -> None:
+        points = [] if kind == "touchEnd" else [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 30)
+    for apart in range(30, 91, 10):
+        touch("touchMove", apart)
+    touch("touchEnd", 0)
+    settled(page)
+    assert state(page)["zoom"] == pytest.approx(3, rel=0.1)
 
 
 def test_the_index_sorts_links_and_asks_for_nothing(open_page, scans, file, said):
@@ -210,172 +509,23 @@ def test_the_index_sorts_links_and_asks_for_nothing(open_page, scans, file, said
     assert said == [f"request {index.as_uri()}"]
 
 
-def test_swipe_shows_the_input_left_of_its_edge(any_page):
-    page = any_page()
-    choose(page, "plane", "coronal")
-    choose(page, "compare", "swipe")
-    slide(page, "edge", 0)
-    enhanced = pixels(page, "#views")
-    slide(page, "edge", 100)
-    measured = pixels(page, "#views")
-    slide(page, "edge", 50)
-    both = pixels(page, "#views")
-    assert np.abs(enhanced - measured).mean() > 0.005
-    middle = both.shape[1] // 2
-    assert np.abs(both - measured)[60:, : middle - 20].mean() < 0.002
-    assert np.abs(both - enhanced)[60:, middle + 20 :].mean() < 0.002
-
-
-def test_blink_alternates(any_page):
-    page = any_page()
-    choose(page, "compare", "blink")
-    page.wait_for_selector("#view-enhanced.off", state="attached", timeout=5000)
-    page.wait_for_selector("#view-enhanced:not(.off)", timeout=5000)
-
-
-def test_without_webgl_planes_are_drawn_stills_stay_and_a_reason_is_given(open_page, said):
-    page = open_page(*NO_GL)
-    assert "WebGL" in page.inner_text("#status") and "3-D" in page.inner_text("#status")
-    assert page.locator("input[name=plane][value=solid]").count() == 0
-    for key in ("input", "interpolated", "enhanced", "truth"):
-        assert pixels(page, f"#canvas-{key}").std() > 0.1
-    assert page.locator("#stills img").first.is_visible()
-    assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
-    assert len(said) == 1 and page.evaluate("window.harmed") is None
-
-
-def test_both_ways_of_drawing_show_the_same(open_page):
-    drawn = []
-    for flags in (SOFTWARE_GL, NO_GL):
-        page = open_page(*flags)
-        page.uncheck("#cross")
-        choose(page, "plane", "sagittal")
-        drawn.append(pixels(page, "#canvas-truth").mean(-1)[40:-40, 40:-40])
-    assert np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1] > 0.9
-
-
 def test_without_scripts_the_stills_are_there(open_page):
     page = open_page(java_script_enabled=False)
     assert page.locator("#stills img").first.is_visible() and not page.is_visible("#viewer")
-    assert "Scripts are turned off" in page.inner_text("main")
+    assert "Scripts are turned off" in page.inner_text("body")
 
 
-def test_no_key_or_click_makes_one_view_unlike_the_others(open_page):
-    """NiiVue's own keys would turn a single view, even to 3-D, where a face shows; its drags reset a single window."""
-    page = open_page()
-    slide(page, "low", 60)
-    box = page.locator("#canvas-enhanced").bounding_box()
-    x, y = box["x"] + 120, box["y"] + 120
-    page.mouse.dblclick(x, y)
-    for key in ("v", "c", "p", "h", "V"):
-        page.keyboard.press(key)
-        page.wait_for_timeout(80)
-    page.mouse.move(x, y)
-    page.mouse.down(button="right")
-    page.mouse.move(x + 40, y + 30, steps=4)
-    page.mouse.up(button="right")
-    page.wait_for_timeout(300)
-    alike = page.evaluate(
-        "Object.values(moediffViews).map(v => [v.volumes[0].cal_min, v.volumes[0].cal_max, v.opts.sliceType].join())"
-    )
-    assert len(set(alike)) == 1 and alike[0].endswith(",0")
-    assert alike[0].split(",")[0] == page.input_value("#low") != "60"  # the drag moved every window, and the slider
-
-
-def test_zoom_is_one_for_all_and_keeps_the_cross_where_it_is(any_page):
-    page = any_page()
-    zooms = "Object.values(moediffViews).map(v => [...v.scene.pan2Dxyzmm].map(n => Math.round(n)).join())"
-    plain = pixels(page, "#canvas-enhanced")
-    page.focus("#views")
-    page.keyboard.press("+")
-    page.keyboard.press("+")
-    assert {z.split(",")[3] for z in page.evaluate(zooms)} == {"2"} and len(set(page.evaluate(zooms))) == 1
-    assert page.input_value("#zoom") == "2"
-    zoomed = pixels(page, "#canvas-enhanced")
-    assert np.abs(zoomed - plain).mean() > 0.02
-    cross = (plain[..., 0] - plain[..., 2] > 0.3) & (zoomed[..., 0] - zoomed[..., 2] > 0.3)  # yellow in both
-    assert cross.sum() > 100
-    page.keyboard.press("0")
-    assert set(page.evaluate(zooms)) == {"0,0,0,1"}
-
-
-def test_shift_and_drag_moves_every_zoomed_picture(any_page):
-    page = any_page()
-    slide(page, "zoom", 3)
-    pans = "Object.values(moediffViews).map(v => [...v.scene.pan2Dxyzmm])"
-    before, box = page.evaluate(pans), page.locator("#canvas-enhanced").bounding_box()
-    page.keyboard.down("Shift")
-    page.mouse.move(box["x"] + 100, box["y"] + 100)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 140, box["y"] + 120, steps=4)
-    page.mouse.up()
-    page.keyboard.up("Shift")
-    page.wait_for_timeout(300)
-    after = page.evaluate(pans)
-    assert np.abs(np.array(after[0]) - before[0]).max() > 1
-    assert np.ptp(np.array(after), axis=0).max() < 1e-3
-
-
-def test_scrolling_changes_the_slice_of_every_view(any_page):
-    page = any_page()
-    before = crosses(page)
-    page.locator("#canvas-input").hover()
-    page.mouse.wheel(0, -120)
-    page.wait_for_timeout(300)
-    after = crosses(page)
-    assert after[0][2] > before[0][2] and after[0][:2] == before[0][:2]
-    assert np.ptp(np.array(after), axis=0).max() < 1e-6
-
-
-def test_the_cross_can_be_hidden_and_values_under_it_are_told(any_page):
-    page = any_page()
-    told = page.inner_text("#readout")
-    assert all(f"{name} " in told for name in ("input", "interpolated", "enhanced", "truth"))
-    choose(page, "overlay", "lesions")
-    page.wait_for_selector("#views[data-overlay=lesions]")
-    assert "outlined lesions: outlined lesion" in page.inner_text("#readout")  # views open inside one
-    with_cross = pixels(page, "#canvas-truth")
-    page.uncheck("#cross")
-    without = pixels(page, "#canvas-truth")
-    assert np.abs(with_cross - without).mean() > 0.001 and np.ptp(without, axis=-1).max() < 0.1
-
-
-def test_the_swipe_line_can_be_dragged(any_page):
-    page = any_page()
-    choose(page, "compare", "swipe")
-    box = page.locator("#divider").bounding_box()
-    page.mouse.move(box["x"] + 12, box["y"] + 200)
-    page.mouse.down()
-    page.mouse.move(box["x"] - 100, box["y"] + 200, steps=4)
-    page.mouse.up()
-    assert int(page.input_value("#edge")) < 45
-    assert page.locator("#divider").bounding_box()["x"] < box["x"] - 60
-
-
-def test_dark_and_light_follow_the_system_and_stay_legible(open_page):
-    """WCAG contrast of the text that readers need, in both themes."""
-
-    def luminance(colour: str) -> float:
-        parts = [float(c) / 255 for c in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    papers = []
-    for scheme in ("light", "dark"):
-        page = open_page(*NO_GL, color_scheme=scheme)
-        paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        for selector in ("h1", ".hint", "dt", "thead th", ".warnings li"):
-            ink = luminance(page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color"))
-            assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 4.5
-        for key in ("input", "interpolated", "enhanced", "truth"):
-            ink = luminance(page.evaluate(f"getComputedStyle(document.querySelector('.curve.k-{key}')).stroke"))
-            assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 3
-        papers.append(paper)
-    assert papers[0] > 0.8 and papers[1] < 0.05
+def test_an_old_browser_gets_stills_and_the_reason(file, browsers):
+    page = browsers(NO_GL).new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(file.as_uri())
+    page.wait_for_selector("html[data-ready=yes]")
+    assert "too old" in page.inner_text("#status") and page.locator("#stills img").first.is_visible()
+    page.close()
 
 
 def test_on_paper_stand_stills_and_settings_without_controls(open_page):
-    page = open_page(*NO_GL, width=718, color_scheme="dark")
+    page = open_page(width=718, color_scheme="dark")
     page.evaluate("for (const part of document.querySelectorAll('details')) part.open = false")
     page.emulate_media(media="print")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
@@ -385,6 +535,6 @@ def test_on_paper_stand_stills_and_settings_without_controls(open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
 
 
-def test_nothing_sticks_out_on_a_phone(any_page):
-    page = any_page(width=390)
+def test_nothing_sticks_out_on_a_phone(open_page):
+    page = open_page(width=390, height=844)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,15 +1,17 @@
-"""Maps lie where the head is, in scales that can be compared; a face is never offered in 3-D."""
+"""Maps lie where the head is, in scales that can be compared."""
 
 from dataclasses import replace
 
-import pytest
+import numpy as np
 import torch
 
-from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
 from moediff.report.display import display
-from moediff.report.privacy import why_no_3d
+from moediff.report.figure import _expert_layer
+from moediff.report.layers import Layer
+from moediff.report.maps import expert_labels
+from moediff.report.slices import grey_HW, laid_over, overlay_table, rgb
 
 
 def layer(scans: ReportScans, key: str):
@@ -62,31 +64,36 @@ def test_lesions_are_labels_on_the_enhanced_grid(scans, phantom):
     assert int(lesions.data_XYZ.sum()) == 64 and len(lesions.labels) == 1
 
 
-def test_only_stripped_scans_may_be_turned_in_3d(mni_scan, phantom):
-    stripped = ReportScans(enhanced=mni_scan, name="a")
-    assert why_no_3d(stripped) == ""
-    skin = mni_scan.with_data(mni_scan.data_XYZ + 0.2 * mni_scan.data_XYZ.max())
-    assert "face" in why_no_3d(ReportScans(enhanced=skin, name="a"))
-    assert "face" in why_no_3d(replace(stripped, source=skin))  # one scan with a face is one too many
-    assert why_no_3d(replace(stripped, source=skin, defaced=True)) == ""
+def test_a_map_grows_clearer_without_an_edge_towards_nothing():
+    """A value that is cut off draws holes, and holes look like lesions."""
+    levels = torch.zeros(1, 1, 1, dtype=torch.uint8)
+    heat = overlay_table(Layer("a", "a", levels, 0, 1))[:, 3].astype(int)
+    signed = overlay_table(Layer("a", "a", levels, -1, 1, signed=True))[:, 3].astype(int)
+    assert heat[0] == 0 and heat[-1] == 255 and signed[128] == 0 and signed[0] == signed[255] == 255
+    assert np.diff(heat).min() >= 0 and np.diff(heat).max() <= 3
+    assert np.abs(np.diff(signed)).max() <= 4 and np.diff(signed[128:]).min() >= 0
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_part_of_a_head_is_not_taken_for_a_stripped_brain(axis, mni_scan):
-    """Air at zero and the volume of a brain, but cut by the field of view: a slab of a head may hold the face."""
-    middle = mni_scan.data_XYZ.narrow(axis, 25, mni_scan.shape[axis] - 60)
-    assert "face" in why_no_3d(ReportScans(enhanced=Volume(middle, mni_scan.affine), name="a"))
+def test_a_still_of_a_map_shows_the_scan_under_it(scans):
+    shown = display(scans)
+    change = layer(scans, "change")
+    scan_HW = grey_HW(shown.enhanced, shown, "axial", shown.centre[2])
+    still = laid_over(change, np.full_like(scan_HW, 128), scan_HW)
+    assert np.array_equal(still, np.repeat(scan_HW[..., None], 3, -1))
+    assert tuple(laid_over(change, np.full_like(scan_HW, 255), scan_HW)[0, 0]) == tuple(overlay_table(change)[255, :3])
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_padding_around_a_part_of_a_head_does_not_hide_that_it_is_cut(axis, mni_scan):
-    middle = mni_scan.data_XYZ.narrow(axis, 25, mni_scan.shape[axis] - 60)
-    padded = torch.zeros(mni_scan.shape)
-    padded.narrow(axis, 25, mni_scan.shape[axis] - 60).copy_(middle)
-    assert "face" in why_no_3d(ReportScans(enhanced=mni_scan.with_data(padded), name="a"))
-
-
-def test_noise_in_air_keeps_a_scan_flat(mni_scan):
-    """Whether it was stripped cannot be seen then; the volume alone would let parts of heads through."""
-    noise = 20 * torch.rand(mni_scan.shape, generator=rng_for(0))
-    assert "face" in why_no_3d(ReportScans(enhanced=mni_scan.with_data(mni_scan.data_XYZ + noise), name="a"))
+def test_the_page_and_the_figure_show_the_same_experts(scans):
+    """Both the largest weight; where no expert worked, neither shows any."""
+    gate_XYZE = scans.gate_XYZE.clone()
+    gate_XYZE[..., 0] *= 0.4
+    gate_XYZE[..., 2] += 0.5 * (gate_XYZE[..., 0] > 0)
+    changed = replace(scans, gate_XYZE=gate_XYZE)
+    drawn = layer(changed, "experts")
+    labels = expert_labels(gate_XYZE)
+    assert "largest" in drawn.title and "largest" in drawn.note
+    assert set(drawn.data_XYZ.unique().tolist()) == set(labels.unique().tolist()) == {0, 2, 3, 4}
+    column = _expert_layer(gate_XYZE, scans.enhanced, scans.enhanced, (0.0, 1e-6))
+    assert "largest gate weight" in column.title
+    pixel = tuple((column.data[tuple((labels == 3).nonzero()[0])] * 255).round().int().tolist())
+    assert pixel == rgb(dict(drawn.labels)["junction"])

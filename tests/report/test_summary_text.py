@@ -48,7 +48,7 @@ def test_a_number_is_itself(value):
 
 @pytest.mark.parametrize(
     ("noise", "said"),
-    [(0.01, "by 3.0 times the noise"), (0.0, "by more than 100 times"), (1e-7, "by more than 100 times")],
+    [(0.01, "by 3.0 times its noise"), (0.0, "by more than 100 times"), (1e-7, "by more than 100 times")],
 )
 def test_a_disagreement_is_told_in_noises_where_there_is_noise(noise, said, scans):
     record = {"data_consistency": {"rms_over_range": 0.03, "noise_over_range": noise}}

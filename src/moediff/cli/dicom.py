@@ -67,7 +67,11 @@ def _print_table(rows: list[SeriesRow]) -> None:
     Console(markup=False).print(table)
 
 
-def _cell(value: str | int | bool | tuple[float, ...]) -> str:
+def _cell(value: str | int | float | bool | tuple[float, ...] | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return " x ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)

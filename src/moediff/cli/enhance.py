@@ -23,6 +23,7 @@ from moediff.cli.options import (
     option,
     overwrite_option,
     quiet_option,
+    report_size_option,
     seed_option,
     threads_option,
 )
@@ -90,6 +91,7 @@ OPTIONS = {
             help="also write the standard deviation of every voxel (mode detail: needs --samples 2 or more)",
         ),
         option("--report", type=Path, metavar="HTML", help="also write a page that shows the result, offline"),
+        report_size_option(),
         option("--mask", type=Path, metavar="PATH", help="also write where the network worked"),
         option("--dicom-out", type=Path, metavar="FOLDER", help="also write a new DICOM series (DICOM input only)"),
         overwrite_option(),
@@ -222,6 +224,7 @@ def enhance_command(args: argparse.Namespace) -> int:
         options=options,
         outputs=outputs,
         overwrite=args.overwrite,
+        report_size=args.report_size,
         protected=() if args.like is None else (args.like,),
     )
     if args.adapt:

@@ -27,6 +27,8 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
     "evaluate": {"--no-fit": "--no-intensity-fit"},
     "benchmark": {"--no-fit": "--no-intensity-fit", "--behaviour-only": "--exclude-from-means"},
 }
+# Command -> options that do nothing any more: they are passed over for one release, with a warning.
+GONE_OPTIONS: dict[str, tuple[str, ...]] = {"report": ("--defaced",)}
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,16 @@ def overwrite_option(what: str = "existing outputs") -> Option:
 def quiet_option(what: str = "no progress, no summary and no warnings") -> Option:
     """-q, --quiet."""
     return option("-q", "--quiet", action="store_true", help=f"print {what}")
+
+
+def report_size_option() -> Option:
+    """--report-size."""
+    return option(
+        "--report-size",
+        choices=("full", "small"),
+        default="full",
+        help="full: about 25 MB for a fine head; small: at most 7 MB for mail, with fewer grey levels",
+    )
 
 
 def device_option(default: str = "auto") -> Option:
@@ -186,6 +198,9 @@ def with_present_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in words:
         options = options and word != "--"  # what follows are names of files
         name, equals, value = word.partition("=")
+        if options and name in GONE_OPTIONS.get(command, ()):
+            notes.append(f"{name} has no effect any more, and will be refused after the next release")
+            continue
         if options and name in renamed:
             notes.append(f"{name} is now {renamed[name]}; the former name works for one more release")
             word = renamed[name] + equals + value

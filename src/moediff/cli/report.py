@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import SOME_FAILED
-from moediff.cli.options import INPUT, OUTPUT, Command, add_command, option, overwrite_option, quiet_option
+from moediff.cli.options import (
+    INPUT,
+    OUTPUT,
+    Command,
+    add_command,
+    option,
+    overwrite_option,
+    quiet_option,
+    report_size_option,
+)
 from moediff.cli.reading import TRUST_INTENSITIES, reading_options, scan_path
 from moediff.core.memory import tune_allocator
 
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
     from moediff.report.data import ReportFiles
 
 FILES = ("input", "truth", "uncertainty", "experts", "differences", "lesions")  # that belong to one result
-SINGLE = ("output", *FILES, "trust", "volume", "series", "defaced")  # what is said of one result
+SINGLE = ("output", *FILES, "trust", "volume", "series")  # what is said of one result
 
 
 OPTIONS = {
@@ -38,9 +47,6 @@ OPTIONS = {
         option("--experts", type=Path, help="what `enhance --experts` wrote"),
         option("--differences", type=Path, help="what `enhance --differences` wrote: each expert's own changes"),
         option("--lesions", type=Path, help="mask of outlined lesions, on any grid"),
-        option(
-            "--defaced", action="store_true", help="the scan shows no face: offer a 3-D view, as for stripped scans"
-        ),
     ),
     OUTPUT: (
         option(
@@ -49,6 +55,7 @@ OPTIONS = {
         option(
             "--index", type=Path, metavar="HTML", help="also write a page that lists all: thumbnails, numbers, outliers"
         ),
+        report_size_option(),
         overwrite_option("existing pages"),
         quiet_option("no names of pages"),
     ),
@@ -82,6 +89,7 @@ def report_command(args: argparse.Namespace) -> int:
     from moediff.core.extras import require_modules
     from moediff.report.cohort import cohort_entry, results_of, write_index
     from moediff.report.data import from_files
+    from moediff.report.embed import SIZES
     from moediff.report.page import write_page
 
     tune_allocator()
@@ -94,7 +102,7 @@ def report_command(args: argparse.Namespace) -> int:
     for scan, page in zip(results, pages, strict=True):
         try:
             scans = from_files(_files(scan, args))
-            write_page(scans, page, overwrite=args.overwrite)
+            write_page(scans, page, overwrite=args.overwrite, size=SIZES[args.report_size])
             if args.index is not None:
                 entries.append(cohort_entry(scans, page))
         except MoeDiffError as error:
@@ -135,7 +143,6 @@ def _files(scan: Path, args: argparse.Namespace) -> ReportFiles:
         experts=args.experts or maps.get("experts"),
         differences=args.differences or maps.get("differences"),
         lesions=args.lesions,
-        defaced=args.defaced,
         trust_intensities=args.trust_intensities,
     )
 

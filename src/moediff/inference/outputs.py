@@ -21,6 +21,9 @@ Annotate: TypeAlias = Callable[[Enhanced], Mapping[str, Any]]
 NO_UNCERTAINTY = "no uncertainty map was written: there is none for a scan that was passed through or sampled once"
 
 
+REPORT_SIZES = ("full", "small")  # of a page; `report/embed.py` says what they mean
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputPaths:
     """Where things go, as paths or as text; None leaves a file out.

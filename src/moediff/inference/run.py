@@ -16,7 +16,7 @@ from moediff.core.extras import require_modules
 from moediff.inference.enhancer import Enhancer, Source, read_source
 from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.outputs import Annotate, OutputPaths, check_outputs, locked_outputs, write
+from moediff.inference.outputs import REPORT_SIZES, Annotate, OutputPaths, check_outputs, locked_outputs, write
 from moediff.inference.result import Enhanced
 from moediff.inference.session import Progress, no_progress
 from moediff.inference.sidecar import InputFile
@@ -44,6 +44,10 @@ class EnhanceRequest:
         overwrite: replace existing ones.
         protected: other files that are read, and so are never replaced.
         annotate: gives further keys of the sidecar, such as BIDS metadata.
+        report_size: of the page, full or small.
+
+    Raises:
+        ConfigError: the size has another name.
     """
 
     source: Source
@@ -52,6 +56,11 @@ class EnhanceRequest:
     overwrite: bool = False
     protected: tuple[Path, ...] = ()
     annotate: Annotate | None = None
+    report_size: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.report_size not in REPORT_SIZES:
+            raise ConfigError(f"report_size={self.report_size!r}: expected one of {', '.join(REPORT_SIZES)}")
 
     @property
     def path(self) -> Path | None:
@@ -121,7 +130,7 @@ def enhance_to(
 
         def draw(page: Path) -> None:
             report(0.97, "drawing the report")
-            _draw_page(result, planned.scan.stem or ("scan" if path is None else path.name), page, overwrite=overwrite)
+            _draw_page(result, planned.scan.stem or ("scan" if path is None else path.name), page, request)
 
         if path is not None:
             input_file = InputFile.of(path, outputs.sidecar)
@@ -131,8 +140,10 @@ def enhance_to(
     return result
 
 
-def _draw_page(result: Enhanced, name: str, page: Path, *, overwrite: bool) -> None:
+def _draw_page(result: Enhanced, name: str, page: Path, request: EnhanceRequest) -> None:
     from moediff.report.data import from_result
+    from moediff.report.embed import SIZES
     from moediff.report.page import write_page
 
-    write_page(from_result(result, name), page, overwrite=overwrite)
+    size = SIZES[request.report_size]
+    write_page(from_result(result, name), page, overwrite=request.overwrite, size=size)

@@ -26,10 +26,10 @@ from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import write_text
 from moediff.report.data import ReportScans
 from moediff.report.display import display
-from moediff.report.layers import PLANES, Layer
+from moediff.report.layers import PLANES
 from moediff.report.page import policy
 from moediff.report.sanitise import number, one_line
-from moediff.report.slices import data_uri, png, slice_HW
+from moediff.report.slices import data_uri, grey_HW, png
 
 LIMIT = 3.5  # Iglewicz & Hoaglin 1993
 LEAST = 5  # scans; fewer say nothing about what is usual
@@ -99,9 +99,8 @@ def results_of(paths: Iterable[Path]) -> list[Path]:
     return results
 
 
-def _square(layer: Layer, plane: str, index: int) -> np.ndarray:
+def _square(pixels_HW: np.ndarray) -> np.ndarray:
     """A plane as a black-padded square of THUMBNAIL pixels, uint8 [H, W]."""
-    pixels_HW = slice_HW(layer.data_XYZ, plane, index)
     side = max(pixels_HW.shape)
     at = (np.arange(THUMBNAIL) * side / THUMBNAIL).astype(int)
     pad = [((side - n) // 2, side - n - (side - n) // 2) for n in pixels_HW.shape]
@@ -115,11 +114,12 @@ def cohort_entry(scans: ReportScans, page: Path) -> Entry:
         DataError: the enhanced scan is constant.
     """
     layers = display(ReportScans(enhanced=scans.enhanced, name=scans.name))
-    squares = [_square(layers.scans[0], plane, layers.centre[PLANES[plane][2]]) for plane in PLANES]
+    planes = [grey_HW(layers.enhanced, layers, plane, layers.centre[PLANES[plane][2]]) for plane in PLANES]
     recorded = scans.record.get("warnings")
     warnings = tuple(one_line(w) for w in recorded) if isinstance(recorded, list) else ()
     numbers = numbers_of(scans.record)
-    return Entry(one_line(scans.name), page, data_uri(png(np.hstack(squares)), "image/png"), numbers, warnings)
+    thumbnail = data_uri(png(np.hstack([_square(plane_HW) for plane_HW in planes])), "image/png")
+    return Entry(one_line(scans.name), page, thumbnail, numbers, warnings)
 
 
 def numbers_of(record: dict[str, Any]) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moediff.evaluation.metrics.spectrum import radius
 from moediff.report.charts import ticks
-from moediff.report.layers import Display, sampled
+from moediff.report.layers import Display, sampled, to_bytes
 
 BINS, SHELLS = 64, 48
 HISTOGRAM_VOXELS, SPECTRUM_VOXELS = 1_000_000, 128
@@ -54,9 +54,10 @@ class Plot:
     curves: tuple[tuple[str, str, str], ...]
 
 
-def histogram(data_XYZ: Tensor) -> Tensor:
-    """Share of the head's voxels (8-bit, air left out) in each of 64 intensity bins."""
-    levels_V = np.bincount(sampled(data_XYZ, HISTOGRAM_VOXELS).numpy().ravel(), minlength=256)
+def histogram(data_XYZ: Tensor, low: float, high: float) -> Tensor:
+    """Share of the head's voxels (air left out) in each of 64 intensity bins between two intensities."""
+    levels_XYZ = to_bytes(sampled(data_XYZ, HISTOGRAM_VOXELS), low, high)
+    levels_V = np.bincount(levels_XYZ.numpy().ravel(), minlength=256)
     histogram_K = torch.from_numpy(levels_V).reshape(BINS, -1).sum(1).double()
     histogram_K[:AIR_BINS] = 0
     return histogram_K / histogram_K.sum().clamp_min(1)
@@ -110,8 +111,10 @@ def _paths(curves: Sequence[Curve], low: float, high: float) -> tuple[tuple[str,
 
 
 def _intensities(layers: Display) -> Plot:
-    low, high = layers.scans[0].low, layers.scans[0].high
-    curves = [Curve(s.key, s.title, tuple((100 * histogram(s.data_XYZ)).tolist())) for s in layers.scans]
+    low, high = min(layers.windows[0].low, 0.0), layers.windows[0].high
+    curves = [
+        Curve(s.key, s.title, tuple((100 * histogram(s.volume.data_XYZ, low, high)).tolist())) for s in layers.scans
+    ]
     marks = ticks(0, max(max(c.y) for c in curves) or 1.0, 4)
     inside = [t for t in ticks(low, high, 4) if low <= t <= high]
     return Plot(
@@ -127,7 +130,7 @@ def _intensities(layers: Display) -> Plot:
 
 def _detail(layers: Display) -> Plot:
     fine = [s for s in layers.scans if s.key != "input"]
-    curves = [Curve(s.key, s.title, tuple(power_spectrum(s.data_XYZ).tolist())) for s in fine]
+    curves = [Curve(s.key, s.title, tuple(power_spectrum(s.volume.data_XYZ).tolist())) for s in fine]
     low = DECIBELS * min(-1, math.floor(min(min(c.y) for c in curves) / DECIBELS))
     levels = range(low, 1, DECIBELS)
     return Plot(

@@ -36,6 +36,12 @@ REMEDY = (
 )
 
 
+NO_SOURCE = (
+    "The scan that was enhanced was not found, so this page shows the result without it: there is nothing to "
+    "compare it with, no map of what was changed and none of disagreement. Name the input (--input) to see them."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
     """Files that belong to one enhanced scan; None leaves a view out.
@@ -49,7 +55,6 @@ class ReportFiles:
         experts: 4-D gate weights on the enhanced grid.
         differences: what `enhance --differences` wrote.
         lesions: mask of lesions, on any grid.
-        defaced: the user says that no face is left, so the scan may be shown in 3-D.
         trust_intensities: the truth holds intensities, whatever it looks like.
     """
 
@@ -63,7 +68,6 @@ class ReportFiles:
     experts: Path | None = None
     differences: Path | None = None
     lesions: Path | None = None
-    defaced: bool = False
     trust_intensities: bool = False
 
 
@@ -85,7 +89,7 @@ class ReportScans:
         expert_names: in the order of E.
         residual: the enhanced scan acquired again minus the input, on any grid.
         lesions: 1 inside outlined lesions, on any grid.
-        defaced: the user says that no face is left.
+        source_note: why the input is missing and what that leaves; empty where it is there.
 
     Raises:
         GeometryError: a map does not lie on the enhanced grid.
@@ -104,7 +108,7 @@ class ReportScans:
     expert_names: tuple[str, ...] = ()
     residual: Volume | None = None
     lesions: Volume | None = None
-    defaced: bool = False
+    source_note: str = ""
 
     def __post_init__(self) -> None:
         maps = {
@@ -187,7 +191,7 @@ def from_files(files: ReportFiles) -> ReportScans:
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
         residual=None if source is None else _residual(enhanced, source.volume, _assumed_thickness(record)),
         lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None,
-        defaced=files.defaced,
+        source_note="" if files.source else NO_SOURCE,
     )
 
 

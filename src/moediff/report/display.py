@@ -1,7 +1,6 @@
-"""Scans as they are enhanced_layer: cropped to the head, 8 bits, all on one grid and in one intensity window.
+"""Scans as a page shows them: cut to the box around the head, in their own units, with windows to look at them.
 
-The input keeps its own voxels: each display voxel takes the value of the input voxel it lies in, so thick slices look
-thick and all views show the same box.
+The input keeps its own voxels, so thick slices look thick; all views show the same box.
 
 Axes: X Y Z voxels (RAS+).
 """
@@ -14,13 +13,14 @@ from torch import Tensor
 from moediff.core.errors import DataError
 from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
-from moediff.report.layers import Display, DisplayBox, Layer, air, nearest, quantiles
+from moediff.report.layers import Display, DisplayBox, Layer, Scan, own_voxels, quantiles
 from moediff.report.maps import maps
+from moediff.report.windows import presets
 
 WINDOW = (0.01, 0.995)
 MARGIN_MM = 4.0
 HEAD_LEVEL = 0.06  # of the window; below lies air
-COARSE = 2  # voxels; the head's box is map_layers on every second one
+COARSE = 2  # voxels; the head's box is looked for on every second one
 
 
 def _profiles(foreground_XYZ: Tensor) -> list[Tensor]:
@@ -29,12 +29,14 @@ def _profiles(foreground_XYZ: Tensor) -> list[Tensor]:
     return [plane_XY.sum(1).double(), plane_XY.sum(0).double(), foreground_XYZ.float().sum((0, 1)).double()]
 
 
-def _display_box(enhanced: Volume) -> DisplayBox:
+def _display_box(enhanced: Volume) -> tuple[DisplayBox, float]:
+    """The box around the head, and the intensity below which lies air."""
     low, high = quantiles(enhanced.data_XYZ, *WINDOW)
     if not high > low:
         raise DataError(f"the enhanced scan has no contrast (window {low}..{high}); expected a scan")
     low = low if abs(low) > 1e-4 * high else 0.0  # rounding left by resampling is no intensity
-    foreground = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > low + HEAD_LEVEL * (high - low)
+    air_below = low + HEAD_LEVEL * (high - low)
+    foreground = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > air_below
     start, shape = [], []
     for profile, n, step in zip(_profiles(foreground), enhanced.shape, enhanced.spacing_mm, strict=True):
         inside = (profile > 0.001 * profile.max()).nonzero() * COARSE
@@ -43,17 +45,17 @@ def _display_box(enhanced: Volume) -> DisplayBox:
         last = min(n - 1, int(inside.max()) + COARSE - 1 + margin)
         start.append(first)
         shape.append(last - first + 1)
-    return DisplayBox(tuple(start), tuple(shape), (low, high))
+    return DisplayBox(tuple(start), tuple(shape)), air_below
 
 
-def _centre(enhanced_layer: Layer, lesions: Layer | None) -> tuple[int, int, int]:
+def _centre(enhanced: Volume, lesions: Layer | None, air_below: float) -> tuple[int, int, int]:
     """Voxel where the views open: in the outlined lesions if there are any, else the head's centre of mass."""
     if lesions is not None and bool(lesions.data_XYZ.any()):
         return _inside(lesions.data_XYZ > 0)
-    foreground = enhanced_layer.data_XYZ[::COARSE, ::COARSE, ::COARSE] > 255 * HEAD_LEVEL
+    foreground = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > air_below
     x, y, z = (
         min(n - 1, int(COARSE * float((p * torch.arange(len(p))).sum() / p.sum())))
-        for p, n in zip(_profiles(foreground), enhanced_layer.data_XYZ.shape, strict=True)
+        for p, n in zip(_profiles(foreground), enhanced.shape, strict=True)
     )
     return x, y, z
 
@@ -66,28 +68,27 @@ def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:
     return int(row[len(row) // 2]), y, z
 
 
-def _scan_layers(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Layer]:
-    layers = []
+def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
+    found = []
     if scans.source is not None:
-        layers.append(box.grey("input", "input", nearest(scans.source, cropped.grid, outside=air(scans.source))))
+        found.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
     if scans.interpolated is not None:
-        layers.append(box.grey("interpolated", "interpolated", box.crop_volume(scans.interpolated).data_XYZ))
-    layers.append(box.grey("enhanced", "enhanced", cropped.data_XYZ))
+        found.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
+    found.append(Scan("enhanced", "enhanced", cropped))
     if scans.truth is not None:
-        layers.append(box.grey("truth", "truth", box.crop_volume(scans.truth).data_XYZ))
-    return layers
+        found.append(Scan("truth", "truth", box.crop_volume(scans.truth)))
+    return found
 
 
 def display(scans: ReportScans) -> Display:
-    """Bring everything onto one grid, cropped to the enhanced head.
+    """Bring everything into one box around the enhanced head.
 
     Raises:
         DataError: the enhanced scan is constant.
     """
-    box = _display_box(scans.enhanced)
+    box, air_below = _display_box(scans.enhanced)
     cropped = box.crop_volume(scans.enhanced)
-    layers = _scan_layers(scans, box, cropped)
-    enhanced_layer = next(layer for layer in layers if layer.key == "enhanced")
     map_layers = tuple(maps(scans, box, cropped.grid))
     lesions = next((layer for layer in map_layers if layer.key == "lesions"), None)
-    return Display(cropped.grid, tuple(layers), map_layers, _centre(enhanced_layer, lesions))
+    centre = _centre(cropped, lesions, air_below)
+    return Display(cropped.grid, tuple(_scans(scans, box, cropped)), map_layers, centre, presets(cropped))

@@ -1,16 +1,11 @@
-"""Volumes as text inside a page, within a size budget.
-
-Differences between neighbouring voxels are compressed instead of the voxels: they are small, so they pack about twice
-as well. Where a page would still be too large, scans are shown in fewer grey levels; the page says so.
+"""Scans and maps as text inside a page: in how many grey levels and on which voxels, so that the page keeps its size.
 
 Axes: X Y Z voxels.
 """
 
 from __future__ import annotations
 
-import base64
 import os
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,138 +15,164 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.core.volume import Grid
-from moediff.report.layers import Layer
+from moediff.core.geometry import axis_positions
+from moediff.core.volume import Grid, Volume
+from moediff.report.codec import LEFT, MOST_LEVEL, Packed, pack
+from moediff.report.layers import Display, Layer, Scan, Window
 
-STEPS = (1, 2, 4, 8, 16)  # merged grey levels; 16 leaves 16, which shows as bands but stays legible
-MAP_STEP = 8
-MAP_BLOCKS = (2, 3, 4)  # voxels merged along each axis of a map
-MAP_SHARE = 0.3  # of the budget at most
-LEVEL, STRATEGY = 1, zlib.Z_RLE  # of zlib: differences hold no longer repeats to look for
-SAMPLE_PLANES, SAMPLE_EVERY = 8, 32  # planes packed to foretell a size: runs long enough for thick slices
-SAFE = 1.03  # an estimated size may be this much too small
+SAMPLE_PLANES = 8  # packed together to foretell a size
+SAMPLE_SLABS = 3
+BELOW = 4.0  # widths of the brain's window; what is darker looks like this
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One layer as text.
+class PageSize:
+    """How large a page may become, and what is given up for that.
 
     Args:
-        text: base64 of zlib-compressed differences, in NIfTI order (x fastest).
-        stride: how many voxels apart the subtracted ones lie; a running sum with it brings the voxels back.
-        grid: where the voxels lie.
+        name: what a user asks for.
+        most_bytes: of the whole page; kept unless the last of `grey_levels` needs more.
+        grey_levels: in the brain's window; the first that fits is taken.
+        halved: merge 2 x 2 x 2 voxels of scans where no number of levels fits.
+        map_block: voxels of a map that are merged along each axis.
+        map_step: merged levels of a map.
     """
 
-    text: str
-    stride: int
-    grid: Grid
+    name: str
+    most_bytes: int
+    grey_levels: tuple[int, ...]
+    halved: bool
+    map_block: int
+    map_step: int
+
+
+SIZES = {
+    "full": PageSize("full", 25_000_000, (1023, 511, 255), False, 2, 4),
+    "small": PageSize("small", 7_000_000, (255, 127, 63), True, 3, 8),
+}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A packed volume and where its voxels lie.
+
+    Args:
+        packed: the voxels.
+        start_mm: where the first voxel begins, from the outer corner of the display's first voxel.
+        voxel_mm: size of its voxels.
+        low: intensity of level 0; 0 for maps.
+        step: intensity of one level; 1 for maps.
+    """
+
+    packed: Packed
+    start_mm: tuple[float, ...]
+    voxel_mm: tuple[float, ...]
+    low: float = 0.0
+    step: float = 1.0
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Packed scans, packed maps, and in how many grey levels the scans are shown."""
+    """Packed scans and maps in the order of the display, and what the page had to give up.
 
-    scans: tuple[Packed, ...]
-    maps: tuple[Packed, ...]
+    Args:
+        scans, maps: as packed.
+        grey_levels: of the scans in the brain's window.
+        halved: whether 2 x 2 x 2 voxels of the scans were merged.
+        size: what was asked for.
+    """
+
+    scans: tuple[Placed, ...]
+    maps: tuple[Placed, ...]
     grey_levels: int
+    halved: bool
+    size: PageSize
 
 
-def _flat(data_XYZ: Tensor) -> np.ndarray:
-    """Voxels in NIfTI order, x fastest."""
-    return data_XYZ.numpy().ravel(order="F")
+def in_levels(data_XYZ: Tensor, low: float, step: float) -> np.ndarray:
+    """Intensities as whole numbers of steps above `low`; what is darker or too bright is cut off."""
+    scaled = (data_XYZ.float() - low) / step
+    return scaled.nan_to_num_(0.0).round_().clamp_(0, MOST_LEVEL).to(torch.int32).numpy()
 
 
-def _changes(flat: np.ndarray, stride: int, step: int) -> np.ndarray:
-    """Differences modulo 256 of voxels rounded down to multiples of `step` (a power of two)."""
-    rounded = flat & np.uint8(256 - step)
-    change = rounded.copy()
-    change[stride:] -= rounded[:-stride]
-    return change
+def placed_on(grid: Grid, display: Grid) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Where the first voxel of a grid begins in the display's box, mm, and the size of its voxels."""
+    positions = axis_positions(grid, display)
+    assert positions is not None, "scans are brought onto parallel axes by `own_voxels`"
+    start_mm = [
+        display_mm / 2 - (at[0] + 0.5) * own
+        for at, own, display_mm in zip(positions, grid.spacing_mm, display.spacing_mm, strict=True)
+    ]
+    return tuple(start_mm), grid.spacing_mm
 
 
-def _size(change: np.ndarray) -> int:
-    """How large differences are, summed; decides what to subtract."""
-    return int(np.minimum(change, np.negative(change)).sum(dtype=np.int64))
+def _darkest(scans: Sequence[Scan], brain: Window) -> float:
+    return max(min(float(scan.volume.data_XYZ.min()) for scan in scans), brain.low - BELOW * brain.width)
 
 
-def _deflate(change: np.ndarray) -> bytes:
-    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL + 1, STRATEGY)
-    return packer.compress(change.data) + packer.flush()
+def _merged(volume: Volume, block: int) -> Volume:
+    """Means of blocks; the first one starts where the first voxel does."""
+    x, y, z = volume.shape
+    blocks = [min(block, n) for n in (x, y, z)]
+    mean = F.avg_pool3d(volume.data_XYZ[None].float(), blocks, ceil_mode=True)[0]
+    affine = volume.affine.clone()
+    for axis, size in enumerate(blocks):
+        affine[:3, 3] += affine[:3, axis] * (size - 1) / 2
+        affine[:3, axis] *= size
+    return Volume(mean, affine)
 
 
-def _sample(flat: np.ndarray, plane: int) -> np.ndarray:
-    """Runs of whole planes (of that many voxels), evenly spread; all of a small volume."""
-    planes = len(flat) // plane
-    starts = range(0, planes, SAMPLE_EVERY) if planes > SAMPLE_EVERY else (0,)
-    length = SAMPLE_PLANES if planes > SAMPLE_EVERY else planes
-    middle = (SAMPLE_EVERY - SAMPLE_PLANES) // 2 if planes > SAMPLE_EVERY else 0
-    return np.concatenate([flat[(s + middle) * plane : (s + middle + length) * plane] for s in starts])
+def _sample(levels_XYZ: np.ndarray) -> np.ndarray:
+    """Some slabs of planes, evenly spread; all of a small volume."""
+    planes = levels_XYZ.shape[2]
+    if planes <= SAMPLE_SLABS * SAMPLE_PLANES:
+        return levels_XYZ
+    starts = [round((planes - SAMPLE_PLANES) * (i + 1) / (SAMPLE_SLABS + 1)) for i in range(SAMPLE_SLABS)]
+    return np.concatenate([levels_XYZ[..., start : start + SAMPLE_PLANES] for start in starts], axis=2)
 
 
-class _Prepared:
-    """A layer's voxels in NIfTI order, the stride along which they change least, and a sample that foretells sizes."""
-
-    def __init__(self, data_XYZ: Tensor, grid: Grid) -> None:
-        x, y, _ = data_XYZ.shape
-        self.flat, self.grid = _flat(data_XYZ), grid
-        self.sample = _sample(self.flat, x * y)
-        strides = dict.fromkeys(min(s, len(self.sample) - 1) or 1 for s in (1, x, x * y))
-        self.stride = min(strides, key=lambda stride: _size(_changes(self.sample, stride, 1)))
-
-    def estimated_length(self, step: int) -> float:
-        """About how many characters `pack` will make."""
-        packed = len(_deflate(_changes(self.sample, self.stride, step)))
-        return SAFE * 4 / 3 * packed * len(self.flat) / len(self.sample)
-
-    def pack(self, step: int) -> Packed:
-        text = base64.b64encode(_deflate(_changes(self.flat, self.stride, step))).decode("ascii")
-        return Packed(text, self.stride, self.grid)
+def estimated_length(volume: Volume, low: float, step: float) -> float:
+    """About how many characters the packed scan has."""
+    sample = _sample(volume.data_XYZ.numpy())
+    packed = len(pack(in_levels(torch.from_numpy(sample), low, step)).text)
+    return packed * volume.data_XYZ.numel() / sample.size
 
 
-def pack(data_XYZ: Tensor, grid: Grid, step: int) -> Packed:
-    """Pack uint8 voxels, rounded down to multiples of `step` (a power of two)."""
-    return _Prepared(data_XYZ, grid).pack(step)
-
-
-def _coarser(grid: Grid, shape: Sequence[int], block: int) -> Grid:
-    """The grid of blocks, whose first one starts where the first voxel does."""
-    affine = grid.affine.clone()
-    affine[:3, 3] += affine[:3, :3].sum(1) * (block - 1) / 2
-    affine[:3, :3] *= block
-    x, y, z = shape
-    return Grid((x, y, z), affine)
-
-
-def _pack_map(layer: Layer, grid: Grid, block: int) -> Packed:
+def pack_map(layer: Layer, grid: Grid, size: PageSize) -> Placed:
     """Labels as they are; other maps in means of blocks, where noise no longer fills the page."""
     if layer.labels:
-        return pack(layer.data_XYZ, grid, 1)
-    mean = F.avg_pool3d(layer.data_XYZ[None].float(), block, ceil_mode=True)[0].round().to(torch.uint8)
-    return pack(mean, _coarser(grid, mean.shape, block), MAP_STEP)
+        return Placed(pack(layer.data_XYZ.numpy(), LEFT), *placed_on(grid, grid))
+    merged = _merged(Volume(layer.data_XYZ.float(), grid.affine), size.map_block)
+    half = size.map_step // 2  # rounded to multiples of the step, so that 0 and 128 stay what they are
+    levels = torch.div(merged.data_XYZ + half, size.map_step, rounding_mode="floor") * size.map_step
+    return Placed(pack(levels.clamp(0, 255).to(torch.int32).numpy()), *placed_on(merged.grid, grid))
 
 
-def _length(packed: Sequence[Packed]) -> int:
-    return sum(len(p.text) for p in packed)
+def _pack_scan(volume: Volume, display: Display, low: float, step: float) -> Placed:
+    packed = pack(in_levels(volume.data_XYZ, low, step))
+    return Placed(packed, *placed_on(volume.grid, display.grid), low, step)
 
 
-def embed(scans: Sequence[Layer], maps: Sequence[Layer], grid: Grid, budget: int) -> Embedded:
-    """Pack all layers into at most `budget` characters if any allowed coarseness can.
+def embed(display: Display, size: PageSize, used: int) -> Embedded:
+    """Pack all scans and maps into a page of which `used` characters are taken.
 
-    Sizes are estimated from a sample, so that volumes are packed once; zlib and numpy let threads run side by side.
+    As many grey levels as fit are kept, by an estimate from a sample, so that volumes are packed once; zlib and numpy
+    let threads run side by side.
     """
+    brain = display.windows[0]
+    low = _darkest(display.scans, brain)
+    volumes = [scan.volume for scan in display.scans]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        prepared = pool.map(lambda layer: _Prepared(layer.data_XYZ, grid), scans)
-        packed_maps: list[Packed] = []
-        for block in MAP_BLOCKS:
-            packed_maps = list(pool.map(lambda layer, b=block: _pack_map(layer, grid, b), maps))
-            if _length(packed_maps) <= MAP_SHARE * budget:
-                break
-        ready, left = list(prepared), budget - _length(packed_maps)
-        packed: list[Packed] = []
-        for step in STEPS:
-            if step < STEPS[-1] and sum(pool.map(lambda p, s=step: p.estimated_length(s), ready)) > left:
+        maps = tuple(pool.map(lambda layer: pack_map(layer, display.grid, size), display.maps))
+        left = size.most_bytes - used - sum(len(one.packed.text) for one in maps)
+        for halved in (False, True) if size.halved else (False,):
+            candidates = [_merged(volume, 2) for volume in volumes] if halved else volumes
+            for levels in size.grey_levels:
+                step = brain.width / levels
+                if sum(pool.map(lambda volume, s=step: estimated_length(volume, low, s), candidates)) <= left:
+                    break
+            else:
                 continue
-            packed = list(pool.map(lambda p, s=step: p.pack(s), ready))
-            if _length(packed) <= left:
-                break
-    return Embedded(tuple(packed), tuple(packed_maps), 256 // step)
+            break
+        scans = tuple(pool.map(lambda volume: _pack_scan(volume, display, low, step), candidates))
+    return Embedded(scans, maps, levels, halved, size)

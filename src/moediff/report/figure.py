@@ -27,6 +27,7 @@ from moediff.inference.result import Enhanced
 from moediff.io.atomic import whole_file
 from moediff.report.data import truth_on
 from moediff.report.layers import EDGES, EXPERT_COLOURS, PLANES
+from moediff.report.maps import expert_labels
 
 COLUMN_INCH, GAP_INCH, TITLE_INCH, FOOT_INCH = 2.15, 0.06, 0.62, 0.62
 DOTS_PER_INCH = 150
@@ -241,16 +242,19 @@ def _error_layer(
 
 
 def _expert_layer(gate_XYZE: Tensor, map_grid: Volume, scan: Volume, window: tuple[float, float]) -> Column:
-    """Expert colours mixed by gate weight, shaded by the scan so that anatomy stays legible."""
+    """The colour of the expert of the largest gate weight, shaded by the scan so that anatomy stays legible.
+
+    The report's map shows the same.
+    """
     _, to_rgb = matplotlib_parts()
     if tuple(gate_XYZE.shape[:3]) != map_grid.shape or gate_XYZE.shape[3] > len(EXPERT_COLOURS):
         raise GeometryError(
             f"expected expert weights {map_grid.shape} x at most {len(EXPERT_COLOURS)}, got {tuple(gate_XYZE.shape)}"
         )
-    palette = torch.tensor([to_rgb(colour) for colour in EXPERT_COLOURS[: gate_XYZE.shape[3]]])
+    palette = torch.tensor([(0.0, 0.0, 0.0), *map(to_rgb, EXPERT_COLOURS)])
     shade = ((scan.data_XYZ.float() - window[0]) / (window[1] - window[0])).clamp(0, 1)
-    data = gate_XYZE.float().clamp(0, 1) @ palette * (0.3 + 0.7 * shade)[..., None]
-    return Column("expert map\ncolour = gate weight", data.clamp(0, 1), scan, None, (0, 1))
+    data = palette[expert_labels(gate_XYZE).long()] * (0.3 + 0.7 * shade)[..., None]
+    return Column("expert map\nlargest gate weight", data.clamp(0, 1), scan, None, (0, 1))
 
 
 def _spread_layer(spread_XYZ: Tensor, map_grid: Volume, window: tuple[float, float]) -> Column:

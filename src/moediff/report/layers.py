@@ -1,10 +1,11 @@
-"""Layers of a report page: 8-bit pictures and maps on one grid, with the box and the window that they were cut with.
+"""Layers of a report page: scans in their own units, and 8-bit maps, cut to the box around the head.
 
 Axes: X Y Z voxels (RAS+).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +23,39 @@ DARK = 0.01  # quantile that air lies at where a scan goes below zero
 
 
 @dataclass(frozen=True)
+class Scan:
+    """One scan to look at.
+
+    Args:
+        key: short identifier, letters and digits only.
+        title: what a reader sees.
+        volume: in the scan's units, on voxels of its own whose axes are parallel to those of `Display.grid`.
+    """
+
+    key: str
+    title: str
+    volume: Volume
+
+    @property
+    def voxel_size(self) -> str:
+        """As in "0.9 x 0.9 x 5 mm"."""
+        sizes = [f"{size:.2f}".rstrip("0").rstrip(".") for size in self.volume.spacing_mm]
+        return f"{sizes[0] if len(set(sizes)) == 1 else ' x '.join(sizes)} mm"
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One 8-bit picture or map.
+    """One 8-bit map.
 
     Args:
         key: short identifier, letters and digits only.
         title: what a reader sees.
         data_XYZ: uint8.
-        low: intensity shown as 0.
-        high: intensity shown as 255; for labels the highest label.
+        low: value that 0 stands for.
+        high: value that 255 stands for; for labels the highest label.
         labels: name and colour (#rrggbb) of labels 1, 2, ...; empty unless the voxels are labels.
         signed: 128 stands for zero, 0 and 255 for -high and high.
+        note: what labels stand for, in a few words.
     """
 
     key: str
@@ -42,25 +65,48 @@ class Layer:
     high: float
     labels: tuple[tuple[str, str], ...] = ()
     signed: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Intensities shown as black and as white."""
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        """White minus black."""
+        return self.high - self.low
 
 
 @dataclass(frozen=True)
 class Display:
-    """All that is drawn: scans and maps share `grid`; `centre` is the voxel where views open."""
+    """All that is drawn: maps lie on `grid`, scans in its box; `centre` is the voxel where views open.
+
+    `windows` are what a reader can choose from, the first of them on opening.
+    """
 
     grid: Grid
-    scans: tuple[Layer, ...]
+    scans: tuple[Scan, ...]
     maps: tuple[Layer, ...]
     centre: tuple[int, int, int]
+    windows: tuple[Window, ...]
+
+    @property
+    def enhanced(self) -> Scan:
+        """The scan that maps belong to; it lies on `grid`."""
+        return next(scan for scan in self.scans if scan.key == "enhanced")
 
 
 @dataclass(frozen=True)
 class DisplayBox:
-    """Box of the enhanced scan that is displayed, and the intensity window."""
+    """Box of the enhanced scan that is displayed."""
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
-    window: tuple[float, float]
 
     def crop_volume(self, volume: Volume) -> Volume:
         """The box of a volume that lies on the enhanced grid."""
@@ -69,11 +115,6 @@ class DisplayBox:
     def crop_data(self, data: Tensor) -> Tensor:
         """The same box of bare voxels; axes after the third are kept."""
         return data[tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))]
-
-    def grey(self, key: str, title: str, data_XYZ: Tensor) -> Layer:
-        """A scan in the common window."""
-        low, high = self.window
-        return Layer(key, title, to_bytes(data_XYZ, low, high), low, high)
 
 
 def sampled(data: Tensor, most: int = SAMPLES) -> Tensor:
@@ -109,10 +150,26 @@ def nearest(volume: Volume, grid: Grid, *, outside: float | None = None) -> Tens
         read_XYZ = resample(volume, grid, "linear").data_XYZ
         return read_XYZ if outside is None else read_XYZ.masked_fill(~field_of_view_mask(volume.grid, grid), outside)
     data_XYZ = volume.data_XYZ
-    for axis, (at, n) in enumerate(zip(positions, volume.shape, strict=True)):
+    for axis in sorted(range(3), key=lambda axis: len(positions[axis]) / volume.shape[axis]):  # what shrinks first
+        at, n = positions[axis], volume.shape[axis]
         index = (torch.tensor(at, dtype=torch.float64) + 0.5).floor().long()
         data_XYZ = data_XYZ.index_select(axis, index.clamp(0, n - 1))
         if outside is not None:
             beyond = (index < 0) | (index >= n)
             data_XYZ[(slice(None),) * axis + (beyond,)] = outside
     return data_XYZ
+
+
+def own_voxels(volume: Volume, grid: Grid) -> Volume:
+    """The voxels of a scan that touch a box; where its axes are not parallel to the box's, read on the box's voxels."""
+    positions = axis_positions(volume.grid, grid)
+    if positions is None:
+        return Volume(nearest(volume, grid, outside=air(volume)), grid.affine)
+    start, shape = [], []
+    for at, n in zip(positions, volume.shape, strict=True):
+        half = (at[-1] - at[0]) / max(1, len(at) - 1) / 2  # of a voxel of the box
+        first = min(n - 1, max(0, math.floor(at[0] - half + 0.5)))
+        last = min(n - 1, max(first, math.ceil(at[-1] + half + 0.5) - 1))
+        start.append(first)
+        shape.append(last - first + 1)
+    return crop(volume, start, shape)

@@ -17,6 +17,7 @@ from moediff.report.layers import EXPERT_COLOURS, DisplayBox, Layer, nearest, qu
 TOP_QUANTILE = 0.995  # of a map; brighter voxels look like this one
 MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
 LESION_COLOUR = "#D55E00"
+LARGEST = "each place has the colour of the expert whose gate weight is the largest there"
 SINGLE_EXPERT = "change by a single expert: "
 
 
@@ -37,17 +38,17 @@ def _signed(key: str, title: str, change_XYZ: Tensor, top: float = 0.0) -> Layer
     return Layer(key, title, (scaled + 128).to(torch.uint8), -top, top, signed=True)
 
 
-def _expert_labels(gate_XYZE: Tensor) -> Tensor:
-    """The strongest expert's number from 1, 0 where none worked; uint8."""
+def expert_labels(gate_XYZE: Tensor) -> Tensor:
+    """The number of the expert of the largest weight from 1, 0 where none worked; uint8."""
     best = gate_XYZE.argmax(-1).to(torch.uint8) + 1
     return best * (gate_XYZE.sum(-1) > MIN_WEIGHT)
 
 
 def _expert_map(scans: ReportScans, gate_XYZE: Tensor, box: DisplayBox) -> Layer:
-    labels = _expert_labels(box.crop_data(gate_XYZE))
+    labels = expert_labels(box.crop_data(gate_XYZE))
     colours = (EXPERT_COLOURS[i % len(EXPERT_COLOURS)] for i in range(gate_XYZE.shape[3]))
     named = tuple(zip(scans.expert_names, colours, strict=False))
-    return Layer("experts", "which expert", labels, 0, len(named), named)
+    return Layer("experts", "expert of the largest weight", labels, 0, len(named), named, note=LARGEST)
 
 
 def _single_experts(scans: ReportScans, changed_XYZE: Tensor, box: DisplayBox) -> Iterator[Layer]:

@@ -1,7 +1,7 @@
 """Report page of an enhanced scan: one HTML file, offline, self-contained, and unable to load or send anything.
 
 The Content-Security-Policy lets run only the scripts whose hashes it names, so text that found its way into a sidecar
-or a file name stays text. The viewer lies packed in the page; its hash is that of the unpacked script.
+or a file name stays text. The viewer (`templates/viewer/`) draws planes on canvases and needs no WebGL.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import zlib
-from functools import lru_cache
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from moediff._version import RESEARCH_ONLY
 from moediff.core.extras import require_modules
@@ -20,39 +22,38 @@ from moediff.io.scans import write_text
 from moediff.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
 from moediff.report.data import ReportScans
 from moediff.report.display import display
-from moediff.report.embed import Embedded, Packed, embed
-from moediff.report.layers import Display, Layer
-from moediff.report.maps import SINGLE_EXPERT
-from moediff.report.privacy import why_no_3d
+from moediff.report.embed import SIZES, Embedded, PageSize, Placed, embed
+from moediff.report.layers import Display, Layer, Scan
 from moediff.report.sanitise import one_line
-from moediff.report.slices import HEAT, SIGNED, pictures, rgb
+from moediff.report.slices import overlay_table, pictures, rgb
 from moediff.report.summary_text import summarise
 
-MAX_BYTES = 8_000_000
-SPARE_BYTES = 80_000  # the page's own text, plots and style
+SPARE_BYTES = 100_000  # the page's own text, plots, script and style
 PARTS = "moediff.report"
-LIBRARY_LEVEL = 6  # of zlib
+SCRIPTS = ("codec", "volume", "view", "viewer", "controls", "input", "main")  # in this order
+LEGEND_STOPS = 10
+EMPTY = torch.zeros(0, dtype=torch.uint8)
 
 
-def _read(folder: str, name: str) -> str:
-    return files(PARTS).joinpath(folder, name).read_text(encoding="utf-8")
+def _read(*path: str) -> str:
+    return files(PARTS).joinpath("templates", *path).read_text(encoding="utf-8")
 
 
-@lru_cache(maxsize=1)
-def _packed_library() -> str:
-    """The viewer's script as base64 of zlib; a third of its size, and scans need the room."""
-    return base64.b64encode(zlib.compress(_read("static", "niivue.umd.js").encode(), LIBRARY_LEVEL)).decode("ascii")
+def viewer_script() -> str:
+    """All files of the viewer as one script that leaves no names behind."""
+    parts = "\n".join(_read("viewer", f"{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
 
-def policy(scripts: tuple[str, ...]) -> str:
+def policy(scripts: Sequence[str]) -> str:
     """Content-Security-Policy: these scripts alone run, and nothing may be loaded or sent.
 
-    Pictures and the viewer's textures are data or blob URIs.
+    Pictures are data URIs.
     """
     digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode("ascii") for s in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -63,104 +64,123 @@ def script_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _colour_map(stops: tuple[tuple[float, str], ...], nothing: float) -> dict[str, list[int]]:
-    """A colour map of the viewer, clear at the place that stands for nothing and opaque away from it."""
-    steep = 3 if nothing == 0 else 2
-    colours = [rgb(colour) for _, colour in stops]
+def _placed(placed: Placed) -> dict[str, object]:
     return {
-        "R": [c[0] for c in colours],
-        "G": [c[1] for c in colours],
-        "B": [c[2] for c in colours],
-        "A": [round(255 * min(1, steep * abs(stop - nothing))) for stop, _ in stops],
-        "I": [round(255 * stop) for stop, _ in stops],
+        "shape": placed.packed.shape,
+        "weights": placed.packed.weights,
+        "start_mm": placed.start_mm,
+        "voxel_mm": placed.voxel_mm,
     }
 
 
-def _viewer_layer(layer: Layer, packed: Packed) -> dict[str, object]:
-    return {
-        "key": layer.key,
-        "title": layer.title,
-        "low": layer.low,
-        "high": layer.high,
-        "signed": layer.signed,
-        "data": packed.text,
-        "stride": packed.stride,
-        "shape": list(packed.grid.shape),
-        "spacing": list(packed.grid.spacing_mm),
-        "affine": packed.grid.affine.flatten().tolist(),
-        "labels": [{"name": name, "colour": rgb(colour)} for name, colour in layer.labels],
-    }
+def _viewer_scan(scan: Scan, placed: Placed) -> dict[str, object]:
+    named = {"key": scan.key, "title": scan.title, "voxel_size": scan.voxel_size}
+    return {**named, "low": placed.low, "step": placed.step, **_placed(placed)}
+
+
+def _viewer_map(layer: Layer, placed: Placed) -> dict[str, object]:
+    named = {"key": layer.key, "title": layer.title, "high": layer.high, "signed": layer.signed}
+    labels = [{"name": name, "colour": rgb(colour)} for name, colour in layer.labels]
+    table = overlay_table(layer).flatten().tolist()
+    return {**named, "labels": labels, "outline": len(labels) == 1, "table": table, **_placed(placed)}
 
 
 def _viewer_data(layers: Display, packed: Embedded) -> dict[str, object]:
     return {
-        "shape": list(layers.grid.shape),
-        "centre": list(layers.centre),
-        "scans": [_viewer_layer(*pair) for pair in zip(layers.scans, packed.scans, strict=True)],
-        "maps": [_viewer_layer(*pair) for pair in zip(layers.maps, packed.maps, strict=True)],
-        "heat": _colour_map(HEAT, 0),
-        "signed": _colour_map(SIGNED, 0.5),
+        "shape": layers.grid.shape,
+        "spacing": layers.grid.spacing_mm,
+        "affine": layers.grid.affine.tolist(),
+        "centre": layers.centre,
+        "windows": [{"name": w.name, "low": w.low, "high": w.high} for w in layers.windows],
+        "scans": [_viewer_scan(*pair) for pair in zip(layers.scans, packed.scans, strict=True)],
+        "maps": [_viewer_map(*pair) for pair in zip(layers.maps, packed.maps, strict=True)],
     }
 
 
-def render(scans: ReportScans) -> str:
-    """The page's text, at most 8 MB for an adult head; scans lose grey levels before it grows larger.
+def dropped(packed: Embedded) -> str:
+    """What a page gave up for its size, in a sentence; empty for a full page."""
+    if packed.size.name != "small":
+        return ""
+    voxels = " Blocks of 2 x 2 x 2 voxels are merged, so fine detail is lost." if packed.halved else ""
+    return (
+        f"{packed.grey_levels} grey levels in the brain's window instead of 255 to 1023, and coarser maps "
+        f"({packed.size.map_block} voxels merged along each axis).{voxels} Judge fine differences on the full page."
+    )
+
+
+def environment() -> Any:
+    """Jinja's environment of all pages here: escaped, and strict about names.
+
+    Raises:
+        ConfigError: jinja2 is not installed.
+    """
+    require_modules("jinja2")
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(PARTS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+
+
+def render(scans: ReportScans, size: PageSize = SIZES["full"]) -> str:
+    """The page's text: about 25 MB for an adult head of 0.75 mm; a small page has at most 7 MB.
+
+    Args:
+        scans: what it shows.
+        size: how large it may become.
 
     Raises:
         ConfigError: jinja2 is not installed.
         DataError: the enhanced scan is constant.
     """
-    require_modules("jinja2")
-    import jinja2
-
+    pages = environment()
     layers = display(scans)
     stills = pictures(layers)
-    library = _read("static", "niivue.umd.js")
-    flat, script = (_read("templates", name) for name in ("flat.js", "page.js"))
-    used = len(_packed_library()) + SPARE_BYTES + sum(len(p.uri) for row in stills for p in row)
-    packed = embed(layers.scans, layers.maps, layers.grid, MAX_BYTES - used)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    safe = environment.filters["safe"]
+    script, safe = viewer_script(), pages.filters["safe"]
+    packed = embed(layers, size, SPARE_BYTES + len(script) + sum(len(p.uri) for row in stills for p in row))
     return str(
-        environment.from_string(_read("templates", "page.html")).render(
-            policy=policy((library, flat, script)),
+        pages.get_template("page.html").render(
+            policy=policy((script,)),
             notice=RESEARCH_ONLY,
             name=one_line(scans.name),
+            scans=scans,
             display=layers,
             summary=summarise(scans),
             stills=stills,
             plots=plots(layers),
             packed=packed,
-            why_no_3d=why_no_3d(scans),
-            library=_packed_library(),
-            flat=safe(flat),
+            dropped=dropped(packed),
+            embedded=[*zip(layers.scans, packed.scans, strict=True), *zip(layers.maps, packed.maps, strict=True)],
             script=safe(script),
-            single_expert=SINGLE_EXPERT,
             style=safe(_style()),
             data=safe(script_json(_viewer_data(layers, packed))),
-            viewer=json.loads(_read("static", "niivue.json")),
-            licences=_licences(),
             box={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
         )
     )
 
 
+def _gradient(*, signed: bool) -> str:
+    """Colours of a map as CSS, as clear as over a scan."""
+    table = overlay_table(Layer("key", "", EMPTY, 0, 1, signed=signed))
+    stops = [round(255 * i / LEGEND_STOPS) for i in range(LEGEND_STOPS + 1)]
+    return ", ".join(
+        f"rgb({r} {g} {b} / {a / 255:.2f}) {100 * s / 255:.0f}%" for s in stops for r, g, b, a in [table[s]]
+    )
+
+
 def _style() -> str:
-    style = _read("templates", "page.css")
-    for mark, stops in {"{{ heat }}": HEAT, "{{ signed }}": SIGNED}.items():
-        style = style.replace(mark, ", ".join(f"{colour} {100 * stop:.0f}%" for stop, colour in stops))
-    return style
+    style = _read("page.css")
+    return style.replace("{{ heat }}", _gradient(signed=False)).replace("{{ signed }}", _gradient(signed=True))
 
 
-def _licences() -> str:
-    return "\n\n".join(_read("static", f"niivue.{part}.txt").strip() for part in ("LICENSE", "THIRD-PARTY"))
-
-
-def write_page(scans: ReportScans, path: Path, *, overwrite: bool = False) -> None:
+def write_page(scans: ReportScans, path: Path, *, overwrite: bool = False, size: PageSize = SIZES["full"]) -> None:
     """Render and write in one step.
 
     Raises:
         CannotCreate, OutputFailed: the file exists or could not be written; nothing partial is left.
         ConfigError: jinja2 is not installed.
     """
-    write_text(render(scans), path, overwrite=overwrite)
+    write_text(render(scans, size), path, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""Slices as PNG data URIs, without a plotting library, for browsers without WebGL and for paper.
+"""Slices as PNG data URIs, without a plotting library, for browsers without scripts and for paper.
 
 Planes are radiological: the patient's right on the image's left, the nose to the left, up is anterior or superior.
 
@@ -15,18 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from moediff.report.layers import EDGES, PLANES, Display, Layer
+from moediff.core.volume import Grid
+from moediff.report.layers import EDGES, PLANES, Display, Layer, Scan, air, nearest, to_bytes
 
-HEAT = ((0.0, "#00000d"), (0.25, "#4a0c6b"), (0.5, "#a52c60"), (0.75, "#f57d15"), (1.0, "#fcffa4"))  # dark to bright
-SIGNED = (
-    (0.0, "#9fdcff"),
-    (0.25, "#1f6fd6"),
-    (0.5, "#000000"),
-    (0.75, "#d6591f"),
-    (1.0, "#ffd27f"),
-)  # less, none, more
+HEAT = ((0.0, "#7b1fa2"), (0.35, "#d81b60"), (0.7, "#ff9800"), (1.0, "#fff59d"))  # none to most
+SIGNED = ((0.0, "#b3e5ff"), (0.499, "#2979ff"), (0.501, "#ff6d00"), (1.0, "#ffe0b2"))  # darker, none, brighter
+FULL_AT = 0.6  # of a map's range; from here on it covers the scan, below it is the clearer the less there is
 TILE_MM_TO_PX = 1.2
-SHADE = 0.35  # of a label's colour where the scan is black
+TINT = 0.5  # opacity of labels over a scan
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,20 @@ def colour_table(stops: tuple[tuple[float, str], ...]) -> np.ndarray:
     return np.stack(columns, -1).round().astype(np.uint8)
 
 
+def overlay_table(layer: Layer) -> np.ndarray:
+    """Colour and opacity of every level [256, 4]; opacity grows evenly from nothing, so no value draws an edge."""
+    if layer.labels:
+        return (
+            np.concatenate([label_table(layer), np.full((256, 1), 255, np.uint8)], axis=1)
+            * (np.arange(256) > 0).astype(np.uint8)[:, None]
+        )
+    levels = np.arange(256)
+    amount = np.abs(levels - 128) / 127 if layer.signed else levels / 255
+    opacity = np.clip(amount / FULL_AT, 0, 1) * 255
+    colours = colour_table(SIGNED if layer.signed else HEAT)
+    return np.concatenate([colours, opacity.round().astype(np.uint8)[:, None]], axis=1)
+
+
 def label_table(layer: Layer) -> np.ndarray:
     """Label -> colour [256, 3]; label 0 is black."""
     table = np.zeros((256, 3), np.uint8)
@@ -95,30 +105,41 @@ def _rim(mask_HW: np.ndarray) -> np.ndarray:
     return mask_HW & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
-def _labelled(layer: Layer, labels_HW: np.ndarray, scan_HW: np.ndarray) -> np.ndarray:
-    """Labels over the scan [H, W, 3]: a single one as its outline, several as tints."""
-    colours = label_table(layer)[labels_HW]
-    grey = np.repeat(scan_HW[..., None], 3, axis=-1)
+def grey_HW(scan: Scan, display: Display, plane: str, index: int) -> np.ndarray:
+    """One plane of a scan on the display's grid, 8 bits, in the window in which pages open."""
+    through, window = PLANES[plane][2], display.windows[0]
+    shape, affine = list(display.grid.shape), display.grid.affine.clone()
+    affine[:3, 3] += affine[:3, through] * index
+    shape[through] = 1
+    read_XYZ = nearest(scan.volume, Grid((shape[0], shape[1], shape[2]), affine), outside=air(scan.volume))
+    return slice_HW(to_bytes(read_XYZ, window.low, window.high), plane, 0)
+
+
+def laid_over(layer: Layer, levels_HW: np.ndarray, scan_HW: np.ndarray) -> np.ndarray:
+    """A map over a scan [H, W, 3], as a page's viewer draws it: a single label as its outline, all else as tints."""
+    table = overlay_table(layer).astype(np.float32)
+    opacity = table[levels_HW, 3:] / 255
     if len(layer.labels) == 1:
-        return np.where(_rim(labels_HW > 0)[..., None], colours, grey)
-    tint = (colours * (SHADE + (1 - SHADE) / 255 * scan_HW[..., None])).astype(np.uint8)
-    return np.where((labels_HW > 0)[..., None], tint, grey)
+        opacity = _rim(levels_HW > 0)[..., None].astype(np.float32)
+    elif layer.labels:
+        opacity = opacity * TINT
+    mixed = (1 - opacity) * scan_HW[..., None] + opacity * table[levels_HW, :3]
+    return mixed.round().astype(np.uint8)
 
 
-def _picture(layer: Layer, plane: str, display: Display, *, is_map: bool) -> Picture:
+def _picture(layer: Scan | Layer, plane: str, display: Display) -> Picture:
     grid, index = display.grid, display.centre[PLANES[plane][2]]
-    pixels = slice_HW(layer.data_XYZ, plane, index)
-    if layer.labels:
-        scan = next(scan for scan in display.scans if scan.key == "enhanced")
-        pixels = _labelled(layer, pixels, slice_HW(scan.data_XYZ, plane, index))
-    elif is_map:
-        pixels = colour_table(SIGNED if layer.signed else HEAT)[pixels]
+    if isinstance(layer, Scan):
+        pixels = grey_HW(layer, display, plane, index)
+    else:
+        scan_HW = grey_HW(display.enhanced, display, plane, index)
+        pixels = laid_over(layer, slice_HW(layer.data_XYZ, plane, index), scan_HW)
     across, up, _ = PLANES[plane]
     width, height = (round(grid.shape[a] * grid.spacing_mm[a] * TILE_MM_TO_PX) for a in (across, up))
     return Picture(layer.title, plane, data_uri(png(pixels), "image/png"), width, height, EDGES[plane])
 
 
 def pictures(display: Display) -> list[list[Picture]]:
-    """Per plane, one picture of every scan and map where views open."""
-    layers = [*((layer, False) for layer in display.scans), *((layer, True) for layer in display.maps)]
-    return [[_picture(layer, plane, display, is_map=is_map) for layer, is_map in layers] for plane in PLANES]
+    """Per plane, one picture of every scan, and of every map over the enhanced one, where views open."""
+    layers: list[Scan | Layer] = [*display.scans, *display.maps]
+    return [[_picture(layer, plane, display) for layer in layers] for plane in PLANES]

@@ -24,6 +24,8 @@ CORRECTED = {
     False: "It was not corrected where it contradicts the measured scan.",
 }
 WITHIN, SMALL = 1.5, 0.01  # of the noise, of the intensity range: a disagreement up to either says nothing
+TESTED = "Re-acquiring the result (simulated, on the input's voxels)"
+NOT_TESTED = "This tests what the input can show; it does not mean that finer details are right."
 MANY = 100  # times the noise; beyond it the number says no more than that there is hardly any noise
 
 
@@ -159,11 +161,11 @@ def _verdict(record: Mapping[str, Any]) -> str:
     if gap is None or noise is None:
         return ""
     if gap <= max(WITHIN * noise, SMALL):
-        return "The enhanced scan agrees with what was measured: it differs by no more than noise does."
+        return f"{TESTED} differs from the input by no more than its noise. {NOT_TESTED}"
     times = f"{gap / noise:.1f}" if gap < MANY * noise else f"more than {MANY}"
     return (
-        f"The enhanced scan differs from what was measured by {times} times the noise. "
-        "Look at the map of disagreement before using it."
+        f"{TESTED} differs from the input by {times} times its noise. Look at the map of disagreement before using it. "
+        f"{NOT_TESTED}"
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from moediff.core.errors import DataError, GeometryError, InputMissing
 from moediff.io.dicom.files import MAGIC, PREAMBLE_BYTES, DicomFile, open_export
@@ -15,6 +18,7 @@ from moediff.io.nifti.affine import check_plausible
 from moediff.io.nifti.header import select_volume
 
 POINTERS = (b"/annex/objects", b"version https://git-lfs")
+MOST_TURNED = math.cos(math.radians(10))  # of a plane that still has its plain name
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -24,19 +28,28 @@ class SeriesRow:
 
     Args:
         series: what `--series` takes.
+        description: of the series, words on an allow-list alone.
         modality, sequence: coded words.
+        plane: axial, coronal or sagittal, "oblique" before it where it is turned by more than 10 degrees.
+        tr_ms, te_ms: repetition and echo time; None where not stated.
         matrix: columns and rows of an image.
         slices: images.
+        thickness_mm: of a slice; None where not stated.
         spacing_mm: of columns, rows and slices, as far as known.
         usable: whether it can be enhanced.
         reason: why not.
     """
 
     series: str
+    description: str
     modality: str
     sequence: str
+    plane: str
+    tr_ms: float | None
+    te_ms: float | None
     matrix: tuple[int, ...]
     slices: int
+    thickness_mm: float | None
     spacing_mm: tuple[float, ...]
     usable: bool
     reason: str
@@ -45,7 +58,8 @@ class SeriesRow:
         """One line of a message."""
         size = " x ".join(str(n) for n in (*self.matrix, self.slices))
         mm = " x ".join(f"{s:g}" for s in self.spacing_mm)
-        text = f"{self.series}: {' '.join(filter(None, (self.modality, self.sequence)))}, {size}, {mm} mm"
+        words = " ".join(filter(None, (self.modality, self.sequence, self.description, self.plane)))
+        text = f"{self.series}: {words}, {size}, {mm} mm"
         return text if self.usable else f"{text} (not usable: {self.reason})"
 
 
@@ -84,14 +98,32 @@ class Series:
         step = () if self.stack is None else (float((self.stack.affine[:3, 2] ** 2).sum() ** 0.5),)
         return SeriesRow(
             series=self.label,
+            description=first.description,
             modality=first.modality,
             sequence=first.sequence,
+            plane=_plane(first),
+            tr_ms=first.repetition_ms,
+            te_ms=first.echo_ms,
             matrix=tuple(first.size),
             slices=len(self.images) if self.stack is None else len(self.stack.images),
+            thickness_mm=first.thickness_mm,
             spacing_mm=tuple(round(s, 4) for s in (*spacing, *step)),
             usable=self.refusal is None,
             reason=str(self.refusal or ""),
         )
+
+
+def _plane(image: DicomImage) -> str:
+    """By the axis that its normal lies nearest to; empty where the orientation is not stated."""
+    if image.orientation is None:
+        return ""
+    normal = np.cross(image.orientation[:3], image.orientation[3:])
+    length = float(np.linalg.norm(normal))
+    if not length > 0:
+        return ""
+    axis = int(np.abs(normal).argmax())
+    turned = abs(float(normal[axis])) / length < MOST_TURNED
+    return ("oblique " if turned else "") + ("sagittal", "coronal", "axial")[axis]
 
 
 def list_series(path: Path, notes: list[str] | None = None) -> list[Series]:

@@ -1,4 +1,4 @@
-"""DICOM tags that are read, by an allow-list: numbers and coded words, never free text.
+"""DICOM tags that are read, by an allow-list: numbers and coded words; of free text only words on a list.
 
 Nothing that names a person, a place or a day is on the list. UIDs and image types can carry dates or words, so they
 serve comparisons only and are never printed. pydicom's warnings and errors quote values, so none of them gets out.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from moediff.core.errors import ConfigError, DataError, MoeDiffError
+from moediff.io.dicom.description import described
 from moediff.io.dicom.files import MAGIC, PREAMBLE_BYTES
 
 IMAGE_TAGS = (
@@ -31,6 +32,8 @@ IMAGE_TAGS = (
     "MRAcquisitionType",
     "EchoTime",
     "EffectiveEchoTime",
+    "RepetitionTime",
+    "SeriesDescription",
     "ImagesInAcquisition",
     "SpacingBetweenSlices",
     "SliceThickness",
@@ -71,6 +74,7 @@ GROUPS = {  # the sequence in which an enhanced multi-frame file stores what oth
     "RescaleIntercept": "PixelValueTransformationSequence",
     "EchoTime": "MREchoSequence",
     "EffectiveEchoTime": "MREchoSequence",  # the name of it there
+    "RepetitionTime": "MRTimingAndRelatedParametersSequence",
 }
 MODALITIES = frozenset(("MR", "CT", "PT", "NM", "US", "CR", "DX", "XA", "MG", "OT", "SC", "SR", "PR", "KO", "SEG"))
 SEQUENCES = frozenset(("SE", "IR", "GR", "EP", "RM"))
@@ -96,6 +100,7 @@ class DicomImage:
         file, index: which file of the export, and which frame of that file.
         series_uid, instance_uid, image_type: for comparisons, never printed.
         class_uid, study_uid, frame_of_reference_uid: for references in a DICOM result, never printed.
+        description: words of the series description that are on a list.
         size: columns and rows.
         spacing_mm: between columns and between rows.
         orientation: LPS direction along a row, then along a column.
@@ -128,6 +133,8 @@ class DicomImage:
     inter: float
     scaling_fixed: bool
     echo_ms: float | None
+    repetition_ms: float | None
+    description: str
     padding: tuple[int, int] | None
     declared_step_mm: float | None
     thickness_mm: float | None
@@ -239,6 +246,8 @@ def _image(file: int, index: int, datasets: tuple[Any, ...]) -> DicomImage:
         scaling_fixed=fixed,
         echo_ms=next((ms for ms in (_number(datasets, name) for name in ECHO_TIMES) if ms is not None), None),
         padding=_padding(header),
+        repetition_ms=_number(datasets, "RepetitionTime"),
+        description=described(_text(header, "SeriesDescription")),
         declared_step_mm=_number(datasets, "SpacingBetweenSlices"),
         thickness_mm=_number(datasets, "SliceThickness"),
         declared_count=_integer(header, "ImagesInAcquisition"),

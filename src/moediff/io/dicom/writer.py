@@ -1,20 +1,25 @@
-"""Writer of a DICOM series: a result as a new series that refers to its source series.
+"""Writer of a DICOM series: a result as a series of a study of its own that refers to its source.
 
 Only the tags below are written. Nothing of the patient, the institution or the day is copied; a PACS that is to file
-the series with the patient must add that itself.
+the series with the patient must add that itself. UIDs can embed date and time, so those of the source are remapped: a
+new UID is made of the old one's sha256. Results of one source study thus share a new study and frame of reference, and
+whoever has the source can prove the link, but nobody can read the source's UIDs from it.
 
 Axes: X columns, Y rows, Z slices.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.core.errors import DataError, OutputFailed, prefix_errors, printable
+from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
 from moediff.io.atomic import whole_folder
 from moediff.io.dicom.geometry import LPS_TO_RAS
@@ -25,6 +30,8 @@ from moediff.io.loaded import DicomOrigin
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+REMAPPING = b"moediff-sr:"  # before the UID that is hashed
+WINDOW = (0.01, 0.995)  # quantiles
 DESCRIPTION = "MoEDiff-SR, research use only"
 LEVELS = 2**16 - 1
 RIGHT_ANGLE = 1e-3  # cosine that still counts as one
@@ -79,12 +86,30 @@ def require_series_grid(grid: Grid) -> None:
         )
 
 
+def remapped(uid: str) -> str:
+    """A UID made of another one's sha256, of the kind 2.25 (UUIDs, PS3.5 B.2); an absent one becomes a random one."""
+    from pydicom.uid import generate_uid
+
+    if not uid:
+        return str(generate_uid(prefix=None))
+    digest = hashlib.sha256(REMAPPING + uid.encode()).digest()[:16]
+    return f"2.25.{UUID(bytes=digest, version=5).int}"
+
+
+def _window(volume: Volume) -> tuple[float, float]:
+    """Centre and width of a window that spans the head: above air, up to the 99.5th percentile."""
+    low, high = (quantile(volume.data_XYZ, share) for share in WINDOW)
+    width = max(high - low, float(volume.data_XYZ.max() - volume.data_XYZ.min()) / 100, 1.0 / LEVELS)
+    return low + width / 2, width
+
+
 def _datasets(volume: Volume, origin: DicomOrigin) -> Any:
     from pydicom.uid import generate_uid
 
     series = generate_uid(prefix=None)
     low, high = float(volume.data_XYZ.min()), float(volume.data_XYZ.max())
     slope = max(high - low, 1e-6) / LEVELS
+    centre, width = _window(volume)
     affine = np.diag([*np.diag(LPS_TO_RAS), 1.0]) @ volume.affine.numpy()
     for z in range(volume.shape[2]):
         dataset = _common_dataset(volume, origin, affine)
@@ -92,6 +117,7 @@ def _datasets(volume: Volume, origin: DicomOrigin) -> Any:
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
         dataset.ImagePositionPatient = _decimals(affine[:3, 3] + z * affine[:3, 2])
         dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = *_decimals([slope, low]), "US"
+        dataset.WindowCenter, dataset.WindowWidth = _decimals([centre, width])
         stored_YX = ((volume.data_XYZ[:, :, z].T.double() - low) / slope).round().clamp(0, LEVELS)
         dataset.PixelData = stored_YX.numpy().astype("<u2").tobytes()
         yield dataset
@@ -111,8 +137,8 @@ def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> 
         "SOPClassUID": MRImageStorage,
         "Modality": origin.modality,
         "ImageType": ["DERIVED", "SECONDARY"],
-        "StudyInstanceUID": origin.study,
-        "FrameOfReferenceUID": origin.frame_of_reference,
+        "StudyInstanceUID": remapped(origin.study),
+        "FrameOfReferenceUID": remapped(origin.frame_of_reference),
         "SeriesNumber": origin.number + SERIES_STEP,
         "SeriesDescription": DESCRIPTION,
         "DerivationDescription": f"super-resolution by moediff-sr {__version__}. {RESEARCH_ONLY}",
@@ -151,10 +177,10 @@ def _reference(origin: DicomOrigin) -> Dataset:
     from pydicom import Dataset
 
     reference = Dataset()
-    reference.SeriesInstanceUID, images = origin.series, []
+    reference.SeriesInstanceUID, images = remapped(origin.series), []
     for kind, instance in origin.instances:
         image = Dataset()
-        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = kind, instance
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = kind, remapped(instance)
         images.append(image)
     reference.ReferencedInstanceSequence = images
     return reference
