@@ -212,7 +212,7 @@ def _index(out: Path, listed: Sequence[_Listed], failures: Sequence[FailedScan])
         least=LEAST,
         script=script,
         # The index links its thumbnails, so that it stays small: 'self' in most browsers, file: in others.
-        policy=policy((script,)).replace("img-src data: blob:", "img-src data: 'self' file:"),
+        policy=policy((script,), images="data: 'self' file:"),
     )
 
 

@@ -69,15 +69,15 @@ def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:
 
 
 def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
-    found = []
+    views = []
     if scans.source is not None:
-        found.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
+        views.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
     if scans.interpolated is not None:
-        found.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
-    found.append(Scan("enhanced", "enhanced", cropped))
+        views.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
+    views.append(Scan("enhanced", "enhanced", cropped))
     if scans.truth is not None:
-        found.append(Scan("truth", "truth", box.crop_volume(scans.truth)))
-    return found
+        views.append(Scan("truth", "truth", box.crop_volume(scans.truth)))
+    return views
 
 
 def display(scans: ReportScans) -> Display:

@@ -45,15 +45,12 @@ def viewer_script() -> str:
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
 
-def policy(scripts: Sequence[str]) -> str:
-    """Content-Security-Policy: these scripts alone run, and nothing may be loaded or sent.
-
-    Pictures are data URIs.
-    """
+def policy(scripts: Sequence[str], images: str = "data: blob:") -> str:
+    """Content-Security-Policy: these scripts alone run, and nothing but images of these sources may be loaded."""
     digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode("ascii") for s in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src {images}; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -143,7 +140,7 @@ def render(scans: ReportScans, size: PageSize = SIZES["full"]) -> str:
     packed = embed(layers, size, SPARE_BYTES + len(script) + sum(len(p.uri) for row in stills for p in row))
     return str(
         pages.get_template("page.html").render(
-            policy=policy((script,)),
+            policy=policy((script,), images="data:"),
             notice=RESEARCH_ONLY,
             name=one_line(scans.name),
             scans=scans,
