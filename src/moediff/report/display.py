@@ -69,15 +69,15 @@ def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:
 
 
 def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
-    views = []
+    scan_list = []
     if scans.source is not None:
-        views.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
+        scan_list.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
     if scans.interpolated is not None:
-        views.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
-    views.append(Scan("enhanced", "enhanced", cropped))
+        scan_list.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
+    scan_list.append(Scan("enhanced", "enhanced", cropped))
     if scans.truth is not None:
-        views.append(Scan("truth", "truth", box.crop_volume(scans.truth)))
-    return views
+        scan_list.append(Scan("truth", "truth", box.crop_volume(scans.truth)))
+    return scan_list
 
 
 def display(scans: ReportScans) -> Display:
