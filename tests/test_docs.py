@@ -214,3 +214,11 @@ def test_every_extra_is_on_the_page_that_installs():
         extras = set(tomllib.load(file)["project"]["optional-dependencies"]) - {"docs", "dev"}
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     assert {extra for extra in extras if f"`[{extra}]`" not in page} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md", "SECURITY.md"])
+def test_links_of_pages_beside_the_docs_lead_somewhere(name):
+    """MkDocs checks the links within docs/."""
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert "://" in target or (ROOT / target).exists(), target
