@@ -23,7 +23,7 @@ STRICT = [page for page in PAGES if page.name not in GENERATED]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 MEASURED = re.compile(
     r"(?<![\w.^-])[+-]?\d+(?:\.\d+)?(?P<source><!-- [^>]*-->)?(?: ?- ?\d+)? "
-    r"(?:(?:dB|MiB|GiB|s|seconds|minutes|hours)\b|% of (?:true|voxels|the tru|errors)|(?:outlined )?lesions\b)"
+    r"(?:(?:dB|MiB|GiB|s|seconds|minutes|hours)\b|% of (?:true|voxels|the truth|errors)|(?:outlined )?lesions\b)"
 )
 LOG_REFERENCE = re.compile(r"(?P<number>\d+(?:\.\d+)?)<!-- log (?P<section>[\w-]+) -->")
 
