@@ -102,7 +102,13 @@ def test_a_bids_sidecar_says_it(low, bundle, tmp_path, capsys):
         "gap_mm": 6.0,
         "assumed_thickness_mm": 6.0,
     }
-    assert main(["report", str(tmp_path / "sub-1_desc-sr_T2w.nii.gz"), "-q"]) == 0
+    result = str(tmp_path / "sub-1_desc-sr_T2w.nii.gz")
+    assert main(["report", result, "-q"]) == 0
+    words = ["evaluate", "--pred", result, "--ref", result, "--input", str(scan), "--metrics", "psnr", "-q"]
+    assert main([*words, "--no-intensity-fit", "--json", str(tmp_path / "judged.json")]) == 0
+    judged = json.loads((tmp_path / "judged.json").read_text())["data_consistency"]
+    assert judged["assumed"] == record["data_consistency"]["assumed"]
+    assert judged["rms_over_range"] == pytest.approx(record["data_consistency"]["rms_over_range"], rel=0.05)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"SliceThickness": "thick"}', '{"SliceThickness": 0}', ""])

@@ -29,7 +29,7 @@ def _discrepancy(pred: Volume, measured: Volume, *, fit: bool, thickness_mm: flo
     return discrepancy(data_XYZ, prepared)
 
 
-def consistency(pred: Volume, measured: Volume, *, fit: bool) -> ConsistencySummary:
+def consistency(pred: Volume, measured: Volume, *, fit: bool, thickness_mm: float | None = None) -> ConsistencySummary:
     """RMS discrepancy over the measured scan's range, its noise likewise, and the acquisition assumed per axis.
 
     0.. , lower is better; about the noise is right, far below it the noise was copied (Irani & Peleg 1991). The
@@ -39,12 +39,13 @@ def consistency(pred: Volume, measured: Volume, *, fit: bool) -> ConsistencySumm
         pred: prediction on its own grid, whose axes must be parallel to the measured scan's.
         measured: the low-resolution input.
         fit: bring the re-acquired prediction to the measured intensities first (`evaluation.intensity_fit`).
+        thickness_mm: of thick slices; None takes them to be as thick as they are apart.
 
     Raises:
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan, or intensities that cannot be fitted.
     """
-    return _discrepancy(pred, measured, fit=fit).summary()
+    return _discrepancy(pred, measured, fit=fit, thickness_mm=thickness_mm).summary()
 
 
 def residual_map(pred: Volume, measured: Volume, *, thickness_mm: float | None = None) -> Volume:

@@ -84,6 +84,7 @@ def evaluate(
     options: EvaluateOptions | None = None,
     *,
     measured: Volume | None = None,
+    thickness_mm: float | None = None,
     annotations: Annotations | None = None,
 ) -> Evaluation:
     """Judge a prediction; returns the record that `moediff evaluate --json` writes.
@@ -92,6 +93,7 @@ def evaluate(
         pred: the prediction, any intensities.
         ref: the truth; its grid and intensities are the scale.
         measured: the low-resolution input, for data consistency.
+        thickness_mm: of its thick slices; None takes them to be as thick as they are apart.
         annotations: where to judge, labels, lesions, uncertainty.
 
     Raises:
@@ -124,7 +126,7 @@ def evaluate(
     source = "head of the reference" if annotations.mask is None else "given"
     return Evaluation(
         metrics=metrics,
-        data_consistency=_consistency(pred, measured, options, notes),
+        data_consistency=_consistency(pred, measured, thickness_mm, options, notes),
         regions=None if regions is None else score_regions(*case.pair, regions),
         tissues=_tissues(case, missing) if options.tissues else None,
         lesions=None if annotations.lesions is None else _lesions(annotations.lesions, ref, case),
@@ -206,12 +208,12 @@ def _uncertainty(
 
 
 def _consistency(
-    pred: Volume, measured: Volume | None, options: EvaluateOptions, notes: list[str]
+    pred: Volume, measured: Volume | None, thickness_mm: float | None, options: EvaluateOptions, notes: list[str]
 ) -> ConsistencySummary | None:
     if measured is None:
         return None
     try:
-        return consistency(pred, measured, fit=options.fit)
+        return consistency(pred, measured, fit=options.fit, thickness_mm=thickness_mm)
     except GeometryError as error:
         notes.append(f"data consistency was not computed: {error}")
         return None

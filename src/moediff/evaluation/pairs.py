@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,11 @@ from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_er
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.records import FILES, Evaluation, Unjudged
+from moediff.inference.sidecar import assumed_thickness_mm, read_sidecar
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
+from moediff.io.naming import sidecar_of
 from moediff.io.scans import load
 
 REQUIRED, OPTIONAL = FILES[:2], FILES[2:]
@@ -94,7 +97,12 @@ def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
     measured = loaded["input"].volume if "input" in loaded else None
     with prefix_errors(pair.pred):
         record = evaluate(
-            loaded["pred"].volume, loaded["ref"].volume, options, measured=measured, annotations=annotations
+            loaded["pred"].volume,
+            loaded["ref"].volume,
+            options,
+            measured=measured,
+            thickness_mm=None if measured is None else _assumed_thickness(pair.pred),
+            annotations=annotations,
         )
     notes = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
     names = {key: _name_of(path, loaded.get(key)) for key, path in files.items()}
@@ -102,6 +110,13 @@ def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
     x, y, z = (round(s, 5) for s in stored.spacing_mm)
     warnings = (*notes, *record.warnings)
     return replace(record, files=names, shape=stored.shape, spacing_mm=(x, y, z), warnings=warnings)
+
+
+def _assumed_thickness(pred: Path) -> float | None:
+    """Of the slices that a result of ours was made of, where its sidecar says one."""
+    with suppress(MoeDiffError):
+        return assumed_thickness_mm(read_sidecar(sidecar_of(pred)))
+    return None
 
 
 def _name_of(path: Path, loaded: LoadedScan | None = None) -> str:

@@ -370,6 +370,13 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return migrated(record)
 
 
+def assumed_thickness_mm(record: Mapping[str, Any]) -> float | None:
+    """Of slices in the acquisition model, as a record says; None where nothing was requested."""
+    slices = record.get("slices")
+    thickness = slices.get("assumed_thickness_mm") if isinstance(slices, Mapping) else None
+    return float(thickness) if isinstance(thickness, int | float) else None
+
+
 def migrated(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of schema 1 under the keys of schema 2; one that names its schema is returned as it is."""
     if "schema" in record:

@@ -23,7 +23,7 @@ from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.result import Enhanced
-from moediff.inference.sidecar import InputFile, read_sidecar
+from moediff.inference.sidecar import InputFile, assumed_thickness_mm, read_sidecar
 from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
 from moediff.io.naming import default_output, sidecar_of
@@ -189,7 +189,7 @@ def from_files(files: ReportFiles) -> ReportScans:
         gate_XYZE=gate_XYZE,
         changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
-        residual=None if source is None else _residual(enhanced, source.volume, _assumed_thickness(record)),
+        residual=None if source is None else _residual(enhanced, source.volume, assumed_thickness_mm(record)),
         lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None,
         source_note="" if files.source else NO_SOURCE,
     )
@@ -244,13 +244,6 @@ def _changed(differences_XYZN: Tensor) -> Tensor:
     if count % 2:
         raise DataError(f"expected two volumes an expert in the differences, got {count}; see --differences")
     return differences_XYZN[..., count // 2 :]
-
-
-def _assumed_thickness(record: dict[str, Any]) -> float | None:
-    """Of slices, where the user gave it."""
-    slices = record.get("slices")
-    thickness = slices.get("assumed_thickness_mm") if isinstance(slices, dict) else None
-    return float(thickness) if isinstance(thickness, int | float) else None
 
 
 def _residual(enhanced: Volume, source: Volume, thickness_mm: float | None) -> Volume | None:
