@@ -1,7 +1,7 @@
 """An eight-subject BIDS dataset of phantoms, to try `moediff bids` on: `python examples/phantom_study.py FOLDER`.
 
 No person was scanned: heads are nested ellipsoids with folds, ventricles and noise. Each participant has a T1w scan of
-2 mm and a FLAIR with thick slices; participant 3 came twice, and the FLAIR of participant 5 is damaged on purpose.
+3 mm and a FLAIR with thick slices; participant 3 came twice, and the FLAIR of participant 5 is damaged on purpose.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def make_study(folder: Path, coarseness: float = 1.0, participants: int = PARTIC
             place = f"sub-{label}/ses-{visit}" if visit else f"sub-{label}"
             stem = folder / place / "anat" / place.replace("/", "_")
             seed = 10 * number + int(visit or 0)
-            for suffix, contrast, size in (("T1w", 1, (2.0, 2.0, 2.0)), ("FLAIR", 2, (1.5, 1.5, 5.0))):
+            for suffix, contrast, size in (("T1w", 1, (3.0, 3.0, 3.0)), ("FLAIR", 2, (1.5, 1.5, 5.0))):
                 spacing = (size[0] * coarseness, size[1] * coarseness, size[2] * coarseness)
                 write_scan(stem.with_name(f"{stem.name}_{suffix}.nii.gz"), contrast, spacing, seed)
     damaged = folder / f"sub-{DAMAGED}" / "anat" / f"sub-{DAMAGED}_FLAIR.nii.gz"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import cohort_options as shared
 from moediff.cli.cohort_run import Cohort, run_cohort, write_pages
+from moediff.cli.enhance import enhance_options
 from moediff.cli.options import EXPERT, INPUT, OUTPUT, QUALITY, SPEED, Command, add_command, option
 from moediff.core.memory import tune_allocator
 
@@ -116,7 +117,7 @@ def _tasks(index: Index, args: argparse.Namespace) -> list[Task]:
     from moediff.cohort.tasks import Task
     from moediff.cohort.work import ScanSpec, task_name
 
-    model, options, maps = shared.model_choice(args), shared.enhance_options(args), shared.maps_wanted(args)
+    model, options, maps = shared.model_choice(args), enhance_options(args), shared.maps_wanted(args)
     specs = (
         ScanSpec(
             source=scan.path,

@@ -13,7 +13,6 @@ from moediff.cli.options import Option, OptionTable, option
 if TYPE_CHECKING:
     from moediff.cohort.tasks import RunnerOptions
     from moediff.cohort.work import ModelChoice, Reading
-    from moediff.inference.options import EnhanceOptions
 
 RUNNERS = ("processes", "serial", "dask", "slurm", "pbs", "lsf")
 
@@ -36,7 +35,9 @@ PAGES = (
     option("--no-pages", action="store_true", help="write no pages; `group` writes them later"),
 )
 QUALITY = _of_enhance("quality", "--mode", "--tta", "--correct-slice-intensity")
-EXPERT = _of_enhance("expert", "--bundle", "--samples", "--steps", "--sampler", "--seed", "--no-data-consistency")
+EXPERT = _of_enhance(
+    "expert", "--bundle", "--samples", "--steps", "--sampler", "--seed", "--slice-thickness", "--no-data-consistency"
+)
 RUNNING: OptionTable = {
     "running": (
         option(
@@ -70,26 +71,6 @@ RUNNING: OptionTable = {
 def speed_options() -> tuple[Option, ...]:
     """Device and precision."""
     return _of_enhance("speed", "--device", "--dtype")
-
-
-def enhance_options(args: argparse.Namespace) -> EnhanceOptions:
-    """What every scan of the cohort is enhanced with."""
-    from moediff.inference.options import EnhanceOptions
-    from moediff.io.scans import grid_from_file
-
-    return EnhanceOptions(
-        voxel_size=tuple(args.voxel_size) if args.voxel_size else None,
-        like=grid_from_file(args.like) if args.like else None,
-        mode=args.mode,
-        tta=args.tta,
-        sampler=args.sampler,
-        steps=args.steps,
-        samples=args.samples,
-        seed=args.seed,
-        correct_slice_intensity=args.correct_slice_intensity,
-        data_consistency=not args.no_data_consistency,
-        trust_intensities=args.trust_intensities,
-    )
 
 
 def model_choice(args: argparse.Namespace) -> ModelChoice:

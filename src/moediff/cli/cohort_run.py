@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class Cohort:
 
 def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
     """Run what is not done, write the pages, and say what became of it; returns the exit code."""
+    from moediff.cohort.memory_need import task_memory_mb
     from moediff.cohort.runner import run_tasks
     from moediff.cohort.summary_text import describe
     from moediff.cohort.work import enhance_task
@@ -50,7 +51,8 @@ def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
     if not args.no_pages:
         require_modules("jinja2", what="the pages (leave them out with --no-pages)", extra="bids")
     cohort.prepare()
-    summary = run_tasks(cohort.tasks, enhance_task, runner_options(args, cohort.logs))
+    options = replace(runner_options(args, cohort.logs), task_memory_mb=task_memory_mb(cohort.tasks))
+    summary = run_tasks(cohort.tasks, enhance_task, options)
     if summary.failures:
         print(describe(summary, cohort.again(summary)), file=sys.stderr)
     if not args.no_pages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,7 +207,7 @@ def enhance_command(args: argparse.Namespace) -> int:
     from moediff.io.naming import default_output
 
     tune_allocator()
-    options = _options(args)
+    options = replace(enhance_options(args), memory_mb=args.mem_mb)
     loaded = read(args.source, args)
     outputs = OutputPaths(
         scan=args.output or default_output(args.source, loaded.stem),
@@ -267,7 +267,8 @@ def _check_adaptable(request: EnhanceRequest) -> None:
         slices_of(request.planned.plan)
 
 
-def _options(args: argparse.Namespace) -> EnhanceOptions:
+def enhance_options(args: argparse.Namespace) -> EnhanceOptions:
+    """What the options say, but for memory; also of the commands that take many scans."""
     from moediff.acquisition.point_spread import parse_sampling
     from moediff.inference.options import EnhanceOptions
     from moediff.io.scans import grid_from_file
@@ -284,7 +285,6 @@ def _options(args: argparse.Namespace) -> EnhanceOptions:
         correct_slice_intensity=args.correct_slice_intensity,
         profile=tuple(parse_sampling(part) for part in args.profile.split(",")) if args.profile else None,
         data_consistency=not args.no_data_consistency,
-        memory_mb=args.mem_mb,
         trust_intensities=args.trust_intensities,
         slice_thickness=args.slice_thickness,
     )
