@@ -107,6 +107,11 @@ def test_all_entities_stay_in_the_names(study, bundle):
     assert results(study) == [f"{entities}_res-iso12_desc-sr_T1w.nii.gz", T1W]
 
 
+def test_an_uncertainty_that_cannot_be_had_is_refused_before_any_work(study, bundle, capsys):
+    assert main(words(study, bundle, "--uncertainty", "--mode", "detail")) == 78
+    assert "needs --samples 2 or more" in capsys.readouterr().err and not (study / "out").exists()
+
+
 def test_bidsignore_is_said(study, bundle, capsys):
     (study / "bids/.bidsignore").write_text("*_FLAIR.nii.gz\n")
     assert main(words(study, bundle)) == 0

@@ -26,8 +26,22 @@ OPTIONS = {
         option("bids_dir", type=Path, metavar="BIDS_DIR", help="root folder of a BIDS dataset"),
         option("out_dir", type=Path, metavar="OUT_DIR", help="folder of the results, a BIDS derivative"),
         option("level", choices=LEVELS, help="participant: enhance scans; group: renew the pages of all results"),
-        option("--participant-label", nargs="+", default=[], metavar="LABEL", help="only these, with or without sub-"),
-        option("--session-label", nargs="+", default=[], metavar="LABEL", help="only these, with or without ses-"),
+        option(
+            "--participant-label",
+            "--participant_label",
+            nargs="+",
+            default=[],
+            metavar="LABEL",
+            help="only these, with or without sub-",
+        ),
+        option(
+            "--session-label",
+            "--session_label",
+            nargs="+",
+            default=[],
+            metavar="LABEL",
+            help="only these, with or without ses-",
+        ),
         option(
             "--suffix",
             nargs="+",
@@ -152,5 +166,5 @@ def _say_index(index: Index, args: argparse.Namespace) -> None:
 def _again(summary: Summary, args: argparse.Namespace) -> str:
     """The command that repeats the participants with failures; their scans that are done are passed over."""
     labels = sorted({failure.name.partition("_")[0].removeprefix("sub-") for failure in summary.failures})
-    words = shared.without_option(args.words, "--participant-label", "--redo")
+    words = shared.without_option(args.words, "--participant-label", "--participant_label", "--redo")
     return shlex.join(["moediff", *words, "--participant-label", *labels])

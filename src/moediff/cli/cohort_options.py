@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moediff.cli import enhance
-from moediff.cli.options import Option, OptionTable, option
+from moediff.cli.options import Option, OptionTable, option, seed_option
 
 if TYPE_CHECKING:
     from moediff.cohort.tasks import RunnerOptions
@@ -35,8 +35,10 @@ PAGES = (
     option("--no-pages", action="store_true", help="write no pages; `group` writes them later"),
 )
 QUALITY = _of_enhance("quality", "--mode", "--tta", "--correct-slice-intensity")
-EXPERT = _of_enhance(
-    "expert", "--bundle", "--samples", "--steps", "--sampler", "--seed", "--slice-thickness", "--no-data-consistency"
+EXPERT = (
+    *_of_enhance("expert", "--bundle", "--samples", "--steps", "--sampler"),
+    seed_option("samples"),
+    *_of_enhance("expert", "--slice-thickness", "--no-data-consistency"),
 )
 RUNNING: OptionTable = {
     "running": (

@@ -115,6 +115,9 @@ class ScanSpec:
         maps: which of `MAPS` are written too.
         viewer: whether the interactive page of the scan is written too.
         redo: whether results that are there count for nothing.
+
+    Raises:
+        ConfigError: there is no uncertainty with these options.
     """
 
     source: Path
@@ -125,6 +128,10 @@ class ScanSpec:
     maps: tuple[str, ...] = ()
     viewer: bool = False
     redo: bool = False
+
+    def __post_init__(self) -> None:
+        if "uncertainty" in self.maps and self.options.mode == "detail" and self.options.samples < 2:
+            raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful predicts it")
 
     def options_sha256(self) -> str:
         """Checksum of everything that was chosen and changes the result or what is written of it."""
