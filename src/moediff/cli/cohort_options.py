@@ -34,7 +34,7 @@ PAGES = (
     option("--viewer", action="store_true", help="also write an interactive page for every scan (up to 8 MB each)"),
     option("--no-pages", action="store_true", help="write no pages; `group` writes them later"),
 )
-QUALITY = _of_enhance("quality", "--mode", "--tta", "--correct-slice-intensity")
+QUALITY = _of_enhance("quality", "--mode", "--tta", "--correct-slice-intensity", "--profile")
 EXPERT = (
     *_of_enhance("expert", "--bundle", "--samples", "--steps", "--sampler"),
     seed_option("samples"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -27,6 +28,9 @@ from moediff.report.page import policy
 from moediff.report.sanitise import number, one_line
 
 INDEX = "index.html"
+LEAST_SHARE = (
+    0.1  # of the median that a value must be away from it: where all are nearly equal, any is many deviations off
+)
 HEAD_BYTES = 4096  # of a page, which hold its checksum
 TITLES = (*((key, title) for key, title, *_ in COLUMNS), ("warnings", "warnings"), ("time", "time, s"))
 
@@ -206,6 +210,7 @@ def _index(out: Path, listed: Sequence[_Listed], failures: Sequence[FailedScan])
         columns=columns,
         rows=rows,
         pages=len({scan.result.page for scan in listed}),
+        participants=all(scan.result.group.startswith("sub-") for scan in listed),
         failures=[(failure, _href(failure.log, out)) for failure in failures],
         flagged=sum(bool(row.flags) for row in rows),
         limit=LIMIT,
@@ -221,8 +226,11 @@ def _scores(listed: Sequence[_Listed], values: Sequence[float | None]) -> list[f
     result: list[float | None] = [None] * len(listed)
     for contrast in {scan.contrast for scan in listed}:
         places = [at for at, scan in enumerate(listed) if scan.contrast == contrast]
+        known = [value for at in places if (value := values[at]) is not None]
+        usual = statistics.median(known) if known else 0.0
         for at, z in zip(places, robust_z([values[at] for at in places]), strict=True):
-            result[at] = z
+            far = abs((values[at] or 0.0) - usual) >= LEAST_SHARE * abs(usual)
+            result[at] = z if far or z is None else 0.0
     return result
 
 

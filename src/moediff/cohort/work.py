@@ -134,12 +134,21 @@ class ScanSpec:
             raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful predicts it")
 
     def options_sha256(self) -> str:
-        """Checksum of everything that was chosen and changes the result or what is written of it."""
-        chosen = asdict(replace(self.options, like=None, memory_mb=EnhanceOptions().memory_mb))
-        grid = self.options.like
-        chosen["like"] = None if grid is None else [grid.shape, grid.affine.tolist()]
-        chosen |= {"reading": asdict(self.reading), "maps": sorted(self.maps), "dtype": self.model.dtype}
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+        """Checksum of everything that was chosen and changes the result or what is written of it.
+
+        What is left at its default does not count, so that a version with further options finds older results done.
+        """
+        grid, defaults = self.options.like, asdict(EnhanceOptions())
+        options = asdict(replace(self.options, like=None, memory_mb=EnhanceOptions().memory_mb))
+        chosen: dict[str, Any] = {name: value for name, value in options.items() if value != defaults[name]}
+        chosen |= {name: value for name, value in asdict(self.reading).items() if value is not None}
+        if grid is not None:
+            chosen["like"] = [grid.shape, grid.affine.tolist()]
+        if self.maps:
+            chosen["maps"] = sorted(self.maps)
+        if self.model.dtype != "float32":
+            chosen["dtype"] = self.model.dtype
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def enhance_task(task: Task) -> Outcome:

@@ -1,0 +1,27 @@
+"""Index of a cohort: what stands out, and against what."""
+
+from pathlib import Path
+
+from moediff.cohort.pages import _Listed, _scores
+from moediff.cohort.results import Result
+
+
+def listed(*names: str) -> list[_Listed]:
+    here = Path()
+    return [_Listed(Result(here / f"{n}.nii.gz", here / f"{n}.json", n, here / "p.html", here), {}) for n in names]
+
+
+def test_scans_are_compared_with_their_own_contrast():
+    names = [f"sub-{n}_desc-sr_{suffix}" for suffix in ("T1w", "FLAIR") for n in range(6)]
+    values = [1.0, 1.1, 0.9, 1.2, 0.8, 3.0, 10.0, 11.0, 9.0, 12.0, 8.0, 10.5]
+    scores = _scores(listed(*names), values)
+    assert [at for at, z in enumerate(scores) if z is not None and abs(z) > 3.5] == [5]
+
+
+def test_hardly_different_values_do_not_stand_out():
+    scores = _scores(listed(*(f"scan{n}" for n in range(6))), [1.84, 1.84, 1.84, 1.84, 1.85, 1.86])
+    assert max(abs(z or 0.0) for z in scores) == 0.0
+
+
+def test_few_scans_say_nothing():
+    assert _scores(listed("a", "b", "c"), [1.0, 2.0, 9.0]) == [None, None, None]
