@@ -111,6 +111,19 @@ def test_a_bids_sidecar_says_it(low, bundle, tmp_path, capsys):
     assert judged["rms_over_range"] == pytest.approx(record["data_consistency"]["rms_over_range"], rel=0.05)
 
 
+@pytest.mark.parametrize("profile", ["box:0.8", "none,none,gaussian:0.7"])
+def test_a_stated_profile_is_what_evaluate_judges_by(low, bundle, tmp_path, profile):
+    scan, result = tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz"
+    save(low, scan)
+    words = ["--bundle", str(bundle), "--voxel-size", "3", "--profile", profile, "-q"]
+    assert main(["enhance", str(scan), "-o", str(result), *words]) == 0
+    words = ["--input", str(scan), "--metrics", "psnr", "-q", "--json", str(tmp_path / "judged.json")]
+    assert main(["evaluate", "--pred", str(result), "--ref", str(result), *words, "--no-intensity-fit"]) == 0
+    record, judged = (json.loads((tmp_path / name).read_text()) for name in ("out.json", "judged.json"))
+    assert record["sampling"]["stated"][2] == profile.rpartition(",")[2]
+    assert judged["data_consistency"]["assumed"] == record["data_consistency"]["assumed"]
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", '{"SliceThickness": "thick"}', '{"SliceThickness": 0}', ""])
 def test_an_odd_sidecar_says_nothing(low, tmp_path, content):
     save(low, tmp_path / "a.nii.gz")

@@ -127,6 +127,11 @@ class Sampling:
             else f"{name}, zero-filled by {self.width:.2f}"
         )
 
+    @property
+    def code(self) -> str:
+        """NAME:WIDTH, as `parse_sampling` reads it."""
+        return f"{self.method}:{self.width:.6g}"
+
     def transfer(self, cycles: Sequence[float]) -> np.ndarray:
         """Modulation transfer at these frequencies, in cycles per measured voxel; 1 at frequency 0."""
         f = np.abs(np.asarray(cycles, dtype=float))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moediff.acquisition.data_consistency import ConsistencySummary, Discrepancy, discrepancy
-from moediff.acquisition.operators import assumed_sampling, with_thickness
+from moediff.acquisition.point_spread import Samplings
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.geometry import axis_positions
 from moediff.core.statistics import quantile
@@ -12,14 +12,11 @@ from moediff.evaluation.intensity_fit import fit_intensities
 from moediff.inference.grid_plan import move_to_grid, working_grid
 
 
-def _discrepancy(pred: Volume, measured: Volume, *, fit: bool, thickness_mm: float | None = None) -> Discrepancy:
+def _discrepancy(pred: Volume, measured: Volume, *, fit: bool, sampling: Samplings | None = None) -> Discrepancy:
     covered = pred
     if axis_positions(measured.grid, pred.grid) is not None:
         # Beyond what was measured nothing is contradicted.
         covered = move_to_grid(pred, working_grid(measured.grid, pred.grid))
-    sampling = None
-    if thickness_mm is not None and (positions := axis_positions(measured.grid, covered.grid)) is not None:
-        sampling = with_thickness(assumed_sampling(positions), measured.spacing_mm, thickness_mm)
     prepared = prepare(measured, covered.grid, PrepareSettings(kernel="cubic"), sampling=sampling)
     data_XYZ = prepared.scaling.apply(covered.data_XYZ.float())
     if fit:
@@ -29,7 +26,7 @@ def _discrepancy(pred: Volume, measured: Volume, *, fit: bool, thickness_mm: flo
     return discrepancy(data_XYZ, prepared)
 
 
-def consistency(pred: Volume, measured: Volume, *, fit: bool, thickness_mm: float | None = None) -> ConsistencySummary:
+def consistency(pred: Volume, measured: Volume, *, fit: bool, sampling: Samplings | None = None) -> ConsistencySummary:
     """RMS discrepancy over the measured scan's range, its noise likewise, and the acquisition assumed per axis.
 
     0.. , lower is better; about the noise is right, far below it the noise was copied (Irani & Peleg 1991). The
@@ -39,24 +36,24 @@ def consistency(pred: Volume, measured: Volume, *, fit: bool, thickness_mm: floa
         pred: prediction on its own grid, whose axes must be parallel to the measured scan's.
         measured: the low-resolution input.
         fit: bring the re-acquired prediction to the measured intensities first (`evaluation.intensity_fit`).
-        thickness_mm: of thick slices; None takes them to be as thick as they are apart.
+        sampling: how the scan was sampled, R, A, S; None takes what the voxel sizes suggest.
 
     Raises:
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan, or intensities that cannot be fitted.
     """
-    return _discrepancy(pred, measured, fit=fit, thickness_mm=thickness_mm).summary()
+    return _discrepancy(pred, measured, fit=fit, sampling=sampling).summary()
 
 
-def residual_map(pred: Volume, measured: Volume, *, thickness_mm: float | None = None) -> Volume:
+def residual_map(pred: Volume, measured: Volume, *, sampling: Samplings | None = None) -> Volume:
     """The prediction acquired again minus the measured scan, on the measured scan's grid.
 
     Args:
         pred, measured: as in `consistency`.
-        thickness_mm: of thick slices; None takes them to be as thick as they are apart.
+        sampling: how the scan was sampled, R, A, S; None takes what the voxel sizes suggest.
 
     Raises:
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan.
     """
-    return _discrepancy(pred, measured, fit=False, thickness_mm=thickness_mm).residual()
+    return _discrepancy(pred, measured, fit=False, sampling=sampling).residual()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.data_consistency import ConsistencySummary
+from moediff.acquisition.point_spread import Samplings
 from moediff.core.errors import DataError, GeometryError
 from moediff.core.geometry import ras_axes
 from moediff.core.memory import single_thread
@@ -84,7 +85,7 @@ def evaluate(
     options: EvaluateOptions | None = None,
     *,
     measured: Volume | None = None,
-    thickness_mm: float | None = None,
+    sampling: Samplings | None = None,
     annotations: Annotations | None = None,
 ) -> Evaluation:
     """Judge a prediction; returns the record that `moediff evaluate --json` writes.
@@ -93,7 +94,7 @@ def evaluate(
         pred: the prediction, any intensities.
         ref: the truth; its grid and intensities are the scale.
         measured: the low-resolution input, for data consistency.
-        thickness_mm: of its thick slices; None takes them to be as thick as they are apart.
+        sampling: how that was sampled, R, A, S; None takes what the voxel sizes suggest.
         annotations: where to judge, labels, lesions, uncertainty.
 
     Raises:
@@ -126,7 +127,7 @@ def evaluate(
     source = "head of the reference" if annotations.mask is None else "given"
     return Evaluation(
         metrics=metrics,
-        data_consistency=_consistency(pred, measured, thickness_mm, options, notes),
+        data_consistency=_consistency(pred, measured, sampling, options, notes),
         regions=None if regions is None else score_regions(*case.pair, regions),
         tissues=_tissues(case, missing) if options.tissues else None,
         lesions=None if annotations.lesions is None else _lesions(annotations.lesions, ref, case),
@@ -208,12 +209,12 @@ def _uncertainty(
 
 
 def _consistency(
-    pred: Volume, measured: Volume | None, thickness_mm: float | None, options: EvaluateOptions, notes: list[str]
+    pred: Volume, measured: Volume | None, sampling: Samplings | None, options: EvaluateOptions, notes: list[str]
 ) -> ConsistencySummary | None:
     if measured is None:
         return None
     try:
-        return consistency(pred, measured, fit=options.fit, thickness_mm=thickness_mm)
+        return consistency(pred, measured, fit=options.fit, sampling=sampling)
     except GeometryError as error:
         notes.append(f"data consistency was not computed: {error}")
         return None

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from moediff.acquisition.point_spread import Samplings
 from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_errors, printable
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
 from moediff.evaluation.records import FILES, Evaluation, Unjudged
-from moediff.inference.sidecar import assumed_thickness_mm, read_sidecar
+from moediff.inference.sidecar import read_sidecar, stated_sampling
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
@@ -101,7 +102,7 @@ def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
             loaded["ref"].volume,
             options,
             measured=measured,
-            thickness_mm=None if measured is None else _assumed_thickness(pair.pred),
+            sampling=None if measured is None else _stated_sampling(pair.pred),
             annotations=annotations,
         )
     notes = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
@@ -112,10 +113,10 @@ def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
     return replace(record, files=names, shape=stored.shape, spacing_mm=(x, y, z), warnings=warnings)
 
 
-def _assumed_thickness(pred: Path) -> float | None:
-    """Of the slices that a result of ours was made of, where its sidecar says one."""
+def _stated_sampling(pred: Path) -> Samplings | None:
+    """Of the scan that a result of ours was made of, where its sidecar says one."""
     with suppress(MoeDiffError):
-        return assumed_thickness_mm(read_sidecar(sidecar_of(pred)))
+        return stated_sampling(read_sidecar(sidecar_of(pred)))
     return None
 
 

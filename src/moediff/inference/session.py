@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.data_consistency import Discrepancy, correct, discrepancy
+from moediff.acquisition.point_spread import Samplings
 from moediff.acquisition.prepare import Prepared, anisotropy_ratio, flipped, prepare
 from moediff.core.config import rng_for
 from moediff.core.device import move_if_it_fits, precision_warnings
@@ -303,7 +304,9 @@ class Session:
             uncertainty=self._measured(sidecar.uncertainty, output.deviation_XYZ),
             slice_intensity=SliceIntensity.of(self.prepared, requested=requested),
             sampling=SampledAxes(
-                self.prepared.acquisition.names, "voxel sizes" if self.plan.sampling is None else "stated"
+                self.prepared.acquisition.names,
+                "voxel sizes" if self.plan.sampling is None else "stated",
+                _codes(self.plan.sampling),
             ),
             data_consistency=gap.summary(),
             out_of_distribution_score=output.score,
@@ -327,6 +330,13 @@ class Session:
         inside = deviation_XYZ[self.prepared.mask_XYZ > 0]
         mean, high = (float(inside.mean()), quantile(inside, 0.99)) if inside.numel() else (0.0, 0.0)
         return replace(uncertainty, mean_over_range=round(mean / top, 5), p99_over_range=round(high / top, 5))
+
+
+def _codes(sampling: Samplings | None) -> tuple[str, str, str] | None:
+    if sampling is None:
+        return None
+    x, y, z = sampling
+    return x.code, y.code, z.code
 
 
 def planned_sidecar(model: Model, scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Sidecar:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.data_consistency import ConsistencySummary
+from moediff.acquisition.point_spread import Samplings, parse_sampling
 from moediff.acquisition.prepare import Prepared
-from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_errors, printable
+from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError, prefix_errors, printable
 from moediff.core.schema import json_schema_text
 from moediff.core.volume import Grid
 from moediff.io.checksum import checksum_of
@@ -241,10 +242,12 @@ class SampledAxes(_Closed):
     Args:
         axes: the point spread of R, A and S in words; widths in measured voxels.
         known_from: voxel sizes suggest it; or the user stated it (`--profile`, `--slice-thickness`).
+        stated: what the user stated, NAME:WIDTH of R, A and S.
     """
 
     axes: tuple[str, str, str]
     known_from: Literal["voxel sizes", "stated"]
+    stated: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -370,11 +373,17 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return migrated(record)
 
 
-def assumed_thickness_mm(record: Mapping[str, Any]) -> float | None:
-    """Of slices in the acquisition model, as a record says; None where nothing was requested."""
-    slices = record.get("slices")
-    thickness = slices.get("assumed_thickness_mm") if isinstance(slices, Mapping) else None
-    return float(thickness) if isinstance(thickness, int | float) else None
+def stated_sampling(record: Mapping[str, Any]) -> Samplings | None:
+    """How the user stated that a result's scan was sampled, as its record says; None where nothing was stated."""
+    sampling = record.get("sampling")
+    stated = sampling.get("stated") if isinstance(sampling, Mapping) else None
+    if not isinstance(stated, list) or len(stated) != 3:
+        return None
+    try:
+        x, y, z = (parse_sampling(str(axis)) for axis in stated)
+    except ConfigError:
+        return None
+    return x, y, z
 
 
 def migrated(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.errors import ConfigError, DataError, GeometryError, MoeDiffError, prefix_errors, printable
+from moediff.acquisition.point_spread import Samplings
+from moediff.core.errors import DataError, GeometryError, MoeDiffError, prefix_errors, printable
 from moediff.core.geometry import StorageOrder, field_of_view_mask, resample
 from moediff.core.schema import record_from
 from moediff.core.volume import Grid, Volume
@@ -23,7 +24,7 @@ from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.result import Enhanced
-from moediff.inference.sidecar import InputFile, assumed_thickness_mm, read_sidecar
+from moediff.inference.sidecar import InputFile, read_sidecar, stated_sampling
 from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
 from moediff.io.naming import default_output, sidecar_of
@@ -189,7 +190,7 @@ def from_files(files: ReportFiles) -> ReportScans:
         gate_XYZE=gate_XYZE,
         changed_XYZE=changed_XYZE,
         expert_names=_expert_names(record, gate_XYZE if gate_XYZE is not None else changed_XYZE),
-        residual=None if source is None else _residual(enhanced, source.volume, assumed_thickness_mm(record)),
+        residual=None if source is None else _residual(enhanced, source.volume, stated_sampling(record)),
         lesions=_lesions(files.lesions, enhanced.grid) if files.lesions else None,
         source_note="" if files.source else NO_SOURCE,
     )
@@ -246,10 +247,10 @@ def _changed(differences_XYZN: Tensor) -> Tensor:
     return differences_XYZN[..., count // 2 :]
 
 
-def _residual(enhanced: Volume, source: Volume, thickness_mm: float | None) -> Volume | None:
+def _residual(enhanced: Volume, source: Volume, sampling: Samplings | None) -> Volume | None:
     """None where the two grids are oblique to each other or no head is found: there it cannot be computed."""
-    with suppress(GeometryError, DataError, ConfigError):
-        return residual_map(enhanced, source, thickness_mm=thickness_mm)
+    with suppress(GeometryError, DataError):
+        return residual_map(enhanced, source, sampling=sampling)
     return None
 
 
