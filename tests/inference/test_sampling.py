@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,11 +14,12 @@ from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.acquisition.recipe import AxisRecipe, Recipe
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError
-from moediff.core.geometry import StorageOrder
+from moediff.core.geometry import StorageOrder, centre_crop
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import GridPlan, plan_grids, stated_sampling
 from moediff.inference.options import EnhanceOptions
-from moediff.io.scans import from_volume
+from moediff.inference.sidecar import SampledAxes
+from moediff.io.scans import from_volume, load
 
 BOX, CUBIC, NONE = Sampling("box"), Sampling("bicubic", 1.2), Sampling()
 
@@ -100,3 +103,31 @@ def test_data_consistency_uses_what_is_stated(make_phantom):
         ready = prepare(low, truth.grid, PrepareSettings(), sampling=sampling)
         gaps.append(float(discrepancy(ready.scaling.apply(truth.data_XYZ), ready).gap_XYZ.abs().max()))
     assert gaps[0] < 1e-4 < 0.05 < gaps[1]
+
+
+@pytest.mark.parametrize("told", [None, (NONE, NONE, Sampling("hamming", 1.2))])
+def test_what_the_spectrum_shows_is_used_and_recorded(told, make_phantom, monkeypatch):
+    truth = make_phantom((40, 40, 40), (4.0, 4.0, 4.0))
+    low = degrade(truth, Recipe(axes=(AxisRecipe(method="truncate", factor=2),) * 3), rng_for(0))
+    monkeypatch.setattr("moediff.acquisition.prepare.estimated_sampling", lambda *_: told)
+    ready = prepare(low, truth.grid, PrepareSettings(), sampling="spectrum")
+    assert ready.sampling == told and ready.from_spectrum == (told is not None)
+    assert SampledAxes.of(ready).known_from == ("voxel sizes" if told is None else "spectrum")
+    known = prepare(low, truth.grid, PrepareSettings(), sampling=told)
+    assert torch.equal(ready.interpolated_XYZ, known.interpolated_XYZ)
+    assert SampledAxes.of(known).known_from == ("voxel sizes" if told is None else "stated")
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "val"
+
+
+@pytest.mark.skipif(not (DATA / "fsf_T1w.nii.gz").is_file(), reason="needs ../shared/data")
+@pytest.mark.parametrize("name", ["fsf_T1w", "ljms07_FLAIR"])
+def test_of_real_heads_filters_are_told_and_nothing_else(name):
+    truth = centre_crop(load(DATA / f"{name}.nii.gz").volume, 112)
+    for method, expected in (("tukey", True), ("fermi", True), ("truncate", False), ("box", False)):
+        recipe = Recipe(axes=(AxisRecipe(method=method, factor=2),) * 3, noise=0.003)
+        low = degrade(truth, recipe, rng_for(0))
+        told = prepare(low, truth.grid, PrepareSettings(), sampling="spectrum").sampling
+        assert (told is not None) == expected
+        assert told is None or {axis.method for axis in told} <= {"tukey", "fermi", "hamming"}

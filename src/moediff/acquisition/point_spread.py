@@ -132,7 +132,7 @@ class Sampling:
         """NAME:WIDTH, as `parse_sampling` reads it."""
         return f"{self.method}:{self.width:.6g}"
 
-    def transfer(self, cycles: Sequence[float]) -> np.ndarray:
+    def transfer(self, cycles: Sequence[float] | np.ndarray) -> np.ndarray:
         """Modulation transfer at these frequencies, in cycles per measured voxel; 1 at frequency 0."""
         f = np.abs(np.asarray(cycles, dtype=float))
         if self.method == "none":

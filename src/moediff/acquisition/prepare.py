@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from moediff.acquisition.noise import ESTIMATORS, Estimator, estimated_noise, ha
 from moediff.acquisition.normalisation import Scaling, brain_scaling, foreground
 from moediff.acquisition.operators import Acquisition, assumed_acquisition, assumed_sampling, voxel_ratio
 from moediff.acquisition.point_spread import Samplings, attenuation
+from moediff.acquisition.sampling_estimate import estimated_sampling
 from moediff.acquisition.slice_intensity import SliceIntensity, measure_slice_intensity
 from moediff.acquisition.wiener import wiener
 from moediff.core.errors import ConfigError, GeometryError
@@ -73,6 +74,7 @@ class Prepared:
         slices_corrected: whether that was corrected.
         foreground_bounds: per axis, the source's first and last voxel with foreground, also beyond the target grid.
         sampling: how every axis was acquired; None is what the voxel sizes suggest.
+        from_spectrum: whether the scan's spectrum showed that.
     """
 
     source: Volume
@@ -86,6 +88,7 @@ class Prepared:
     slices_corrected: bool = False
     foreground_bounds: Bounds | None = None
     sampling: Samplings | None = None
+    from_spectrum: bool = False
 
     @property
     def reached(self) -> tuple[slice, slice, slice]:
@@ -148,7 +151,7 @@ def prepare(  # noqa: PLR0913
     noise: Tensor | None = None,
     mask: bool = True,
     correct_slices: bool = False,
-    sampling: Samplings | None = None,
+    sampling: Samplings | Literal["spectrum"] | None = None,
 ) -> Prepared:
     """Bring a scan to the target grid, on the device that holds it.
 
@@ -160,7 +163,8 @@ def prepare(  # noqa: PLR0913
         noise: known noise sigma, scaled (a training patch brings its whole scan's); estimated when absent.
         mask: False takes the whole volume as foreground; with a known scaling nothing then waits for the device.
         correct_slices: correct slices whose brightness alternates (interleaved acquisition), if more than by chance.
-        sampling: how every axis was acquired; None takes what the voxel sizes suggest.
+        sampling: how every axis was acquired; None takes what the voxel sizes suggest, "spectrum" also what the scan's
+            spectrum shows.
 
     Raises:
         GeometryError: the scan is not RAS+, or the target's axes are not parallel to its axes.
@@ -186,6 +190,9 @@ def prepare(  # noqa: PLR0913
         if mask:
             within = middle_of(inside) if has_noisy_air(source.data_XYZ) else inside
         noise = estimated_noise(source.data_XYZ, within, settings.noise_estimator)
+    from_spectrum = sampling == "spectrum"
+    if sampling == "spectrum":
+        sampling = estimated_sampling(source.data_XYZ, positions, float(noise))
     return Prepared(
         source=source,
         grid=target,
@@ -198,6 +205,7 @@ def prepare(  # noqa: PLR0913
         slices_corrected=corrected,
         foreground_bounds=_foreground_bounds(inside) if mask else None,
         sampling=sampling,
+        from_spectrum=from_spectrum and sampling is not None,
     )
 
 

@@ -56,6 +56,9 @@ def _thickness(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of mm nor the word header") from None
 
 
+VOXEL_SIZES = "voxel-sizes"
+PROFILE_WORDS = ("auto", VOXEL_SIZES)
+
 OPTIONS = {
     INPUT: (
         option(
@@ -125,8 +128,9 @@ OPTIONS = {
         ),
         option(
             "--profile",
+            default="auto",
             metavar="NAME[:WIDTH]",
-            help="how coarse axes were sampled: gaussian, box, bicubic, truncate, ... (default: by voxel sizes)",
+            help="how coarse axes were sampled: auto, voxel-sizes, gaussian, box, bicubic, truncate, hamming, ...",
         ),
     ),
     SPEED: (
@@ -283,7 +287,8 @@ def enhance_options(args: argparse.Namespace) -> EnhanceOptions:
         samples=args.samples,
         seed=args.seed,
         correct_slice_intensity=args.correct_slice_intensity,
-        profile=tuple(parse_sampling(part) for part in args.profile.split(",")) if args.profile else None,
+        profile=None if args.profile in PROFILE_WORDS else tuple(map(parse_sampling, args.profile.split(","))),
+        estimate_sampling=args.profile != VOXEL_SIZES,
         data_consistency=not args.no_data_consistency,
         trust_intensities=args.trust_intensities,
         slice_thickness=args.slice_thickness,

@@ -58,7 +58,7 @@ def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str
         plan.working,
         settings,
         correct_slices=options.correct_slice_intensity,
-        sampling=plan.sampling,
+        sampling=plan.sampling or ("spectrum" if options.estimate_sampling else None),
     )
     return [
         *scan_warnings(prepared),

@@ -63,6 +63,7 @@ class EnhanceOptions:
             acquisition).
         profile: how the scan was sampled, where that is known: one `Sampling` for all axes that are coarser than the
             result's, or three in the input's axis order. None: as voxel sizes suggest.
+        estimate_sampling: where nothing is stated, look for a scanner's filter and for zero-filling in the spectrum.
         data_consistency: correct what the measurement contradicts beyond its noise, unless the weights forbid it.
         sparse: run only the experts that the gate asks for.
         single_experts: also run every expert by itself over the whole head (posterior mean; one evaluation each).
@@ -91,6 +92,7 @@ class EnhanceOptions:
     seed: int = 0
     correct_slice_intensity: bool = False
     profile: tuple[Sampling, ...] | None = None
+    estimate_sampling: bool = True
     data_consistency: bool = True
     sparse: bool = True
     single_experts: bool = False

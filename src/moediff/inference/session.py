@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.data_consistency import Discrepancy, correct, discrepancy
-from moediff.acquisition.point_spread import Samplings
 from moediff.acquisition.prepare import Prepared, anisotropy_ratio, flipped, prepare
 from moediff.core.config import rng_for
 from moediff.core.device import move_if_it_fits, precision_warnings
@@ -120,7 +119,7 @@ class Session:
             plan.working,
             self.config.prepare,
             correct_slices=options.correct_slice_intensity,
-            sampling=plan.sampling,
+            sampling=plan.sampling or ("spectrum" if options.estimate_sampling else None),
         )
         require_foreground(self.prepared, plan)
         self.prepare_seconds = time.perf_counter() - start
@@ -303,11 +302,7 @@ class Session:
             sidecar,
             uncertainty=self._measured(sidecar.uncertainty, output.deviation_XYZ),
             slice_intensity=SliceIntensity.of(self.prepared, requested=requested),
-            sampling=SampledAxes(
-                self.prepared.acquisition.names,
-                "voxel sizes" if self.plan.sampling is None else "stated",
-                _codes(self.plan.sampling),
-            ),
+            sampling=SampledAxes.of(self.prepared),
             data_consistency=gap.summary(),
             out_of_distribution_score=output.score,
             timings=Timings(round(self.prepare_seconds, 2), round(output.seconds, 2)),
@@ -330,13 +325,6 @@ class Session:
         inside = deviation_XYZ[self.prepared.mask_XYZ > 0]
         mean, high = (float(inside.mean()), quantile(inside, 0.99)) if inside.numel() else (0.0, 0.0)
         return replace(uncertainty, mean_over_range=round(mean / top, 5), p99_over_range=round(high / top, 5))
-
-
-def _codes(sampling: Samplings | None) -> tuple[str, str, str] | None:
-    if sampling is None:
-        return None
-    x, y, z = sampling
-    return x.code, y.code, z.code
 
 
 def planned_sidecar(model: Model, scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Sidecar:

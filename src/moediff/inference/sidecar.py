@@ -241,13 +241,23 @@ class SampledAxes(_Closed):
 
     Args:
         axes: the point spread of R, A and S in words; widths in measured voxels.
-        known_from: voxel sizes suggest it; or the user stated it (`--profile`, `--slice-thickness`).
-        stated: what the user stated, NAME:WIDTH of R, A and S.
+        known_from: voxel sizes suggest it; or the scan's spectrum shows a filter or zero-filling along an axis; or the
+            user stated it (`--profile`, `--slice-thickness`).
+        stated: the same as NAME:WIDTH of R, A and S, where voxel sizes do not suggest it.
     """
 
     axes: tuple[str, str, str]
-    known_from: Literal["voxel sizes", "stated"]
+    known_from: Literal["voxel sizes", "spectrum", "stated"]
     stated: tuple[str, str, str] | None = None
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> SampledAxes:
+        """Of a prepared scan."""
+        names = prepared.acquisition.names
+        if prepared.sampling is None:
+            return cls(names, "voxel sizes")
+        x, y, z = (axis.code for axis in prepared.sampling)
+        return cls(names, "spectrum" if prepared.from_spectrum else "stated", (x, y, z))
 
 
 @dataclass(frozen=True)
