@@ -97,10 +97,10 @@ def fit(power_F: np.ndarray, noise: float, sampling: Sampling) -> Fit:
 
 def estimate_axis(power_F: np.ndarray, noise: float) -> Sampling | None:
     """The window that an axis's spectrum shows; None where one without a window explains it as well."""
-    plain = min((fit(power_F, noise, one) for one in PLAIN), key=lambda found: found.rms)
+    plain = min((fit(power_F, noise, one) for one in PLAIN), key=lambda one: one.rms)
     if plain.rms < EXPLAINED:
         return None
-    windowed = min((fit(power_F, noise, one) for one in WINDOWED), key=lambda found: found.rms)
+    windowed = min((fit(power_F, noise, one) for one in WINDOWED), key=lambda one: one.rms)
     clear = windowed.rms < WORST_FIT and windowed.rms < LEAST_ADVANTAGE * plain.rms
     return windowed.sampling if clear else None
 
@@ -116,11 +116,11 @@ def estimated_sampling(
         noise: its noise sigma, scaled.
     """
     sampling = list(assumed_sampling(positions))
-    found = {}
+    windows = {}
     for axis, assumed in enumerate(sampling):
         if assumed.method == "truncate" and (power_F := line_power(scaled_XYZ, axis)) is not None:
-            found[axis] = estimate_axis(power_F, noise)
-    if not any(found.values()):
+            windows[axis] = estimate_axis(power_F, noise)
+    if not any(windows.values()):
         return None
-    x, y, z = (found.get(axis) or assumed for axis, assumed in enumerate(sampling))
+    x, y, z = (windows.get(axis) or assumed for axis, assumed in enumerate(sampling))
     return x, y, z
