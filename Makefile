@@ -47,7 +47,7 @@ help:
 	@echo "make lint              ruff (rules and format), mypy and codespell only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
 	@echo "make package           what goes to PyPI, into ./dist/: built, and checked by twine (needs a network)"
-	@echo "make containers-lint   Dockerfile by hadolint (needs a network)"
+	@echo "make containers-lint   Dockerfile by hadolint; containers/moediff-bids.json written anew and checked by boutiques (needs a network)"
 	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
 	@echo "make gallery           the pictures of README and docs"
 	@echo "make numbers           numbers that pages repeat, from the tables they are taken from"
@@ -135,8 +135,10 @@ package: .venv-release/.installed
 	.venv-release/bin/python -m build --outdir dist .
 	.venv-release/bin/python -m twine check --strict dist/*
 
-containers-lint: .venv-release/.installed
+containers-lint: $(STAMP) .venv-release/.installed
 	.venv-release/bin/hadolint Dockerfile
+	$(BIN)/python scripts/boutiques_descriptor.py --write containers/moediff-bids.json
+	.venv-release/bin/bosh validate containers/moediff-bids.json
 
 .venv-docs/.installed: pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
