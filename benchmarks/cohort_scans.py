@@ -98,20 +98,22 @@ def enhance_scan(task: Task) -> Outcome:
 
 
 def main() -> None:
-    """Measure one scan after the other."""
+    """Measure one scan after the other; those in the file already are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", nargs="+", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    known = json.loads(args.json.read_text()) if args.json and args.json.exists() else []
+    missing = [path for path in args.scans if path.name not in {row["scan"] for row in known}]
     import cohort_scans  # by its name: workers cannot import from "__main__"
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tasks = [Task(f"scan-{n:03d}", cohort_scans.OneScan(path, folder)) for n, path in enumerate(args.scans)]
+        tasks = [Task(f"scan-{n:03d}", cohort_scans.OneScan(path, folder)) for n, path in enumerate(missing)]
         options = RunnerOptions(folder=folder / "logs", processes=1, threads=1)
         summary = run_tasks(tasks, cohort_scans.enhance_scan, options)
         assert not summary.failures, summary.failures
-        costs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.cost"))]
+        costs = known + [json.loads(path.read_text()) for path in sorted(folder.glob("*.cost"))]
     text = json.dumps(costs, indent=2)
     print(text)
     if args.json:

@@ -15,9 +15,11 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
+
+from cohort_runs import SCAN_S
 
 HERE = Path(__file__).resolve().parent / "results"
-BEGIN, END = "<!-- simulation -->\n", "<!-- end of simulation -->\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +190,8 @@ class _Simulation:
         return now_s, number, 0.0 if killed or failed else scan.written_mb
 
 
-def load_scans(path: Path) -> list[Scan]:
+def scans_of(rows: list[dict[str, Any]]) -> list[Scan]:
     """Of cohort_scans.py; the time to start is that of the first, whose worker was new."""
-    rows = json.loads(path.read_text())
     start_s = max(row["started_s"] for row in rows)
     return [Scan(start_s, r["scan_s"], r["peak_mib"], r["read_mb"], r["written_mb"]) for r in rows]
 
@@ -247,6 +248,66 @@ def text_of(cluster: Cluster, scans: list[Scan], findings: dict[str, float]) -> 
     return "\n".join(lines)
 
 
+def scans_table(rows: list[dict[str, Any]]) -> str:
+    """Measured scans as Markdown."""
+    lines = [
+        "| scan | result, voxels | s of one core | peak, MiB | read, MB | written, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shape = "x".join(str(n) for n in row["shape"])
+        lines.append(
+            f"| {row['scan'].removesuffix('.nii.gz')} | {shape} | {row['scan_s']:.0f} | {row['peak_mib']} "
+            f"| {row['read_mb']:.1f} | {row['written_mb']:.1f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+RUNS = {
+    "large": "{tasks} scans of {task_s:g} s, {workers} processes",
+    "small": "{tasks} scans of {task_s:g} s, {workers} processes",
+    "resumed": "{tasks} scans, all done before, {workers} processes",
+    "one worker": "{tasks} scans of {task_s:g} s, {workers} process",
+    "two workers": "{tasks} scans of {task_s:g} s, {workers} processes",
+    "dask small": "{tasks} scans of {task_s:g} s, {workers} workers of Dask",
+    "dask resumed": "{tasks} scans, all done before, {workers} workers of Dask",
+}
+
+
+def runs_table(record: dict[str, Any]) -> str:
+    """Measured runs as Markdown, and what follows from them."""
+    lines = [
+        "| run | wall, s | overhead | a scan, ms | controlling program: s, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for key, text in RUNS.items():
+        run = record["runs"][key]
+        share = f"{run['overhead_share']:.1%}" if run["task_s"] else ""
+        lines.append(
+            f"| {text.format(**run)} | {run['wall_s']:.1f} | {share} | {run['overhead_ms']:.1f} "
+            f"| {run['controller_s']:.1f}, {run['controller_mib']:.0f} |"
+        )
+    measured = record["findings"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Overhead is the time of all workers, from their start on, beyond what the scans themselves took. From one",
+            f"worker to two the rate is {2 * measured['efficiency_from_one_to_two_workers']:.2f} times. Ten times",
+            f"as many scans need {measured['controller_mib_more_for_ten_times_as_many']:g} MiB more in the controlling",
+            f"program. For a scan of {SCAN_S:g} s, the overhead is {measured['overhead_share_of_a_scan']:.2%}.",
+            "",
+        ]
+    )
+
+
+def written(page: str, part: str, text: str) -> str:
+    """A page with new text between the marks of one part."""
+    begin, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->\n"
+    before, rest = page.split(begin)
+    return before + begin + text + end + rest.split(end)[1]
+
+
 def main() -> None:
     """Simulate, print, and write into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -258,12 +319,18 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="between its marks")
     args = parser.parse_args()
     cluster = Cluster(scans=args.scans, nodes=args.nodes, storage_mb_s=args.storage_mb_s)
-    text = text_of(cluster, load_scans(args.scans_json), json.loads(args.runs_json.read_text())["findings"])
-    print(text)
+    rows, record = json.loads(args.scans_json.read_text()), json.loads(args.runs_json.read_text())
+    parts = {
+        "scans": scans_table(rows),
+        "runs": runs_table(record),
+        "simulation": text_of(cluster, scans_of(rows), record["findings"]),
+    }
+    print("\n\n".join(parts.values()))
     if args.write:
-        page = args.write.read_text()
-        before, rest = page.split(BEGIN)
-        args.write.write_text(before + BEGIN + text + END + rest.split(END)[1])
+        page = args.write.read_text(encoding="utf-8")
+        for part, text in parts.items():
+            page = written(page, part, text)
+        args.write.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

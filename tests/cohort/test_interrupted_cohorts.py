@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 from slurm_cluster import ready, slurm_cluster
 
+from moediff.cohort.dask_workers import _queue_cluster
 from moediff.cohort.journal import journals, read_entries
+from moediff.cohort.tasks import QueueOptions, RunnerOptions
 
 HERE = Path(__file__).resolve().parent
 CONTROLLER = HERE / "controller.py"
@@ -96,6 +98,34 @@ def test_on_slurm(tmp_path):
         assert slurm.jobs("R", "PD") == []  # no job of ours is left in the queue
         events = [entry.event for path in journals(folder / "logs") for entry in read_entries(path)]
         assert events.count("run") == 2 and events.count("lost") >= 2
+
+
+@pytest.mark.slow
+@needs_dask
+@pytest.mark.parametrize(
+    ("runner", "lines"),
+    [
+        (
+            "slurm",
+            (
+                "#SBATCH -p short",
+                "#SBATCH -A lab",
+                "#SBATCH --cpus-per-task=4",
+                "#SBATCH --mem=6G",
+                "#SBATCH -t 04:30:00",
+            ),
+        ),
+        ("pbs", ("#PBS -q short", "#PBS -A lab", "#PBS -l select=1:ncpus=4:mem=6000MB", "#PBS -l walltime=04:30:00")),
+        ("lsf", ("#BSUB -q short", '#BSUB -P "lab"', "#BSUB -n 4", "#BSUB -W 04:30")),
+    ],
+)
+def test_job_scripts_ask_for_what_was_chosen(runner, lines, tmp_path):
+    queue = QueueOptions(partition="short", account="lab", walltime="04:30:00", directives=("-x 1",), setup=("ml x",))
+    with _queue_cluster(RunnerOptions(folder=tmp_path, runner=runner, memory_mb=6000, queue=queue), 4) as cluster:
+        script = cluster.job_script().splitlines()
+    assert {*lines, "ml x", "export OMP_NUM_THREADS=4"} <= set(script)
+    assert any(line.endswith(" -x 1") for line in script)
+    assert "--nthreads 1 --memory-limit 0" in script[-1] or "--nthreads 1 --memory-limit 0" in script[-2]
 
 
 @pytest.mark.slow

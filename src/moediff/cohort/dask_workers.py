@@ -8,6 +8,7 @@ task of a dead worker, the task's lock and its outputs' checks see to it that no
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,13 +35,15 @@ CLOSE_S = 10.0
 QUICK_S = 0.05  # an attempt that takes less than this found its result, and messages take longer than it did
 MOST_GROUPED = 64
 GROUP_S = 0.5  # after which a group begins no further attempt
-SETTINGS = {
+SETTINGS: dict[str, object] = {
     "distributed.scheduler.allowed-failures": 0,  # how often a task is tried, the runner decides
     "distributed.scheduler.worker-saturation": 1.0,  # a waiting task is not lost with a worker that works on another
     "distributed.scheduler.worker-ttl": None,  # the work does not let the worker answer at all times
     "distributed.deploy.lost-worker-timeout": "5s",
     "distributed.comm.timeouts.connect": "60s",
     "distributed.admin.tick.limit": "1h",
+    "distributed.scheduler.http.routes": [],  # web pages that would show names of scans to anyone who asks
+    "distributed.worker.http.routes": [],
 }
 
 
@@ -110,7 +113,7 @@ class DaskWorkers:
 
     def _send_group(self, group: Group) -> None:
         key = f"{group[0].task.name}-{group[0].number}-{uuid4().hex[:8]}"
-        future = self._client.submit(run_group, group, self._threads, key=key, pure=False)
+        future = self._client.submit(run_group, group, self._threads, os.getcwd(), key=key, pure=False)
         self._futures.add(future)
         future.add_done_callback(lambda ended: self._ended.put((group, ended)))
 
@@ -162,8 +165,9 @@ class DaskWorkers:
             self._settings.__exit__(None, None, None)
 
 
-def run_group(group: Group, threads: int) -> list[Outcome | None]:
+def run_group(group: Group, threads: int, here: str) -> list[Outcome | None]:
     """Attempts one after the other, in a worker of Dask; those that time does not allow to begin are None."""
+    os.chdir(here)  # some queues start jobs in the home folder; names of files may count from here
     limit_threads(threads)
     begun = time.monotonic()
     outcomes: list[Outcome | None] = []
@@ -206,7 +210,8 @@ def _local_cluster(processes: int, threads: int) -> SpecCluster:
             host="127.0.0.1",
             security=Security.temporary(),  # other users of this machine must not send us work
             protocol="tls://",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
         )
 
@@ -218,31 +223,28 @@ def _queue_cluster(options: RunnerOptions, threads: int) -> SpecCluster:
 
     kinds = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
     queue = options.queue
-    temporary = options.folder / "queue"
+    temporary = options.folder.absolute() / "queue"
     temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
     account = {} if queue.account is None else {"project" if options.runner == "lsf" else "account": queue.account}
-    threads_set = [
-        f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    ]
+    exports = [f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     try:
         return getattr(dask_jobqueue, kinds[options.runner])(
             queue=queue.partition,
             cores=threads,
             processes=1,
             memory=f"{options.memory_mb or max(JOB_MEMORY_MB, options.task_memory_mb)}MiB",
-            walltime=queue.walltime,
+            walltime=queue.walltime[:-3] if options.runner == "lsf" else queue.walltime,
             job_name="moediff",
             job_extra_directives=list(queue.directives),
-            job_script_prologue=[*queue.setup, *threads_set],
+            job_script_prologue=[*queue.setup, *exports, "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'"],
             # One task at a time, however many threads it uses; memory is the queue's to watch.
-            worker_extra_args=["--nthreads", "1", "--memory-limit", "0"],
+            worker_extra_args=["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"],
             interface=queue.interface,
             log_directory=str(temporary),
-            local_directory=str(temporary),
             shared_temp_directory=str(temporary),
             security=Security.temporary(),
             death_timeout="60s",
-            scheduler_options={"dashboard_address": None},
+            scheduler_options={"dashboard_address": "127.0.0.1:0", "dashboard": False},
             **account,
         )
     except (ValueError, RuntimeError, OSError) as error:
