@@ -121,8 +121,12 @@ def test_on_slurm(tmp_path):
 )
 def test_job_scripts_ask_for_what_was_chosen(runner, lines, tmp_path):
     queue = QueueOptions(partition="short", account="lab", walltime="04:30:00", directives=("-x 1",), setup=("ml x",))
+    handler = signal.getsignal(signal.SIGINT)
+    for name in ("dask_jobqueue.runner", "dask_jobqueue"):
+        sys.modules.pop(name, None)
     with _queue_cluster(RunnerOptions(folder=tmp_path, runner=runner, memory_mb=6000, queue=queue), 4) as cluster:
         script = cluster.job_script().splitlines()
+    assert signal.getsignal(signal.SIGINT) is handler  # dask-jobqueue takes it over when it is imported
     assert {*lines, "ml x", "export OMP_NUM_THREADS=4"} <= set(script)
     assert any(line.endswith(" -x 1") for line in script)
     assert "--nthreads 1 --memory-limit 0" in script[-1] or "--nthreads 1 --memory-limit 0" in script[-2]

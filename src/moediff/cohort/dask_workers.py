@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -218,8 +219,12 @@ def _local_cluster(processes: int, threads: int) -> SpecCluster:
 
 def _queue_cluster(options: RunnerOptions, threads: int) -> SpecCluster:
     """Jobs of one worker each; messages are encrypted, for other users share the network."""
-    import dask_jobqueue
     from distributed import Security
+
+    handler = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue
+
+    signal.signal(signal.SIGINT, handler)  # its import takes Ctrl-C over, and ends the program with code 0
 
     kinds = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
     queue = options.queue
