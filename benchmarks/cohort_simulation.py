@@ -217,8 +217,8 @@ def table(cluster: Cluster, scans: list[Scan], controller_s: float) -> str:
     for name, change in VARIANTS.items():
         result = simulate(replace(cluster, **change), scans, controller_s)  # type: ignore[arg-type]
         lines.append(
-            f"| {name} | {result.hours:.2g} | {result.workers} | {result.busy:.1%} | {result.storage:.1%} "
-            f"| {result.controller:.1%} | {result.lost} | {result.bottleneck} |"
+            f"| {name} | {result.hours:.2g} | {result.workers} | {percent(result.busy)} | {percent(result.storage)} "
+            f"| {percent(result.controller)} | {result.lost} | {result.bottleneck} |"
         )
     return "\n".join(lines)
 
@@ -238,7 +238,7 @@ def text_of(cluster: Cluster, scans: list[Scan], findings: dict[str, float]) -> 
         "",
         f"**{cluster.scans:,} scans on {cluster.nodes} nodes** of {cluster.cores} cores and {cluster.memory_gb} GB,",
         f"with storage of {cluster.storage_mb_s / 1000:g} GB a second, jobs that start after {cluster.wait_s:.0f} s",
-        f"and {cluster.failing:.0%} failing scans: **{result.hours:.2g} hours** on {result.workers} workers",
+        f"and {percent(cluster.failing, 0)} failing scans: **{result.hours:.2g} hours** on {result.workers} workers",
         f"({result.core_years:.2g} core years), {result.read_tb:.2g} TB read, {result.written_tb:.2g} TB written.",
         f"Busiest: {result.bottleneck}.",
         "",
@@ -270,6 +270,7 @@ RUNS = {
     "one worker": "{tasks} scans of {task_s:g} s, {workers} process",
     "two workers": "{tasks} scans of {task_s:g} s, {workers} processes",
     "dask small": "{tasks} scans of {task_s:g} s, {workers} workers of Dask",
+    "dask short": "{tasks} scans of {task_s:g} s, {workers} workers of Dask",
     "dask resumed": "{tasks} scans, all done before, {workers} workers of Dask",
 }
 
@@ -282,23 +283,30 @@ def runs_table(record: dict[str, Any]) -> str:
     ]
     for key, text in RUNS.items():
         run = record["runs"][key]
-        share = f"{run['overhead_share']:.1%}" if run["task_s"] else ""
+        share = percent(run["overhead_share"]) if run["task_s"] else ""
         lines.append(
             f"| {text.format(**run)} | {run['wall_s']:.1f} | {share} | {run['overhead_ms']:.1f} "
             f"| {run['controller_s']:.1f}, {run['controller_mib']:.0f} |"
         )
     measured = record["findings"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Overhead is the time of all workers, from their start on, beyond what the scans themselves took. From one",
-            f"worker to two the rate is {2 * measured['efficiency_from_one_to_two_workers']:.2f} times. Ten times",
-            f"as many scans need {measured['controller_mib_more_for_ten_times_as_many']:g} MiB more in the controlling",
-            f"program. For a scan of {SCAN_S:g} s, the overhead is {measured['overhead_share_of_a_scan']:.2%}.",
-            "",
-        ]
+    faster, more_mib = (
+        2 * measured["efficiency_from_one_to_two_workers"],
+        measured["controller_mib_more_for_ten_times_as_many"],
     )
+    of_a_scan = percent(measured["overhead_share_of_a_scan"], 2)
+    lines += [
+        "",
+        "Overhead is the time of all workers, from their start on, beyond what the scans themselves took. From one",
+        f"worker to two the rate grows {faster:.2f} times. Ten times as many scans need {more_mib:g} MiB more in the",
+        f"controlling program. For a scan of {SCAN_S:g} s, the overhead is {of_a_scan}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in words."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def written(page: str, part: str, text: str) -> str:

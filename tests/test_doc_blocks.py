@@ -27,6 +27,9 @@ IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FOREIGN = {  # options of other programs that pages name
     "--extra-index-url": "pip",
     "--array": "sbatch",
+    "--gpus": "docker",
+    "--memory": "docker",
+    "--cpus": "docker",
 }
 NOT_OURS = re.compile(r"\b(?:python|pip|make|git|pytest|docker|apptainer|sbatch|playwright|cffconvert|mkdocs) ")
 

@@ -17,6 +17,7 @@ GENERATED = {  # by commands, or records of what was measured
     "metrics.md",
     "design.md",
     "model-card.md",
+    "scale.md",
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STRICT = [page for page in PAGES if page.name not in GENERATED]
