@@ -18,7 +18,7 @@ from moediff.core.volume import Volume
 from moediff.evaluation.lesions import LesionScores
 from moediff.evaluation.per_region import RegionScores
 from moediff.evaluation.records import IntensityFit
-from moediff.report.benchmark_page import case_panels, draw_case, page
+from moediff.report.benchmark_page import case_panels, draw_case, page, what_was_run
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y>"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -163,3 +163,19 @@ def test_a_result_of_the_same_shape_that_lies_elsewhere_is_drawn_where_it_was_ju
     panels, title = case_panels(row("ours", "a", 20.0, "k"), scans)
     assert title == "ours"
     assert_close(panels["ours"].data_XYZ[:-1], truth.data_XYZ[:-1], atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "said", "unsaid"),
+    [
+        (("thick5",), "simulated from sharp ones", "measured as such"),
+        (("measured",), "measured as such: each is paired", "simulated"),
+        (("thick5", "measured"), "some simulated from sharp ones and some measured", "paired"),
+    ],
+)
+def test_the_words_fit_what_was_run(recipes, said, unsaid):
+    rows = [replace(row("cubic", "a", 20.0, r), recipe=r) for r in recipes]
+    text = what_was_run(rows)
+    assert said in text and unsaid not in text and "without a fit of intensities" in text
+    fitted = [replace(one, fit=IntensityFit(gain=1.0, offset=0.0)) for one in rows]
+    assert "after one robust fit of gain and offset" in what_was_run(fitted)

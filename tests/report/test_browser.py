@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from moediff.acquisition.data_consistency import ConsistencySummary
+from moediff.benchmark.aggregate import with_gains
+from moediff.benchmark.records import BenchmarkRow, about_this_machine
+from moediff.report.benchmark_page import page as benchmark_page
 from moediff.report.cohort import cohort_entry, write_index
 from moediff.report.data import NO_SOURCE, ReportScans
 from moediff.report.page import render, write_page
 from report.browser import CHROMIUM, NO_GL, QUIET, SOFTWARE_GL, WAIT_MS, canvas_grey, pixels, serious, settled, state
+from report.test_benchmark_page import row as benchmark_row
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 if CHROMIUM is None:
@@ -538,3 +543,40 @@ def test_on_paper_stand_stills_and_settings_without_controls(open_page):
 def test_nothing_sticks_out_on_a_phone(open_page):
     page = open_page(width=390, height=844)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_columns_of_a_benchmark_fit_at_800_pixels(open_page, tmp_path):
+    names = ("cubic", "zero-fill", "tv", "faithful", "detail")
+    rows = [wide_row(name, scan, f"{i}{scan}") for i, name in enumerate(names) for scan in "ab"]
+    path = tmp_path / "benchmark.html"
+    path.write_text(benchmark_page(with_gains(rows), about_this_machine(2, "cpu", [0]), "faithful", tmp_path), "utf-8")
+    page = open_page(width=800, path=path, java_script_enabled=False)
+    boxes = [(one.bounding_box(), one.locator("table").bounding_box()) for one in page.locator(".wide").all()]
+    tables = [(outer, table) for outer, table in boxes if table]
+    assert len(tables) >= 3
+    assert all(table["x"] + table["width"] <= outer["x"] + outer["width"] + 1 for outer, table in tables)
+
+
+def test_axe_finds_nothing_serious_in_a_benchmark(browsers, tmp_path):
+    rows = [wide_row(name, "a", name) for name in ("cubic", "zero-fill", "faithful")]
+    path = tmp_path / "benchmark.html"
+    path.write_text(benchmark_page(with_gains(rows), about_this_machine(2, "cpu", [0]), "faithful", tmp_path), "utf-8")
+    for scheme in ("light", "dark"):
+        page = browsers(NO_GL).new_context(color_scheme=scheme, bypass_csp=True).new_page()
+        page.goto(path.as_uri())
+        assert serious(page) == []
+        page.context.close()
+
+
+def wide_row(method: str, scan: str, key: str) -> BenchmarkRow:
+    """A row with every column of the page."""
+    one = replace(benchmark_row(method, scan, 31.25, key), recipe="thick5")
+    agreement = ConsistencySummary(0.0123, 0.01, ("same", "same", "slice"))
+    return replace(
+        one,
+        metrics={**one.metrics, "hf_ratio": 0.91},
+        data_consistency=agreement,
+        cpu_s=123.4,
+        compute_s=12.34,
+        gflop=1234.0,
+    )

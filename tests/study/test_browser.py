@@ -11,7 +11,8 @@ from moediff.cli.main import main
 from moediff.study.answers import AnswerStore
 from moediff.study.links import new_link
 from moediff.study.strengths import numpy_rng
-from study.scripted import scripted_value
+from report.browser import serious
+from study.scripted import read_all, scripted_value
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -206,3 +207,29 @@ def test_an_offline_file_saves_answers_that_can_be_merged(browser, new_study, tm
     with AnswerStore(made.folder, made.study) as store:
         assert store.unfinished() == {"bob": 15} and {one.value["choice"] for one in store.answers()} == {"left"}
     assert said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_page_of_a_study(browser, served, scheme):
+    _, store, address = served("--tasks", "choice", "scores", "search")
+    page = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme, bypass_csp=True).new_page()
+    page.set_default_timeout(WAIT_MS)
+    page.goto(f"{address}/start/{new_link(store, 'ann')}")
+    assert serious(page) == []
+    page.click("text=Start")
+    wait(page, 1)
+    assert serious(page) == []
+    page.goto(f"{address}/start/wrong")
+    assert serious(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_an_analysis(browser, new_study, tmp_path, scheme):
+    made = new_study("--tasks", "choice", "scores", "search", "--seed", "5")
+    with AnswerStore(made.folder, made.study) as store:
+        read_all(store, made.study, made.key, (-2, 0, 2))
+    assert main(["study", "analyse", str(made.folder), "-o", str(tmp_path / "out"), "-q"]) == 0
+    page = browser.new_context(viewport={"width": 800, "height": 800}, color_scheme=scheme, bypass_csp=True).new_page()
+    page.goto((tmp_path / "out" / "analysis.html").as_uri())
+    assert serious(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 800

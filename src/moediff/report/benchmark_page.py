@@ -19,7 +19,7 @@ from moediff.benchmark.aggregate import (
     region_means,
     scans_of,
 )
-from moediff.benchmark.cases import Case
+from moediff.benchmark.cases import MEASURED, Case
 from moediff.benchmark.markdown_tables import COLUMNS, cell, columns_of
 from moediff.benchmark.records import About, BenchmarkRow, LesionSum, Loss
 from moediff.core.extras import require_modules
@@ -88,6 +88,7 @@ def page(rows: Sequence[BenchmarkRow], about: About, focus: str, pictures: Path)
     return str(
         environment.get_template(TEMPLATE).render(
             about=about,
+            what_was_run=what_was_run(rows),
             focus=focus,
             scans=scans,
             rings=rings,
@@ -99,6 +100,22 @@ def page(rows: Sequence[BenchmarkRow], about: About, focus: str, pictures: Path)
             doubts=[row for row in rows if row.warnings and not row.error],
         )
     )
+
+
+def what_was_run(rows: Sequence[BenchmarkRow]) -> str:
+    """How the scans came about and how results were judged, as it was in these rows."""
+    measured = {row.recipe == MEASURED.name for row in rows}
+    scans = {
+        frozenset((True,)): "low-resolution scans, measured as such: each is paired with a sharp scan of the same head",
+        frozenset((False,)): "low-resolution scans, simulated from sharp ones",
+    }.get(frozenset(measured), "low-resolution scans, some simulated from sharp ones and some measured as such")
+    fitted = {row.fit is not None for row in rows if not row.error}
+    fit = {
+        frozenset((True,)): "after one robust fit of gain and offset",
+        frozenset((False,)): "without a fit of intensities",
+    }.get(frozenset(fitted), "in some cases after one robust fit of gain and offset")
+    judged = f"Results were judged by the same code inside the head of the sharp scan, {fit}."
+    return f"Every method got the same {scans}. {judged}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ async function open() {
       viewer.volumes[entry.key] = new Volume(entry, await unpack(entry, packedText(entry.key)));
       document.getElementById("pack-" + entry.key).remove(); // its memory is no longer needed
       viewer.draw();
+      performance.mark("drawn " + entry.key);
       await pause();
     }
     status.textContent = "";
