@@ -31,6 +31,10 @@ from moediff.report.figure import comparison_figure
 from moediff.report.slices import data_uri
 
 TEMPLATE = "benchmark.html"
+SOFT_HYPHEN = "\u00ad"
+BREAKS = tuple(
+    word.replace("-", SOFT_HYPHEN) for word in ("consis-tency", "com-pute", "Haar-PSI", "per-sons", "GF-LOP")
+)
 NEEDED = ("jinja2", "matplotlib")
 
 
@@ -92,6 +96,7 @@ def page(rows: Sequence[BenchmarkRow], about: About, focus: str, pictures: Path)
             focus=focus,
             scans=scans,
             rings=rings,
+            broken=broken,
             columns=[COLUMNS[key][0] for key in columns_of(means(rows))],
             recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in recipes_of(rows)],
             time=quality_against_time(_times(rows)),
@@ -100,6 +105,13 @@ def page(rows: Sequence[BenchmarkRow], about: About, focus: str, pictures: Path)
             doubts=[row for row in rows if row.warnings and not row.error],
         )
     )
+
+
+def broken(title: str) -> str:
+    """A column's title with the places where it may break: numbers are narrower than long words."""
+    for word in BREAKS:
+        title = title.replace(word.replace(SOFT_HYPHEN, ""), word)
+    return title
 
 
 def what_was_run(rows: Sequence[BenchmarkRow]) -> str:
