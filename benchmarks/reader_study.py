@@ -1,6 +1,6 @@
 """A blinded reader study from scans to strengths, read to the end in Chromium by two scripted readers.
 
-    python benchmarks/reader_study.py /tmp/study --json benchmarks/results/reader_study.json
+    python benchmarks/reader_study.py runs/study --json benchmarks/results/reader_study.json
 
 Twelve cases: the middle (64^3 voxels) of the six scans of val/, each degraded in two ways. Four methods: cubic, total
 variation, ours `faithful` and `detail`. The readers see the study's own pages and press its keys. What they prefer is
