@@ -25,7 +25,7 @@ from moediff.model.bundle import BundleConfig, load_bundle, save_bundle
 from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
 from moediff.model.denoiser import Denoiser
 
-pytest_plugins = ["reliability", "nifti_fixtures", "evaluation_fixtures"]
+pytest_plugins = ["several_scans", "reliability", "nifti_fixtures", "evaluation_fixtures"]
 
 MAX_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # workers share the cores
 MNI152 = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

@@ -19,6 +19,7 @@ PARTS = (
     "core",
     "io",
     "acquisition",
+    "registration",
     "anatomy",
     "diffusion",
     "model",

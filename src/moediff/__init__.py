@@ -15,6 +15,7 @@ from moediff._version import RESEARCH_ONLY as RESEARCH_ONLY
 from moediff._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from moediff.core.volume import Volume
@@ -45,7 +46,7 @@ def __getattr__(name: str) -> Any:
 
 
 def enhance(
-    source: Source,
+    source: Source | Sequence[Source],
     target: OutputPaths | Path | str | None = None,
     *,
     bundle: Bundle | Path | str | None = None,
@@ -53,13 +54,14 @@ def enhance(
     overwrite: bool = False,
     **options: Any,
 ) -> Enhanced:
-    """Enhance one scan in one call; `Enhancer` is the reusable object behind it.
+    """Enhance one scan, or several of one head to one, in one call; `Enhancer` is the reusable object behind it.
 
     What is written is written as `moediff enhance` does it: checked before any work, locked against other runs, whole
     or not at all, and the sidecar last.
 
     Args:
-        source: path, nibabel image, `Volume`, or what `load` returned (which chooses a DICOM series or a 4-D volume).
+        source: path, nibabel image, `Volume`, or what `load` returned (which chooses a DICOM series or a 4-D volume);
+            or a list of these: scans of one head and one contrast, combined in the frame of the first.
         target: where to write the result and its sidecar, or `OutputPaths` for maps, report and DICOM series too;
             None writes nothing.
         bundle: model folder; None takes the embedded weights.

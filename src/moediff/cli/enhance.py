@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from moediff.inference.options import EnhanceOptions
     from moediff.inference.run import EnhanceRequest, PlannedScan
     from moediff.inference.sidecar import Sidecar
+    from moediff.io.scans import LoadedScan
 
 
 def _size_mm(text: str) -> float:
@@ -62,12 +63,15 @@ PROFILE_WORDS = ("auto", VOXEL_SIZES)
 OPTIONS = {
     INPUT: (
         option(
-            "source",
+            "sources",
             type=scan_path,
+            nargs="+",
             metavar="INPUT",
-            help="scan: .nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files",
+            help="scan: .nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files; several scans of one head "
+            "and one contrast become one result in the frame of the first",
         ),
         *reading_options(),
+        option("--no-align", action="store_true", help="several scans: trust their headers, do not register them"),
         TRUST_INTENSITIES,
     ),
     OUTPUT: (
@@ -184,6 +188,7 @@ EXAMPLES = (
     "moediff enhance scan.nii.gz --uncertainty sd.nii.gz    # and how far the result may be off, voxel by voxel",
     "moediff enhance flair.nii.gz --like t1w.nii.gz         # on the grid of another scan",
     "moediff enhance flair_5mm.nii.gz --adapt               # better on thick slices, minutes instead of seconds",
+    "moediff enhance axial.nii.gz sagittal.nii.gz coronal.nii.gz -o out.nii.gz   # three scans of one head become one",
     "moediff enhance dicom_folder/ --series 5 -o out.nii.gz",
 )
 
@@ -194,8 +199,8 @@ def add(commands: Commands) -> None:
         commands,
         Command(
             name="enhance",
-            summary="super-resolve one scan",
-            description=f"Super-resolve one scan. {RESEARCH_ONLY}",
+            summary="super-resolve one scan, or several of one head to one",
+            description=f"Super-resolve one scan, or combine several scans of one head. {RESEARCH_ONLY}",
             options=OPTIONS,
             examples=EXAMPLES,
             call=enhance_command,
@@ -204,7 +209,7 @@ def add(commands: Commands) -> None:
 
 
 def enhance_command(args: argparse.Namespace) -> int:
-    """Enhance one scan and write it."""
+    """Enhance one scan, or several to one, and write it."""
     from moediff.inference.dry_run import dry_run
     from moediff.inference.outputs import OutputPaths
     from moediff.inference.run import EnhanceRequest, enhance_to
@@ -212,9 +217,9 @@ def enhance_command(args: argparse.Namespace) -> int:
 
     tune_allocator()
     options = replace(enhance_options(args), memory_mb=args.mem_mb)
-    loaded = read(args.source, args)
+    loaded = _read_all(args)
     outputs = OutputPaths(
-        scan=args.output or default_output(args.source, loaded.stem),
+        scan=args.output or default_output(args.sources[0], loaded[0].stem),
         uncertainty=args.uncertainty,
         experts=args.experts,
         mask=args.mask,
@@ -240,6 +245,17 @@ def enhance_command(args: argparse.Namespace) -> int:
         result = enhance_to(request, lambda planned: _enhancer(planned, args), report)
     _say(result.sidecar, outputs.scan, args)
     return 0
+
+
+def _read_all(args: argparse.Namespace) -> list[LoadedScan]:
+    """Every input; of one DICOM folder, every series that --series names."""
+    from moediff.core.errors import ConfigError
+
+    series = args.series.split(",") if args.series and len(args.sources) == 1 else [args.series]
+    scans = [read(path, args, one) for path in args.sources for one in series]
+    if args.adapt and len(scans) > 1:
+        raise ConfigError("--adapt fine-tunes on one scan, several were given: leave it out, or name one scan")
+    return scans
 
 
 def _plain_enhancer(args: argparse.Namespace) -> Enhancer:
@@ -291,6 +307,7 @@ def enhance_options(args: argparse.Namespace) -> EnhanceOptions:
         estimate_sampling=args.profile != VOXEL_SIZES,
         data_consistency=not args.no_data_consistency,
         trust_intensities=args.trust_intensities,
+        align=not getattr(args, "no_align", False),  # cohorts have single scans
         slice_thickness=args.slice_thickness,
     )
 

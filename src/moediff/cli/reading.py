@@ -34,8 +34,8 @@ def reading_options(of: str = "") -> tuple[Option, ...]:
     )
 
 
-def read(path: Path, args: argparse.Namespace) -> LoadedScan:
-    """The scan as these options want it."""
+def read(path: Path, args: argparse.Namespace, series: str | None = None) -> LoadedScan:
+    """The scan as these options want it; `series` is one of several that --series names."""
     from moediff.io.scans import load
 
-    return load(path, trust=args.trust, index=args.volume, series=args.series)
+    return load(path, trust=args.trust, index=args.volume, series=series or args.series)

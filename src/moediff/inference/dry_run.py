@@ -44,7 +44,11 @@ def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
         output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
         peak_memory_mib=peak_memory_mib(plan, planned.options, config.denoiser),
         files=tuple(str(path) for path in request.outputs.every()),
-        warnings=(*scan.warnings, *plan.warnings, *_warnings_ahead(planned, config.prepare)),
+        warnings=(
+            *(note for one in planned.scans for note in one.warnings),
+            *plan.warnings,
+            *_warnings_ahead(planned, config.prepare),
+        ),
     )
 
 

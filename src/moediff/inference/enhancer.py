@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.result import Enhanced, pass_through
 from moediff.inference.session import Model, Progress, Session, no_progress, planned_sidecar
+from moediff.inference.several import SeveralScans, aligned_scans, several_options
 from moediff.io.scans import LoadedScan, from_nibabel, from_volume, load
 from moediff.model.bundle import Bundle, load_bundle
 
@@ -59,34 +61,55 @@ class Enhancer:
 
     def __call__(
         self,
-        source: Source,
+        source: Source | Sequence[Source],
         options: EnhanceOptions | None = None,
         progress: Progress | None = None,
         *,
         plan: GridPlan | None = None,
     ) -> Enhanced:
-        """Enhance one scan.
+        """Enhance one scan, or several of one head and one contrast to one result.
 
         Args:
-            source: a path, a nibabel image, a `Volume`, or what `load` returned.
+            source: a path, a nibabel image, a `Volume`, or what `load` returned; or a list of these.
             options: of the enhancement; defaults suit most scans.
             progress: called with the share done (0..1) and a word.
-            plan: from `plan_grids`, where it was needed before.
+            plan: from `plan_grids`, where it was needed before; of the first scan.
 
         Returns:
             The enhanced scan with its maps and its sidecar; nothing is written.
 
         Raises:
-            DataError, GeometryError, InputMissing: the scan cannot be used; the message says why.
+            DataError, GeometryError, InputMissing: a scan cannot be used, or several do not fit; the message says why.
+            ConfigError: several scans, and SimpleITK is not installed.
             TryAgain: memory ran out even with small tiles.
         """
-        scan, options = read_source(source), options or EnhanceOptions()
+        scans, options = read_sources(source), options or EnhanceOptions()
         options = replace(options, data_consistency=options.data_consistency and self.bundle.config.data_consistency)
+        if len(scans) > 1:
+            options = several_options(scans, options)
+            report = progress or no_progress
+            report(0.01, "aligning")
+            aligned = aligned_scans(scans, options)
+            plan = plan or plan_grids(scans[0], options)
+            return SeveralScans(self.model, aligned, plan, options, report).run()
+        scan = scans[0]
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():
             plan = plan or plan_grids(scan, options)
             if plan.pass_through:
                 return pass_through(scan, plan, options, planned_sidecar(self.model, scan, plan, options))
             return Session(self.model, scan, plan, options, progress or no_progress).run()
+
+
+def read_sources(source: Source | Sequence[Source]) -> list[LoadedScan]:
+    """One input or several as loaded scans.
+
+    Raises:
+        ConfigError: an empty list.
+    """
+    sources = list(source) if isinstance(source, list | tuple) else [source]
+    if not sources:
+        raise ConfigError("no scan was given, expected one or several of one head: name their files")
+    return [read_source(one) for one in sources]
 
 
 def read_source(source: Source) -> LoadedScan:

@@ -68,6 +68,7 @@ class EnhanceOptions:
         sparse: run only the experts that the gate asks for.
         single_experts: also run every expert by itself over the whole head (posterior mean; one evaluation each).
         memory_mb: bound on the activations of a tile.
+        align: several scans: register them; False trusts their headers.
         trust_intensities: enhance also what looks like labels, a mask or a map.
         slice_thickness: of thick slices, in mm, for the acquisition model; "header" takes what the file says. None:
             as thick as they are apart.
@@ -98,6 +99,7 @@ class EnhanceOptions:
     single_experts: bool = False
     memory_mb: int = 1600
     trust_intensities: bool = False
+    align: bool = True
     slice_thickness: float | str | None = None
 
     def __post_init__(self) -> None:

@@ -39,6 +39,23 @@ class Maps:
 
 
 @dataclass(frozen=True)
+class ScanShare:
+    """What one of several scans gave to a result.
+
+    Args:
+        name: of its file.
+        scan: its voxels, placed in the result's frame, with the intensities of the first scan.
+        weight_XYZ: its share in every voxel of the result, 0..1; None where it was left out.
+        residual: the result acquired again minus the scan, on its grid; None where it was left out.
+    """
+
+    name: str
+    scan: Volume
+    weight_XYZ: Tensor | None = None
+    residual: Volume | None = None
+
+
+@dataclass(frozen=True)
 class Enhanced:
     """A result on the target grid, RAS+, in the input's intensities.
 
@@ -52,6 +69,7 @@ class Enhanced:
         sidecar: how the result was computed, as it stands in the file beside a written result.
         single_experts_XYZE: every expert's own result, or None.
         residual: the result acquired again minus the input, on the input's grid; None where the network did not run.
+        scans: what each of several scans gave; empty for a single one.
     """
 
     volume: Volume
@@ -63,6 +81,7 @@ class Enhanced:
     sidecar: Sidecar
     single_experts_XYZE: Tensor | None = None
     residual: Volume | None = None
+    scans: tuple[ScanShare, ...] = ()
 
     @property
     def record(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Outputs are checked and locked before the weights are loaded; a run that ends ea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,32 +13,39 @@ from pathlib import Path
 
 from moediff.core.errors import ConfigError, prefix_errors
 from moediff.core.extras import require_modules
-from moediff.inference.enhancer import Enhancer, Source, read_source
+from moediff.inference.enhancer import Enhancer, Source, read_sources
 from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import REPORT_SIZES, Annotate, OutputPaths, check_outputs, locked_outputs, write
 from moediff.inference.result import Enhanced
 from moediff.inference.session import Progress, no_progress
+from moediff.inference.several import several_options
 from moediff.inference.sidecar import InputFile
 from moediff.io.dicom.writer import require_series_grid
 from moediff.io.scans import LoadedScan
+from moediff.registration.mutual_information import require_registration
 
 
 @dataclass(frozen=True)
 class PlannedScan:
-    """A loaded scan with its grid plan, and the options completed by what the outputs need."""
+    """Loaded scans with the grid plan of the first, and the options completed by what the outputs need."""
 
-    scan: LoadedScan
+    scans: tuple[LoadedScan, ...]
     options: EnhanceOptions
     plan: GridPlan
+
+    @property
+    def scan(self) -> LoadedScan:
+        """The only scan, or the first of several."""
+        return self.scans[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnhanceRequest:
-    """One scan, what to do with it, and where the result goes.
+    """One scan or several of one head, what to do with them, and where the result goes.
 
     Args:
-        source: path, nibabel image, `Volume`, or what `load` returned.
+        source: path, nibabel image, `Volume`, or what `load` returned; or a list of these.
         options: of the enhancement.
         outputs: files to write.
         overwrite: replace existing ones.
@@ -50,7 +57,7 @@ class EnhanceRequest:
         ConfigError: the size has another name.
     """
 
-    source: Source
+    source: Source | Sequence[Source]
     options: EnhanceOptions
     outputs: OutputPaths
     overwrite: bool = False
@@ -64,10 +71,19 @@ class EnhanceRequest:
 
     @property
     def path(self) -> Path | None:
-        """The file or folder that is read; None for a volume in memory."""
-        source = self.source
-        name = source.get_filename() if hasattr(source, "get_filename") else getattr(source, "path", source)
-        return Path(name) if isinstance(name, Path | str) else None
+        """The file or folder that is read, the first of several; None for a volume in memory."""
+        return path_of(self.sources[0]) if self.sources else None
+
+    @property
+    def sources(self) -> list[Source]:
+        """The inputs, as a list."""
+        return list(self.source) if isinstance(self.source, list | tuple) else [self.source]
+
+    @property
+    def read(self) -> tuple[Path, ...]:
+        """Everything else that is read and must stay: the scans after the first, and what is protected."""
+        others = [path for path in map(path_of, self.sources[1:]) if path is not None]
+        return (*others, *self.protected)
 
     @cached_property
     def planned(self) -> PlannedScan:
@@ -87,7 +103,12 @@ class EnhanceRequest:
             )
         if outputs.single_experts is not None or outputs.differences is not None:
             options = replace(options, single_experts=True)
-        scan = read_source(self.source)
+        scans = read_sources(self.source)
+        scan = scans[0]
+        if len(scans) > 1:
+            if options.align:
+                require_registration()
+            options = several_options(scans, options)
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():
             plan = plan_grids(scan, options)
         if outputs.dicom is not None:
@@ -96,7 +117,7 @@ class EnhanceRequest:
             require_series_grid(plan.stored_target)
         if outputs.report is not None:
             require_modules("jinja2")
-        return PlannedScan(scan, options, plan)
+        return PlannedScan(tuple(scans), options, plan)
 
     def check_outputs(self) -> None:
         """Refuse what could not be written.
@@ -104,13 +125,19 @@ class EnhanceRequest:
         Raises:
             CannotCreate: see `outputs.check_outputs`.
         """
-        check_outputs(self.outputs, self.path, overwrite=self.overwrite, read=self.protected)
+        check_outputs(self.outputs, self.path, overwrite=self.overwrite, read=self.read)
+
+
+def path_of(source: Source) -> Path | None:
+    """The file or folder of an input; None for a volume in memory."""
+    name = source.get_filename() if hasattr(source, "get_filename") else getattr(source, "path", source)
+    return Path(name) if isinstance(name, Path | str) else None
 
 
 def enhance_to(
     request: EnhanceRequest, enhancer: Callable[[PlannedScan], Enhancer], progress: Progress | None = None
 ) -> Enhanced:
-    """Enhance one scan and write what the request names, under the lock of its outputs.
+    """Enhance one scan, or several to one, and write what the request names, under the lock of its outputs.
 
     Args:
         request: what to read, do and write.
@@ -125,8 +152,8 @@ def enhance_to(
     """
     report, planned = progress or no_progress, request.planned
     path, outputs, overwrite = request.path, request.outputs, request.overwrite
-    with locked_outputs(outputs, path, overwrite=overwrite, read=request.protected):
-        result = enhancer(planned)(planned.scan, planned.options, report, plan=planned.plan)
+    with locked_outputs(outputs, path, overwrite=overwrite, read=request.read):
+        result = enhancer(planned)(planned.scans, planned.options, report, plan=planned.plan)
 
         def draw(page: Path) -> None:
             report(0.97, "drawing the report")

@@ -132,9 +132,9 @@ class Session:
             DataError: the result is not finite.
             TryAgain: memory ran out even with small tiles.
         """
-        output = self._run_network()
+        output = self.run_network()
         self.progress(0.95, "finishing")
-        return self._finish(output)
+        return self.finish(output)
 
     @property
     def config(self) -> BundleConfig:
@@ -179,7 +179,7 @@ class Session:
     def _sigmas(self) -> list[float]:
         return schedule(self.options.steps, self.config.denoiser.sigma_data, self.config.diffusion)
 
-    def _run_network(self) -> NetworkOutput:
+    def run_network(self) -> NetworkOutput:
         """Everything that the network computes for this scan; its context is freed at the end."""
         start = time.perf_counter()
         context = self.encode(self.prepared)
@@ -267,7 +267,7 @@ class Session:
     def _paste(self, data_BXYZ: Tensor, context: TileContext) -> Tensor:
         return context.crop.paste(data_BXYZ, self.prepared.interpolated_XYZ)
 
-    def _finish(self, output: NetworkOutput) -> Enhanced:
+    def finish(self, output: NetworkOutput) -> Enhanced:
         """Bring the output to the target grid and to the input's intensities."""
         if not bool(torch.isfinite(output.result_XYZ).all()):
             raise DataError("the result is not finite, expected numbers: rescale the input's intensities")

@@ -235,6 +235,39 @@ class SliceRecord(_Closed):
         return cls(thickness, distance, round(distance - thickness, 4), assumed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScanRecord(_Closed):
+    """One of several scans of a head, as it took part in the result.
+
+    Args:
+        name: of its file, or the neutral stem of a DICOM series.
+        input: its grid, as stored.
+        transform: 4x4, points of the result's frame to the scan's own, RAS+ mm.
+        rotation_deg, displacement_mm: how far that moves the head (RMS over a ball of 80 mm).
+        estimates_apart_mm: between two methods of registration; None where nothing was registered.
+        mismatch: RMS difference from the first scan, both equally blurred, over its contrast.
+        gain: its intensities over the first scan's.
+        residual_over_range, noise_over_range: the result acquired again against it, and its noise, over its range.
+        weight: its mean share in the head, 0..1.
+        doubted_slices: slices that count less, because they contradict the other scans; counted in RAS+ order from 0.
+        left_out: why it did not take part; None where it did.
+    """
+
+    name: str
+    input: GridRecord
+    transform: tuple[tuple[float, float, float, float], ...]
+    rotation_deg: float
+    displacement_mm: float
+    estimates_apart_mm: float | None = None
+    mismatch: float | None = None
+    gain: float | None = None
+    residual_over_range: float | None = None
+    noise_over_range: float | None = None
+    weight: float = 0.0
+    doubted_slices: tuple[int, ...] = ()
+    left_out: str | None = None
+
+
 @dataclass(frozen=True)
 class SampledAxes(_Closed):
     """How the scan was taken to be sampled.
@@ -291,6 +324,7 @@ class Sidecar(_Closed):
         data_consistency: the result, acquired again, against the input; None where the network did not run.
         out_of_distribution_score: about 1 for training scans; None where the weights have no statistics to compare.
         timings: None where the network did not run.
+        scans: every scan of several; empty for a single one.
         warnings: the sentences on the terminal.
     """
 
@@ -312,6 +346,7 @@ class Sidecar(_Closed):
     data_consistency: ConsistencySummary | None = None
     out_of_distribution_score: float | None = None
     timings: Timings | None = None
+    scans: tuple[ScanRecord, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

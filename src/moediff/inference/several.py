@@ -1,0 +1,340 @@
+"""Several scans of one head become one: aligned, enhanced one by one, and combined in one least-squares step.
+
+Every scan goes its usual way (`Session`), on voxels parallel to its own. The first one's working grid is the common
+grid; there, `acquisition.combine` joins what the scans say, and the first scan's session finishes the result.
+
+Axes: X Y Z voxels of the common grid (RAS+), or of a scan's where it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from moediff.acquisition.combine import Measurement, consistent, weighted_mean
+from moediff.core.errors import DataError, prefix_errors, printable
+from moediff.core.geometry import RAS, canonicalise, default_spacing, field_of_view_mask, ras_axes
+from moediff.core.statistics import quantile
+from moediff.core.volume import Grid, Volume
+from moediff.inference.grid_plan import GridPlan, plan_grids
+from moediff.inference.options import EnhanceOptions
+from moediff.inference.result import Enhanced, ScanShare
+from moediff.inference.session import Model, NetworkOutput, Progress, Session
+from moediff.inference.sidecar import GridRecord, ScanRecord
+from moediff.inference.slice_trust import slice_trust
+from moediff.io.scans import LoadedScan
+from moediff.registration.align import Alignment, align
+from moediff.registration.mutual_information import require_registration
+from moediff.registration.rigid import grid_centre_mm
+
+LEAST_SCANS = 2
+LEAST_DEVIATION = 2e-3  # scaled; no voxel of any scan is more certain
+PLAIN_DEVIATION = 0.04  # scaled; of a single sample, whose error is not predicted
+UNEXPLAINED = 4.0  # times a scan's noise and times the other scans' residual, from which a warning follows
+# Standard deviation after the step: of what the spectrum says is left, and of how far the scans' own results differ.
+# Fitted to training persons (LOG.md, 2026-11-30).
+LEFT_FACTOR, SPREAD_FACTOR = 1.0, 0.3
+WORST_SPREAD = 3.0  # times the predicted deviation that scans may differ before one is doubted
+
+
+def several_options(scans: Sequence[LoadedScan], options: EnhanceOptions) -> EnhanceOptions:
+    """Options with the finest voxel size that the scans support together, unless one or a grid was requested."""
+    if options.voxel_size is not None or options.like is not None:
+        return options
+    first = scans[0].stored_grid
+    sizes = list(default_spacing(first.spacing_mm))
+    for scan in scans[1:]:
+        own = _along(first, scan.stored_grid)
+        sizes = [min(size, other) for size, other in zip(sizes, own, strict=True)]
+    return replace(options, voxel_size=tuple(max(round(size, 5), 0.2) for size in sizes))
+
+
+def _along(first: Grid, other: Grid) -> list[float]:
+    """Voxel size of another grid along the axes of the first."""
+    mine, theirs = ras_axes(first.affine)[0], ras_axes(other.affine)[0]
+    sizes = [0.0] * 3
+    for world in range(3):
+        sizes[mine[world]] = other.spacing_mm[theirs[world]]
+    return sizes
+
+
+@dataclass(frozen=True)
+class AlignedScan:
+    """One scan of several in the common frame.
+
+    Args:
+        scan: as loaded.
+        placed: in the frame and with the intensities of the first, RAS+.
+        alignment: how it came there.
+    """
+
+    scan: LoadedScan
+    placed: LoadedScan
+    alignment: Alignment
+
+    @property
+    def name(self) -> str:
+        """For records and messages."""
+        return self.scan.stem or (self.scan.path.name if self.scan.path is not None else "a scan in memory")
+
+
+def aligned_scans(scans: Sequence[LoadedScan], options: EnhanceOptions) -> list[AlignedScan]:
+    """Every scan in the frame of the first; those that do not fit say so in their alignment.
+
+    Raises:
+        ConfigError: SimpleITK is not installed.
+        DataError: fewer than two scans fit together.
+    """
+    if options.align:
+        require_registration()
+    alignments = align([scan.volume for scan in scans], register_them=options.align)
+    alignments = [
+        replace(a, misfit=_repeated(scans, index) or a.misfit) if index else a for index, a in enumerate(alignments)
+    ]
+    result = []
+    for scan, alignment in zip(scans, alignments, strict=True):
+        volume, _ = canonicalise(alignment.matched(scan.volume))
+        placed = scan if alignment.agreement is None else replace(scan, volume=volume, storage=RAS)
+        result.append(AlignedScan(scan, placed, alignment))
+    if sum(one.alignment.misfit is None for one in result) < LEAST_SCANS:
+        found = "; ".join(f"{printable(one.name)}: {one.alignment.misfit}" for one in result if one.alignment.misfit)
+        raise DataError(
+            f"fewer than two scans fit together ({found}), expected scans of one head and one contrast: "
+            "name others first, or enhance each by itself"
+        )
+    return result
+
+
+def _repeated(scans: Sequence[LoadedScan], index: int) -> str | None:
+    """Whether the same voxels came earlier in the list."""
+    own = scans[index].volume
+    for earlier in scans[:index]:
+        other = earlier.volume
+        if own.shape == other.shape and torch.equal(own.data_XYZ, other.data_XYZ):
+            return "it holds the same voxels as a scan before it, which would count twice"
+    return None
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """What one scan says by itself, on the common grid and the first scan's scale.
+
+    Args:
+        mean_XYZ, precision_XYZ: its result and one over its variance; no precision where it measured nothing.
+        measurement: its samples.
+        top: its intensity range.
+    """
+
+    mean_XYZ: Tensor
+    precision_XYZ: Tensor
+    measurement: Measurement
+    top: float
+
+
+class SeveralScans:
+    """Several scans of one head on their way to one result; `run` combines them.
+
+    Args:
+        model: the network.
+        scans: from `aligned_scans`; the first gives frame, order of axes and intensities.
+        plan: of the first scan.
+        options: from `several_options`.
+        progress: called with the share done (0..1) and a word.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        scans: Sequence[AlignedScan],
+        plan: GridPlan,
+        options: EnhanceOptions,
+        progress: Progress,
+    ) -> None:
+        self.model, self.plan, self.options, self.progress = model, plan, options, progress
+        self.scans = scans
+        self.used = [one for one in scans if one.alignment.misfit is None]
+        self.common = plan.working
+
+    @torch.no_grad()
+    def run(self) -> Enhanced:
+        """Enhance every scan, combine them, and finish as for one scan.
+
+        Raises:
+            DataError: no head, or the result is not finite.
+            TryAgain: memory ran out even with small tiles.
+        """
+        first = Session(self.model, self.used[0].placed, self.plan, self.options, self._part(0))
+        output = first.run_network()
+        estimates = [self._estimate(first, output, first)]
+        for index, one in enumerate(self.used[1:], 1):
+            with prefix_errors(printable(one.name)):
+                session = self._session(one, index)
+                estimates.append(self._estimate(session, session.run_network(), first))
+                del session
+        self.progress(0.9, "combining")
+        estimates = _doubted(estimates)
+        joined = self._combine(estimates, first)
+        output = replace(output, result_XYZ=joined[0], deviation_XYZ=joined[1])
+        return self._with_records(first.finish(output), estimates, joined[0], first)
+
+    def _part(self, index: int) -> Progress:
+        """Progress of one scan among all."""
+        count = len(self.used)
+
+        def report(share: float, word: str) -> None:
+            self.progress(0.05 + 0.85 * (index + share) / count, f"{word} {index + 1}/{count}")
+
+        return report
+
+    def _session(self, one: AlignedScan, index: int) -> Session:
+        options = replace(self.options, like=self.common, voxel_size=None, single_experts=False, profile=None)
+        return Session(self.model, one.placed, plan_grids(one.placed, options), options, self._part(index))
+
+    def _estimate(self, session: Session, output: NetworkOutput, first: Session) -> _Estimate:
+        """Bring a scan's own result to the common grid and to the first scan's scale."""
+        own, scaling = session.prepared, first.prepared.scaling
+        ratio = own.scaling.scale / scaling.scale
+        mean_XYZ, mask_XYZ = output.result_XYZ, own.mask_XYZ.float()
+        deviation_XYZ = output.deviation_XYZ
+        if deviation_XYZ is None:
+            deviation_XYZ = torch.full_like(mean_XYZ, PLAIN_DEVIATION)
+        deviation_XYZ = deviation_XYZ.clamp_min(LEAST_DEVIATION)
+        if session is not first:
+            plan, affine = session.plan, own.grid.affine
+            mean_XYZ = scaling.apply(plan.scan_to_target(own.undo(mean_XYZ).to("cpu")).data_XYZ)
+            deviation_XYZ = plan.map_to_target(Volume(deviation_XYZ.cpu(), affine)).data_XYZ * ratio
+            mask_XYZ = plan.map_to_target(Volume(mask_XYZ.cpu(), affine)).data_XYZ
+        seen_XYZ = field_of_view_mask(session.scan.volume.grid, self.common)
+        precision_XYZ = deviation_XYZ.cpu().clamp_min(LEAST_DEVIATION) ** -2 * (seen_XYZ & (mask_XYZ.cpu() > 0.5))
+        samples = scaling.apply(own.scaling.undo(own.source.data_XYZ)).cpu()
+        measurement = Measurement(
+            Volume(samples, own.source.affine), own.noise * ratio, self.common, sampling=own.sampling
+        )
+        return _Estimate(mean_XYZ.cpu(), precision_XYZ, measurement, max(quantile(samples, 0.999), 1e-6))
+
+    def _combine(self, estimates: Sequence[_Estimate], first: Session) -> tuple[Tensor, Tensor]:
+        """Result and standard deviation, scaled, on the common grid."""
+        means, precisions = [e.mean_XYZ for e in estimates], [e.precision_XYZ for e in estimates]
+        mean_XYZ, precision_XYZ = weighted_mean(means, precisions)
+        deviation_XYZ = torch.where(precision_XYZ > 0, precision_XYZ.clamp_min(1e-12).rsqrt(), 0.0)
+        deviation_XYZ *= first.prepared.mask_XYZ.cpu()
+        spread_XYZ = _spread(means, precisions, mean_XYZ)
+        left = 1.0
+        if self.options.data_consistency:
+            step = consistent(mean_XYZ, deviation_XYZ, [e.measurement for e in estimates])
+            mean_XYZ, left = step.result_XYZ, step.variance_left
+        least = min(float(first.prepared.source.data_XYZ.min()), 0.0)
+        variance = LEFT_FACTOR * left * deviation_XYZ.square() + SPREAD_FACTOR * left * spread_XYZ
+        return mean_XYZ.clamp_(min=least), variance.sqrt() * (deviation_XYZ > 0)
+
+    def _with_records(
+        self, result: Enhanced, estimates: Sequence[_Estimate], joined_XYZ: Tensor, first: Session
+    ) -> Enhanced:
+        """The result with what each scan gave to it, and warnings about those that do not fit."""
+        total = sum((e.precision_XYZ for e in estimates[1:]), estimates[0].precision_XYZ).clamp_min(1e-12)
+        inside = total > 1e-9
+        scale, shares, records = first.prepared.scaling.scale, [], []
+        by_scan = dict(zip((id(one) for one in self.used), estimates, strict=True))
+        for one in self.scans:
+            record, estimate = _planned_record(one), by_scan.get(id(one))
+            share = ScanShare(one.name, one.placed.volume)
+            if estimate is not None:
+                measurement = estimate.measurement
+                gap, weight_XYZ = measurement.gap(joined_XYZ), estimate.precision_XYZ / total
+                tissue = measurement.covered_XYZ & (measurement.scan.data_XYZ > 0.05 * estimate.top)
+                rms = float(gap[tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
+                record = replace(
+                    record,
+                    residual_over_range=round(rms / estimate.top, 5),
+                    noise_over_range=round(measurement.noise / estimate.top, 5),
+                    weight=round(float(weight_XYZ[inside].mean()), 4) if bool(inside.any()) else 0.0,
+                    doubted_slices=_doubted_slices(measurement),
+                )
+                on_target = self.plan.map_to_target(Volume(weight_XYZ, self.common.affine)).data_XYZ
+                share = replace(share, weight_XYZ=on_target, residual=Volume(-gap * scale, measurement.scan.affine))
+            shares.append(share)
+            records.append(record)
+        warnings = (*result.sidecar.warnings, *_scan_warnings(records))
+        return replace(
+            result,
+            scans=tuple(shares),
+            sidecar=replace(result.sidecar, scans=tuple(records), warnings=warnings),
+        )
+
+
+def _spread(means: Sequence[Tensor], precisions: Sequence[Tensor], mean_XYZ: Tensor) -> Tensor:
+    """Weighted variance of the scans' own results about their mean."""
+    total, spread = torch.zeros_like(mean_XYZ), torch.zeros_like(mean_XYZ)
+    for own, precision in zip(means, precisions, strict=True):
+        spread += precision * (own - mean_XYZ).square()
+        total += precision
+    return spread / total.clamp_min(1e-12)
+
+
+def _doubted(estimates: list[_Estimate]) -> list[_Estimate]:
+    """Estimates with less weight for slices that contradict what the other scans say."""
+    result = []
+    for index, estimate in enumerate(estimates):
+        others = [e for other, e in enumerate(estimates) if other != index]
+        mean_XYZ, precision_XYZ = weighted_mean([e.mean_XYZ for e in others], [e.precision_XYZ for e in others])
+        trust_XYZ, on_common = slice_trust(estimate.measurement, mean_XYZ, precision_XYZ > 0)
+        if trust_XYZ is not None and on_common is not None:
+            measurement = replace(estimate.measurement, weight_XYZ=trust_XYZ)
+            estimate = replace(estimate, measurement=measurement, precision_XYZ=estimate.precision_XYZ * on_common)
+        result.append(estimate)
+    return result
+
+
+def _doubted_slices(measurement: Measurement) -> tuple[int, ...]:
+    if measurement.weight_XYZ is None:
+        return ()
+    axis = max(range(3), key=lambda a: measurement.scan.spacing_mm[a])
+    lowest = measurement.weight_XYZ.amin([a for a in range(3) if a != axis])
+    return tuple((lowest < 0.999).nonzero()[:, 0].tolist())
+
+
+def _planned_record(one: AlignedScan) -> ScanRecord:
+    """What alignment alone says."""
+    alignment = one.alignment
+    agreement = alignment.agreement
+    rows = [[round(value, 6) for value in row] for row in alignment.transform.matrix.tolist()]
+    return ScanRecord(
+        name=one.name,
+        input=GridRecord.of(one.scan.stored_grid),
+        transform=tuple((a, b, c, d) for a, b, c, d in rows),
+        rotation_deg=round(alignment.transform.angle_deg, 3),
+        displacement_mm=round(alignment.transform.displacement_mm(grid_centre_mm(one.placed.volume.grid)), 3),
+        estimates_apart_mm=None if alignment.apart_mm is None else round(alignment.apart_mm, 3),
+        mismatch=None if agreement is None else round(agreement.mismatch, 4),
+        gain=None if agreement is None else round(agreement.gain, 5),
+        left_out=alignment.misfit,
+    )
+
+
+def _scan_warnings(records: Sequence[ScanRecord]) -> list[str]:
+    """A sentence for every scan that was left out or does not fit as well as the others."""
+    notes = [f"{printable(r.name)} was left out: {r.left_out}" for r in records if r.left_out]
+    used = [r for r in records if r.left_out is None]
+    for record in used:
+        rms, noise = record.residual_over_range or 0.0, record.noise_over_range or 0.0
+        others = min((r.residual_over_range or 0.0) for r in used if r is not record)
+        if rms > UNEXPLAINED * max(noise, others):
+            notes.append(
+                f"the result leaves {rms:.1%} of the range of {printable(record.name)} unexplained, its noise is "
+                f"{noise:.1%}: the head may have moved within it"
+            )
+        if (record.estimates_apart_mm or 0.0) > 0.5:
+            notes.append(
+                f"two estimates of where {printable(record.name)} lies are {record.estimates_apart_mm:.1f} mm apart: "
+                "compare its overlay in the report"
+            )
+        if record.doubted_slices:
+            numbers = ", ".join(str(n) for n in record.doubted_slices[:8])
+            notes.append(
+                f"slices {numbers} of {printable(record.name)} contradict the other scans and count less: "
+                "they moved or lost signal"
+            )
+    return notes

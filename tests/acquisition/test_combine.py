@@ -1,0 +1,95 @@
+"""Least squares over several scans, against a dense solution of the same problem."""
+
+import math
+
+import numpy as np
+import torch
+from torch.testing import assert_close
+
+from moediff.acquisition import combine
+from moediff.acquisition.combine import ErrorPrior, Measurement, consistent, weighted_mean
+from moediff.acquisition.placed import placed_acquisition
+from moediff.acquisition.wiener import CORRELATION_VOX
+from moediff.core.geometry import with_spacing
+from moediff.core.volume import Grid, Volume
+from moediff.registration.rigid import Rigid, grid_centre_mm
+
+SHAPE = (10, 9, 8)
+COMMON = Grid(SHAPE, torch.eye(4, dtype=torch.float64))
+SIZE = math.prod(SHAPE)
+
+
+def dense(operator, n_in, shape) -> np.ndarray:
+    """A matrix from its action on unit vectors."""
+    columns = []
+    for index in range(n_in):
+        unit = torch.zeros(n_in)
+        unit[index] = 1
+        columns.append(operator(unit.reshape(shape)).flatten().numpy())
+    return np.stack(columns, 1).astype(float)
+
+
+def test_the_step_is_the_posterior_mean_of_a_dense_solution(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    mean, deviation = torch.rand(SHAPE, generator=rng), 0.05 + 0.1 * torch.rand(SHAPE, generator=rng)
+    turned = Rigid.of((2, -3, 4), (0.3, 0.2, -0.4), grid_centre_mm(COMMON)).place(with_spacing(COMMON, (3, 1, 1)))
+    scans = [with_spacing(COMMON, (1, 1, 4)), turned]
+    measurements = [
+        Measurement(Volume(torch.rand(scan.shape, generator=rng), scan.affine), noise, COMMON)
+        for scan, noise in zip(scans, (0.02, 0.03), strict=True)
+    ]
+    prior = ErrorPrior(deviation)
+    to_field = dense(prior.field, SIZE, SHAPE)
+    covariance = to_field @ np.diag(prior.power_XYZ.flatten().double().numpy()) @ to_field.T
+    normal, right = np.linalg.inv(covariance), np.zeros(SIZE)
+    for m in measurements:
+        model = placed_acquisition(COMMON, m.scan.grid)
+        matrix = dense(model.apply, SIZE, SHAPE)
+        weight = m.precision().flatten().double().numpy()
+        normal += matrix.T @ (weight[:, None] * matrix)
+        right += matrix.T @ (weight * m.gap(mean).flatten().double().numpy())
+    expected = mean + torch.from_numpy(np.linalg.solve(normal, right)).reshape(SHAPE).float()
+    assert float((expected - mean).abs().max()) > 0.1
+    few = consistent(mean, deviation, measurements).result_XYZ
+    assert float((few - expected).norm()) < 0.5 * float((mean - expected).norm())
+    monkeypatch.setattr(combine, "CLOSE_ENOUGH", 0.0)
+    assert_close(consistent(mean, deviation, measurements, 150).result_XYZ, expected, atol=2e-3, rtol=0)
+
+
+def test_the_prior_is_an_exponential_correlation_away_from_the_ends():
+    shape = (33, 1, 1)
+    prior = ErrorPrior(torch.ones(shape))
+    unit = torch.zeros(shape)
+    unit[16] = 1
+    row = prior.field(prior.power_XYZ * prior.coefficients(unit))[:, 0, 0]
+    expected = torch.exp(-(torch.arange(33) - 16).abs() / CORRELATION_VOX)
+    assert_close(row / row[16], expected, atol=2e-3, rtol=0)
+
+
+def test_the_weighted_mean_follows_precision_and_skips_what_was_not_measured():
+    means = [torch.tensor([[[1.0, 1.0, 1.0]]]), torch.tensor([[[3.0, 3.0, 3.0]]])]
+    precisions = [torch.tensor([[[1.0, 0.0, 0.0]]]), torch.tensor([[[3.0, 2.0, 0.0]]])]
+    mean, precision = weighted_mean(means, precisions)
+    assert_close(mean, torch.tensor([[[2.5, 3.0, 2.0]]]))
+    assert_close(precision, torch.tensor([[[2.0, 2.0, 0.0]]]))
+
+
+def test_nothing_changes_where_nothing_may():
+    mean = torch.rand(SHAPE)
+    measurement = Measurement(Volume(torch.rand(SHAPE), COMMON.affine), 0.01, COMMON)
+    deviation = torch.zeros(SHAPE)
+    assert consistent(mean, deviation, [measurement]).result_XYZ is mean
+    deviation[:5] = 0.1
+    result = consistent(mean, deviation, [measurement]).result_XYZ
+    assert_close(result[5:], mean[5:], atol=0, rtol=0)
+    assert not torch.allclose(result[:5], mean[:5], atol=1e-3)
+
+
+def test_distrusted_samples_have_no_say():
+    mean, deviation = torch.full(SHAPE, 0.5), torch.full(SHAPE, 0.1)
+    scan = torch.full(SHAPE, 0.5)
+    scan[..., 4] = 2.0
+    trust = torch.ones(SHAPE)
+    trust[..., 4] = 0
+    measurement = Measurement(Volume(scan, COMMON.affine), 0.01, COMMON, trust)
+    assert_close(consistent(mean, deviation, [measurement]).result_XYZ, mean, atol=1e-5, rtol=0)

@@ -1,0 +1,50 @@
+"""Forward model of a scan at an angle to the common grid."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from moediff.acquisition.placed import covered, placed_acquisition
+from moediff.core.geometry import resample, with_spacing
+from moediff.core.volume import Grid, Volume
+from moediff.registration.rigid import Rigid, grid_centre_mm
+
+COMMON = Grid((22, 26, 20), torch.eye(4, dtype=torch.float64))
+THICK = with_spacing(COMMON, (1, 5, 1))
+TURNED = Rigid.of((3, 4, -2), (1, 2, -1), grid_centre_mm(COMMON)).place(THICK)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize("scan", [THICK, TURNED], ids=["parallel", "turned"])
+def test_the_transpose_is_exact(scan, refined):
+    model = placed_acquisition(COMMON, scan, refined=refined)
+    rng = torch.Generator().manual_seed(1)
+    fine, measured = torch.randn(COMMON.shape, generator=rng), torch.randn(scan.shape, generator=rng)
+    there = float((model.apply(fine).double() * measured.double()).sum())
+    back = float((fine.double() * model.transpose(measured).double()).sum())
+    assert there == pytest.approx(back, rel=1e-4, abs=1e-3)
+
+
+def test_reading_is_resampling_where_both_are_defined():
+    reading = placed_acquisition(COMMON, TURNED, refined=True).reading
+    assert reading is not None
+    rng = torch.Generator().manual_seed(2)
+    smooth = torch.nn.functional.avg_pool3d(torch.randn((1, 1, *COMMON.shape), generator=rng), 3, 1, 1)[0, 0]
+    inside = reading.apply(torch.ones(COMMON.shape)) > 0.999
+    expected = resample(Volume(smooth, COMMON.affine), reading.lattice).data_XYZ
+    assert inside.sum() > 2000
+    assert_close(reading.apply(smooth)[inside], expected[inside], atol=2e-3, rtol=0)
+
+
+def test_a_constant_is_acquired_as_itself_where_the_grid_reaches():
+    model = placed_acquisition(COMMON, TURNED)
+    reached = covered(model, TURNED)
+    assert 0.3 < reached.float().mean() < 1
+    assert_close(
+        model.apply(torch.full(COMMON.shape, 3.0))[reached], torch.full((int(reached.sum()),), 3.0), atol=2e-2, rtol=0
+    )
+
+
+def test_parallel_scans_beyond_the_grid_are_not_covered():
+    wide = Grid((30, 26, 20), torch.eye(4, dtype=torch.float64))
+    assert covered(placed_acquisition(COMMON, wide), wide).sum((1, 2)).tolist() == [26 * 20] * 22 + [0] * 8

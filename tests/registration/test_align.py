@@ -1,0 +1,85 @@
+"""Alignment of several scans of one phantom head with known motion."""
+
+import pytest
+import torch
+
+from moediff.core.volume import Volume
+from moediff.registration import align as align_module
+from moediff.registration.align import align
+from moediff.registration.mutual_information import require_registration
+from moediff.registration.rigid import Rigid, grid_centre_mm
+from several_scans import acquired, other_contrast, stacks_of
+
+pytest.importorskip("SimpleITK")
+
+
+def error_mm(found: Rigid, true: Rigid, volume: Volume) -> float:
+    return (found.inverse @ true).displacement_mm(grid_centre_mm(volume.grid))
+
+
+@pytest.fixture(scope="module")
+def aligned(stacks):
+    return align(stacks.scans)
+
+
+def test_motion_is_found_to_a_fraction_of_a_voxel(stacks, aligned):
+    assert all(a.misfit is None for a in aligned)
+    for found, true in zip(aligned, stacks.transforms, strict=True):
+        assert error_mm(found.transform, true, stacks.truth) < 0.3
+
+
+def test_a_placed_scan_has_the_intensities_of_the_first(stacks):
+    brighter = stacks.scans[1].with_data(stacks.scans[1].data_XYZ * 3)
+    _, second = align([stacks.scans[0], brighter])
+    assert second.agreement.gain == pytest.approx(3, rel=0.03)
+    placed = second.matched(brighter)
+    assert float(placed.data_XYZ.mean() / stacks.scans[1].data_XYZ.mean()) == pytest.approx(1, rel=0.03)
+
+
+def test_headers_far_apart_are_bridged(stacks):
+    away = Rigid.of((0, 0, 0), (300, -40, 25))
+    moved = Volume(stacks.scans[1].data_XYZ, away.matrix @ stacks.scans[1].affine)
+    _, second = align([stacks.scans[0], moved])
+    assert second.misfit is None
+    assert error_mm(second.transform, away @ stacks.transforms[1], stacks.truth) < 0.3
+
+
+def test_what_is_no_scan_of_this_head_does_not_fit(stacks, make_phantom):
+    first, second = stacks.scans[0], stacks.scans[1]
+    mirrored = second.with_data(second.data_XYZ.flip(0))
+    other = acquired(make_phantom((92, 104, 88), (2.3, 1.7, 2.0)), 0)  # of other proportions
+    for scan in (mirrored, other_contrast(second), other):
+        assert align([first, scan])[1].misfit is not None
+    assert "differs from the first" in (align([first, other_contrast(second)])[1].misfit or "")
+
+
+def test_trusted_headers_that_are_wrong_are_noticed(stacks):
+    first, second = stacks.scans[0], stacks.scans[1]
+    assert align([first, second], register_them=False)[1].misfit is not None
+    placed = stacks.transforms[1].place_volume(second)
+    assert align([first, placed], register_them=False)[1].misfit is None
+    slightly = Volume(placed.data_XYZ, Rigid.of((0, 0, 0), (0.8, 0, 0)).matrix @ placed.affine)
+    assert "uncertain by" in (align([first, slightly], register_them=False)[1].misfit or "")
+
+
+def test_without_overlap_the_share_is_named(stacks):
+    away = torch.eye(4, dtype=torch.float64)
+    away[0, 3] = 500
+    elsewhere = Volume(stacks.scans[1].data_XYZ, away @ stacks.scans[1].affine)
+    assert "holds 0% of the first" in (align([stacks.scans[0], elsewhere], register_them=False)[1].misfit or "")
+
+
+def test_parallel_slices_are_registered_too(make_phantom):
+    both = stacks_of(make_phantom((92, 104, 88), (2.0, 2.0, 2.0)), axes=(2, 2), factor=2.5)
+    _, second = align(both.scans)
+    assert second.misfit is None and error_mm(second.transform, both.transforms[1], both.truth) < 0.3
+
+
+def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
+    from moediff.core import extras
+    from moediff.core.errors import ConfigError
+
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"moediff-sr\[align\]"):
+        require_registration()
+    assert align_module.LEAST_LEFT_MM == 0.3  # what documentation promises

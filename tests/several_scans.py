@@ -1,0 +1,64 @@
+"""Scans of one phantom head in several planes, with motion between them, for tests of their combination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import thick_slices
+from moediff.core.config import rng_for
+from moediff.core.geometry import resample
+from moediff.core.volume import Volume
+from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
+
+MOTIONS = (IDENTITY, ((3, -2, 4), (2, -3, 1.5)), ((-4, 1, 2), (-1, 2, 3)))
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """A sharp head, scans of it, and where each lies (common frame -> the scan's own)."""
+
+    truth: Volume
+    scans: list[Volume]
+    transforms: list[Rigid]
+
+
+def acquired(truth: Volume, axis: int, transform: Rigid = IDENTITY, *, factor: float = 4, seed: int = 0) -> Volume:
+    """Thick slices across an axis of a head that moved."""
+    moved = Volume(resample(truth, transform.place(truth.grid)).data_XYZ.clamp_min(0), truth.affine)
+    return degrade(moved, thick_slices(factor, 0.01, "stack", axis=axis), rng_for(seed, axis))
+
+
+def stacks_of(truth: Volume, axes: Sequence[int] = (2, 0, 1), factor: float = 4) -> Stacks:
+    """One scan for every axis, each after another motion but the first."""
+    centre = grid_centre_mm(truth.grid)
+    transforms = [m if isinstance(m, Rigid) else Rigid.of(*m, centre) for m in MOTIONS[: len(axes)]]
+    pairs = enumerate(zip(axes, transforms, strict=True))
+    scans = [acquired(truth, axis, transform, factor=factor, seed=seed) for seed, (axis, transform) in pairs]
+    return Stacks(truth, scans, transforms)
+
+
+@pytest.fixture(scope="session")
+def stacks(make_phantom: Callable[..., Volume]) -> Stacks:
+    """Three planes of one phantom, 2 mm voxels, slices of 8 mm; do not change them."""
+    return stacks_of(lopsided(make_phantom((92, 104, 88), (2.0, 2.0, 2.0))))
+
+
+def lopsided(phantom: Volume) -> Volume:
+    """A phantom with two darker octants: without them it is its own mirror image."""
+    data = phantom.data_XYZ.clone()
+    x, y, z = (n // 2 for n in data.shape)
+    data[x:, y:, z:] *= 0.6
+    data[:x, :y, :z] *= 0.8
+    data[x - 6 : x + 8, y + 14 : y + 24, z + 6 : z + 14] = 350.0
+    return Volume(data, phantom.affine)
+
+
+def other_contrast(scan: Volume) -> Volume:
+    """Dark tissue bright and bright tissue dark, air as it was."""
+    inverted = (900 - scan.data_XYZ).clamp_min(0)
+    return scan.with_data(torch.where(scan.data_XYZ > 60, inverted, scan.data_XYZ))
