@@ -29,7 +29,7 @@ class Stacks:
 
 def acquired(truth: Volume, axis: int, transform: Rigid = IDENTITY, *, factor: float = 4, seed: int = 0) -> Volume:
     """Thick slices across an axis of a head that moved."""
-    moved = Volume(resample(truth, transform.place(truth.grid)).data_XYZ.clamp_min(0), truth.affine)
+    moved = Volume(resample(truth, transform.placed_grid(truth.grid)).data_XYZ.clamp_min(0), truth.affine)
     return degrade(moved, thick_slices(factor, 0.01, "stack", axis=axis), rng_for(seed, axis))
 
 

@@ -32,7 +32,7 @@ def dense(operator, n_in, shape) -> np.ndarray:
 def test_the_step_is_the_posterior_mean_of_a_dense_solution(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     mean, deviation = torch.rand(SHAPE, generator=rng), 0.05 + 0.1 * torch.rand(SHAPE, generator=rng)
-    turned = Rigid.of((2, -3, 4), (0.3, 0.2, -0.4), grid_centre_mm(COMMON)).place(with_spacing(COMMON, (3, 1, 1)))
+    turned = Rigid.of((2, -3, 4), (0.3, 0.2, -0.4), grid_centre_mm(COMMON)).placed_grid(with_spacing(COMMON, (3, 1, 1)))
     scans = [with_spacing(COMMON, (1, 1, 4)), turned]
     measurements = [
         Measurement(Volume(torch.rand(scan.shape, generator=rng), scan.affine), noise, COMMON)

@@ -11,7 +11,7 @@ from moediff.registration.rigid import Rigid, grid_centre_mm
 
 COMMON = Grid((22, 26, 20), torch.eye(4, dtype=torch.float64))
 THICK = with_spacing(COMMON, (1, 5, 1))
-TURNED = Rigid.of((3, 4, -2), (1, 2, -1), grid_centre_mm(COMMON)).place(THICK)
+TURNED = Rigid.of((3, 4, -2), (1, 2, -1), grid_centre_mm(COMMON)).placed_grid(THICK)
 
 
 @pytest.mark.parametrize("refined", [False, True])

@@ -56,7 +56,7 @@ def test_what_is_no_scan_of_this_head_does_not_fit(stacks, make_phantom):
 def test_trusted_headers_that_are_wrong_are_noticed(stacks):
     first, second = stacks.scans[0], stacks.scans[1]
     assert align([first, second], register_them=False)[1].misfit is not None
-    placed = stacks.transforms[1].place_volume(second)
+    placed = stacks.transforms[1].placed_volume(second)
     assert align([first, placed], register_them=False)[1].misfit is None
     slightly = Volume(placed.data_XYZ, Rigid.of((0, 0, 0), (0.8, 0, 0)).matrix @ placed.affine)
     assert "uncertain by" in (align([first, slightly], register_them=False)[1].misfit or "")

@@ -25,7 +25,7 @@ def test_inverse_and_product_undo_each_other():
 
 def test_placing_moves_voxels_back_to_the_common_frame():
     transform = Rigid.of((0, 0, 0), (4, 0, 0))  # the head lies 4 mm further right in the scan
-    placed = transform.place(Grid((8, 8, 8), torch.eye(4, dtype=torch.float64)))
+    placed = transform.placed_grid(Grid((8, 8, 8), torch.eye(4, dtype=torch.float64)))
     assert placed.affine[0, 3] == -4
 
 

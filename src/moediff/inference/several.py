@@ -100,9 +100,9 @@ def aligned_scans(scans: Sequence[LoadedScan], options: EnhanceOptions) -> list[
         placed = scan if alignment.agreement is None else replace(scan, volume=volume, storage=RAS)
         result.append(AlignedScan(scan, placed, alignment))
     if sum(one.alignment.misfit is None for one in result) < LEAST_SCANS:
-        found = "; ".join(f"{printable(one.name)}: {one.alignment.misfit}" for one in result if one.alignment.misfit)
+        misfits = "; ".join(f"{printable(one.name)}: {one.alignment.misfit}" for one in result if one.alignment.misfit)
         raise DataError(
-            f"fewer than two scans fit together ({found}), expected scans of one head and one contrast: "
+            f"fewer than two scans fit together ({misfits}), expected scans of one head and one contrast: "
             "name others first, or enhance each by itself"
         )
     return result

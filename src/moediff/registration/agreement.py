@@ -55,11 +55,11 @@ def agreement(fixed: Volume, moving: Volume, transform: Rigid) -> Agreement:
         fixed, moving: from `blurred`.
         transform: from the fixed scan's frame to the moving one's.
     """
-    head_XYZ = foreground(fixed.data_XYZ, fixed.spacing_mm)
-    reading = ObliqueReading(transform.place(moving.grid), fixed.grid)
+    foreground_XYZ = foreground(fixed.data_XYZ, fixed.spacing_mm)
+    reading = ObliqueReading(transform.placed_grid(moving.grid), fixed.grid)
     inside_XYZ = reading.apply(torch.ones(moving.shape)) > INSIDE
-    both_XYZ = head_XYZ & inside_XYZ
-    shared = float(both_XYZ.sum()) / max(int(head_XYZ.sum()), 1)
+    both_XYZ = foreground_XYZ & inside_XYZ
+    shared = float(both_XYZ.sum()) / max(int(foreground_XYZ.sum()), 1)
     if shared < LEAST_SHARED:
         return Agreement(shared, 1.0, fixed.with_data(torch.ones(fixed.shape)), 1.0, IDENTITY)
     read_XYZ, fixed_XYZ = reading.apply(moving.data_XYZ), fixed.data_XYZ
@@ -96,7 +96,7 @@ def _motion_left(expected: Volume, difference_V: Tensor, where_XYZ: Tensor) -> R
 
     The largest tenth of the differences does not count: a dark slice would pull the whole scan.
     """
-    counts_V = difference_V.abs() <= quantile(difference_V.abs(), TRIMMED)
+    inlier_V = difference_V.abs() <= quantile(difference_V.abs(), TRIMMED)
     spacing = expected.affine[:3, :3].norm(dim=0)
     slopes = torch.stack(torch.gradient(expected.data_XYZ), -1)[where_XYZ].double() / spacing
     world = slopes @ (expected.affine[:3, :3] / spacing).T  # of intensity, per mm along R, A and S
@@ -104,7 +104,7 @@ def _motion_left(expected: Volume, difference_V: Tensor, where_XYZ: Tensor) -> R
     centre = torch.tensor(grid_centre_mm(expected.grid), dtype=torch.float64)
     turns = torch.linalg.cross(at - centre, world) / HEAD_RADIUS_MM  # all six in mm
     columns = torch.cat([turns, world], 1)
-    columns, counted = columns[counts_V], difference_V[counts_V].double()
-    solution = torch.linalg.solve(columns.T @ columns, columns.T @ counted)
+    columns, inliers = columns[inlier_V], difference_V[inlier_V].double()
+    solution = torch.linalg.solve(columns.T @ columns, columns.T @ inliers)
     angles = (solution[:3] / HEAD_RADIUS_MM).rad2deg()
     return Rigid.of(angles.tolist(), solution[3:].tolist(), centre.tolist())

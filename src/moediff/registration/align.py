@@ -44,7 +44,7 @@ class Alignment:
 
     def matched(self, scan: Volume) -> Volume:
         """The scan placed in the common frame, with the intensities of the first."""
-        placed = self.transform.place_volume(scan)
+        placed = self.transform.placed_volume(scan)
         if self.agreement is None:
             return placed
         gain = self.agreement.gain_map
@@ -75,20 +75,20 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
 
 
 def _aligned(fixed: Volume, moving: Volume) -> Alignment:
-    found = register(fixed, moving, _start(fixed, moving))
-    transform = found
+    estimate = register(fixed, moving, _start(fixed, moving))
+    transform = estimate
     for _ in range(REFINEMENTS):
         now = agreement(fixed, moving, transform)
         if now.shared < LEAST_SHARED or now.mismatch > WORST_MISMATCH:
             break
         transform = transform @ now.left.inverse
-    return _compared(fixed, moving, transform, found)
+    return _compared(fixed, moving, transform, estimate)
 
 
-def _compared(fixed: Volume, moving: Volume, transform: Rigid, found: Rigid | None) -> Alignment:
+def _compared(fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid | None) -> Alignment:
     centre = grid_centre_mm(fixed.grid)
     now = agreement(fixed, moving, transform)
-    apart = None if found is None else (found.inverse @ transform).displacement_mm(centre)
+    apart = None if estimate is None else (estimate.inverse @ transform).displacement_mm(centre)
     left = now.left.displacement_mm(centre)
     misfit = None
     if now.shared < LEAST_SHARED:
@@ -100,7 +100,7 @@ def _compared(fixed: Volume, moving: Volume, transform: Rigid, found: Rigid | No
         )
     elif left > LEAST_LEFT_MM or (apart or 0.0) > WORST_APART_MM:
         off = max(left, apart or 0.0)
-        remedy = "register them first" if found is None else "the head moved within it, or its header is wrong"
+        remedy = "register them first" if estimate is None else "the head moved within it, or its header is wrong"
         misfit = f"its place is uncertain by {off:.1f} mm, {LEAST_LEFT_MM} are allowed: {remedy}"
     return Alignment(transform, now, apart, misfit)
 

@@ -59,13 +59,13 @@ class Rigid:
         """This transform after another."""
         return Rigid(self.matrix @ first.matrix)
 
-    def place(self, grid: Grid) -> Grid:
+    def placed_grid(self, grid: Grid) -> Grid:
         """A grid of the scan's own frame, in the common frame."""
         return Grid(grid.shape, torch.linalg.inv(self.matrix) @ grid.affine)
 
-    def place_volume(self, volume: Volume) -> Volume:
+    def placed_volume(self, volume: Volume) -> Volume:
         """A scan, in the common frame; no voxel value changes."""
-        return Volume(volume.data_XYZ, self.place(volume.grid).affine)
+        return Volume(volume.data_XYZ, self.placed_grid(volume.grid).affine)
 
     @property
     def angle_deg(self) -> float:
