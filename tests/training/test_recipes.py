@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from moediff.cli.main import main
+from moediff.model.bundle import WEIGHTS, load_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.model.warm_start import begin_from
 from moediff.training.manifest import read_manifest_table
-from moediff.training.recipe import AVERAGE, KINDS, TRAIN, Recipe, load_recipe
+from moediff.training.provenance import stage_records
+from moediff.training.recipe import AVERAGE, KINDS, TRAIN, Recipe, load_recipe, stored_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ["default", "gpu"]
@@ -101,3 +103,14 @@ def test_a_dry_run_reads_nothing_and_names_what_is_missing(tmp_path, capsys):
     assert "8 stages, 729 steps of training" in out and "3. gate: train; 14 steps" in out
     assert "missing, with those to validate on: 20" in out and "missing: train/M2208_T2w.nii.gz" in out
     assert "loss.feature_distillation = 0.3" in out and not list(tmp_path.iterdir())
+
+
+def test_the_progress_that_is_kept_goes_on_with_the_default_recipe():
+    """The bundle in recipes/progress: of a stage of that recipe, with its settings, small enough for the repository."""
+    folder = ROOT / "recipes" / "progress"
+    bundle = load_bundle(folder)
+    last = stage_records(bundle.provenance)[-1]
+    stage = next(stage for stage in recipe("default").stages if stage.name == last.name)
+    assert bundle.config.denoiser == stage.config.model.denoiser
+    assert stored_settings(bundle.provenance["recipe"], stage.name) == stage.settings()
+    assert 0 < last.steps <= stage.config.steps and (folder / WEIGHTS).stat().st_size < 10_000_000
