@@ -47,7 +47,7 @@ help:
 	@echo "make lint              ruff (rules and format), mypy and codespell only"
 	@echo "make wheel-test        build the wheel and enhance a phantom from an empty environment"
 	@echo "make package           what goes to PyPI, into ./dist/: built, and checked by twine (needs a network)"
-	@echo "make containers-lint   Dockerfile by hadolint; containers/moediff-bids.json written anew and checked by boutiques (needs a network)"
+	@echo "make containers-lint   Dockerfile by hadolint; dist/moediff-bids.json written and checked by boutiques (needs a network)"
 	@echo "make docs              the documentation as a site in ./site/ (an environment of its own: .venv-docs)"
 	@echo "make gallery           the pictures of README and docs"
 	@echo "make numbers           numbers that pages repeat, from the tables they are taken from"
@@ -137,8 +137,9 @@ package: .venv-release/.installed
 
 containers-lint: $(STAMP) .venv-release/.installed
 	.venv-release/bin/hadolint Dockerfile
-	$(BIN)/python scripts/boutiques_descriptor.py --write containers/moediff-bids.json
-	.venv-release/bin/bosh validate containers/moediff-bids.json
+	mkdir -p dist
+	$(BIN)/python scripts/boutiques_descriptor.py > dist/moediff-bids.json
+	.venv-release/bin/bosh validate dist/moediff-bids.json
 
 .venv-docs/.installed: pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs

@@ -1,9 +1,9 @@
 """The Boutiques descriptor of `moediff bids`, from its parser (Glatard et al. 2018, https://boutiques.github.io).
 
-    python scripts/boutiques_descriptor.py                 prints it
-    python scripts/boutiques_descriptor.py --write FILE    writes it; containers/moediff-bids.json is kept so
+    python scripts/boutiques_descriptor.py > moediff-bids.json
 
-`make boutiques` writes it and lets boutiques' own validator check it.
+`make containers-lint` lets boutiques' own validator check it. It is not kept in the repository: it always is what the
+parser says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from moediff._version import RESEARCH_ONLY, __version__
 from moediff.cli.main import build_parser
 
 COMMAND = "bids"
-FILE = Path(__file__).resolve().parents[1] / "containers" / "moediff-bids.json"
 OUTPUTS = ("out_dir", "work_dir")  # folders that need not exist: text for Boutiques, which looks for files
 HIDDEN = ("help", "debug")
 
@@ -95,17 +94,5 @@ def type_of(action: argparse.Action) -> dict[str, Any]:
     return {"type": "Number" if action.type is float else "String"} | choices
 
 
-def main() -> None:
-    """Print or write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    text = json.dumps(descriptor(), indent=2) + "\n"
-    if args.write is None:
-        print(text, end="")
-    else:
-        args.write.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(descriptor(), indent=2))
