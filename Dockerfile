@@ -13,7 +13,7 @@ COPY src src
 RUN python3 -m venv /opt/moediff \
     && /opt/moediff/bin/pip install --no-cache-dir --no-deps --constraint constraints.txt \
         --index-url "https://download.pytorch.org/whl/${TORCH}" torch \
-    && /opt/moediff/bin/pip install --no-cache-dir --constraint constraints.txt ".[report,dicom,bids,cluster]" \
+    && /opt/moediff/bin/pip install --no-cache-dir --constraint constraints.txt ".[report,dicom,bids,align,cluster]" \
     && /opt/moediff/bin/pip uninstall --yes --quiet pip
 
 FROM ${PYTHON_IMAGE}
