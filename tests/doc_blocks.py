@@ -32,7 +32,7 @@ FENCE = re.compile(
 )
 SHELL, PYTHON = ("", "bash"), ("python",)
 REDIRECTION = re.compile(r"\s(?:\d?>|\|\||&&|\||;|<)\s?|\)\s*$")
-TIMEOUT_S = 600
+TIMEOUT_S = 3600  # of one block; slow ones train, perhaps beside other work
 SHIM = """#!{python} -SE
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
