@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from moediff.acquisition.degrade import degrade
-from moediff.acquisition.recipe import recipe_for
+from moediff.acquisition.recipe import recipe_for, thick_slices
 from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.io.scans import save
@@ -28,6 +28,7 @@ ELLIPSOIDS = (
     (0.6, 750.0),
     (0.2, 200.0),
 )  # radius, brightness
+PLANES = ("axial.nii.gz", "sagittal.nii.gz", "coronal.nii.gz")  # of one head
 SHARP = ("sharp.nii.gz", "t1w_1mm.nii.gz", "bids/sub-01/anat/sub-01_T1w.nii.gz")
 THICK = (
     "scan.nii.gz",
@@ -53,6 +54,8 @@ def head(seed: int = 0) -> Volume:
 def write_scans(folder: Path) -> list[Path]:
     """Write every scan that is not there yet; returns their names."""
     scans: dict[Path, Volume] = {}
+    for axis, name in zip((2, 0, 1), PLANES, strict=True):
+        scans[folder / name] = degrade(head(), thick_slices(5, 0.01, "plane", axis), rng_for(0, name))
     for number, name in enumerate((*SHARP, *THICK)):
         sharp = head(number)
         thick = name in THICK

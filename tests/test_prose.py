@@ -25,7 +25,7 @@ RULES = {  # pattern -> what to write instead
     r"\b(?:in order to|due to the fact|with respect to|prior to|in the case of)\b": "to, because, about, before, for",
     r"\b(?:simply|obviously|easily|of course|please note|it should be noted)\b": "leave it out",
     r"\b(?:e\.g\.|i\.e\.|etc\.|resp\.|viz\.)": "for example, that is, and so on",
-    r"\b(?:one|two|three|four|nine) \w+ (?:of|in) (?:two|three|four|five|ten)\b": "two thirds, 90 %",
+    r"\b(?:one|two|three|four|nine) \w+ of (?:two|three|four|five|ten)\b": "two thirds, 90 %",
     r"\b(?:whilst|thus|hence|thereby|wherein|foretold|henceforth|albeit)\b": "so, while, although",
     r"\b(?:state[- ]of[- ]the[- ]art|cutting[- ]edge|seamless\w*|powerful|blazing\w*)\b": "say what was measured",
     r"\b(\w+) \1\b(?<!had had)(?<!that that)": "the word stands twice",

@@ -168,7 +168,7 @@ def test_examples_stand_at_the_end_and_can_be_typed(command):
 @pytest.mark.parametrize(
     ("command", "usage"),
     [
-        ("moediff enhance", "usage: moediff enhance INPUT [options]"),
+        ("moediff enhance", "usage: moediff enhance INPUT ... [options]"),
         ("moediff adapt", "usage: moediff adapt SCAN ... -o FOLDER [options]"),
         ("moediff evaluate", "usage: moediff evaluate (--pred FILE | --pairs CSV | --pred-bids DIR) [options]"),
     ],

@@ -67,8 +67,7 @@ OPTIONS = {
             type=scan_path,
             nargs="+",
             metavar="INPUT",
-            help="scan: .nii, .nii.gz, .mgz or .hdr/.img, or folder or zip of DICOM files; several scans of one head "
-            "and one contrast become one result in the frame of the first",
+            help="scan: NIfTI, .mgz, .hdr/.img, folder or zip of DICOM files; several scans of one head become one",
         ),
         *reading_options(),
         option("--no-align", action="store_true", help="several scans: trust their headers, do not register them"),
