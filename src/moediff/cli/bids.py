@@ -49,6 +49,7 @@ OPTIONS = {
             metavar="SUFFIX",
             help="contrasts, by the last part of the name (default: T1w T2w FLAIR)",
         ),
+        option("--combine", choices=("run", "acq"), help="several scans that differ in run- or acq- become one result"),
         option("--bids-filter-file", type=Path, metavar="JSON", help="only scans with these entities, as in fMRIPrep"),
         option("--skip-bids-validation", action="store_true", help="do without a valid dataset_description.json"),
         *shared.READING,
@@ -89,6 +90,7 @@ def bids_command(args: argparse.Namespace) -> int:
     from moediff.cohort.bids_index import index_dataset
     from moediff.cohort.results import bids_results
     from moediff.core.errors import InputMissing, printable
+    from moediff.registration.mutual_information import require_registration
 
     tune_allocator()
     root, out = args.bids_dir, args.out_dir
@@ -99,6 +101,8 @@ def bids_command(args: argparse.Namespace) -> int:
         write_pages(out, logs, bids_results(out), quiet=args.quiet)
         return 0
     check_apart(root, out)
+    if args.combine:
+        require_registration()
     source = {} if args.skip_bids_validation else read_description(root)
     index = index_dataset(root, _selection(args))
     _say_index(index, args)
@@ -126,25 +130,28 @@ def _selection(args: argparse.Namespace) -> Selection:
 
 
 def _tasks(index: Index, args: argparse.Namespace) -> list[Task]:
+    from moediff.cohort.bids_combine import combined, single
     from moediff.cohort.bids_names import source_key
     from moediff.cohort.bids_placement import BidsPlacement
     from moediff.cohort.tasks import Task
     from moediff.cohort.work import ScanSpec, task_name
 
     model, options, maps = shared.model_choice(args), enhance_options(args), shared.maps_wanted(args)
+    groups = combined(index.scans, args.combine) if args.combine else [single(scan) for scan in index.scans]
     specs = (
         ScanSpec(
-            source=scan.path,
-            placement=BidsPlacement(scan, args.out_dir, maps, args.viewer),
+            source=group.first.path,
+            others=tuple(scan.path for scan in group.scans[1:]),
+            placement=BidsPlacement(group, args.out_dir, maps, args.viewer),
             model=model,
             options=options,
             reading=shared.reading(args),
             maps=maps,
             redo=args.redo,
         )
-        for scan in index.scans
+        for group in groups
     )
-    return [Task(task_name(str(source_key(scan.name))), spec) for scan, spec in zip(index.scans, specs, strict=True)]
+    return [Task(task_name(str(source_key(group.name))), spec) for group, spec in zip(groups, specs, strict=True)]
 
 
 def _say_index(index: Index, args: argparse.Namespace) -> None:

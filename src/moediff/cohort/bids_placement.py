@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moediff.anatomy.tissue import brain_of
+from moediff.cohort.bids_combine import BidsGroup
 from moediff.cohort.bids_dataset import SOURCE
 from moediff.cohort.bids_index import BidsScan
 from moediff.cohort.bids_metadata import metadata_of, still_true
@@ -21,20 +22,25 @@ COARSE_MM = 3.0  # voxels are skipped up to this distance to see whether a head 
 
 @dataclass(frozen=True)
 class BidsPlacement:
-    """Results of one scan of a dataset in a derivative's folder.
+    """Results of one scan of a dataset, or of several that become one, in a derivative's folder.
 
     Args:
-        scan: the scan.
+        group: the scan or scans.
         out: the derivative's folder.
         maps: which maps are written: uncertainty, experts, mask.
         viewer: whether an interactive page is written.
     """
 
-    scan: BidsScan
+    group: BidsGroup
     out: Path
     maps: tuple[str, ...] = ()
     viewer: bool = False
     maps_described = True
+
+    @property
+    def scan(self) -> BidsScan:
+        """The scan whose folder counts."""
+        return self.group.first
 
     @property
     def folder(self) -> Path:
@@ -46,10 +52,10 @@ class BidsPlacement:
 
         Maps that have a suffix of their own carry the contrast in `desc-`: else those of T1w and T2w had one name.
         """
-        resolution, contrast = resolution_label(spacing_mm), self.scan.name.suffix
+        resolution, contrast = resolution_label(spacing_mm), self.group.name.suffix
 
         def path(description: str, suffix: str | None = None) -> Path:
-            return self.folder / str(derivative_of(self.scan.name, description, resolution, suffix))
+            return self.folder / str(derivative_of(self.group.name, description, resolution, suffix))
 
         scan = path(RESULT)
         page = self.picture_folder(OutputPaths(scan=scan)) / f"{scan.name.removesuffix('.nii.gz')}.html"
@@ -63,7 +69,7 @@ class BidsPlacement:
 
     def sidecars(self) -> list[Path]:
         """Sidecars of this scan's results, whatever their voxel size."""
-        key = source_key(self.scan.name)
+        key = source_key(self.group.name)
         return [path for path in sorted(self.folder.glob(f"*_desc-{RESULT}_*.json")) if _key(path) == key]
 
     def picture_folder(self, outputs: OutputPaths) -> Path:
@@ -72,12 +78,17 @@ class BidsPlacement:
 
     def annotate(self, result: Enhanced) -> Mapping[str, Any]:
         """BIDS metadata: sources, resolution, whether the head is stripped, and how its contrast came about."""
-        metadata = metadata_of(self.scan)
+        metadata = self._metadata()
         return {**self._common(result, metadata), **still_true(metadata)}
+
+    def _metadata(self) -> dict[str, Any]:
+        """What the JSON files say of the scan, or of all scans alike."""
+        first, *others = [metadata_of(scan) for scan in self.group.scans]
+        return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
     def describe_maps(self, result: Enhanced) -> dict[str, dict[str, Any]]:
         """What stands beside each map, by its name in the sidecar."""
-        common = self._common(result, metadata_of(self.scan))
+        common = self._common(result, self._metadata())
         experts = {f"volume {at}": name for at, name in enumerate(result.expert_names)}
         own: dict[str, dict[str, Any]] = {
             "uncertainty": {
@@ -94,7 +105,7 @@ class BidsPlacement:
         stripped = metadata.get("SkullStripped")
         return {
             "Description": f"{how[0].upper()}{how[1:]} by MoEDiff-SR; research use only",
-            "Sources": [f"bids:{SOURCE}:{self.scan.relative}"],
+            "Sources": [f"bids:{SOURCE}:{scan.relative}" for scan in self.group.scans],
             "Resolution": f"{sizes} mm, {how} from the scan's own grid",
             "SkullStripped": stripped if isinstance(stripped, bool) else _stripped(result),
         }

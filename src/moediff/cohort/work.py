@@ -108,6 +108,7 @@ class ScanSpec:
 
     Args:
         source: the scan.
+        others: further scans of the same head, which become one result with it.
         placement: where its results go.
         model: weights.
         options: of the enhancement.
@@ -121,6 +122,7 @@ class ScanSpec:
     """
 
     source: Path
+    others: tuple[Path, ...] = ()
     placement: Placement
     model: ModelChoice
     options: EnhanceOptions = field(default_factory=EnhanceOptions)
@@ -144,6 +146,8 @@ class ScanSpec:
         chosen |= {name: value for name, value in asdict(self.reading).items() if value is not None}
         if grid is not None:
             chosen["like"] = [grid.shape, grid.affine.tolist()]
+        if self.others:
+            chosen["others"] = [checksum_of(path) for path in self.others]
         if self.maps:
             chosen["maps"] = sorted(self.maps)
         if self.model.dtype != "float32":
@@ -170,7 +174,8 @@ def enhance_task(task: Task) -> Outcome:
 
 def _work(spec: ScanSpec) -> Outcome:
     begun = time.monotonic()
-    _require_content(spec.source)
+    for path in (spec.source, *spec.others):
+        _require_content(path)
     done = None if spec.redo else finished(spec)
     if done is not None:
         return Outcome("skipped", reason="done before", outputs=(str(done),))
@@ -233,15 +238,16 @@ def _whole(sidecar: Path, record: dict[str, Any], spec: ScanSpec) -> bool:
 
 
 def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
-    loaded = load(spec.source, trust=spec.reading.trust, index=spec.reading.index, series=spec.reading.series)
-    planned = EnhanceRequest(source=loaded, options=spec.options, outputs=OutputPaths(scan=spec.source)).planned
+    how = spec.reading
+    scans = [load(path, trust=how.trust, index=how.index, series=how.series) for path in (spec.source, *spec.others)]
+    planned = EnhanceRequest(source=scans, options=spec.options, outputs=OutputPaths(scan=spec.source)).planned
     outputs = spec.placement.outputs(planned.plan.stored_target.spacing_mm)
     for path in outputs.every():
         make_folder(path.parent)
     _refuse_foreign(outputs)
     checksum = spec.options_sha256()
     request = EnhanceRequest(
-        source=loaded,
+        source=scans,
         options=spec.options,
         outputs=outputs,
         overwrite=True,
