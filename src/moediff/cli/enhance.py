@@ -266,6 +266,8 @@ def _plain_enhancer(args: argparse.Namespace) -> Enhancer:
 def _enhancer(planned: PlannedScan, args: argparse.Namespace) -> Enhancer:
     """The model, after self-supervised fine-tuning on the scan where --adapt wants it."""
     enhancer = _plain_enhancer(args)
+    if not args.quiet and enhancer.model.device.type == "cpu":
+        _announce(planned, enhancer)
     if not args.adapt:
         return enhancer
     from moediff.inference.enhancer import Enhancer
@@ -275,6 +277,17 @@ def _enhancer(planned: PlannedScan, args: argparse.Namespace) -> Enhancer:
     progress = not args.quiet and sys.stderr.isatty()
     adapted = adapt([planned.scan], enhancer.bundle, chosen, plans=[planned.plan], progress=progress)
     return Enhancer(adapted, device=args.device, dtype=args.dtype)
+
+
+def _announce(planned: PlannedScan, enhancer: Enhancer) -> None:
+    """Say what a result finer than 1 mm costs, before the work begins."""
+    import torch
+
+    from moediff.inference.memory_estimate import announcement
+
+    network, threads = enhancer.bundle.config.denoiser, torch.get_num_threads()
+    if sentence := announcement(planned.plan, planned.options, network, threads):
+        print(f"moediff: {sentence}", file=sys.stderr)
 
 
 def _check_adaptable(request: EnhanceRequest) -> None:

@@ -1,4 +1,4 @@
-"""Memory estimate: peak resident memory of an enhancement, before it starts (`enhance --dry-run`).
+"""Memory estimate: peak resident memory of an enhancement, and its time, before it starts (`enhance --dry-run`).
 
 The numbers were fitted to measured peaks of whole processes on a CPU (`benchmarks/perf.py enhance`,
 LOG.md, 2026-11-26).
@@ -21,6 +21,32 @@ TARGET_MAPS = 3  # on a target that is not the working grid: result, uncertainty
 MAP_BYTES = 4  # a voxel of one more map
 FOREGROUND_SHARE = 0.7  # of a scan's box is read by the network
 RESERVED = 2.0  # times a small tile's own memory, for blocks that stay reserved between layers; large blocks go back
+SECONDS = 1.7e-6  # a voxel of the working grid, network evaluation and CPU thread, for the shipped width
+SECOND_THREAD = 0.7  # share of a further thread that is gained
+FINE_MM = 0.95  # results with smaller voxels are announced
+
+
+def seconds_on_cpu(plan: GridPlan, options: EnhanceOptions, threads: int) -> float:
+    """Time of the network on so many threads of a quiet CPU, about 30 % right (LOG.md, 2026-11-27)."""
+    evaluations = (
+        options.tta if options.mode == "faithful" and options.samples == 1 else options.steps * options.samples
+    )
+    return math.prod(plan.working.shape) * SECONDS * evaluations / (1 + SECOND_THREAD * (threads - 1))
+
+
+def announcement(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig, threads: int) -> str | None:
+    """Grid, memory and time of a result with voxels finer than 1 mm, in a sentence; None for any other."""
+    target = plan.stored_target
+    if plan.pass_through or min(target.spacing_mm) >= FINE_MM:
+        return None
+    sizes = " x ".join(f"{size:.3g}" for size in target.spacing_mm)
+    memory_gib = peak_memory_mib(plan, options, network) / 1024
+    minutes = seconds_on_cpu(plan, options, threads) / 60
+    times = math.prod(target.shape) / math.prod(plan.source.shape)
+    return (
+        f"voxels of {sizes} mm: a grid of {' x '.join(map(str, target.shape))}, {times:.1f} times the input's voxels; "
+        f"about {memory_gib:.1f} GiB and {minutes:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
+    )
 
 
 def peak_memory_mib(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig) -> int:
