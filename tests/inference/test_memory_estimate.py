@@ -15,7 +15,7 @@ from moediff.core.config import rng_for
 from moediff.core.geometry import RAS
 from moediff.core.volume import Grid
 from moediff.inference.grid_plan import GridPlan
-from moediff.inference.memory_estimate import announcement, peak_memory_mib, seconds_on_cpu
+from moediff.inference.memory_estimate import cost_sentence, peak_memory_mib, seconds_on_cpu
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import save
 from moediff.model.bundle import load_bundle
@@ -78,10 +78,10 @@ def fine_plan(size: float, shape: int) -> GridPlan:
 
 def test_a_result_finer_than_a_millimetre_is_announced_with_its_cost():
     network = DenoiserConfig(backbone=BackboneConfig(width=64))
-    said = announcement(fine_plan(0.5, 128), EnhanceOptions(), network, 2)
+    said = cost_sentence(fine_plan(0.5, 128), EnhanceOptions(), network, 2)
     assert said is not None and "0.5 x 0.5 x 0.5 mm: a grid of 128 x 128 x 128, 8.0 times the input's voxels" in said
     assert "GiB" in said and "on 2 CPU threads" in said
-    assert announcement(fine_plan(1.0, 64), EnhanceOptions(), network, 2) is None
+    assert cost_sentence(fine_plan(1.0, 64), EnhanceOptions(), network, 2) is None
 
 
 def test_time_is_that_of_the_measured_heads():

@@ -267,7 +267,7 @@ def _enhancer(planned: PlannedScan, args: argparse.Namespace) -> Enhancer:
     """The model, after self-supervised fine-tuning on the scan where --adapt wants it."""
     enhancer = _plain_enhancer(args)
     if not args.quiet and enhancer.model.device.type == "cpu":
-        _announce(planned, enhancer)
+        _say_cost(planned, enhancer)
     if not args.adapt:
         return enhancer
     from moediff.inference.enhancer import Enhancer
@@ -279,14 +279,14 @@ def _enhancer(planned: PlannedScan, args: argparse.Namespace) -> Enhancer:
     return Enhancer(adapted, device=args.device, dtype=args.dtype)
 
 
-def _announce(planned: PlannedScan, enhancer: Enhancer) -> None:
+def _say_cost(planned: PlannedScan, enhancer: Enhancer) -> None:
     """Say what a result finer than 1 mm costs, before the work begins."""
     import torch
 
-    from moediff.inference.memory_estimate import announcement
+    from moediff.inference.memory_estimate import cost_sentence
 
     network, threads = enhancer.bundle.config.denoiser, torch.get_num_threads()
-    if sentence := announcement(planned.plan, planned.options, network, threads):
+    if sentence := cost_sentence(planned.plan, planned.options, network, threads):
         print(f"moediff: {sentence}", file=sys.stderr)
 
 

@@ -34,7 +34,7 @@ def seconds_on_cpu(plan: GridPlan, options: EnhanceOptions, threads: int) -> flo
     return math.prod(plan.working.shape) * SECONDS * evaluations / (1 + SECOND_THREAD * (threads - 1))
 
 
-def announcement(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig, threads: int) -> str | None:
+def cost_sentence(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig, threads: int) -> str | None:
     """Grid, memory and time of a result with voxels finer than 1 mm, in a sentence; None for any other."""
     target = plan.stored_target
     if plan.pass_through or min(target.spacing_mm) >= FINE_MM:
