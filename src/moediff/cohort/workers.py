@@ -50,7 +50,11 @@ class Workers(Protocol):
 
 def lost_worker(why: str) -> Outcome:
     """The outcome of an attempt whose worker died."""
-    return Outcome("failed", TryAgain.exit_code, f"its worker process {why}; if memory ran out, use fewer processes")
+    return Outcome(
+        "failed",
+        TryAgain.exit_code,
+        f"its worker process {why}; if memory ran out: fewer scans at once, or more memory a job",
+    )
 
 
 class SerialWorkers:
