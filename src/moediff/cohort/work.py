@@ -184,7 +184,7 @@ def _work(spec: ScanSpec) -> Outcome:
     _draw(result, spec, outputs)
     for warning in result.sidecar.warnings:
         print(f"warning: {warning}")
-    print(f"wrote {printable(outputs.scan)}")
+    print(f"wrote {printable(outputs.scan.name)}")
     names = tuple(str(path) for path in outputs.every() if path.exists())
     return Outcome("done", seconds=time.monotonic() - begun, outputs=names)
 
