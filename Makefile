@@ -24,7 +24,7 @@ UNIFORM   ?=
 METHODS   := linear cubic lanczos zero-fill tv $(if $(UNIFORM),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default gpu lint wheel-test package containers-lint docs gallery numbers constraints clean
+.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default train-gpu gpu-pack gpu lint wheel-test package containers-lint docs gallery numbers constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -37,6 +37,8 @@ help:
 	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
 	@echo "make train-default     recipes/default.toml into ./runs/default (20 hours on 2 cores); run again to go on"
 	@echo "                       RECIPE=recipes/gpu.toml on one fast GPU; TRAIN=\"--slice 30\" and other options"
+	@echo "make train-gpu         the same stages on one GPU in 40 minutes; TRAIN=\"--minutes 8\""
+	@echo "make gpu-pack          data and packages for a GPU without a network; there: scripts/train_on_gpu.sh train OUT"
 	@echo "make gpu               where torch sees a GPU: does it agree with the CPU, and how fast is it?"
 	@echo "make test              set up, lint, type-check and run every quick test"
 	@echo "make browser           Debian's Chromium for the tests of the report (needs root); without it they are skipped"
@@ -106,6 +108,14 @@ benchmark-tables: $(STAMP)
 # From a run on the held-out persons: what docs/results.md needs, without the machine.
 benchmark-publish: $(STAMP)
 	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json --publish benchmarks/results/embedded.json
+
+# data and packages for a machine with a GPU but no network; there: scripts/train_on_gpu.sh train OUT
+gpu-pack: $(STAMP)
+	DATA=$(DATA) scripts/train_on_gpu.sh pack
+
+# here, where torch sees a GPU
+train-gpu: $(STAMP)
+	$(BIN)/moediff train recipes/gpu.toml --resume $(TRAIN)
 
 train-default: $(STAMP)
 	$(BIN)/moediff train $(RECIPE) --resume $(TRAIN)

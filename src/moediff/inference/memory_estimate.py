@@ -39,13 +39,13 @@ def cost_sentence(plan: GridPlan, options: EnhanceOptions, network: DenoiserConf
     target = plan.stored_target
     if plan.pass_through or min(target.spacing_mm) >= FINE_MM:
         return None
-    sizes = " x ".join(f"{size:.3g}" for size in target.spacing_mm)
+    sizes, shape = " x ".join(f"{size:.3g}" for size in target.spacing_mm), " x ".join(map(str, target.shape))
     memory_gib = peak_memory_mib(plan, options, network) / 1024
     minutes = seconds_on_cpu(plan, options, threads) / 60
     times = math.prod(target.shape) / math.prod(plan.source.shape)
     return (
-        f"voxels of {sizes} mm: a grid of {' x '.join(map(str, target.shape))}, {times:.1f} times the input's voxels; "
-        f"about {memory_gib:.1f} GiB and {minutes:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
+        f"voxels of {sizes} mm: a grid of {shape}, {times:.1f} times the input's voxels; about {memory_gib:.1f} GiB and "
+        f"{minutes:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
     )
 
 
