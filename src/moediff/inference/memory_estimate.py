@@ -44,7 +44,7 @@ def cost_sentence(plan: GridPlan, options: EnhanceOptions, network: DenoiserConf
     minutes = seconds_on_cpu(plan, options, threads) / 60
     times = math.prod(target.shape) / math.prod(plan.source.shape)
     return (
-        f"voxels of {sizes} mm: a grid of {shape}, {times:.1f} times the input's voxels; about {memory_gib:.1f} GiB and "
+        f"voxels of {sizes} mm: a grid of {shape}, {times:.1f} times the input's voxels; about {memory_gib:.1f} GiB, "
         f"{minutes:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
     )
 
