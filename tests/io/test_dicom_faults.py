@@ -173,7 +173,9 @@ def several(tmp_path: Path) -> Path:
 
 
 def test_row43_several_series_need_a_choice(several):
-    with pytest.raises(DataError, match=r"3 usable series.*--series.*5a: MR 2D GR, 12 x 10 x 9.*5b.*7: .*"):
+    with pytest.raises(
+        DataError, match=r"3 usable series.*--series.*5a: MR 2D GR, t1 \.\.\., .*axial, 12 x 10 x 9.*5b.*7: .*"
+    ):
         load(several)
     assert load(several, series="7").stem == "series-7_MR"
     assert float(load(several, series="1.2.3.7").stored.data_XYZ.max()) == 2 * known_voxels().max()

@@ -44,7 +44,7 @@ def test_the_list_shows_description_times_plane_and_thickness(tmp_path, capsys):
     assert (row["plane"], row["slices"], row["thickness_mm"]) == ("axial", 9, 5.0)
     assert main(["dicom", "list", str(tmp_path / "in")]) == 0
     printed = (printed + capsys.readouterr().out).lower()
-    assert "4000" in printed and not [secret for secret in SECRETS if secret in printed]
+    assert "4000/92" in printed and not [secret for secret in SECRETS if secret in printed]
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,12 @@ def test_what_is_not_stated_is_not_told(tmp_path, capsys):
     write(tmp_path / "in", slices())
     row = list_series(tmp_path / "in")[0].row()
     assert (row.tr_ms, row.te_ms, row.description) == (None, None, "t1 ...")
-    assert main(["dicom", "list", str(tmp_path / "in")]) == 0 and " - " in capsys.readouterr().out
+    assert main(["dicom", "list", str(tmp_path / "in")]) == 0 and " -/- " in capsys.readouterr().out
+
+
+def test_why_a_series_is_not_usable_is_not_cut_to_the_terminal(tmp_path, capsys):
+    write(tmp_path / "in", slices()[::2][:3] + slices()[7:])
+    assert main(["dicom", "list", str(tmp_path / "in")]) == 0
+    printed = capsys.readouterr().out
+    (row,) = (series.row() for series in list_series(tmp_path / "in"))
+    assert row.reason and f"not usable: {row.reason}" in printed

@@ -57,21 +57,28 @@ def list_command(args: argparse.Namespace) -> int:
 
 
 def _print_table(rows: list[SeriesRow]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """A line a series; the reason why one cannot be enhanced on a line of its own. Nothing is cut to fit a terminal."""
+    header = ("series", "description", "plane", "kind", "TR/TE ms", "matrix x slices", "voxel mm", "slice mm")
+    lines = [header, *map(_cells, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line, row in zip(lines, (None, *rows), strict=True):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        if row is not None and not row.usable:
+            print(f"    not usable: {row.reason}")
 
-    names = list(asdict(rows[0]))
-    table = Table(*(name.replace("_", " ") for name in names), box=None)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in asdict(row).values()))
-    Console(markup=False).print(table)
+
+def _cells(row: SeriesRow) -> tuple[str, ...]:
+    return (
+        row.series,
+        row.description or "-",
+        row.plane or "-",
+        " ".join(filter(None, (row.modality, row.sequence))),
+        f"{_number(row.tr_ms)}/{_number(row.te_ms)}",
+        " x ".join(str(n) for n in (*row.matrix, row.slices)),
+        " x ".join(f"{mm:g}" for mm in row.spacing_mm) or "-",
+        _number(row.thickness_mm),
+    )
 
 
-def _cell(value: str | int | float | bool | tuple[float, ...] | None) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " x ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

@@ -58,8 +58,8 @@ class SeriesRow:
         """One line of a message."""
         size = " x ".join(str(n) for n in (*self.matrix, self.slices))
         mm = " x ".join(f"{s:g}" for s in self.spacing_mm)
-        words = " ".join(filter(None, (self.modality, self.sequence, self.description, self.plane)))
-        text = f"{self.series}: {words}, {size}, {mm} mm"
+        words = ", ".join(filter(None, (" ".join(filter(None, (self.modality, self.sequence))), self.description)))
+        text = f"{self.series}: {words}, {self.plane or 'plane unknown'}, {size}, {mm} mm"
         return text if self.usable else f"{text} (not usable: {self.reason})"
 
 
