@@ -17,8 +17,8 @@ from moediff.core.errors import CannotCreate, ConfigError, DataError, GeometryEr
 from moediff.core.geometry import resample
 from moediff.core.volume import Grid, Volume
 from moediff.report.data import NO_SOURCE, ReportScans
-from moediff.report.embed import SIZES
-from moediff.report.page import render, script_json, viewer_script, write_page
+from moediff.report.embed import SIZES, Embedded
+from moediff.report.page import dropped, render, script_json, viewer_script, write_page
 
 
 class Tags(HTMLParser):
@@ -174,7 +174,7 @@ def test_pages_of_a_large_head_with_a_noisy_truth_and_every_map_keep_their_sizes
     assert int(re.findall(r"in (\d+) grey levels of the brain", page)[0]) >= 200
     page = render(scans, SIZES["small"])
     assert len(page.encode()) <= SIZES["small"].most_bytes
-    assert "<strong>Small page</strong>" in page and "grey levels in the brain&#39;s window instead of" in page
+    assert "<strong>Small page</strong>" in page and "Judge fine differences on the full page" in page
 
 
 def test_an_existing_page_is_kept_unless_asked(scans, tmp_path):
@@ -206,3 +206,15 @@ def test_a_map_of_another_grid_is_refused(phantom):
 def test_json_cannot_end_its_script_element():
     assert "<" not in script_json({"a": "</script>"})
     assert json.loads(script_json({"a": "</script>&"})) == {"a": "</script>&"}
+
+
+@pytest.mark.parametrize(
+    ("levels", "halved", "said"),
+    [
+        (127, False, "127 grey levels in the brain's window; maps in blocks of 3 x 3 x 3 voxels. Judge"),
+        (255, True, "scans in blocks of 2 x 2 x 2 voxels, so fine detail is lost; maps in blocks"),
+    ],
+)
+def test_a_small_page_says_what_it_gave_up_and_no_more(levels, halved, said):
+    assert dropped(Embedded((), (), levels, halved, SIZES["small"])).startswith(said)
+    assert dropped(Embedded((), (), levels, halved, SIZES["full"])) == ""

@@ -32,6 +32,7 @@ SPARE_BYTES = 100_000  # the page's own text, plots, script and style
 PARTS = "moediff.report"
 SCRIPTS = ("codec", "volume", "view", "viewer", "controls", "input", "main")  # in this order
 LEGEND_STOPS = 10
+FULL_LEVELS = 255  # grey levels that every full page has in the brain's window
 EMPTY = torch.zeros(0, dtype=torch.uint8)
 
 
@@ -71,7 +72,9 @@ def _placed(placed: Placed) -> dict[str, object]:
 
 
 def _viewer_scan(scan: Scan, placed: Placed) -> dict[str, object]:
-    named = {"key": scan.key, "title": scan.title, "voxel_size": scan.voxel_size}
+    merged = placed.packed.shape != scan.volume.shape
+    voxel_size = f"{scan.voxel_size}, shown coarser" if merged else scan.voxel_size
+    named = {"key": scan.key, "title": scan.title, "voxel_size": voxel_size}
     return {**named, "low": placed.low, "step": placed.step, **_placed(placed)}
 
 
@@ -98,11 +101,11 @@ def dropped(packed: Embedded) -> str:
     """What a page gave up for its size, in a sentence; empty for a full page."""
     if packed.size.name != "small":
         return ""
-    voxels = " Blocks of 2 x 2 x 2 voxels are merged, so fine detail is lost." if packed.halved else ""
-    return (
-        f"{packed.grey_levels} grey levels in the brain's window instead of 255 to 1023, and coarser maps "
-        f"({packed.size.map_block} voxels merged along each axis).{voxels} Judge fine differences on the full page."
-    )
+    block = packed.size.map_block
+    given_up = [f"{packed.grey_levels} grey levels in the brain's window"] if packed.grey_levels < FULL_LEVELS else []
+    given_up += ["scans in blocks of 2 x 2 x 2 voxels, so fine detail is lost"] if packed.halved else []
+    given_up += [f"maps in blocks of {block} x {block} x {block} voxels"]
+    return f"{'; '.join(given_up)}. Judge fine differences on the full page."
 
 
 def environment() -> Any:
