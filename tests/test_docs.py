@@ -68,7 +68,7 @@ def test_every_dependency_is_explained():
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
-        *(one for name in ("train", "report", "dicom", "study") for one in extras[name]),
+        *(one for name in ("train", "report", "dicom", "bids", "cluster", "align", "study") for one in extras[name]),
     ]
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", plain("constraints.txt"), re.M))
