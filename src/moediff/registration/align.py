@@ -17,13 +17,10 @@ from moediff.registration.mutual_information import blurred, common_blur_mm, reg
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 
 REFINEMENTS = 3
-WORST_MISMATCH = (
-    0.3  # same head 0.05-0.15, half as much again where slices moved; mirrored or another one 0.47 and more
-)
+WORST_MISMATCH = 0.2  # one head 0.05-0.15, also with a dark slice; mirrored 0.20 and more, another head 0.46
 LEAST_LEFT_MM = 0.3  # motion that refinement did not settle; half of the gain is lost at 0.5 mm
 WORST_APART_MM = 2.0  # between the two estimates
 UNEVEN_GAIN = 0.03  # standard deviation of the log of a gain that is corrected place by place
-FAR_MM = 40.0  # between the middles of two fields of view, from which frames are taken for unrelated
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,18 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
 
 
 def _aligned(fixed: Volume, moving: Volume) -> Alignment:
-    estimate = register(fixed, moving, _start(fixed, moving))
+    """From where the headers place the scan; from the middles of the heads where that leads nowhere."""
+    shared = float(field_of_view_mask(moving.grid, fixed.grid).float().mean())
+    first = _refined(fixed, moving, IDENTITY) if shared > LEAST_SHARED / 2 else None
+    if first is not None and first.misfit is None:
+        return first
+    middles = Rigid.of((0, 0, 0), [b - a for a, b in zip(_middle_mm(fixed), _middle_mm(moving), strict=True)])
+    second = _refined(fixed, moving, middles)
+    return second if first is None or second.misfit is None else first
+
+
+def _refined(fixed: Volume, moving: Volume, start: Rigid) -> Alignment:
+    estimate = register(fixed, moving, start)
     transform = estimate
     for _ in range(REFINEMENTS):
         now = agreement(fixed, moving, transform)
@@ -103,15 +111,6 @@ def _compared(fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid |
         remedy = "register them first" if estimate is None else "the head moved within it, or its header is wrong"
         misfit = f"its place is uncertain by {off:.1f} mm, {LEAST_LEFT_MM} are allowed: {remedy}"
     return Alignment(transform, now, apart, misfit)
-
-
-def _start(fixed: Volume, moving: Volume) -> Rigid:
-    """The headers' frames, or the middles of the heads where these have nothing in common."""
-    apart = torch.tensor(grid_centre_mm(moving.grid)) - torch.tensor(grid_centre_mm(fixed.grid))
-    shared = float(field_of_view_mask(moving.grid, fixed.grid).float().mean())
-    if shared > LEAST_SHARED and float(apart.norm()) < FAR_MM:
-        return IDENTITY
-    return Rigid.of((0, 0, 0), [b - a for a, b in zip(_middle_mm(fixed), _middle_mm(moving), strict=True)])
 
 
 def _middle_mm(volume: Volume) -> list[float]:
