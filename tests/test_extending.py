@@ -23,7 +23,7 @@ from moediff.io.formats import FORMATS
 from moediff.io.naming import default_output
 from moediff.model.bundle import Bundle, BundleConfig
 from moediff.model.denoiser import Denoiser
-from moediff.model.experts import EXPERTS
+from moediff.model.expert_table import EXPERTS
 
 SHAPE_XYZ = (24, 26, 10)
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "howto"

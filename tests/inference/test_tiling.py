@@ -30,7 +30,7 @@ from moediff.inference.tiling import (
 from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.model.config import BackboneConfig, DenoiserConfig, ExpertsConfig, GateConfig
 from moediff.model.denoiser import Denoiser
-from moediff.model.experts import EXPERTS, ExpertSpec
+from moediff.model.expert_table import EXPERTS, ExpertSpec
 from moediff.model.routing import make_condition
 
 LARGE = 10**12

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from moediff.core.errors import ConfigError
 from moediff.model.config import ExpertsConfig
 from moediff.model.execution import CHUNK_ROWS, SLAB_BYTES
-from moediff.model.experts import BRANCHED, EXPERTS, Experts, ExpertSpec
+from moediff.model.expert_table import BRANCHED, EXPERTS, ExpertSpec
+from moediff.model.experts import Experts
 from moediff.model.layers import from_lattice, local_mean, to_lattice
 from moediff.model.routing import cell_logits, cell_weights, shifted_logits, sparsify
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import moediff.model.denoiser as first
 
-FILES = [Path(first.__file__).parent / f"{name}.py" for name in ("layers", "encoder", "gate", "experts", "denoiser")]
+FILES = [
+    Path(first.__file__).parent / f"{name}.py"
+    for name in ("layers", "encoder", "gate", "feature_branches", "experts", "denoiser")
+]
 FILES.append(FILES[0].with_name("uncertainty_head.py"))
 
 
-def test_the_forward_pass_is_at_most_630_lines():
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in FILES) <= 630
+def test_the_forward_pass_is_at_most_600_lines():
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in FILES) <= 600
 
 
 def test_nothing_in_it_depends_on_gradients_or_devices():

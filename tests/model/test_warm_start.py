@@ -10,7 +10,7 @@ from moediff.core.errors import ConfigError
 from moediff.model.conditioning import NetworkInput, PerAxis
 from moediff.model.config import BackboneConfig, DenoiserConfig, ExpertsConfig, GateConfig
 from moediff.model.denoiser import Denoiser
-from moediff.model.experts import BRANCHED
+from moediff.model.expert_table import BRANCHED
 from moediff.model.routing import make_condition
 from moediff.model.warm_start import begin_from
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from moediff.core.errors import ConfigError
 from moediff.model.encoder import COARSE
-from moediff.model.experts import BRANCHED, EXPERTS
+from moediff.model.expert_table import BRANCHED, EXPERTS
 
 CELL = 2  # voxels
 MAX_LAYERS = 64  # a config from elsewhere must not keep us building

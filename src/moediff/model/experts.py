@@ -1,16 +1,13 @@
 """Experts: each turns the shared features into a complete denoised result, by a feature branch of its own.
 
-`EXPERTS` is the one table of them: name, branch, region of the brain and reach. To add an expert, write a branch and
-its row. Behind the branch come pointwise layers, which run on gathered rows: a cell costs only the experts that it
-needs, and sparse execution equals masked dense execution to rounding.
+`EXPERTS` (expert_table.py) is the one table of them. Behind the branch come pointwise layers, which run on gathered
+rows: a cell costs only the experts that it needs, and sparse execution equals masked dense execution to rounding.
 
 Axes: B batch, xyz cells, C channels, E experts, R rows (cells), V voxels of a cell (8), G embedding, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -18,84 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moediff.anatomy.regions import REGIONS
-from moediff.core.errors import ConfigError
-from moediff.model.execution import attended, map_rows, map_slabs, rows_of_experts, side_by_side
-from moediff.model.layers import from_lattice, local_mean, to_lattice
+from moediff.model.execution import map_rows, map_slabs, rows_of_experts, side_by_side
+from moediff.model.expert_table import EXPERTS, ExpertSpec
+from moediff.model.feature_branches import WINDOW
 
-WINDOW = 4  # cells; the reach of the junction expert's attention
 VOXELS = 8
-
-
-class Smooth(nn.Module):
-    """Mean over 7x7x7 cells, the middle ones counting more: a large, smooth receptive field for deep white matter."""
-
-    def forward(self, h_BxyzC: Tensor) -> Tensor:
-        """Same shape in and out."""
-        return local_mean(local_mean(h_BxyzC, 1), 2)
-
-
-class Detail(nn.Module):
-    """Features minus their local mean, gated by their own strength: high-frequency attention for cortex."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(channels, channels)
-
-    def forward(self, h_BxyzC: Tensor) -> Tensor:
-        """Same shape in and out."""
-        high = h_BxyzC - local_mean(h_BxyzC, 1)
-        return high * torch.sigmoid(self.score(high.abs()))
-
-
-class WindowAttention(nn.Module):
-    """Attention among the 64 cells of a 4x4x4 window: non-local context for the grey-white junction."""
-
-    def __init__(self, channels: int, width: int = 16) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(channels, 3 * width)
-        self.out = nn.Linear(width, channels)
-
-    def forward(self, h_BxyzC: Tensor) -> Tensor:
-        """Same shape in and out; lattice sides are multiples of 4."""
-        windows = to_lattice(self.qkv(h_BxyzC), WINDOW)
-        q, k, v = windows.reshape(-1, 1, WINDOW**3, 3, self.out.in_features).unbind(-2)
-        mixed = attended(q, k, v).reshape(*windows.shape[:4], -1)
-        return self.out(from_lattice(mixed, WINDOW))
-
-
-@dataclass(frozen=True)
-class ExpertSpec:
-    """Everything that tells one kind of expert from the others.
-
-    Args:
-        branch: makes its feature branch for so many channels, [B, x, y, z, C] -> same shape; buffers are persistent.
-            None: its layers read the shared features alone.
-        region: its region of the brain, one of `REGIONS`: what it is trained on and what reports call it.
-        reach_cells: how far its branch looks along every axis; 0 for windows of whole WINDOW cells.
-    """
-
-    branch: Callable[[int], nn.Module] | None
-    region: str
-    reach_cells: int = 0
-
-    def __post_init__(self) -> None:
-        if self.region not in REGIONS or self.reach_cells < 0:
-            raise ConfigError(f"expert of region {self.region!r}, reach {self.reach_cells}: choose from {REGIONS}, 0..")
-
-
-EXPERTS = {
-    "smooth": ExpertSpec(lambda channels: Smooth(), region="deep white matter", reach_cells=3),
-    "detail": ExpertSpec(Detail, region="cortex", reach_cells=1),
-    "window": ExpertSpec(WindowAttention, region="junction", reach_cells=0),
-    "plain": ExpertSpec(nn.Identity, region="rest", reach_cells=0),
-    "white-matter": ExpertSpec(None, region="deep white matter"),
-    "cortex": ExpertSpec(None, region="cortex"),
-    "junction": ExpertSpec(None, region="junction"),
-    "rest": ExpertSpec(None, region="rest"),
-}
-BRANCHED = ("smooth", "detail", "window", "plain")  # those of the first recipes
-UNIFORM = ("plain", "rest")  # read the features as they are, so that one of them alone is a denoiser for everything
 
 
 class Expert(nn.Module):

@@ -9,7 +9,8 @@ import torch
 
 from moediff.core.errors import ConfigError
 from moediff.model.denoiser import Denoiser
-from moediff.model.experts import UNIFORM, Expert
+from moediff.model.expert_table import UNIFORM
+from moediff.model.experts import Expert
 
 SHARED = ("encoder", "embedding", "backbone", "uncertainty_head")  # parts that do not depend on the experts
 
