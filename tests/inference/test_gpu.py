@@ -51,14 +51,14 @@ def test_the_pretended_gpu_refuses_what_a_gpu_refuses():
 def test_a_gpu_gets_everything_and_gives_the_same_back(bundle, enhancer, low, chosen, monkeypatch):
     options, places = EnhanceOptions(voxel_size=(3.0,), **chosen), []
     plain = enhancer(low, options)
-    finish = session.Session._finish
+    finish = session.Session.finish
 
     def watched(self, output):
         parts = self.prepared.interpolated_XYZ, self.prepared.mask_XYZ, output.result_XYZ
         places.extend(part.device.type for part in parts)
         return finish(self, output)
 
-    monkeypatch.setattr(session.Session, "_finish", watched)
+    monkeypatch.setattr(session.Session, "finish", watched)
     with pretended() as gpu:
         result = Enhancer(bundle, device="cuda")(low, options)
     assert places == ["cuda"] * 3
