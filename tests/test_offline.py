@@ -15,6 +15,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "moediff"
 NETWORK = {"socket", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "huggingface_hub"}
 
 LOOPBACK = {SOURCE / "training" / "distributed.py"}  # training processes of one machine find each other
+PAIRED = SOURCE / "cohort" / "local.py"  # a process and its worker hold the two ends of a pair of sockets
 # Answers readers of a study; it listens where the user says (on this machine by default) and calls nobody.
 SERVER = SOURCE / "study" / "server.py"
 
@@ -59,7 +60,7 @@ def _members(node: ast.ImportFrom) -> list[str]:
 
 @pytest.mark.fault(51)
 def test_no_module_of_ours_can_reach_a_network():
-    for file in set(SOURCE.rglob("*.py")) - LOOPBACK - {SERVER}:
+    for file in set(SOURCE.rglob("*.py")) - LOOPBACK - {SERVER, PAIRED}:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or "", *_members(node)] if isinstance(node, ast.ImportFrom) else []
@@ -88,3 +89,14 @@ def test_the_study_server_listens_and_calls_nobody():
     assert not any(
         call.endswith((".connect", ".sendto")) for call in calls if not call.startswith(("sqlite3.", "self."))
     )
+
+
+@pytest.mark.fault(51)
+def test_a_worker_is_reached_through_a_pair_of_sockets_only():
+    tree = ast.parse(PAIRED.read_text(encoding="utf-8"))
+    used = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "socket"
+    }
+    assert used <= {"socketpair", "socket"}
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert "socket.socketpair" in calls and "socket.socket" not in calls

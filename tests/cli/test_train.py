@@ -24,7 +24,7 @@ def test_former_settings_are_named_in_one_line_and_work(tmp_path: Path, capsys):
     assert main(["train", str(config), "--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert err.count("\n") == 1 and "rate is now learning_rate; loss.steady is now loss.shift_consistency" in err
-    assert "one stage, into" in out and "1 files to learn from" in out and "all are there" in out
+    assert "one stage, 1 steps of training, into" in out and "1 files to learn from" in out and "all are there" in out
 
 
 def test_a_dry_run_needs_no_parts_for_training(tmp_path: Path, monkeypatch, capsys):

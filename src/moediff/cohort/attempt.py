@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-import socket
+import platform
 import sys
 import time
 import traceback
@@ -113,7 +113,7 @@ class _Log(io.TextIOBase):
                 path = log_path(self._attempt.folder, self._attempt.task.name)
                 self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
                 stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                where = f"{socket.gethostname()}, process {os.getpid()}"
+                where = f"{platform.node()}, process {os.getpid()}"
                 self._file.write(f"--- {stamp}, attempt {self._attempt.number}, {where}\n")
             self._file.write(text)
         return len(text)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -99,7 +99,7 @@ class Journal:
             total=total,
             workers=workers,
             runner=runner,
-            host=socket.gethostname(),
+            host=platform.node(),
             pid=os.getpid(),
             version=__version__,
         )
