@@ -1,8 +1,8 @@
 """Estimate of a scan's sampling from its spectrum: does an axis show a scanner's filter or zero-filling?
 
 Heads have much the same power spectrum along a line, up to a factor and a slope. A window over k-space lowers its upper
-end far below that, and zero-filling leaves nothing there but noise. Both can be told in every head that was tried;
-averaging over voxels (box, bicubic, Gaussian) cannot: it changes the spectrum by less than heads differ
+end far below that, and zero-filling leaves nothing there but noise. Both show in every head that was tried;
+averaging over voxels (box, bicubic, Gaussian) does not: it changes the spectrum by less than heads differ
 (benchmarks/sampling_estimate.py; LOG.md, 2026-11-30).
 
 Axes: X Y Z voxels, F bands of frequency, N lines.
