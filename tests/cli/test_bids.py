@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 from study_maker import make_study
 
@@ -97,6 +98,20 @@ def test_sidecars_speak_bids(enhanced):
     assert about["DatasetLinks"] == {"raw": "../bids"} and (enhanced / "out" / about["DatasetLinks"]["raw"]).is_dir()
 
 
+def test_labels_of_experts_follow_their_weights(enhanced):
+    stem = enhanced / "out/sub-01/anat/sub-01_res-iso6_desc-expertsFLAIR"
+    labels, weights = nib.load(f"{stem}_dseg.nii.gz"), nib.load(f"{stem}_probseg.nii.gz")
+    labels_XYZ, weights_XYZE = np.asarray(labels.dataobj), weights.get_fdata()
+    assert labels.get_data_dtype() == np.uint8 and np.allclose(labels.affine, weights.affine)
+    inside = weights_XYZE.sum(-1) > 0.5
+    assert np.array_equal(labels_XYZ, np.where(inside, weights_XYZE.argmax(-1) + 1, 0)) and 0.05 < inside.mean() < 0.95
+    header, *rows = (line.split("\t") for line in Path(f"{stem}_dseg.tsv").read_text().splitlines())
+    names = json.loads(Path(f"{stem}_probseg.json").read_text())["LabelMap"]
+    assert header == ["index", "name", "color"]
+    assert {f"volume {int(index) - 1}": name for index, name, _ in rows} == names
+    assert json.loads(Path(f"{stem}_dseg.json").read_text())["Sources"] == ["bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"]
+
+
 def test_report_finds_the_input_of_a_result(enhanced):
     scan = enhanced / "out/sub-01/anat/sub-01_res-iso6_desc-sr_T1w.nii.gz"
     assert source_beside(scan) == enhanced / "bids/sub-01/anat/sub-01_T1w.nii.gz"
@@ -136,7 +151,9 @@ def test_other_options_do_everything_again(words, study, bundle):
     assert {name[:6] for name in changed(before, results(study))} == {"sub-01"}
 
 
-@pytest.mark.parametrize("lost", ["desc-sr_T1w.json", "desc-srstd_T1w.nii.gz", "desc-srT1w_mask.json"])
+@pytest.mark.parametrize(
+    "lost", ["desc-sr_T1w.json", "desc-srstd_T1w.nii.gz", "desc-srT1w_mask.json", "desc-expertsT1w_dseg.tsv"]
+)
 def test_a_result_that_lost_a_file_is_done_again(lost, study, bundle):
     if lost.endswith("sr_T1w.json"):  # without a sidecar the scan may be anybody's
         (study / "out/sub-01/anat/sub-01_res-iso6_desc-sr_T1w.nii.gz").unlink()

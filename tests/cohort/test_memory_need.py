@@ -20,7 +20,7 @@ def test_the_largest_scan_counts_as_in_a_dry_run(tmp_path, make_phantom, bundle,
     tasks = [
         Task(
             scan.source.name,
-            ScanSpec(source=scan.source, placement=BatchPlacement(scan, tmp_path), model=model, options=options),
+            ScanSpec(source=scan.source, placement=BatchPlacement(scan, out=tmp_path), model=model, options=options),
         )
         for scan in find_inputs([str(tmp_path)], [], tmp_path / "out")
     ]

@@ -17,7 +17,7 @@ def spec(maps=(), dtype="float32", reading=None, **options) -> ScanSpec:
     here = Path("scan.nii.gz")
     return ScanSpec(
         source=here,
-        placement=BatchPlacement(BatchScan(here, Path("scan")), Path("out"), maps),
+        placement=BatchPlacement(BatchScan(here, Path("scan")), out=Path("out"), maps=maps),
         model=ModelChoice(bundle=None, sha256="0", dtype=dtype),
         options=EnhanceOptions(**options),
         reading=reading or Reading(),

@@ -91,7 +91,7 @@ def _tasks(scans: list[BatchScan], args: argparse.Namespace) -> list[Task]:
             task_name(str(scan.relative)),
             ScanSpec(
                 source=scan.source,
-                placement=BatchPlacement(scan, args.output, maps, args.viewer),
+                placement=BatchPlacement(scan, out=args.output, maps=maps, viewer=args.viewer),
                 model=model,
                 options=options,
                 reading=shared.reading(args, args.series),

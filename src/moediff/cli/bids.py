@@ -142,7 +142,7 @@ def _tasks(index: Index, args: argparse.Namespace) -> list[Task]:
         ScanSpec(
             source=group.first.path,
             others=tuple(scan.path for scan in group.scans[1:]),
-            placement=BidsPlacement(group, args.out_dir, maps, args.viewer),
+            placement=BidsPlacement(group, out=args.out_dir, maps=maps, viewer=args.viewer),
             model=model,
             options=options,
             reading=shared.reading(args),

@@ -12,12 +12,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from moediff.cohort.placement import Placement
 from moediff.cohort.tasks import LONGEST_NAME, Outcome, Task
 from moediff.core.errors import CannotCreate, ConfigError, InputMissing, MoeDiffError, printable
 from moediff.inference.enhancer import Enhancer
@@ -29,7 +29,6 @@ from moediff.inference.sidecar import read_sidecar
 from moediff.io.checksum import checksum_of
 from moediff.io.lock import lock_of
 from moediff.io.missing import FETCH, is_annex_pointer
-from moediff.io.naming import sidecar_of
 from moediff.io.scans import load, write_text
 from moediff.model.bundle import embedded_path, read_manifest
 
@@ -70,36 +69,6 @@ class Reading:
     trust: str | None = None
     index: int | None = None
     series: str | None = None
-
-
-class Placement(Protocol):
-    """Where the files of one scan go.
-
-    Attributes:
-        maps_described: whether each map has a JSON file beside it.
-        folder: of the results.
-    """
-
-    @property
-    def maps_described(self) -> bool: ...
-
-    @property
-    def folder(self) -> Path: ...
-
-    def outputs(self, spacing_mm: Sequence[float]) -> OutputPaths:
-        """Every output, once the voxel size of the result is known."""
-
-    def sidecars(self) -> list[Path]:
-        """Sidecars that may be of this scan's results, whatever their voxel size."""
-
-    def annotate(self, result: Enhanced) -> Mapping[str, Any]:
-        """Further keys of the sidecar."""
-
-    def describe_maps(self, result: Enhanced) -> Mapping[str, Mapping[str, Any]]:
-        """What JSON files beside the maps say, by the maps' names; none where they have no such files."""
-
-    def picture_folder(self, outputs: OutputPaths) -> Path:
-        """Where pictures for pages go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +199,12 @@ def _choices(record: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _whole(sidecar: Path, record: dict[str, Any], spec: ScanSpec) -> bool:
-    """Whether the scan and the maps that a sidecar names are there, with their JSON files where they have some."""
+    """Whether the scan and the maps that a sidecar names are there, with the files beside these."""
     named = record.get("maps")
-    maps = [sidecar.parent / str(name) for name in named.values()] if isinstance(named, dict) else []
-    described = [sidecar_of(path) for path in maps if spec.placement.maps_described]
-    return all(path.is_file() and path.stat().st_size for path in (sidecar.with_suffix(".nii.gz"), *maps, *described))
+    maps = {key: sidecar.parent / str(name) for key, name in named.items()} if isinstance(named, dict) else {}
+    described = [path for name, of in maps.items() for path in spec.placement.companions(str(name), of)]
+    every = (sidecar.with_suffix(".nii.gz"), *maps.values(), *described)
+    return all(path.is_file() and path.stat().st_size for path in every)
 
 
 def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
@@ -308,11 +278,10 @@ def _enhancer(choice: ModelChoice) -> Enhancer:
 
 
 def _describe_maps(result: Enhanced, spec: ScanSpec, outputs: OutputPaths) -> None:
-    """Write the JSON files beside the maps that exist; `finished` asks for them."""
-    maps = outputs.maps()
-    for name, content in spec.placement.describe_maps(result).items():
-        if maps[name].exists():
-            write_text(json.dumps(content, indent=2) + "\n", sidecar_of(maps[name]), overwrite=True)
+    """Write what describes the maps that exist; `finished` asks for it."""
+    maps = {name: path for name, path in outputs.maps().items() if path.exists()}
+    for path, text in spec.placement.describe_maps(result, maps).items():
+        write_text(text, path, overwrite=True)
 
 
 def _draw(result: Enhanced, spec: ScanSpec, outputs: OutputPaths) -> None:
@@ -320,6 +289,6 @@ def _draw(result: Enhanced, spec: ScanSpec, outputs: OutputPaths) -> None:
     from moediff.cohort.pictures import draw_pictures
 
     try:
-        draw_pictures(result, spec.placement.picture_folder(outputs), outputs.scan)
+        draw_pictures(result, spec.placement.pictures, outputs.scan)
     except (MoeDiffError, OSError) as error:
         print(f"no pictures: {error}", file=sys.stderr)

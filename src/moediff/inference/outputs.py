@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from moediff.core.errors import CannotCreate, prefix_errors, printable
-from moediff.inference.result import Enhanced
+from moediff.inference.result import Enhanced, largest_XYZ
 from moediff.io.atomic import check_new_folder
 from moediff.io.dicom.writer import write_series
 from moediff.io.lock import output_lock, register_outputs
 from moediff.io.naming import files_of, sidecar_of, suffix_of
 from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
-from moediff.io.scans import check_free, save, save_maps, write_text
+from moediff.io.scans import check_free, save, save_labels, save_maps, write_text
 
 Annotate: TypeAlias = Callable[[Enhanced], Mapping[str, Any]]
 NO_UNCERTAINTY = "no uncertainty map was written: there is none for a scan that was passed through or sampled once"
@@ -32,6 +32,7 @@ class OutputPaths:
         scan: the enhanced scan, NIfTI; the sidecar is a JSON file beside it.
         uncertainty: standard deviation of every voxel.
         experts: gate weights, 4-D.
+        expert_labels: the expert of the largest weight, as whole numbers from 1; 0 where none worked.
         mask: where the network worked.
         single_experts: every expert's own result, 4-D.
         differences: every expert minus the result, then minus the interpolated input, 4-D.
@@ -42,6 +43,7 @@ class OutputPaths:
     scan: Path
     uncertainty: Path | None = None
     experts: Path | None = None
+    expert_labels: Path | None = None
     mask: Path | None = None
     single_experts: Path | None = None
     differences: Path | None = None
@@ -65,7 +67,7 @@ class OutputPaths:
 
     def maps(self) -> dict[str, Path]:
         """NIfTI files beside the scan, by the name of their field."""
-        names = ("uncertainty", "experts", "mask", "single_experts", "differences")
+        names = ("uncertainty", "experts", "expert_labels", "mask", "single_experts", "differences")
         return {name: path for name in names if (path := getattr(self, name)) is not None}
 
     def volumes(self) -> list[Path]:
@@ -180,8 +182,7 @@ def write(
     save(result.volume, paths.scan, storage=storage, codes=codes, overwrite=overwrite)
     if paths.uncertainty is not None:
         result = _write_uncertainty(result, paths.uncertainty, overwrite=overwrite)
-    if paths.experts is not None:
-        save_maps(result.maps.gate_XYZE(), affine, paths.experts, storage=storage, codes=codes, overwrite=overwrite)
+    _write_experts(result, paths, codes, overwrite=overwrite)
     if paths.mask is not None:
         mask = result.volume.with_data(result.maps.mask_XYZ().float())
         save(mask, paths.mask, storage=storage, codes=codes, overwrite=overwrite)
@@ -196,6 +197,18 @@ def write(
     result = replace(result, sidecar=replace(result.sidecar, maps=_names(paths)))
     write_text(result.sidecar.to_json(annotate and annotate(result)), paths.sidecar, overwrite=overwrite)
     return result
+
+
+def _write_experts(result: Enhanced, paths: OutputPaths, codes: tuple[int, int], *, overwrite: bool) -> None:
+    """Gate weights and the labels taken from them, computed once for both."""
+    if paths.experts is None and paths.expert_labels is None:
+        return
+    gate_XYZE, affine, storage = result.maps.gate_XYZE(), result.volume.affine, result.storage
+    if paths.experts is not None:
+        save_maps(gate_XYZE, affine, paths.experts, storage=storage, codes=codes, overwrite=overwrite)
+    if paths.expert_labels is not None:
+        labels = result.volume.with_data(largest_XYZ(gate_XYZE))
+        save_labels(labels, paths.expert_labels, storage=storage, codes=codes, overwrite=overwrite)
 
 
 def _names(paths: OutputPaths) -> dict[str, str]:

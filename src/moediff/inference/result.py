@@ -151,6 +151,11 @@ class Enhanced:
         return torch.cat([self.single_experts_XYZE - other.data_XYZ[..., None] for other in others], -1)
 
 
+def largest_XYZ(gate_XYZE: Tensor) -> Tensor:
+    """The expert of the largest weight, from 1, as uint8; 0 where the network did not work, and weights sum to 0."""
+    return torch.where(gate_XYZE.sum(-1) > 0.5, gate_XYZE.argmax(-1) + 1, 0).to(torch.uint8)
+
+
 def lazy_maps(scan: LoadedScan, plan: GridPlan, mask_XYZ: Tensor, gate: GateWeights) -> Maps:
     """Maps of a result of the network; until they are read, no volume of the target grid but the mask is in memory.
 

@@ -47,6 +47,7 @@ __all__ = [
     "grid_from_file",
     "load",
     "save",
+    "save_labels",
     "save_maps",
     "write_text",
 ]
@@ -183,6 +184,27 @@ def save_maps(
             raise GeometryError(f"expected 4 axes X Y Z E, got shape {tuple(data_XYZE.shape)}")
         checked = Volume(data_XYZE[..., 0], torch.as_tensor(affine)).affine
         writer.write(data_XYZE, checked, Path(path), writer.StoredForm(storage, codes), overwrite=overwrite)
+
+
+def save_labels(
+    volume: Volume,
+    path: Path | str,
+    *,
+    storage: StorageOrder = RAS,
+    codes: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+) -> None:
+    """Write labels, uint8, as they are; otherwise like `save`.
+
+    Raises:
+        CannotCreate, OutputFailed: see `save`.
+        GeometryError: the voxels are no uint8.
+    """
+    with prefix_errors(printable(path)):
+        if volume.data_XYZ.dtype != torch.uint8:
+            raise GeometryError(f"expected labels of type uint8, got {volume.data_XYZ.dtype}")
+        form = writer.StoredForm(storage, codes, writer.LABELS)
+        writer.write(volume.data_XYZ, volume.affine, Path(path), form, overwrite=overwrite)
 
 
 def grid_from_file(path: Path, option: str = "--like") -> Grid:

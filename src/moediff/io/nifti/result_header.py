@@ -1,4 +1,4 @@
-"""NIfTI-1 header of a result as bytes: float32 voxels, mm, sform and qform; importing nibabel would take 0.3 s.
+"""NIfTI-1 header of a result as bytes: voxels float32 or uint8, mm, both forms; importing nibabel would take 0.3 s.
 
 Axes: columns of an affine are voxel axes, rows are R, A, S in mm.
 """
@@ -13,12 +13,12 @@ from moediff.io.nifti.header import FIRST_BYTES, MM, NIFTI1
 
 DESCRIPTION = b"MoEDiff-SR research use only"
 DESCRIPTION_AT = 148
-FLOAT32 = 16
+DATATYPES = {"<f4": (16, 32), "u1": (2, 8)}  # kind of voxels: NIfTI's code, and bits
 MAX_DIM = 32767  # dim is int16 in NIfTI-1
 SAME_VOXELS = 1e-3  # corners may move this far by rounding the affine to float32
 
 
-def result_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, int]) -> bytes:
+def result_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, int], kind: str = "<f4") -> bytes:
     """Header and the four bytes that say that no extension follows.
 
     Where a quaternion cannot hold the affine (shear), the sform alone counts.
@@ -27,6 +27,7 @@ def result_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, 
         shape: of three or four axes.
         affine: voxel index -> RAS+ mm.
         codes: qform_code and sform_code.
+        kind: of the voxels, one of `DATATYPES`.
 
     Raises:
         DataError: more voxels along an axis than NIfTI-1 can say.
@@ -46,7 +47,7 @@ def result_header(shape: tuple[int, ...], affine: np.ndarray, codes: tuple[int, 
     header = np.frombuffer(memoryview(raw)[: NIFTI1.itemsize], NIFTI1)[:1]
     header["sizeof_hdr"], header["magic"] = NIFTI1.itemsize, b"n+1"
     header["dim"] = [len(shape), *shape, *[1] * (7 - len(shape))]
-    header["datatype"], header["bitpix"] = FLOAT32, 32
+    header["datatype"], header["bitpix"] = DATATYPES[kind]
     header["pixdim"] = [handedness, *sizes, 1, 1, 1, 1]
     header["vox_offset"], header["scl_slope"], header["xyzt_units"] = FIRST_BYTES, 1, MM
     header["qform_code"], header["sform_code"] = qform_code, sform_code

@@ -1,4 +1,4 @@
-"""Writer of float32 NIfTI-1 files: compressed, synced, read back and compared before they get their names.
+"""Writer of NIfTI-1 files (float32, or uint8 for labels): compressed, synced, read back and compared, then named.
 
 Axes: X Y Z voxels, E maps of one scan. Files store X fastest, then Y, Z, E.
 """
@@ -26,6 +26,7 @@ from moediff.io.nifti.header import read_header
 from moediff.io.nifti.result_header import SAME_VOXELS, result_header
 
 SLICES_AT_ONCE = 8
+LABELS = "u1"
 SUFFIXES = {".nii": False, ".nii.gz": True}  # and whether gzip is wanted
 
 
@@ -50,10 +51,11 @@ def require_suffix(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class StoredForm:
-    """Storage order of the voxels in the file, and (qform_code, sform_code)."""
+    """Storage order of the voxels in the file, (qform_code, sform_code), and the kind of the voxels."""
 
     storage: StorageOrder
     codes: tuple[int, int]
+    kind: str = "<f4"
 
 
 def write(data: Tensor, affine: Tensor, path: Path, form: StoredForm, *, overwrite: bool) -> None:
@@ -62,13 +64,13 @@ def write(data: Tensor, affine: Tensor, path: Path, form: StoredForm, *, overwri
     x, y, z = data.shape[:3]
     grid = form.storage.undo_grid(Grid((x, y, z), affine))
     shape = (*grid.shape, *data.shape[3:])
-    header = result_header(shape, grid.affine.numpy(), _known_codes(form.codes))
+    header = result_header(shape, grid.affine.numpy(), _known_codes(form.codes), form.kind)
     checksum = 0
 
     def fill(file: BinaryIO) -> None:
         nonlocal checksum
         pack = gzipped_pieces if gzipped else checked_pieces
-        for piece in pack(_pieces(header, data, form.storage)):
+        for piece in pack(_pieces(header, data, form)):
             checksum = piece.checksum
             file.write(piece.content)
 
@@ -92,12 +94,13 @@ def _known_codes(codes: tuple[int, int]) -> tuple[int, int]:
     return codes_to_write(codes)
 
 
-def _pieces(header: bytes, data: Tensor, storage: StorageOrder) -> Iterator[bytes]:
+def _pieces(header: bytes, data: Tensor, form: StoredForm) -> Iterator[bytes]:
     yield header
     data_XYZE = data.detach().cpu().unsqueeze(-1) if data.ndim == 3 else data.detach().cpu()
     for data_XYZ in data_XYZE.unbind(-1):
-        for slab_XYZ in storage.undo_data(data_XYZ).split(SLICES_AT_ONCE, dim=2):
-            yield slab_XYZ.float().permute(2, 1, 0).contiguous().numpy().astype("<f4", copy=False).tobytes()
+        for slab_XYZ in form.storage.undo_data(data_XYZ).split(SLICES_AT_ONCE, dim=2):
+            stored_ZYX = (slab_XYZ if form.kind == LABELS else slab_XYZ.float()).permute(2, 1, 0).contiguous()
+            yield stored_ZYX.numpy().astype(form.kind, copy=False).tobytes()
 
 
 def _verify(stream: Stream, shape: tuple[int, ...], affine: np.ndarray, checksum: int) -> None:
