@@ -1,6 +1,6 @@
 """MkDocs hooks: every command's help, every recipe key, and LOG.md and CHANGELOG.md of the repository as pages.
 
-Help is formatted at 100 columns without colours, so that the page is the same wherever it is built. Links to and from
+Help is formatted at 92 columns without colours, so that the page is the same wherever it is built. Links to and from
 LOG.md are written for the repository, where it lies beside the folder docs/.
 """
 
@@ -33,7 +33,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 def reference() -> str:
     """Markdown of every command's help."""
     sys.path.insert(0, str(ROOT / "src"))
-    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
+    os.environ |= {"COLUMNS": "92", "NO_COLOR": "1"}
     from moediff.cli.main import build_parser
 
     return "\n\n".join(f"## {c.prog}\n\n```text\n{c.format_help().rstrip()}\n```" for c in commands(build_parser()))

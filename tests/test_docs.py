@@ -158,6 +158,8 @@ def test_the_citation_file_is_valid():
     assert record["cff-version"] == "1.2.0" and record.get("type", "software") == "software"
     assert all("name" in author or "family-names" in author for author in record["authors"])
     assert record["version"] == moediff.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{record['version']}] - {record['date-released']}\n" in changes
 
 
 @pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda f: f.stem)
