@@ -22,7 +22,7 @@ from moediff.cohort.journal import read_entries
 from moediff.cohort.runner import run_tasks
 from moediff.cohort.tasks import Outcome, RunnerName, RunnerOptions, Summary, Task
 
-LONG_S, SHORT_S, SCAN_S = 1.0, 0.2, 23.0  # of a task; SCAN_S: a 1 mm head on one core, docs/model-card.md
+LONG_S, SHORT_S, SCAN_S = 1.0, 0.2, 23.0  # of a task; SCAN_S: a 1 mm head on one core, docs/aims.md
 WORKERS = 20  # asleep, they need no cores
 
 

@@ -4,7 +4,7 @@
 
 First table: the middle of val/ scans under every frozen recipe, with and without data consistency. "Preserved" means
 that the RMS difference between the input and the result, acquired again, is at most 1 % of the intensity range or 1.1
-times the estimated noise. Second table: faults on purpose (docs/failure-modes.md); the score is the out-of-distribution
+times the estimated noise. Second table: faults on purpose (docs/cases.md); the score is the out-of-distribution
 score. Axes: X Y Z voxels.
 """
 

@@ -1,7 +1,7 @@
 """Learning curve: gain against the logarithm of training time, from recorded measurements.
 
     python scripts/learning_curve.py [benchmarks/learning_curve.csv] [--plot docs/images/learning_curve.svg]
-        [--document docs/model-card.md]
+        [--document docs/aims.md]
 
 The measurements are those of LOG.md, "The stages of today's weights"; the file names the source of each. A
 straight line in log2(minutes) is fitted by least squares to ends of stages (`in_fit`), for whole heads. The interval of

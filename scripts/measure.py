@@ -93,7 +93,7 @@ MEASUREMENTS = (
         title="Data consistency, and scans with something wrong",
         call="limits.py",
         legend="Gap between the re-acquired result and the input, under every recipe; then the cases of "
-        "[when something is wrong](failure-modes.md).",
+        "[when something is wrong](cases.md).",
     ),
     Measurement(
         name="samplers",

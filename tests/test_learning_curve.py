@@ -43,6 +43,6 @@ def test_durations_are_readable(minutes, words, script):
     assert script.duration(minutes) == words
 
 
-def test_the_model_card_shows_the_recorded_measurements(script):
+def test_the_page_of_aims_shows_the_recorded_measurements(script):
     rows = script.read(ROOT / "benchmarks" / "learning_curve.csv")
-    assert script.table(rows) in (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
+    assert script.table(rows) in (ROOT / "docs" / "aims.md").read_text(encoding="utf-8")

@@ -16,7 +16,8 @@ GENERATED = {  # by commands, or records of what was measured
     "reliability.md",
     "metrics.md",
     "design.md",
-    "model-card.md",
+    "aims.md",
+    "cases.md",
     "scale.md",
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
