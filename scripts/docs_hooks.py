@@ -15,7 +15,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md")
-LONG = ("aims", "benchmarks", "cases", "dependencies", "design", "gallery", "hazards", "measured", "reliability", "scale")
+LONG = (
+    "aims",
+    "benchmarks",
+    "cases",
+    "dependencies",
+    "design",
+    "gallery",
+    "hazards",
+    "measured",
+    "reliability",
+    "scale",
+)
 RECORDS = {*BESIDE, *(f"{name}.md" for name in LONG)}
 ANSWERS = {"modes.md", "results.md", "tutorial.md", "install.md"}
 RECORDS_BOOST, ANSWERS_BOOST = 0.2, 2.0  # in the search: what answers a question comes first

@@ -1,4 +1,4 @@
-"""Language of the pages: spelling, plain and current English, sentences of readable length, mostly in the active voice."""
+"""Language of the pages: spelling, plain English, sentences of readable length, most of them active."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORDS = {"aims.md", "scale.md"}  # tables that scripts write
 READ = [  # what users read; records and lab notes are only spell-checked
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted(
         page
         for page in (ROOT / "docs").rglob("*.md")
-        if page.name not in {"benchmarks.md", "measured.md", "reliability.md", "design.md", "dependencies.md", "aims.md"}
+        if page.name not in {"benchmarks.md", "measured.md", "reliability.md", "design.md", "dependencies.md", *RECORDS}
     ),
 ]
 GUIDES = {"Start", "How to", "Explanation", "Extend"}  # parts of the menu that are read from top to bottom
@@ -37,18 +38,18 @@ RULES = {  # pattern -> what to write instead
     r"\bof (?:its|their|his|her) own\b": "its own, a separate",
     r"\b(?:has|have|had) to\b": "must, needs to",
     r"\b(?:whoever|whosoever|nobody|naught)\b": "anyone who, no person",
-    r"\b(?:at hand|tells? of|hands? out|gives? away|comes? about|came about)\b": "available, describes, assigns, arises",
+    r"\b(?:at hand|tells? of|hands? out|gives? away|comes? about|came about)\b": "is available, describes, assigns",
     r"\b(?:names|naming) (?:it|them|nobody|every one|which|what|that)\b": "lists, says",
-    r"\bso \w+ an? \w+": "such a",
+    r"\bso (?!that|as|does|do|did|is|are|was|were|will|can|has)\w+ an? \w+": "such a",
     r"(?:^|[.:;] )(?:Only|Never|Nowhere|Seldom) (?:is|are|does|do|did|has|have)\b": "subject before verb",
     r"\b(?:the way of|on the way to|by the hand of|under way)\b": "say it without the picture",
     r"\b(?:hundreds?|dozens?|lots|tons) of\b": "the number",
 }
 LONGEST = {True: 30, False: 40}  # words of a sentence or of a table's cell: guides, reference
-LONGEST_MEAN, MOST_PASSIVE = 16, 0.4
+LONGEST_MEAN, MOST_PASSIVE = 16, 0.35
 PASSIVE = re.compile(
-    r"\b(?:is|are|was|were|be|been|being)(?: \w+ly| not| also| only)? (?:\w+ed|made|shown|known|given|read|drawn|written|found|lost|left|cut|"
-    r"taken|done|seen|held|chosen|put|set|run)\b"
+    r"\b(?:is|are|was|were|be|been|being)(?: \w+ly| not| also| only)? "
+    r"(?:\w+ed|made|shown|known|given|read|drawn|written|found|lost|left|cut|taken|done|seen|held|chosen|put|set|run)\b"
 )
 
 
@@ -118,7 +119,7 @@ def test_sentences_are_short(page):
 def test_most_sentences_are_active(page):
     found = sentences(page.read_text(encoding="utf-8"))
     passive = [one for one in found if PASSIVE.search(one)]
-    assert len(passive) <= MOST_PASSIVE * len(found), passive
+    assert len(found) < 10 or len(passive) <= MOST_PASSIVE * len(found), passive
 
 
 LONGEST_CODE = 96  # characters: what a page shows on a screen of 1440 pixels without scrolling
