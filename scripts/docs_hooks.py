@@ -24,6 +24,7 @@ LONG = (
     "gallery",
     "hazards",
     "measured",
+    "reader-study-check",
     "reliability",
     "scale",
 )

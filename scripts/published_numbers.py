@@ -6,13 +6,15 @@
 A reference is a number followed by a comment that names it, `+2.44<!-- gain.thick5.psnr -->`; readers do not see the
 comment. The number keeps its decimals and its sign, so `+2.4<!-- gain.thick5.psnr -->` is written as +2.4. The tables
 are in docs/benchmarks.md and docs/measured.md (between their marks nothing is typed by hand) and in
-benchmarks/results/*.json.
+benchmarks/results/*.json; the embedded weights, the list of their training scans and limits in the code are read too.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping
@@ -20,14 +22,20 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from safetensors import safe_open
+
 from moediff.benchmark.aggregate import means, with_gains
 from moediff.benchmark.records import read_results
+from moediff.io.label_check import SATURATED
+from moediff.report.embed import SIZES
+from moediff.training.self_supervised import THICKEST, THINNEST
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "embedded.json"
 NUMBERS = ROOT / "docs" / "numbers.json"
 NUMBER = r"[+-]?\d+(?:\.\d+)?"
 REFERENCE = re.compile(rf"(?P<number>{NUMBER})(?P<comment><!-- (?P<name>[a-z][\w.-]*) -->)")
+WEIGHTS = ROOT / "src" / "moediff" / "bundles" / "default" / "model.safetensors"
 RECIPES = ("thick5", "low1.5", "iso2", "thick3", "mixed", "low-field", "iso1.5", "inplane2")
 FOCUS = "faithful"
 
@@ -143,6 +151,34 @@ def _others() -> Iterator[tuple[str, float]]:
             yield f"{name}.right", 100 * _measured(section, "accuracy", row)
 
 
+def _facts() -> Iterator[tuple[str, float]]:
+    """From the embedded bundle, the list of what it learned from, and limits in the code."""
+    tensors = safe_open(WEIGHTS, framework="numpy")
+    yield "weights.megabytes", WEIGHTS.stat().st_size / 1e6
+    yield (
+        "weights.million-parameters",
+        sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()),  # noqa: SIM118 / 1e6,
+    )
+    with (ROOT / "data" / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scans = [row["person"] for row in rows if row["role"] == "train"]
+    unsure = [person for person in scans if person.endswith("?")]  # may be the same person, or not
+    known = set(scans) - set(unsure)
+    yield from (("learned.scans", len(scans)), ("learned.persons", len(known) + len(unsure)))
+    yield "learned.persons.least", len(known) + len(set(unsure))
+    yield "learned.label-maps", sum(row["role"] == "labels" for row in rows)
+    yield "learned.contrast-agent", sum(row["path"].endswith("_T1c.nii.gz") for row in rows if row["role"] == "train")
+    yield from (("adapt.thinnest", THINNEST), ("adapt.thickest", THICKEST), ("mask.saturated", 100 * SATURATED))
+    yield from ((f"report.{name}.megabytes", size.most_bytes / 1e6) for name, size in SIZES.items())
+    study = json.loads((RESULTS.parent / "reader_study.json").read_text(encoding="utf-8"))
+    for row in study["strengths"]:
+        for key in ("put_in", "found", "low", "high"):
+            yield f"reader-study.{row['method']}.{key.replace('_', '-')}", row[key]
+    yield "reader-study.studies", study["simulated"]["studies"]
+    yield "reader-study.bias", study["simulated"]["largest_bias"]
+    yield "reader-study.coverage", 100 * study["simulated"]["coverage"]
+
+
 def _adapted(scan: str) -> float:
     """Gain with fine-tuning minus gain without, dB."""
     before, after = (_measured("Self-supervised fine-tuning", "gain, dB", scan, part=part) for part in (0, 1))
@@ -151,7 +187,7 @@ def _adapted(scan: str) -> float:
 
 def published() -> dict[str, float]:
     """Every name and its value, rounded to what the tables hold."""
-    numbers = dict(_gains()) | dict(_comparisons()) | dict(_others())
+    numbers = dict(_gains()) | dict(_comparisons()) | dict(_others()) | dict(_facts())
     return {name: round(value, 4) for name, value in sorted(numbers.items())}
 
 
