@@ -44,7 +44,7 @@ MAPS = ("--uncertainty", "--experts", "--mask", "--viewer")
 
 
 def run(folder: Path, bundle: Path, *words: str, level: str = "participant") -> int:
-    options = ["--bundle", str(bundle), "--voxel-size", "6", "--runner", "serial", "-q"]
+    options = ["--bundle", str(bundle), "--voxel-size", "6", "--runner", "serial", "-q", "--skip-bids-validation"]
     return main(["bids", str(folder / "bids"), str(folder / "out"), level, *options, *words])
 
 
@@ -144,6 +144,24 @@ def test_a_changed_input_is_enhanced_again_and_only_it(study, bundle):
     assert changed(before, results(study)) == {"sub-01_res-iso6_desc-sr_T1w.nii.gz"}
 
 
+def test_a_changed_sidecar_of_a_scan_does_it_again_and_only_it(study, bundle):
+    before = results(study)
+    (study / "bids/sub-02/anat/sub-02_FLAIR.json").write_text('{"EchoTime": 0.2}')  # wins over FLAIR.json
+    assert run(study, bundle, *MAPS) == 0
+    name = "sub-02_res-iso6_desc-sr_FLAIR"
+    assert changed(before, results(study)) == {f"{name}.nii.gz"}
+    assert json.loads((study / f"out/sub-02/anat/{name}.json").read_text())["EchoTime"] == 0.2
+    before = results(study)
+    assert run(study, bundle, *MAPS) == 0 and results(study) == before
+
+
+def test_a_page_that_was_not_written_before_is_written_and_one_that_is_not_wanted_goes(study, bundle):
+    page = study / "out/sub-01/figures/sub-01_res-iso6_desc-sr_T1w.html"
+    page.unlink()
+    assert run(study, bundle, "--participant-label", "01", *MAPS) == 0 and page.exists()
+    assert run(study, bundle, "--participant-label", "01", "--tta", "2", *MAPS[:3]) == 0 and not page.exists()
+
+
 @pytest.mark.parametrize("words", [("--tta", "2", *MAPS), ("--uncertainty", "--experts")])
 def test_other_options_do_everything_again(words, study, bundle):
     before = results(study)
@@ -183,6 +201,13 @@ def test_pages_can_be_drawn_from_files_alone(study, bundle):
     assert run(study, bundle, level="group") == 0
     text = (study / "out/sub-01.html").read_text(encoding="utf-8")
     assert text.count("what was changed, axial") == 4 and "No pictures" not in text
+
+
+def test_dry_run_names_what_cannot_be_read(study, bundle, capsys):
+    (study / "bids/sub-01/anat/sub-01_T1w.nii.gz").write_bytes(b"no scan")
+    assert run(study, bundle, "--dry-run", *MAPS) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("cannot be read"))
+    assert "sub-01_T1w.nii.gz" in line and "--like" not in line
 
 
 def test_dry_run_names_everything_and_writes_nothing(study, bundle, capsys):

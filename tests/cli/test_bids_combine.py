@@ -45,7 +45,16 @@ def test_scans_that_differ_in_one_entity_make_a_group(tmp_path):
 
 
 def test_runs_become_one_result_that_names_all_of_them(study, bundle, capsys):
-    words = ["bids", str(study / "bids"), str(study / "out"), "participant", "--combine", "run", "-q"]
+    words = [
+        "bids",
+        str(study / "bids"),
+        str(study / "out"),
+        "participant",
+        "--combine",
+        "run",
+        "-q",
+        "--skip-bids-validation",
+    ]
     words += ["--bundle", str(bundle), "--voxel-size", "6", "--runner", "serial"]
     assert main(words) == 0
     anat = study / "out/sub-01/anat"

@@ -29,6 +29,7 @@ def main(runner: str, folder: Path, seconds: float) -> int:
         processes=2,
         memory_mb=None if runner in ("processes", "dask") else 1000,
         task_memory_mb=500,
+        retries=1,  # for the worker that is killed: what Slurm takes away does not count
         retry_delay_s=0.5,
         quiet=True,
         queue=QueueOptions(walltime="00:20:00", partition=os.environ.get("PARTITION")),

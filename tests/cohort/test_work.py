@@ -21,7 +21,6 @@ def spec(maps=(), dtype="float32", reading=None, **options) -> ScanSpec:
         model=ModelChoice(bundle=None, sha256="0", dtype=dtype),
         options=EnhanceOptions(**options),
         reading=reading or Reading(),
-        maps=maps,
     )
 
 

@@ -25,6 +25,7 @@ OPTIONS = {
         option("--list", type=Path, action="append", default=[], metavar="FILE", help="file with an input a line"),
         option("--series", metavar="N", help="which DICOM series of each folder, by number or UID"),
         *shared.READING,
+        *shared.refused(shared.INSTEAD | shared.NOT_IN_BATCH),
     ),
     OUTPUT: (
         option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; folders stay as they are"),
@@ -95,7 +96,7 @@ def _tasks(scans: list[BatchScan], args: argparse.Namespace) -> list[Task]:
                 model=model,
                 options=options,
                 reading=shared.reading(args, args.series),
-                maps=maps,
+                viewer_size=args.report_size,
                 redo=args.redo,
             ),
         )

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moediff._version import RESEARCH_ONLY
 from moediff.cli import cohort_options as shared
@@ -18,7 +18,9 @@ from moediff.core.memory import tune_allocator
 if TYPE_CHECKING:
     from moediff.cli import Commands
     from moediff.cohort.bids_index import Index, Selection
+    from moediff.cohort.bids_validation import Validation
     from moediff.cohort.tasks import Summary, Task
+
 
 LEVELS = ("participant", "group")
 OPTIONS = {
@@ -51,8 +53,14 @@ OPTIONS = {
         ),
         option("--combine", choices=("run", "acq"), help="several scans that differ in run- or acq- become one result"),
         option("--bids-filter-file", type=Path, metavar="JSON", help="only scans with these entities, as in fMRIPrep"),
-        option("--skip-bids-validation", action="store_true", help="do without a valid dataset_description.json"),
+        option(
+            "--skip-bids-validation",
+            action="store_true",
+            help="neither validate the dataset nor ask for its description",
+        ),
+        option("--no-align", action="store_true", help="--combine: trust headers, do not register the scans"),
         *shared.READING,
+        *shared.refused(shared.INSTEAD | shared.NOT_IN_BIDS),
     ),
     OUTPUT: (*shared.GRID, *shared.MAPS, *shared.PAGES),
     **shared.RUNNING,
@@ -86,7 +94,7 @@ def add(commands: Commands) -> None:
 
 def bids_command(args: argparse.Namespace) -> int:
     """Check everything, enhance what is not done, and write the pages."""
-    from moediff.cohort.bids_dataset import LOGS, check_apart, open_dataset, read_description
+    from moediff.cohort.bids_dataset import LOGS, check_apart, open_dataset
     from moediff.cohort.bids_index import index_dataset
     from moediff.cohort.results import bids_results
     from moediff.core.errors import InputMissing, printable
@@ -103,18 +111,47 @@ def bids_command(args: argparse.Namespace) -> int:
     check_apart(root, out)
     if args.combine:
         require_registration()
-    source = {} if args.skip_bids_validation else read_description(root)
+    source = _description(args)
     index = index_dataset(root, _selection(args))
     _say_index(index, args)
+    validation = _validation(index, logs, args)
+
+    def prepare() -> None:
+        open_dataset(out, root, source)
+        validation.remember(logs)
+
     cohort = Cohort(
         out=out,
         logs=logs,
         tasks=_tasks(index, args),
         results=lambda: bids_results(out),
-        prepare=lambda: open_dataset(out, root, source),
+        prepare=prepare,
         again=lambda summary: _again(summary, args),
     )
     return run_cohort(cohort, args)
+
+
+def _description(args: argparse.Namespace) -> dict[str, Any]:
+    """The dataset's description; without validation, an empty one where it cannot be read."""
+    from moediff.cohort.bids_dataset import read_description
+    from moediff.core.errors import MoeDiffError
+
+    try:
+        return read_description(args.bids_dir)
+    except MoeDiffError:
+        if args.skip_bids_validation:
+            return {}
+        raise
+
+
+def _validation(index: Index, logs: Path, args: argparse.Namespace) -> Validation:
+    """What the official validator finds, if it is wanted and there."""
+    from moediff.cohort.bids_validation import Validation, validate
+
+    result = Validation() if args.skip_bids_validation else validate(args.bids_dir, index, logs)
+    if result.note and not args.quiet:
+        print(f"moediff: {result.note}", file=sys.stderr)
+    return result
 
 
 def _selection(args: argparse.Namespace) -> Selection:
@@ -146,7 +183,7 @@ def _tasks(index: Index, args: argparse.Namespace) -> list[Task]:
             model=model,
             options=options,
             reading=shared.reading(args),
-            maps=maps,
+            viewer_size=args.report_size,
             redo=args.redo,
         )
         for group in groups

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,45 @@ def _of_enhance(group: str, *names: str) -> tuple[Option, ...]:
     return tuple(row for name in names for row in rows if name in row.names)
 
 
+class Refuse(argparse.Action):
+    """An option of `enhance` that many scans do not take: its sentence, and the exit code of a wrong usage."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs="?", const=const, help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _names: object, _value: object, name: str | None = None
+    ) -> None:
+        """End with the sentence."""
+        parser.error(f"{name}: {self.const}")
+
+
+ONE_BY_ONE = "it is for single scans: `moediff enhance` writes it"
+INSTEAD = {  # options of `enhance` -> why they are not taken, or what is there instead
+    "--adapt": (
+        "weights of their own would make the scans of a study hard to compare: fine-tune once for a protocol with "
+        "`moediff adapt`, then give these weights to all by --bundle"
+    ),
+    "--report": "--viewer writes such a page for every scan",
+    "--single-experts": ONE_BY_ONE,
+    "--differences": ONE_BY_ONE,
+    "--dicom-out": "a new series is never replaced, so it cannot be done again: `moediff enhance` writes it",
+    "--overwrite": "results that no longer fit are replaced without being asked; --redo replaces all",
+    "--threads": "--nthreads, threads of each scan",
+    "--json": "the JSON file beside each result says it",
+    "--verbose": "the log of each scan says it",
+}
+NOT_IN_BIDS = {"--series": "`bids` reads no DICOM files: convert them, or use `moediff batch`"}
+NOT_IN_BATCH = {"--no-align": "each scan becomes a result of its own here; `bids --combine` makes one of several"}
+
+
+def refused(reasons: Mapping[str, str]) -> tuple[Option, ...]:
+    """Rows that no help shows."""
+    return tuple(
+        Option((name,), {"action": Refuse, "const": why, "help": argparse.SUPPRESS}) for name, why in reasons.items()
+    )
+
+
 READING = _of_enhance("input", "--trust", "--volume", "--trust-intensities")
 GRID = _of_enhance("output", "--voxel-size", "--like")
 MAPS = (
@@ -31,7 +70,13 @@ MAPS = (
     option("--mask", action="store_true", help="also write where the network worked"),
 )
 PAGES = (
-    option("--viewer", action="store_true", help="also write an interactive page for every scan (up to 8 MB each)"),
+    option("--viewer", action="store_true", help="also write an interactive page for every scan"),
+    option(
+        "--report-size",
+        choices=("full", "small"),
+        default="small",
+        help="of these pages, small: at most 7 MB, with fewer grey levels; full: about 25 MB for a fine head",
+    ),
     option("--no-pages", action="store_true", help="write no pages; `group` writes them later"),
 )
 QUALITY = _of_enhance("quality", "--mode", "--tta", "--correct-slice-intensity", "--profile")

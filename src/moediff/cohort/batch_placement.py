@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class BatchPlacement(Placement):
         scan = default_output(self.folder / self.scan.relative.name, self.scan.relative.name)
         maps = {name: scan.with_name(scan.name.replace("desc-sr", MAP_NAMES[name], 1)) for name in self.maps}
         return OutputPaths(scan=scan, **maps)
+
+    def metadata_sha256(self) -> str:
+        """Of the JSON file beside the scan."""
+        path = sidecar_of(self.scan.source)
+        try:
+            return "" if self.scan.source.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            return ""  # there is none
 
     def sidecars(self) -> list[Path]:
         """The sidecar of this scan's result."""

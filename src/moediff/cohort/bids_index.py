@@ -77,7 +77,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Index:
-    """What was search.
+    """What was found.
 
     Args:
         scans: those wanted, in the order of their names.
@@ -111,7 +111,7 @@ def index_dataset(root: Path, selection: Selection) -> Index:
     ignores, search = _ignores(root), _Search()
     for label in _participants(root, selection):
         before = len(search.scans)
-        for folder in _anat_folders(root, f"sub-{label}"):
+        for folder in anat_folders(root, f"sub-{label}"):
             _look_into(root, folder, label, (selection, ignores), search)
         if len(search.scans) == before:
             search.without.append(label)
@@ -146,7 +146,7 @@ def _participants(root: Path, selection: Selection) -> list[str]:
         return [label for label in there if label in set(wanted)] if wanted else there
 
 
-def _anat_folders(root: Path, participant: str) -> Iterator[PurePosixPath]:
+def anat_folders(root: Path, participant: str) -> Iterator[PurePosixPath]:
     """Folders that may hold scans: directly below the participant and in its sessions."""
     yield PurePosixPath(participant, DATATYPE)
     for entry in _entries(f"{root}/{participant}"):

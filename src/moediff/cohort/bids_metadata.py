@@ -46,7 +46,8 @@ def metadata_of(scan: BidsScan) -> dict[str, Any]:
     folders = [scan.root / parent for parent in reversed(scan.relative.parents)]  # the root comes first
     result: dict[str, Any] = {}
     for folder in folders:
-        fitting = [(name, path) for name, path in _sidecars(folder) if _applies(name, scan.name)]
+        changed_ns = folder.stat().st_mtime_ns  # a file was added or left
+        fitting = [(name, path) for name, path in _sidecars(folder, changed_ns) if _applies(name, scan.name)]
         for _, path in sorted(fitting, key=lambda pair: len(pair[0].entities)):
             result |= _read(path)
     return result
@@ -64,7 +65,7 @@ def _plain(value: object) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _sidecars(folder: Path) -> Sequence[tuple[BidsName, Path]]:
+def _sidecars(folder: Path, _changed_ns: int) -> Sequence[tuple[BidsName, Path]]:
     """JSON files directly in a folder that are named like sidecars; `T1w.json` has no entity."""
     result = []
     for path in sorted(folder.glob("*.json")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class BidsPlacement(Placement):
         """Sidecars of this scan's results, whatever their voxel size."""
         key = source_key(self.group.name)
         return [path for path in sorted(self.folder.glob(f"*_desc-{RESULT}_*.json")) if _key(path) == key]
+
+    def metadata_sha256(self) -> str:
+        """Of what the inherited JSON files say, and those beside the scans."""
+        every = [metadata_of(scan) for scan in self.group.scans]
+        return hashlib.sha256(json.dumps(every, sort_keys=True).encode()).hexdigest() if any(every) else ""
 
     def annotate(self, result: Enhanced) -> Mapping[str, Any]:
         """BIDS metadata: sources, resolution, whether the head is stripped, and how its contrast came about."""

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from moediff.cohort.attempt import Attempt, limit_threads, run_attempt
 from moediff.cohort.local import share_machine
+from moediff.cohort.queue_jobs import PREEMPTED, Jobs, ask_slurm
 from moediff.cohort.tasks import Outcome, RunnerOptions
 from moediff.cohort.workers import Report, lost_worker
 from moediff.core.errors import ConfigError, TryAgain
@@ -62,6 +63,7 @@ class DaskWorkers:
         self._settings = dask.config.set(SETTINGS)
         self._ended: Queue[tuple[Group, Future[list[Outcome | None]]]] = Queue()
         self._futures: set[Future[list[Outcome | None]]] = set()
+        self._jobs = Jobs(ask_slurm if options.runner == "slurm" else None)
         self._waiting: list[Attempt] = []  # handed over by the runner, not sent yet
         self._scale_next = time.monotonic() + REPLACE_S
         share = share_machine(options, tasks, usable_cores(), free_memory_mb())
@@ -98,6 +100,7 @@ class DaskWorkers:
 
     def wait(self, timeout_s: float) -> list[Report]:
         self._send()
+        self._note_jobs()
         self._replace_lost_jobs()
         reports: list[Report] = []
         with suppress(Empty):
@@ -128,7 +131,10 @@ class DaskWorkers:
         ended = [(attempt, outcome) for attempt, outcome in zip(group, outcomes, strict=True) if outcome is not None]
         quick = ended and sum(outcome.seconds for _, outcome in ended) < QUICK_S * len(group)
         self._group = min(2 * self._group, MOST_GROUPED) if quick and len(ended) == len(group) else 1
-        return [Report(attempt.task, outcome, worker_lost=worker_lost) for attempt, outcome in ended]
+        preempted = any(outcome.reason == PREEMPTED for _, outcome in ended)
+        return [
+            Report(attempt.task, outcome, worker_lost=worker_lost, preempted=preempted) for attempt, outcome in ended
+        ]
 
     def _outcomes(self, group: Group, future: Future[list[Outcome | None]]) -> tuple[Sequence[Outcome | None], bool]:
         """Outcomes of a group, and whether its worker was lost; which of several it was lost over is not known."""
@@ -143,11 +149,19 @@ class DaskWorkers:
         if len(group) > 1:
             return [None] * len(group), False
         if isinstance(error, KilledWorker):
+            if self._jobs.ended_by_queue(str(error.last_worker.name)):
+                return [Outcome("failed", TryAgain.exit_code, PREEMPTED)], True
             return [lost_worker("was ended")], True
         if type(error).__name__ in ("CancelledError", "FutureCancelledError", "TimeoutError"):
             return [Outcome("failed", TryAgain.exit_code, "its result was lost on the way: run again")], False
         code, reason = describe_fault(error)
         return [Outcome("failed", code, reason)], False
+
+    def _note_jobs(self) -> None:
+        """Which job each worker runs in; Dask forgets it soon after the job has ended."""
+        for name, job in self._cluster.workers.items():
+            if getattr(job, "job_id", None):
+                self._jobs.note(str(name), str(job.job_id))
 
     def _replace_lost_jobs(self) -> None:
         """Dask forgets a job whose worker was lost; asking for the full number again replaces it."""

@@ -31,7 +31,8 @@ class Entry:
 
     Args:
         event: run: a run begins; start: a task was handed to a worker; done, skipped, failed: it ended for good;
-            retry: an attempt failed and another one follows; wait: another run works on it; lost: a worker died;
+            retry: an attempt failed and another one follows; wait: another run works on it, or a
+            queue took its worker away; lost: a worker died;
             end: the run ended.
         time_s: seconds since 1970.
         task: name.

@@ -31,7 +31,7 @@ def _need_mb(task: Task) -> int | None:
     try:
         bundle = embedded_path() if spec.model.bundle is None else spec.model.bundle
         config = parse_as(BundleConfig, read_manifest(bundle)["config"], warn=False)
-        stored = grid_from_file(spec.source)
+        stored = grid_from_file(spec.source, option="")
         source = StorageOrder.of(stored.affine).apply_grid(stored)
         stored_target = target_grid(stored, spec.options)
         storage = StorageOrder.of(stored_target.affine)

@@ -44,10 +44,18 @@ class Placement(ABC):
     def sidecars(self) -> list[Path]:
         """Sidecars that may be of this scan's results, whatever their voxel size."""
 
+    @abstractmethod
+    def metadata_sha256(self) -> str:
+        """Checksum of what JSON files say of the scan or scans as they are now; empty where they have none."""
+
     def outputs(self, spacing_mm: Sequence[float]) -> OutputPaths:
         """Every output, with the page beside the pictures."""
         paths = self.volumes(spacing_mm)
-        return replace(paths, report=self.pictures / f"{paths.sidecar.stem}.html" if self.viewer else None)
+        return replace(paths, report=self.page_of(paths.sidecar) if self.viewer else None)
+
+    def page_of(self, sidecar: Path) -> Path:
+        """The interactive page of a result, which may not be there."""
+        return self.pictures / f"{sidecar.stem}.html"
 
     def annotate(self, result: Enhanced) -> Mapping[str, Any]:
         """Further keys of the sidecar."""

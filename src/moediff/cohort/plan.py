@@ -20,7 +20,7 @@ def planned_line(task: Task) -> str:
         done = None if spec.redo else finished(spec)
         if done is not None:
             return f"done            {printable(spec.source)} -> {printable(done.with_suffix('.nii.gz'))}"
-        grid = target_grid(grid_from_file(spec.source), spec.options)
+        grid = target_grid(grid_from_file(spec.source, option=""), spec.options)
         scan = spec.placement.outputs(grid.spacing_mm).scan
     except MoeDiffError as error:
         return f"cannot be read  {printable(str(error))}"

@@ -21,14 +21,15 @@ from moediff.cohort.workers import Report, SerialWorkers, Workers
 from moediff.core.errors import ConfigError
 
 WAIT_S = 0.5  # between looks at the clock, at most
-HELD_DELAY_S = 2.0  # before a task that another run works on is looked at again
+HELD_DELAY_S = 2.0  # before a task that another run works on, or a queue interrupted, is handed out again
 
 
 def run_tasks(tasks: Sequence[Task], work: Work, options: RunnerOptions) -> Summary:
     """Do every task once, wherever the options say; a failed one never stops the others.
 
     A task is retried where its exit code says temporary or its worker died, up to `options.retries` times; one that
-    another run works on is waited for. Interrupted at any moment, it can be run again: `work` finds what is done.
+    another run works on is waited for, and one whose worker a queue took away is handed out again. Interrupted at any
+    moment, it can be run again: `work` finds what is done.
 
     Args:
         tasks: of the cohort; their names differ.
@@ -141,7 +142,7 @@ class _Run:
         attempt = self.under_way.pop(task.name)
         if report.worker_lost:
             self._note_end("lost", task, attempt, outcome)
-        if outcome.reason == HELD:
+        if outcome.reason == HELD or report.preempted:
             self._note_end("wait", task, attempt, outcome)
             self._try_again(task, attempt, HELD_DELAY_S)
         elif outcome.temporary and attempt <= self.options.retries and not self.stopping:

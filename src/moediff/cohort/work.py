@@ -1,7 +1,7 @@
 """Work of one task: one scan, from the input's file to its result and its pictures, unless that is there already.
 
-Done means: a sidecar of this scan names the checksums of the input, of the weights and of the options as they are now,
-and all its files are there. Anything else is done again.
+Done means: a sidecar of this scan names the checksums of the input, of what JSON files say of it, of the weights and of
+the options as they are now, and all its files are there. Anything else is done again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from moediff.io.missing import FETCH, is_annex_pointer
 from moediff.io.scans import load, write_text
 from moediff.model.bundle import embedded_path, read_manifest
 
-OPTIONS_KEY = "options_sha256"  # in the sidecar
+OPTIONS_KEY, METADATA_KEY = "options_sha256", "metadata_sha256"  # in the sidecar
 MAPS = ("uncertainty", "experts", "mask")
 
 
@@ -82,8 +82,7 @@ class ScanSpec:
         model: weights.
         options: of the enhancement.
         reading: how the scan is read.
-        maps: which of `MAPS` are written too.
-        viewer: whether the interactive page of the scan is written too.
+        viewer_size: of the interactive page, full or small.
         redo: whether results that are there count for nothing.
 
     Raises:
@@ -96,12 +95,11 @@ class ScanSpec:
     model: ModelChoice
     options: EnhanceOptions = field(default_factory=EnhanceOptions)
     reading: Reading = field(default_factory=Reading)
-    maps: tuple[str, ...] = ()
-    viewer: bool = False
+    viewer_size: str = "small"
     redo: bool = False
 
     def __post_init__(self) -> None:
-        if "uncertainty" in self.maps and self.options.mode == "detail" and self.options.samples < 2:
+        if "uncertainty" in self.placement.maps and self.options.mode == "detail" and self.options.samples < 2:
             raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful predicts it")
 
     def options_sha256(self) -> str:
@@ -117,8 +115,8 @@ class ScanSpec:
             chosen["like"] = [grid.shape, grid.affine.tolist()]
         if self.others:
             chosen["others"] = [checksum_of(path) for path in self.others]
-        if self.maps:
-            chosen["maps"] = sorted(self.maps)
+        if self.placement.maps:
+            chosen["maps"] = sorted(self.placement.maps)
         if self.model.dtype != "float32":
             chosen["dtype"] = self.model.dtype
         return hashlib.sha256(json.dumps(chosen, sort_keys=True, default=str).encode()).hexdigest()
@@ -173,7 +171,7 @@ def _require_content(source: Path) -> None:
 def finished(spec: ScanSpec) -> Path | None:
     """The sidecar of a complete result of this input with these weights and options; None where there is none."""
     candidates = [pair for path in spec.placement.sidecars() if (pair := _record(path)) is not None]
-    wanted = (spec.model.sha256, spec.options_sha256())
+    wanted = (spec.model.sha256, spec.options_sha256(), spec.placement.metadata_sha256())
     candidates = [(path, record) for path, record in candidates if _choices(record) == wanted]
     fitting = [(path, record) for path, record in candidates if _whole(path, record, spec)]
     if not fitting:
@@ -193,17 +191,19 @@ def _record(sidecar: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
 
 
-def _choices(record: dict[str, Any]) -> tuple[Any, Any]:
+def _choices(record: dict[str, Any]) -> tuple[Any, Any, Any]:
     weights = record.get("weights")
-    return (weights.get("sha256") if isinstance(weights, dict) else None), record.get(OPTIONS_KEY)
+    model = weights.get("sha256") if isinstance(weights, dict) else None
+    return model, record.get(OPTIONS_KEY), record.get(METADATA_KEY)
 
 
 def _whole(sidecar: Path, record: dict[str, Any], spec: ScanSpec) -> bool:
-    """Whether the scan and the maps that a sidecar names are there, with the files beside these."""
+    """Whether the scan and the maps that a sidecar names are there, with the files beside these, and the page."""
     named = record.get("maps")
     maps = {key: sidecar.parent / str(name) for key, name in named.items()} if isinstance(named, dict) else {}
     described = [path for name, of in maps.items() for path in spec.placement.companions(str(name), of)]
-    every = (sidecar.with_suffix(".nii.gz"), *maps.values(), *described)
+    page = (spec.placement.page_of(sidecar),) if spec.placement.viewer else ()
+    every = (sidecar.with_suffix(".nii.gz"), *maps.values(), *described, *page)
     return all(path.is_file() and path.stat().st_size for path in every)
 
 
@@ -215,13 +215,16 @@ def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
     for path in outputs.every():
         make_folder(path.parent)
     _refuse_foreign(outputs)
-    checksum = spec.options_sha256()
+    if not spec.placement.viewer:
+        spec.placement.page_of(outputs.sidecar).unlink(missing_ok=True)  # it shows the result that is replaced
+    checksums = {OPTIONS_KEY: spec.options_sha256(), METADATA_KEY: spec.placement.metadata_sha256()}
     request = EnhanceRequest(
         source=scans,
         options=spec.options,
         outputs=outputs,
         overwrite=True,
-        annotate=lambda result: {OPTIONS_KEY: checksum, **spec.placement.annotate(result)},
+        report_size=spec.viewer_size,
+        annotate=lambda result: {**checksums, **spec.placement.annotate(result)},
     )
     request.__dict__["planned"] = planned  # the same scan and options: not planned twice
     return enhance_to(request, lambda _: _enhancer(spec.model)), outputs

@@ -18,11 +18,13 @@ class Report:
         task: which.
         outcome: what became of it.
         worker_lost: the worker died over it, or with it.
+        preempted: a queue took the worker away, so that this was no attempt of the task.
     """
 
     task: Task
     outcome: Outcome
     worker_lost: bool = False
+    preempted: bool = False
 
 
 class Workers(Protocol):

@@ -211,13 +211,13 @@ def grid_from_file(path: Path, option: str = "--like") -> Grid:
     """The grid of a file whose voxels do not matter (scan, mask, 4-D series): that of its first three axes.
 
     Args:
-        option: the command-line option that named the file; error messages begin with it.
+        option: the command-line option that named the file; error messages begin with it. Empty: an input itself.
 
     Raises:
         InputMissing: there is no such file, or it cannot be read.
         DataError, GeometryError: the file is damaged, or its header defines no affine.
     """
-    with prefix_errors(f"{option} {printable(path)}"):
+    with prefix_errors(f"{option} {printable(path)}".strip()):
         return _series_grid(path) if is_dicom_export(path) else _header_grid(path)
 
 
