@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from moediff.cohort.batch_inputs import find_inputs
+from moediff.cohort.batch_inputs import find_inputs, mixed_folders
 from moediff.cohort.work import task_name
 from moediff.core.errors import ConfigError, DataError, InputMissing
 
@@ -65,8 +65,16 @@ def test_each_scan_counts_once(make):
 
 
 def test_a_folder_of_dicom_files_is_one_scan(make):
-    root = make("d/p1/001.dcm", "d/p1/002.dcm", "d/p2/t1.nii.gz", "d/p2/IM1.IMA")
+    root = make("d/p1/001.dcm", "d/p1/002.dcm", "d/p2/IM1.IMA", "d/p2/more/IM2.IMA")
     assert relative(root, "d") == ["p1", "p2"]
+    assert mixed_folders(find_inputs(["d"], [], root / "out")) == []
+
+
+def test_nothing_beside_dicom_files_is_passed_over(make):
+    root = make("d/p1/001.dcm", "d/p1/t1.nii.gz", "d/p1/more/t2.nii.gz", "d/p1/more/002.dcm", "d/p2/t1.nii")
+    assert relative(root, "d") == ["p1", "p1/more/t2", "p1/t1", "p2/t1"]
+    assert relative(root, "d/p1") == ["p1", "p1/more/t2", "p1/t1"]
+    assert [folder.name for folder in mixed_folders(find_inputs(["d"], [], root / "out"))] == ["p1"]
 
 
 def test_one_name_for_two_is_refused_before_any_work(make):

@@ -3,7 +3,7 @@
 import pytest
 from fake_work import Fake, fake_work
 
-from moediff.cohort import runner
+from moediff.cohort import queue_jobs, runner
 from moediff.cohort.attempt import Attempt, run_attempt
 from moediff.cohort.journal import read_entries
 from moediff.cohort.queue_jobs import PREEMPTED, Jobs, ask_slurm
@@ -67,6 +67,16 @@ def test_the_state_of_a_job_says_who_ended_it(said, expected):
     jobs.note("SLURMCluster-0", "7")
     assert jobs.ended_by_queue("SLURMCluster-0") is expected
     assert not jobs.ended_by_queue("SLURMCluster-9") and not Jobs(None).ended_by_queue("SLURMCluster-0")
+
+
+def test_a_job_that_is_ending_is_asked_again(monkeypatch):
+    monkeypatch.setattr(queue_jobs, "AGAIN_S", 0.0)
+    answers = iter(
+        ["JobState=COMPLETING Restarts=0", "JobState=COMPLETING Restarts=0", "JobState=CANCELLED Restarts=0"]
+    )
+    jobs = Jobs(lambda job: next(answers))
+    jobs.note("w", "7")
+    assert jobs.ended_by_queue("w")
 
 
 def test_one_restart_counts_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,18 +63,26 @@ def add(commands: Commands) -> None:
 
 def batch_command(args: argparse.Namespace) -> int:
     """Check everything, enhance what is not done, and write the pages."""
-    from moediff.cohort.batch_inputs import find_inputs
+    from moediff.cohort.batch_inputs import find_inputs, mixed_folders
     from moediff.cohort.bids_dataset import LOGS
     from moediff.cohort.results import batch_results
     from moediff.cohort.work import make_folder
+    from moediff.core.errors import printable
 
     tune_allocator()
     logs = args.work_dir or args.output / LOGS
+    scans = find_inputs(args.inputs, args.list, args.output)
+    if (mixed := mixed_folders(scans)) and not args.quiet:
+        first = printable(mixed[0])
+        what = (
+            "folders hold DICOM files and other scans" if len(mixed) > 1 else "folder holds DICOM files and other scans"
+        )
+        print(f"moediff: {len(mixed)} {what}, all are enhanced: {first}", file=sys.stderr)
     again = shlex.join(["moediff", *shared.without_option(args.words, "--redo")])  # what is done is passed over
     cohort = Cohort(
         out=args.output,
         logs=logs,
-        tasks=_tasks(find_inputs(args.inputs, args.list, args.output), args),
+        tasks=_tasks(scans, args),
         results=lambda: batch_results(args.output),
         prepare=lambda: make_folder(args.output),
         again=lambda summary: again,

@@ -1,7 +1,7 @@
 """Inputs of a batch run: files, folders, patterns and lists, and where the result of each goes.
 
 Folders are kept as they are: `DIR/a/b/scan.nii.gz` becomes `OUT/a/b/scan_desc-sr.nii.gz`. A folder of DICOM files is
-one scan; any other folder stands for the scans in it and below.
+one scan, and NIfTI files among them are scans of their own; any other folder stands for the scans in it and below.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ def find_inputs(inputs: Iterable[str], lists: Iterable[Path], out: Path) -> list
     return ordered
 
 
+def mixed_folders(scans: Sequence[BatchScan]) -> list[Path]:
+    """Folders of DICOM files with further scans among them."""
+    folders = [scan.source for scan in scans if scan.source.is_dir()]
+    inside = {parent for scan in scans for parent in scan.source.absolute().parents}
+    return [folder for folder in folders if folder.absolute() in inside]
+
+
 @dataclass(frozen=True)
 class _Match:
     """A scan, and the folder that its place is counted from; None: the one that all files named singly share."""
@@ -110,8 +117,12 @@ def _below(path: Path, out: Path, anchor: Path | None = None) -> Iterator[_Match
     Args:
         anchor: folder that places are counted from; None: the folder that was named.
     """
-    if not path.is_dir() or _holds_dicom(path):
+    if not path.is_dir():
         yield _Match(path, anchor)
+        return
+    if _holds_dicom(path):
+        yield _Match(path, anchor)
+        yield from _walk(path, out, anchor or path.parent, dicom=False)
         return
     scans = list(_walk(path, out, anchor or path))
     if not scans and anchor is None:
@@ -119,15 +130,17 @@ def _below(path: Path, out: Path, anchor: Path | None = None) -> Iterator[_Match
     yield from scans
 
 
-def _walk(folder: Path, out: Path, anchor: Path) -> Iterator[_Match]:
+def _walk(folder: Path, out: Path, anchor: Path, *, dicom: bool = True) -> Iterator[_Match]:
+    """Scans in a folder and below; in one of DICOM files, which all belong to it, those in other formats."""
     for here, folders, names in os.walk(folder, followlinks=False):
         usable = []
         for name in sorted(folders):
             inner = Path(here, name)
             if name.startswith(".") or inner.resolve() == out:
                 continue
-            if _holds_dicom(inner):
+            if dicom and _holds_dicom(inner):
                 yield _Match(inner, anchor)
+                yield from _walk(inner, out, anchor, dicom=False)
             else:
                 usable.append(name)
         folders[:] = usable

@@ -41,7 +41,7 @@ SETTINGS: dict[str, object] = {
     "distributed.scheduler.allowed-failures": 0,  # how often a task is tried, the runner decides
     "distributed.scheduler.worker-saturation": 1.0,  # a waiting task is not lost with a worker that works on another
     "distributed.scheduler.worker-ttl": None,  # the work does not let the worker answer at all times
-    "distributed.deploy.lost-worker-timeout": "5s",
+    "distributed.deploy.lost-worker-timeout": "20s",  # else a job is ended before its worker has begun anew
     "distributed.comm.timeouts.connect": "60s",
     "distributed.admin.tick.limit": "1h",
     "distributed.scheduler.http.routes": [],  # web pages that would show names of scans to anyone who asks

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Callable
 
 ENDED_BY_QUEUE = {"CANCELLED", "PENDING", "PREEMPTED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
-LONGEST_S = 10.0
+LONGEST_S = 10.0  # for an answer, and for a job to end
+AGAIN_S = 0.5
 PREEMPTED = "its job was preempted, requeued or cancelled"
 
 Ask = Callable[[str], str]  # number of a job -> what the queue says of it; empty where it does not answer
@@ -48,7 +50,10 @@ class Jobs:
         job = self._jobs.get(worker)
         if self._ask is None or job is None:
             return False
-        said = self._ask(job)
+        said, until = self._ask(job), time.monotonic() + LONGEST_S
+        while "JobState=COMPLETING" in said and time.monotonic() < until:
+            time.sleep(AGAIN_S)  # why it ends is said once it has
+            said = self._ask(job)
         state = re.search(r"\bJobState=(\w+)", said)
         restarts = re.search(r"\bRestarts=(\d+)", said)
         before, now = self._restarts.get(job, 0), int(restarts[1]) if restarts else 0

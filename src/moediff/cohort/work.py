@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -148,6 +149,9 @@ def _work(spec: ScanSpec) -> Outcome:
         return Outcome("skipped", reason="done before", outputs=(str(done),))
     result, outputs = _enhance(spec)
     _describe_maps(result, spec, outputs)
+    if not spec.placement.viewer:
+        with suppress(OSError):
+            spec.placement.page_of(outputs.sidecar).unlink()  # it shows the result that was replaced
     _draw(result, spec, outputs)
     for warning in result.sidecar.warnings:
         print(f"warning: {warning}")
@@ -215,8 +219,6 @@ def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
     for path in outputs.every():
         make_folder(path.parent)
     _refuse_foreign(outputs)
-    if not spec.placement.viewer:
-        spec.placement.page_of(outputs.sidecar).unlink(missing_ok=True)  # it shows the result that is replaced
     checksums = {OPTIONS_KEY: spec.options_sha256(), METADATA_KEY: spec.placement.metadata_sha256()}
     request = EnhanceRequest(
         source=scans,

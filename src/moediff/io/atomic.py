@@ -79,7 +79,7 @@ def require_writable(path: Path) -> None:
     try:
         _create_hidden(hidden)
     finally:
-        hidden.unlink(missing_ok=True)
+        remove(hidden)  # whose own fault, as on a read-only disk, must not hide the first
 
 
 def write_text(text: str, path: Path | str, *, overwrite: bool = False) -> None:
@@ -122,8 +122,7 @@ def whole_file(path: Path, *, overwrite: bool, verify: Verify | None = None) -> 
             _remember(hidden)
             _name_file(hidden, path, overwrite=overwrite)
     finally:
-        with suppress(OSError):
-            hidden.unlink(missing_ok=True)
+        remove(hidden)
 
 
 @contextmanager
@@ -298,7 +297,7 @@ def _rename_or_free(hidden: Path, path: Path) -> None:
     try:
         os.replace(hidden, path)
     except BaseException:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from moediff.core.errors import CannotCreate, TryAgain, prefix_errors, printable
+from moediff.core.errors import CannotCreate, OutputFailed, TryAgain, prefix_errors, printable
 from moediff.io.atomic import forget_outputs, is_own_output, name_hash, remove, remove_leftovers, require_free
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # some network shares
@@ -54,15 +54,26 @@ def output_lock(every: Sequence[Path]) -> Iterator[None]:
 
 
 def register_outputs(every: Sequence[Path]) -> None:
-    """Write down which files are about to appear, where `output_lock` is in force."""
+    """Write down which files are about to appear, where `output_lock` is in force.
+
+    Raises:
+        OutputFailed: the disk is full.
+    """
     names = json.dumps([os.path.relpath(path, every[0].parent) for path in every])
-    with suppress(FileNotFoundError):
+    try:
         handle = os.open(lock_of(every[0]), os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
-        try:
-            os.write(handle, names.encode("utf-8", "surrogateescape"))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(handle, names.encode("utf-8", "surrogateescape"))
+        os.fsync(handle)
+    except OSError as error:
+        raise OutputFailed(
+            f"{printable(every[0])}: writing failed ({error.strerror}), nothing was left behind: free some space or "
+            "choose another disk"
+        ) from error
+    finally:
+        os.close(handle)
 
 
 def _lock(first: Path) -> int:
