@@ -119,6 +119,12 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 
 COMMANDS = {parser.prog: parser for parser in parsers(build_parser())}
+LISTS = [
+    (name, action.option_strings[0])
+    for name, parser in COMMANDS.items()
+    for action in parser._actions
+    if action.option_strings and action.nargs in ("+", "*") and action.option_strings[0] != "--voxel-size"  # one size
+]
 ORDER = (INPUT, OUTPUT, "own", QUALITY, SPEED, EXPERT, "help")
 OWN_GROUPS = {
     "moediff bids": ["running", "cluster (--runner slurm, pbs or lsf)"],
@@ -131,6 +137,18 @@ OWN_GROUPS = {
     "moediff study analyse": ["analysis"],
 }
 LONGEST_HELP = 130  # two lines of a terminal
+
+
+@pytest.mark.parametrize(("command", "name"), LISTS, ids=str)
+def test_a_list_given_in_two_parts_is_kept_whole(command, name):
+    """All of it, in place of the default."""
+    action = next(a for a in COMMANDS[command]._actions if name in a.option_strings)
+    first, second = map(str, action.choices) if action.choices else ("1", "2")
+    parser = argparse.ArgumentParser()
+    parser._add_action(action)
+    read = [getattr(parser.parse_args(words), action.dest) for words in ([name, first, name, second], [name, second])]
+    assert list(map(str, read[0])) == [first, second]
+    assert list(map(str, read[1])) == [second] != action.default
 
 
 def own_groups(parser: argparse.ArgumentParser) -> list[str]:

@@ -85,6 +85,7 @@ OPTIONS = {
             "--voxel-size",
             type=_size_mm,
             nargs="+",
+            action="store",  # one size: given again, it replaces the first
             metavar="MM",
             help="voxel size of the result: one number, or three in the input's axis order (default: axes coarser than "
             "1 mm become 1 mm; a scan without an axis above 1.2 mm gets half its voxel size)",

@@ -85,9 +85,22 @@ class HelpFormatter(argparse.HelpFormatter):
         return f"{text[: text.index(' [')]} ..." if action.nargs == argparse.ONE_OR_MORE else text
 
 
+class Gathered(argparse.Action):
+    """Values of an option that takes several: given again, it adds to what was given before."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        """Append to the values given, which replace the default."""
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, list(values) if given is self.default else [*given, *values])
+
+
 def option(*names: str, **settings: Any) -> Option:
-    """A row; a default that says something is added to its help."""
+    """A row; a default that says something is added to its help; a list may be given in several parts."""
     default = settings.get("default")
+    if names[0].startswith("-") and settings.get("nargs") in (argparse.ZERO_OR_MORE, argparse.ONE_OR_MORE):
+        settings.setdefault("action", Gathered)
     if default is not None and default is not False and default != [] and "default" not in settings["help"]:
         settings["help"] += " (default: %(default)s)"
     return Option(names, settings)
