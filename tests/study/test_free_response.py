@@ -52,6 +52,15 @@ def test_a_figure_of_merit_by_hand():
     assert figure_of_merit(ratings, np.ones((1, 1, 4)), normal)[0, 0] == pytest.approx(4 / 6)
 
 
+def test_a_published_example():
+    """Four cases without lesions and four with 1, 1, 2 and 2 of them (Chakraborty, The RJafroc FROC book, section
+    "AFROC vs. wAFROC", which prints every rating): area 0.7708333 = (24 - 5.5) / 24, as RJafroc finds, too."""
+    false = [[], [0.5], [0.7, 0.6], [-0.3], [1.5], [], [], []]
+    lesions = [[], [], [], [], [0.9], [-0.2], [1.6, UNMARKED], [3.0, 2.0]]
+    found = figure_of_merit(ratings_of(false, lesions), np.ones((1, 1, 8)), np.arange(8) < 4)[0, 0]
+    assert found == pytest.approx(0.7708333, abs=1e-7)
+
+
 def test_it_is_the_area_under_the_afroc_curve():
     rng = np.random.default_rng(0)
     for _ in range(20):
