@@ -129,7 +129,9 @@ def test_a_stripped_brain_has_no_face_however_noisy_its_air(noise, mni_scan):
     """Noise of this share of the brain's median, as in magnitude images; the mask of the noisy one fills 3 litres."""
     coarse = with_spacing(mni_scan.grid, (3.0, 3.0, 3.0))
     data_XYZ = nearest(mni_scan, coarse)
-    channel = noise * quantile(data_XYZ[data_XYZ > 0], 0.5) * torch.randn(2, *coarse.shape, generator=rng_for(0, "face"))
+    channel = (
+        noise * quantile(data_XYZ[data_XYZ > 0], 0.5) * torch.randn(2, *coarse.shape, generator=rng_for(0, "face"))
+    )
     noisy = Volume(torch.hypot(data_XYZ + channel[0], channel[1]), coarse.affine)
     assert FACE not in scan_warnings(prepared_at(noisy, (1.5, 1.5, 1.5)))
 

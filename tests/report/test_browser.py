@@ -17,6 +17,7 @@ from moediff.benchmark.records import BenchmarkRow, about_this_machine
 from moediff.report.benchmark_page import page as benchmark_page
 from moediff.report.cohort import cohort_entry, write_index
 from moediff.report.data import NO_SOURCE, ReportScans
+from moediff.report.embed import SIZES as PAGE_SIZES
 from moediff.report.page import render, write_page
 from report.browser import CHROMIUM, NO_GL, QUIET, SOFTWARE_GL, WAIT_MS, canvas_grey, pixels, serious, settled, state
 from report.test_benchmark_page import row as benchmark_row
@@ -110,7 +111,8 @@ def ramp(request, rendered, tmp_path, phantom) -> Path:
         x, y, z = phantom.shape
         data = torch.linspace(1000, 2000, x * y).reshape(x, y, 1).expand(x, y, z).clone()
         data[:3], data[-3:] = 0, 4095
-        rendered["ramp"] = render(ReportScans(enhanced=phantom.with_data(data), name="ramp"))
+        least = replace(PAGE_SIZES["full"], most_bytes=0)  # as few grey levels as a full page may have
+        rendered["ramp"] = render(ReportScans(enhanced=phantom.with_data(data), name="ramp"), least)
     path = tmp_path / "ramp.html"
     path.write_text(rendered["ramp"], encoding="utf-8")
     return path

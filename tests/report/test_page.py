@@ -212,7 +212,8 @@ def test_json_cannot_end_its_script_element():
     ("levels", "halved", "said"),
     [
         (127, False, "127 grey levels in the brain's window; maps in blocks of 3 x 3 x 3 voxels. Judge"),
-        (255, True, "scans in blocks of 2 x 2 x 2 voxels, so fine detail is lost; maps in blocks"),
+        (255, True, "255 grey levels in the brain's window; scans in blocks of 2 x 2 x 2 voxels, so fine detail is"),
+        (511, False, "maps in blocks of 3 x 3 x 3 voxels. Judge"),
     ],
 )
 def test_a_small_page_says_what_it_gave_up_and_no_more(levels, halved, said):

@@ -122,7 +122,7 @@ def report_size_option() -> Option:
         "--report-size",
         choices=("full", "small"),
         default="full",
-        help="full: about 25 MB for a fine head; small: at most 7 MB for mail, with fewer grey levels",
+        help="full: 25 to 45 MB for a fine head; small: at most 7 MB for mail, with fewer grey levels",
     )
 
 

@@ -20,6 +20,7 @@ from moediff.report.windows import presets
 WINDOW = (0.01, 0.995)
 MARGIN_MM = 4.0
 HEAD_LEVEL = 0.06  # of the window; below lies air
+BRAIN_BELOW_TOP_MM = 75.0  # its middle, in a head with neck or jaw, whose centre of mass lies below the brain
 COARSE = 2  # voxels; the head's box is looked for on every second one
 
 
@@ -49,7 +50,7 @@ def _display_box(enhanced: Volume) -> tuple[DisplayBox, float]:
 
 
 def _centre(enhanced: Volume, lesions: Layer | None, air_below: float) -> tuple[int, int, int]:
-    """Voxel where the views open: in the outlined lesions if there are any, else the head's centre of mass."""
+    """Voxel where the views open: in the outlined lesions if there are any, else the head's centre of mass, but within the brain."""
     if lesions is not None and bool(lesions.data_XYZ.any()):
         return _inside(lesions.data_XYZ > 0)
     foreground = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > air_below
@@ -57,7 +58,8 @@ def _centre(enhanced: Volume, lesions: Layer | None, air_below: float) -> tuple[
         min(n - 1, int(COARSE * float((p * torch.arange(len(p))).sum() / p.sum())))
         for p, n in zip(_profiles(foreground), enhanced.shape, strict=True)
     )
-    return x, y, z
+    below_top_mm = MARGIN_MM + BRAIN_BELOW_TOP_MM
+    return x, y, max(z, enhanced.shape[2] - 1 - round(below_top_mm / enhanced.spacing_mm[2]))
 
 
 def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:

@@ -32,7 +32,7 @@ class PageSize:
     Args:
         name: what a user asks for.
         most_bytes: of the whole page; kept unless the last of `grey_levels` needs more.
-        grey_levels: in the brain's window; the first that fits is taken.
+        grey_levels: in the brain's window; the first that fits is taken, else the last.
         halved: merge 2 x 2 x 2 voxels of scans where no number of levels fits.
         map_block: voxels of a map that are merged along each axis.
         map_step: merged levels of a map.
@@ -47,7 +47,9 @@ class PageSize:
 
 
 SIZES = {
-    "full": PageSize("full", 25_000_000, (1023, 511, 255), False, 2, 4),
+    "full": PageSize(
+        "full", 25_000_000, (1023, 511), False, 2, 4
+    ),  # 511: 255 in the lesion window, all that a screen shows
     "small": PageSize("small", 7_000_000, (255, 127, 63), True, 3, 8),
 }
 

@@ -19,6 +19,7 @@ import torch
 from moediff._version import RESEARCH_ONLY
 from moediff.core.extras import require_modules
 from moediff.io.scans import write_text
+from moediff.report.codec import BLOCK_PLANES
 from moediff.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
 from moediff.report.data import ReportScans
 from moediff.report.display import display
@@ -32,7 +33,7 @@ SPARE_BYTES = 100_000  # the page's own text, plots, script and style
 PARTS = "moediff.report"
 SCRIPTS = ("codec", "volume", "view", "viewer", "controls", "input", "main")  # in this order
 LEGEND_STOPS = 10
-FULL_LEVELS = 255  # grey levels that every full page has in the brain's window
+FULL_LEVELS = SIZES["full"].grey_levels[-1]  # that every full page has in the brain's window
 EMPTY = torch.zeros(0, dtype=torch.uint8)
 
 
@@ -66,6 +67,8 @@ def _placed(placed: Placed) -> dict[str, object]:
     return {
         "shape": placed.packed.shape,
         "weights": placed.packed.weights,
+        "first_weights": placed.packed.first_weights,
+        "block_planes": BLOCK_PLANES,
         "start_mm": placed.start_mm,
         "voxel_mm": placed.voxel_mm,
     }
@@ -126,7 +129,7 @@ def environment() -> Any:
 
 
 def render(scans: ReportScans, size: PageSize = SIZES["full"]) -> str:
-    """The page's text: about 25 MB for an adult head of 0.75 mm; a small page has at most 7 MB.
+    """The page's text: 25 to 45 MB for an adult head of 320 x 320 x 220 voxels; a small page has at most 7 MB.
 
     Args:
         scans: what it shows.

@@ -1,4 +1,24 @@
-// Opens the viewer: unpacks the enhanced scan first, then the others; says why where it cannot.
+// Opens the viewer: unpacks what is shown first, then the rest; says why where it cannot.
+
+// Unpacks the block of each scan that lies nearest to the slice on show, then the next ones, drawing after each round.
+async function unpackScans(viewer) {
+  const scans = [...viewer.data.scans].sort((a, b) => (b.key === "enhanced") - (a.key === "enhanced"));
+  const waiting = scans.map((entry) => {
+    const unpacking = new Unpacking(entry, packedText(entry.key));
+    document.getElementById("pack-" + entry.key).remove(); // its memory is no longer needed
+    viewer.volumes[entry.key] = new Volume(entry, unpacking.levels);
+    return unpacking;
+  });
+  while (waiting.some(({ left }) => left.size)) {
+    for (const unpacking of waiting) {
+      if (!unpacking.left.size) continue;
+      await unpacking.unpack(unpacking.nearest(viewer.volumes[unpacking.entry.key].plane(viewer.state.at[2])));
+    }
+    viewer.draw();
+    if (!performance.getEntriesByName("drawn").length) performance.mark("drawn");
+    await pause();
+  }
+}
 
 async function open() {
   const status = document.getElementById("status"), stills = document.getElementById("stills"), root = document.getElementById("viewer");
@@ -14,13 +34,7 @@ async function open() {
     onPointers(viewer);
     onWheel(viewer);
     stills.open = false;
-    for (const entry of [...viewer.data.scans].sort((a, b) => (b.key === "enhanced") - (a.key === "enhanced"))) {
-      viewer.volumes[entry.key] = new Volume(entry, await unpack(entry, packedText(entry.key)));
-      document.getElementById("pack-" + entry.key).remove(); // its memory is no longer needed
-      viewer.draw();
-      performance.mark("drawn " + entry.key);
-      await pause();
-    }
+    await unpackScans(viewer);
     status.textContent = "";
     window.moediffViewer = viewer;
   } catch (error) {

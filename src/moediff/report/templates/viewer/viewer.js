@@ -92,7 +92,7 @@ class Viewer {
   async loadMap() {
     const key = this.state.overlay, entry = this.data.maps.find((map) => map.key === key);
     if (!entry || this.maps[key]) return;
-    const volume = new Volume(entry, await unpack(entry, packedText(key)));
+    const volume = new Volume(entry, await unpackAll(new Unpacking(entry, packedText(key))));
     volume.table = colourTable(entry.table);
     this.maps[key] = volume;
     this.later();

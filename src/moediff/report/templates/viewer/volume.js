@@ -17,6 +17,9 @@ class Volume {
     return index >= 0 && index < this.shape[axis] ? index : -1;
   }
 
+  // The axial plane nearest to a height.
+  plane(mm) { return Math.min(this.shape[2] - 1, Math.max(0, Math.floor((mm - this.start_mm[2]) / this.voxel_mm[2]))); }
+
   // The level at a position; null outside.
   level(at) {
     const [i, j, k] = at.map((mm, axis) => this.index(axis, mm));
