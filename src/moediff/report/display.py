@@ -50,7 +50,7 @@ def _display_box(enhanced: Volume) -> tuple[DisplayBox, float]:
 
 
 def _centre(enhanced: Volume, lesions: Layer | None, air_below: float) -> tuple[int, int, int]:
-    """Voxel where the views open: in the outlined lesions if there are any, else the head's centre of mass, but within the brain."""
+    """Voxel where the views open: in the outlined lesions if there are any, else amid the head, within the brain."""
     if lesions is not None and bool(lesions.data_XYZ.any()):
         return _inside(lesions.data_XYZ > 0)
     foreground = enhanced.data_XYZ[::COARSE, ::COARSE, ::COARSE] > air_below
