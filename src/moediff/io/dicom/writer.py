@@ -47,8 +47,8 @@ EMPTY = (
     "StudyID",
     "AccessionNumber",
     "ReferringPhysicianName",
+    "PatientPosition",
     "PositionReferenceIndicator",
-    "Laterality",
 )
 
 
@@ -136,7 +136,8 @@ def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> 
     values = {name: "" for name in EMPTY} | {
         "SOPClassUID": MRImageStorage,
         "Modality": origin.modality,
-        "ImageType": ["DERIVED", "SECONDARY"],
+        "BodyPartExamined": "BRAIN",
+        "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
         "StudyInstanceUID": remapped(origin.study),
         "FrameOfReferenceUID": remapped(origin.frame_of_reference),
         "SeriesNumber": origin.number + SERIES_STEP,
@@ -151,6 +152,7 @@ def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> 
         "SequenceVariant": "NONE",
         "ScanOptions": "",
         "MRAcquisitionType": "",
+        "RepetitionTime": "",
         "EchoTime": "",
         "EchoTrainLength": "",
         "LossyImageCompression": "00",
@@ -167,6 +169,7 @@ def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> 
         "HighBit": 15,
         "PixelRepresentation": 0,
         "ReferencedSeriesSequence": [_reference(origin)],
+        "SourceImageSequence": _source_images(origin),
     }
     for name, value in values.items():
         setattr(dataset, name, value)
@@ -177,13 +180,19 @@ def _reference(origin: DicomOrigin) -> Dataset:
     from pydicom import Dataset
 
     reference = Dataset()
-    reference.SeriesInstanceUID, images = remapped(origin.series), []
+    reference.SeriesInstanceUID, reference.ReferencedInstanceSequence = remapped(origin.series), _source_images(origin)
+    return reference
+
+
+def _source_images(origin: DicomOrigin) -> list[Dataset]:
+    from pydicom import Dataset
+
+    images = []
     for kind, instance in origin.instances:
         image = Dataset()
         image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = kind, remapped(instance)
         images.append(image)
-    reference.ReferencedInstanceSequence = images
-    return reference
+    return images
 
 
 def _decimals(numbers: Any) -> list[Any]:
