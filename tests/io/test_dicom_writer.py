@@ -32,6 +32,7 @@ ALLOWED = {
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
     "SeriesNumber",
+    "StudyDescription",
     "SeriesDescription",
     "DerivationDescription",
     "ContentQualification",

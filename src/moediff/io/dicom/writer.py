@@ -141,6 +141,7 @@ def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> 
         "StudyInstanceUID": remapped(origin.study),
         "FrameOfReferenceUID": remapped(origin.frame_of_reference),
         "SeriesNumber": origin.number + SERIES_STEP,
+        "StudyDescription": DESCRIPTION,
         "SeriesDescription": DESCRIPTION,
         "DerivationDescription": f"super-resolution by moediff-sr {__version__}. {RESEARCH_ONLY}",
         "ContentQualification": "RESEARCH",
