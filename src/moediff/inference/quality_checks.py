@@ -25,12 +25,8 @@ OBLONG = 2.2  # longest over shortest side; a head with its neck has 1.4, a slab
 BRIGHT_END = 0.999  # quantile
 RATIO = (0.9, 7.0)
 FACE_MM = 1.5  # voxels this small let a face be drawn from a scan
-FACE_ML = (
-    2050.0  # of tissue; the MNI152 brain has 1890 (2030 with noise of 12 %), whole heads of this kind 2120 and more
-)
-TISSUE = (
-    0.2  # of the brain's median; darker voxels of a mask are air beside a head, and more of them where noise is strong
-)
+FACE_ML = 2050.0  # of tissue; the MNI152 brain has 1890 (2030 with noise of 12 %), whole heads 2120 and more
+TISSUE = 0.2  # of the brain's median; what is darker in a mask is air around the head, and noise makes more of it
 FACE = (
     "the scan seems to include the face, and sharper voxels make a person easier to recognise: "
     "deface the result before sharing it"
