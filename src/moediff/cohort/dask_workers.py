@@ -34,9 +34,8 @@ Group: TypeAlias = tuple[Attempt, ...]
 JOB_MEMORY_MB = 4000
 REPLACE_S = 20.0  # between requests for the full number of jobs
 CLOSE_S = 10.0
-QUICK_S = 0.05  # an attempt that takes less than this found its result, and messages take longer than it did
-MOST_GROUPED = 64
-GROUP_S = 0.5  # after which a group begins no further attempt
+MOST_GROUPED = 64  # attempts of one message
+GROUP_S = 2.0  # after which a group begins no further attempt; half of it is aimed at
 SETTINGS: dict[str, object] = {
     "distributed.scheduler.allowed-failures": 0,  # how often a task is tried, the runner decides
     "distributed.scheduler.worker-saturation": 1.0,  # a waiting task is not lost with a worker that works on another
@@ -110,7 +109,7 @@ class DaskWorkers:
         return reports
 
     def _send(self) -> None:
-        """Waiting attempts in groups, the fuller the quicker they were lately."""
+        """Waiting attempts in groups, the larger the shorter they were lately."""
         while self._waiting:
             group, self._waiting = tuple(self._waiting[: self._group]), self._waiting[self._group :]
             self._send_group(group)
@@ -129,12 +128,18 @@ class DaskWorkers:
             if outcome is None:
                 self._send_group((attempt,))
         ended = [(attempt, outcome) for attempt, outcome in zip(group, outcomes, strict=True) if outcome is not None]
-        quick = ended and sum(outcome.seconds for _, outcome in ended) < QUICK_S * len(group)
-        self._group = min(2 * self._group, MOST_GROUPED) if quick and len(ended) == len(group) else 1
+        self._group = self._next_group([outcome.seconds for _, outcome in ended], len(group))
         preempted = any(outcome.reason == PREEMPTED for _, outcome in ended)
         return [
             Report(attempt.task, outcome, worker_lost=worker_lost, preempted=preempted) for attempt, outcome in ended
         ]
+
+    def _next_group(self, ended_s: Sequence[float], sent: int) -> int:
+        """Attempts of the next message: one, unless they are so short that messages take a good part of the time."""
+        if len(ended_s) < sent:
+            return 1
+        fitting = int(GROUP_S / 2 * sent / max(sum(ended_s), 1e-3))
+        return max(1, min(2 * self._group, MOST_GROUPED, fitting))
 
     def _outcomes(self, group: Group, future: Future[list[Outcome | None]]) -> tuple[Sequence[Outcome | None], bool]:
         """Outcomes of a group, and whether its worker was lost; which of several it was lost over is not known."""

@@ -23,8 +23,8 @@ from moediff.cohort.results import FailedScan, Result
 from moediff.core.errors import MoeDiffError
 from moediff.core.extras import require_modules
 from moediff.io.atomic import write_text
-from moediff.report.cohort import COLUMNS, LEAST, LIMIT, numbers_of, robust_z
-from moediff.report.page import policy
+from moediff.report.cohort import COLUMNS, LEAST, LIMIT, Cell, Row, numbers_of, robust_z
+from moediff.report.page import environment, policy
 from moediff.report.sanitise import number, one_line
 
 INDEX = "index.html"
@@ -66,29 +66,6 @@ class _Listed:
     def warnings(self) -> list[str]:
         recorded = self.record.get("warnings")
         return [one_line(text) for text in recorded] if isinstance(recorded, list) else []
-
-
-@dataclass(frozen=True)
-class _Cell:
-    key: str
-    value: float | None
-    z: float | None
-
-    @property
-    def out(self) -> bool:
-        return self.z is not None and abs(self.z) > LIMIT
-
-
-@dataclass(frozen=True)
-class _Row:
-    scan: _Listed
-    href: str
-    thumbnail: str
-    cells: tuple[_Cell, ...]
-
-    @property
-    def flags(self) -> int:
-        return sum(cell.out for cell in self.cells)
 
 
 def write_pages(out: Path, results: Iterable[Result], failures: Sequence[FailedScan]) -> Written:
@@ -199,11 +176,12 @@ def _index(out: Path, listed: Sequence[_Listed], failures: Sequence[FailedScan])
     scores = {key: _scores(listed, [row[key] for row in numbers]) for key, _ in columns if key != "time"}
     rows = []
     for at, scan in enumerate(listed):
-        cells = tuple(_Cell(key, numbers[at][key], scores[key][at] if key in scores else None) for key, _ in columns)
+        cells = tuple(Cell(key, numbers[at][key], scores[key][at] if key in scores else None) for key, _ in columns)
         thumbnail = thumbnail_path(scan.result.figures, scan.result.scan)
         href = f"{_href(scan.result.page, out)}#{quote(scan.name)}"
-        rows.append(_Row(scan, href, _href(thumbnail, out) if thumbnail.exists() else "", cells))
-    rows.sort(key=lambda row: (-row.flags, row.scan.name))
+        picture = _href(thumbnail, out) if thumbnail.exists() else ""
+        rows.append(Row(scan.name, href, picture, scan.warnings, cells))
+    rows.sort(key=lambda row: (-row.flags, row.name))
     script = files("moediff.report").joinpath("templates", "index.js").read_text(encoding="utf-8")
     return _render(
         "index.html",
@@ -235,16 +213,14 @@ def _scores(listed: Sequence[_Listed], values: Sequence[float | None]) -> list[f
 
 
 def _render(template: str, **values: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    safe, own = environment.filters["safe"], files("moediff.cohort").joinpath("templates")
+    pages = environment("moediff.cohort")
+    safe, own = pages.filters["safe"], files("moediff.cohort").joinpath("templates")
     style = files("moediff.report").joinpath("templates", "index.css").read_text(encoding="utf-8")
     style += own.joinpath("cohort.css").read_text(encoding="utf-8")
     values = {"policy": policy(()), **values, "notice": RESEARCH_ONLY, "style": safe(style)}
     if "script" in values:
         values["script"] = safe(values["script"])
-    return str(environment.from_string(own.joinpath(template).read_text(encoding="utf-8")).render(values))
+    return str(pages.get_template(template).render(values))
 
 
 def _href(path: Path, folder: Path) -> str:

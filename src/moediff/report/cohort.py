@@ -18,7 +18,6 @@ import numpy as np
 
 from moediff._version import RESEARCH_ONLY
 from moediff.core.errors import InputMissing, printable
-from moediff.core.extras import require_modules
 from moediff.inference.outputs import written_by_us
 from moediff.io.missing import is_dangling, why_missing
 from moediff.io.naming import sidecar_of
@@ -27,7 +26,7 @@ from moediff.io.scans import write_text
 from moediff.report.data import ReportScans
 from moediff.report.display import display
 from moediff.report.layers import PLANES
-from moediff.report.page import policy
+from moediff.report.page import environment, policy
 from moediff.report.sanitise import number, one_line
 from moediff.report.slices import data_uri, grey_HW, png
 
@@ -59,6 +58,44 @@ class Entry:
     thumbnail: str
     numbers: dict[str, float | None]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a row: its column, its value, and how many robust deviations it lies from the median."""
+
+    key: str
+    value: float | None
+    z: float | None
+
+    @property
+    def out(self) -> bool:
+        """Whether it stands out."""
+        return self.z is not None and abs(self.z) > LIMIT
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scan as the table shows it.
+
+    Args:
+        name: what it is called.
+        href: link to its page.
+        thumbnail: address of its small picture; empty without any.
+        warnings: what its sidecar warns of.
+        cells: its numbers, by column.
+    """
+
+    name: str
+    href: str
+    thumbnail: str
+    warnings: Sequence[str]
+    cells: tuple[Cell, ...]
+
+    @property
+    def flags(self) -> int:
+        """How many numbers stand out."""
+        return sum(cell.out for cell in self.cells)
 
 
 def robust_z(values: Sequence[float | None]) -> list[float | None]:
@@ -143,20 +180,15 @@ def _columns(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     return [(key, title) for key, title in every if any(e.numbers[key] is not None for e in entries)]
 
 
-def _rows(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], folder: Path) -> list[dict[str, Any]]:
+def _rows(entries: Sequence[Entry], columns: Sequence[tuple[str, str]], folder: Path) -> list[Row]:
     """Rows as the template draws them, those that stand out first."""
     scores = {key: robust_z([entry.numbers[key] for entry in entries]) for key, _ in columns}
     rows = []
     for index, entry in enumerate(entries):
-        cells, flags = [], 0
-        for key, _ in columns:
-            value, z = entry.numbers[key], scores[key][index]
-            out = z is not None and abs(z) > LIMIT
-            flags += out
-            cells.append({"key": key, "value": value, "z": z, "out": out})
+        cells = tuple(Cell(key, entry.numbers[key], scores[key][index]) for key, _ in columns)
         href = quote(os.fsencode(Path(_relative(entry.page, folder)).as_posix()))  # names need not be UTF-8
-        rows.append({"entry": entry, "href": href, "cells": cells, "flags": flags})
-    return sorted(rows, key=lambda row: (-row["flags"], row["entry"].name))
+        rows.append(Row(entry.name, href, entry.thumbnail, entry.warnings, cells))
+    return sorted(rows, key=lambda row: (-row.flags, row.name))
 
 
 def _relative(page: Path, folder: Path) -> str:
@@ -169,17 +201,14 @@ def render_index(entries: Sequence[Entry], folder: Path) -> str:
     Raises:
         ConfigError: jinja2 is not installed.
     """
-    require_modules("jinja2")
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    safe = environment.filters["safe"]
+    pages = environment()
+    safe = pages.filters["safe"]
     read = files("moediff.report").joinpath
     script, style = (read("templates", f"index.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     columns = _columns(entries)
     rows = _rows(entries, columns, folder)
     return str(
-        environment.from_string(read("templates", "index.html").read_text(encoding="utf-8")).render(
+        pages.get_template("index.html").render(
             policy=policy((script,)),
             notice=RESEARCH_ONLY,
             columns=columns,
@@ -188,7 +217,7 @@ def render_index(entries: Sequence[Entry], folder: Path) -> str:
             style=safe(style),
             limit=LIMIT,
             least=LEAST,
-            flagged=sum(bool(row["flags"]) for row in rows),
+            flagged=sum(bool(row.flags) for row in rows),
         )
     )
 

@@ -111,8 +111,11 @@ def dropped(packed: Embedded) -> str:
     return f"{'; '.join(given_up)}. Judge fine differences on the full page."
 
 
-def environment() -> Any:
-    """Jinja's environment of all pages here: escaped, and strict about names.
+def environment(*packages: str) -> Any:
+    """Jinja's environment of all pages: escaped, and strict about names.
+
+    Args:
+        packages: with further templates, which come before those of reports.
 
     Raises:
         ConfigError: jinja2 is not installed.
@@ -121,7 +124,7 @@ def environment() -> Any:
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.PackageLoader(PARTS),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in (*packages, PARTS)]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
