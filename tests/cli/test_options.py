@@ -177,12 +177,20 @@ def test_every_option_has_one_plain_line_and_its_default(command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_stand_at_the_end_and_can_be_typed(command):
     text = COMMANDS[command].format_help()
-    lines = text[text.index("examples:\n") :].splitlines()[1:]
+    lines = text[text.index("examples:\n") :].replace("\\\n", "").splitlines()[1:]
     assert any(line.split()[: len(command.split())] == command.split() for line in lines)
+    assert not lines[-1].strip().startswith("#")
     for line in lines:
         words = shlex.split(line, comments=True)
-        assert words[0] == "moediff"
-        build_parser().parse_args(words[1:])
+        if words:
+            assert words[0] == "moediff"
+            build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_fits_a_terminal_of_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [line for line in COMMANDS[command].format_help().splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(

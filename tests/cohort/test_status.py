@@ -101,7 +101,7 @@ def test_status_of_a_run_that_lives_and_of_one_that_was_killed(tmp_path, capsys)
     assert run.stdout is not None and run.stdout.readline()
     assert main(["cohort", "status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "2 workers (processes): running" in out and "under way: sub-07_T1w since 3 min" in out
+    assert "2 workers (processes): running" in out and "running: sub-07_T1w since 3 min" in out
     run.kill()
     run.communicate()
     assert main(["cohort", "status", str(tmp_path)]) == 0

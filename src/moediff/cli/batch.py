@@ -23,13 +23,22 @@ if TYPE_CHECKING:
 OPTIONS = {
     INPUT: (
         option("inputs", nargs="*", metavar="INPUT", help="scan, folder of scans, DICOM folder, or quoted pattern"),
-        option("--list", type=Path, action="append", default=[], metavar="FILE", help="file with an input a line"),
+        option(
+            "--list", type=Path, action="append", default=[], metavar="FILE", help="text file with one input per line"
+        ),
         option("--series", metavar="N", help="which DICOM series of each folder, by number or UID"),
         *shared.READING,
         *shared.refused(shared.INSTEAD | shared.NOT_IN_BATCH),
     ),
     OUTPUT: (
-        option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; folders stay as they are"),
+        option(
+            "-o",
+            "--output",
+            type=Path,
+            required=True,
+            metavar="FOLDER",
+            help="folder of the results; subfolders are kept",
+        ),
         *shared.GRID,
         *shared.MAPS,
         *shared.PAGES,

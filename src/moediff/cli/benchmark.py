@@ -49,7 +49,7 @@ OPTIONS = {
             type=int,
             default=[0],
             metavar="N",
-            help="of noise, bias field and samples (default: 0)",
+            help="seeds of noise, bias field and samples (default: 0)",
         ),
         option(
             "--exclude-from-means",
@@ -72,7 +72,7 @@ OPTIONS = {
             nargs="+",
             default=list(METHODS),
             metavar="METHOD",
-            help=f"of {', '.join(METHODS)}; NAME=FOLDER; or NAME='command {{input}} {{output}}' (default: all named)",
+            help=f"any of {', '.join(METHODS)}; NAME=FOLDER; NAME='command {{input}} {{output}}' (default: all these)",
         ),
         option("--focus", metavar="NAME", help=f"compare the others with this one (default: {FOCUS}, else the last)"),
     ),

@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
     actions = add_actions(commands, "cohort", "look at a run of many scans", "Look at a run of many scans.")
     status = Command(
         name="status",
-        summary="what is done, failed and under way",
-        description="What is done, failed and under way, how fast, and how long it will take; also after the run.",
+        summary="what is done, failed and running",
+        description="What is done, failed and running, how fast, and how long it will take; also after the run.",
         options={
             INPUT: (option("folder", type=Path, metavar="DIR", help="output folder of the run, or its work folder"),),
             OUTPUT: (option("--json", action="store_true", help="print JSON instead of text"),),
@@ -74,8 +74,8 @@ def _text(run: RunStatus) -> str:
         lines.append(f"{tally.retried} attempts were repeated, {tally.workers_lost} workers were lost")
     if run.alive:
         oldest = sorted(tally.under_way.items(), key=lambda item: item[1])
-        lines += [f"under way: {name} since {duration_text(now - since)}" for name, since in oldest[:MOST_NAMES]]
-        lines += [f"under way: {len(oldest) - MOST_NAMES} more"] if len(oldest) > MOST_NAMES else []
+        lines += [f"running: {name} since {duration_text(now - since)}" for name, since in oldest[:MOST_NAMES]]
+        lines += [f"running: {len(oldest) - MOST_NAMES} more"] if len(oldest) > MOST_NAMES else []
     lines += [f"{failure_text(failure)}; log: {failure.log}" for failure in tally.failures]
     return "\n".join(lines)
 

@@ -77,7 +77,7 @@ PAGES = (
         default="small",
         help="of these pages, small: at most 7 MB, with fewer grey levels; full: about 25 MB for a fine head",
     ),
-    option("--no-pages", action="store_true", help="write no pages; `group` writes them later"),
+    option("--no-pages", action="store_true", help="write no pages (`moediff bids ... group` can write them later)"),
 )
 QUALITY = _of_enhance("quality", "--mode", "--tta", "--correct-slice-intensity", "--profile")
 EXPERT = (
@@ -95,7 +95,9 @@ RUNNING: OptionTable = {
             help="journal and a log for each scan (default: logs in the output folder)",
         ),
         option("--nprocs", type=int, metavar="N", help="scans at once (default: as cores and memory allow)"),
-        option("--nthreads", type=int, metavar="N", help="threads of each (default: the cores are shared out)"),
+        option(
+            "--nthreads", type=int, metavar="N", help="threads of each scan (default: cores divided by scans at once)"
+        ),
         option("--mem-mb", type=int, metavar="MB", help="memory for all together (default: what is free)"),
         option("--runner", default="processes", choices=RUNNERS, help="where scans are enhanced"),
         option("--retries", type=int, default=2, metavar="N", help="how often a temporary fault is tried again"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    actions = add_actions(commands, "dicom", "list what a DICOM export holds", "List what a DICOM export holds.")
+    actions = add_actions(commands, "dicom", "list the series of a DICOM export", "List the series of a DICOM export.")
     listing = Command(
         name="list",
         summary="list the series in a folder or zip; shows no personal data",

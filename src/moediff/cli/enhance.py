@@ -185,7 +185,7 @@ OPTIONS = {
 EXAMPLES = (
     "moediff enhance sub-01_T2w.nii.gz                      # result beside the input, thick axes become 1 mm",
     "moediff enhance scan.nii.gz -o out.nii.gz --report look.html",
-    "moediff enhance scan.nii.gz --uncertainty sd.nii.gz    # and how far the result may be off, voxel by voxel",
+    "moediff enhance scan.nii.gz --uncertainty sd.nii.gz    # also how far each voxel may be off",
     "moediff enhance flair.nii.gz --like t1w.nii.gz         # on the grid of another scan",
     "moediff enhance flair_5mm.nii.gz --adapt               # better on thick slices, minutes instead of seconds",
     "moediff enhance axial.nii.gz sagittal.nii.gz coronal.nii.gz -o out.nii.gz   # three scans of one head become one",

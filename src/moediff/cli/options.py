@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 INPUT, OUTPUT, QUALITY, SPEED, EXPERT = "input", "output", "quality", "speed", "expert"
 DEBUG = "show the traceback of an error"
 HELP_COLUMN = 30  # where the explanations begin
+LONGEST_EXAMPLE = 76  # characters of a line
 
 # Command -> former name -> present name. Former names are read for one release; a warning names the present one.
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {
@@ -72,6 +75,12 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
+
+    def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None) -> str:
+        """What a command needs may be longer than a line."""
+        lines = super()._format_usage(usage, actions, groups, prefix).strip().splitlines()
+        wrapped = textwrap.wrap(" ".join(lines), self._width + 2, subsequent_indent="  ", break_on_hyphens=False)
+        return "\n".join(wrapped) + "\n\n"
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -165,7 +174,7 @@ def add_command(commands: Commands, command: Command) -> argparse.ArgumentParser
         command.name,
         help=command.summary,
         description=command.description,
-        epilog="\n  ".join(("examples:", *command.examples)),
+        epilog="\n  ".join(("examples:", *(line for example in command.examples for line in _example(example)))),
         formatter_class=HelpFormatter,
         add_help=False,
     )
@@ -174,6 +183,16 @@ def add_command(commands: Commands, command: Command) -> argparse.ArgumentParser
     parser.usage = f"%(prog)s {_usage(parser)}[options]"
     parser.set_defaults(call=command.call)
     return parser
+
+
+def _example(text: str) -> list[str]:
+    """Lines of an example that fit 80 columns: its comment first, then the command."""
+    command, _, comment = text.partition(" #")
+    lines = [""]
+    for part in re.split(" (?=-)", command.strip()):  # an option stays beside its values
+        joined = f"{lines[-1]} {part}" if lines[-1] else part
+        lines = [*lines[:-1], joined] if len(joined) <= LONGEST_EXAMPLE else [*lines, f"    {part}"]
+    return [*([f"# {comment.strip()}"] if comment else []), *(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
 def add_actions(commands: Commands, name: str, summary: str, description: str) -> Commands:

@@ -57,7 +57,7 @@ OPTIONS = {
         ),
         report_size_option(),
         overwrite_option("existing pages"),
-        quiet_option("no names of pages"),
+        quiet_option("nothing"),
     ),
 }
 

@@ -47,14 +47,16 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             )
         ),
         option("--input", type=Path, nargs="+", default=[], metavar="PATH", help="the scans that were enhanced"),
-        option("--reference", type=Path, nargs="+", default=[], metavar="PATH", help="reference scans, if there are"),
+        option(
+            "--reference", type=Path, nargs="+", default=[], metavar="PATH", help="reference scans, if there are any"
+        ),
         option(
             "--lesions",
             type=Path,
             nargs="+",
             default=[],
             metavar="PATH",
-            help="masks of outlined lesions; a case without has none",
+            help="masks of outlined lesions; a case without a mask has none",
         ),
     ),
     OUTPUT: (
@@ -69,7 +71,7 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             nargs="+",
             default=["choice"],
             metavar="TASK",
-            help="of choice, scores, search (default: choice)",
+            help="any of choice, scores, search (default: choice)",
         ),
         option("--training", type=int, default=1, metavar="N", help="cases for training, not analysed"),
         option("--repeats", type=float, default=0.2, metavar="SHARE", help="share of trials shown twice"),
@@ -88,7 +90,7 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             nargs="*",
             choices=("input", "reference"),
             default=["input", "reference"],
-            help="scans beside the results, where there are (default: both)",
+            help="scans to show beside the results (default: both)",
         ),
         option("--plane", choices=("axial", "coronal", "sagittal"), default="axial", help="plane of the slices"),
         option(
@@ -142,7 +144,7 @@ PLAN_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             metavar="N",
             help="cases to try (default: 10 20 40)",
         ),
-        option("--power", type=float, default=0.8, metavar="SHARE", help="power that is wanted"),
+        option("--power", type=float, default=0.8, metavar="SHARE", help="wanted power"),
     ),
     "what is expected": (
         option(
@@ -150,7 +152,7 @@ PLAN_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             type=float,
             default=0.65,
             metavar="SHARE",
-            help="comparisons that the better method wins",
+            help="share of comparisons that the better method wins",
         ),
         option("--ties", type=float, default=0.2, metavar="SHARE", help="'no difference' between equal methods"),
         option("--methods", type=int, default=2, metavar="N", help="number of methods; one is better than the others"),
@@ -194,7 +196,7 @@ EXPORT_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
 MERGE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     INPUT: (
         FOLDER,
-        option("files", type=Path, nargs="+", metavar="JSON", help="answers that offline pages saved"),
+        option("files", type=Path, nargs="+", metavar="JSON", help="files of answers from offline pages"),
         QUIET,
     ),
 }
@@ -218,7 +220,7 @@ def _commands() -> tuple[Command, ...]:
         Command(
             name="plan",
             summary="how many readers and cases a study needs",
-            description="Simulate studies of several sizes and print the share of them that finds the difference.",
+            description="Simulate studies of several sizes and print how many of them find the difference.",
             options=PLAN_OPTIONS,
             examples=("moediff study plan --readers 3 5 --cases 20 40",),
             call=plan_command,
@@ -253,7 +255,7 @@ def _commands() -> tuple[Command, ...]:
         Command(
             name="merge",
             summary="add answers of offline pages",
-            description="Add answers that offline pages saved to a study.",
+            description="Add the answers of offline pages to a study.",
             options=MERGE_OPTIONS,
             examples=("moediff study merge my-study answers-anna.json",),
             call=merge_command,
