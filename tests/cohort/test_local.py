@@ -50,6 +50,29 @@ def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path):
     assert set(results(tmp_path)) == {"sub-01_T1w", "sub-02_T1w", "sub-03_T1w"}
 
 
+def test_short_tasks_are_handed_out_ahead_and_none_is_lost_with_a_worker(tmp_path):
+    faults = ["", "", "", "kill-once", *[""] * 4, "kill-once", *[""] * 11]
+    summary = run_tasks(fakes(tmp_path, faults, seconds=0.02), fake_work, options(tmp_path))
+    assert (summary.done, summary.workers_lost, summary.retried) == (20, 2, 2)
+    assert all(len(lines) == 1 for lines in results(tmp_path).values())
+    under_way, most = set(), 0
+    for entry in read_entries(summary.journal):
+        if entry.event == "start":
+            under_way.add(entry.task)
+        elif entry.event in ("done", "retry"):
+            under_way.discard(entry.task)
+        most = max(most, len(under_way))
+    assert most == 4  # two workers, one task each ahead
+
+
+@pytest.mark.parametrize("runner", ["processes", "serial"])
+def test_nothing_begins_after_the_first_failure(runner, tmp_path):
+    faults = ["", "", "data", *[""] * 9]
+    chosen = options(tmp_path, stop_on_first_failure=True, runner=runner, processes=1)
+    summary = run_tasks(fakes(tmp_path, faults), fake_work, chosen)
+    assert (summary.done, len(summary.failures), summary.not_run) == (2, 1, 9)
+
+
 def test_a_function_that_workers_cannot_import_is_a_failure_of_its_tasks(tmp_path):
     gone = type(sys)("module_of_nobody")
     gone.work = lambda task: None

@@ -69,6 +69,7 @@ class DaskWorkers:
         self.count = min(options.processes or 1, max(1, tasks)) if on_queue else share.processes
         self._threads = (options.threads or 1) if on_queue else share.threads
         self._group = 1  # attempts of one message
+        self._one_by_one = options.stop_on_first_failure  # else a task could begin after a failure
         self._cluster = (
             _queue_cluster(options, self._threads) if on_queue else _local_cluster(self.count, self._threads)
         )
@@ -77,7 +78,7 @@ class DaskWorkers:
     @property
     def slots(self) -> int:
         """The next group waits at the scheduler while a worker ends its present one."""
-        return 2 * self.count * self._group
+        return self.count if self._one_by_one else 2 * self.count * self._group
 
     def _connect(self, runner: str) -> Client:
         from distributed import Client
@@ -136,7 +137,7 @@ class DaskWorkers:
 
     def _next_group(self, ended_s: Sequence[float], sent: int) -> int:
         """Attempts of the next message: one, unless they are so short that messages take a good part of the time."""
-        if len(ended_s) < sent:
+        if len(ended_s) < sent or self._one_by_one:
             return 1
         fitting = int(GROUP_S / 2 * sent / max(sum(ended_s), 1e-3))
         return max(1, min(2 * self._group, MOST_GROUPED, fitting))

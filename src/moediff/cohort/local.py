@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from moediff.cohort.tasks import RunnerOptions
 from moediff.cohort.workers import Report, lost_worker
 from moediff.core.machine import free_memory_mb, usable_cores
 
+SHORT_S = 5.0  # a task; longer ones wait here, where any worker that is free may take them
 GRACE_S = 10.0  # for workers to clean up before they are killed
 LOG = "workers.log"  # what workers say outside of any task: faults of libraries, mostly
 
@@ -62,62 +63,94 @@ def share_machine(options: RunnerOptions, tasks: int, cores: int, memory_mb: int
 
 @dataclass
 class _Worker:
+    """A process, and the attempts it was sent: the first is under way, a second one waits in the socket."""
+
     process: subprocess.Popen[bytes]
     connection: Connection
-    attempt: Attempt | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def send(self, attempt: Attempt) -> bool:
+        """Whether the process could be reached."""
+        try:
+            self.connection.send(attempt)
+        except OSError:
+            return False
+        self.attempts.append(attempt)
+        return True
 
     def stop(self) -> None:
         """Close the socket, which ends an idle worker; a busy one is asked by a signal."""
         self.connection.close()
-        if self.attempt is not None:
+        if self.attempts:
             self.process.terminate()
 
 
 class LocalWorkers:
-    """Worker processes, started when there is something to do and replaced when they die."""
+    """Worker processes, started when there is something to do and replaced when they die.
+
+    While tasks are short, each worker has the next one before it ends the present one, so that it need not wait for
+    this process, which a busy machine may let wait.
+    """
 
     def __init__(self, options: RunnerOptions, tasks: int) -> None:
         share = share_machine(options, tasks, usable_cores(), free_memory_mb())
         self.count = share.processes
         self._threads = share.threads
         self._log = options.folder / LOG
-        self._idle: list[_Worker] = []
-        self._busy: dict[Connection, _Worker] = {}
+        self._workers: dict[Connection, _Worker] = {}
+        self._ahead = not options.stop_on_first_failure  # else a task could begin after a failure
+        self._short = False
 
     @property
     def slots(self) -> int:
-        return self.count
+        return 2 * self.count if self._short and self._ahead else self.count
 
     def submit(self, attempt: Attempt) -> None:
         while True:
-            worker = self._idle.pop() if self._idle else _start(self._threads, self._log)
-            try:
-                worker.connection.send(attempt)
-            except OSError:  # it died while it had nothing to do
+            worker = self._least_busy()
+            if worker.send(attempt):
+                return
+            if worker.attempts:  # it died over them: `wait` reports that, and somebody else may do this one
+                self._start()
+            else:
+                del self._workers[worker.connection]
                 worker.stop()
                 _reap([worker], GRACE_S)
-                continue
-            worker.attempt = attempt
-            self._busy[worker.connection] = worker
-            return
+
+    def _least_busy(self) -> _Worker:
+        """An idle worker, a new one where there may be one more, else the one with the fewest attempts."""
+        least = min(self._workers.values(), key=lambda worker: len(worker.attempts), default=None)
+        if least is not None and (not least.attempts or len(self._workers) >= self.count):
+            return least
+        return self._start()
+
+    def _start(self) -> _Worker:
+        worker = _start(self._threads, self._log)
+        self._workers[worker.connection] = worker
+        return worker
 
     def wait(self, timeout_s: float) -> list[Report]:
-        return [self._report(self._busy.pop(c)) for c in wait(list(self._busy), timeout_s) if isinstance(c, Connection)]
+        busy = [connection for connection, worker in self._workers.items() if worker.attempts]
+        ended = [connection for connection in wait(busy, timeout_s) if isinstance(connection, Connection)]
+        return [self._report(self._workers[connection]) for connection in ended]
 
     def _report(self, worker: _Worker) -> Report:
-        attempt, worker.attempt = worker.attempt, None
-        assert attempt is not None
+        attempt, *waiting = worker.attempts
+        worker.attempts = waiting
         try:
             outcome = worker.connection.recv()
         except (EOFError, OSError):
+            del self._workers[worker.connection]
             worker.connection.close()
             _reap([worker], GRACE_S)
+            for one in waiting:  # not begun
+                self.submit(one)
             return Report(attempt.task, lost_worker(_death(worker.process.returncode)), worker_lost=True)
-        self._idle.append(worker)
+        self._short = outcome.seconds < SHORT_S
         return Report(attempt.task, outcome)
 
     def close(self) -> None:
-        every = [*self._idle, *self._busy.values()]
+        every = list(self._workers.values())
         for worker in every:
             worker.stop()
         _reap(every, GRACE_S)
