@@ -65,7 +65,8 @@ def test_links_that_were_never_fetched_fail_by_themselves(study, bundle, capsys)
     assert "again, only these: moediff bids" in said and said.rstrip().endswith("--participant-label 01")
     assert results(study) == [FLAIR, T1W]
     index = (study / "out/index.html").read_text(encoding="utf-8")
-    assert "2 failed" in index and "sub-01_T2w" in index and str(study) not in index
+    page = (study / "out/sub-01.html").read_text(encoding="utf-8")
+    assert "2 failed" in index and "sub-01_T2w" in index and "sub-01_T2w" in page and str(study) not in index + page
 
 
 def test_a_fetched_scan_leaves_the_list_of_failures(study, bundle, capsys):
@@ -77,7 +78,8 @@ def test_a_fetched_scan_leaves_the_list_of_failures(study, bundle, capsys):
     again = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("again"))
     assert main(again.partition("moediff ")[2].split()) == 0
     assert len(results(study)) == 3
-    assert "failed" not in (study / "out/index.html").read_text(encoding="utf-8").split("<body>")[1].lower()
+    for page in ("index.html", "sub-01.html"):
+        assert "failed" not in (study / "out" / page).read_text(encoding="utf-8").split("<body>")[1].lower()
 
 
 def test_a_participant_without_scans_is_named_and_the_others_go_on(study, bundle, capsys):

@@ -84,17 +84,23 @@ def write_pages(out: Path, results: Iterable[Result], failures: Sequence[FailedS
     listed, pages, renewed = list[_Listed](), 0, 0
     for _, group in groupby(results, key=lambda result: result.page):
         scans = [_Listed(result, result.record()) for result in group]
-        renewed += _renew_page(scans, out / INDEX)
+        renewed += _renew_page(scans, _failures_of(scans, failures), out / INDEX)
         pages += 1
         listed += scans
     write_text(_index(out, listed, failures), out / INDEX, overwrite=True)
     return Written(out / INDEX, len(listed), pages, renewed)
 
 
-def _renew_page(scans: Sequence[_Listed], index: Path) -> bool:
+def _failures_of(scans: Sequence[_Listed], failures: Sequence[FailedScan]) -> list[FailedScan]:
+    """Scans of the same participant that failed; pages of other results are about one scan."""
+    group = scans[0].result.group
+    return [failure for failure in failures if failure.name.partition("_")[0] == group]
+
+
+def _renew_page(scans: Sequence[_Listed], failures: Sequence[FailedScan], index: Path) -> bool:
     """Draw the page of a participant unless it shows these results already."""
     page = scans[0].result.page
-    digest = _digest(scans)
+    digest = _digest(scans, failures)
     try:
         with page.open("rb") as file:
             if digest.encode() in file.read(HEAD_BYTES):
@@ -108,6 +114,7 @@ def _renew_page(scans: Sequence[_Listed], index: Path) -> bool:
         group=scans[0].result.group,
         scans=sections,
         titles=dict(TITLES),
+        failures=[(failure, _href(failure.log, page.parent)) for failure in failures],
         index=_href(index, page.parent),
     )
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -115,9 +122,9 @@ def _renew_page(scans: Sequence[_Listed], index: Path) -> bool:
     return True
 
 
-def _digest(scans: Sequence[_Listed]) -> str:
-    """Checksum of the sidecars of a page, of which viewers there are, and of the program's version."""
-    parts = [__version__]
+def _digest(scans: Sequence[_Listed], failures: Sequence[FailedScan]) -> str:
+    """Checksum of the sidecars and failures of a page, of which viewers there are, and of the program's version."""
+    parts = [__version__, *(f"{failure.name} {failure.reason}" for failure in failures)]
     for scan in scans:
         content = scan.result.sidecar.read_bytes()
         parts += [scan.name, hashlib.sha256(content).hexdigest(), str(scan.result.viewer.exists())]
