@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.installed
 SCAN      ?=
 DATA      ?= ../shared/data
-# What docs/results.md and docs/benchmarks.md show.
+# What docs/persons.md and docs/benchmarks.md show.
 PERSONS   := M2307_T2w aurora_T1c fsf_T1w ljms07_FLAIR seg3d_T1w
 RECIPES   := thick5 low1.5 iso2 thick3 mixed low-field iso1.5 inplane2
 METRICS   := psnr,nrmse,ssim,psnr_all,ssim_all,nrmse_mrixfields,ssim_mrixfields,haarpsi,haarpsi_med,gmsd,vif,hf_ratio,sharpness,sharpness_ref,noise
@@ -31,7 +31,7 @@ help:
 	@echo "make benchmark         every method on degraded scans of DATA/val (or MNI152) into ./benchmark/; continues"
 	@echo "                       UNIFORM=bundle of one denoiser for everything: judged too"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"other options of moediff benchmark\""
-	@echo "make benchmark-tables  the table of docs/results.md from benchmarks/results/embedded.json; docs/benchmarks.md and its plot from a run of yours"
+	@echo "make benchmark-tables  the table of docs/persons.md from benchmarks/results/embedded.json; docs/benchmarks.md and its plot from a run of yours"
 	@echo "                       TIMES=results.json of a run whose processor times stand for all"
 	@echo "make benchmark-publish write benchmarks/results/embedded.json from that run"
 	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
@@ -101,11 +101,11 @@ benchmark: $(STAMP)
 	$(BIN)/moediff benchmark $(if $(filter-out ../shared/data,$(DATA))$(wildcard $(DATA)/val),--data "$(DATA)") -o benchmark --methods $(METHODS) $(BENCHMARK)
 
 benchmark-tables: $(STAMP)
-	$(BIN)/python scripts/benchmark_tables.py benchmarks/results/embedded.json docs/results.md
+	$(BIN)/python scripts/benchmark_tables.py benchmarks/results/embedded.json docs/persons.md
 	$(if $(wildcard benchmark/results.json),$(BIN)/python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md \
 		$(if $(TIMES),--times "$(TIMES)") --plot docs/images/quality_against_time.svg)
 
-# From a run on the held-out persons: what docs/results.md needs, without the machine.
+# From a run on the held-out persons: what docs/persons.md needs, without the machine.
 benchmark-publish: $(STAMP)
 	$(BIN)/python scripts/benchmark_tables.py benchmark/results.json --publish benchmarks/results/embedded.json
 

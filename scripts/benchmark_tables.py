@@ -7,7 +7,7 @@
 Replaces what stands between `<!-- benchmark NAME -->` and `<!-- end -->`;
 `moediff.benchmark.markdown_tables` has the names.
 --times names a run whose processor times and operations stand for all, for instance of one scan with --flops.
---publish writes the small file that is committed, from which the table of docs/results.md follows without the scans:
+--publish writes the small file that is committed, from which the table of docs/persons.md follows without the scans:
 baselines and focus method only, the metrics of gains, nothing about the machine.
 """
 
@@ -100,7 +100,7 @@ def _label_dots(panel: Any, points: Mapping[str, Point]) -> None:
 
 
 def published(results: Results) -> Results:
-    """The rows that docs/results.md needs, without gains and anything that depends on the machine."""
+    """The rows that docs/persons.md needs, without gains and anything that depends on the machine."""
     rows = [
         BenchmarkRow(
             method=row.method,

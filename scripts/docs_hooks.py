@@ -24,6 +24,7 @@ LONG = (
     "gallery",
     "hazards",
     "measured",
+    "persons",
     "reader-study-check",
     "reliability",
     "scale",

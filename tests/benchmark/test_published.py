@@ -32,10 +32,10 @@ def test_the_small_file_gives_the_same_table_of_gains(script, known_rows, tmp_pa
     assert all(row.seconds is None and row.peak_mib is None for row in read.rows)
 
 
-def test_the_results_show_the_published_gains():
-    """`make benchmark-tables` writes them."""
+def test_the_page_of_persons_shows_the_published_gains():
+    """`make benchmark-tables` writes them into docs/persons.md."""
     results = read_results(EMBEDDED)
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "persons.md").read_text(encoding="utf-8")
     blocks = {match["name"]: match[0] for match in BLOCK.finditer(text)}
     assert gain_table(with_gains(results.rows), results.focus) in blocks["gains"]
 
