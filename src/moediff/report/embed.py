@@ -46,10 +46,8 @@ class PageSize:
     map_step: int
 
 
-SIZES = {
-    "full": PageSize(
-        "full", 25_000_000, (1023, 511), False, 2, 4
-    ),  # 511: 255 in the lesion window, all that a screen shows
+SIZES = {  # 511 grey levels are 255 in the lesion window, as many as a screen shows
+    "full": PageSize("full", 25_000_000, (1023, 511), False, 2, 4),
     "small": PageSize("small", 7_000_000, (255, 127, 63), True, 3, 8),
 }
 
