@@ -64,6 +64,17 @@ def test_lesions_are_labels_on_the_enhanced_grid(scans, phantom):
     assert int(lesions.data_XYZ.sum()) == 64 and len(lesions.labels) == 1
 
 
+def test_the_expert_map_follows_the_head_and_not_the_blocks_of_the_gate(scans, phantom):
+    head = (phantom.data_XYZ > 30).float()
+    gate_XYZE = torch.zeros(*phantom.shape, 2)
+    gate_XYZE[..., 1] = 0.4
+    gate_XYZE[:, :, :20, 0] = 1.0
+    gate_XYZE[24, 28, 30, 0] = 1.0  # one voxel among others
+    drawn = layer(replace(scans, enhanced=phantom, gate_XYZE=gate_XYZE), "experts").data_XYZ
+    assert int(expert_labels(gate_XYZE)[24, 28, 30]) == 2
+    assert int(drawn[0, 0, 0]) == 0 and 0.8 < float((drawn > 0).sum()) / float(head.sum()) < 1.4
+
+
 def test_a_map_grows_clearer_without_an_edge_towards_nothing():
     """A value that is cut off draws holes, and holes look like lesions."""
     levels = torch.zeros(1, 1, 1, dtype=torch.uint8)

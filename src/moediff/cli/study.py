@@ -28,6 +28,22 @@ FOLDER = option("folder", type=Path, metavar="DIR", help="folder of the study")
 KEY = option("--key", type=Path, metavar="FILE", help="the key's file (default: DIR.key.json beside the folder)")
 QUIET = quiet_option("nothing")
 
+
+def _new_folder(ending: str) -> Option:
+    return option(
+        "-o", "--output", type=Path, metavar="DIR", help=f"new folder (default: DIR.{ending} beside the study)"
+    )
+
+
+def _output_folder(args: argparse.Namespace, ending: str) -> Path:
+    """The folder that was named, or the study's with an ending; refused where it exists."""
+    from moediff.io.atomic import check_new_folder
+
+    output: Path = args.output or args.folder.resolve().with_name(f"{args.folder.resolve().name}.{ending}")
+    check_new_folder(output)
+    return output
+
+
 CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     INPUT: (
         OneOf(
@@ -108,7 +124,7 @@ CREATE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
 ANALYSE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     INPUT: (FOLDER, KEY),
     OUTPUT: (
-        option("-o", "--output", type=Path, metavar="DIR", help="new folder (default: DIR.analysis beside the study)"),
+        _new_folder("analysis"),
         QUIET,
     ),
     "analysis": (
@@ -188,7 +204,7 @@ SERVE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
 EXPORT_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
     INPUT: (FOLDER,),
     OUTPUT: (
-        option("-o", "--output", type=Path, metavar="DIR", help="new folder (default: DIR.offline beside the study)"),
+        _new_folder("offline"),
         QUIET,
     ),
 }
@@ -320,7 +336,7 @@ def analyse_command(args: argparse.Namespace) -> int:
     """Open the key and analyse."""
     from moediff.core.errors import ConfigError
     from moediff.core.extras import require_modules
-    from moediff.io.atomic import check_new_folder, whole_folder
+    from moediff.io.atomic import whole_folder
     from moediff.study.analyse import AnalysisOptions, analyse, unblinded
     from moediff.study.answers import AnswerStore
     from moediff.study.publish import publish
@@ -328,8 +344,7 @@ def analyse_command(args: argparse.Namespace) -> int:
 
     require_modules("jinja2", extra="study")
     study = read_study(args.folder)
-    output = args.output or args.folder.resolve().with_name(f"{args.folder.resolve().name}.analysis")
-    check_new_folder(output)
+    output = _output_folder(args, "analysis")
     with AnswerStore(args.folder, study) as store:
         left, answers = store.unfinished(), store.answers()
     if left and not args.unfinished:
@@ -406,13 +421,12 @@ def serve_command(args: argparse.Namespace) -> int:
 
 def export_command(args: argparse.Namespace) -> int:
     """Write one page a reader."""
-    from moediff.io.atomic import check_new_folder, whole_folder, write_text
+    from moediff.io.atomic import whole_folder, write_text
     from moediff.study.offline import file_name, offline_page
     from moediff.study.records import read_study
 
     study = read_study(args.folder)
-    output = args.output or args.folder.resolve().with_name(f"{args.folder.resolve().name}.offline")
-    check_new_folder(output)
+    output = _output_folder(args, "offline")
     with whole_folder(output, overwrite=False) as hidden:
         for reader in study.readers:
             write_text(offline_page(args.folder, study, reader), hidden / file_name(study, reader))

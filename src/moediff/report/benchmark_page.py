@@ -7,18 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.benchmark.aggregate import (
-    COMPARED,
-    CRITERIA,
-    differences,
-    lesion_sums,
-    losses,
-    means,
-    methods_of,
-    recipes_of,
-    region_means,
-    scans_of,
-)
+from moediff.benchmark import aggregate
 from moediff.benchmark.cases import MEASURED, Case
 from moediff.benchmark.markdown_tables import COLUMNS, cell, columns_of
 from moediff.benchmark.records import About, BenchmarkRow, LesionSum, Loss
@@ -87,7 +76,7 @@ def page(rows: Sequence[BenchmarkRow], about: About, focus: str, pictures: Path)
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scans = scans_of(rows)
+    scans = aggregate.scans_of(rows)
     rings = [scan for scan in scans if not all(row.in_means for row in rows if row.scan == scan)]
     return str(
         environment.get_template(TEMPLATE).render(
@@ -97,8 +86,8 @@ def page(rows: Sequence[BenchmarkRow], about: About, focus: str, pictures: Path)
             scans=scans,
             rings=rings,
             broken=broken,
-            columns=[COLUMNS[key][0] for key in columns_of(means(rows))],
-            recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in recipes_of(rows)],
+            columns=[COLUMNS[key][0] for key in columns_of(aggregate.means(rows))],
+            recipes=[_recipe(rows, recipe, focus, (scans, rings)) for recipe in aggregate.recipes_of(rows)],
             time=quality_against_time(_times(rows)),
             worst=_worst(rows, pictures),
             failures=[row for row in rows if row.error],
@@ -162,29 +151,32 @@ def _recipe(
     rows: Sequence[BenchmarkRow], recipe: str, focus: str, scans: tuple[Sequence[str], Sequence[str]]
 ) -> RecipeSection:
     """The section of one recipe; `scans` are all, and those drawn as rings."""
-    columns = columns_of(means(rows))
+    columns = columns_of(aggregate.means(rows))
     mine = [row for row in rows if row.recipe == recipe]
-    gains = {method: _gain_by_scan(mine, method) for method in methods_of(mine)}
-    compared = differences(mine, focus)
+    gains = {method: _gain_by_scan(mine, method) for method in aggregate.methods_of(mine)}
+    compared = aggregate.differences(mine, focus)
     plots = []
-    for metric, title in COMPARED.items():
+    for metric, title in aggregate.COMPARED.items():
         values = {entry.against: (entry.mean, entry.low, entry.high) for entry in compared if entry.metric == metric}
         if values:
             plots.append((title, intervals(values, f"{title}, {focus} minus the other")))
     return RecipeSection(
         name=recipe,
-        table=[(mean.method, [cell(mean, key) for key in columns], mean.persons, mean.failed) for mean in means(mine)],
+        table=[
+            (mean.method, [cell(mean, key) for key in columns], mean.persons, mean.failed)
+            for mean in aggregate.means(mine)
+        ],
         differences=plots,
         regions=_regions(mine),
-        lesions=lesion_sums(mine),
-        losses=[(CRITERIA[loss.metric].title, loss) for loss in losses(mine, focus)],
+        lesions=aggregate.lesion_sums(mine),
+        losses=[(aggregate.CRITERIA[loss.metric].title, loss) for loss in aggregate.losses(mine, focus)],
         dots=dots(gains, *scans, "gain over interpolation, PSNR (dB)"),
     )
 
 
 def _regions(rows: Sequence[BenchmarkRow]) -> RegionTable | None:
     """None where no scan's regions are known."""
-    entries = region_means(rows)
+    entries = aggregate.region_means(rows)
     if not entries:
         return None
     regions = list(dict.fromkeys(entry.region for entry in entries))
@@ -209,7 +201,7 @@ def _gain_by_scan(rows: Sequence[BenchmarkRow], method: str) -> dict[str, float]
 def _times(rows: Sequence[BenchmarkRow]) -> dict[str, tuple[float, float]]:
     """Mean seconds and gain per method over everything that means include."""
     points: dict[str, tuple[float, float]] = {}
-    for method in methods_of(rows):
+    for method in aggregate.methods_of(rows):
         values = [
             (row.seconds, row.gain_psnr)
             for row in rows
@@ -224,7 +216,7 @@ def _times(rows: Sequence[BenchmarkRow]) -> dict[str, tuple[float, float]]:
 def _worst(rows: Sequence[BenchmarkRow], pictures: Path) -> list[tuple[BenchmarkRow, str]]:
     """Per method the row with the least gain that has a picture, and the picture as a data URI."""
     worst = []
-    for method in methods_of(rows):
+    for method in aggregate.methods_of(rows):
         mine = [row for row in rows if row.method == method and not row.error and row.gain_psnr is not None]
         mine = [row for row in mine if (pictures / f"{row.key}.png").is_file()]
         if mine:

@@ -90,7 +90,7 @@ def display(scans: ReportScans) -> Display:
     """
     box, air_below = _display_box(scans.enhanced)
     cropped = box.crop_volume(scans.enhanced)
-    map_layers = tuple(maps(scans, box, cropped.grid))
+    map_layers = tuple(maps(scans, box, cropped.grid, air_below))
     lesions = next((layer for layer in map_layers if layer.key == "lesions"), None)
     centre = _centre(cropped, lesions, air_below)
     return Display(cropped.grid, tuple(_scans(scans, box, cropped)), map_layers, centre, presets(cropped))

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.core.morphology import dilated, eroded, filled
 from moediff.core.volume import Grid
 from moediff.report.data import ReportScans
 from moediff.report.layers import EXPERT_COLOURS, DisplayBox, Layer, nearest, quantiles, to_bytes
 
 TOP_QUANTILE = 0.995  # of a map; brighter voxels look like this one
 MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
+HEAD_BLOCK = 2  # voxels
 LESION_COLOUR = "#D55E00"
 LARGEST = "each place has the colour of the expert whose gate weight is the largest there"
 SINGLE_EXPERT = "change by a single expert: "
@@ -39,13 +42,32 @@ def _signed(key: str, title: str, change_XYZ: Tensor, top: float = 0.0) -> Layer
 
 
 def expert_labels(gate_XYZE: Tensor) -> Tensor:
-    """The number of the expert of the largest weight from 1, 0 where none worked; uint8."""
-    best = gate_XYZE.argmax(-1).to(torch.uint8) + 1
-    return best * (gate_XYZE.sum(-1) > MIN_WEIGHT)
+    """The number of the expert of the largest weight from 1, 0 where none worked; uint8.
+
+    Weights are means over 3 x 3 x 3 voxels: the gate decides for blocks, whose steps are not anatomy.
+    """
+    best_XYZ = torch.zeros(gate_XYZE.shape[:3], dtype=torch.uint8, device=gate_XYZE.device)
+    most_XYZ = torch.full_like(best_XYZ, -1, dtype=torch.float32)
+    for number, weight_XYZ in enumerate(gate_XYZE.unbind(-1), 1):
+        smooth_XYZ = F.avg_pool3d(weight_XYZ[None].float(), 3, 1, 1, count_include_pad=False)[0]
+        best_XYZ[smooth_XYZ > most_XYZ] = number
+        most_XYZ = torch.maximum(most_XYZ, smooth_XYZ)
+    return best_XYZ * (gate_XYZE.sum(-1) > MIN_WEIGHT)
 
 
-def _expert_map(scans: ReportScans, gate_XYZE: Tensor, box: DisplayBox) -> Layer:
-    labels = expert_labels(box.crop_data(gate_XYZE))
+def head_mask(enhanced_XYZ: Tensor, air_below: float) -> Tensor:
+    """The head with everything in it, on blocks of 2 x 2 x 2 voxels; single bright voxels of air do not count."""
+    x, y, z = enhanced_XYZ.shape
+    thin_XYZ = enhanced_XYZ[::HEAD_BLOCK, ::HEAD_BLOCK, ::HEAD_BLOCK] > air_below
+    inside_XYZ = filled(dilated(eroded(thin_XYZ, 1), 1))
+    for axis in range(3):
+        inside_XYZ = inside_XYZ.repeat_interleave(HEAD_BLOCK, axis)
+    return inside_XYZ[:x, :y, :z]
+
+
+def _expert_map(scans: ReportScans, gate_XYZE: Tensor, box: DisplayBox, air_below: float) -> Layer:
+    """Left out in the air around the head, where there is nothing to tell."""
+    labels = expert_labels(box.crop_data(gate_XYZE)) * head_mask(box.crop_volume(scans.enhanced).data_XYZ, air_below)
     colours = (EXPERT_COLOURS[i % len(EXPERT_COLOURS)] for i in range(gate_XYZE.shape[3]))
     named = tuple(zip(scans.expert_names, colours, strict=False))
     return Layer("experts", "expert of the largest weight", labels, 0, len(named), named, note=LARGEST)
@@ -59,19 +81,20 @@ def _single_experts(scans: ReportScans, changed_XYZE: Tensor, box: DisplayBox) -
         yield _signed(f"single{index + 1}", f"{SINGLE_EXPERT}{name}", change, top)
 
 
-def maps(scans: ReportScans, box: DisplayBox, grid: Grid) -> list[Layer]:
+def maps(scans: ReportScans, box: DisplayBox, grid: Grid, air_below: float) -> list[Layer]:
     """Every map there is.
 
     Args:
         box: the box around the enhanced head.
         grid: the box's grid.
+        air_below: intensity below which lies air.
     """
     layers = []
     if scans.uncertainty_XYZ is not None:
         spread = box.crop_volume(scans.enhanced.with_data(scans.uncertainty_XYZ.float())).data_XYZ
         layers.append(_heat("uncertainty", "uncertainty", spread))
     if scans.gate_XYZE is not None:
-        layers.append(_expert_map(scans, scans.gate_XYZE, box))
+        layers.append(_expert_map(scans, scans.gate_XYZE, box, air_below))
     if scans.interpolated is not None:
         change = box.crop_volume(scans.enhanced).data_XYZ - box.crop_volume(scans.interpolated).data_XYZ
         layers.append(_signed("change", "what was changed", change))

@@ -80,6 +80,7 @@ function where(viewer, find) {
 
 function mapValue(map, level) {
   if (level === null) return "–";
+  if (map.outline) return level ? "inside" : "outside";
   if (map.labels.length) return map.labels[level - 1]?.name ?? "none";
   return short(Number((map.signed ? ((level - 128) / 127) * map.high : (level / 255) * map.high).toPrecision(2)));
 }

@@ -62,9 +62,26 @@ class View {
   map(volume, state) {
     const image = volume.pixels(this.plane, state.at[PLANES[this.plane][2]], volume.table), draw = this.canvas.getContext("2d");
     if (!image) return;
-    draw.globalAlpha = volume.outline ? 1 : state.opacity;
-    this.place(volume.outline ? onlyEdges(image) : image, volume, state, !volume.labels.length);
+    draw.globalAlpha = volume.outline ? Math.min(1, 1.6 * state.opacity) : state.opacity;
+    if (volume.outline) this.outline(image, volume, state);
+    else this.place(image, volume, state, !volume.labels.length);
     draw.globalAlpha = 1;
+  }
+
+  // Thin lines along the edges of voxels, so that a small lesion is not covered by its outline.
+  outline(image, volume, state) {
+    const { across, up, scale, x, y } = this.geometry(state), right = volume.ends(across)[1], high = volume.ends(up)[1];
+    const [wide, tall] = [volume.voxel_mm[across] * scale, volume.voxel_mm[up] * scale], draw = this.canvas.getContext("2d");
+    const [red, green, blue] = volume.labels[0].colour;
+    draw.strokeStyle = `rgb(${red}, ${green}, ${blue})`;
+    draw.lineWidth = 1.5 * this.density;
+    draw.beginPath();
+    for (const [column, row, down] of edgesOf(image)) {
+      const left = x - right * scale + column * wide, top = y - high * scale + row * tall;
+      draw.moveTo(left, top);
+      draw.lineTo(left + (down ? 0 : wide), top + (down ? tall : 0));
+    }
+    draw.stroke();
   }
 
   // `scans`: one, or the one on the left of the edge and the one on its right. `over`: a map on the last of them, or null.

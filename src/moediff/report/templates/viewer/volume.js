@@ -67,13 +67,16 @@ function colourTable(rgba) {
   return table;
 }
 
-// Leaves of each coloured area only the pixels at its edge.
-function onlyEdges(image) {
-  const { width, height } = image, seen = new Uint32Array(image.data.buffer), all = seen.slice();
-  for (let y = 1, i = width + 1; y < height - 1; y++, i += 2) {
-    for (let x = 1; x < width - 1; x++, i++) {
-      if (all[i] && all[i - 1] && all[i + 1] && all[i - width] && all[i + width]) seen[i] = 0;
+// Sides of pixels at which coloured areas end: column and row of where one begins, and whether it runs downwards.
+function edgesOf(image) {
+  const { width, height } = image, pixels = new Uint32Array(image.data.buffer), edges = [];
+  const at = (column, row) => column >= 0 && row >= 0 && column < width && row < height && pixels[row * width + column] !== 0;
+  for (let row = 0; row <= height; row++) {
+    for (let column = 0; column <= width; column++) {
+      const here = at(column, row);
+      if (here !== at(column - 1, row)) edges.push([column, row, true]);
+      if (here !== at(column, row - 1)) edges.push([column, row, false]);
     }
   }
-  return image;
+  return edges;
 }
