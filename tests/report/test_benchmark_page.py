@@ -72,7 +72,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "link", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -109,8 +109,8 @@ def test_names_are_text_and_nothing_else(html, parsed):
 
 def test_nothing_is_fetched(html, parsed):
     links = [value for key, value in parsed.attributes if key in ("src", "href", "srcset", "data", "xlink:href")]
-    assert len(links) == 1 and links[0].startswith("data:image/png;base64,")
-    assert not {"link", "iframe", "object", "script", "a"} & set(parsed.tags)
+    assert links[0] == "data:," and links[1].startswith("data:image/png;base64,") and len(links) == 2  # no icon
+    assert not {"iframe", "object", "script", "a"} & set(parsed.tags)
     visible = html.replace("http://example.org/x", "")  # the hostile name, as text
     assert not re.search(r"https?://|url\(|@import|//", visible)
     assert "default-src 'none'" in html
