@@ -23,7 +23,7 @@ READ = [  # what users read; records and lab notes are only spell-checked
 ]
 GUIDES = {"Start", "How to", "Explanation", "Extend"}  # parts of the menu that are read from top to bottom
 RULES = {  # pattern -> what to write instead
-    r"\b(?:colors?|gray|neighbor\w*|centers?|behavior\w*|artifacts?|analyz\w*|normaliz\w*)\b": "British spelling",
+    r"\b(?:colors?|gray(?! 19\d\d)|neighbor\w*|centers?|behavior\w*|artifacts?|analyz\w*|normaliz\w*)\b": "British spelling",
     r"\b(?:utili[sz]e\w*|leverag\w*|facilitat\w*)\b": "use, help",
     r"\b(?:in order to|due to the fact|with respect to|prior to|in the case of)\b": "to, because, about, before, for",
     r"\b(?:simply|obviously|easily|of course|please note|it should be noted)\b": "leave it out",
@@ -31,7 +31,7 @@ RULES = {  # pattern -> what to write instead
     r"\b(?:one|two|three|four|nine) \w+ of (?:two|three|four|five|ten)\b": "two thirds, 90 %",
     r"\b(?:whilst|thus|hence|thereby|wherein|foretold|henceforth|albeit)\b": "so, while, although",
     r"\b(?:state[- ]of[- ]the[- ]art|cutting[- ]edge|seamless\w*|powerful|blazing\w*)\b": "say what was measured",
-    r"\b(\w+) \1\b(?<!had had)(?<!that that)": "the word stands twice",
+    r"\b(?!CODE)(\w+) \1\b(?<!had had)(?<!that that)": "the word stands twice",
     r"[\u2014\u2013]": "a comma, a colon or a hyphen",
     r"\b(?:stands?|stood) (?:in|on|above|below|under|for)\b": "is",
     r"(?<!there )\b(?:is|are|was|were) no (?!longer|more|less|larger|smaller|better|worse)\w": "is not a, are not",
@@ -96,7 +96,7 @@ def sentences(text: str) -> list[str]:
 
 def broken_rules(text: str) -> list[str]:
     """What a page says against the rules, with the remedy."""
-    plain = prose(text)
+    plain = "\n".join([prose(text), *cells(text)])
     found = [(match[0], remedy) for rule, remedy in RULES.items() for match in re.finditer(rule, plain, re.I)]
     return [f"{words!r}: {remedy}" for words, remedy in found]
 
