@@ -19,6 +19,7 @@ LONG = (
     "aims",
     "benchmarks",
     "cases",
+    "default-recipe",
     "dependencies",
     "design",
     "gallery",
