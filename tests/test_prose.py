@@ -23,7 +23,7 @@ READ = [  # what users read; records and lab notes are only spell-checked
 ]
 GUIDES = {"Start", "How to", "Explanation", "Extend"}  # parts of the menu that are read from top to bottom
 RULES = {  # pattern -> what to write instead
-    r"\b(?:colors?|gray(?! 19\d\d)|neighbor\w*|centers?|behavior\w*|artifacts?|analyz\w*|normaliz\w*)\b": "British spelling",
+    r"\b(?:colors?|gray(?! \d)|neighbor\w*|centers?|behavior\w*|artifacts?|(?:analy|normali)z\w*)\b": "British English",
     r"\b(?:utili[sz]e\w*|leverag\w*|facilitat\w*)\b": "use, help",
     r"\b(?:in order to|due to the fact|with respect to|prior to|in the case of)\b": "to, because, about, before, for",
     r"\b(?:simply|obviously|easily|of course|please note|it should be noted)\b": "leave it out",
