@@ -6,6 +6,7 @@ import pkgutil
 import re
 import tomllib
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,10 @@ def test_every_pinned_file_has_a_hash():
     assert lock.count("==") == len(locked)  # none without
 
 
-@pytest.mark.parametrize(
-    "page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]), ids=lambda page: page.name
-)
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_holds_an_unresolved_merge(page):
     assert not re.search(r"^(<{7}|={7}|>{7})", page.read_text(encoding="utf-8"), re.M)
 
@@ -225,3 +227,23 @@ def test_links_of_pages_beside_the_docs_lead_somewhere(name):
     text = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+def lists_without_a_gap(text: str) -> list[str]:
+    """Lists and tables right below a paragraph: the site would show them as its running text."""
+    lines = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S).splitlines()
+    begins = re.compile(r"\s*(?:[-*]|\d+\.) |\|")
+    return [
+        line
+        for above, line in pairwise(lines)
+        if begins.match(line) and above.strip() and not begins.match(above) and not above.startswith((" ", "#", "<!--"))
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lists_and_tables_begin_below_an_empty_line(page):
+    assert lists_without_a_gap(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_list_that_would_run_on_is_found():
+    assert lists_without_a_gap("Text:\n- one\n- two\n\n- three\n  goes on\n- four\n") == ["- one"]
