@@ -480,22 +480,35 @@ def test_a_result_without_its_input_is_shown_alone_and_says_so(open_page, scans,
     assert state(page)["layout"] == "all"
 
 
+def touched(page: Any, paths: list[list[tuple[float, float]]]) -> None:
+    """Fingers put down, moved along their paths, and lifted."""
+    client = page.context.new_cdp_session(page)
+    for moment, points in enumerate(zip(*paths, strict=True)):
+        fingers = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(points)]
+        kind = "touchMove" if moment else "touchStart"
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+    client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    settled(page)
+
+
 def test_two_fingers_zoom(open_page):
     page = open_page(has_touch=True)
-    client = page.context.new_cdp_session(page)
     box = page.locator(".view").first.bounding_box()
     x, y = box["x"] + 120, box["y"] + 120
-
-    def touch(kind: str, apart: float) -> None:
-        points = [] if kind == "touchEnd" else [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
-        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-    touch("touchStart", 30)
-    for apart in range(30, 91, 10):
-        touch("touchMove", apart)
-    touch("touchEnd", 0)
-    settled(page)
+    touched(page, [[(x + side * apart, y) for apart in range(30, 91, 10)] for side in (-1, 1)])
     assert state(page)["zoom"] == pytest.approx(3, rel=0.1)
+
+
+def test_one_finger_moves_the_cross_or_changes_slices_by_how_far_it_moves(open_page):
+    page = open_page(width=820, height=1180, has_touch=True)
+    box = page.locator(".view").first.bounding_box()
+    x, y = box["x"] + 120, box["y"] + 120
+    before = state(page)
+    touched(page, [[(x, y), (x, y)]])
+    assert state(page)["at"][:2] != before["at"][:2] and state(page)["at"][2] == before["at"][2]
+    page.select_option("#drag", "slices")
+    touched(page, [[(x, y), (x, y - 3), (x, y - 4), (x, y - 31)]])
+    assert state(page)["at"][2] == pytest.approx(before["at"][2] + 6 * 4)
 
 
 def test_the_index_sorts_links_and_asks_for_nothing(open_page, scans, file, said):

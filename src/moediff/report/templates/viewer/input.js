@@ -1,6 +1,6 @@
 // Mouse, fingers, wheel and keys.
 
-const NOTCH = 30, PINCH_LEAST = 8; // pixels
+const NOTCH = 30, PINCH_LEAST = 8, SLICE_DRAG = 5; // pixels
 
 function keysOf(viewer) {
   const { state, data } = viewer, [across, up, through] = PLANES[state.plane], to = (changes) => () => viewer.set(changes);
@@ -63,12 +63,18 @@ function onPointers(viewer) {
     if (event.buttons & 2) return "window";
     return event.buttons & 4 || event.shiftKey ? "pan" : viewer.state.drag;
   };
-  const act = (view, event, dx, dy) => {
-    const { scale } = view.geometry(viewer.state), what = tool(event);
+  const act = (held, event, dx, dy) => {
+    const { view } = held, { scale } = view.geometry(viewer.state), what = tool(event);
     if (what === "cross") viewer.moveTo(view.positionAt(event.clientX, event.clientY, viewer.state));
     if (what === "pan") viewer.pan(view.plane, (dx * view.density) / scale, (dy * view.density) / scale);
     if (what === "window") viewer.changeWindow(dy / 300, dx / 200);
-    if (what === "slices" && dy) viewer.step(viewer.through(view.plane), -Math.sign(dy));
+    if (what === "slices") drag(held, dy);
+  };
+  const drag = (held, dy) => {
+    held.gathered += dy;
+    const slices = Math.trunc(held.gathered / SLICE_DRAG);
+    held.gathered -= slices * SLICE_DRAG;
+    if (slices) viewer.step(viewer.through(held.view.plane), -slices);
   };
   viewer.stage.addEventListener("pointerdown", (event) => {
     const view = viewOf(viewer, event);
@@ -76,15 +82,16 @@ function onPointers(viewer) {
     viewer.stage.focus({ preventScroll: true });
     if (viewer.state.plane !== view.plane) viewer.set({ plane: view.plane }); // the slider follows the view that is used
     viewer.stage.setPointerCapture(event.pointerId);
-    down.set(event.pointerId, { x: event.clientX, y: event.clientY, view, edge: onEdge(viewer, view, event) });
-    if (event.buttons === 1 && !event.shiftKey && viewer.state.drag === "cross" && !down.get(event.pointerId).edge) act(view, event, 0, 0);
+    down.set(event.pointerId, { x: event.clientX, y: event.clientY, view, edge: onEdge(viewer, view, event), gathered: 0 });
+    const held = down.get(event.pointerId);
+    if (event.buttons === 1 && !event.shiftKey && viewer.state.drag === "cross" && !held.edge) act(held, event, 0, 0);
   });
   viewer.stage.addEventListener("pointermove", (event) => {
     const last = down.get(event.pointerId);
     if (!last) return;
     if (down.size === 2) pinch(viewer, down, event);
     else if (last.edge) viewer.set({ edge: limit((event.clientX - last.view.canvas.getBoundingClientRect().left) / last.view.canvas.clientWidth, 0, 1) });
-    else act(last.view, event, event.clientX - last.x, event.clientY - last.y);
+    else act(last, event, event.clientX - last.x, event.clientY - last.y);
     Object.assign(last, { x: event.clientX, y: event.clientY });
   });
   for (const end of ["pointerup", "pointercancel"]) viewer.stage.addEventListener(end, (event) => down.delete(event.pointerId));
