@@ -9,6 +9,7 @@ from moediff.cli.main import main
 from moediff.core.errors import DataError
 from moediff.study.analyse import AnalysisOptions, analyse, unblinded
 from moediff.study.answers import Answer, AnswerStore, StaleTrial, now
+from moediff.study.records import SCALES
 from study.conftest import METHODS
 from study.scripted import read_all
 
@@ -43,6 +44,25 @@ def test_the_analysis_finds_the_order_that_was_put_in(finished, capsys):
     assert merits[0] < merits[2]
     for reader in found["readers"]:
         assert reader["identical"] == 1 and reader["identical_failures"] == 0 and reader["median_seconds"] == 2.5
+
+
+@pytest.mark.parametrize("marks", [[], [{"slice": 0, "x": 0.01, "y": 0.01, "confidence": 2}]], ids=["none", "one"])
+def test_readers_who_never_differ_are_analysed(new_study, marks):
+    """Nothing varies, between readers or cases: intervals need no division by zero."""
+    made = new_study("--tasks", "choice", "scores", "search", "--seed", "5")
+    values = {"choice": {"choice": "same"}, "scores": {"scores": dict.fromkeys(SCALES, 3)}, "search": {"marks": marks}}
+    with AnswerStore(made.folder, made.study) as store:
+        for reader, trials in made.study.readers.items():
+            for trial in trials:
+                value = values[trial.task]
+                store.add(Answer(reader=reader, trial=trial.number, value=value, seconds=2.5, answered_at=now()))
+    assert main(["study", "analyse", str(made.folder), "-q"]) == 0
+    found = json.loads(
+        (made.folder.with_name("study.analysis") / "analysis.json").read_text(), parse_constant=pytest.fail
+    )
+    assert [round(one["value"], 6) for one in found["choices"]["strengths"]["log_strength"]] == [0, 0, 0]
+    page = (made.folder.with_name("study.analysis") / "analysis.html").read_text()
+    assert page.count("All readers and cases agree") == 2
 
 
 def test_tables_and_page_hold_the_same(finished):

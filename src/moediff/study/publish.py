@@ -15,6 +15,7 @@ from moediff.report.charts import Plot, intervals
 from moediff.study.analyse import Analysis, Judgement, to_record
 from moediff.study.strengths import Estimate
 
+LEAST_WIDTH = 1e-9  # of an interval
 PAGE, METHODS_TEXT = "analysis.html", "methods.txt"
 
 
@@ -172,6 +173,7 @@ def page(analysis: Analysis) -> str:
             strengths=_strength_plot(analysis),
             merits=_merit_plot(analysis),
             share=_share,
+            all_agree=_all_agree,
             signed=_signed,
         )
     )
@@ -192,6 +194,11 @@ def _merit_plot(analysis: Analysis) -> Plot | None:
 def _plot(methods: Sequence[str], estimates: Sequence[Estimate], axis: str) -> Plot:
     ranked = sorted(zip(methods, estimates, strict=True), key=lambda pair: -pair[1].value)
     return intervals({method: (one.value, one.low, one.high) for method, one in ranked}, axis)
+
+
+def _all_agree(estimates: Sequence[Estimate]) -> bool:
+    """Whether no bootstrap sample differed from another."""
+    return all(one.high - one.low < LEAST_WIDTH for one in estimates)
 
 
 def _share(one: Estimate | None) -> str:

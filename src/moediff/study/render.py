@@ -107,7 +107,7 @@ def render_case(case: Case, options: RenderOptions) -> RenderedCase:
         lesions, hidden = _lesions(case.others[LESIONS], target, options.plane, displayed)
         if hidden:
             warnings.append(
-                f"{hidden} outlined lesions lie between the slices shown and do not count: show more (--slices)"
+                f"outlined lesions that lie between the slices shown and do not count: {hidden}; show more (--slices)"
             )
     return RenderedCase(
         stack=_stack(target, options.plane, displayed),

@@ -186,7 +186,8 @@ def combined_covariance(
     factor = max(1.0, r, c, r + c - 1)
     methods = by_case.shape[1]
     free = [(n - 1) * (methods - 1) for n in units]
-    dof = factor**2 / (r**2 / free[0] + c**2 / free[1])  # Satterthwaite 1946
+    spread = r**2 / free[0] + c**2 / free[1]
+    dof = factor**2 / spread if spread else float(max(free))  # Satterthwaite 1946; 0: all readers and cases agree
     return cell_cov * factor, dof, (r, c)
 
 

@@ -222,9 +222,12 @@ function button(text, act) {
 }
 
 function choiceControls(box) {
-  box.append(make("span", "Which image shows the anatomy better?"), button("Left (1)", () => send({ choice: "left" })));
-  if (view.ties) box.append(button("No difference (0)", () => send({ choice: "same" })));
-  box.append(button("Right (2)", () => send({ choice: "right" })));
+  const set = make("div");
+  set.className = "choice";
+  set.append(make("span", "Which image shows the anatomy better?"), button("Left (1)", () => send({ choice: "left" })));
+  if (view.ties) set.append(button("No difference (0)", () => send({ choice: "same" })));
+  set.append(button("Right (2)", () => send({ choice: "right" })));
+  box.append(set);
 }
 
 function scoreControls(box) {
