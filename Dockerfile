@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # MoEDiff-SR with its weights; needs no network when it runs. docs/howto/containers.md says how to build and use it.
 #   docker build -t moediff-sr .                              CPU
-#   docker build -t moediff-sr:cuda --build-arg TORCH=cu126 . CUDA: a version that PyTorch publishes wheels for
+#   docker build -t moediff-sr:cuda --build-arg TORCH=cu130 . CUDA: a version that PyTorch publishes wheels for
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

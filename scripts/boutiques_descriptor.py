@@ -19,6 +19,7 @@ from moediff.cli.main import build_parser
 COMMAND = "bids"
 OUTPUTS = ("out_dir", "work_dir")  # folders that need not exist: text for Boutiques, which looks for files
 HIDDEN = ("help", "debug")
+NUMBERS = ("voxel_size",)  # options with a type of their own, whose message says more than argparse's
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -91,7 +92,7 @@ def type_of(action: argparse.Action) -> dict[str, Any]:
         return {"type": "Number", "integer": True} | choices
     if action.type is Path and action.dest not in OUTPUTS:
         return {"type": "File"}
-    return {"type": "Number" if action.type is float else "String"} | choices
+    return {"type": "Number" if action.type is float or action.dest in NUMBERS else "String"} | choices
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def test_every_argument_has_its_place_and_kind(descriptor):
         inputs["participant_label"]["list"]
         and inputs["participant_label"]["command-line-flag"] == "--participant-label"
     )
-    assert inputs["dry_run"]["type"] == "Flag"
+    assert inputs["dry_run"]["type"] == "Flag" and inputs["voxel_size"]["type"] == "Number"
+    assert "adapt" not in inputs  # refused, and so in no help
     assert inputs["tta"]["value-choices"] == [1, 2, 4, 8] and inputs["tta"]["integer"]
 
 

@@ -35,7 +35,7 @@ JOB_MEMORY_MB = 4000
 REPLACE_S = 20.0  # between requests for the full number of jobs
 CLOSE_S = 10.0
 MOST_GROUPED = 64  # attempts of one message
-GROUP_S = 2.0  # after which a group begins no further attempt; half of it is aimed at
+GROUP_S = 8.0  # after which a group begins no further attempt; half of it is aimed at
 SETTINGS: dict[str, object] = {
     "distributed.scheduler.allowed-failures": 0,  # how often a task is tried, the runner decides
     "distributed.scheduler.worker-saturation": 1.0,  # a waiting task is not lost with a worker that works on another
@@ -69,6 +69,7 @@ class DaskWorkers:
         self.count = min(options.processes or 1, max(1, tasks)) if on_queue else share.processes
         self._threads = (options.threads or 1) if on_queue else share.threads
         self._group = 1  # attempts of one message
+        self._unsent = tasks  # not handed over yet
         self._one_by_one = options.stop_on_first_failure  # else a task could begin after a failure
         self._cluster = (
             _queue_cluster(options, self._threads) if on_queue else _local_cluster(self.count, self._threads)
@@ -97,6 +98,7 @@ class DaskWorkers:
 
     def submit(self, attempt: Attempt) -> None:
         self._waiting.append(attempt)
+        self._unsent -= attempt.number == 1
 
     def wait(self, timeout_s: float) -> list[Report]:
         self._send()
@@ -110,9 +112,10 @@ class DaskWorkers:
         return reports
 
     def _send(self) -> None:
-        """Waiting attempts in groups, the larger the shorter they were lately."""
+        """Waiting attempts in groups, the larger the shorter they were lately; smaller ones when few are left."""
+        size = max(1, min(self._group, self._unsent // (2 * self.count)))
         while self._waiting:
-            group, self._waiting = tuple(self._waiting[: self._group]), self._waiting[self._group :]
+            group, self._waiting = tuple(self._waiting[:size]), self._waiting[size:]
             self._send_group(group)
 
     def _send_group(self, group: Group) -> None:

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ class ScanSpec:
 
         What is left at its default does not count, so that a version with further options finds older results done.
         """
-        grid, defaults = self.options.like, asdict(EnhanceOptions())
-        options = asdict(replace(self.options, like=None, memory_mb=EnhanceOptions().memory_mb))
+        grid, defaults = self.options.like, _default_options()
+        options = {name: value for name, value in asdict(self.options).items() if name in defaults}
         chosen: dict[str, Any] = {name: value for name, value in options.items() if value != defaults[name]}
         chosen |= {name: value for name, value in asdict(self.reading).items() if value is not None}
         if grid is not None:
@@ -121,6 +121,12 @@ class ScanSpec:
         if self.model.dtype != "float32":
             chosen["dtype"] = self.model.dtype
         return hashlib.sha256(json.dumps(chosen, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _default_options() -> dict[str, Any]:
+    """Those that make a difference as they are: a grid is written in another way, memory changes no result."""
+    return {name: value for name, value in asdict(EnhanceOptions()).items() if name not in ("like", "memory_mb")}
 
 
 def enhance_task(task: Task) -> Outcome:
