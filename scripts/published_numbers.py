@@ -155,10 +155,8 @@ def _facts() -> Iterator[tuple[str, float]]:
     """From the embedded bundle, the list of what it learned from, and limits in the code."""
     tensors = safe_open(WEIGHTS, framework="numpy")
     yield "weights.megabytes", WEIGHTS.stat().st_size / 1e6
-    yield (
-        "weights.million-parameters",
-        sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()),  # noqa: SIM118 / 1e6,
-    )
+    sizes = [math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()]  # noqa: SIM118
+    yield "weights.million-parameters", sum(sizes) / 1e6
     with (ROOT / "data" / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     scans = [row["person"] for row in rows if row["role"] == "train"]

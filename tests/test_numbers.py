@@ -59,6 +59,8 @@ def test_the_file_of_numbers_is_what_the_command_writes(script, numbers):
 def test_known_cells_are_read(numbers):
     """Against the tables as a person reads them."""
     assert numbers["persons"] == 5 and numbers["lesions.count"] == 32
+    assert 1.6 < numbers["weights.million-parameters"] < 1.7 and 6 < numbers["weights.megabytes"] < 7
+    assert numbers["learned.scans"] == 10 and numbers["learned.persons"] == 8
     rows = json.loads((ROOT / "benchmarks" / "results" / "embedded.json").read_text(encoding="utf-8"))["rows"]
     psnr = {(r["method"], r["scan"]): r["metrics"]["psnr"] for r in rows if r["recipe"] == "thick5"}
     scans = {scan for _, scan in psnr}
