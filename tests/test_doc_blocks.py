@@ -31,6 +31,10 @@ FOREIGN = {  # options of other programs that pages name
     "--memory": "docker",
     "--cpus": "docker",
 }
+CANNOT_RUN = re.compile(  # the only reasons for a block that no test runs
+    r"needs (?:a network|Docker|Apptainer|a cluster|the program of|scans that are not)|installs everything|"
+    r"waits for readers|takes (?:minutes|hours)$|trains for hours"
+)
 NOT_OURS = re.compile(r"\b(?:python|pip|make|git|pytest|docker|apptainer|sbatch|playwright|cffconvert|mkdocs) ")
 
 
@@ -127,6 +131,8 @@ def test_every_command_in_the_text_exists(page):
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_a_block_that_is_not_run_says_why(page):
     for block in blocks_of(page):
+        if block.mark == "not run":
+            assert CANNOT_RUN.match(block.reason), f"{page.name}, line {block.line}: {block.reason}"
         assert not block.mark or len(block.reason.split()) >= 2, f"{page.name}, line {block.line}"
 
 

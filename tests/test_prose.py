@@ -122,6 +122,17 @@ def test_most_sentences_are_active(page):
     assert len(found) < 10 or len(passive) <= MOST_PASSIVE * len(found), passive
 
 
+MOST_WORDS = (
+    1300  # of a page that is read from top to bottom: what one looks up belongs to the reference or the records
+)
+
+
+@pytest.mark.parametrize("page", sorted(guides()), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_guides_stay_short(page):
+    text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.S)
+    assert len(text.split()) <= MOST_WORDS
+
+
 LONGEST_CODE = 96  # characters: what a page shows on a screen of 1440 pixels without scrolling
 
 
