@@ -25,6 +25,7 @@ LONG = (
     "gallery",
     "hazards",
     "measured",
+    "metrics-checks",
     "persons",
     "reader-study-check",
     "reliability",

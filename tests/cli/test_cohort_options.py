@@ -10,7 +10,7 @@ import pytest
 from moediff.cli import cohort_options
 from moediff.cli.main import build_parser
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "study.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "studies.md"
 
 
 def options_of(command: str) -> set[str]:
