@@ -15,9 +15,12 @@ from moediff.acquisition.data_consistency import ConsistencySummary
 from moediff.benchmark.aggregate import with_gains
 from moediff.benchmark.records import BenchmarkRow, about_this_machine
 from moediff.report.benchmark_page import page as benchmark_page
+from moediff.report.codec import BLOCK_PLANES
 from moediff.report.cohort import cohort_entry, write_index
 from moediff.report.data import NO_SOURCE, ReportScans
+from moediff.report.display import display
 from moediff.report.embed import SIZES as PAGE_SIZES
+from moediff.report.embed import in_levels
 from moediff.report.page import render, write_page
 from report.browser import CHROMIUM, NO_GL, QUIET, SOFTWARE_GL, WAIT_MS, canvas_grey, pixels, serious, settled, state
 from report.test_benchmark_page import row as benchmark_row
@@ -141,6 +144,22 @@ def test_the_brains_window_has_more_than_200_grey_levels_on_the_screen(open_page
     assert len(levels) > 200 and levels.max() >= 240 and levels.min() <= 20
     page.select_option("#window", "lesion")
     assert len(np.unique(canvas_grey(page, 0, 0.8))) > 200
+
+
+PLANE_SUMS = """() => { const { levels, shape: [x, y, z] } = moediffViewer.volumes.enhanced, plane = x * y;
+  return Array.from({ length: z }, (_, k) => levels.slice(k * plane, (k + 1) * plane).reduce((a, b) => a + b, 0)); }"""
+
+
+def test_every_block_of_planes_is_unpacked_in_its_place_and_the_one_on_show_first(open_page, scans, tmp_path):
+    assert scans.enhanced.shape[2] > 2 * BLOCK_PLANES
+    shown, path = display(scans), tmp_path / "blocks.html"
+    write_page(scans, path)
+    page = open_page(path=path)
+    low, step = page.evaluate("[moediffViewer.data.scans[0].low, moediffViewer.data.scans[0].step]")
+    expected = in_levels(shown.enhanced.volume.data_XYZ, low, step).sum((0, 1))
+    assert np.array_equal(page.evaluate(PLANE_SUMS), expected)
+    drawn, ready = page.evaluate("[performance.getEntriesByName('drawn')[0].startTime, performance.now()]")
+    assert 0 < drawn < ready
 
 
 def test_a_window_set_by_numbers_is_what_is_seen(open_page, ramp, phantom):
