@@ -68,6 +68,10 @@ function where(viewer, find) {
   Object.assign(find("slice"), { max: count, value: number });
   find("slice").setAttribute("aria-valuetext", `${viewer.state.plane} slice ${number} of ${count}, ${place[axis]} mm`);
   find("position").textContent = `${viewer.state.plane} ${number}/${count} · ${place[axis]} mm`;
+  if (viewer.unpacked < 1) {
+    find("readout").textContent = `Unpacking the other slices: ${Math.round(100 * viewer.unpacked)} %`;
+    return;
+  }
   const values = viewer.data.scans.map(({ key, title }) => {
     const level = viewer.volumes[key]?.level(viewer.state.at);
     return `${title} ${level == null ? "–" : short(viewer.data.scans[0].low + level * viewer.data.scans[0].step)}`;

@@ -1,7 +1,7 @@
 // Opens the viewer: unpacks what is shown first, then the rest; says why where it cannot.
 
 // Unpacks the block of each scan that lies nearest to the slice on show, then the next ones, drawing after each round.
-async function unpackScans(viewer) {
+async function unpackScans(viewer, drawn) {
   const scans = [...viewer.data.scans].sort((a, b) => (b.key === "enhanced") - (a.key === "enhanced"));
   const waiting = scans.map((entry) => {
     const unpacking = new Unpacking(entry, packedText(entry.key));
@@ -9,13 +9,15 @@ async function unpackScans(viewer) {
     viewer.volumes[entry.key] = new Volume(entry, unpacking.levels);
     return unpacking;
   });
-  while (waiting.some(({ left }) => left.size)) {
+  const blocks = () => waiting.reduce((sum, { left }) => sum + left.size, 0), all = blocks();
+  while (blocks()) {
     for (const unpacking of waiting) {
       if (!unpacking.left.size) continue;
       await unpacking.unpack(unpacking.nearest(viewer.volumes[unpacking.entry.key].plane(viewer.state.at[2])));
     }
+    viewer.unpacked = 1 - blocks() / all;
     viewer.draw();
-    if (!performance.getEntriesByName("drawn").length) performance.mark("drawn");
+    drawn();
     await pause();
   }
 }
@@ -34,8 +36,10 @@ async function open() {
     onPointers(viewer);
     onWheel(viewer);
     stills.open = false;
-    await unpackScans(viewer);
-    status.textContent = "";
+    await unpackScans(viewer, () => {
+      if (status.textContent) performance.mark("drawn");
+      status.textContent = "";
+    });
     window.moediffViewer = viewer;
   } catch (error) {
     root.hidden = true;

@@ -5,7 +5,7 @@ const limit = (value, low, high) => Math.min(high, Math.max(low, value));
 
 class Viewer {
   constructor(root, data) {
-    Object.assign(this, { root, data, stage: root.querySelector("#views"), volumes: {}, maps: {}, views: [], waiting: false });
+    Object.assign(this, { root, data, stage: root.querySelector("#views"), volumes: {}, maps: {}, views: [], waiting: false, unpacked: 0 });
     this.spacing = data.spacing;
     this.box = data.shape.map((n, axis) => n * data.spacing[axis]);
     this.greys = new Uint32Array(LEVELS);
