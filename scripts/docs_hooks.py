@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ LONG = (
 RECORDS = {*BESIDE, *(f"{name}.md" for name in LONG)}
 ANSWERS = {"modes.md", "results.md", "tutorial.md", "install.md"}
 RECORDS_BOOST, ANSWERS_BOOST = 0.2, 2.0  # in the search: what answers a question comes first
+LONGEST_UNBROKEN = 24  # characters of code that stay in one line
 MARK, KEYS_MARK = "<!-- every command -->", "<!-- every recipe key -->"
 
 
@@ -63,6 +65,11 @@ def on_files(files: Any, config: Any) -> Any:
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Short code in running text and tables gets a class, so that `--tta 2` is not broken after its dashes."""
+    return re.sub(rf"<code>([^<\n]{{1,{LONGEST_UNBROKEN}}})</code>", r'<code class="short">\1</code>', html)
 
 
 def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
