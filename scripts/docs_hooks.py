@@ -33,7 +33,7 @@ LONG = (
     "scale",
 )
 RECORDS = {*BESIDE, *(f"{name}.md" for name in LONG)}
-ANSWERS = {"modes.md", "results.md", "tutorial.md", "install.md"}
+ANSWERS = {"modes.md", "results.md", "tutorial.md", "install.md", "faq.md", "reference/files.md"}
 RECORDS_BOOST, ANSWERS_BOOST = 0.2, 2.0  # in the search: what answers a question comes first
 LONGEST_UNBROKEN = 24  # characters of code that stay in one line
 MARK, KEYS_MARK = "<!-- every command -->", "<!-- every recipe key -->"
