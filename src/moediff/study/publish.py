@@ -109,7 +109,8 @@ def methods_paragraph(analysis: Analysis) -> str:
         f"{analysis.plane} slices in one intensity window for all methods ({window}).",
     ]
     if analysis.context:
-        text.append(f"The {' and the '.join(analysis.context)} scan was shown beside the results.")
+        verb = "scans were" if len(analysis.context) > 1 else "scan was"
+        text.append(f"The {' and the '.join(analysis.context)} {verb} shown beside the results.")
     if analysis.choices is not None:
         text.append(_choice_sentences(analysis))
     if analysis.scores:
