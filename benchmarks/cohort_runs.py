@@ -17,6 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from moediff.cohort.journal import read_entries
 from moediff.cohort.runner import run_tasks
@@ -24,6 +25,17 @@ from moediff.cohort.tasks import Outcome, RunnerName, RunnerOptions, Summary, Ta
 
 LONG_S, SHORT_S, SCAN_S = 1.0, 0.2, 23.0  # of a task; SCAN_S: a 1 mm head on one core, docs/aims.md
 WORKERS = 20  # asleep, they need no cores
+
+
+class Plan(NamedTuple):
+    """What is run; `single`: each task by itself, as scans are handed over; `done`: all is there already."""
+
+    runner: RunnerName
+    workers: int
+    tasks: int
+    task_s: float
+    single: bool = False
+    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,8 @@ class Run:
         controller_s: processor time of the controlling process.
         controller_mib: its peak resident memory.
         overhead_share: time of workers, from their start on, beyond what the tasks took, as a share of it.
-        overhead_ms: the same a task.
+        start_s: until a worker is at its first task, in the mean of all workers.
+        scan_ms: overhead of one task, without the start of the workers; their wait for the last tasks counts.
     """
 
     runner: str
@@ -69,34 +82,61 @@ class Run:
     controller_s: float
     controller_mib: float
     overhead_share: float
-    overhead_ms: float
+    start_s: float
+    scan_ms: float
 
 
-def run(runner: RunnerName, workers: int, tasks: int, task_s: float, folder: Path) -> Run:
+@dataclass(frozen=True)
+class Times:
+    """What a journal says, in s: of all tasks together; of a worker until its first task, in the mean."""
+
+    tasks_s: float
+    start_s: float
+
+
+def times_of(summary: Summary, workers: int) -> Times:
+    """The first tasks that end, as many as workers, are taken to be each worker's first."""
+    entries = list(read_entries(summary.journal))
+    ended = [entry for entry in entries if entry.event in ("done", "skipped")]
+    start_s = sum(entry.time_s - entry.seconds - entries[0].time_s for entry in ended[:workers]) / workers
+    return Times(sum(entry.seconds for entry in ended if entry.event == "done"), start_s)
+
+
+def run(plan: Plan, folder: Path) -> Run:
     """Run pretended scans in this process, which should do nothing else."""
+    runner, workers, tasks, task_s, single, _ = plan
     cohort = [Task(f"sub-{n:06d}_T1w", Sleep(folder, task_s)) for n in range(tasks)]
-    options = RunnerOptions(folder=folder / "logs", runner=runner, processes=workers, threads=1, quiet=True)
+    options = RunnerOptions(
+        folder=folder / "logs",
+        runner=runner,
+        processes=workers,
+        threads=1,
+        quiet=True,
+        stop_on_first_failure=single,  # then nothing is handed over ahead
+    )
     before = time.process_time()
     summary: Summary = run_tasks(cohort, sleep, options)
     assert summary.done + summary.skipped == tasks, summary
-    ideal = sum(entry.seconds for entry in read_entries(summary.journal) if entry.event == "done")
-    extra = summary.seconds * workers - ideal
+    controller_s, peak_kib = time.process_time() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = times_of(summary, workers)
+    extra = summary.seconds * workers - times.tasks_s
     return Run(
         runner=runner,
         workers=workers,
         tasks=tasks,
         task_s=task_s if summary.done else 0.0,
         wall_s=round(summary.seconds, 2),
-        controller_s=round(time.process_time() - before, 2),
-        controller_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        overhead_share=round(extra / ideal, 4) if ideal else 0.0,
-        overhead_ms=round(extra / tasks * 1000, 3),
+        controller_s=round(controller_s, 2),
+        controller_mib=round(peak_kib / 1024, 1),
+        overhead_share=round(extra / times.tasks_s, 4) if times.tasks_s else 0.0,
+        start_s=round(times.start_s, 2),
+        scan_ms=round((extra - times.start_s * workers) / tasks * 1000, 3),
     )
 
 
-def in_a_process(runner: str, workers: int, tasks: int, task_s: float, folder: Path) -> Run:
+def in_a_process(plan: Plan, folder: Path) -> Run:
     """The same in a process of its own, whose memory tells of nothing else."""
-    words = [sys.executable, __file__, "--one", runner, str(workers), str(tasks), str(task_s), str(folder)]
+    words = [sys.executable, __file__, "--one", json.dumps(plan), str(folder)]
     result = Run(
         **json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     )
@@ -114,34 +154,35 @@ def fill(folder: Path, tasks: int) -> None:
 
 def measure(tasks: int, known: dict[str, Run]) -> dict[str, Run]:
     """Every run that is not known."""
-    plans: dict[str, tuple[str, int, int, float, bool]] = {
-        "small": ("processes", WORKERS, tasks // 10, LONG_S, False),
-        "large": ("processes", WORKERS, tasks, LONG_S, False),
-        "resumed": ("processes", 2, tasks, LONG_S, True),
-        "one worker": ("processes", 1, 200, SHORT_S, False),
-        "two workers": ("processes", 2, 200, SHORT_S, False),
-        "dask small": ("dask", 4, 200, LONG_S, False),
-        "dask short": ("dask", 4, 1000, 0.1, False),
-        "dask resumed": ("dask", 2, tasks, LONG_S, True),
+    plans = {
+        "small": Plan("processes", WORKERS, tasks // 10, LONG_S),
+        "large": Plan("processes", WORKERS, tasks, LONG_S),
+        "resumed": Plan("processes", 2, tasks, LONG_S, done=True),
+        "one worker": Plan("processes", 1, 200, SHORT_S),
+        "two workers": Plan("processes", 2, 200, SHORT_S),
+        "dask large": Plan("dask", 8, tasks * 2 // 5, LONG_S),
+        "dask short": Plan("dask", 4, 1000, 0.1),
+        "dask single": Plan("dask", 4, 1000, 0.1, single=True),
+        "dask resumed": Plan("dask", 2, tasks, LONG_S, done=True),
     }
     runs = {}
-    for key, (runner, workers, count, task_s, done) in plans.items():
+    for key, plan in plans.items():
         with tempfile.TemporaryDirectory() as name:
-            if key not in known and done:
-                fill(Path(name), count)
-            runs[key] = known.get(key) or in_a_process(runner, workers, count, task_s, Path(name))
+            if key not in known and plan.done:
+                fill(Path(name), plan.tasks)
+            runs[key] = known.get(key) or in_a_process(plan, Path(name))
     return runs
 
 
 def findings(runs: dict[str, Run]) -> dict[str, float]:
     """What the issue asks for."""
-    one, two = runs["one worker"], runs["two workers"]
+    one, two, single = runs["one worker"], runs["two workers"], runs["dask single"]
     return {
         "overhead_share_processes": runs["large"].overhead_share,
-        "overhead_share_of_a_scan": round(runs["large"].overhead_ms / 1000 / SCAN_S, 6),
-        "overhead_share_dask": runs["dask small"].overhead_share,
+        "overhead_share_of_a_scan": round(runs["large"].scan_ms / 1000 / SCAN_S, 6),
+        "overhead_share_dask": runs["dask large"].overhead_share,
         "controller_ms_a_task_processes": round(runs["large"].controller_s / runs["large"].tasks * 1000, 3),
-        "controller_ms_a_task_dask": round(runs["dask short"].controller_s / runs["dask short"].tasks * 1000, 3),
+        "controller_ms_a_task_dask": round(single.controller_s / single.tasks * 1000, 3),
         "controller_mib_more_for_ten_times_as_many": round(
             runs["large"].controller_mib - runs["small"].controller_mib, 1
         ),
@@ -156,13 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--json", type=Path, help="runs that are in it already are not measured again")
-    parser.add_argument("--one", nargs=5, metavar="X", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar="X", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        runner, workers, tasks, task_s, folder = args.one
         import cohort_runs  # by its name: workers cannot import from "__main__"
 
-        print(json.dumps(asdict(cohort_runs.run(runner, int(workers), int(tasks), float(task_s), Path(folder)))))
+        plan, folder = args.one
+        print(json.dumps(asdict(cohort_runs.run(cohort_runs.Plan(*json.loads(plan)), Path(folder)))))
         return
     known = json.loads(args.json.read_text())["runs"] if args.json and args.json.exists() else {}
     runs = measure(args.tasks, {key: Run(**values) for key, values in known.items()})

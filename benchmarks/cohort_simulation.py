@@ -269,8 +269,9 @@ RUNS = {
     "resumed": "{tasks} scans, all done before, {workers} processes",
     "one worker": "{tasks} scans of {task_s:g} s, {workers} process",
     "two workers": "{tasks} scans of {task_s:g} s, {workers} processes",
-    "dask small": "{tasks} scans of {task_s:g} s, {workers} workers of Dask",
+    "dask large": "{tasks} scans of {task_s:g} s, {workers} workers of Dask",
     "dask short": "{tasks} scans of {task_s:g} s, {workers} workers of Dask",
+    "dask single": "the same, one a message",
     "dask resumed": "{tasks} scans, all done before, {workers} workers of Dask",
 }
 
@@ -278,14 +279,14 @@ RUNS = {
 def runs_table(record: dict[str, Any]) -> str:
     """Measured runs as Markdown, and what follows from them."""
     lines = [
-        "| run | wall, s | overhead | a scan, ms | controlling program: s, MiB |",
-        "|---|---|---|---|---|",
+        "| run | wall, s | overhead | start, s | a scan, ms | controlling program: s, MiB |",
+        "|---|---|---|---|---|---|",
     ]
     for key, text in RUNS.items():
         run = record["runs"][key]
         share = percent(run["overhead_share"]) if run["task_s"] else ""
         lines.append(
-            f"| {text.format(**run)} | {run['wall_s']:.1f} | {share} | {run['overhead_ms']:.1f} "
+            f"| {text.format(**run)} | {run['wall_s']:.1f} | {share} | {run['start_s']:.1f} | {run['scan_ms']:.1f} "
             f"| {run['controller_s']:.1f}, {run['controller_mib']:.0f} |"
         )
     measured = record["findings"]
@@ -296,9 +297,11 @@ def runs_table(record: dict[str, Any]) -> str:
     of_a_scan = percent(measured["overhead_share_of_a_scan"], 2)
     lines += [
         "",
-        "Overhead is the time of all workers, from their start on, beyond what the scans themselves took. From one",
-        f"worker to two the rate grows {faster:.2f} times. Ten times as many scans need {more_mib:g} MiB more in the",
-        f"controlling program. For a scan of {SCAN_S:g} s, the overhead is {of_a_scan}.",
+        "Overhead is the time of all workers, from their start on, beyond what the scans themselves took: how long",
+        "a worker takes, once, until it is at its first scan (start), and what each scan adds, with waiting for the",
+        f"last ones. From one worker to two the rate grows {faster:.2f} times. Ten times as many scans need",
+        f"{more_mib:g} MiB more in the controlling program. A scan of {SCAN_S:g} s has an overhead of {of_a_scan},",
+        "and its share of the start. Dask gets several short scans in one message, and long ones one by one.",
         "",
     ]
     return "\n".join(lines)

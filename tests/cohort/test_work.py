@@ -43,6 +43,7 @@ def test_every_choice_counts(make_phantom):
         spec(reading=Reading(index=0)),
         spec(reading=Reading(trust="sform")),
         spec(data_consistency=False),
+        spec(align=False),
     ]
     assert len({chosen.options_sha256() for chosen in specs}) == len(specs)
 
