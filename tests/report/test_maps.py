@@ -72,7 +72,7 @@ def test_the_expert_map_follows_the_head_and_not_the_blocks_of_the_gate(scans, p
     gate_XYZE[24, 28, 30, 0] = 1.0  # one voxel among others
     drawn = layer(replace(scans, enhanced=phantom, gate_XYZE=gate_XYZE), "experts").data_XYZ
     assert int(expert_labels(gate_XYZE)[24, 28, 30]) == 2
-    assert int(drawn[0, 0, 0]) == 0 and 0.8 < float((drawn > 0).sum()) / float(head.sum()) < 1.4
+    assert int(drawn[0, 0, 0]) == 0 and 0.8 < float((drawn > 0).sum()) / float(head.sum()) < 2
 
 
 def test_a_map_grows_clearer_without_an_edge_towards_nothing():

@@ -56,10 +56,10 @@ def expert_labels(gate_XYZE: Tensor) -> Tensor:
 
 
 def head_mask(enhanced_XYZ: Tensor, air_below: float) -> Tensor:
-    """The head with everything in it, on blocks of 2 x 2 x 2 voxels; single bright voxels of air do not count."""
+    """The head, its cisterns and a rim, on blocks of 2 x 2 x 2 voxels; single bright voxels of air do not count."""
     x, y, z = enhanced_XYZ.shape
     thin_XYZ = enhanced_XYZ[::HEAD_BLOCK, ::HEAD_BLOCK, ::HEAD_BLOCK] > air_below
-    inside_XYZ = filled(dilated(eroded(thin_XYZ, 1), 1))
+    inside_XYZ = filled(dilated(eroded(thin_XYZ, 1), 2))
     for axis in range(3):
         inside_XYZ = inside_XYZ.repeat_interleave(HEAD_BLOCK, axis)
     return inside_XYZ[:x, :y, :z]
