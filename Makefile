@@ -14,6 +14,8 @@ PERSONS   := M2307_T2w aurora_T1c fsf_T1w ljms07_FLAIR seg3d_T1w
 RECIPES   := thick5 low1.5 iso2 thick3 mixed low-field iso1.5 inplane2
 METRICS   := psnr,nrmse,ssim,psnr_all,ssim_all,nrmse_mrixfields,ssim_mrixfields,haarpsi,haarpsi_med,gmsd,vif,hf_ratio,sharpness,sharpness_ref,noise
 BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) --threads 1 --recipes $(RECIPES) --metrics $(METRICS)
+# The scan of README's picture: one person's own, stripped for it, MIT licence.
+FIRST     ?= $(DATA)/anisotropic/fernando_FLAIRlike_5p5mm.nii.gz
 TIMES     ?=
 TRAIN     ?=
 RECIPE    ?= recipes/default.toml
@@ -163,6 +165,7 @@ docs: .venv-docs/.installed
 gallery: $(STAMP)
 	$(BIN)/python scripts/gallery.py
 	$(BIN)/python scripts/doc_figures.py
+	test ! -f $(FIRST) || $(BIN)/python scripts/scan_figure.py $(FIRST) -o docs/images/first.png --strip 6 --at 0.58 --zoom 0.42 0.33
 
 numbers: $(STAMP)
 	$(BIN)/python scripts/published_numbers.py

@@ -1,7 +1,7 @@
 """Figures of README and the documentation, made from nilearn's MNI152 average and published results.
 
     python scripts/doc_figures.py              all, into docs/images/
-    python scripts/doc_figures.py first gains  only these
+    python scripts/doc_figures.py steps gains  only these
 
 The template is an average of 152 heads; it shows no person and no face.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from gallery import IMAGES, MNI152, RECIPES, save_small
 from moediff.acquisition.degrade import degrade
@@ -103,30 +103,6 @@ def show(axes: Any, plane: np.ndarray, extent: Box, box: Box, **style: Any) -> N
     axes.set(xlim=box[:2], ylim=box[2:], xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def first() -> None:
-    """Input, interpolated, enhanced: a plane across the slices and a zoom."""
-    columns = {
-        "input: 5 mm slices": low(),
-        "interpolated (cubic)": resample(low(), truth().grid, "cubic"),
-        "enhanced by MoEDiff-SR": enhanced().volume,
-    }
-    limits = {"cmap": "gray", "vmin": 0, "vmax": float(truth().data_XYZ.max()) * 0.95}
-    figure = Figure(figsize=(10, 6.8), dpi=150, facecolor=PAPER)
-    grid = figure.subplots(2, 3, gridspec_kw={"height_ratios": (0.962, 1), "hspace": 0.03, "wspace": 0.03})
-    for column, (title, volume) in enumerate(columns.items()):
-        plane, extent = coronal(volume, CORONAL_MM)
-        show(grid[0, column], plane, extent, HEAD, **limits)
-        show(grid[1, column], plane, extent, ZOOM, **limits)
-        grid[0, column].set_title(title, color=INK, fontsize=15)
-        grid[0, column].add_patch(
-            Rectangle((ZOOM[0], ZOOM[2]), ZOOM[1] - ZOOM[0], ZOOM[3] - ZOOM[2], fill=False, color=FRAME, lw=1.5)
-        )
-        for spine in grid[1, column].spines.values():
-            spine.set(visible=True, color=FRAME, linewidth=1.5)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.945)
-    save_small(figure, IMAGES / "first.png")
 
 
 def steps() -> None:
@@ -269,7 +245,6 @@ def _save_svg(figure: Figure, name: str) -> None:
 
 
 FIGURES: dict[str, Callable[[], None]] = {
-    "first": first,
     "steps": steps,
     "experts": experts,
     "errors": errors,
