@@ -67,9 +67,14 @@ class Measurement:
         """F from a fine grid to this scan, or to a part of it."""
         return placed_acquisition(fine, scan or self.scan.grid, self.sampling)
 
-    def gap(self, mean_XYZ: Tensor) -> Tensor:
-        """Measured minus re-acquired, on the scan's grid; zero where the common grid does not reach."""
-        model = placed_acquisition(self.common, self.scan.grid, self.sampling, refined=True)
+    def gap(self, mean_XYZ: Tensor, *, refined: bool = True) -> Tensor:
+        """Measured minus re-acquired, on the scan's grid; zero where the common grid does not reach.
+
+        Args:
+            mean_XYZ: on the common grid.
+            refined: read it more sharply (see `ObliqueReading`).
+        """
+        model = placed_acquisition(self.common, self.scan.grid, self.sampling, refined=refined)
         return (self.scan.data_XYZ - model.apply(mean_XYZ)).mul_(self.covered_XYZ)
 
     def precision(self) -> Tensor:
@@ -136,9 +141,11 @@ class ErrorPrior:
 
     Args:
         deviation_XYZ: standard deviation on the common grid; zero where nothing may change.
+        correlation_vox: distance over which the correlation falls to 1/e.
     """
 
     deviation_XYZ: Tensor
+    correlation_vox: float = CORRELATION_VOX
 
     @cached_property
     def basis(self) -> list[Tensor]:
@@ -148,7 +155,7 @@ class ErrorPrior:
     @cached_property
     def power_XYZ(self) -> Tensor:
         """Spectrum of the correlation in that basis: that of a first-order autoregression along each axis."""
-        fall = math.exp(-1 / CORRELATION_VOX)
+        fall = math.exp(-1 / self.correlation_vox)
         x, y, z = ((1 - fall**2) / (1 + fall**2 - 2 * fall * torch.cos(_angles(n))) for n in self.deviation_XYZ.shape)
         return x[:, None, None] * y[:, None] * z
 
@@ -207,7 +214,12 @@ class Consistent:
 
 
 def consistent(
-    mean_XYZ: Tensor, deviation_XYZ: Tensor, measurements: Sequence[Measurement], steps: int = STEPS
+    mean_XYZ: Tensor,
+    deviation_XYZ: Tensor,
+    measurements: Sequence[Measurement],
+    *,
+    steps: int = STEPS,
+    correlation_vox: float = CORRELATION_VOX,
 ) -> Consistent:
     """The start, updated with all measurements at once.
 
@@ -216,6 +228,7 @@ def consistent(
         deviation_XYZ: of its error; zero where nothing may change.
         measurements: all scans.
         steps: of conjugate gradients, at most.
+        correlation_vox: of the start's error, see `ErrorPrior`.
     """
     may_change = deviation_XYZ > 0
     if not bool(may_change.any()):
@@ -224,7 +237,7 @@ def consistent(
     box = crop(
         Volume(deviation_XYZ, measurements[0].common.affine), low, [b - a for a, b in zip(low, high, strict=True)]
     )
-    prior = ErrorPrior(box.data_XYZ)
+    prior = ErrorPrior(box.data_XYZ, correlation_vox)
     terms = [_Term.of(m, mean_XYZ, box.grid) for m in measurements]
     spectrum = 1 / prior.power_XYZ + prior.variance * sum((t.spectrum() for t in terms[1:]), terms[0].spectrum())
     error = prior.field(_solve(prior, terms, spectrum, steps))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ def aligned_scans(scans: Sequence[LoadedScan], options: EnhanceOptions) -> list[
 
     Raises:
         ConfigError: SimpleITK is not installed.
-        DataError: fewer than two scans fit together.
+        DataError: fewer than two scans fit together, or the first does not fit.
     """
     if options.align:
         require_registration()
@@ -94,18 +95,36 @@ def aligned_scans(scans: Sequence[LoadedScan], options: EnhanceOptions) -> list[
     alignments = [
         replace(a, misfit=_repeated(scans, index) or a.misfit) if index else a for index, a in enumerate(alignments)
     ]
-    result = []
+    result: list[AlignedScan] = []
     for scan, alignment in zip(scans, alignments, strict=True):
-        volume, _ = canonicalise(alignment.matched(scan.volume))
-        placed = scan if alignment.agreement is None else replace(scan, volume=volume, storage=RAS)
+        placed = scan
+        if result:
+            volume, _ = canonicalise(alignment.matched(scan.volume))
+            placed = replace(scan, volume=volume, storage=RAS)
         result.append(AlignedScan(scan, placed, alignment))
-    if sum(one.alignment.misfit is None for one in result) < LEAST_SCANS:
-        misfits = "; ".join(f"{printable(one.name)}: {one.alignment.misfit}" for one in result if one.alignment.misfit)
+    _require_fit(result)
+    return result
+
+
+def _require_fit(scans: Sequence[AlignedScan]) -> None:
+    """Refuse fewer than two scans that fit, or a first scan that does not.
+
+    Raises:
+        DataError: so it is.
+    """
+    fit = [one for one in scans if one.alignment.misfit is None]
+    if len(fit) < LEAST_SCANS:
+        misfits = "; ".join(f"{printable(one.name)}: {one.alignment.misfit}" for one in scans if one.alignment.misfit)
         raise DataError(
             f"fewer than two scans fit together ({misfits}), expected scans of one head and one contrast: "
-            "name others first, or enhance each by itself"
+            "leave out what does not fit, or enhance each by itself"
         )
-    return result
+    first = scans[0]
+    if first.alignment.misfit is not None:
+        raise DataError(
+            f"the first scan gives the frame of the result and does not fit the others ({printable(first.name)}: "
+            f"{first.alignment.misfit}): name {printable(fit[0].name)} first, or leave it out"
+        )
 
 
 def _repeated(scans: Sequence[LoadedScan], index: int) -> str | None:
@@ -119,7 +138,7 @@ def _repeated(scans: Sequence[LoadedScan], index: int) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Estimate:
+class Estimate:
     """What one scan says by itself, on the common grid and the first scan's scale.
 
     Args:
@@ -155,10 +174,10 @@ class SeveralScans:
     ) -> None:
         self.model, self.plan, self.options, self.progress = model, plan, options, progress
         self.scans = scans
-        self.used = [one for one in scans if one.alignment.misfit is None]
+        # In an order that does not depend on theirs, so that sums do not either.
+        self.used = sorted((one for one in scans if one.alignment.misfit is None), key=lambda one: one.alignment.rank)
         self.common = plan.working
 
-    @torch.no_grad()
     def run(self) -> Enhanced:
         """Enhance every scan, combine them, and finish as for one scan.
 
@@ -166,19 +185,49 @@ class SeveralScans:
             DataError: no head, or the result is not finite.
             TryAgain: memory ran out even with small tiles.
         """
-        first = Session(self.model, self.used[0].placed, self.plan, self.options, self._part(0))
-        output = first.run_network()
-        estimates = [self._estimate(first, output, first)]
-        for index, one in enumerate(self.used[1:], 1):
+        return self.join(self.estimates())
+
+    @torch.no_grad()
+    def estimates(self) -> list[Estimate]:
+        """What every scan that takes part says by itself.
+
+        Raises:
+            DataError, TryAgain: see `run`.
+        """
+        estimates = []
+        for index, one in enumerate(self.used):
+            if one is self.scans[0]:
+                output = self.first.run_network()
+                self.output = replace(output, deviation_XYZ=None)  # only its gate and score are read again
+                estimates.append(self._estimate(self.first, output))
+                continue
             with prefix_errors(printable(one.name)):
                 session = self._session(one, index)
-                estimates.append(self._estimate(session, session.run_network(), first))
+                estimates.append(self._estimate(session, session.run_network()))
                 del session
+        return estimates
+
+    @torch.no_grad()
+    def join(self, estimates: Sequence[Estimate]) -> Enhanced:
+        """Combine what the scans say.
+
+        Args:
+            estimates: from `estimates`.
+
+        Raises:
+            DataError: the result is not finite.
+        """
         self.progress(0.9, "combining")
         estimates = _doubted(estimates)
-        joined = self._combine(estimates, first)
-        output = replace(output, result_XYZ=joined[0], deviation_XYZ=joined[1])
-        return self._with_records(first.finish(output), estimates, joined[0], first)
+        joined = self._combine(estimates)
+        output = replace(self.output, result_XYZ=joined[0], deviation_XYZ=joined[1])
+        return self._with_records(self.first.finish(output), estimates, joined[0])
+
+    @cached_property
+    def first(self) -> Session:
+        """Of the first scan, which gives frame and scale."""
+        place = next(index for index, one in enumerate(self.used) if one is self.scans[0])
+        return Session(self.model, self.scans[0].placed, self.plan, self.options, self._part(place))
 
     def _part(self, index: int) -> Progress:
         """Progress of one scan among all."""
@@ -193,16 +242,16 @@ class SeveralScans:
         options = replace(self.options, like=self.common, voxel_size=None, single_experts=False, profile=None)
         return Session(self.model, one.placed, plan_grids(one.placed, options), options, self._part(index))
 
-    def _estimate(self, session: Session, output: NetworkOutput, first: Session) -> _Estimate:
+    def _estimate(self, session: Session, output: NetworkOutput) -> Estimate:
         """Bring a scan's own result to the common grid and to the first scan's scale."""
-        own, scaling = session.prepared, first.prepared.scaling
+        own, scaling = session.prepared, self.first.prepared.scaling
         ratio = own.scaling.scale / scaling.scale
         mean_XYZ, mask_XYZ = output.result_XYZ, own.mask_XYZ.float()
         deviation_XYZ = output.deviation_XYZ
         if deviation_XYZ is None:
             deviation_XYZ = torch.full_like(mean_XYZ, PLAIN_DEVIATION)
         deviation_XYZ = deviation_XYZ.clamp_min(LEAST_DEVIATION)
-        if session is not first:
+        if session is not self.first:
             plan, affine = session.plan, own.grid.affine
             mean_XYZ = scaling.apply(plan.scan_to_target(own.undo(mean_XYZ).to("cpu")).data_XYZ)
             deviation_XYZ = plan.map_to_target(Volume(deviation_XYZ.cpu(), affine)).data_XYZ * ratio
@@ -213,30 +262,28 @@ class SeveralScans:
         measurement = Measurement(
             Volume(samples, own.source.affine), own.noise * ratio, self.common, sampling=own.sampling
         )
-        return _Estimate(mean_XYZ.cpu(), precision_XYZ, measurement, max(quantile(samples, 0.999), 1e-6))
+        return Estimate(mean_XYZ.cpu(), precision_XYZ, measurement, max(quantile(samples, 0.999), 1e-6))
 
-    def _combine(self, estimates: Sequence[_Estimate], first: Session) -> tuple[Tensor, Tensor]:
+    def _combine(self, estimates: Sequence[Estimate]) -> tuple[Tensor, Tensor]:
         """Result and standard deviation, scaled, on the common grid."""
         means, precisions = [e.mean_XYZ for e in estimates], [e.precision_XYZ for e in estimates]
         mean_XYZ, precision_XYZ = weighted_mean(means, precisions)
         deviation_XYZ = torch.where(precision_XYZ > 0, precision_XYZ.clamp_min(1e-12).rsqrt(), 0.0)
-        deviation_XYZ *= first.prepared.mask_XYZ.cpu()
+        deviation_XYZ *= self.first.prepared.mask_XYZ.cpu()
         spread_XYZ = _spread(means, precisions, mean_XYZ)
         left = 1.0
         if self.options.data_consistency:
             step = consistent(mean_XYZ, deviation_XYZ, [e.measurement for e in estimates])
             mean_XYZ, left = step.result_XYZ, step.variance_left
-        least = min(float(first.prepared.source.data_XYZ.min()), 0.0)
+        least = min(float(self.first.prepared.source.data_XYZ.min()), 0.0)
         variance = LEFT_FACTOR * left * deviation_XYZ.square() + SPREAD_FACTOR * left * spread_XYZ
         return mean_XYZ.clamp_(min=least), variance.sqrt() * (deviation_XYZ > 0)
 
-    def _with_records(
-        self, result: Enhanced, estimates: Sequence[_Estimate], joined_XYZ: Tensor, first: Session
-    ) -> Enhanced:
+    def _with_records(self, result: Enhanced, estimates: Sequence[Estimate], joined_XYZ: Tensor) -> Enhanced:
         """The result with what each scan gave to it, and warnings about those that do not fit."""
         total = sum((e.precision_XYZ for e in estimates[1:]), estimates[0].precision_XYZ).clamp_min(1e-12)
         inside = total > 1e-9
-        scale, shares, records = first.prepared.scaling.scale, [], []
+        scale, shares, records = self.first.prepared.scaling.scale, [], []
         by_scan = dict(zip((id(one) for one in self.used), estimates, strict=True))
         for one in self.scans:
             record, estimate = _planned_record(one), by_scan.get(id(one))
@@ -279,7 +326,7 @@ def _spread(means: Sequence[Tensor], precisions: Sequence[Tensor], mean_XYZ: Ten
     return spread / total.clamp_min(1e-12)
 
 
-def _doubted(estimates: list[_Estimate]) -> list[_Estimate]:
+def _doubted(estimates: Sequence[Estimate]) -> list[Estimate]:
     """Estimates with less weight for slices that contradict what the other scans say."""
     result = []
     for index, estimate in enumerate(estimates):
@@ -314,7 +361,7 @@ def _planned_record(one: AlignedScan) -> ScanRecord:
         displacement_mm=round(alignment.transform.displacement_mm(grid_centre_mm(one.placed.volume.grid)), 3),
         estimates_apart_mm=None if alignment.apart_mm is None else round(alignment.apart_mm, 3),
         mismatch=None if agreement is None else round(agreement.mismatch, 4),
-        gain=None if agreement is None else round(agreement.gain, 5),
+        gain=round(alignment.gain, 5),
         left_out=alignment.misfit,
     )
 

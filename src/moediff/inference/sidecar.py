@@ -245,7 +245,8 @@ class ScanRecord(_Closed):
         transform: 4x4, points of the result's frame to the scan's own, RAS+ mm.
         rotation_deg, displacement_mm: how far that moves the head (RMS over a ball of 80 mm).
         estimates_apart_mm: between two methods of registration; None where nothing was registered.
-        mismatch: RMS difference from the first scan, both equally blurred, over its contrast.
+        mismatch: RMS difference from the scan that all were registered to, both equally blurred, over its contrast;
+            None for that scan itself.
         gain: its intensities over the first scan's.
         residual_over_range, noise_over_range: the result acquired again against it, and its noise, over its range.
         weight: its mean share in the head, 0..1.

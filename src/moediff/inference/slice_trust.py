@@ -36,7 +36,7 @@ def slice_trust(measurement: Measurement, others_XYZ: Tensor, known_XYZ: Tensor)
     rest = [a for a in range(3) if a != axis]
     samples = scan.data_XYZ
     known = measurement.model(measurement.common).apply(known_XYZ.float()) > 0.99
-    gap = measurement.gap(others_XYZ)
+    gap = measurement.gap(others_XYZ, refined=False)
     expected = samples - gap
     tissue = (expected > AIR * quantile(samples, 0.999)) & known & measurement.covered_XYZ
     count_S = tissue.sum(rest)

@@ -1,14 +1,18 @@
 """Alignment of several scans of one head: where each lies in the frame of the first, and whether it fits.
 
-Mutual information finds the motion; least squares of the equally blurred scans refines it and is a second opinion.
+Mutual information finds the motion; least squares of the equally blurred scans refines it and is a second opinion. All
+scans are registered to one reference, which is chosen by what the scans hold, not by their order.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from moediff.core.geometry import field_of_view_mask, resample
 from moediff.core.volume import Volume
@@ -18,6 +22,8 @@ from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 
 REFINEMENTS = 3
 WORST_MISMATCH = 0.2  # one head 0.05-0.15, also with a dark slice; mirrored 0.20 and more, another head 0.46
+SUSPECT_MISMATCH = (0.12, 0.5)  # between these the mirror image is tried, too
+MIRRORED = 0.8  # a mirror image that leaves less than this share of the mismatch fits better
 LEAST_LEFT_MM = 0.3  # motion that refinement did not settle; half of the gain is lost at 0.5 mm
 WORST_APART_MM = 2.0  # between the two estimates
 UNEVEN_GAIN = 0.03  # standard deviation of the log of a gain that is corrected place by place
@@ -25,35 +31,36 @@ UNEVEN_GAIN = 0.03  # standard deviation of the log of a gain that is corrected 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where a scan lies, and how well it fits the first.
+    """Where a scan lies, and how well it fits the others.
 
     Args:
         transform: common frame (the first scan's) -> the scan's own.
-        agreement: with the first scan; None for the first itself.
+        gain: its intensity over the first scan's, the median.
+        gain_map: the same where it varies slowly, in the common frame; None where it is even.
+        agreement: with the reference; None for the reference itself.
         apart_mm: between mutual information and least squares, RMS over the head; None where nothing was registered.
         misfit: why the scan must be left out; None where it fits.
+        rank: of all scans in an order that their content decides.
     """
 
     transform: Rigid = IDENTITY
+    gain: float = 1.0
+    gain_map: Volume | None = None
     agreement: Agreement | None = None
     apart_mm: float | None = None
     misfit: str | None = None
+    rank: int = 0
 
     def matched(self, scan: Volume) -> Volume:
         """The scan placed in the common frame, with the intensities of the first."""
         placed = self.transform.placed_volume(scan)
-        if self.agreement is None:
-            return placed
-        gain = self.agreement.gain_map
-        relative = (gain.data_XYZ / self.agreement.gain).clamp(0.5, 2)
-        if float(relative.log().std()) < UNEVEN_GAIN:
-            return placed.with_data(placed.data_XYZ / self.agreement.gain)
-        here = resample(gain.with_data(relative), placed.grid, "linear").data_XYZ.clamp_min(0.5)
-        return placed.with_data(placed.data_XYZ / (here * self.agreement.gain))
+        if self.gain_map is None:
+            return placed.with_data(placed.data_XYZ / self.gain) if self.gain != 1 else placed
+        return placed.with_data(placed.data_XYZ / resample(self.gain_map, placed.grid, "linear").data_XYZ)
 
 
 def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignment]:
-    """Bring scans to the frame of the first.
+    """Bring scans to the frame of the first. Other orders of the scans give the same relative placement.
 
     Args:
         scans: RAS+, raw intensities, at least two.
@@ -63,12 +70,65 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
         ConfigError: SimpleITK is not installed.
     """
     width = common_blur_mm(*scans)
-    first = blurred(scans[0], width)
-    result = [Alignment()]
-    for scan in scans[1:]:
-        copy = blurred(scan, width)
-        result.append(_aligned(first, copy) if register_them else _compared(first, copy, IDENTITY, None))
+    copies = [blurred(scan, width) for scan in scans]
+    ranked = sorted(range(len(scans)), key=lambda index: _content_key(scans[index]))
+    best: list[Alignment] = []
+    for reference in ranked:
+        found = _to_reference(copies, reference, register_them=register_them)
+        if not best or _misfits(found) < _misfits(best):
+            best = found
+        if 2 * _misfits(best) <= len(scans) - 1:
+            break
+    rank = {index: place for place, index in enumerate(ranked)}
+    first = best[0]
+    return [replace(_in_frame_of(first, one), rank=rank[index]) for index, one in enumerate(best)]
+
+
+def _content_key(scan: Volume) -> tuple[float, str]:
+    """Orders scans: largest field of view first, then by a checksum of voxels and place."""
+    size = round(math.prod(n * s for n, s in zip(scan.shape, scan.spacing_mm, strict=True)))
+    digest = hashlib.sha256(scan.data_XYZ.contiguous().cpu().numpy().tobytes())
+    digest.update(scan.affine.cpu().numpy().tobytes())
+    return -size, digest.hexdigest()
+
+
+def _misfits(alignments: Sequence[Alignment]) -> int:
+    return sum(one.misfit is not None for one in alignments)
+
+
+def _to_reference(copies: Sequence[Volume], reference: int, *, register_them: bool) -> list[Alignment]:
+    """All scans in the frame of one of them."""
+    fixed, result = copies[reference], []
+    for index, copy in enumerate(copies):
+        if index == reference:
+            result.append(Alignment())
+        elif register_them:
+            result.append(_not_mirrored(fixed, copy, _aligned(fixed, copy)))
+        else:
+            result.append(_not_mirrored(fixed, copy, _compared(fixed, copy, IDENTITY, None)))
     return result
+
+
+def _in_frame_of(first: Alignment, one: Alignment) -> Alignment:
+    """An alignment to the reference, seen from the first scan: its frame and its intensities."""
+    if one is first:
+        return replace(one, transform=IDENTITY, gain=1.0)
+    back = first.transform.inverse  # the first scan's frame -> the reference's
+    placed, gain = replace(one, transform=one.transform @ back), _gain(one) / _gain(first)
+    lattice = next(a.agreement.gain_map for a in (first, one) if a.agreement is not None)
+    relative = (_gain_map(one, lattice) / _gain_map(first, lattice) / gain).clamp(0.5, 2)
+    if float(relative.log().std()) < UNEVEN_GAIN:
+        return replace(placed, gain=gain)
+    grid = back.placed_grid(lattice.grid)
+    return replace(placed, gain=gain, gain_map=Volume(relative * gain, grid.affine))
+
+
+def _gain(one: Alignment) -> float:
+    return 1.0 if one.agreement is None else one.agreement.gain
+
+
+def _gain_map(one: Alignment, lattice: Volume) -> Tensor:
+    return torch.ones_like(lattice.data_XYZ) if one.agreement is None else one.agreement.gain_map.data_XYZ
 
 
 def _aligned(fixed: Volume, moving: Volume) -> Alignment:
@@ -100,17 +160,33 @@ def _compared(fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid |
     left = now.left.displacement_mm(centre)
     misfit = None
     if now.shared < LEAST_SHARED:
-        misfit = f"it holds {now.shared:.0%} of the first scan's head, at least {LEAST_SHARED:.0%} are needed"
+        misfit = f"it holds {now.shared:.0%} of the other scans' head, at least {LEAST_SHARED:.0%} are needed"
     elif now.mismatch > WORST_MISMATCH:
         misfit = (
-            f"it differs from the first by {now.mismatch:.0%} of the contrast, one head differs by less than "
-            f"{WORST_MISMATCH:.0%}: another head, another contrast, a mirrored or a moved scan"
+            f"it differs from the other scans by {now.mismatch:.0%} of the contrast, one head differs by less than "
+            f"{WORST_MISMATCH:.0%}: another head, another contrast, or a scan that moved while it was taken"
         )
     elif left > LEAST_LEFT_MM or (apart or 0.0) > WORST_APART_MM:
         off = max(left, apart or 0.0)
         remedy = "register them first" if estimate is None else "the head moved within it, or its header is wrong"
         misfit = f"its place is uncertain by {off:.1f} mm, {LEAST_LEFT_MM} are allowed: {remedy}"
-    return Alignment(transform, now, apart, misfit)
+    return Alignment(transform, agreement=now, apart_mm=apart, misfit=misfit)
+
+
+def _not_mirrored(fixed: Volume, moving: Volume, found: Alignment) -> Alignment:
+    """An alignment, unless the mirror image of the scan fits better than the scan."""
+    assert found.agreement is not None
+    own = found.agreement
+    if own.shared < LEAST_SHARED or not SUSPECT_MISMATCH[0] < own.mismatch < SUSPECT_MISMATCH[1]:
+        return found
+    mirror = _aligned(fixed, moving.with_data(moving.data_XYZ.flip(0))).agreement
+    if mirror is None or mirror.shared < LEAST_SHARED or mirror.mismatch > MIRRORED * own.mismatch:
+        return found
+    misfit = (
+        f"its mirror image fits the other scans better ({mirror.mismatch:.0%} of the contrast differs, not "
+        f"{own.mismatch:.0%}): left and right are exchanged in one of the files"
+    )
+    return replace(found, misfit=misfit)
 
 
 def _middle_mm(volume: Volume) -> list[float]:
