@@ -145,7 +145,7 @@ class Regularisation:
     correlation_vox: float
 
 
-def least_squares(scans: Sequence[Volume], noise: float, grid: Grid, prior: Regularisation, steps: int = 30) -> Tensor:
+def least_squares(scans: Sequence[Volume], noise: float, grid: Grid, prior: Regularisation, steps: int = 15) -> Tensor:
     """The posterior mean under a Gaussian prior, without a network.
 
     Args:

@@ -33,10 +33,11 @@ def acquired(truth: Volume, axis: int, transform: Rigid = IDENTITY, *, factor: f
     return degrade(moved, thick_slices(factor, 0.01, "stack", axis=axis), rng_for(seed, axis))
 
 
-def stacks_of(truth: Volume, axes: Sequence[int] = (2, 0, 1), factor: float = 4) -> Stacks:
-    """One scan for every axis, each after another motion but the first."""
+def stacks_of(truth: Volume, axes: Sequence[int] = (2, 0, 1), factor: float = 4, *, moved: bool = True) -> Stacks:
+    """One scan for every axis, each after another motion but the first, or all without motion."""
     centre = grid_centre_mm(truth.grid)
     transforms = [m if isinstance(m, Rigid) else Rigid.of(*m, centre) for m in MOTIONS[: len(axes)]]
+    transforms = transforms if moved else [IDENTITY] * len(axes)
     pairs = enumerate(zip(axes, transforms, strict=True))
     scans = [acquired(truth, axis, transform, factor=factor, seed=seed) for seed, (axis, transform) in pairs]
     return Stacks(truth, scans, transforms)
@@ -48,13 +49,20 @@ def stacks(make_phantom: Callable[..., Volume]) -> Stacks:
     return stacks_of(lopsided(make_phantom((92, 104, 88), (2.0, 2.0, 2.0))))
 
 
+@pytest.fixture(scope="session")
+def still_stacks(make_phantom: Callable[..., Volume]) -> Stacks:
+    """Three planes of a phantom that did not move, 4 mm voxels, slices of 12 mm; do not change them."""
+    return stacks_of(lopsided(make_phantom((48, 56, 44), (4.0, 4.0, 4.0))), factor=3, moved=False)
+
+
 def lopsided(phantom: Volume) -> Volume:
     """A phantom with two darker octants: without them it is its own mirror image."""
     data = phantom.data_XYZ.clone()
     x, y, z = (n // 2 for n in data.shape)
     data[x:, y:, z:] *= 0.6
     data[:x, :y, :z] *= 0.8
-    data[x - 6 : x + 8, y + 14 : y + 24, z + 6 : z + 14] = 350.0
+    a, b, c = (n / 100 for n in phantom.shape)
+    data[x - int(6 * a) : x + int(8 * a), y + int(13 * b) : y + int(23 * b), z + int(7 * c) : z + int(16 * c)] = 350.0
     return Volume(data, phantom.affine)
 
 

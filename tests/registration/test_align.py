@@ -31,9 +31,25 @@ def test_motion_is_found_to_a_fraction_of_a_voxel(stacks, aligned):
 def test_a_placed_scan_has_the_intensities_of_the_first(stacks):
     brighter = stacks.scans[1].with_data(stacks.scans[1].data_XYZ * 3)
     _, second = align([stacks.scans[0], brighter])
-    assert second.agreement.gain == pytest.approx(3, rel=0.03)
+    assert second.gain == pytest.approx(3, rel=0.03)
     placed = second.matched(brighter)
     assert float(placed.data_XYZ.mean() / stacks.scans[1].data_XYZ.mean()) == pytest.approx(1, rel=0.03)
+
+
+def test_the_odd_one_is_named_wherever_it_stands(stacks):
+    first, second, third = stacks.scans
+    mirrored = second.with_data(second.data_XYZ.flip(0))
+    misfits = [one.misfit for one in align([mirrored, first, third])]
+    assert "mirror image fits" in (misfits[0] or "") and misfits[1:] == [None, None]
+
+
+def test_the_order_of_scans_changes_no_placement(stacks, aligned):
+    order = (2, 0, 1)
+    again = align([stacks.scans[index] for index in order])
+    for index, one in zip(order, again, strict=True):
+        back = one.transform @ again[1].transform.inverse  # again[1] is the scan that came first before
+        assert float((back.matrix - aligned[index].transform.matrix).abs().max()) < 1e-9
+        assert one.rank == aligned[index].rank
 
 
 def test_headers_far_apart_are_bridged(stacks):
@@ -50,7 +66,8 @@ def test_what_is_no_scan_of_this_head_does_not_fit(stacks, make_phantom):
     other = acquired(make_phantom((92, 104, 88), (2.3, 1.7, 2.0)), 0)  # of other proportions
     for scan in (mirrored, other_contrast(second), other):
         assert align([first, scan])[1].misfit is not None
-    assert "differs from the first" in (align([first, other_contrast(second)])[1].misfit or "")
+    assert "mirror image fits" in (align([first, mirrored])[1].misfit or "")
+    assert "differs from the other scans" in (align([first, other_contrast(second)])[1].misfit or "")
 
 
 def test_trusted_headers_that_are_wrong_are_noticed(stacks):
@@ -66,7 +83,9 @@ def test_without_overlap_the_share_is_named(stacks):
     away = torch.eye(4, dtype=torch.float64)
     away[0, 3] = 500
     elsewhere = Volume(stacks.scans[1].data_XYZ, away @ stacks.scans[1].affine)
-    assert "holds 0% of the first" in (align([stacks.scans[0], elsewhere], register_them=False)[1].misfit or "")
+    assert "holds 0% of the other scans' head" in (
+        align([stacks.scans[0], elsewhere], register_them=False)[1].misfit or ""
+    )
 
 
 def test_parallel_slices_are_registered_too(make_phantom):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from moediff.acquisition.prepare import PrepareSettings, prepare
-from moediff.inference.grid_plan import coarser_warnings
-from moediff.inference.memory_estimate import peak_memory_mib
+from moediff.core.errors import DataError
+from moediff.inference.grid_plan import coarser_warnings, plan_grids
+from moediff.inference.memory_estimate import peak_memory_mib, several_peak_mib
 from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
 from moediff.inference.result import PASSED_THROUGH
 from moediff.inference.run import EnhanceRequest, PlannedScan
@@ -15,9 +17,13 @@ from moediff.model.bundle import BundleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What --dry-run prints: both grids, memory at its peak, files to write, and warnings known before any work."""
+    """What --dry-run prints: both grids, memory at its peak, files to write, and warnings known before any work.
+
+    `input` is the shape of the scan, of several that of the first; `inputs` are all shapes.
+    """
 
     input: tuple[int, ...]
+    inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
     output_spacing_mm: tuple[float, ...]
     peak_memory_mib: int
@@ -40,9 +46,10 @@ def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
     scan, plan = planned.scan, planned.plan
     return DryRun(
         input=scan.stored_grid.shape,
+        inputs=tuple(one.stored_grid.shape for one in planned.scans),
         output=plan.stored_target.shape,
         output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
-        peak_memory_mib=peak_memory_mib(plan, planned.options, config.denoiser),
+        peak_memory_mib=_peak_memory_mib(planned, config),
         files=tuple(str(path) for path in request.outputs.every()),
         warnings=(
             *(note for one in planned.scans for note in one.warnings),
@@ -50,6 +57,20 @@ def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
             *_warnings_ahead(planned, config.prepare),
         ),
     )
+
+
+def _peak_memory_mib(planned: PlannedScan, config: BundleConfig) -> int:
+    """Of all scans, each as its header places it; where that is off the result's grid, as large as the first."""
+    options, network = planned.options, config.denoiser
+    if len(planned.scans) == 1:
+        return peak_memory_mib(planned.plan, options, network)
+    plans = [planned.plan]
+    common = replace(options, like=planned.plan.working, voxel_size=None, profile=None)
+    for scan in planned.scans[1:]:
+        with suppress(DataError):
+            plans.append(plan_grids(scan, common))
+    plans += [planned.plan] * (len(planned.scans) - len(plans))
+    return several_peak_mib(plans, options, network)
 
 
 def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str]:

@@ -7,6 +7,7 @@ LOG.md, 2026-11-26).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.options import EnhanceOptions
@@ -21,6 +22,8 @@ TARGET_MAPS = 3  # on a target that is not the working grid: result, uncertainty
 MAP_BYTES = 4  # a voxel of one more map
 FOREGROUND_SHARE = 0.7  # of a scan's box is read by the network
 RESERVED = 2.0  # times a small tile's own memory, for blocks that stay reserved between layers; large blocks go back
+ESTIMATE_BYTES = 12  # a voxel of the common grid and scan of several: result, precision, and samples
+COMBINING_BYTES = 110  # a voxel of the common grid: a copy refined twofold, and the vectors of conjugate gradients
 SECONDS = 1.7e-6  # a voxel of the working grid, network evaluation and CPU thread, for the shipped width
 SECOND_THREAD = 0.7  # share of a further thread that is gained
 FINE_MM = 0.95  # results with smaller voxels are announced
@@ -47,6 +50,19 @@ def cost_sentence(plan: GridPlan, options: EnhanceOptions, network: DenoiserConf
         f"voxels of {sizes} mm: a grid of {shape}, {times:.1f} times the input's voxels; about {memory_gib:.1f} GiB, "
         f"{minutes:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
     )
+
+
+def several_peak_mib(plans: Sequence[GridPlan], options: EnhanceOptions, network: DenoiserConfig) -> int:
+    """Peak of several scans that become one: the largest single scan, or their combination, beside all estimates.
+
+    Args:
+        plans: of every scan, on the common grid; the first is that of the first scan.
+        options, network: as in `peak_memory_mib`.
+    """
+    common = math.prod(plans[0].working.shape)
+    kept = len(plans) * ESTIMATE_BYTES * common / 2**20
+    alone = max(peak_memory_mib(plan, options, network) for plan in plans)
+    return round(kept + max(alone, STARTED_MIB + common * COMBINING_BYTES / 2**20))
 
 
 def peak_memory_mib(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig) -> int:

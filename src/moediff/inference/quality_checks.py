@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from scipy.special import stdtr
 
+from moediff.acquisition.interpolated import interpolated_axes
 from moediff.acquisition.noise import has_noisy_air
 from moediff.acquisition.normalisation import BRAIN_MEDIAN
 from moediff.acquisition.operators import voxel_ratio
@@ -37,6 +38,7 @@ NOISY_AIR = (
     "head, but the head's edges suffer; set air to 0 (mask it by the second inversion, INV2) or use the scanner's "
     "denoised UNI image"
 )
+AXIS_NAMES = ("right-left", "front-back", "top-bottom")
 SUFFICIENT_SAMPLES = 16
 INTERVAL_SD = 1.6449  # half width of a Gaussian's central 90 %
 # Share of truths in the 90 % interval about the first of so many samples where samples and truth have one distribution
@@ -95,6 +97,12 @@ def scan_warnings(prepared: Prepared) -> list[str]:
     ratios = [voxel_ratio(p) for p in prepared.positions]
     if max(ratios) > RATIO[1] or min(ratios) < RATIO[0]:
         notes.append(f"spacing ratios {[round(r, 2) for r in ratios]} leave the trained range {RATIO[0]}..{RATIO[1]}")
+    if interpolated := interpolated_axes(prepared.source.data_XYZ):
+        lines = " and ".join(AXIS_NAMES[axis] for axis in interpolated)
+        notes.append(
+            f"along {lines} the scan holds far less detail than its voxels could: it seems to have been interpolated "
+            "or smoothed before; give the scan as it was acquired"
+        )
     if min(prepared.source.shape) < 8:
         notes.append("fewer than 8 voxels along an axis")
     return notes

@@ -22,6 +22,7 @@ from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.quality_checks import scan_warnings
 from moediff.inference.result import Enhanced, ScanShare
 from moediff.inference.session import Model, NetworkOutput, Progress, Session
 from moediff.inference.sidecar import GridRecord, ScanRecord
@@ -32,12 +33,15 @@ from moediff.registration.mutual_information import require_registration
 from moediff.registration.rigid import grid_centre_mm
 
 LEAST_SCANS = 2
+SECOND_ROUND = 0.5  # of the start's deviation: what a first round of least squares left of its error (LOG.md, 2026-11-30)
 LEAST_DEVIATION = 2e-3  # scaled; no voxel of any scan is more certain
 PLAIN_DEVIATION = 0.04  # scaled; of a single sample, whose error is not predicted
 UNEXPLAINED = 4.0  # times a scan's noise and times the other scans' residual, from which a warning follows
-# Variance after the step: of what the spectrum says is left, and of how far the scans' own results differ. Scaled so
-# that 90 % intervals hold about 90 % on crops of two training persons, three planes of 5 mm (LOG.md, 2026-11-30).
-LEFT_FACTOR, SPREAD_FACTOR = 2.25, 0.68
+# Variance after the step, each times what the spectrum says is left: of the start, of how far the scans' own results
+# differ, and the start's mean in the head. Scaled so that 90 % intervals of the combination hold as much as those of
+# the single scans do, on crops of three training persons (LOG.md, 2026-11-30).
+LEFT_FACTOR, SPREAD_FACTOR, MEAN_FACTOR = 1.6, 0.7, 0.3
+CALIBRATED = "predicted standard deviation of the combination of several scans, calibrated on training persons"
 NOT_CALIBRATED = "standard deviation of the combination of several scans, not calibrated"
 
 
@@ -194,7 +198,7 @@ class SeveralScans:
         Raises:
             DataError, TryAgain: see `run`.
         """
-        estimates = []
+        estimates, self.notes = [], []
         for index, one in enumerate(self.used):
             if one is self.scans[0]:
                 output = self.first.run_network()
@@ -204,6 +208,8 @@ class SeveralScans:
             with prefix_errors(printable(one.name)):
                 session = self._session(one, index)
                 estimates.append(self._estimate(session, session.run_network()))
+                notes = (*one.scan.warnings, *scan_warnings(session.prepared))
+                self.notes += [f"{printable(one.name)}: {note}" for note in notes]
                 del session
         return estimates
 
@@ -228,6 +234,13 @@ class SeveralScans:
         """Of the first scan, which gives frame and scale."""
         place = next(index for index, one in enumerate(self.used) if one is self.scans[0])
         return Session(self.model, self.scans[0].placed, self.plan, self.options, self._part(place))
+
+    @property
+    def _calibration(self) -> str:
+        """What the standard deviation is."""
+        options = self.options
+        plain = options.mode == "faithful" and options.samples == 1 and options.data_consistency
+        return CALIBRATED if plain else NOT_CALIBRATED
 
     def _part(self, index: int) -> Progress:
         """Progress of one scan among all."""
@@ -273,11 +286,15 @@ class SeveralScans:
         spread_XYZ = _spread(means, precisions, mean_XYZ)
         left = 1.0
         if self.options.data_consistency:
-            step = consistent(mean_XYZ, deviation_XYZ, [e.measurement for e in estimates])
-            mean_XYZ, left = step.result_XYZ, step.variance_left
+            measurements = [e.measurement for e in estimates]
+            step = consistent(mean_XYZ, deviation_XYZ, measurements)
+            left = step.variance_left
+            mean_XYZ = consistent(step.result_XYZ, SECOND_ROUND * deviation_XYZ, measurements).result_XYZ
         least = min(float(self.first.prepared.source.data_XYZ.min()), 0.0)
-        variance = LEFT_FACTOR * left * deviation_XYZ.square() + SPREAD_FACTOR * left * spread_XYZ
-        return mean_XYZ.clamp_(min=least), variance.sqrt() * (deviation_XYZ > 0)
+        inside = deviation_XYZ > 0
+        mean = float(deviation_XYZ[inside].square().mean()) if bool(inside.any()) else 0.0
+        variance = LEFT_FACTOR * deviation_XYZ.square() + SPREAD_FACTOR * spread_XYZ + MEAN_FACTOR * mean
+        return mean_XYZ.clamp_(min=least), (left * variance).sqrt() * inside
 
     def _with_records(self, result: Enhanced, estimates: Sequence[Estimate], joined_XYZ: Tensor) -> Enhanced:
         """The result with what each scan gave to it, and warnings about those that do not fit."""
@@ -304,14 +321,16 @@ class SeveralScans:
                 share = replace(share, weight_XYZ=on_target, residual=Volume(-gap * scale, measurement.scan.affine))
             shares.append(share)
             records.append(record)
-        warnings = (*result.sidecar.warnings, *_scan_warnings(records))
+        known = result.sidecar.warnings  # of the first scan; what others share with it is not said again
+        others = [note for note in self.notes if not note.endswith(tuple(f": {one}" for one in known))]
+        warnings = (*known, *others, *_scan_warnings(records))
         return replace(
             result,
             scans=tuple(shares),
             sidecar=replace(
                 result.sidecar,
                 scans=tuple(records),
-                uncertainty=replace(result.sidecar.uncertainty, description=NOT_CALIBRATED),
+                uncertainty=replace(result.sidecar.uncertainty, description=self._calibration),
                 warnings=warnings,
             ),
         )

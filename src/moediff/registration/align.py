@@ -73,12 +73,14 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
     copies = [blurred(scan, width) for scan in scans]
     ranked = sorted(range(len(scans)), key=lambda index: _content_key(scans[index]))
     best: list[Alignment] = []
-    for reference in ranked:
+    for reference in ranked if len(scans) > 2 else ranked[:1]:
         found = _to_reference(copies, reference, register_them=register_them)
         if not best or _misfits(found) < _misfits(best):
             best = found
         if 2 * _misfits(best) <= len(scans) - 1:
             break
+    if len(scans) == 2:  # of two that do not fit, the second is the one to leave out
+        best = [replace(best[0], misfit=None), replace(best[1], misfit=best[0].misfit or best[1].misfit)]
     rank = {index: place for place, index in enumerate(ranked)}
     first = best[0]
     return [replace(_in_frame_of(first, one), rank=rank[index]) for index, one in enumerate(best)]

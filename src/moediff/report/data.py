@@ -23,7 +23,7 @@ from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
-from moediff.inference.result import Enhanced
+from moediff.inference.result import Enhanced, ScanShare
 from moediff.inference.sidecar import InputFile, read_sidecar, stated_sampling
 from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
@@ -91,6 +91,7 @@ class ReportScans:
         residual: the enhanced scan acquired again minus the input, on any grid.
         lesions: 1 inside outlined lesions, on any grid.
         source_note: why the input is missing and what that leaves; empty where it is there.
+        shares: what each of several scans gave to the result; `source` is the first of them.
 
     Raises:
         GeometryError: a map does not lie on the enhanced grid.
@@ -110,6 +111,7 @@ class ReportScans:
     residual: Volume | None = None
     lesions: Volume | None = None
     source_note: str = ""
+    shares: tuple[ScanShare, ...] = ()
 
     def __post_init__(self) -> None:
         maps = {
@@ -153,7 +155,8 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
         gate_XYZE=result.gate_XYZE if worked else None,
         changed_XYZE=changed_XYZE,
         expert_names=result.expert_names,
-        residual=result.residual,
+        residual=None if result.scans else result.residual,  # of several scans, each has one of its own
+        shares=result.scans,
     )
 
 

@@ -15,6 +15,7 @@ from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
 from moediff.report.layers import Display, DisplayBox, Layer, Scan, own_voxels, quantiles
 from moediff.report.maps import maps
+from moediff.report.several_scans import registered_scans
 from moediff.report.windows import presets
 
 WINDOW = (0.01, 0.995)
@@ -74,6 +75,7 @@ def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
     scan_list = []
     if scans.source is not None:
         scan_list.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
+    scan_list.extend(registered_scans(scans.shares, cropped.grid))
     if scans.interpolated is not None:
         scan_list.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
     scan_list.append(Scan("enhanced", "enhanced", cropped))

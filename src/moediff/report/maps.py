@@ -15,6 +15,7 @@ from moediff.core.morphology import dilated, eroded, filled
 from moediff.core.volume import Grid
 from moediff.report.data import ReportScans
 from moediff.report.layers import EXPERT_COLOURS, DisplayBox, Layer, nearest, quantiles, to_bytes
+from moediff.report.several_scans import scan_layers
 
 TOP_QUANTILE = 0.995  # of a map; brighter voxels look like this one
 MIN_WEIGHT = 0.05  # summed gate weight below which no expert worked
@@ -103,6 +104,7 @@ def maps(scans: ReportScans, box: DisplayBox, grid: Grid, air_below: float) -> l
     if scans.residual is not None:
         gap = nearest(scans.residual, grid, outside=0.0)
         layers.append(_signed("residual", "disagreement with the input", gap))
+    layers.extend(scan_layers(scans.shares, box, grid))
     if scans.lesions is not None:
         outlined = (nearest(scans.lesions, grid, outside=0.0) > 0.5).to(torch.uint8)
         layers.append(Layer("lesions", "outlined lesions", outlined, 0, 1, (("outlined lesion", LESION_COLOUR),)))

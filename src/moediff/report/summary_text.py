@@ -15,6 +15,7 @@ from moediff.evaluation.metrics.fidelity import head_mask, score
 from moediff.report.data import ReportScans
 from moediff.report.regions import Expert, Region, experts, regions
 from moediff.report.sanitise import number, one_line
+from moediff.report.several_scans import ScanRow, scan_rows
 
 MODES = {"faithful": "faithful (the posterior mean, one network evaluation)", "detail": "detail (one plausible sample)"}
 NOTHING_DONE = "Only interpolation: the target grid is no finer than the scan, so the network did not run."
@@ -48,6 +49,7 @@ class Summary:
         done, numbers: rows.
         experts, regions, scores: tables; empty where not known.
         warnings: the sidecar's.
+        scans: a table, where several scans became one.
     """
 
     story: str
@@ -58,6 +60,7 @@ class Summary:
     regions: tuple[Region, ...]
     scores: tuple[Score, ...]
     warnings: tuple[str, ...]
+    scans: tuple[ScanRow, ...] = ()
 
 
 def _triple(value: object, unit: str) -> str:
@@ -205,4 +208,5 @@ def summarise(scans: ReportScans) -> Summary:
         tuple(regions(scans)),
         tuple(_scores(scans)),
         tuple(warning_texts),
+        scan_rows(scans.record),
     )
