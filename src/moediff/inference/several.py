@@ -33,7 +33,9 @@ from moediff.registration.mutual_information import require_registration
 from moediff.registration.rigid import grid_centre_mm
 
 LEAST_SCANS = 2
-SECOND_ROUND = 0.5  # of the start's deviation: what a first round of least squares left of its error (LOG.md, 2026-11-30)
+SECOND_ROUND = (
+    0.5  # of the start's deviation: what a first round of least squares left of its error (LOG.md, 2026-11-30)
+)
 LEAST_DEVIATION = 2e-3  # scaled; no voxel of any scan is more certain
 PLAIN_DEVIATION = 0.04  # scaled; of a single sample, whose error is not predicted
 UNEXPLAINED = 4.0  # times a scan's noise and times the other scans' residual, from which a warning follows
