@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from small_lesions import Lesion, homogeneous_sites, with_lesions
 from torch import Tensor
 
 from moediff.acquisition.combine import Measurement, consistent
-from moediff.acquisition.degrade import degrade, reference_intensity
+from moediff.acquisition.degrade import bias_field, degrade, reference_intensity
 from moediff.acquisition.normalisation import brain_scaling, foreground
 from moediff.acquisition.recipe import AxisRecipe, Recipe
 from moediff.core.config import rng_for
@@ -41,9 +41,15 @@ class Design:
         """Of one scan."""
         rows = [AxisRecipe(method="truncate", factor=self.plane) if self.plane > 1 else AxisRecipe()] * 3
         rows[axis] = AxisRecipe(method="gaussian", factor=self.factor)
-        return Recipe(
-            axes=(rows[0], rows[1], rows[2]), noise=self.noise, bias=self.bias, gamma=self.gamma, name="several"
-        )
+        return Recipe(axes=(rows[0], rows[1], rows[2]), noise=self.noise, name="several")
+
+    def seen(self, sharp_XYZ: Tensor, head: Volume, rng: torch.Generator) -> Tensor:
+        """The middle of a head in this contrast, under a bias field as smooth as over the whole head."""
+        if self.bias == 0 and self.gamma == 1:
+            return sharp_XYZ
+        field = centre_crop(head.with_data(bias_field(head.shape, self.bias, rng)), max(sharp_XYZ.shape)).data_XYZ
+        reference = reference_intensity(sharp_XYZ)
+        return (sharp_XYZ / reference) ** self.gamma * reference * field
 
 
 DESIGNS = {
@@ -111,10 +117,10 @@ def simulate(head: Volume, side: int, design: Design, seed: int, *, lesions: boo
             step[axis] = design.factor * box.spacing_mm[axis] / 2
             transform = Rigid.of((0, 0, 0), step) @ transform
         moved = resample(wide, transform.placed_grid(box.grid)).data_XYZ.clamp_min(0) if index else sharp
+        moved = design.seen(moved, head, rng_for(seed, "bias", index))
         scans.append(degrade(Volume(moved, box.affine), design.recipe(axis), rng_for(seed, "noise", index)))
         transforms.append(transform)
-    only_contrast = replace(design.recipe(2), axes=(AxisRecipe(),) * 3, noise=0.0)
-    truth = degrade(Volume(sharp, box.affine), only_contrast, rng_for(seed, "noise", 0))
+    truth = Volume(design.seen(sharp, head, rng_for(seed, "bias", 0)), box.affine)
     outlined = resample(outlines, box.grid, "linear").data_XYZ > 0.5
     return Simulated(truth, scans, transforms, outlined, design.noise * reference_intensity(sharp))
 

@@ -38,6 +38,7 @@ SECOND_ROUND = (
 )
 LEAST_DEVIATION = 2e-3  # scaled; no voxel of any scan is more certain
 PLAIN_DEVIATION = 0.04  # scaled; of a single sample, whose error is not predicted
+DOUBTFUL_MM = 0.3  # between two estimates of where a scan lies, from which a warning follows
 UNEXPLAINED = 4.0  # times a scan's noise and times the other scans' residual, from which a warning follows
 # Variance after the step, each times what the spectrum says is left: of the start, of how far the scans' own results
 # differ, and the start's mean in the head. Scaled so that 90 % intervals of the combination hold as much as those of
@@ -399,7 +400,7 @@ def _scan_warnings(records: Sequence[ScanRecord]) -> list[str]:
                 f"the result leaves {rms:.1%} of the range of {printable(record.name)} unexplained, its noise is "
                 f"{noise:.1%}: the head may have moved within it"
             )
-        if (record.estimates_apart_mm or 0.0) > 0.5:
+        if (record.estimates_apart_mm or 0.0) > DOUBTFUL_MM:
             notes.append(
                 f"two estimates of where {printable(record.name)} lies are {record.estimates_apart_mm:.1f} mm apart: "
                 "compare its overlay in the report"

@@ -21,7 +21,7 @@ from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.registration.rigid import HEAD_RADIUS_MM, IDENTITY, Rigid, grid_centre_mm
 
-GAIN_WINDOW_MM = 60.0  # full width at half maximum, over which coils and receivers hardly vary
+GAIN_WINDOW_MM = 40.0  # full width at half maximum, over which coils and receivers hardly vary
 LEAST_SHARED = 0.2  # of the fixed scan's head, in the moving scan's field of view
 AIR = 0.05  # of the bright end
 INSIDE = 0.99

@@ -149,7 +149,7 @@ def _refined(fixed: Volume, moving: Volume, start: Rigid) -> Alignment:
     transform = estimate
     for _ in range(REFINEMENTS):
         now = agreement(fixed, moving, transform)
-        if now.shared < LEAST_SHARED or now.mismatch > WORST_MISMATCH:
+        if now.shared < LEAST_SHARED or now.mismatch > SUSPECT_MISMATCH[1]:
             break
         transform = transform @ now.left.inverse
     return _compared(fixed, moving, transform, estimate)
