@@ -37,6 +37,6 @@ def _fall(power_F: np.ndarray | None) -> float | None:
     if power_F is None:
         return None
     expected_F = np.asarray(LOG_POWER) / np.log(10)
-    level = np.log10(np.maximum(power_F, 1e-30)) - np.log10(power_F[SCALE].mean())
-    level_of_heads = expected_F - np.log10((10 ** expected_F[SCALE]).mean())
-    return float(np.mean([level_of_heads[band] - level[band] for band in READ]))
+    own_F = np.log10(np.maximum(power_F, 1e-30)) - np.log10(power_F[SCALE].mean())
+    of_heads_F = expected_F - np.log10((10 ** expected_F[SCALE]).mean())
+    return float(np.mean([of_heads_F[band] - own_F[band] for band in READ]))

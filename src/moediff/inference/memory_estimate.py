@@ -60,9 +60,9 @@ def several_peak_mib(plans: Sequence[GridPlan], options: EnhanceOptions, network
         options, network: as in `peak_memory_mib`.
     """
     common = math.prod(plans[0].working.shape)
-    kept = len(plans) * ESTIMATE_BYTES * common / 2**20
-    alone = max(peak_memory_mib(plan, options, network) for plan in plans)
-    return round(kept + max(alone, STARTED_MIB + common * COMBINING_BYTES / 2**20))
+    estimates = len(plans) * ESTIMATE_BYTES * common / 2**20
+    largest = max(peak_memory_mib(plan, options, network) for plan in plans)
+    return round(estimates + max(largest, STARTED_MIB + common * COMBINING_BYTES / 2**20))
 
 
 def peak_memory_mib(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig) -> int:

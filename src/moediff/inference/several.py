@@ -235,8 +235,8 @@ class SeveralScans:
     @cached_property
     def first(self) -> Session:
         """Of the first scan, which gives frame and scale."""
-        place = next(index for index, one in enumerate(self.used) if one is self.scans[0])
-        return Session(self.model, self.scans[0].placed, self.plan, self.options, self._part(place))
+        number = next(index for index, one in enumerate(self.used) if one is self.scans[0])
+        return Session(self.model, self.scans[0].placed, self.plan, self.options, self._part(number))
 
     @property
     def _calibration(self) -> str:

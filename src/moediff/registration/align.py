@@ -74,14 +74,14 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
     ranked = sorted(range(len(scans)), key=lambda index: _content_key(scans[index]))
     best: list[Alignment] = []
     for reference in ranked if len(scans) > 2 else ranked[:1]:
-        found = _to_reference(copies, reference, register_them=register_them)
-        if not best or _misfits(found) < _misfits(best):
-            best = found
+        candidate = _to_reference(copies, reference, register_them=register_them)
+        if not best or _misfits(candidate) < _misfits(best):
+            best = candidate
         if 2 * _misfits(best) <= len(scans) - 1:
             break
     if len(scans) == 2:  # of two that do not fit, the second is the one to leave out
         best = [replace(best[0], misfit=None), replace(best[1], misfit=best[0].misfit or best[1].misfit)]
-    rank = {index: place for place, index in enumerate(ranked)}
+    rank = {index: number for number, index in enumerate(ranked)}
     first = best[0]
     return [replace(_in_frame_of(first, one), rank=rank[index]) for index, one in enumerate(best)]
 
@@ -175,20 +175,20 @@ def _compared(fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid |
     return Alignment(transform, agreement=now, apart_mm=apart, misfit=misfit)
 
 
-def _not_mirrored(fixed: Volume, moving: Volume, found: Alignment) -> Alignment:
+def _not_mirrored(fixed: Volume, moving: Volume, aligned: Alignment) -> Alignment:
     """An alignment, unless the mirror image of the scan fits better than the scan."""
-    assert found.agreement is not None
-    own = found.agreement
+    assert aligned.agreement is not None
+    own = aligned.agreement
     if own.shared < LEAST_SHARED or not SUSPECT_MISMATCH[0] < own.mismatch < SUSPECT_MISMATCH[1]:
-        return found
+        return aligned
     mirror = _aligned(fixed, moving.with_data(moving.data_XYZ.flip(0))).agreement
     if mirror is None or mirror.shared < LEAST_SHARED or mirror.mismatch > MIRRORED * own.mismatch:
-        return found
+        return aligned
     misfit = (
         f"its mirror image fits the other scans better ({mirror.mismatch:.0%} of the contrast differs, not "
         f"{own.mismatch:.0%}): left and right are exchanged in one of the files"
     )
-    return replace(found, misfit=misfit)
+    return replace(aligned, misfit=misfit)
 
 
 def _middle_mm(volume: Volume) -> list[float]:
