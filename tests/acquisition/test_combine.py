@@ -53,7 +53,7 @@ def test_the_step_is_the_posterior_mean_of_a_dense_solution(monkeypatch):
     few = consistent(mean, deviation, measurements).result_XYZ
     assert float((few - expected).norm()) < 0.5 * float((mean - expected).norm())
     monkeypatch.setattr(combine, "CLOSE_ENOUGH", 0.0)
-    assert_close(consistent(mean, deviation, measurements, 150).result_XYZ, expected, atol=2e-3, rtol=0)
+    assert_close(consistent(mean, deviation, measurements, steps=150).result_XYZ, expected, atol=2e-3, rtol=0)
 
 
 def test_the_prior_is_an_exponential_correlation_away_from_the_ends():

@@ -100,7 +100,7 @@ from moediff.cohort.tasks import RunnerOptions, Task
 from moediff.core import signals
 signals.install_handlers()
 folder = Path(sys.argv[1])
-tasks = [Task(f"t{n:02d}", Fake(folder, 0.1)) for n in range(12)]
+tasks = [Task(f"t{n:02d}", Fake(folder, 0.3)) for n in range(12)]
 summary = run_tasks(tasks, fake_work, RunnerOptions(folder=folder / "logs", processes=2, quiet=True))
 print(summary.done, summary.skipped, flush=True)
 """
