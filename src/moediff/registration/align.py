@@ -25,7 +25,7 @@ WORST_MISMATCH = 0.2  # one head 0.05-0.15, also with a dark slice; mirrored 0.2
 SUSPECT_MISMATCH = (0.12, 0.5)  # between these the mirror image is tried, too
 MIRRORED = 0.8  # a mirror image that leaves less than this share of the mismatch fits better
 LEAST_LEFT_MM = 0.3  # motion that refinement did not settle; half of the gain is lost at 0.5 mm
-WORST_APART_MM = 2.0  # between the two estimates
+WORST_APART = 0.4  # between the two estimates, of the thickest slices: 2 mm where they are 5 mm thick
 UNEVEN_GAIN = 0.03  # standard deviation of the log of a gain that is corrected place by place
 
 
@@ -74,7 +74,7 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
     ranked = sorted(range(len(scans)), key=lambda index: _content_key(scans[index]))
     best: list[Alignment] = []
     for reference in ranked if len(scans) > 2 else ranked[:1]:
-        candidate = _to_reference(copies, reference, register_them=register_them)
+        candidate = _to_reference(copies, reference, WORST_APART * width, register_them=register_them)
         if not best or _misfits(candidate) < _misfits(best):
             best = candidate
         if 2 * _misfits(best) <= len(scans) - 1:
@@ -98,16 +98,20 @@ def _misfits(alignments: Sequence[Alignment]) -> int:
     return sum(one.misfit is not None for one in alignments)
 
 
-def _to_reference(copies: Sequence[Volume], reference: int, *, register_them: bool) -> list[Alignment]:
+def _to_reference(
+    copies: Sequence[Volume], reference: int, most_apart_mm: float, *, register_them: bool
+) -> list[Alignment]:
     """All scans in the frame of one of them."""
     fixed, result = copies[reference], []
     for index, copy in enumerate(copies):
         if index == reference:
             result.append(Alignment())
         elif register_them:
-            result.append(_not_mirrored(fixed, copy, _aligned(fixed, copy)))
+            aligned = _aligned(fixed, copy, most_apart_mm)
+            result.append(_not_mirrored(fixed, copy, aligned, most_apart_mm))
         else:
-            result.append(_not_mirrored(fixed, copy, _compared(fixed, copy, IDENTITY, None)))
+            compared = _compared(fixed, copy, IDENTITY, None, most_apart_mm)
+            result.append(_not_mirrored(fixed, copy, compared, most_apart_mm))
     return result
 
 
@@ -133,18 +137,18 @@ def _gain_map(one: Alignment, lattice: Volume) -> Tensor:
     return torch.ones_like(lattice.data_XYZ) if one.agreement is None else one.agreement.gain_map.data_XYZ
 
 
-def _aligned(fixed: Volume, moving: Volume) -> Alignment:
+def _aligned(fixed: Volume, moving: Volume, most_apart_mm: float) -> Alignment:
     """From where the headers place the scan; from the middles of the heads where that leads nowhere."""
     shared = float(field_of_view_mask(moving.grid, fixed.grid).float().mean())
-    first = _refined(fixed, moving, IDENTITY) if shared > LEAST_SHARED / 2 else None
+    first = _refined(fixed, moving, IDENTITY, most_apart_mm) if shared > LEAST_SHARED / 2 else None
     if first is not None and first.misfit is None:
         return first
     middles = Rigid.of((0, 0, 0), [b - a for a, b in zip(_middle_mm(fixed), _middle_mm(moving), strict=True)])
-    second = _refined(fixed, moving, middles)
+    second = _refined(fixed, moving, middles, most_apart_mm)
     return second if first is None or second.misfit is None else first
 
 
-def _refined(fixed: Volume, moving: Volume, start: Rigid) -> Alignment:
+def _refined(fixed: Volume, moving: Volume, start: Rigid, most_apart_mm: float) -> Alignment:
     estimate = register(fixed, moving, start)
     transform = estimate
     for _ in range(REFINEMENTS):
@@ -152,10 +156,12 @@ def _refined(fixed: Volume, moving: Volume, start: Rigid) -> Alignment:
         if now.shared < LEAST_SHARED or now.mismatch > SUSPECT_MISMATCH[1]:
             break
         transform = transform @ now.left.inverse
-    return _compared(fixed, moving, transform, estimate)
+    return _compared(fixed, moving, transform, estimate, most_apart_mm)
 
 
-def _compared(fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid | None) -> Alignment:
+def _compared(
+    fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid | None, most_apart_mm: float
+) -> Alignment:
     centre = grid_centre_mm(fixed.grid)
     now = agreement(fixed, moving, transform)
     apart = None if estimate is None else (estimate.inverse @ transform).displacement_mm(centre)
@@ -168,20 +174,20 @@ def _compared(fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid |
             f"it differs from the other scans by {now.mismatch:.0%} of the contrast, one head differs by less than "
             f"{WORST_MISMATCH:.0%}: another head, another contrast, or a scan that moved while it was taken"
         )
-    elif left > LEAST_LEFT_MM or (apart or 0.0) > WORST_APART_MM:
+    elif left > LEAST_LEFT_MM or (apart or 0.0) > most_apart_mm:
         off = max(left, apart or 0.0)
         remedy = "register them first" if estimate is None else "the head moved within it, or its header is wrong"
         misfit = f"its place is uncertain by {off:.1f} mm, {LEAST_LEFT_MM} are allowed: {remedy}"
     return Alignment(transform, agreement=now, apart_mm=apart, misfit=misfit)
 
 
-def _not_mirrored(fixed: Volume, moving: Volume, aligned: Alignment) -> Alignment:
+def _not_mirrored(fixed: Volume, moving: Volume, aligned: Alignment, most_apart_mm: float) -> Alignment:
     """An alignment, unless the mirror image of the scan fits better than the scan."""
     assert aligned.agreement is not None
     own = aligned.agreement
     if own.shared < LEAST_SHARED or not SUSPECT_MISMATCH[0] < own.mismatch < SUSPECT_MISMATCH[1]:
         return aligned
-    mirror = _aligned(fixed, moving.with_data(moving.data_XYZ.flip(0))).agreement
+    mirror = _aligned(fixed, moving.with_data(moving.data_XYZ.flip(0)), most_apart_mm).agreement
     if mirror is None or mirror.shared < LEAST_SHARED or mirror.mismatch > MIRRORED * own.mismatch:
         return aligned
     misfit = (
