@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import moediff
+from interrupts import heed_interrupts
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.cli.main import main
@@ -167,11 +168,6 @@ def test_broken_off_between_two_files(end, code, files, command, tmp_path, monke
         assert main(command) == code
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
     assert main(command) == 0 and {SIDECAR, RESULT, MASK} <= contents(tmp_path).keys()
-
-
-def heed_interrupts() -> None:
-    """A shell starts background jobs with Ctrl-C ignored, and the tests may be such a job."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.fault(46)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fake_work import Fake, fake_work
 
+from interrupts import heed_interrupts
 from moediff.cohort.journal import read_entries
 from moediff.cohort.local import Share, share_machine
 from moediff.cohort.runner import run_tasks
@@ -100,7 +101,7 @@ from moediff.cohort.tasks import RunnerOptions, Task
 from moediff.core import signals
 signals.install_handlers()
 folder = Path(sys.argv[1])
-tasks = [Task(f"t{n:02d}", Fake(folder, 0.3)) for n in range(12)]
+tasks = [Task(f"t{n:02d}", Fake(folder, 0.2)) for n in range(12)]
 summary = run_tasks(tasks, fake_work, RunnerOptions(folder=folder / "logs", processes=2, quiet=True))
 print(summary.done, summary.skipped, flush=True)
 """
@@ -114,6 +115,7 @@ def start(folder):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=heed_interrupts,
     )
 
 

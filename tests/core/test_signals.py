@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from interrupts import heed_interrupts
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.config import rng_for
 from moediff.io.scans import save
 
-RAISE = "import os, signal; os.kill(os.getpid(), signal.{name}); import time; time.sleep(5)"
+RAISE = "import os, signal; os.kill(os.getpid(), signal.{name}); import time; time.sleep(1.5)"
 PLACES = {  # where a signal is easily lost or mistaken
     "plain": "{stop}",
     "exec of a text, as dataclasses do": "exec('{stop}')",
@@ -38,12 +39,6 @@ sys.exit(run())
 """
 STOPS = "stops (Ctrl-C, SIGTERM) answered in one sentence"
 HEEDED = 1 << (signal.SIGTERM - 1)
-
-
-def heed_interrupts() -> None:
-    """A shell starts background jobs with Ctrl-C ignored, nohup with SIGHUP, and the tests may be such a job."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.fault(46)
