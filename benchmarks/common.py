@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from moediff.core.geometry import resample
+from moediff.core.geometry import centre_crop, resample
 from moediff.core.volume import Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.options import EnhanceOptions
@@ -21,6 +21,7 @@ from moediff.io.scans import load
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+Row = TypeVar("Row", bound="DataclassInstance")
 SCANS = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")  # of val/
 RECIPES = ("thick5", "low1.5", "iso2")
 HELD_OUT = (13, 14, 15, 16)  # numbers of the label maps that no training used
@@ -77,6 +78,23 @@ def predictions(
     for name, enhancer in enhancers.items():
         for mode in modes:
             yield f"{name} {mode}", enhancer(low, EnhanceOptions(like=truth.grid, mode=mode)).volume
+
+
+def middle_of_head(data: Path, name: str, side: int) -> Volume:
+    """The middle cube of a sharp scan of val/, without negative voxels."""
+    scan = centre_crop(validation_scan(data, name), side)
+    return scan.with_data(scan.data_XYZ.float().clamp_min(0))
+
+
+def every_head(args: argparse.Namespace, judged: Callable[[str, str, Volume], Row]) -> list[Row]:
+    """A row for every person and recipe of the command line: `judged(name, recipe, truth)`; each is reported."""
+    rows = []
+    for name in args.scans:
+        truth = middle_of_head(args.data, name, args.side)
+        for recipe in args.recipes:
+            rows.append(judged(name, recipe, truth))
+            report(rows[-1])
+    return rows
 
 
 def report(row: DataclassInstance) -> None:

@@ -13,16 +13,17 @@ Tokens (cubes of 4 voxels) of the head are sorted by the predicted error. Two bo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import RECIPES, SCANS, markdown, mean, parser_of, report, validation_scan, write_rows
+from common import RECIPES, SCANS, every_head, markdown, mean, parser_of, write_rows
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
-from moediff.core.geometry import centre_crop, resample
+from moediff.core.geometry import resample
 from moediff.core.morphology import dilated
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
@@ -56,7 +57,7 @@ def token_means(values_XYZ: Tensor) -> Tensor:
     return F.avg_pool3d(values_XYZ[None, None].float(), TOKEN)[0, 0]
 
 
-def judged(name: str, recipe: str, truth: Volume, enhancer: Enhancer) -> Row:
+def judged(enhancer: Enhancer, name: str, recipe: str, truth: Volume) -> Row:
     """One head degraded by one recipe."""
     low = degrade(truth, NAMED[recipe], rng_for(0, name, recipe))
     result = enhancer(low, EnhanceOptions(like=truth.grid))
@@ -85,13 +86,8 @@ def main() -> None:
     parser = parser_of(__doc__, recipes=RECIPES, side=128)
     parser.add_argument("--scans", nargs="+", default=list(SCANS))
     args = parser.parse_args()
-    enhancer, rows = Enhancer(args.bundle), []
-    for name in args.scans:
-        scan = centre_crop(validation_scan(args.data, name), args.side)
-        truth = scan.with_data(scan.data_XYZ.float().clamp_min(0))
-        for recipe in args.recipes:
-            rows.append(judged(name, recipe, truth, enhancer))
-            report(rows[-1])
+    enhancer = Enhancer(args.bundle)
+    rows = every_head(args, partial(judged, enhancer))
     lines = []
     for recipe in args.recipes:
         same = [row for row in rows if row.recipe == recipe]

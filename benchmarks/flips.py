@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
-from common import RECIPES, SCANS, markdown, mean, parser_of, report, validation_scan, write_rows
+from common import RECIPES, SCANS, every_head, markdown, mean, parser_of, write_rows
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
 from moediff.core.config import rng_for
-from moediff.core.geometry import centre_crop
 from moediff.core.volume import Volume
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
 from moediff.inference.enhancer import Enhancer
@@ -34,7 +34,7 @@ class Row:
     seconds: tuple[float, ...]
 
 
-def judged(name: str, recipe: str, truth: Volume, enhancer: Enhancer) -> Row:
+def judged(enhancer: Enhancer, name: str, recipe: str, truth: Volume) -> Row:
     """One head degraded by one recipe."""
     low, mask = degrade(truth, NAMED[recipe], rng_for(0, name, recipe)), head_mask(truth.data_XYZ)
     scores, seconds = [], []
@@ -51,13 +51,8 @@ def main() -> None:
     parser = parser_of(__doc__, recipes=RECIPES, side=96)
     parser.add_argument("--scans", nargs="+", default=list(SCANS))
     args = parser.parse_args()
-    enhancer, rows = Enhancer(args.bundle), []
-    for name in args.scans:
-        scan = centre_crop(validation_scan(args.data, name), args.side)
-        truth = scan.with_data(scan.data_XYZ.float().clamp_min(0))
-        for recipe in args.recipes:
-            rows.append(judged(name, recipe, truth, enhancer))
-            report(rows[-1])
+    enhancer = Enhancer(args.bundle)
+    rows = every_head(args, partial(judged, enhancer))
     lines = []
     for recipe in args.recipes:
         same = [row for row in rows if row.recipe == recipe]

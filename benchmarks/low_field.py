@@ -15,13 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from common import SCANS, markdown, mean, parser_of, report, validation_scan, write_rows
+from common import SCANS, markdown, mean, middle_of_head, parser_of, report, write_rows
 from torch import Tensor
 
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED, AxisRecipe, Recipe
 from moediff.core.config import rng_for
-from moediff.core.geometry import centre_crop, resample
+from moediff.core.geometry import resample
 from moediff.core.volume import Volume
 from moediff.evaluation.intensity_fit import fit_intensities
 from moediff.evaluation.metrics.fidelity import data_range, head_mask, psnr
@@ -104,8 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     enhancer, rows = Enhancer(args.bundle), []
     for name in args.scans:
-        scan = centre_crop(validation_scan(args.data, name), args.side)
-        rows += rows_of(name, scan.with_data(scan.data_XYZ.float().clamp_min(0)), enhancer, n4=args.n4)
+        rows += rows_of(name, middle_of_head(args.data, name, args.side), enhancer, n4=args.n4)
     lines = []
     for variant in VARIANTS:
         cells = [variant]
