@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -80,7 +81,8 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        # Names sort by the time of the start: to the microsecond, since two short runs may begin in one second.
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         self.path = folder / f"{PREFIX}{stamp}-{secrets.token_hex(3)}{SUFFIX}"
         try:
             folder.mkdir(parents=True, exist_ok=True)

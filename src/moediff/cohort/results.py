@@ -12,7 +12,7 @@ from moediff.cohort.attempt import log_path
 from moediff.cohort.batch_placement import PAGES
 from moediff.cohort.bids_dataset import LOGS
 from moediff.cohort.bids_placement import RESULT
-from moediff.cohort.journal import journals, read_entries
+from moediff.cohort.journal import Entry, journals, read_entries
 from moediff.core.errors import MoeDiffError
 from moediff.inference.outputs import written_by_us
 from moediff.inference.sidecar import read_sidecar
@@ -86,12 +86,12 @@ def batch_results(out: Path) -> Iterator[Result]:
 
 
 def failed_scans(logs: Path) -> list[FailedScan]:
-    """Tasks that failed when they were last tried, by the journals of all runs."""
-    last: dict[str, FailedScan | None] = {}
+    """Tasks that failed when they were last tried, by the journals of all runs; runs may have overlapped."""
+    last: dict[str, Entry] = {}
     for journal in journals(logs):
         for entry in read_entries(journal):
-            if entry.event in ENDS:
-                log = log_path(logs, entry.task)
-                failed = FailedScan(entry.task, entry.reason, entry.exit_code, log)
-                last[entry.task] = failed if entry.event == "failed" else None
-    return sorted((failed for failed in last.values() if failed is not None), key=lambda failed: failed.name)
+            if entry.event in ENDS and (entry.task not in last or entry.time_s >= last[entry.task].time_s):
+                last[entry.task] = entry
+    failed = (entry for entry in last.values() if entry.event == "failed")
+    scans = (FailedScan(entry.task, entry.reason, entry.exit_code, log_path(logs, entry.task)) for entry in failed)
+    return sorted(scans, key=lambda scan: scan.name)
