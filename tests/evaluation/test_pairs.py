@@ -1,5 +1,7 @@
 """Lists of pairs in, JSON and CSV out."""
 
+from pathlib import Path
+
 import pytest
 
 from moediff.core.errors import DataError, InputMissing
@@ -12,6 +14,15 @@ def test_pairs_count_from_the_folder_of_the_list(tmp_path):
     first, second = read_pairs(path)
     assert first == Pair(pred=tmp_path / "p.nii", ref=tmp_path / "r.nii")
     assert second.pred == tmp_path / "sub" / "p2.nii" and str(second.mask) == "/masks/m.nii"
+
+
+def test_several_inputs_stand_in_one_cell(tmp_path):
+    path = tmp_path / "a;b" / "pairs.csv"
+    path.parent.mkdir()
+    path.write_text("pred,ref,input\np,r,ax.nii; sub/sag.nii;/other/cor.nii\np,r,low.nii\np,r,\n")
+    several, one, none = read_pairs(path)
+    assert several.input == (path.parent / "ax.nii", path.parent / "sub" / "sag.nii", Path("/other/cor.nii"))
+    assert one.input == (path.parent / "low.nii",) and none.input == ()
 
 
 @pytest.mark.parametrize(

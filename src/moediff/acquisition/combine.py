@@ -63,9 +63,9 @@ class Measurement:
         """Which samples the common grid explains wholly."""
         return covered(self.model(self.common), self.scan.grid)
 
-    def model(self, fine: Grid, scan: Grid | None = None) -> PlacedAcquisition:
-        """F from a fine grid to this scan, or to a part of it."""
-        return placed_acquisition(fine, scan or self.scan.grid, self.sampling)
+    def model(self, fine: Grid, scan: Grid | None = None, *, refined: bool = False) -> PlacedAcquisition:
+        """F from a fine grid to this scan, or to a part of it; `refined` as in `gap`."""
+        return placed_acquisition(fine, scan or self.scan.grid, self.sampling, refined=refined)
 
     def gap(self, mean_XYZ: Tensor, *, refined: bool = True) -> Tensor:
         """Measured minus re-acquired, on the scan's grid; zero where the common grid does not reach.
@@ -74,7 +74,7 @@ class Measurement:
             mean_XYZ: on the common grid.
             refined: read it more sharply (see `ObliqueReading`).
         """
-        model = placed_acquisition(self.common, self.scan.grid, self.sampling, refined=refined)
+        model = self.model(self.common, refined=refined)
         return (self.scan.data_XYZ - model.apply(mean_XYZ)).mul_(self.covered_XYZ)
 
     def precision(self) -> Tensor:

@@ -1,6 +1,6 @@
 """Data consistency: compare a result, acquired again, with the measured scan, and correct it.
 
-Axes: X Y Z voxels.
+Axes: X Y Z voxels, V samples in tissue.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ERROR_FACTOR, LARGEST_VARIANCE = 2e-4, 1e-2
 INNER = 0.2, 0.8  # quantiles of the head along each axis between which its detail is measured
 SHORTEST, LONGEST = 16, 128  # samples of that box along an axis
 TISSUE = 0.1  # scaled; the brain's median is 0.5
+TISSUE_OVER_RANGE = 0.05  # of the intensity range: above it a discrepancy counts
 SMALLEST_VARIANCE = 1e-8  # changes nothing
 
 
@@ -41,6 +42,28 @@ class ConsistencySummary:
 
 
 @dataclass(frozen=True)
+class TissueGap:
+    """A discrepancy where the scan holds tissue.
+
+    Args:
+        gap_V: measured minus re-acquired, one number a sample, scaled.
+        top: the scan's intensity range, scaled.
+        noise: its noise sigma, scaled.
+        assumed: how each axis was taken to be acquired, in words.
+    """
+
+    gap_V: Tensor
+    top: float
+    noise: float
+    assumed: tuple[str, str, str]
+
+    def summary(self) -> ConsistencySummary:
+        """In a few numbers."""
+        rms = float(self.gap_V.square().mean().sqrt()) if self.gap_V.numel() else 0.0
+        return ConsistencySummary(round(rms / self.top, 5), round(self.noise / self.top, 5), self.assumed)
+
+
+@dataclass(frozen=True)
 class Discrepancy:
     """What a result leaves unexplained of the measured scan; from `discrepancy`, once for every result.
 
@@ -56,14 +79,21 @@ class Discrepancy:
         """Re-acquired minus measured, on the measured grid and in its intensities."""
         return Volume(-self.gap_XYZ * self.prepared.scaling.scale, self.prepared.source.affine)
 
+    def samples(self) -> TissueGap:
+        """The gap in tissue alone."""
+        source_XYZ, reached = self.prepared.source.data_XYZ, self.prepared.reached
+        top = intensity_range(source_XYZ)
+        tissue = source_XYZ[reached] > TISSUE_OVER_RANGE * top
+        return TissueGap(self.gap_XYZ[reached][tissue], top, self.prepared.noise, self.prepared.acquisition.names)
+
     def summary(self) -> ConsistencySummary:
         """In a few numbers."""
-        source_XYZ, reached = self.prepared.source.data_XYZ, self.prepared.reached
-        top = max(quantile(source_XYZ, 0.999), 1e-6)
-        tissue = source_XYZ[reached] > 0.05 * top
-        rms = float(self.gap_XYZ[reached][tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
-        noise = self.prepared.noise
-        return ConsistencySummary(round(rms / top, 5), round(noise / top, 5), self.prepared.acquisition.names)
+        return self.samples().summary()
+
+
+def intensity_range(data_XYZ: Tensor) -> float:
+    """Range of a scan by which discrepancies are divided: up to the 99.9th percentile."""
+    return max(quantile(data_XYZ, 0.999), 1e-6)
 
 
 def discrepancy(data_XYZ: Tensor, prepared: Prepared) -> Discrepancy:
@@ -72,13 +102,16 @@ def discrepancy(data_XYZ: Tensor, prepared: Prepared) -> Discrepancy:
 
 
 def _gap(data_XYZ: Tensor, prepared: Prepared) -> Tensor:
-    measured_XYZ, again_XYZ = prepared.source.data_XYZ, prepared.acquisition.apply(data_XYZ)
-    # A magnitude scan has lost the sign of what rings below zero, as around a head in air (LOG.md, 2026-11-30).
-    gap_XYZ = torch.where(again_XYZ < 0, -measured_XYZ.abs(), measured_XYZ).sub_(again_XYZ)
+    gap_XYZ = magnitude_gap(prepared.source.data_XYZ, prepared.acquisition.apply(data_XYZ))
     for axis, part in enumerate(prepared.reached):
         gap_XYZ.narrow(axis, 0, part.start).zero_()
         gap_XYZ.narrow(axis, part.stop, gap_XYZ.shape[axis] - part.stop).zero_()
     return gap_XYZ
+
+
+def magnitude_gap(measured_XYZ: Tensor, again_XYZ: Tensor) -> Tensor:
+    """Measured minus re-acquired: a magnitude scan has lost the sign of what rings below zero (LOG.md, 2026-11-30)."""
+    return torch.where(again_XYZ < 0, -measured_XYZ.abs(), measured_XYZ).sub_(again_XYZ)
 
 
 def correct(data_XYZ: Tensor, prepared: Prepared, variance: float | None = None) -> Tensor:

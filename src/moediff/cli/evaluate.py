@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moediff.cli import Commands
     from moediff.evaluation.evaluate import EvaluateOptions
     from moediff.evaluation.pairs import Pair
-    from moediff.evaluation.records import Evaluation, Unjudged
+    from moediff.evaluation.records import Evaluation, ScanConsistency, Unjudged
 
 NAME_WIDTH = 36  # of the printed table
 MOST_UNGROUPED = 6  # more metrics are printed family by family
@@ -50,7 +50,13 @@ OPTIONS = {
         option(
             "--ref-bids", type=Path, metavar="DIR", help="BIDS folder of references; desc, res and the like may differ"
         ),
-        option("--input", type=Path, metavar="LR", help="low-resolution input: adds data consistency"),
+        option(
+            "--input",
+            type=Path,
+            nargs="+",
+            metavar="LR",
+            help="low-resolution input, or all that the result was made from: adds data consistency",
+        ),
         option(
             "--mask",
             type=Path,
@@ -112,6 +118,7 @@ def add(commands: Commands) -> None:
         options=OPTIONS,
         examples=(
             "moediff evaluate --pred ours.nii.gz --ref sharp.nii.gz --input low.nii.gz",
+            "moediff evaluate --pred ours.nii.gz --ref sharp.nii.gz --input ax.nii.gz sag.nii.gz   # made of both",
             "moediff evaluate --pred ours.nii.gz --ref sharp.nii.gz --regions --json scores.json",
             "moediff evaluate --pairs pairs.csv --csv scores.csv        # columns pred,ref",
             "moediff evaluate --pred-bids derivatives/ --ref-bids bids/ --csv scores.csv",
@@ -156,7 +163,8 @@ def _pairs(args: argparse.Namespace) -> tuple[list[Pair], list[Unjudged]]:
         return read_pairs(args.pairs), []
     if args.pred_bids:
         return match(args.pred_bids, args.ref_bids)
-    return [Pair(**{key: getattr(args, key) for key in ("pred", "ref", *EXTRA)})], []
+    others = {key: getattr(args, key) for key in ("pred", "ref", *EXTRA) if key != "input"}
+    return [Pair(input=tuple(args.input or ()), **others)], []
 
 
 def _options(args: argparse.Namespace) -> EvaluateOptions:
@@ -180,7 +188,7 @@ def _check_outputs(args: argparse.Namespace, pairs: list[Pair]) -> None:
     from moediff.io.scans import check_free
 
     outputs = [path for path in (args.json, args.csv) if path is not None]
-    inputs = {path.resolve() for pair in pairs for path in vars(pair).values() if path is not None}
+    inputs = {path.resolve() for pair in pairs for path in pair.files.values()}
     inputs |= {args.pairs.resolve()} if args.pairs else set()
     for path in outputs:
         if path.resolve() in inputs:
@@ -231,6 +239,7 @@ def _say(record: Evaluation) -> None:
         rows["data_consistency_noise_over_range"] = record.data_consistency.noise_over_range
     for name, value in rows.items():
         print(f"{name:<{NAME_WIDTH}}{_number(value)}")
+    _say_inputs(record.inputs)
     _say_each(record.regions or {}, "{}")
     _say_each(record.tissues or {}, "{} (tissue)")
     for name, value in vars(record.lesions).items() if record.lesions is not None else ():
@@ -258,6 +267,16 @@ def _say_metrics(metrics: Mapping[str, float]) -> None:
             known = METRIC_TABLE.get(name)
             unit, better = (known.unit, BETTER[known.better]) if known else ("", "")
             print(f"{name:<{NAME_WIDTH}}{_number(metrics[name]):<12}{unit:<6}{better}".rstrip())
+
+
+def _say_inputs(inputs: Sequence[ScanConsistency]) -> None:
+    """A line per input of several."""
+    from moediff.core.errors import printable
+
+    for one in inputs:
+        cells = f"rms_over_range {one.rms_over_range}  noise_over_range {one.noise_over_range}"
+        said = cells if one.left_out is None else f"left out: {one.left_out}"
+        print(f"{'  ' + printable(one.name):<{NAME_WIDTH}}{said}")
 
 
 def _say_each(scores: Mapping[str, object], title: str) -> None:

@@ -12,7 +12,8 @@ from moediff.evaluation.intensity_fit import fit_intensities
 from moediff.inference.grid_plan import move_to_grid, working_grid
 
 
-def _discrepancy(pred: Volume, measured: Volume, *, fit: bool, sampling: Samplings | None = None) -> Discrepancy:
+def discrepancy_of(pred: Volume, measured: Volume, *, fit: bool, sampling: Samplings | None = None) -> Discrepancy:
+    """The prediction acquired again against a scan with parallel axes; see `consistency`."""
     covered = pred
     if axis_positions(measured.grid, pred.grid) is not None:
         # Beyond what was measured nothing is contradicted.
@@ -42,7 +43,7 @@ def consistency(pred: Volume, measured: Volume, *, fit: bool, sampling: Sampling
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan, or intensities that cannot be fitted.
     """
-    return _discrepancy(pred, measured, fit=fit, sampling=sampling).summary()
+    return discrepancy_of(pred, measured, fit=fit, sampling=sampling).summary()
 
 
 def residual_map(pred: Volume, measured: Volume, *, sampling: Samplings | None = None) -> Volume:
@@ -56,4 +57,4 @@ def residual_map(pred: Volume, measured: Volume, *, sampling: Samplings | None =
         GeometryError: the axes are not parallel.
         DataError: no head in the measured scan.
     """
-    return _discrepancy(pred, measured, fit=False, sampling=sampling).residual()
+    return discrepancy_of(pred, measured, fit=False, sampling=sampling).residual()

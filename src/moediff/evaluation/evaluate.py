@@ -5,6 +5,7 @@ Axes: X Y Z voxels of the reference's grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,8 @@ from moediff.evaluation.metrics.perceptual import PerceptualWeights, perceptual
 from moediff.evaluation.metrics.registry import METRICS, PERCEPTUAL, MetricInput, check_names, compute
 from moediff.evaluation.metrics.tissue_volumes import TissueOverlap, compare_tissues
 from moediff.evaluation.per_region import Regions, regions_of, score_regions
-from moediff.evaluation.records import Evaluation, IntensityFit, JudgedMask
+from moediff.evaluation.records import Evaluation, IntensityFit, JudgedMask, ScanConsistency
+from moediff.evaluation.several_scans import InputScan, several_consistency
 
 LEAST_INSIDE = 0.5  # of a given mask that the reference's head should hold
 NEEDS_WEIGHTS = "needs network weights, which are not shipped: give --perceptual FILE"
@@ -84,7 +86,7 @@ def evaluate(
     ref: Volume,
     options: EvaluateOptions | None = None,
     *,
-    measured: Volume | None = None,
+    measured: Volume | Sequence[InputScan] | None = None,
     sampling: Samplings | None = None,
     annotations: Annotations | None = None,
 ) -> Evaluation:
@@ -93,14 +95,15 @@ def evaluate(
     Args:
         pred: the prediction, any intensities.
         ref: the truth; its grid and intensities are the scale.
-        measured: the low-resolution input, for data consistency.
-        sampling: how that was sampled, R, A, S; None takes what the voxel sizes suggest.
+        measured: the low-resolution input, for data consistency; or several, placed or to be registered.
+        sampling: how a single one was sampled, R, A, S; None takes what the voxel sizes suggest.
         annotations: where to judge, labels, lesions, uncertainty.
 
     Raises:
-        ConfigError: see `EvaluateOptions`.
+        ConfigError: see `EvaluateOptions` and `several_consistency`.
         GeometryError: grids that differ, or fields of view with little in common.
-        DataError: NaN, constant volumes, an empty mask, intensities that cannot be fitted, or see `regions_of`.
+        DataError: NaN, constant volumes, an empty mask, intensities that cannot be fitted, or see `regions_of` and
+            `several_consistency`.
     """
     options, annotations = options or EvaluateOptions(), annotations or Annotations()
     notes: list[str] = []
@@ -123,11 +126,13 @@ def evaluate(
         )
     regions = regions_of(ref, annotations.labels) if options.regions or annotations.labels is not None else None
     metrics = compute(case, options.metrics, missing) | _perceptual(case, options, missing)
+    overall, each = _consistency(pred, measured, sampling, options, notes)
     x, y, z = (round(s, 5) for s in ref.spacing_mm)
     source = "head of the reference" if annotations.mask is None else "given"
     return Evaluation(
         metrics=metrics,
-        data_consistency=_consistency(pred, measured, sampling, options, notes),
+        data_consistency=overall,
+        inputs=each,
         regions=None if regions is None else score_regions(*case.pair, regions),
         tissues=_tissues(case, missing) if options.tissues else None,
         lesions=None if annotations.lesions is None else _lesions(annotations.lesions, ref, case),
@@ -209,12 +214,21 @@ def _uncertainty(
 
 
 def _consistency(
-    pred: Volume, measured: Volume | None, sampling: Samplings | None, options: EvaluateOptions, notes: list[str]
-) -> ConsistencySummary | None:
+    pred: Volume,
+    measured: Volume | Sequence[InputScan] | None,
+    sampling: Samplings | None,
+    options: EvaluateOptions,
+    notes: list[str],
+) -> tuple[ConsistencySummary | None, tuple[ScanConsistency, ...]]:
+    """Over all inputs, and with each of several."""
     if measured is None:
-        return None
+        return None, ()
+    if not isinstance(measured, Volume):
+        several = several_consistency(pred, measured, fit=options.fit)
+        notes += several.warnings
+        return several.overall, several.scans
     try:
-        return consistency(pred, measured, fit=options.fit, sampling=sampling)
+        return consistency(pred, measured, fit=options.fit, sampling=sampling), ()
     except GeometryError as error:
         notes.append(f"data consistency was not computed: {error}")
-        return None
+        return None, ()

@@ -10,12 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from moediff.acquisition.point_spread import Samplings
 from moediff.core.errors import DataError, InputMissing, MoeDiffError, prefix_errors, printable
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import Annotations, EvaluateOptions, evaluate
+from moediff.evaluation.recorded_scans import matched, recorded_scans
 from moediff.evaluation.records import FILES, Evaluation, Unjudged
+from moediff.evaluation.several_scans import InputScan
 from moediff.inference.sidecar import read_sidecar, stated_sampling
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.label_check import load_intensities
@@ -29,29 +32,50 @@ REMEDY = (
     "name scans to compare, and label maps and masks by --labels, --mask or --lesions, or give `--trust-intensities` "
     "if these are intensities"
 )
+INPUT = "input"
 ANNOTATIONS = ("mask", "labels", "lesions", "uncertainty")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Files of one comparison; `input` is the low-resolution scan; what is None is absent."""
+    """Files of one comparison; `input` are the low-resolution scans, mostly one; what is None is absent."""
 
     pred: Path
     ref: Path
-    input: Path | None = None
+    input: tuple[Path, ...] = ()
     mask: Path | None = None
     labels: Path | None = None
     lesions: Path | None = None
     uncertainty: Path | None = None
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file by what it is; several inputs are numbered from 1."""
+        several = len(self.input) > 1
+        inputs = {f"{INPUT} {n}" if several else INPUT: path for n, path in enumerate(self.input, start=1)}
+        ours = {"pred": self.pred, "ref": self.ref, **inputs}
+        others = {key: path for key in ANNOTATIONS if (path := getattr(self, key)) is not None}
+        return ours | others
+
 
 def read_pairs(path: Path) -> list[Pair]:
     """Pairs from a CSV file with columns pred, ref, perhaps those of `OPTIONAL`; paths count from its folder.
 
+    Several inputs stand in one cell, with semicolons between them.
+
     Raises:
         InputMissing, DataError: see `read_files`.
     """
-    return [Pair(**files) for files in read_files(path, REQUIRED, OPTIONAL)]
+    rows = read_files(path, REQUIRED, OPTIONAL)
+    return [Pair(input=_inputs(files.pop(INPUT, None), path.parent), **files) for files in rows]
+
+
+def _inputs(cell: Path | None, folder: Path) -> tuple[Path, ...]:
+    """The files of a cell that was joined to the list's folder."""
+    if cell is None:
+        return ()
+    text = str(cell.relative_to(folder) if cell.is_relative_to(folder) else cell)
+    return tuple(folder / part.strip() for part in text.split(";") if part.strip())
 
 
 def read_files(path: Path, required: Sequence[str], optional: Sequence[str]) -> list[dict[str, Path]]:
@@ -91,33 +115,63 @@ def judge(pair: Pair, options: EvaluateOptions) -> Evaluation:
     Raises:
         MoeDiffError: see `load` and `evaluate`.
     """
-    files = {key: path for key, path in vars(pair).items() if path is not None}
+    files = pair.files
+    _require_different(pair.input)
     scans = {key: path for key, path in files.items() if key not in ANNOTATIONS}
     loaded = _load_scans(scans, trust=options.trust_intensities)
     annotations = Annotations(**{key: load_annotation(path) for key, path in files.items() if key in ANNOTATIONS})
-    measured = loaded["input"].volume if "input" in loaded else None
+    inputs = [
+        (_name_of(path, scan), scan)
+        for path, scan in ((files[key], scan) for key, scan in loaded.items() if key.startswith(INPUT))
+    ]
     with prefix_errors(pair.pred):
+        measured, sampling = _measured(pair.pred, inputs)
         record = evaluate(
             loaded["pred"].volume,
             loaded["ref"].volume,
             options,
             measured=measured,
-            sampling=None if measured is None else _stated_sampling(pair.pred),
+            sampling=sampling,
             annotations=annotations,
         )
     notes = [f"{key}: {note}" for key, scan in loaded.items() for note in scan.warnings]
-    names = {key: _name_of(path, loaded.get(key)) for key, path in files.items()}
     stored = loaded["ref"].stored_grid  # the axis order that its file has
     x, y, z = (round(s, 5) for s in stored.spacing_mm)
     warnings = (*notes, *record.warnings)
-    return replace(record, files=names, shape=stored.shape, spacing_mm=(x, y, z), warnings=warnings)
+    return replace(record, files=_names(files, loaded), shape=stored.shape, spacing_mm=(x, y, z), warnings=warnings)
 
 
-def _stated_sampling(pred: Path) -> Samplings | None:
-    """Of the scan that a result of ours was made of, where its sidecar says one."""
-    with suppress(MoeDiffError):
-        return stated_sampling(read_sidecar(sidecar_of(pred)))
-    return None
+def _require_different(inputs: Sequence[Path]) -> None:
+    for number, path in enumerate(inputs):
+        if path.resolve() in [other.resolve() for other in inputs[:number]]:
+            raise DataError(f"{printable(path)} is named twice as an input and would count twice: name it once")
+
+
+def _measured(
+    pred: Path, inputs: Sequence[tuple[str, LoadedScan]]
+) -> tuple[Volume | list[InputScan] | None, Samplings | None]:
+    """The input and how it was sampled, or several; the sidecar of a result of ours says more of them.
+
+    Raises:
+        DataError: the sidecar lists scans, and an input is none of them.
+    """
+    record: dict[str, Any] = {}
+    if inputs:
+        with suppress(MoeDiffError):
+            record = read_sidecar(sidecar_of(pred))
+    recorded = recorded_scans(record)
+    if len(inputs) > 1 or (inputs and recorded):
+        return matched(inputs, recorded), None
+    return (inputs[0][1].volume, stated_sampling(record)) if inputs else (None, None)
+
+
+def _names(files: Mapping[str, Path], loaded: Mapping[str, LoadedScan]) -> dict[str, str]:
+    """Names for the record; those of several inputs stand side by side."""
+    names: dict[str, str] = {}
+    for key, path in files.items():
+        what, name = key.split(" ")[0], _name_of(path, loaded.get(key))
+        names[what] = f"{names[what]}; {name}" if what in names else name
+    return names
 
 
 def _name_of(path: Path, loaded: LoadedScan | None = None) -> str:
@@ -162,12 +216,11 @@ def judge_all(
     """Records of all pairs in order."""
     records: list[Evaluation | Unjudged] = []
     for number, pair in enumerate(pairs, start=1):
-        files = {key: path for key, path in vars(pair).items() if path is not None}
         try:
             records.append(judge(pair, options))
         except MoeDiffError as error:
-            names = {key: _name_of(path) for key, path in files.items()}
-            records.append(Unjudged(files=names, error=_fault_of(error, files), exit_code=error.exit_code))
+            names, fault = _names(pair.files, {}), _fault_of(error, pair.files)
+            records.append(Unjudged(files=names, error=fault, exit_code=error.exit_code))
         last = records[-1]
         outcome = last.error if isinstance(last, Unjudged) else "judged"
         progress(f"{number}/{len(pairs)} {printable(_name_of(pair.pred))}: {outcome}")

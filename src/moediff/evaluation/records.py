@@ -10,9 +10,9 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.data_consistency import ConsistencySummary
@@ -57,13 +57,44 @@ class JudgedMask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScanConsistency:
+    """Data consistency with one of several inputs.
+
+    Args:
+        name: of its file, or the neutral stem of a DICOM series.
+        rms_over_range, noise_over_range, assumed: as in `ConsistencySummary`; None where it was left out.
+        placed_by: where the head lies in it was read from the result's sidecar, or found by registration.
+        displacement_mm: how far that moves the head (RMS over a ball of 80 mm).
+        left_out: why the result was made without it; None where it took part.
+    """
+
+    name: str
+    rms_over_range: float | None = None
+    noise_over_range: float | None = None
+    assumed: tuple[str, str, str] | None = None
+    placed_by: Literal["sidecar", "registration"]
+    displacement_mm: float
+    left_out: str | None = None
+
+    def with_summary(self, summary: ConsistencySummary) -> ScanConsistency:
+        """The same with numbers."""
+        return replace(
+            self,
+            rms_over_range=summary.rms_over_range,
+            noise_over_range=summary.noise_over_range,
+            assumed=summary.assumed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One prediction judged against its reference.
 
     Args:
         files: names by what they are, where files were judged.
         metrics: values by name, see `metrics.registry`.
-        data_consistency: against the low-resolution input, where one was given.
+        data_consistency: against the low-resolution input, where one was given; of several, over all of them.
+        inputs: data consistency with each of several inputs; empty for a single one.
         regions: scores by region or label, where they were requested.
         tissues: volumes and Dice by tissue, where they were requested.
         lesions: where outlines were given.
@@ -81,6 +112,7 @@ class Evaluation:
     files: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float]
     data_consistency: ConsistencySummary | None = None
+    inputs: tuple[ScanConsistency, ...] = ()
     regions: dict[str, RegionScores] | None = None
     tissues: dict[str, TissueOverlap] | None = None
     lesions: LesionScores | None = None
@@ -145,6 +177,9 @@ def flat_row(record: Evaluation | Unjudged) -> dict[str, Any]:
     if record.data_consistency is not None:
         row["data_consistency_rms_over_range"] = record.data_consistency.rms_over_range
         row["data_consistency_noise_over_range"] = record.data_consistency.noise_over_range
+    for number, scan in enumerate(record.inputs, start=1):
+        row[f"data_consistency_rms_over_range_{number}"] = scan.rms_over_range
+        row[f"data_consistency_noise_over_range_{number}"] = scan.noise_over_range
     if record.fit is not None:
         row |= {"gain": record.fit.gain, "offset": record.fit.offset}
     row |= {"correlation": record.correlation, "data_range": record.data_range}

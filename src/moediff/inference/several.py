@@ -319,6 +319,7 @@ class SeveralScans:
                     noise_over_range=round(measurement.noise / estimate.top, 5),
                     weight=round(float(weight_XYZ[inside].mean()), 4) if bool(inside.any()) else 0.0,
                     doubted_slices=_doubted_slices(measurement),
+                    sampling=_sampling_codes(measurement),
                 )
                 on_target = self.plan.map_to_target(Volume(weight_XYZ, self.common.affine)).data_XYZ
                 share = replace(share, weight_XYZ=on_target, residual=Volume(-gap * scale, measurement.scan.affine))
@@ -368,6 +369,13 @@ def _doubted_slices(measurement: Measurement) -> tuple[int, ...]:
     axis = max(range(3), key=lambda a: measurement.scan.spacing_mm[a])
     lowest = measurement.weight_XYZ.amin([a for a in range(3) if a != axis])
     return tuple((lowest < 0.999).nonzero()[:, 0].tolist())
+
+
+def _sampling_codes(measurement: Measurement) -> tuple[str, str, str] | None:
+    if measurement.sampling is None:
+        return None
+    x, y, z = (axis.code for axis in measurement.sampling)
+    return x, y, z
 
 
 def _planned_record(one: AlignedScan) -> ScanRecord:

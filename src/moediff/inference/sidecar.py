@@ -251,6 +251,7 @@ class ScanRecord(_Closed):
         residual_over_range, noise_over_range: the result acquired again against it, and its noise, over its range.
         weight: its mean share in the head, 0..1.
         doubted_slices: slices that count less, because they contradict the other scans; counted in RAS+ order from 0.
+        sampling: how it was sampled, NAME:WIDTH of its R, A and S, where voxel sizes do not suggest it.
         left_out: why it did not take part; None where it did.
     """
 
@@ -266,6 +267,7 @@ class ScanRecord(_Closed):
     noise_over_range: float | None = None
     weight: float = 0.0
     doubted_slices: tuple[int, ...] = ()
+    sampling: tuple[str, str, str] | None = None
     left_out: str | None = None
 
 
@@ -422,11 +424,15 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 def stated_sampling(record: Mapping[str, Any]) -> Samplings | None:
     """How the user stated that a result's scan was sampled, as its record says; None where nothing was stated."""
     sampling = record.get("sampling")
-    stated = sampling.get("stated") if isinstance(sampling, Mapping) else None
-    if not isinstance(stated, list) or len(stated) != 3:
+    return samplings_of(sampling.get("stated") if isinstance(sampling, Mapping) else None)
+
+
+def samplings_of(codes: object) -> Samplings | None:
+    """Samplings of three axes, from a record's NAME:WIDTH; None for anything else."""
+    if not isinstance(codes, list) or len(codes) != 3:
         return None
     try:
-        x, y, z = (parse_sampling(str(axis)) for axis in stated)
+        x, y, z = (parse_sampling(str(axis)) for axis in codes)
     except ConfigError:
         return None
     return x, y, z

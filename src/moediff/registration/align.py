@@ -86,6 +86,19 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
     return [replace(_in_frame_of(first, one), rank=rank[index]) for index, one in enumerate(best)]
 
 
+def compare(scans: Sequence[Volume]) -> list[Alignment]:
+    """How well scans agree that lie in one frame already, and the gain between them; nothing is moved or left out.
+
+    Args:
+        scans: RAS+, raw intensities; all are compared with the first.
+    """
+    width = common_blur_mm(*scans)
+    fixed, *others = [blurred(scan, width) for scan in scans]
+    first = Alignment()
+    compared = [Alignment(agreement=agreement(fixed, copy, IDENTITY)) for copy in others]
+    return [first, *(_in_frame_of(first, one) for one in compared)]
+
+
 def _content_key(scan: Volume) -> tuple[float, str]:
     """Orders scans: largest field of view first, then by a checksum of voxels and place."""
     size = round(math.prod(n * s for n, s in zip(scan.shape, scan.spacing_mm, strict=True)))
