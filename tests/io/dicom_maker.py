@@ -10,6 +10,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from moediff.core.volume import Volume
+
 SHAPE = (12, 10, 9)
 SPACING_MM = (6.0, 7.0, 8.0)
 PERSONAL = {
@@ -53,6 +55,27 @@ def slices(directions: np.ndarray = OBLIQUE, *, series: str = "1.2.3.5", number:
         one.PixelSpacing = [SPACING_MM[1], SPACING_MM[0]]
         one.InstanceNumber = SHAPE[2] - z  # against the order of positions
         one.PixelData = voxels[:, :, z].T.astype("<u2").tobytes()
+        for name, value in tags.items():
+            setattr(one, name, value)
+        datasets.append(one)
+    return datasets
+
+
+def stack_of(volume: Volume, number: int, *, series: str | None = None, **tags: Any) -> list[Dataset]:
+    """One data set per slice of a scan with voxels 0..4000, sliced across its coarsest axis, in whole numbers."""
+    across = max(range(3), key=lambda axis: volume.spacing_mm[axis])
+    along = [axis for axis in range(3) if axis != across]
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine.numpy()
+    series, datasets = series or f"1.2.3.{number}", []
+    for k in range(volume.shape[across]):
+        one = _one(f"{series}.{k}", series, number)
+        one.ImagePositionPatient = [float(v) for v in np.round(lps[:3, 3] + k * lps[:3, across], 8)]
+        one.ImageOrientationPatient = [float(v) for axis in along for v in lps[:3, axis] / volume.spacing_mm[axis]]
+        one.PixelSpacing = [volume.spacing_mm[axis] for axis in reversed(along)]
+        one.SliceThickness, one.InstanceNumber = volume.spacing_mm[across], k + 1
+        one.Columns, one.Rows = (volume.shape[axis] for axis in along)
+        stored = volume.data_XYZ.select(across, k).round().clamp(0, 4000).numpy()
+        one.PixelData = stored.T.astype("<u2").tobytes()
         for name, value in tags.items():
             setattr(one, name, value)
         datasets.append(one)

@@ -20,13 +20,23 @@ if TYPE_CHECKING:
     from moediff.cohort.batch_inputs import BatchScan
     from moediff.cohort.tasks import Task
 
+
+def _one_series(text: str) -> str:
+    if "," in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names several series, and each scan becomes a result of its own here: `moediff enhance` makes "
+            "one of several"
+        )
+    return text
+
+
 OPTIONS = {
     INPUT: (
         option("inputs", nargs="*", metavar="INPUT", help="scan, folder of scans, DICOM folder, or quoted pattern"),
         option(
             "--list", type=Path, action="append", default=[], metavar="FILE", help="text file with one input per line"
         ),
-        option("--series", metavar="N", help="which DICOM series of each folder, by number or UID"),
+        option("--series", type=_one_series, metavar="N", help="which DICOM series of each folder, by number or UID"),
         *shared.READING,
         *shared.refused(shared.INSTEAD | shared.NOT_IN_BATCH),
     ),

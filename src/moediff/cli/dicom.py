@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from moediff.cli.options import INPUT, OUTPUT, Command, add_actions, add_command, option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from moediff.cli import Commands
     from moediff.io.dicom.series import SeriesRow
 
@@ -30,6 +32,7 @@ def add(commands: Commands) -> None:
         examples=(
             "moediff dicom list dicom_folder/",
             "moediff enhance dicom_folder/ --series 5 -o out.nii.gz     # the number that the list shows",
+            "moediff enhance dicom_folder/ --series 3,5,7 -o out.nii.gz # several of one study become one",
         ),
         call=list_command,
     )
@@ -58,27 +61,27 @@ def list_command(args: argparse.Namespace) -> int:
 
 def _print_table(rows: list[SeriesRow]) -> None:
     """A line a series; the reason why one cannot be enhanced on a line of its own. Nothing is cut to fit a terminal."""
-    header = ("series", "description", "plane", "kind", "TR/TE ms", "matrix x slices", "voxel mm", "slice mm")
-    lines = [header, *map(_cells, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    columns = [name for name in COLUMNS if name != "study" or len({row.study for row in rows}) > 1]
+    lines = [columns, *([COLUMNS[name](row) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line, row in zip(lines, (None, *rows), strict=True):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         if row is not None and not row.usable:
             print(f"    not usable: {row.reason}")
 
 
-def _cells(row: SeriesRow) -> tuple[str, ...]:
-    return (
-        row.series,
-        row.description or "-",
-        row.plane or "-",
-        " ".join(filter(None, (row.modality, row.sequence))),
-        f"{_number(row.tr_ms)}/{_number(row.te_ms)}",
-        " x ".join(str(n) for n in (*row.matrix, row.slices)),
-        " x ".join(f"{mm:g}" for mm in row.spacing_mm) or "-",
-        _number(row.thickness_mm),
-    )
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
+
+
+COLUMNS: dict[str, Callable[[SeriesRow], str]] = {  # that of studies only where there are several
+    "series": lambda row: row.series,
+    "study": lambda row: f"{row.study}: {row.study_description or '-'}",
+    "description": lambda row: row.description or "-",
+    "plane": lambda row: row.plane or "-",
+    "kind": lambda row: " ".join(filter(None, (row.modality, row.sequence))),
+    "TR/TE ms": lambda row: f"{_number(row.tr_ms)}/{_number(row.te_ms)}",
+    "matrix x slices": lambda row: " x ".join(str(n) for n in (*row.matrix, row.slices)),
+    "voxel mm": lambda row: " x ".join(f"{mm:g}" for mm in row.spacing_mm) or "-",
+    "slice mm": lambda row: _number(row.thickness_mm),
+}

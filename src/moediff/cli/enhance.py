@@ -27,7 +27,7 @@ from moediff.cli.options import (
     seed_option,
     threads_option,
 )
-from moediff.cli.reading import TRUST_INTENSITIES, read, reading_options, scan_path
+from moediff.cli.reading import TRUST_INTENSITIES, read_every, reading_options_of_several, scan_path
 from moediff.cli.terminal import progress_bar
 from moediff.core.memory import tune_allocator
 
@@ -69,7 +69,7 @@ OPTIONS = {
             metavar="INPUT",
             help="scan: NIfTI, .mgz, .hdr/.img, folder or zip of DICOM files; several scans of one head become one",
         ),
-        *reading_options(),
+        *reading_options_of_several(),
         option("--no-align", action="store_true", help="several scans: trust their headers, do not register them"),
         TRUST_INTENSITIES,
     ),
@@ -190,6 +190,7 @@ EXAMPLES = (
     "moediff enhance flair_5mm.nii.gz --adapt               # better on thick slices, minutes instead of seconds",
     "moediff enhance axial.nii.gz sagittal.nii.gz coronal.nii.gz -o out.nii.gz   # three scans of one head become one",
     "moediff enhance dicom_folder/ --series 5 -o out.nii.gz",
+    "moediff enhance dicom_folder/ --series 3,5,7 -o out.nii.gz   # three series of one study become one",
 )
 
 
@@ -248,11 +249,10 @@ def enhance_command(args: argparse.Namespace) -> int:
 
 
 def _read_all(args: argparse.Namespace) -> list[LoadedScan]:
-    """Every input; of one DICOM folder, every series that --series names."""
+    """Every input; of a DICOM folder, every series that --series names."""
     from moediff.core.errors import ConfigError
 
-    series = args.series.split(",") if args.series and len(args.sources) == 1 else [args.series]
-    scans = [read(path, args, one) for path in args.sources for one in series]
+    scans = read_every(args.sources, args)
     if args.adapt and len(scans) > 1:
         raise ConfigError("--adapt fine-tunes on one scan, several were given: leave it out, or name one scan")
     return scans

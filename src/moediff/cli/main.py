@@ -77,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name the terminal cannot show is no reason to fail
     words, notes = with_present_names(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(words)
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(_unknown(unknown, args))
     args.words = words
     if not getattr(args, "quiet", False):
         for note in notes:
@@ -86,6 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = partial(_show_warning, warnings.showwarning, quiet=getattr(args, "quiet", False))
         code = _exit_code(lambda: _call(args), debug=args.debug)
     return _exit_code(_flush, debug=args.debug) or code
+
+
+def _unknown(words: Sequence[str], args: argparse.Namespace) -> str:
+    """What to say of words that no option takes."""
+    said = f"unrecognized arguments: {' '.join(words)}"
+    if getattr(args, "series", None) and all(word.rstrip(",").isdigit() for word in words):
+        return f"{said}; several series have commas between them and no spaces, as in --series 3,5,7"
+    return said
 
 
 def _show_warning(otherwise: Callable[..., None], message: Warning | str, *where: Any, quiet: bool) -> None:

@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moediff.cli.options import Option, option
+from moediff.cli.options import Gathered, Option, option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moediff.io.scans import LoadedScan
 
 TRUST_INTENSITIES = option(
@@ -25,17 +27,57 @@ def scan_path(text: str) -> Path:
     return Path(text)
 
 
+def series_list(text: str) -> list[str]:
+    """Series with commas between them."""
+    names = [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} holds an empty number, expected one or several as in 3,5,7")
+    return names
+
+
 def reading_options(of: str = "") -> tuple[Option, ...]:
     """Rows of a table; `of` says which scan they are about where there are several."""
     return (
-        option("--trust", choices=("sform", "qform"), help=f"{of}which affine to use where the two contradict"),
-        option("--volume", type=int, metavar="N", help=f"{of}which volume of a 4-D file, counted from 0"),
+        *_form_options(of),
         option("--series", metavar="N", help=f"{of}which DICOM series, by number or UID (see `moediff dicom list`)"),
     )
 
 
-def read(path: Path, args: argparse.Namespace, series: str | None = None) -> LoadedScan:
-    """The scan as these options want it; `series` is one of several that --series names."""
+def reading_options_of_several() -> tuple[Option, ...]:
+    """The same, where several series become one result."""
+    return (
+        *_form_options(""),
+        option(
+            "--series",
+            type=series_list,
+            action=Gathered,
+            metavar="N,...",
+            help="which DICOM series, by number or UID (see `moediff dicom list`); several of one study become one",
+        ),
+    )
+
+
+def _form_options(of: str) -> tuple[Option, ...]:
+    return (
+        option("--trust", choices=("sform", "qform"), help=f"{of}which affine to use where the two contradict"),
+        option("--volume", type=int, metavar="N", help=f"{of}which volume of a 4-D file, counted from 0"),
+    )
+
+
+def read(path: Path, args: argparse.Namespace) -> LoadedScan:
+    """The scan as these options want it."""
     from moediff.io.scans import load
 
-    return load(path, trust=args.trust, index=args.volume, series=series or args.series)
+    return load(path, trust=args.trust, index=args.volume, series=args.series)
+
+
+def read_every(paths: Sequence[Path], args: argparse.Namespace) -> list[LoadedScan]:
+    """Scans of one head as the options of `reading_options_of_several` want them."""
+    from moediff.io.scans import load, load_several
+
+    names: list[str] = args.series or []
+    if len(names) < 2:
+        series = names[0] if names else None
+        return [load(path, trust=args.trust, index=args.volume, series=series) for path in paths]
+    every = (load_several(path, names, trust=args.trust, index=args.volume) for path in paths)
+    return [scan for scans in every for scan in scans]

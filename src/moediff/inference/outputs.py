@@ -12,6 +12,7 @@ from moediff.core.errors import CannotCreate, prefix_errors, printable
 from moediff.inference.result import Enhanced, largest_XYZ
 from moediff.io.atomic import check_new_folder
 from moediff.io.dicom.writer import write_series
+from moediff.io.loaded import DicomOrigin
 from moediff.io.lock import output_lock, register_outputs
 from moediff.io.naming import files_of, sidecar_of, suffix_of
 from moediff.io.nifti.writer import codes_to_write, gzip_wanted, require_suffix
@@ -174,7 +175,7 @@ def write(
     codes, affine, storage = codes_to_write(result.source.codes), result.volume.affine, result.storage
     register_outputs(paths.every())
     if paths.dicom is not None and result.source.origin is not None:
-        write_series(result.stored, result.source.origin, paths.dicom)
+        write_series(result.stored, result.source.origin, paths.dicom, _other_series(result, result.source.origin))
     if paths.report is not None and draw is not None:
         draw(paths.report)
     if overwrite:
@@ -197,6 +198,12 @@ def write(
     result = replace(result, sidecar=replace(result.sidecar, maps=_names(paths)))
     write_text(result.sidecar.to_json(annotate and annotate(result)), paths.sidecar, overwrite=overwrite)
     return result
+
+
+def _other_series(result: Enhanced, first: DicomOrigin) -> list[DicomOrigin]:
+    """Of the first one's study, those that took part in the result of several."""
+    took_part = [share.origin for share in result.scans[1:] if share.weight_XYZ is not None]
+    return [origin for origin in took_part if origin is not None and origin.study == first.study]
 
 
 def _write_experts(result: Enhanced, paths: OutputPaths, codes: tuple[int, int], *, overwrite: bool) -> None:

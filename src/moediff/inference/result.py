@@ -22,6 +22,7 @@ from moediff.inference.grid_plan import GridPlan, coarser_warnings
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.sidecar import NO_UNCERTAINTY, Sidecar, SliceIntensity, former_record
 from moediff.inference.tiling import GateWeights
+from moediff.io.loaded import DicomOrigin
 from moediff.io.scans import LoadedScan
 from moediff.io.voxels import without_outliers
 
@@ -47,12 +48,14 @@ class ScanShare:
         scan: its voxels, placed in the result's frame, with the intensities of the first scan.
         weight_XYZ: its share in every voxel of the result, 0..1; None where it was left out.
         residual: the result acquired again minus the scan, on its grid; None where it was left out.
+        origin: the DICOM series it came from.
     """
 
     name: str
     scan: Volume
     weight_XYZ: Tensor | None = None
     residual: Volume | None = None
+    origin: DicomOrigin | None = None
 
 
 @dataclass(frozen=True)

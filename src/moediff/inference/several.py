@@ -307,7 +307,7 @@ class SeveralScans:
         by_scan = dict(zip((id(one) for one in self.used), estimates, strict=True))
         for one in self.scans:
             record, estimate = _planned_record(one), by_scan.get(id(one))
-            share = ScanShare(one.name, one.placed.volume)
+            share = ScanShare(one.name, one.placed.volume, origin=one.scan.origin)
             if estimate is not None:
                 measurement = estimate.measurement
                 gap, weight_XYZ = measurement.gap(joined_XYZ), estimate.precision_XYZ / total
@@ -327,7 +327,7 @@ class SeveralScans:
             records.append(record)
         known = result.sidecar.warnings  # of the first scan; what others share with it is not said again
         others = [note for note in self.notes if not note.endswith(tuple(f": {one}" for one in known))]
-        warnings = (*known, *others, *_scan_warnings(records))
+        warnings = (*known, *others, *_scan_warnings(records), *_study_warnings(self.scans))
         return replace(
             result,
             scans=tuple(shares),
@@ -394,6 +394,14 @@ def _planned_record(one: AlignedScan) -> ScanRecord:
         gain=round(alignment.gain, 5),
         left_out=alignment.misfit,
     )
+
+
+def _study_warnings(scans: Sequence[AlignedScan]) -> list[str]:
+    """A sentence where DICOM series come from several studies."""
+    studies = {one.scan.origin.study for one in scans if one.scan.origin is not None and one.alignment.misfit is None}
+    if len(studies) < 2:
+        return []
+    return [f"the DICOM inputs are of {len(studies)} studies: the head may have changed between them"]
 
 
 def _scan_warnings(records: Sequence[ScanRecord]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from moediff.io.atomic import check_free, write_text
 from moediff.io.bids_sidecar import BidsSidecar, read_bids
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.dicom.image_type import image_type_warnings
-from moediff.io.dicom.reader import load_series
+from moediff.io.dicom.reader import load_series, load_several_series
 from moediff.io.loaded import LoadedScan, SliceGeometry
 from moediff.io.naming import has_two_forms, suffix_of
 from moediff.io.nifti import writer
@@ -46,11 +47,13 @@ __all__ = [
     "from_volume",
     "grid_from_file",
     "load",
+    "load_several",
     "save",
     "save_labels",
     "save_maps",
     "write_text",
 ]
+NO_SERIES = "a series is a choice for a folder or zip of DICOM files; leave it out for NIfTI"
 
 
 def load(
@@ -74,11 +77,10 @@ def load(
     path = Path(path)
     with prefix_errors(printable(path)):
         if is_dicom_export(path):
-            if (trust, index) != (None, None):
-                raise ConfigError("a form to trust and a volume are choices for NIfTI files; leave them out for DICOM")
+            _refuse_choices_of_nifti(trust, index)
             return load_series(path, series)
         if series is not None:
-            raise ConfigError("a series is a choice for a folder or zip of DICOM files; leave it out for NIfTI")
+            raise ConfigError(NO_SERIES)
         if trust is not None and not has_two_forms(path):
             raise ConfigError("a form to trust is a choice for NIfTI files; leave it out for FreeSurfer's")
         notes: list[str] = []
@@ -91,6 +93,33 @@ def load(
         notes += image_type_warnings([bids.image_type])
         slices = _slices(bids, volume)
         return LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent, slices=slices)
+
+
+def load_several(
+    path: Path | str, series: Sequence[str], *, trust: str | None = None, index: int | None = None
+) -> list[LoadedScan]:
+    """Load several DICOM series of one study, scans of one head that `enhance` makes one of, in this order.
+
+    Args:
+        path: folder or zip.
+        series: numbers or UIDs.
+        trust, index: None; as in `load` they are choices for NIfTI.
+
+    Raises:
+        InputMissing, DataError, GeometryError, ConfigError: see `load`; a series is named twice, or they are of several
+            studies.
+    """
+    path = Path(path)
+    with prefix_errors(printable(path)):
+        if not is_dicom_export(path):
+            raise ConfigError(NO_SERIES)
+        _refuse_choices_of_nifti(trust, index)
+        return load_several_series(path, series)
+
+
+def _refuse_choices_of_nifti(trust: str | None, index: int | None) -> None:
+    if (trust, index) != (None, None):
+        raise ConfigError("a form to trust and a volume are choices for NIfTI files; leave them out for DICOM")
 
 
 def _slices(bids: BidsSidecar, volume: Volume) -> SliceGeometry | None:

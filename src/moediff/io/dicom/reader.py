@@ -6,6 +6,7 @@ Axes: X columns, Y rows, Z slices along the normal.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.core.errors import DataError
+from moediff.core.errors import DataError, prefix_errors
 from moediff.core.geometry import canonicalise
 from moediff.core.volume import Volume
 from moediff.io.dicom.files import DicomFile, open_export
 from moediff.io.dicom.geometry import STEP_TOLERANCE, Stack
 from moediff.io.dicom.image_type import image_type_warnings
-from moediff.io.dicom.series import Series, choose_series, find_series
+from moediff.io.dicom.series import Series, choose_series, choose_several, find_series
 from moediff.io.dicom.tags import DicomImage, open_dataset, require_pydicom, silence_pydicom
 from moediff.io.loaded import DicomOrigin, LoadedScan, SliceGeometry
 from moediff.io.nifti.affine import check_plausible
@@ -47,12 +48,39 @@ def load_series(path: Path, series: str | None = None) -> LoadedScan:
         passed_over: list[str] = []
         all_series = find_series(files, passed_over)
         chosen = choose_series(all_series, series)
-        stack = chosen.stack
-        assert stack is not None
         notes = [*_choice(chosen, len(all_series) - 1 if series is None else 0), *series_warnings(chosen), *passed_over]
-        select_volume(stack.shape, None, notes)
-        check_plausible(stack.affine, stack.shape, notes)
-        data_XYZ = check_voxels(_voxels(files, stack, notes), notes)
+        return _read(path, files, chosen, notes)
+
+
+def load_several_series(path: Path, series: Sequence[str]) -> list[LoadedScan]:
+    """Read several series of one study, which are to become one result.
+
+    Args:
+        path: folder or .zip.
+        series: numbers as `moediff dicom list` shows them, or UIDs.
+
+    Raises:
+        ConfigError: pydicom is not installed.
+        InputMissing: nothing there, or no DICOM in it.
+        DataError, GeometryError: damaged, not one regular stack, not there, named twice, or of several studies.
+    """
+    require_pydicom()
+    scans: list[LoadedScan] = []
+    with open_export(path) as files:
+        passed_over: list[str] = []
+        for one in choose_several(find_series(files, passed_over), series):
+            with prefix_errors(f"series {one.label}"):
+                scans.append(_read(path, files, one, [*series_warnings(one), *(passed_over if not scans else ())]))
+    return scans
+
+
+def _read(path: Path, files: list[DicomFile], chosen: Series, notes: list[str]) -> LoadedScan:
+    """A series with a stack; `notes` get what was corrected."""
+    stack = chosen.stack
+    assert stack is not None
+    select_volume(stack.shape, None, notes)
+    check_plausible(stack.affine, stack.shape, notes)
+    data_XYZ = check_voxels(_voxels(files, stack, notes), notes)
     volume, storage = canonicalise(Volume(data_XYZ, torch.from_numpy(stack.affine)))
     stem = f"series-{chosen.label}_{stack.images[0].modality}"
     return LoadedScan(volume, storage, path, SCANNER_CODES, tuple(notes), stem, _origin(stack), slices=_slices(stack))

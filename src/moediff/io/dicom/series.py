@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from moediff.io.nifti.header import select_volume
 
 POINTERS = (b"/annex/objects", b"version https://git-lfs")
 MOST_TURNED = math.cos(math.radians(10))  # of a plane that still has its plain name
+LABEL = re.compile(r"\d{1,6}([a-z]|-\d{1,4})?")  # what may be repeated in a message: a UID can hold a date
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -28,6 +31,8 @@ class SeriesRow:
 
     Args:
         series: what `--series` takes.
+        study: which study of the export it belongs to, counted from 1; series of one can be combined.
+        study_description: of the study, words on an allow-list alone.
         description: of the series, words on an allow-list alone.
         modality, sequence: coded words.
         plane: axial, coronal or sagittal, "oblique" before it where it is turned by more than 10 degrees.
@@ -41,6 +46,8 @@ class SeriesRow:
     """
 
     series: str
+    study: int
+    study_description: str
     description: str
     modality: str
     sequence: str
@@ -72,12 +79,14 @@ class Series:
         images: its images in the order of the files.
         stack: its images in order, None where they are not one stack.
         fault: why there is no stack.
+        study: which study of the export it belongs to, counted from 1.
     """
 
     label: str
     images: tuple[DicomImage, ...]
     stack: Stack | None
     fault: DataError | None
+    study: int = 1
 
     @property
     def refusal(self) -> DataError | None:
@@ -98,6 +107,8 @@ class Series:
         step = () if self.stack is None else (float((self.stack.affine[:3, 2] ** 2).sum() ** 0.5),)
         return SeriesRow(
             series=self.label,
+            study=self.study,
+            study_description=first.study_description,
             description=first.description,
             modality=first.modality,
             sequence=first.sequence,
@@ -156,7 +167,11 @@ def find_series(files: list[DicomFile], notes: list[str] | None = None) -> list[
             "there are no DICOM images here: name a folder or zip of DICOM files, or one .nii or .nii.gz file"
         )
     ordered = sorted(groups.values(), key=lambda images: (_number(images), images[0].series_uid))
-    return [_series(label, images) for label, images in zip(_labels(ordered), ordered, strict=True)]
+    studies = list(dict.fromkeys(images[0].study_uid for images in ordered))
+    return [
+        _series(label, images, studies.index(images[0].study_uid) + 1)
+        for label, images in zip(_labels(ordered), ordered, strict=True)
+    ]
 
 
 def choose_series(all_series: list[Series], wanted: str | None) -> Series:
@@ -166,10 +181,7 @@ def choose_series(all_series: list[Series], wanted: str | None) -> Series:
         DataError: it is not there or not usable, or there are several to choose from.
     """
     if wanted is not None:
-        named = [s for s in all_series if wanted.strip() in (s.label, s.images[0].series_uid)]
-        if not named:
-            raise DataError(f"no series has this number or UID; there are {_listing(all_series)}")
-        return _usable(named[0])
+        return _named(all_series, wanted)
     stacks = [s for s in all_series if s.stack is not None]
     usable = [s for s in stacks if s.refusal is None] or stacks  # what is too small is read back, and refused later
     if len(usable) > 1 or (not usable and len(all_series) > 1):
@@ -180,13 +192,54 @@ def choose_series(all_series: list[Series], wanted: str | None) -> Series:
     return _usable((usable or all_series)[0])
 
 
+def choose_several(all_series: list[Series], wanted: Sequence[str]) -> list[Series]:
+    """The series that are named, which are to become one result, in this order.
+
+    Args:
+        wanted: labels or UIDs.
+
+    Raises:
+        DataError: one is not there, not usable or named twice, or they are of several studies.
+    """
+    chosen: list[Series] = []
+    for name in wanted:
+        one = _named(all_series, name)
+        if one in chosen:
+            raise DataError(f"series {one.label} is named twice and would count twice: name it once")
+        chosen.append(one)
+    studies: dict[int, list[Series]] = defaultdict(list)
+    for one in chosen:
+        studies[one.study].append(one)
+    if len(studies) > 1:
+        listed = "; ".join(_study(number, studies[number]) for number in sorted(studies))
+        raise DataError(
+            f"the series are of {len(studies)} studies ({listed}), expected scans of one head from one study: name "
+            "series of one study, as `moediff dicom list` shows them"
+        )
+    return chosen
+
+
+def _study(number: int, series: Sequence[Series]) -> str:
+    words = series[0].images[0].study_description or "no description"
+    return f"study {number}, {words}: series {', '.join(one.label for one in series)}"
+
+
+def _named(all_series: Sequence[Series], wanted: str) -> Series:
+    name = wanted.strip()
+    named = [s for s in all_series if name in (s.label, s.images[0].series_uid)]
+    if not named:
+        which = f" ({name})" if LABEL.fullmatch(name) else ""
+        raise DataError(f"no series has this number or UID{which}; there are {_listing(all_series)}")
+    return _usable(named[0])
+
+
 def _usable(series: Series) -> Series:
     if series.fault is not None:
         raise type(series.fault)(f"series {series.label}: {series.fault}") from series.fault
     return series
 
 
-def _listing(all_series: list[Series]) -> str:
+def _listing(all_series: Sequence[Series]) -> str:
     return "; ".join(str(s.row()) for s in all_series)
 
 
@@ -241,10 +294,10 @@ def _labels(ordered: list[list[DicomImage]]) -> list[str]:
     return labels
 
 
-def _series(label: str, images: list[DicomImage]) -> Series:
+def _series(label: str, images: list[DicomImage], study: int) -> Series:
     try:
         if not images[0].series_uid:
             raise GeometryError("the images do not say which series they belong to: export the series again")
-        return Series(label, tuple(images), stack_images(images), None)
+        return Series(label, tuple(images), stack_images(images), None, study)
     except DataError as error:
-        return Series(label, tuple(images), None, error)
+        return Series(label, tuple(images), None, error, study)

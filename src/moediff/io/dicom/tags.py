@@ -34,6 +34,7 @@ IMAGE_TAGS = (
     "EffectiveEchoTime",
     "RepetitionTime",
     "SeriesDescription",
+    "StudyDescription",
     "ImagesInAcquisition",
     "SpacingBetweenSlices",
     "SliceThickness",
@@ -100,7 +101,7 @@ class DicomImage:
         file, index: which file of the export, and which frame of that file.
         series_uid, instance_uid, image_type: for comparisons, never printed.
         class_uid, study_uid, frame_of_reference_uid: for references in a DICOM result, never printed.
-        description: words of the series description that are on a list.
+        description, study_description: words of the descriptions of series and study that are on a list.
         size: columns and rows.
         spacing_mm: between columns and between rows.
         orientation: LPS direction along a row, then along a column.
@@ -135,6 +136,7 @@ class DicomImage:
     echo_ms: float | None
     repetition_ms: float | None
     description: str
+    study_description: str
     padding: tuple[int, int] | None
     declared_step_mm: float | None
     thickness_mm: float | None
@@ -248,6 +250,7 @@ def _image(file: int, index: int, datasets: tuple[Any, ...]) -> DicomImage:
         padding=_padding(header),
         repetition_ms=_number(datasets, "RepetitionTime"),
         description=described(_text(header, "SeriesDescription")),
+        study_description=described(_text(header, "StudyDescription")),
         declared_step_mm=_number(datasets, "SpacingBetweenSlices"),
         thickness_mm=_number(datasets, "SliceThickness"),
         declared_count=_integer(header, "ImagesInAcquisition"),

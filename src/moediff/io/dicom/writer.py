@@ -11,6 +11,7 @@ Axes: X columns, Y rows, Z slices.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -52,8 +53,14 @@ EMPTY = (
 )
 
 
-def write_series(volume: Volume, origin: DicomOrigin, folder: Path) -> None:
+def write_series(volume: Volume, origin: DicomOrigin, folder: Path, others: Sequence[DicomOrigin] = ()) -> None:
     """Write one file per slice into a new folder, read them back, and only then give the folder its name.
+
+    Args:
+        volume: the result, in the axis order of its source.
+        origin: the series that it comes from, which gives it its study, frame of reference and number.
+        folder: must not exist.
+        others: further series of that study that it was made from; they are referred to as well.
 
     Raises:
         DataError: the grid's axes are not at right angles, which DICOM cannot represent, or it is a single slice.
@@ -63,7 +70,7 @@ def write_series(volume: Volume, origin: DicomOrigin, folder: Path) -> None:
     with prefix_errors(printable(folder)):
         require_series_grid(volume.grid)
         with whole_folder(folder, overwrite=False, verify=lambda hidden: _verify(hidden, volume)) as hidden:
-            for number, dataset in enumerate(_datasets(volume, origin), 1):
+            for number, dataset in enumerate(_datasets(volume, (origin, *others)), 1):
                 with (hidden / f"IM{number:04d}.dcm").open("xb") as file:
                     dataset.save_as(file, enforce_file_format=True)
 
@@ -103,7 +110,7 @@ def _window(volume: Volume) -> tuple[float, float]:
     return low + width / 2, width
 
 
-def _datasets(volume: Volume, origin: DicomOrigin) -> Any:
+def _datasets(volume: Volume, origins: Sequence[DicomOrigin]) -> Any:
     from pydicom.uid import generate_uid
 
     series = generate_uid(prefix=None)
@@ -112,7 +119,7 @@ def _datasets(volume: Volume, origin: DicomOrigin) -> Any:
     centre, width = _window(volume)
     affine = np.diag([*np.diag(LPS_TO_RAS), 1.0]) @ volume.affine.numpy()
     for z in range(volume.shape[2]):
-        dataset = _common_dataset(volume, origin, affine)
+        dataset = _common_dataset(volume, origins, affine)
         dataset.SeriesInstanceUID, dataset.InstanceNumber = series, z + 1
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
         dataset.ImagePositionPatient = _decimals(affine[:3, 3] + z * affine[:3, 2])
@@ -123,12 +130,12 @@ def _datasets(volume: Volume, origin: DicomOrigin) -> Any:
         yield dataset
 
 
-def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> Dataset:
-    """Everything that slices share; `affine` is LPS+."""
+def _common_dataset(volume: Volume, origins: Sequence[DicomOrigin], affine: np.ndarray) -> Dataset:
+    """Everything that slices share; the first origin counts, all are referred to; `affine` is LPS+."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-    meta = FileMetaDataset()
+    meta, origin = FileMetaDataset(), origins[0]
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MRImageStorage
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     x_mm, y_mm, z_mm = volume.spacing_mm
@@ -169,8 +176,8 @@ def _common_dataset(volume: Volume, origin: DicomOrigin, affine: np.ndarray) -> 
         "BitsStored": 16,
         "HighBit": 15,
         "PixelRepresentation": 0,
-        "ReferencedSeriesSequence": [_reference(origin)],
-        "SourceImageSequence": _source_images(origin),
+        "ReferencedSeriesSequence": [_reference(one) for one in origins],
+        "SourceImageSequence": [image for one in origins for image in _source_images(one)],
     }
     for name, value in values.items():
         setattr(dataset, name, value)
