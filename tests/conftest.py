@@ -77,6 +77,12 @@ def phantom_head(
     return Volume(data, affine)
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Every test draws the same numbers, whichever tests its process has run before."""
+    torch.default_generator.manual_seed(0)
+
+
 @pytest.fixture
 def load_script(monkeypatch) -> ScriptLoader:
     """`load_script(name)` imports scripts/NAME.py, which finds its neighbours as it does when it is run."""

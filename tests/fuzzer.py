@@ -1,6 +1,7 @@
 """Feed mutated files to the readers: every one must be read right or refused with one of our errors.
 
     python tests/fuzzer.py --seconds 600 --seed 1
+    python tests/fuzzer.py --files 1000 --seed 1
 
 Guided by coverage: an input that reaches a new line of moediff/io becomes a parent of others. Prints figures as
 JSON and ends with 1 where something was found; the offending file is then kept in --keep.
@@ -12,6 +13,7 @@ import argparse
 import gzip
 import io
 import json
+import math
 import random
 import resource
 import signal
@@ -39,7 +41,7 @@ from nifti_maker import head_voxels, nifti_bytes
 from moediff.core.errors import MoeDiffError
 from moediff.io.scans import load
 
-HANG_S = 10
+HANG_S = 10  # of processor time, which other work on the machine does not prolong
 ROOM_BYTES = 512 << 20  # beyond what is mapped after imports; the seeds are a few kilobytes
 MAX_PARENTS = 400
 READERS = str(Path(sys.modules["moediff.io.scans"].__file__ or "").parent)
@@ -229,13 +231,13 @@ def put(folder: Path, seed: Seed, content: bytes) -> Path:
     return folder / seed.name
 
 
-def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Tally:
-    """Mutate until the time is over."""
+def fuzz(seconds: float, files: float, seed: int, keep: Path | None, folder: Path) -> Tally:
+    """Mutate until the time is over or so many files were read."""
     rng, tally = random.Random(seed), Tally()
     every = seeds()
     parents = [(one, one.raw) for one in every]
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while tally.inputs < files and time.monotonic() < end:
         origin, raw = rng.choice(parents) if tally.inputs % 2 else rng.choice([(one, one.raw) for one in every])
         content = changed = mutate(raw, rng, rng.choice(parents)[1])
         if origin.packed:
@@ -243,13 +245,13 @@ def fuzz(seconds: float, seed: int, keep: Path | None, folder: Path) -> Tally:
             content = mutate(content, rng, content) if rng.random() < 0.4 else content
         path = put(folder, origin, content)
         lines: set[tuple[str, int]] = set()
-        signal.setitimer(signal.ITIMER_REAL, HANG_S)
+        signal.setitimer(signal.ITIMER_PROF, HANG_S)
         sys.settrace(tracer(lines))
         try:
             verdict, message = judge(path, content, origin)
         finally:
             sys.settrace(None)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         _note(tally, verdict, message, keep, path)
         if lines - tally.lines and len(parents) < MAX_PARENTS:
             parents.append((origin, changed))
@@ -275,13 +277,15 @@ def hang(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10)
+    limit = parser.add_mutually_exclusive_group(required=True)
+    limit.add_argument("--seconds", type=float, default=math.inf, help="stop after this time")
+    limit.add_argument("--files", type=int, default=math.inf, help="stop after so many mutated files")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    signal.signal(signal.SIGALRM, hang)
+    signal.signal(signal.SIGPROF, hang)
     for _ in range(2):  # twice, so that lazy imports and caches are in place before memory is limited
         with tempfile.TemporaryDirectory() as folder:
             for one in seeds():
@@ -290,7 +294,7 @@ def main() -> int:
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ROOM_BYTES, resource.RLIM_INFINITY))
     with tempfile.TemporaryDirectory() as folder:
-        tally = fuzz(args.seconds, args.seed, args.keep, Path(folder))
+        tally = fuzz(args.seconds, args.files, args.seed, args.keep, Path(folder))
     figures = {"inputs": tally.inputs, "accepted": tally.accepted, "refused": tally.refused, "lines": len(tally.lines)}
     print(json.dumps(figures | tally.counts | {"faults": tally.faults[:5]}, indent=1))
     return 1 if tally.faults else 0

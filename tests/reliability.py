@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("reliability")
     group.addoption("--reliability", metavar="PAGE", help="write the table of faults and tests after a whole run")
     group.addoption("--kills", type=int, default=5, help="how often an enhancement is killed (default 5)")
-    group.addoption("--fuzz-seconds", type=float, default=8.0, help="how long files are mutated (default 8)")
+    group.addoption("--fuzz-seconds", type=float, default=0.0, help="how long files are mutated (default: 1000 files)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

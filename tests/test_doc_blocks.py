@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import runpy
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,11 +47,19 @@ def server(tmp_path_factory) -> Iterator[DocServer]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory) -> Path:
+    """The example scans and a DICOM series; not to be changed."""
+    folder = tmp_path_factory.mktemp("examples")
+    runpy.run_path(str(ROOT / "scripts" / "example_scans.py"))["write_scans"](folder)
+    write(folder / "dicom_folder", slices())
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path, load_script) -> Path:
+def folder(examples: Path, tmp_path: Path) -> Path:
     """Where a page's blocks run: the example scans, a DICOM series, and the repository's recipes and scripts."""
-    load_script("example_scans").write_scans(tmp_path)
-    write(tmp_path / "dicom_folder", slices())
+    shutil.copytree(examples, tmp_path, dirs_exist_ok=True)
     for name in ("recipes", "scripts", "examples", "data", "constraints.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path

@@ -151,11 +151,11 @@ def test_training_that_is_stopped_saves_first(project: Path, processes: int):
     config = write_config(project, steps=1000, save_every=1000)
     command = [sys.executable, "-m", "moediff", "train", str(config), "-q", "--processes", str(processes)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    losses, end = project / "run" / "losses.csv", time.monotonic() + 90
+    losses, end = project / "run" / "losses.csv", time.monotonic() + 180
     while not losses.is_file() and time.monotonic() < end and running.poll() is None:
         time.sleep(0.1)
     running.send_signal(signal.SIGTERM)
-    _, told = running.communicate(timeout=60)
+    _, told = running.communicate(timeout=180)
     assert running.returncode == 143, told
     steps = len(losses.read_text().splitlines()) - 1
     assert load_bundle(project / "run" / "bundle").provenance["steps"] == steps >= 1

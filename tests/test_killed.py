@@ -183,7 +183,7 @@ def test_stopped_politely(number, code, command, tmp_path):
             time.sleep(0.05)
         time.sleep(0.3)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == code and b"Traceback" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
 

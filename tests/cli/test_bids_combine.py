@@ -21,7 +21,7 @@ def study(tmp_path, make_phantom):
     anat = tmp_path / "bids/sub-01/anat"
     anat.mkdir(parents=True)
     (tmp_path / "bids/dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
-    stacks = stacks_of(lopsided(make_phantom((46, 52, 44), (4.0, 4.0, 4.0))), axes=(2, 0), factor=3)
+    stacks = stacks_of(lopsided(make_phantom((46, 52, 44), (2.8, 2.8, 2.8))), axes=(2, 0), factor=3)
     for number, scan in enumerate(stacks.scans, 1):
         save(scan, anat / f"sub-01_run-{number}_T2w.nii.gz")
         shared = {"EchoTime": 0.1, "FlipAngle": number}

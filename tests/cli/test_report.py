@@ -13,18 +13,25 @@ from moediff.io.scans import load, save, save_maps
 from moediff.report.data import source_beside
 
 
+@pytest.fixture(scope="module")
+def enhanced(tmp_path_factory, make_phantom, bundle):
+    """A 6 mm phantom, enhanced to 4 mm with a report and all maps; not to be changed."""
+    folder = tmp_path_factory.mktemp("enhanced")
+    save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0)), folder / "scan.nii.gz")
+    options = ["--voxel-size", "4", "--bundle", str(bundle), "--experts", str(folder / "experts.nii.gz"), "-q"]
+    assert main(["enhance", str(folder / "scan.nii.gz"), *options, "--report", str(folder / "out.html")]) == 0
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path, make_phantom, bundle):
-    """A 6 mm phantom, enhanced to 4 mm with a report and all maps."""
-    save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0)), tmp_path / "scan.nii.gz")
-    options = ["--voxel-size", "4", "--bundle", str(bundle), "--experts", str(tmp_path / "experts.nii.gz"), "-q"]
-    assert main(["enhance", str(tmp_path / "scan.nii.gz"), *options, "--report", str(tmp_path / "out.html")]) == 0
-    return tmp_path
+def folder(enhanced, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(enhanced, tmp_path, dirs_exist_ok=True)
 
 
-def test_enhance_writes_a_page_beside_its_result(folder):
-    text = (folder / "out.html").read_text(encoding="utf-8")
-    assert "scan.nii.gz" in text and "Research use only" in text and str(folder) not in text
+def test_enhance_writes_a_page_beside_its_result(enhanced):
+    text = (enhanced / "out.html").read_text(encoding="utf-8")
+    assert "scan.nii.gz" in text and "Research use only" in text and str(enhanced) not in text
 
 
 def test_report_makes_the_page_again_from_files(folder, capsys):
@@ -182,13 +189,20 @@ def test_another_scan_under_a_results_name_is_refused(folder, make_phantom, caps
     assert "shape [20, 24, 16], its sidecar describes one of [48, 54, 42]" in capsys.readouterr().err
 
 
-@pytest.fixture
-def preproc(tmp_path, make_phantom, bundle):
-    """`sub-1_desc-preproc_T1w.nii.gz` and its result, `sub-1_desc-sr_T1w.nii.gz`."""
-    scan = tmp_path / "sub-1_desc-preproc_T1w.nii.gz"
+@pytest.fixture(scope="module")
+def enhanced_preproc(tmp_path_factory, make_phantom, bundle):
+    """A folder with `sub-1_desc-preproc_T1w.nii.gz` and its result; not to be changed."""
+    scan = tmp_path_factory.mktemp("preproc") / "sub-1_desc-preproc_T1w.nii.gz"
     save(make_phantom((32, 36, 28), (6.0, 6.0, 6.0)), scan)
     assert main(["enhance", str(scan), "--voxel-size", "4", "--bundle", str(bundle), "-q"]) == 0
-    return scan, tmp_path / "sub-1_desc-sr_T1w.nii.gz"
+    return scan.parent
+
+
+@pytest.fixture
+def preproc(enhanced_preproc, tmp_path):
+    """`sub-1_desc-preproc_T1w.nii.gz` and its result, `sub-1_desc-sr_T1w.nii.gz`, in a folder of their own."""
+    shutil.copytree(enhanced_preproc, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "sub-1_desc-preproc_T1w.nii.gz", tmp_path / "sub-1_desc-sr_T1w.nii.gz"
 
 
 @pytest.mark.parametrize(("others", "found"), [((), True), (("sub-1_T1w",), False)])

@@ -71,7 +71,7 @@ def assert_eleven_results_and_one_failure(run, folder, timeout):
 @pytest.mark.parametrize("runner", ["processes", pytest.param("dask", marks=[needs_dask, pytest.mark.slow])])
 def test_on_one_machine(runner, tmp_path):
     run = start(runner, tmp_path, 0.2)
-    wait_for(lambda: len(results(tmp_path)) >= 5, 60, run)
+    wait_for(lambda: len(results(tmp_path)) >= 5, 120, run)
     run.send_signal(signal.SIGKILL)
     run.communicate()
     summary = assert_eleven_results_and_one_failure(start(runner, tmp_path, 0.2), tmp_path, 120)

@@ -101,7 +101,7 @@ def test_stopped_at_random_moments(tmp_path, make_phantom, bundle, pytestconfig,
                 time.sleep(0.002)
             time.sleep(rng.choice((0.1, 1, 6)) * rng.random())
             process.send_signal(number)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=120)
         assert process.returncode == 128 + number and said.count(b"\n") == 1, said.decode()
         assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
         figures[STOPS] += 1

@@ -93,7 +93,7 @@ def test_fewer_than_two_are_refused(enhancer, still_stacks):
 
 @pytest.mark.slow
 def test_a_dark_slice_counts_less(enhancer, stacks):
-    options = EnhanceOptions(voxel_size=(2.0,))
+    options = EnhanceOptions(voxel_size=(1.3,))
     result = enhancer(stacks.scans, options)
     first, second, third = stacks.scans
     data = second.data_XYZ.clone()
@@ -214,7 +214,7 @@ def test_one_call_in_python(files, bundle, tmp_path):
 
 @pytest.mark.slow
 def test_scans_that_moved_are_registered_first(enhancer, stacks):
-    options = EnhanceOptions(voxel_size=(2.0,))
+    options = EnhanceOptions(voxel_size=(1.3,))
     alone, together = enhancer(stacks.scans[0], options), enhancer(stacks.scans, options)
     assert rms(together.volume, stacks.truth) < 0.75 * rms(alone.volume, stacks.truth)
     moved = [record.displacement_mm for record in together.sidecar.scans]

@@ -63,11 +63,11 @@ def test_headers_far_apart_are_bridged(stacks):
 def test_what_is_no_scan_of_this_head_does_not_fit(stacks, make_phantom):
     first, second = stacks.scans[0], stacks.scans[1]
     mirrored = second.with_data(second.data_XYZ.flip(0))
-    other = acquired(make_phantom((92, 104, 88), (2.3, 1.7, 2.0)), 0)  # of other proportions
-    for scan in (mirrored, other_contrast(second), other):
-        assert align([first, scan])[1].misfit is not None
-    assert "mirror image fits" in (align([first, mirrored])[1].misfit or "")
-    assert "differs from the other scans" in (align([first, other_contrast(second)])[1].misfit or "")
+    other = acquired(make_phantom((92, 104, 88), (1.5, 1.1, 1.3)), 0)  # of other proportions
+    misfits = [align([first, scan])[1].misfit for scan in (mirrored, other_contrast(second), other)]
+    assert "mirror image fits" in (misfits[0] or "")
+    assert "differs from the other scans" in (misfits[1] or "")
+    assert misfits[2] is not None
 
 
 def test_trusted_headers_that_are_wrong_are_noticed(stacks):
@@ -89,7 +89,7 @@ def test_without_overlap_the_share_is_named(stacks):
 
 
 def test_parallel_slices_are_registered_too(make_phantom):
-    both = stacks_of(make_phantom((92, 104, 88), (2.0, 2.0, 2.0)), axes=(2, 2), factor=2.5)
+    both = stacks_of(make_phantom((92, 104, 88), (1.3, 1.3, 1.3)), axes=(2, 2), factor=2.5)
     _, second = align(both.scans)
     assert second.misfit is None and error_mm(second.transform, both.transforms[1], both.truth) < 0.3
 

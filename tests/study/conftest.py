@@ -1,6 +1,9 @@
 """A study of phantoms: five small heads, three methods, lesions, an input and a reference."""
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,11 +50,11 @@ def study_scans(tmp_path_factory, make_phantom) -> Path:
 
 
 def create(scans: Path, folder: Path, *more: str) -> MadeStudy:
-    """`moediff study create` with all files; returns what was written."""
+    """`moediff study create` with all files; returns what was written. Without a seed it is 7."""
     words = ["study", "create", str(folder), "--results", *(f"{m}={scans / m}" for m in METHODS)]
     for role in ("input", "reference", "lesions"):
         words += [f"--{role}", str(scans / role)]
-    assert main([*words, "-q", "--readers", "ann", "bob", "--slices", "6", *more]) == 0
+    assert main([*words, "-q", "--readers", "ann", "bob", "--slices", "6", "--seed", "7", *more]) == 0
     study = read_study(folder)
     return MadeStudy(folder, study, read_key(key_beside(folder), study), key_beside(folder))
 
@@ -64,7 +67,19 @@ def all_tasks(study_scans, tmp_path_factory) -> MadeStudy:
     )
 
 
+@pytest.fixture(scope="session")
+def made_studies(study_scans, tmp_path_factory) -> Callable[..., MadeStudy]:
+    """`made_studies(*options)` -> a study with these options, made once; not to be changed."""
+    return cache(lambda *more: create(study_scans, tmp_path_factory.mktemp("made") / "study", *more))
+
+
 @pytest.fixture
-def new_study(study_scans, tmp_path):
-    """`new_study(*options)` makes a study of its own."""
-    return lambda *more: create(study_scans, tmp_path / "study", *more)
+def new_study(made_studies, tmp_path) -> Callable[..., MadeStudy]:
+    """`new_study(*options)` -> a study of the test's own, a copy."""
+
+    def copied(*more: str) -> MadeStudy:
+        made, folder = made_studies(*more), tmp_path / "study"
+        shutil.copytree(made.folder, folder)
+        return replace(made, folder=folder, key_path=Path(shutil.copy(made.key_path, key_beside(folder))))
+
+    return copied

@@ -33,14 +33,14 @@ class Served:
 
     def end(self, number):
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(120)
         self.process.stdout.close()
 
 
 def post(opener, address, sent, csrf):
     content = b"" if sent is None else json.dumps(sent).encode()
     request = urllib.request.Request(address, content, {"x-csrf": csrf}, method="POST")
-    with opener.open(request, timeout=20) as response:
+    with opener.open(request, timeout=120) as response:
         return response.read()
 
 
@@ -68,7 +68,7 @@ def test_no_answer_is_lost_when_the_server_is_killed(new_study):
                 assert store.done("ann") == trial
             server = Served(made.folder, port=int(address.rpartition(":")[2]))
             assert any("ann  has started" in line for line in server.lines)
-            with opener.open(f"{address}/trial", timeout=20) as response:
+            with opener.open(f"{address}/trial", timeout=120) as response:
                 assert json.loads(response.read())["trial"] == trial + 1  # resumes in the same browser
     server.end(signal.SIGTERM)
     with AnswerStore(made.folder, made.study) as store:

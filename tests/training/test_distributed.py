@@ -127,7 +127,7 @@ def test_nobody_trains_on_when_the_parent_is_killed(tmp_path):
     members = [int(path.name) for path in tmp_path.iterdir()]
     assert all(running(member) for member in members)
     parent.kill()
-    gone = until(lambda: not any(running(member) for member in members), 20)
+    gone = until(lambda: not any(running(member) for member in members))
     for member in filter(running, members):
         os.kill(member, signal.SIGKILL)
     assert gone

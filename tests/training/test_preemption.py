@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 
 from moediff.core.errors import ConfigError, TryAgain
+from moediff.training import preemption
 from moediff.training.preemption import Preemption
 
 
@@ -22,10 +22,13 @@ def test_without_a_slice_it_is_never_due():
         assert not pause.due()
 
 
-def test_a_slice_is_over_when_its_time_is():
-    with Preemption(0.05 / 60) as pause:
+def test_a_slice_is_over_when_its_time_is(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: now[0])
+    with Preemption(2) as pause:
+        now[0] += 119.9
         assert not pause.due()
-        time.sleep(0.06)
+        now[0] += 0.2
         assert pause.due()
         with pytest.raises(TryAgain, match=r"paused at step 7, 25% done; go on with --resume"):
             pause.stop("step 7, 25% done")
