@@ -24,7 +24,7 @@ CHOICES = {
 
 @pytest.fixture(scope="module")
 def low(make_phantom) -> Volume:
-    return degrade(make_phantom((60, 64, 60), (3.0, 3.0, 3.0)), thick_slices(4, 0.01, "thick4"), rng_for(0))
+    return degrade(make_phantom((44, 48, 44), (3.0, 3.0, 3.0)), thick_slices(4, 0.01, "thick4"), rng_for(0))
 
 
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses():

@@ -17,7 +17,7 @@ from torch import nn
 from moediff.core.config import rng_for
 from moediff.core.errors import DataError
 from moediff.diffusion.schedule import DiffusionConfig
-from moediff.training.distributed import agreed, average_gradients, run_together
+from moediff.training.distributed import agreed, average_gradients, run_together, threads_each
 from moediff.training.step import Draws
 
 
@@ -56,10 +56,14 @@ def note_threads(folder: Path) -> None:
     (folder / os.environ.get("RANK", "alone")).write_text(str(torch.get_num_threads()))
 
 
-@pytest.mark.parametrize(("limit", "each"), [(1, "1"), (2, "1"), (6, "3")])
-def test_processes_share_the_threads_they_are_given(limit, each, tmp_path):
-    run_together(partial(note_threads, tmp_path), 2, limit)
-    assert [(tmp_path / rank).read_text() for rank in "01"] == [each, each]
+@pytest.mark.parametrize(("limit", "each"), [(1, 1), (2, 1), (6, 3), (7, 3)])
+def test_threads_are_shared_and_everybody_has_one(limit, each):
+    assert threads_each(2, limit) == each and threads_each(1, limit) == limit
+
+
+def test_processes_share_the_threads_they_are_given(tmp_path):
+    run_together(partial(note_threads, tmp_path), 2, 6)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["3", "3"]
 
 
 def test_alone_all_threads_are_taken(tmp_path):

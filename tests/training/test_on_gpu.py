@@ -116,7 +116,7 @@ def test_patches_of_a_pair_are_cut_on_the_gpu(noise):
 
 def test_a_whole_run_is_saved_validated_and_resumed(config, tmp_path, make_phantom, monkeypatch):
     monkeypatch.setattr(ahead, "ThreadPoolExecutor", AtOnce)
-    save(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
+    save(make_phantom((44, 44, 44), (3.0, 3.0, 3.0)), tmp_path / "head_T1w.nii.gz")
     judged = Validation(scans=("head_T1w.nii.gz",), recipes=("iso2",), side=32)
     config = replace(
         config,
@@ -146,7 +146,7 @@ def test_weights_adapt_on_a_gpu(tmp_path, make_phantom, make_denoiser, monkeypat
     monkeypatch.setattr(ahead, "ThreadPoolExecutor", AtOnce)
     small = make_denoiser(awake=True)
     save_bundle(tmp_path / "start", BundleConfig(denoiser=small.config), small.state_dict(), {})
-    low = degrade(make_phantom((64, 64, 64), (2.5, 2.5, 2.5)), thick_slices(4, 0.01, "thick4"), rng_for(0))
+    low = degrade(make_phantom((44, 44, 44), (3.0, 3.0, 3.0)), thick_slices(4, 0.01, "thick4"), rng_for(0))
     save(low, tmp_path / "low_T1w.nii.gz")
     with pretended():
         options = AdaptOptions(steps=2, patch=32, batch=1)

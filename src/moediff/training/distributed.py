@@ -79,12 +79,17 @@ def run_together(work: Callable[[], None], processes: int, threads: int | None =
     failures = get_context("spawn").SimpleQueue()
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # else it tells whom it stops, and why not
     try:
-        share = max(1, (threads or os.cpu_count() or 1) // processes)
-        _wait_for(spawn(_member, args=(work, (processes, share), port, failures), nprocs=processes, join=False))
+        size = (processes, threads_each(processes, threads))
+        _wait_for(spawn(_member, args=(work, size, port, failures), nprocs=processes, join=False))
     except (ProcessExitedException, ProcessRaisedException):
         if failures.empty():
             raise
         raise failures.get() from None
+
+
+def threads_each(processes: int, threads: int | None = None) -> int:
+    """CPU threads of each of several processes that share a number of them; None shares all cores."""
+    return max(1, (threads or os.cpu_count() or 1) // processes)
 
 
 def _wait_for(members: ProcessContext) -> None:
