@@ -80,8 +80,9 @@ lint: $(STAMP)
 browser:
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
+# Bytecode is kept, also where the environment forbids it: tests start many programs, and each would compile the package again.
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 reliability: $(STAMP)
 	$(BIN)/python -m pytest tests --reliability=docs/reliability.md --kills=30 --fuzz-seconds=60

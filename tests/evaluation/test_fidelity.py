@@ -5,7 +5,6 @@ import time
 
 import pytest
 import torch
-from monai.metrics.regression import PSNRMetric, SSIMMetric
 from skimage.metrics import normalized_root_mse, structural_similarity
 
 from moediff.core.config import rng_for
@@ -84,6 +83,8 @@ def test_ssim_equals_scikit_image_on_the_interior(pair):
 
 
 def test_psnr_and_ssim_equal_monai(pair):
+    from monai.metrics.regression import PSNRMetric, SSIMMetric  # here, since importing it takes seconds
+
     pred, truth = pair
     batch = (pred[None, None], truth[None, None])
     expected_psnr = float(PSNRMetric(max_val=1000.0)(*batch))

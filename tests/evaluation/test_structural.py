@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.metrics.regression import compute_ssim_and_cs
 from scipy import ndimage
 
 from moediff.core.errors import DataError
@@ -18,6 +17,8 @@ MEASURES = [ms_ssim, gmsd, vif]
 
 def monai_terms(x, y):
     """SSIM and contrast-structure of two volumes mirrored by half a window, so that 'valid' covers them."""
+    from monai.metrics.regression import compute_ssim_and_cs  # here, since importing it takes seconds
+
     wide = [torch.from_numpy(np.pad(t.numpy(), 5, mode="symmetric"))[None, None] for t in (x, y)]
     ssim, structure = compute_ssim_and_cs(*wide, 3, (11,) * 3, (1.5,) * 3, L)
     return float(ssim.double().mean()), float(structure.double().mean())
