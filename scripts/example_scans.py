@@ -2,7 +2,7 @@
 
     python scripts/example_scans.py FOLDER
 
-A head of nested ellipsoids, 64 x 72 x 60 mm: large enough for every command, small enough for seconds.
+A head of nested ellipsoids, 56 x 64 x 52 mm: large enough for every command, small enough for seconds.
 It is no anatomy; expect the warning that it is no whole head.
 """
 
@@ -19,7 +19,7 @@ from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.io.scans import save
 
-SHAPE_XYZ = (64, 72, 60)  # voxels of 1 mm
+SHAPE_XYZ = (56, 64, 52)  # voxels of 1 mm
 ELLIPSOIDS = (
     (0.98, 500.0),
     (0.9, 60.0),

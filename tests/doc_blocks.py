@@ -156,6 +156,9 @@ def serve(path: str) -> None:
         client, _ = listener.accept()
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # Torch makes its pool of threads anew after a fork, at first use; two threads that use it first at the same
+            # time fail with "Invalid thread pool!", so it is made here.
+            torch.set_num_threads(1)
             _answer(client)
         client.close()
 
