@@ -291,7 +291,7 @@ def test_recipe_none_changes_nothing_geometric(enhancer, make_phantom):
 @pytest.mark.parametrize(("tta", "axes"), [(2, [(), (0, 1, 2)]), (4, [(), (0, 1, 2), (0,), (1, 2)])])
 def test_tta_is_the_mean_of_flipped_scans(tta, axes, enhancer, make_phantom):
     """Every mirrored scan, enhanced and mirrored back, adds as much to result, spread and experts."""
-    low = thick_scan(make_phantom, (60, 64, 60))  # large enough for its noise to be measured well
+    low = thick_scan(make_phantom, (52, 56, 52))  # large enough for its noise to be measured well
     options = EnhanceOptions(voxel_size=(3.0,), data_consistency=False, sparse=False, single_experts=True)
 
     def results(scan: Volume, given: EnhanceOptions) -> torch.Tensor:
