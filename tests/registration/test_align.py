@@ -101,4 +101,4 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"moediff-sr\[align\]"):
         require_registration()
-    assert align_module.LEAST_LEFT_MM == 0.3  # what documentation promises
+    assert align_module.WORST_LEFT_MM == 0.3  # what documentation promises

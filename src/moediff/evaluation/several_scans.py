@@ -164,11 +164,11 @@ def _doubt(one: InputScan, alignment: Alignment) -> str | None:
     agreement = alignment.agreement
     if one.transform is None or agreement is None:
         return None
-    if agreement.shared >= LEAST_SHARED and agreement.mismatch <= WORST_MISMATCH:
+    if agreement.shared >= LEAST_SHARED and agreement.motion.mismatch <= WORST_MISMATCH:
         return None
     return (
         f"input {printable(one.name)}, placed as the sidecar says, differs from the first input by "
-        f"{agreement.mismatch:.0%} of the contrast: is it the scan that the prediction was made from?"
+        f"{agreement.motion.mismatch:.0%} of the contrast: is it the scan that the prediction was made from?"
     )
 
 

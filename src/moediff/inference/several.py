@@ -8,6 +8,7 @@ Axes: X Y Z voxels of the common grid (RAS+), or of a scan's where it says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,7 +39,7 @@ SECOND_ROUND = (
 )
 LEAST_DEVIATION = 2e-3  # scaled; no voxel of any scan is more certain
 PLAIN_DEVIATION = 0.04  # scaled; of a single sample, whose error is not predicted
-DOUBTFUL_MM = 0.3  # between two estimates of where a scan lies, from which a warning follows
+DOUBTFUL_MM = 0.3  # predicted error of registration, from which a warning follows
 UNEXPLAINED = 4.0  # times a scan's noise and times the other scans' residual, from which a warning follows
 # Variance after the step, each times what the spectrum says is left: of the start, of how far the scans' own results
 # differ, and the start's mean in the head. Scaled so that 90 % intervals of the combination hold as much as those of
@@ -389,8 +390,8 @@ def _planned_record(one: AlignedScan) -> ScanRecord:
         transform=tuple((a, b, c, d) for a, b, c, d in rows),
         rotation_deg=round(alignment.transform.angle_deg, 3),
         displacement_mm=round(alignment.transform.displacement_mm(grid_centre_mm(one.placed.volume.grid)), 3),
-        estimates_apart_mm=None if alignment.apart_mm is None else round(alignment.apart_mm, 3),
-        mismatch=None if agreement is None else round(agreement.mismatch, 4),
+        uncertain_mm=round(alignment.uncertain_mm, 3) if math.isfinite(alignment.uncertain_mm) else None,
+        mismatch=None if agreement is None else round(agreement.motion.mismatch, 4),
         gain=round(alignment.gain, 5),
         left_out=alignment.misfit,
     )
@@ -416,10 +417,10 @@ def _scan_warnings(records: Sequence[ScanRecord]) -> list[str]:
                 f"the result leaves {rms:.1%} of the range of {printable(record.name)} unexplained, its noise is "
                 f"{noise:.1%}: the head may have moved within it"
             )
-        if (record.estimates_apart_mm or 0.0) > DOUBTFUL_MM:
+        if (record.uncertain_mm or 0.0) > DOUBTFUL_MM:
             notes.append(
-                f"two estimates of where {printable(record.name)} lies are {record.estimates_apart_mm:.1f} mm apart: "
-                "compare its overlay in the report"
+                f"where {printable(record.name)} lies is uncertain by {record.uncertain_mm:.1f} mm: compare its "
+                "overlay in the report"
             )
         if record.doubted_slices:
             numbers = ", ".join(str(n) for n in record.doubted_slices[:8])

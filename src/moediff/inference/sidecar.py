@@ -244,8 +244,8 @@ class ScanRecord(_Closed):
         input: its grid, as stored.
         transform: 4x4, points of the result's frame to the scan's own, RAS+ mm.
         rotation_deg, displacement_mm: how far that moves the head (RMS over a ball of 80 mm).
-        estimates_apart_mm: between two methods of registration; None where nothing was registered.
-        mismatch: RMS difference from the scan that all were registered to, both equally blurred, over its contrast;
+        uncertain_mm: predicted error of registration, RMS over the head; None where hardly anything is shared.
+        mismatch: RMS difference from the scan that all were registered to, both equally blurred, over local contrast;
             None for that scan itself.
         gain: its intensities over the first scan's.
         residual_over_range, noise_over_range: the result acquired again against it, and its noise, over its range.
@@ -260,7 +260,7 @@ class ScanRecord(_Closed):
     transform: tuple[tuple[float, float, float, float], ...]
     rotation_deg: float
     displacement_mm: float
-    estimates_apart_mm: float | None = None
+    uncertain_mm: float | None = None
     mismatch: float | None = None
     gain: float | None = None
     residual_over_range: float | None = None

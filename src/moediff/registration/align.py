@@ -20,11 +20,12 @@ from moediff.registration.agreement import LEAST_SHARED, Agreement, agreement
 from moediff.registration.mutual_information import blurred, common_blur_mm, register
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 
-REFINEMENTS = 3
-WORST_MISMATCH = 0.2  # one head 0.05-0.15, also with a dark slice; mirrored 0.20 and more, another head 0.46
-SUSPECT_MISMATCH = (0.12, 0.5)  # between these the mirror image is tried, too
+REFINEMENTS, SETTLED_MM = 12, 0.02  # at most so many, until one moves the head by less than this
+WORST_MISMATCH = 0.3  # one head 0.08-0.16, at low field 0.24; mirrored 0.32 and more, another head 0.44 (LOG.md)
+SUSPECT_MISMATCH = (0.16, 0.6)  # between these the mirror image is tried, too
 MIRRORED = 0.8  # a mirror image that leaves less than this share of the mismatch fits better
-LEAST_LEFT_MM = 0.3  # motion that refinement did not settle; half of the gain is lost at 0.5 mm
+WORST_LEFT_MM = 0.3  # motion that refinement did not settle; half of the gain is lost at 0.5 mm
+WORST_UNCERTAIN_MM = 1.0  # predicted error at which all of the gain is lost
 WORST_APART = 0.4  # between the two estimates, of the thickest slices: 2 mm where they are 5 mm thick
 UNEVEN_GAIN = 0.03  # standard deviation of the log of a gain that is corrected place by place
 
@@ -38,7 +39,7 @@ class Alignment:
         gain: its intensity over the first scan's, the median.
         gain_map: the same where it varies slowly, in the common frame; None where it is even.
         agreement: with the reference; None for the reference itself.
-        apart_mm: between mutual information and least squares, RMS over the head; None where nothing was registered.
+        uncertain_mm: predicted error of where it lies, RMS over the head; 0 for the first scan.
         misfit: why the scan must be left out; None where it fits.
         rank: of all scans in an order that their content decides.
     """
@@ -47,7 +48,7 @@ class Alignment:
     gain: float = 1.0
     gain_map: Volume | None = None
     agreement: Agreement | None = None
-    apart_mm: float | None = None
+    uncertain_mm: float = 0.0
     misfit: str | None = None
     rank: int = 0
 
@@ -123,17 +124,17 @@ def _to_reference(
             aligned = _aligned(fixed, copy, most_apart_mm)
             result.append(_not_mirrored(fixed, copy, aligned, most_apart_mm))
         else:
-            compared = _compared(fixed, copy, IDENTITY, None, most_apart_mm)
-            result.append(_not_mirrored(fixed, copy, compared, most_apart_mm))
+            result.append(_not_mirrored(fixed, copy, _trusted(fixed, copy), most_apart_mm))
     return result
 
 
 def _in_frame_of(first: Alignment, one: Alignment) -> Alignment:
     """An alignment to the reference, seen from the first scan: its frame and its intensities."""
     if one is first:
-        return replace(one, transform=IDENTITY, gain=1.0)
+        return replace(one, transform=IDENTITY, gain=1.0, uncertain_mm=0.0)
     back = first.transform.inverse  # the first scan's frame -> the reference's
-    placed, gain = replace(one, transform=one.transform @ back), _gain(one) / _gain(first)
+    gain, uncertain = _gain(one) / _gain(first), math.hypot(one.uncertain_mm, first.uncertain_mm)
+    placed = replace(one, transform=one.transform @ back, uncertain_mm=uncertain)
     lattice = next(a.agreement.gain_map for a in (first, one) if a.agreement is not None)
     relative = (_gain_map(one, lattice) / _gain_map(first, lattice) / gain).clamp(0.5, 2)
     if float(relative.log().std()) < UNEVEN_GAIN:
@@ -163,49 +164,64 @@ def _aligned(fixed: Volume, moving: Volume, most_apart_mm: float) -> Alignment:
 
 def _refined(fixed: Volume, moving: Volume, start: Rigid, most_apart_mm: float) -> Alignment:
     estimate = register(fixed, moving, start)
-    transform = estimate
+    settled = _settled(fixed, moving, estimate)
+    return _judged(fixed, moving, settled, estimate, most_apart_mm, "the head moved within it, or its header is wrong")
+
+
+def _trusted(fixed: Volume, moving: Volume) -> Alignment:
+    """Where its header places the scan, compared with where least squares would move it from there."""
+    settled = _settled(fixed, moving, IDENTITY)
+    return _judged(fixed, moving, IDENTITY, settled, WORST_LEFT_MM, "register them first")
+
+
+def _settled(fixed: Volume, moving: Volume, transform: Rigid) -> Rigid:
+    """Refined by least squares, until nothing moves any more."""
+    centre = grid_centre_mm(fixed.grid)
     for _ in range(REFINEMENTS):
         now = agreement(fixed, moving, transform)
-        if now.shared < LEAST_SHARED or now.mismatch > SUSPECT_MISMATCH[1]:
+        if now.shared < LEAST_SHARED or now.motion.mismatch > SUSPECT_MISMATCH[1]:
             break
-        transform = transform @ now.left.inverse
-    return _compared(fixed, moving, transform, estimate, most_apart_mm)
+        transform = transform @ now.motion.left.inverse
+        if now.motion.left.displacement_mm(centre) < SETTLED_MM:
+            break
+    return transform
 
 
-def _compared(
-    fixed: Volume, moving: Volume, transform: Rigid, estimate: Rigid | None, most_apart_mm: float
+def _judged(
+    fixed: Volume, moving: Volume, transform: Rigid, other: Rigid, most_apart_mm: float, remedy: str
 ) -> Alignment:
+    """An alignment and whether it fits, by the agreement and by another estimate of the transform."""
     centre = grid_centre_mm(fixed.grid)
     now = agreement(fixed, moving, transform)
-    apart = None if estimate is None else (estimate.inverse @ transform).displacement_mm(centre)
-    left = now.left.displacement_mm(centre)
+    apart = (other.inverse @ transform).displacement_mm(centre)
+    left, mismatch = now.motion.left.displacement_mm(centre), now.motion.mismatch
+    uncertain = math.hypot(left, now.motion.uncertain_mm)
     misfit = None
     if now.shared < LEAST_SHARED:
         misfit = f"it holds {now.shared:.0%} of the other scans' head, at least {LEAST_SHARED:.0%} are needed"
-    elif now.mismatch > WORST_MISMATCH:
+    elif mismatch > WORST_MISMATCH:
         misfit = (
-            f"it differs from the other scans by {now.mismatch:.0%} of the contrast, one head differs by less than "
+            f"it differs from the other scans by {mismatch:.0%} of the contrast, one head differs by less than "
             f"{WORST_MISMATCH:.0%}: another head, another contrast, or a scan that moved while it was taken"
         )
-    elif left > LEAST_LEFT_MM or (apart or 0.0) > most_apart_mm:
-        off = max(left, apart or 0.0)
-        remedy = "register them first" if estimate is None else "the head moved within it, or its header is wrong"
-        misfit = f"its place is uncertain by {off:.1f} mm, {LEAST_LEFT_MM} are allowed: {remedy}"
-    return Alignment(transform, agreement=now, apart_mm=apart, misfit=misfit)
+    elif left > WORST_LEFT_MM or apart > most_apart_mm or uncertain > WORST_UNCERTAIN_MM:
+        off = max(left, apart, uncertain)
+        misfit = f"its place is uncertain by {off:.1f} mm, {WORST_LEFT_MM} are allowed: {remedy}"
+    return Alignment(transform, agreement=now, uncertain_mm=uncertain, misfit=misfit)
 
 
 def _not_mirrored(fixed: Volume, moving: Volume, aligned: Alignment, most_apart_mm: float) -> Alignment:
     """An alignment, unless the mirror image of the scan fits better than the scan."""
     assert aligned.agreement is not None
-    own = aligned.agreement
-    if own.shared < LEAST_SHARED or not SUSPECT_MISMATCH[0] < own.mismatch < SUSPECT_MISMATCH[1]:
+    own = aligned.agreement.motion.mismatch
+    if aligned.agreement.shared < LEAST_SHARED or not SUSPECT_MISMATCH[0] < own < SUSPECT_MISMATCH[1]:
         return aligned
     mirror = _aligned(fixed, moving.with_data(moving.data_XYZ.flip(0)), most_apart_mm).agreement
-    if mirror is None or mirror.shared < LEAST_SHARED or mirror.mismatch > MIRRORED * own.mismatch:
+    if mirror is None or mirror.shared < LEAST_SHARED or mirror.motion.mismatch > MIRRORED * own:
         return aligned
     misfit = (
-        f"its mirror image fits the other scans better ({mirror.mismatch:.0%} of the contrast differs, not "
-        f"{own.mismatch:.0%}): left and right are exchanged in one of the files"
+        f"its mirror image fits the other scans better ({mirror.motion.mismatch:.0%} of the contrast differs, not "
+        f"{own:.0%}): left and right are exchanged in one of the files"
     )
     return replace(aligned, misfit=misfit)
 

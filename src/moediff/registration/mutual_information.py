@@ -20,7 +20,7 @@ from moediff.core.resample import apply_axes
 from moediff.core.volume import Volume
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 
-LATTICE_MM = 2.0  # of the blurred copies
+LEAST_LATTICE_MM, PER_WIDTH = 2.0, 2.5  # of the blurred copies: voxel size, and voxels per width of the blur
 LEAST_BLUR_MM = 4.0  # full width at half maximum
 HISTOGRAM_BINS = 48
 SAMPLED = 0.25  # of the lattice's voxels
@@ -43,19 +43,20 @@ def common_blur_mm(*volumes: Volume) -> float:
 
 
 def blurred(volume: Volume, fwhm_mm: float) -> Volume:
-    """A scan on a lattice of 2 mm, as blurred as if every voxel had this width in all directions.
+    """A scan on a coarse lattice, as blurred as if every voxel had this width in all directions.
 
     Args:
         volume: of any voxel size; an axis counts as blurred by its own voxel size already.
         fwhm_mm: at least the largest voxel size.
     """
-    fine = resample(volume, with_spacing(volume.grid, [min(size, LATTICE_MM) for size in volume.spacing_mm]))
-    lattice = with_spacing(volume.grid, [LATTICE_MM] * 3)
+    coarse = max(LEAST_LATTICE_MM, fwhm_mm / PER_WIDTH)
+    fine = resample(volume, with_spacing(volume.grid, [min(size, coarse) for size in volume.spacing_mm]))
+    lattice = with_spacing(volume.grid, [coarse] * 3)
     positions = axis_positions(fine.grid, lattice)
     assert positions is not None
     matrices = []
     for n, at, size, own in zip(fine.shape, positions, fine.spacing_mm, volume.spacing_mm, strict=True):
-        more_mm = math.sqrt(max(fwhm_mm**2 - own**2, LATTICE_MM**2 / 4))
+        more_mm = math.sqrt(max(fwhm_mm**2 - own**2, coarse**2 / 4))
         matrices.append(profile_matrix(n, at, "gaussian", more_mm / size))
     return Volume(apply_axes(fine.data_XYZ.float(), matrices), lattice.affine)
 
