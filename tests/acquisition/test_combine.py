@@ -8,9 +8,11 @@ from torch.testing import assert_close
 
 from moediff.acquisition import combine
 from moediff.acquisition.combine import ErrorPrior, Measurement, consistent, weighted_mean
+from moediff.acquisition.degrade import degrade
 from moediff.acquisition.placed import placed_acquisition
-from moediff.acquisition.wiener import CORRELATION_VOX
-from moediff.core.geometry import with_spacing
+from moediff.acquisition.recipe import recipe_for
+from moediff.acquisition.wiener import CORRELATION_VOX, VARIANCE, wiener
+from moediff.core.geometry import axis_positions, resample, with_spacing
 from moediff.core.volume import Grid, Volume
 from moediff.registration.rigid import Rigid, grid_centre_mm
 
@@ -93,3 +95,20 @@ def test_distrusted_samples_have_no_say():
     trust[..., 4] = 0
     measurement = Measurement(Volume(scan, COMMON.affine), 0.01, COMMON, trust)
     assert_close(consistent(mean, deviation, [measurement]).result_XYZ, mean, atol=1e-5, rtol=0)
+
+
+def test_with_one_scan_the_step_is_that_of_a_single_scan(phantom, monkeypatch):
+    """Data consistency of one scan is the closed form of this step, under a deviation that is the same everywhere."""
+    truth, variance = phantom.with_data(phantom.data_XYZ / phantom.data_XYZ.max()), 1e-3
+    low = degrade(truth, recipe_for("thick5"), torch.Generator().manual_seed(0))
+    start_XYZ = resample(low, truth.grid, "cubic").data_XYZ
+    measurement = Measurement(low, 0.01, truth.grid)
+    deviation_XYZ = torch.full(truth.shape, variance**0.5)
+    monkeypatch.setattr(combine, "CLOSE_ENOUGH", 0.0)
+    step_XYZ = consistent(start_XYZ, deviation_XYZ, [measurement], steps=30).result_XYZ - start_XYZ
+    positions = axis_positions(low.grid, truth.grid)
+    assert positions is not None
+    closed_XYZ = wiener(measurement.gap(start_XYZ), positions, 0.01 * (VARIANCE / variance) ** 0.5)
+    inner = tuple(slice(8, -8) for _ in range(3))  # the ends of the field of view are mirrored in one of them only
+    assert float(closed_XYZ[inner].norm()) > 0.5
+    assert float((step_XYZ - closed_XYZ)[inner].norm()) < 0.05 * float(closed_XYZ[inner].norm())

@@ -1,0 +1,84 @@
+"""Time and memory of several scans of a whole head against one, as whole commands.
+
+    python benchmarks/several_cost.py --scans seg3d_T1w [--design "3 planes 5 mm"] [--json out.json]
+
+`alone` enhances the first scan to the grid of the sharp head, `together` all of them to the same grid, each in a
+process of its own. CPU seconds hardly depend on what else runs; seconds do.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common import SCANS, parser_of, validation_scan
+from several_simulation import DESIGNS, simulate
+
+from moediff.benchmark.process_meter import Measured, run_measured
+from moediff.io.scans import save
+
+LIMIT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One head: the voxels of the result, and what each command took."""
+
+    scan: str
+    design: str
+    shape: tuple[int, ...]
+    alone: Measured
+    together: Measured
+
+    @property
+    def times_one(self) -> float:
+        """CPU seconds of all scans together over those of the first alone."""
+        return self.together.cpu_s / self.alone.cpu_s
+
+
+def measure(data: Path, name: str, design: str, folder: Path, bundle: Path | None) -> CostRow:
+    """Simulate, and run both commands."""
+    head = validation_scan(data, name)
+    simulated = simulate(head, max(head.shape), DESIGNS[design], 0)
+    like, scans = folder / "like.nii.gz", [folder / f"scan{index}.nii.gz" for index in range(len(simulated.scans))]
+    save(simulated.truth, like)
+    for volume, path in zip(simulated.scans, scans, strict=True):
+        save(volume, path)
+    weights = [] if bundle is None else ["--bundle", str(bundle)]
+
+    def run(inputs: list[Path], out: str) -> Measured:
+        words = ["enhance", *map(str, inputs), "-o", str(folder / f"{out}.nii.gz"), "--like", str(like), "-q", *weights]
+        log = folder / f"{out}.log"
+        measured = run_measured([sys.executable, "-m", "moediff", *words], limit_s=LIMIT_S, log=log, env={})
+        if measured.exit_code != 0:
+            raise SystemExit(f"moediff enhance ended with {measured.exit_code}: {measured.fault or log.read_text()}")
+        return measured
+
+    return CostRow(name, design, simulated.truth.shape, run(scans[:1], "alone"), run(scans, "together"))
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--scans", nargs="+", default=[SCANS[-1]])
+    parser.add_argument("--design", default=next(iter(DESIGNS)), choices=list(DESIGNS))
+    args = parser.parse_args()
+    rows = []
+    for name in args.scans:
+        with tempfile.TemporaryDirectory() as folder:
+            row = measure(args.data, name, args.design, Path(folder), args.bundle)
+        rows.append(asdict(row) | {"times_one": round(row.times_one, 2)})
+        print(
+            f"{name} {row.shape}: alone {row.alone.cpu_s:.0f} s of CPU, {row.alone.peak_mib:.0f} MiB; together "
+            f"{row.together.cpu_s:.0f} s ({row.times_one:.1f} times), {row.together.peak_mib:.0f} MiB",
+            flush=True,
+        )
+    if args.json is not None:
+        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
