@@ -182,3 +182,10 @@ def test_reading_is_interpolation_unless_the_target_is_coarser():
     assert torch.equal(antialiased_matrix(24, coarse, "cubic"), truncation(24, 8))
     beyond = antialiased_matrix(24, sample_positions(12, 3.0, -5.0), "cubic")
     assert torch.equal(beyond[0], beyond[1]) and torch.equal(beyond[-1], beyond[-2])
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
+def test_no_weight_is_so_small_that_processors_slow_down(kernel):
+    matrix = interpolation_matrix(300, sample_positions(600, 0.5, -0.25), kernel)
+    assert not bool(((matrix != 0) & (matrix.abs() < torch.finfo(torch.float32).tiny)).any())
+    assert_close(matrix.sum(1), torch.ones(600))

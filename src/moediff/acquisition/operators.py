@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from moediff.acquisition.point_spread import NARROWEST, PROFILES, WIDEST, WINDOWS, Sampling, Samplings
@@ -32,6 +31,7 @@ from moediff.core.resample import (
     mirrored,
     sample_positions,
     transposed,
+    weights,
 )
 from moediff.core.volume import Grid
 
@@ -56,7 +56,7 @@ def profile_matrix(n_in: int, positions: Positions, profile: str, width_vox: flo
     weight /= weight.sum(1, keepdims=True)
     dense = np.zeros((len(at), n_in))
     np.add.at(dense, (np.arange(len(at))[:, None], np.clip(taps, 0, n_in - 1)), weight)
-    return torch.from_numpy(dense).float()
+    return weights(dense)
 
 
 def sampling_matrix(n_in: int, positions: Positions, method: str, ratio: float, thickness: float = 1.0) -> Tensor:
@@ -84,7 +84,7 @@ def sampling_matrix(n_in: int, positions: Positions, method: str, ratio: float, 
 @lru_cache(maxsize=512)
 def window_matrix(n_in: int, positions: Positions, window: str, cutoff: float) -> Tensor:
     """Weights [O, I] that read at `positions` what a window leaves, up to the Nyquist frequency of `cutoff` samples."""
-    return torch.from_numpy(_windowed(np.asarray(positions), np.arange(n_in), n_in, (window, cutoff))).float()
+    return weights(_windowed(np.asarray(positions), np.arange(n_in), n_in, (window, cutoff)))
 
 
 def _windowed(at_O: np.ndarray, at_I: np.ndarray, n: int, window: tuple[str, float]) -> np.ndarray:

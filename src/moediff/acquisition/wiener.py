@@ -21,7 +21,7 @@ from torch import Tensor
 
 from moediff.acquisition.operators import assumed_sampling, mirrored_sampling, voxel_ratio
 from moediff.acquisition.point_spread import Sampling, Samplings
-from moediff.core.resample import COARSER, Positions, antialiased_matrix, apply_axes, mirrored
+from moediff.core.resample import COARSER, Positions, antialiased_matrix, apply_axes, mirrored, weights
 
 CORRELATION_VOX = 2.0  # distance over which the prior's covariance falls to 1/e, target voxels
 VARIANCE = 0.1  # of the prior, scaled intensities (the brain's median is 0.5)
@@ -58,7 +58,8 @@ def axis_model(n_in: int, positions: Positions, sampling: Sampling) -> AxisModel
     power_P, basis_IP = torch.linalg.eigh(torch.from_numpy(acquire_IF @ seen_FI))
     rows = np.clip(np.round((wanted - first) / step).astype(int), 0, len(fine) - 1)
     out_OP = torch.from_numpy(seen_FI[rows]) @ basis_IP
-    return AxisModel(basis_IP.T.float().contiguous(), power_P.clamp_min(1e-9).float(), out_OP.float())
+    into_PI = weights(basis_IP.T.numpy()).contiguous()
+    return AxisModel(into_PI, power_P.clamp_min(1e-9).float(), weights(out_OP.numpy()))
 
 
 def wiener(

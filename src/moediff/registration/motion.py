@@ -114,7 +114,8 @@ def _least_squares(expected: Volume, difference_V: Tensor, where_XYZ: Tensor) ->
     normal_BPP = torch.stack([part.T @ part for part, _ in parts]).double()
     right_BP = torch.stack([part.T @ rest for part, rest in parts]).double()
     total_PP, total_P = normal_BPP.sum(0), right_BP.sum(0)
-    total_PP += 1e-9 * total_PP.trace().clamp_min(1e-30) * torch.eye(6, dtype=torch.float64)  # where nothing varies, nothing moved
+    ridge = 1e-9 * total_PP.trace().clamp_min(1e-30)  # where nothing varies, nothing moved
+    total_PP += ridge * torch.eye(6, dtype=torch.float64)
     solution = torch.linalg.solve(total_PP, total_P)
     without_BP = torch.linalg.solve(total_PP - normal_BPP, total_P - right_BP)
     angles = (solution[:3] / HEAD_RADIUS_MM).rad2deg()
