@@ -3,7 +3,7 @@
     python benchmarks/several_cost.py --scans seg3d_T1w [--design "3 planes 5 mm"] [--json out.json]
 
 `alone` enhances the first scan to the grid of the sharp head, `together` all of them to the same grid, each in a
-process of its own. CPU seconds hardly depend on what else runs; seconds do.
+process of its own and on one thread: threads that wait for each other on a busy machine spin.
 """
 
 from __future__ import annotations
@@ -50,7 +50,18 @@ def measure(data: Path, name: str, design: str, folder: Path, bundle: Path | Non
     weights = [] if bundle is None else ["--bundle", str(bundle)]
 
     def run(inputs: list[Path], out: str) -> Measured:
-        words = ["enhance", *map(str, inputs), "-o", str(folder / f"{out}.nii.gz"), "--like", str(like), "-q", *weights]
+        words = [
+            "enhance",
+            *map(str, inputs),
+            "-o",
+            str(folder / f"{out}.nii.gz"),
+            "--like",
+            str(like),
+            "--threads",
+            "1",
+            "-q",
+            *weights,
+        ]
         log = folder / f"{out}.log"
         measured = run_measured([sys.executable, "-m", "moediff", *words], limit_s=LIMIT_S, log=log, env={})
         if measured.exit_code != 0:
