@@ -102,3 +102,13 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
     with pytest.raises(ConfigError, match=r"moediff-sr\[align\]"):
         require_registration()
     assert align_module.WORST_LEFT_MM == 0.3  # what documentation promises
+
+
+def test_trusting_headers_needs_no_library_for_registration(stacks, monkeypatch):
+    def absent(*_):
+        raise AssertionError("nothing is registered")
+
+    monkeypatch.setattr(align_module, "register", absent)
+    monkeypatch.setattr(align_module, "SUSPECT_MISMATCH", (0.0, 9.0))  # a mirror image is tried for any scan
+    mirrored = stacks.scans[0].with_data(stacks.scans[0].data_XYZ.flip(0))
+    assert "mirror image fits" in (align([stacks.scans[0], mirrored], register_them=False)[1].misfit or "")

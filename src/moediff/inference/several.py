@@ -383,7 +383,7 @@ def _planned_record(one: AlignedScan) -> ScanRecord:
     """What alignment alone says."""
     alignment = one.alignment
     agreement = alignment.agreement
-    rows = [[round(value, 6) for value in row] for row in alignment.transform.matrix.tolist()]
+    rows = [[round(value, 9) for value in row] for row in alignment.transform.matrix.tolist()]
     return ScanRecord(
         name=one.name,
         input=GridRecord.of(one.scan.stored_grid),

@@ -58,7 +58,7 @@ def agreement(fixed: Volume, moving: Volume, transform: Rigid) -> Agreement:
         nothing = MotionLeft(IDENTITY, math.inf, 1.0)
         return Agreement(shared, 1.0, fixed.with_data(torch.ones(fixed.shape)), nothing)
     read_XYZ, fixed_XYZ = reading.apply(moving.data_XYZ), fixed.data_XYZ
-    gain = local_gain(fixed_XYZ, read_XYZ, both_XYZ, fixed.spacing_mm, GAIN_WINDOW_MM)
+    gain = local_gain(fixed_XYZ, read_XYZ, both_XYZ, GAIN_WINDOW_MM / fixed.spacing_mm[0])
     tissue_XYZ = both_XYZ & (fixed_XYZ > AIR * quantile(fixed_XYZ, 0.999))
     motion = motion_left(fixed, read_XYZ, both_XYZ, tissue_XYZ)
     return Agreement(shared, float(gain[tissue_XYZ].median()), fixed.with_data(gain), motion)

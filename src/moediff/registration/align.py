@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -121,10 +121,9 @@ def _to_reference(
         if index == reference:
             result.append(Alignment())
         elif register_them:
-            aligned = _aligned(fixed, copy, most_apart_mm)
-            result.append(_not_mirrored(fixed, copy, aligned, most_apart_mm))
+            result.append(_not_mirrored(copy, lambda moving: _aligned(fixed, moving, most_apart_mm)))
         else:
-            result.append(_not_mirrored(fixed, copy, _trusted(fixed, copy), most_apart_mm))
+            result.append(_not_mirrored(copy, lambda moving: _trusted(fixed, moving)))
     return result
 
 
@@ -210,13 +209,14 @@ def _judged(
     return Alignment(transform, agreement=now, uncertain_mm=uncertain, misfit=misfit)
 
 
-def _not_mirrored(fixed: Volume, moving: Volume, aligned: Alignment, most_apart_mm: float) -> Alignment:
-    """An alignment, unless the mirror image of the scan fits better than the scan."""
+def _not_mirrored(scan: Volume, aligned_as: Callable[[Volume], Alignment]) -> Alignment:
+    """The alignment of a scan, unless its mirror image fits better than it does."""
+    aligned = aligned_as(scan)
     assert aligned.agreement is not None
     own = aligned.agreement.motion.mismatch
     if aligned.agreement.shared < LEAST_SHARED or not SUSPECT_MISMATCH[0] < own < SUSPECT_MISMATCH[1]:
         return aligned
-    mirror = _aligned(fixed, moving.with_data(moving.data_XYZ.flip(0)), most_apart_mm).agreement
+    mirror = aligned_as(scan.with_data(scan.data_XYZ.flip(0))).agreement
     if mirror is None or mirror.shared < LEAST_SHARED or mirror.motion.mismatch > MIRRORED * own:
         return aligned
     misfit = (

@@ -9,7 +9,6 @@ motion, B blocks of the head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.registration.rigid import HEAD_RADIUS_MM, Rigid, grid_centre_mm
 
-GAIN_MM, LOCAL_MM = 20.0, 14.0  # full width at half maximum of the two windows
+GAIN_VOX, LOCAL_VOX = 10.0, 7.0  # full width at half maximum of the two windows: 20 and 14 mm for slices up to 5 mm
 TRIMMED = 0.9  # share of the differences that count: a dark slice would pull the whole scan
 # Root-mean-square errors of 60 motions were 2 to 4 times what leaving out an eighth of the head says: what is left of
 # a bias field is alike in all of it (LOG.md, 2026-11-30).
@@ -44,21 +43,17 @@ class MotionLeft:
     mismatch: float
 
 
-def smoothed(data_XYZ: Tensor, fwhm_mm: float, spacing_mm: Sequence[float]) -> Tensor:
+def smoothed(data_XYZ: Tensor, fwhm_vox: float) -> Tensor:
     """Weighted mean in a Gaussian window; beyond the edges lies nothing."""
-    matrices = [
-        profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", fwhm_mm / size)
-        for n, size in zip(data_XYZ.shape, spacing_mm, strict=True)
-    ]
-    return apply_axes(data_XYZ, matrices)
+    return apply_axes(
+        data_XYZ, [profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", fwhm_vox) for n in data_XYZ.shape]
+    )
 
 
-def local_gain(
-    fixed_XYZ: Tensor, moving_XYZ: Tensor, inside_XYZ: Tensor, spacing_mm: Sequence[float], fwhm_mm: float
-) -> Tensor:
+def local_gain(fixed_XYZ: Tensor, moving_XYZ: Tensor, inside_XYZ: Tensor, fwhm_vox: float) -> Tensor:
     """Ratio of two scans that varies slowly: a least-squares fit in a Gaussian window about every voxel."""
     fixed_XYZ = fixed_XYZ * inside_XYZ
-    product, square = (smoothed(part, fwhm_mm, spacing_mm) for part in (fixed_XYZ * moving_XYZ, fixed_XYZ.square()))
+    product, square = (smoothed(part, fwhm_vox) for part in (fixed_XYZ * moving_XYZ, fixed_XYZ.square()))
     overall = float(product.sum() / square.sum().clamp_min(1e-12))
     floor = 1e-3 * float(square.max())
     return (product + floor * overall) / (square + floor)
@@ -73,13 +68,13 @@ def motion_left(fixed: Volume, moving_XYZ: Tensor, both_XYZ: Tensor, tissue_XYZ:
         both_XYZ: the head, where both measured.
         tissue_XYZ: voxels that count.
     """
-    inside_XYZ, spacing = both_XYZ.float(), fixed.spacing_mm
-    flat_XYZ = fixed.data_XYZ * local_gain(fixed.data_XYZ, moving_XYZ, inside_XYZ, spacing, GAIN_MM)
+    inside_XYZ = both_XYZ.float()
+    flat_XYZ = fixed.data_XYZ * local_gain(fixed.data_XYZ, moving_XYZ, inside_XYZ, GAIN_VOX)
 
     def mean(data_XYZ: Tensor) -> Tensor:
-        return smoothed(inside_XYZ * data_XYZ, LOCAL_MM, spacing) / share_XYZ
+        return smoothed(inside_XYZ * data_XYZ, LOCAL_VOX) / share_XYZ
 
-    share_XYZ = smoothed(inside_XYZ, LOCAL_MM, spacing).clamp_min(1e-3)
+    share_XYZ = smoothed(inside_XYZ, LOCAL_VOX).clamp_min(1e-3)
     flat_mean_XYZ, moving_mean_XYZ = mean(flat_XYZ), mean(moving_XYZ)
     both_vary_XYZ = mean(flat_XYZ * moving_XYZ) - flat_mean_XYZ * moving_mean_XYZ
     varies_XYZ = mean(flat_XYZ.square()) - flat_mean_XYZ.square()
