@@ -94,8 +94,8 @@ def test_scans_without_a_record_are_registered(of_truth, stacks):
     found = evaluate(stacks.truth, stacks.truth, FAST, measured=unknown)
     assert [one.placed_by for one in found.inputs] == ["registration"] * 3
     numbers = [one.rms_over_range for one in found.inputs]
-    assert numbers == pytest.approx([one.rms_over_range for one in of_truth.scans], rel=0.05)
-    assert found.data_consistency.rms_over_range == pytest.approx(of_truth.overall.rms_over_range, rel=0.05)
+    assert numbers == pytest.approx([one.rms_over_range for one in of_truth.scans], rel=0.15)
+    assert found.data_consistency.rms_over_range == pytest.approx(of_truth.overall.rms_over_range, rel=0.15)
 
 
 def test_registered_scans_of_another_contrast_are_refused(still_stacks):

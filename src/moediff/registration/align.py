@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -121,9 +122,10 @@ def _to_reference(
         if index == reference:
             result.append(Alignment())
         elif register_them:
-            result.append(_not_mirrored(copy, lambda moving: _aligned(fixed, moving, most_apart_mm)))
+            by_itself = _aligned(fixed, copy, most_apart_mm)
+            result.append(_not_mirrored(by_itself, partial(_aligned, fixed, _mirrored(copy), most_apart_mm)))
         else:
-            result.append(_not_mirrored(copy, lambda moving: _trusted(fixed, moving)))
+            result.append(_not_mirrored(_trusted(fixed, copy), partial(_placed, fixed, _mirrored(copy))))
     return result
 
 
@@ -173,6 +175,12 @@ def _trusted(fixed: Volume, moving: Volume) -> Alignment:
     return _judged(fixed, moving, IDENTITY, settled, WORST_LEFT_MM, "register them first")
 
 
+def _placed(fixed: Volume, moving: Volume) -> Alignment:
+    """Where least squares moves it to from where its header places it."""
+    settled = _settled(fixed, moving, IDENTITY)
+    return _judged(fixed, moving, settled, settled, WORST_LEFT_MM, "register them first")
+
+
 def _settled(fixed: Volume, moving: Volume, transform: Rigid) -> Rigid:
     """Refined by least squares, until nothing moves any more."""
     centre = grid_centre_mm(fixed.grid)
@@ -209,14 +217,17 @@ def _judged(
     return Alignment(transform, agreement=now, uncertain_mm=uncertain, misfit=misfit)
 
 
-def _not_mirrored(scan: Volume, aligned_as: Callable[[Volume], Alignment]) -> Alignment:
-    """The alignment of a scan, unless its mirror image fits better than it does."""
-    aligned = aligned_as(scan)
+def _mirrored(scan: Volume) -> Volume:
+    return scan.with_data(scan.data_XYZ.flip(0))
+
+
+def _not_mirrored(aligned: Alignment, mirrored: Callable[[], Alignment]) -> Alignment:
+    """An alignment, unless that of the mirrored scan fits better."""
     assert aligned.agreement is not None
     own = aligned.agreement.motion.mismatch
     if aligned.agreement.shared < LEAST_SHARED or not SUSPECT_MISMATCH[0] < own < SUSPECT_MISMATCH[1]:
         return aligned
-    mirror = aligned_as(scan.with_data(scan.data_XYZ.flip(0))).agreement
+    mirror = mirrored().agreement
     if mirror is None or mirror.shared < LEAST_SHARED or mirror.motion.mismatch > MIRRORED * own:
         return aligned
     misfit = (
