@@ -1,7 +1,7 @@
 """Several scans of one head: registration error over random motions, and what combining brings.
 
     python benchmarks/several.py registration --motions 100 --json benchmarks/results/several_registration.json
-    python benchmarks/several.py quality --side 96 --json benchmarks/results/several_quality.json
+    python benchmarks/several.py quality --side 64 --json benchmarks/results/several_quality.json
     python benchmarks/several.py tune      # regularisation of least squares, on a head of train/
 
 A run that is stopped goes on where it was. Scans are acquired from sharp ones in frames that moved by up to 5 degrees
@@ -11,14 +11,14 @@ percentile of the truth, after a fit of gain and offset by Huber's loss for ever
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from common import SCANS, mean, parser_of, validation_scan
+from common import SCANS, parser_of, validation_scan
+from several_rows import Found, QualityRow, RegistrationRow, Stored, motion_table, quality_tables
 from several_simulation import DESIGNS, Regularisation, Simulated, least_squares, psnr_db, simulate
 from torch import Tensor
 
@@ -27,12 +27,12 @@ from moediff.core.morphology import within
 from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.intensity_fit import fit_intensities
-from moediff.evaluation.lesions import LesionScores, judge_lesions
+from moediff.evaluation.lesions import judge_lesions
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.session import no_progress
-from moediff.inference.several import DOUBTFUL_MM, SeveralScans, aligned_scans
+from moediff.inference.several import SeveralScans, aligned_scans
 from moediff.io.scans import from_volume, load
 from moediff.registration.align import align
 from moediff.registration.rigid import Rigid, grid_centre_mm
@@ -42,59 +42,6 @@ EDGE_MM = 3.0  # of what all scans measured, where lesions are not judged
 TUNED_ON = "mrgd_T1c"  # of train/
 DEVIATIONS, CORRELATIONS_VOX = (0.02, 0.05, 0.1, 0.2), (1.0, 1.5, 2.5, 4.0)
 TUNED = Regularisation(0.05, 1.5)  # within 0.04 dB of the best for every design (`tune --side 48`)
-
-
-@dataclass(frozen=True)
-class RegistrationRow:
-    """One random motion."""
-
-    scan: str
-    design: str
-    seed: int
-    error_mm: float
-    uncertain_mm: float
-    mismatch: float
-    misfit: str | None
-
-
-@dataclass(frozen=True)
-class Found:
-    """Planted lesions in one result: lost and invented ones, of how many."""
-
-    lost: int
-    invented: int
-    count: int
-
-    @classmethod
-    def of(cls, scores: LesionScores) -> Found:
-        """The counts."""
-        return cls(scores.false_negatives, scores.false_positives, scores.count)
-
-
-@dataclass(frozen=True)
-class QualityRow:
-    """One person and design: PSNR of every scan alone and of all together, and how the result was made.
-
-    Args:
-        alone_db, alone_coverage, alone_lesions: of every scan by itself.
-        together_db, coverage, lesions: of the result; coverage is the share of voxels in the 90 % interval.
-        least_squares_db, least_squares_lesions: without a network, but with the true motion.
-    """
-
-    scan: str
-    design: str
-    side: int
-    alone_db: tuple[float, ...]
-    together_db: float
-    least_squares_db: float
-    alone_coverage: tuple[float, ...]
-    coverage: float
-    alone_lesions: tuple[Found, ...]
-    lesions: Found
-    least_squares_lesions: Found
-    registration_mm: tuple[float, ...]
-    warnings: tuple[str, ...]
-    cpu_seconds: float
 
 
 class Judge:
@@ -205,23 +152,6 @@ def tune(data: Path, side: int, designs: Sequence[str]) -> None:
             print(f"{design}: {prior}: {judge.psnr(squares):.2f} dB", flush=True)
 
 
-class Rows:
-    """Rows of a run that may be stopped and goes on where it was; written after every one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.rows = list(json.loads(path.read_text())["rows"]) if path is not None and path.exists() else []
-
-    def add(self, key: tuple[str, str, int], make: Callable[[], RegistrationRow | QualityRow]) -> None:
-        """One more row, unless it is known."""
-        if any((r["scan"], r["design"], r.get("seed", r.get("side"))) == key for r in self.rows):
-            return
-        self.rows.append(asdict(make()))
-        if self.path is not None:
-            self.path.write_text(json.dumps({"rows": self.rows}, indent=1) + "\n", encoding="utf-8")
-        print(json.dumps(self.rows[-1]), flush=True)
-
-
 def main() -> None:
     """Parse, run, print."""
     parser = parser_of(__doc__, side=96)
@@ -233,62 +163,21 @@ def main() -> None:
     if args.what == "tune":
         tune(args.data, args.side, args.designs)
         return
-    rows, heads = Rows(args.json), {name: validation_scan(args.data, name) for name in args.scans}
+    heads = {name: validation_scan(args.data, name) for name in args.scans}
     if args.what == "registration":
+        motions = Stored(args.json, RegistrationRow)
         for seed in range(args.motions):
             name, design = args.scans[seed % len(args.scans)], args.designs[seed // 5 % len(args.designs)]
-            rows.add((name, design, seed), lambda: registration_row(heads[name], name, design, seed, args.side))  # noqa: B023
-        print_motions(rows.rows)
+            motions.add((name, design, seed), partial(registration_row, heads[name], name, design, seed, args.side))
+        print(motion_table(motions.rows))
         return
     enhancer = Enhancer(args.bundle)
+    quality = Stored(args.json, QualityRow, enhancer.model.bundle.sha256)
     for design in args.designs:
         for name in args.scans:
-            rows.add(
-                (name, design, args.side),
-                lambda: quality_row(enhancer, heads[name], name, design, args.side),  # noqa: B023
-            )
-        print_design(design, [r for r in rows.rows if r["design"] == design])
-
-
-def print_motions(rows: Sequence[dict[str, object]]) -> None:
-    """How many motions were found, and what became of the others."""
-    errors = sorted(float(str(r["error_mm"])) for r in rows)
-    unnoticed = sum(float(str(r["error_mm"])) >= 0.3 and not _noticed(r) for r in rows)
-    false_alarms = sum(float(str(r["error_mm"])) < 0.3 and _noticed(r) for r in rows)
-    print(
-        f"{len(errors)} motions: below 0.3 mm {sum(e < 0.3 for e in errors)}, median {errors[len(errors) // 2]:.3f}, "
-        f"worst {errors[-1]:.3f}; larger and not noticed {unnoticed}; smaller and warned of {false_alarms}"
-    )
-
-
-def _noticed(row: dict[str, object]) -> bool:
-    """Whether a user is warned, or the scan left out."""
-    return row["misfit"] is not None or float(str(row["uncertain_mm"])) > DOUBTFUL_MM
-
-
-def print_design(design: str, rows: Sequence[dict[str, object]]) -> None:
-    """Means over persons, and sums of lesions."""
-
-    def of(row: dict[str, object], key: str) -> list[float]:
-        return [float(v) for v in row[key]]  # type: ignore[attr-defined]
-
-    def lesions(part: str) -> str:
-        every = []
-        for row in rows:
-            found = row[part]
-            best = max(range(len(of(row, "alone_db"))), key=lambda i: of(row, "alone_db")[i])
-            every.append(found[best] if isinstance(found, list | tuple) else found)
-        lost, invented, count = (sum(int(f[k]) for f in every) for k in ("lost", "invented", "count"))  # type: ignore[index, misc]
-        return f"{lost}/{count} lost {invented} invented"
-
-    gains = [float(str(r["together_db"])) - max(of(r, "alone_db")) for r in rows]
-    over = [float(str(r["together_db"])) - float(str(r["least_squares_db"])) for r in rows]
-    print(
-        f"{design}, {len(rows)} persons: best alone {mean([max(of(r, 'alone_db')) for r in rows]):.2f}, together "
-        f"{mean(gains):+.2f} (least {min(gains):+.2f}), over least squares {mean(over):+.2f} (least {min(over):+.2f}), "
-        f"in 90 %: {mean([float(str(r['coverage'])) for r in rows]):.3f}; lesions alone {lesions('alone_lesions')}, "
-        f"least squares {lesions('least_squares_lesions')}, together {lesions('lesions')}"
-    )
+            side = max(args.side, DESIGNS[design].least_side)
+            quality.add((name, design, side), partial(quality_row, enhancer, heads[name], name, design, side))
+    print(quality_tables(quality.rows))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common import SCANS, parser_of, validation_scan
+from common import SCANS, markdown, parser_of, validation_scan
 from several_simulation import DESIGNS, simulate
 
 from moediff.benchmark.process_meter import Measured, run_measured
@@ -32,11 +32,6 @@ class CostRow:
     shape: tuple[int, ...]
     alone: Measured
     together: Measured
-
-    @property
-    def times_one(self) -> float:
-        """CPU seconds of all scans together over those of the first alone."""
-        return self.together.cpu_s / self.alone.cpu_s
 
 
 def measure(data: Path, name: str, design: str, folder: Path, bundle: Path | None) -> CostRow:
@@ -80,15 +75,18 @@ def main() -> None:
     rows = []
     for name in args.scans:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(args.data, name, args.design, Path(folder), args.bundle)
-        rows.append(asdict(row) | {"times_one": round(row.times_one, 2)})
-        print(
-            f"{name} {row.shape}: alone {row.alone.cpu_s:.0f} s of CPU, {row.alone.peak_mib:.0f} MiB; together "
-            f"{row.together.cpu_s:.0f} s ({row.times_one:.1f} times), {row.together.peak_mib:.0f} MiB",
-            flush=True,
-        )
+            rows.append(measure(args.data, name, args.design, Path(folder), args.bundle))
+    header = ["person", "voxels", "one scan, CPU s", "MiB", "together, CPU s", "MiB", "times one"]
+    lines = [
+        [row.scan, "x".join(map(str, row.shape))]
+        + [f"{value:.0f}" for run in (row.alone, row.together) for value in (run.cpu_s, run.peak_mib)]
+        + [f"{row.together.cpu_s / row.alone.cpu_s:.1f}"]
+        for row in rows
+    ]
+    print(markdown(header, lines))
     if args.json is not None:
-        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        content = {"rows": [asdict(row) for row in rows]}
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Design:
     bias: float = 0.0
     gamma: float = 1.0
     half_shift: bool = False
+    least_side: int = 0  # of a crop, voxels: noisy scans of a small one cannot be registered
 
     def recipe(self, axis: int) -> Recipe:
         """Of one scan."""
@@ -57,7 +58,7 @@ DESIGNS = {
     "3 planes 3 mm": Design((2, 0, 1), 3),
     "2 planes 5 mm": Design((2, 0), 5),
     "2 parallel 5 mm": Design((2, 2), 5, half_shift=True),
-    "3 planes 64 mT": Design((2, 0, 1), 5, plane=1.6, noise=0.04, bias=0.3, gamma=0.8),
+    "3 planes 64 mT": Design((2, 0, 1), 5, plane=1.6, noise=0.04, bias=0.3, gamma=0.8, least_side=96),
 }
 
 

@@ -151,6 +151,24 @@ def _others() -> Iterator[tuple[str, float]]:
             yield f"{name}.right", 100 * _measured(section, "accuracy", row)
 
 
+def _several() -> Iterator[tuple[str, float]]:
+    """From the page of everything else that was measured: several scans of one head."""
+    section, short = "Several scans of one head", {"3 planes 5 mm": "planes5", "3 planes 3 mm": "planes3"}
+    short |= {"2 planes 5 mm": "two-planes5", "2 parallel 5 mm": "parallel5", "3 planes 64 mT": "low-field"}
+    for design, name in short.items():
+        for key, part in (("gain", 0), ("least", 1)):
+            yield f"several.{name}.{key}", _measured(section, "gain (least)", design, part=part)
+            over = _measured(section, "over least squares (least)", design, part=part)
+            yield f"several.{name}.squares.{key}", over
+        yield f"several.{name}.inside", 100 * _measured(section, "in 90 %", design)
+    for part, key in enumerate(("alone", "together")):
+        column = "invented alone; together"
+        yield f"several.low-field.invented.{key}", _measured(section, column, "3 planes 64 mT", part=part)
+    for key, column in (("motions", "motions"), ("below", "below 0.3 mm"), ("worst", "worst, mm")):
+        yield f"several.registration.{key}", _measured("Registration of several scans", column, "all")
+    yield "several.cost", _measured("Time and memory of several scans", "times one", "seg3d_T1w")
+
+
 def _facts() -> Iterator[tuple[str, float]]:
     """From the embedded bundle, the list of what it learned from, and limits in the code."""
     tensors = safe_open(WEIGHTS, framework="numpy")
@@ -185,7 +203,7 @@ def _adapted(scan: str) -> float:
 
 def published() -> dict[str, float]:
     """Every name and its value, rounded to what the tables hold."""
-    numbers = dict(_gains()) | dict(_comparisons()) | dict(_others()) | dict(_facts())
+    numbers = dict(_gains()) | dict(_comparisons()) | dict(_others()) | dict(_several()) | dict(_facts())
     return {name: round(value, 4) for name, value in sorted(numbers.items())}
 
 

@@ -67,8 +67,20 @@ def test_the_page_says_what_is_missing(script, measurement, monkeypatch, tmp_pat
     other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.", alone=True)
     monkeypatch.setattr(script, "MEASUREMENTS", (measurement, other))
     (tmp_path / "fake.md").write_text("| 1 |\n")
-    page = script.page_of(SimpleNamespace(sha256="abc"), tmp_path)
+    page = script.page_of(SimpleNamespace(sha256="abc"), tmp_path, {})
     assert "`abc`" in page
     first, second = page.split("## ")[1:]
     assert first.startswith("A title") and "| 1 |" in first and "Not measured" not in first
     assert second.startswith("Another") and "**Not measured with these weights.**" in second
+
+
+def test_the_page_keeps_what_it_holds_of_the_same_weights(script, measurement, monkeypatch, tmp_path):
+    other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.")
+    monkeypatch.setattr(script, "MEASUREMENTS", (measurement, other))
+    weights, page = SimpleNamespace(sha256="abc"), tmp_path / "page.md"
+    (tmp_path / "fake.md").write_text("| 1 |\n\n| 2 |\n")
+    (tmp_path / "other.md").write_text("| 3 |\n")
+    page.write_text(script.page_of(weights, tmp_path, {}))
+    kept = script.kept_sections(page, weights)
+    assert script.page_of(weights, tmp_path / "elsewhere", kept) == page.read_text()
+    assert script.kept_sections(page, SimpleNamespace(sha256="other")) == {}

@@ -52,10 +52,10 @@ def slice_trust(measurement: Measurement, others_XYZ: Tensor, known_XYZ: Tensor)
         return None, None
     trust_S = torch.where(excess_S > 1, (2 / (1 + excess_S.square())).square(), 1.0)
     trust_XYZ = trust_S.reshape([-1 if a == axis else 1 for a in range(3)]).expand(scan.shape).contiguous()
-    return trust_XYZ, _on_common(trust_XYZ, scan.grid, measurement.common)
+    return trust_XYZ, trust_on_common(trust_XYZ, scan.grid, measurement.common)
 
 
-def _on_common(trust_XYZ: Tensor, scan: Grid, common: Grid) -> Tensor:
+def trust_on_common(trust_XYZ: Tensor, scan: Grid, common: Grid) -> Tensor:
     """The least trust near every voxel of the common grid; 1 outside the scan."""
     positions = axis_positions(scan, common)
     doubt_XYZ = 1 - trust_XYZ

@@ -22,8 +22,8 @@ from moediff.registration.mutual_information import blurred, common_blur_mm, reg
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 
 REFINEMENTS, SETTLED_MM = 12, 0.02  # at most so many, until one moves the head by less than this
-WORST_MISMATCH = 0.3  # one head 0.08-0.16, at low field 0.24; mirrored 0.32 and more, another head 0.44 (LOG.md)
-SUSPECT_MISMATCH = (0.16, 0.6)  # between these the mirror image is tried, too
+WORST_MISMATCH = 0.24  # one head 0.06-0.16, at low field 0.16-0.21; T1w with and without contrast agent 0.26
+SUSPECT_MISMATCH = (0.16, 0.6)  # mirrored 0.32-0.50, another head 0.44 and more: here the mirror image is tried, too
 MIRRORED = 0.8  # a mirror image that leaves less than this share of the mismatch fits better
 WORST_LEFT_MM = 0.3  # motion that refinement did not settle; half of the gain is lost at 0.5 mm
 WORST_UNCERTAIN_MM = 1.0  # predicted error at which all of the gain is lost
