@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,10 +79,16 @@ def fine_plan(size: float, shape: int) -> GridPlan:
 
 def test_a_result_finer_than_a_millimetre_is_announced_with_its_cost():
     network = DenoiserConfig(backbone=BackboneConfig(width=64))
-    said = cost_sentence(fine_plan(0.5, 128), EnhanceOptions(), network, 2)
+    said = cost_sentence([fine_plan(0.5, 128)], EnhanceOptions(), network, 2)
     assert said is not None and "0.5 x 0.5 x 0.5 mm: a grid of 128 x 128 x 128, 8.0 times the input's voxels" in said
     assert "GiB" in said and "on 2 CPU threads" in said
-    assert cost_sentence(fine_plan(1.0, 64), EnhanceOptions(), network, 2) is None
+    assert cost_sentence([fine_plan(1.0, 64)], EnhanceOptions(), network, 2) is None
+    three = cost_sentence([fine_plan(0.5, 128)] * 3, EnhanceOptions(), network, 2)
+    assert three is not None and _minutes(three) > 3 * _minutes(said)
+
+
+def _minutes(sentence: str) -> float:
+    return float(re.findall(r"([\d.]+) minutes", sentence)[0])
 
 
 def test_time_is_that_of_the_measured_heads():

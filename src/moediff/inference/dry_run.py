@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.errors import DataError
-from moediff.inference.grid_plan import coarser_warnings, plan_grids
+from moediff.inference.grid_plan import GridPlan, coarser_warnings, plan_grids
 from moediff.inference.memory_estimate import peak_memory_mib, several_peak_mib
 from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
 from moediff.inference.result import PASSED_THROUGH
@@ -59,18 +59,20 @@ def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
     )
 
 
-def _peak_memory_mib(planned: PlannedScan, config: BundleConfig) -> int:
+def plans_of(planned: PlannedScan) -> list[GridPlan]:
     """Of all scans, each as its header places it; where that is off the result's grid, as large as the first."""
-    options, network = planned.options, config.denoiser
-    if len(planned.scans) == 1:
-        return peak_memory_mib(planned.plan, options, network)
-    plans = [planned.plan]
-    common = replace(options, like=planned.plan.working, voxel_size=None, profile=None)
+    plans, common = [planned.plan], replace(planned.options, like=planned.plan.working, voxel_size=None, profile=None)
     for scan in planned.scans[1:]:
         with suppress(DataError):
             plans.append(plan_grids(scan, common))
-    plans += [planned.plan] * (len(planned.scans) - len(plans))
-    return several_peak_mib(plans, options, network)
+    return plans + [planned.plan] * (len(planned.scans) - len(plans))
+
+
+def _peak_memory_mib(planned: PlannedScan, config: BundleConfig) -> int:
+    options, network = planned.options, config.denoiser
+    if len(planned.scans) == 1:
+        return peak_memory_mib(planned.plan, options, network)
+    return several_peak_mib(plans_of(planned), options, network)
 
 
 def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str]:

@@ -23,7 +23,8 @@ MAP_BYTES = 4  # a voxel of one more map
 FOREGROUND_SHARE = 0.7  # of a scan's box is read by the network
 RESERVED = 2.0  # times a small tile's own memory, for blocks that stay reserved between layers; large blocks go back
 ESTIMATE_BYTES = 12  # a voxel of the common grid and scan of several: result, precision, and samples
-COMBINING_BYTES = 110  # a voxel of the common grid: a copy refined twofold, and the vectors of conjugate gradients
+COMBINING_BYTES = 175  # a voxel of the common grid: a copy refined twofold, and the vectors of conjugate gradients
+COMBINING_TIME = 1.6  # times the network's time for all scans, with registration and least squares
 SECONDS = 1.7e-6  # a voxel of the working grid, network evaluation and CPU thread, for the shipped width
 SECOND_THREAD = 0.7  # share of a further thread that is gained
 FINE_MM = 0.95  # results with smaller voxels are announced
@@ -37,18 +38,27 @@ def seconds_on_cpu(plan: GridPlan, options: EnhanceOptions, threads: int) -> flo
     return math.prod(plan.working.shape) * SECONDS * evaluations / (1 + SECOND_THREAD * (threads - 1))
 
 
-def cost_sentence(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig, threads: int) -> str | None:
-    """Grid, memory and time of a result with voxels finer than 1 mm, in a sentence; None for any other."""
-    target = plan.stored_target
-    if plan.pass_through or min(target.spacing_mm) >= FINE_MM:
+def cost_sentence(
+    plans: Sequence[GridPlan], options: EnhanceOptions, network: DenoiserConfig, threads: int
+) -> str | None:
+    """Grid, memory and time of a result with voxels finer than 1 mm, in a sentence; None for any other.
+
+    Args:
+        plans: of the scan, or of several that become one; the first is that of the first scan.
+        options, network: as in `peak_memory_mib`.
+        threads: of the CPU.
+    """
+    first, several = plans[0], len(plans) > 1
+    target = first.stored_target
+    if first.pass_through or min(target.spacing_mm) >= FINE_MM:
         return None
     sizes, shape = " x ".join(f"{size:.3g}" for size in target.spacing_mm), " x ".join(map(str, target.shape))
-    memory_gib = peak_memory_mib(plan, options, network) / 1024
-    minutes = seconds_on_cpu(plan, options, threads) / 60
-    times = math.prod(target.shape) / math.prod(plan.source.shape)
+    peak_mib = several_peak_mib(plans, options, network) if several else peak_memory_mib(first, options, network)
+    seconds = sum(seconds_on_cpu(plan, options, threads) for plan in plans) * (COMBINING_TIME if several else 1)
+    times = math.prod(target.shape) / math.prod(first.source.shape)
     return (
-        f"voxels of {sizes} mm: a grid of {shape}, {times:.1f} times the input's voxels; about {memory_gib:.1f} GiB, "
-        f"{minutes:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
+        f"voxels of {sizes} mm: a grid of {shape}, {times:.1f} times the input's voxels; about {peak_mib / 1024:.1f} "
+        f"GiB, {seconds / 60:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
     )
 
 
