@@ -195,6 +195,24 @@ def _facts() -> Iterator[tuple[str, float]]:
     yield "reader-study.coverage", 100 * study["simulated"]["coverage"]
 
 
+def _guide() -> Iterator[tuple[str, float]]:
+    """From the benchmark of a sharp scan as guide: persons whom no weights saw, then those of training too."""
+    rows = json.loads((RESULTS.parent / "guide.json").read_text(encoding="utf-8"))["rows"]
+    own = [row for row in rows if not row["training"]]
+    gains = [row["gain_db"] for row in own]
+    yield "guide.pairs", len(own)
+    yield from (("guide.gain.mean", statistics.fmean(gains)), ("guide.gain.least", min(gains)))
+    yield "guide.gain.most", max(gains)
+    yield "guide.lesions", sum(row["lesions"] for row in own)
+    yield "guide.kept.plain", 100 * statistics.fmean(row["kept_plain"] for row in own)
+    yield "guide.kept", 100 * statistics.fmean(row["kept"] for row in own)
+    yield "guide.kept.worst", 100 * max(-row["worst_change"] for row in rows)
+    yield "guide.moved", max(abs(row["place_mm"] - row["place_plain_mm"]) for row in rows)
+    yield "guide.ghost.mean", 100 * statistics.fmean(row["ghost"] for row in own)
+    yield "guide.ghost.worst", 100 * max(row["worst_ghost"] for row in own)
+    yield "guide.off", max(row["off_mm"] for row in own)
+
+
 def _adapted(scan: str) -> float:
     """Gain with fine-tuning minus gain without, dB."""
     before, after = (_measured("Self-supervised fine-tuning", "gain, dB", scan, part=part) for part in (0, 1))
@@ -203,7 +221,9 @@ def _adapted(scan: str) -> float:
 
 def published() -> dict[str, float]:
     """Every name and its value, rounded to what the tables hold."""
-    numbers = dict(_gains()) | dict(_comparisons()) | dict(_others()) | dict(_several()) | dict(_facts())
+    numbers = (
+        dict(_gains()) | dict(_comparisons()) | dict(_others()) | dict(_several()) | dict(_guide()) | dict(_facts())
+    )
     return {name: round(value, 4) for name, value in sorted(numbers.items())}
 
 

@@ -49,6 +49,7 @@ def enhance(
     source: Source | Sequence[Source],
     target: OutputPaths | Path | str | None = None,
     *,
+    guide: Source | None = None,
     bundle: Bundle | Path | str | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -64,6 +65,7 @@ def enhance(
             or a list of these: scans of one head and one contrast, combined in the frame of the first.
         target: where to write the result and its sidecar, or `OutputPaths` for maps, report and DICOM series too;
             None writes nothing.
+        guide: a sharp scan of another contrast of the same head, which may help one scan of thick slices.
         bundle: model folder; None takes the embedded weights.
         device: "auto", "cpu", "cuda" or "cuda:N".
         overwrite: replace existing files.
@@ -88,7 +90,7 @@ def enhance(
     except TypeError as error:
         raise ConfigError(f"{error}; see moediff.EnhanceOptions") from error
     if target is None:
-        return Enhancer(bundle, device=device)(source, chosen)
+        return Enhancer(bundle, device=device)(source, chosen, guide=guide)
     outputs = target if isinstance(target, OutputPaths) else OutputPaths(scan=Path(target))
-    request = EnhanceRequest(source=source, options=chosen, outputs=outputs, overwrite=overwrite)
+    request = EnhanceRequest(source=source, options=chosen, outputs=outputs, overwrite=overwrite, guide=guide)
     return enhance_to(request, lambda _: Enhancer(bundle, device=device))

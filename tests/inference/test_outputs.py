@@ -18,7 +18,8 @@ from moediff.core.volume import Grid
 from moediff.inference import outputs
 from moediff.inference.outputs import OutputPaths, check_outputs, write
 from moediff.inference.result import Enhanced, Maps
-from moediff.inference.sidecar import GridRecord, Settings, Sidecar, Uncertainty, Weights
+from moediff.inference.sidecar import Settings, Sidecar, Uncertainty, Weights
+from moediff.inference.sidecar_parts import GridRecord
 from moediff.io.scans import LoadedScan
 
 

@@ -167,3 +167,14 @@ def test_series_of_two_folders_in_different_studies_are_warned_of(study, still_s
     assert not any("studies" in note for note in same.sidecar.warnings)
     with pytest.raises(ConfigError, match="choice for a folder"):
         load_several(tmp_path / "none.nii.gz", ["3", "5"])
+
+
+def test_a_series_of_the_same_folder_is_the_guide(run, study, tmp_path, capsys):
+    assert run("3", "--guide", str(study), "--guide-series", "5", "--dicom-out", str(tmp_path / "new"), "-q") == 0
+    guide = json.loads((tmp_path / "out.json").read_text())["guide"]
+    assert guide["name"] == "series-5_MR" and guide["not_used"] is None
+    sources = pydicom.dcmread(next((tmp_path / "new").iterdir())).ReferencedSeriesSequence
+    assert len({item.SeriesInstanceUID for item in sources}) == 2
+    assert run("3", "--guide", str(study), "-q") == 65
+    said = capsys.readouterr().err
+    assert "the guide " in said and "choose one with --guide-series" in said

@@ -45,6 +45,8 @@ INSTEAD = {  # options of `enhance` -> why they are not taken, or what is there 
     "--report": "--viewer writes such a page for every scan",
     "--single-experts": ONE_BY_ONE,
     "--differences": ONE_BY_ONE,
+    "--guide": "one guide fits one head: `moediff enhance` takes it, scan by scan",
+    "--guide-series": "one guide fits one head: `moediff enhance` takes it, scan by scan",
     "--dicom-out": "a new series is never replaced, so it cannot be done again: `moediff enhance` writes it",
     "--overwrite": "results that no longer fit are replaced without being asked; --redo replaces all",
     "--threads": "--nthreads, threads of each scan",

@@ -70,7 +70,18 @@ OPTIONS = {
             help="scan: NIfTI, .mgz, .hdr/.img, folder or zip of DICOM files; several scans of one head become one",
         ),
         *reading_options_of_several(),
-        option("--no-align", action="store_true", help="several scans: trust their headers, do not register them"),
+        option(
+            "--guide",
+            type=scan_path,
+            metavar="SHARP",
+            help="thick slices: a sharp scan of another contrast of this head, for edges that both have",
+        ),
+        option("--guide-series", metavar="N", help="which DICOM series is the guide, by number or UID"),
+        option(
+            "--no-align",
+            action="store_true",
+            help="several scans, or a guide: trust their headers, do not register them",
+        ),
         TRUST_INTENSITIES,
     ),
     OUTPUT: (
@@ -188,6 +199,7 @@ EXAMPLES = (
     "moediff enhance scan.nii.gz --uncertainty sd.nii.gz    # also how far each voxel may be off",
     "moediff enhance flair.nii.gz --like t1w.nii.gz         # on the grid of another scan",
     "moediff enhance flair_5mm.nii.gz --adapt               # better on thick slices, minutes instead of seconds",
+    "moediff enhance flair_5mm.nii.gz --guide t1w_1mm.nii.gz   # sharper where both have the same edges",
     "moediff enhance axial.nii.gz sagittal.nii.gz coronal.nii.gz -o out.nii.gz   # three scans of one head become one",
     "moediff enhance dicom_folder/ --series 5 -o out.nii.gz",
     "moediff enhance dicom_folder/ --series 3,5,7 -o out.nii.gz   # three series of one study become one",
@@ -236,6 +248,7 @@ def enhance_command(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         report_size=args.report_size,
         protected=() if args.like is None else (args.like,),
+        guide=_guide(args),
     )
     if args.adapt:
         _check_adaptable(request)
@@ -256,6 +269,17 @@ def _read_all(args: argparse.Namespace) -> list[LoadedScan]:
     if args.adapt and len(scans) > 1:
         raise ConfigError("--adapt fine-tunes on one scan, several were given: leave it out, or name one scan")
     return scans
+
+
+def _guide(args: argparse.Namespace) -> LoadedScan | None:
+    from moediff.core.errors import ConfigError
+    from moediff.inference.guided import load_guide
+
+    if args.guide is None:
+        if args.guide_series is not None:
+            raise ConfigError("--guide-series chooses a series of the guide: name its folder by --guide")
+        return None
+    return load_guide(args.guide, trust=None, series=args.guide_series)
 
 
 def _plain_enhancer(args: argparse.Namespace) -> Enhancer:

@@ -11,7 +11,8 @@ import torch
 from moediff.acquisition.point_spread import Samplings
 from moediff.core.errors import DataError, GeometryError, printable
 from moediff.evaluation.several_scans import InputScan
-from moediff.inference.sidecar import GridRecord, samplings_of, stated_sampling
+from moediff.inference.sidecar import samplings_of, stated_sampling
+from moediff.inference.sidecar_parts import GridRecord
 from moediff.io.loaded import LoadedScan
 from moediff.registration.rigid import Rigid
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.errors import DataError
 from moediff.inference.grid_plan import GridPlan, coarser_warnings, plan_grids
-from moediff.inference.memory_estimate import peak_memory_mib, several_peak_mib
+from moediff.inference.guided import GUIDE_NOT_NEEDED, guide_warnings
+from moediff.inference.memory_estimate import guided_peak_mib, peak_memory_mib, several_peak_mib
 from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
 from moediff.inference.result import PASSED_THROUGH
 from moediff.inference.run import EnhanceRequest, PlannedScan
@@ -19,11 +20,12 @@ from moediff.model.bundle import BundleConfig
 class DryRun:
     """What --dry-run prints: both grids, memory at its peak, files to write, and warnings known before any work.
 
-    `input` is the shape of the scan, of several that of the first; `inputs` are all shapes.
+    `input` is the shape of the scan, of several that of the first; `inputs` are all shapes, `guide` is the guide's.
     """
 
     input: tuple[int, ...]
     inputs: tuple[tuple[int, ...], ...]
+    guide: tuple[int, ...] | None
     output: tuple[int, ...]
     output_spacing_mm: tuple[float, ...]
     peak_memory_mib: int
@@ -47,12 +49,14 @@ def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
     return DryRun(
         input=scan.stored_grid.shape,
         inputs=tuple(one.stored_grid.shape for one in planned.scans),
+        guide=None if planned.guide is None else planned.guide.stored_grid.shape,
         output=plan.stored_target.shape,
         output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
         peak_memory_mib=_peak_memory_mib(planned, config),
         files=tuple(str(path) for path in request.outputs.every()),
         warnings=(
             *(note for one in planned.scans for note in one.warnings),
+            *guide_warnings(planned.guide),
             *plan.warnings,
             *_warnings_ahead(planned, config.prepare),
         ),
@@ -70,6 +74,8 @@ def plans_of(planned: PlannedScan) -> list[GridPlan]:
 
 def _peak_memory_mib(planned: PlannedScan, config: BundleConfig) -> int:
     options, network = planned.options, config.denoiser
+    if planned.guide is not None and not planned.plan.pass_through:
+        return guided_peak_mib(planned.plan, planned.guide.volume.grid, options, network)
     if len(planned.scans) == 1:
         return peak_memory_mib(planned.plan, options, network)
     return several_peak_mib(plans_of(planned), options, network)
@@ -79,7 +85,8 @@ def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str
     """What a run would warn of before its network works."""
     plan, options = planned.plan, planned.options
     if plan.pass_through:
-        return [] if coarser_warnings(plan.source, plan.target) else [PASSED_THROUGH]
+        unused = [GUIDE_NOT_NEEDED] if planned.guide is not None else []
+        return unused + ([] if coarser_warnings(plan.source, plan.target) else [PASSED_THROUGH])
     prepared = prepare(
         planned.scan.volume,
         plan.working,

@@ -14,6 +14,7 @@ from moediff.core.device import parse_device, parse_dtype
 from moediff.core.errors import ConfigError, prefix_errors
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import GridPlan, plan_grids
+from moediff.inference.guided import GUIDE_NOT_NEEDED, GuidedScan, check_guide, load_guide
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.result import Enhanced, pass_through
 from moediff.inference.session import Model, Progress, Session, no_progress, planned_sidecar
@@ -66,6 +67,7 @@ class Enhancer:
         progress: Progress | None = None,
         *,
         plan: GridPlan | None = None,
+        guide: Source | None = None,
     ) -> Enhanced:
         """Enhance one scan, or several of one head and one contrast to one result.
 
@@ -74,17 +76,21 @@ class Enhancer:
             options: of the enhancement; defaults suit most scans.
             progress: called with the share done (0..1) and a word.
             plan: from `plan_grids`, where it was needed before; of the first scan.
+            guide: a sharp scan of another contrast of the same head, for one scan of thick slices.
 
         Returns:
             The enhanced scan with its maps and its sidecar; nothing is written.
 
         Raises:
-            DataError, GeometryError, InputMissing: a scan cannot be used, or several do not fit; the message says why.
-            ConfigError: several scans, and SimpleITK is not installed.
+            DataError, GeometryError, InputMissing: a scan or the guide cannot be used, or several do not fit; the
+                message says why.
+            ConfigError: several scans or a guide, and SimpleITK is not installed; or options that do not go together.
             TryAgain: memory ran out even with small tiles.
         """
         scans, options = read_sources(source), options or EnhanceOptions()
         options = replace(options, data_consistency=options.data_consistency and self.bundle.config.data_consistency)
+        if guide is not None:
+            return self._guided(scans, read_guide(guide), options, progress or no_progress, plan)
         if len(scans) > 1:
             options = several_options(scans, options)
             report = progress or no_progress
@@ -99,6 +105,26 @@ class Enhancer:
                 return pass_through(scan, plan, options, planned_sidecar(self.model, scan, plan, options))
             return Session(self.model, scan, plan, options, progress or no_progress).run()
 
+    def _guided(
+        self,
+        scans: Sequence[LoadedScan],
+        guide: LoadedScan,
+        options: EnhanceOptions,
+        progress: Progress,
+        plan: GridPlan | None,
+    ) -> Enhanced:
+        """One scan with a guide."""
+        scan = scans[0]
+        with prefix_errors(scan.path) if scan.path is not None else nullcontext():
+            plan = plan or plan_grids(scan, options)
+        check_guide(scans, guide, plan, options)
+        if plan.pass_through:
+            result = pass_through(scan, plan, options, planned_sidecar(self.model, scan, plan, options))
+            warnings = (*result.sidecar.warnings, GUIDE_NOT_NEEDED)
+            return replace(result, sidecar=replace(result.sidecar, warnings=warnings))
+        with prefix_errors(scan.path) if scan.path is not None else nullcontext():
+            return GuidedScan(self.model, scan, guide, plan, options, progress).run()
+
 
 def read_sources(source: Source | Sequence[Source]) -> list[LoadedScan]:
     """One input or several as loaded scans.
@@ -110,6 +136,15 @@ def read_sources(source: Source | Sequence[Source]) -> list[LoadedScan]:
     if not sources:
         raise ConfigError("no scan was given, expected one or several of one head: name their files")
     return [read_source(one) for one in sources]
+
+
+def read_guide(source: Source) -> LoadedScan:
+    """Any accepted guide as a loaded scan; messages about its file call it the guide.
+
+    Raises:
+        MoeDiffError: see `load`.
+    """
+    return load_guide(Path(source)) if isinstance(source, Path | str) else read_source(source)
 
 
 def read_source(source: Source) -> LoadedScan:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from moediff.core.volume import Grid
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiling import BYTES_PER_CHANNEL
@@ -25,6 +26,8 @@ RESERVED = 2.0  # times a small tile's own memory, for blocks that stay reserved
 ESTIMATE_BYTES = 12  # a voxel of the common grid and scan of several: result, precision, and samples
 COMBINING_BYTES = 175  # a voxel of the common grid: a copy refined twofold, and the vectors of conjugate gradients
 COMBINING_TIME = 1.6  # times the network's time for all scans, with registration and least squares
+SIMPLEITK_MIB = 60.0  # its library and copies for registration
+GUIDE_BYTES = 90  # a voxel of the working grid: the guide refined twofold along each axis, and edges of both
 SECONDS = 1.7e-6  # a voxel of the working grid, network evaluation and CPU thread, for the shipped width
 SECOND_THREAD = 0.7  # share of a further thread that is gained
 FINE_MM = 0.95  # results with smaller voxels are announced
@@ -73,6 +76,20 @@ def several_peak_mib(plans: Sequence[GridPlan], options: EnhanceOptions, network
     estimates = len(plans) * ESTIMATE_BYTES * common / 2**20
     largest = max(peak_memory_mib(plan, options, network) for plan in plans)
     return round(estimates + max(largest, STARTED_MIB + common * COMBINING_BYTES / 2**20))
+
+
+def guided_peak_mib(plan: GridPlan, guide: Grid, options: EnhanceOptions, network: DenoiserConfig) -> int:
+    """Peak of one scan with a guide: the second network run beside what the first left, or the guide refined.
+
+    Args:
+        plan: of the scan.
+        guide: grid of the guide.
+        options, network: as in `peak_memory_mib`.
+    """
+    voxels = math.prod(plan.working.shape)
+    left = voxels * (WORKING_BYTES + ESTIMATE_BYTES) + math.prod(guide.shape) * INPUT_BYTES
+    again = peak_memory_mib(plan, options, network)
+    return round(SIMPLEITK_MIB + left / 2**20 + max(again, STARTED_MIB + voxels * GUIDE_BYTES / 2**20))
 
 
 def peak_memory_mib(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig) -> int:

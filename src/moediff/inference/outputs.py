@@ -201,8 +201,9 @@ def write(
 
 
 def _other_series(result: Enhanced, first: DicomOrigin) -> list[DicomOrigin]:
-    """Of the first one's study, those that took part in the result of several."""
+    """Of the first one's study, those that took part in the result of several, and the guide's."""
     took_part = [share.origin for share in result.scans[1:] if share.weight_XYZ is not None]
+    took_part += [] if result.guide is None else [result.guide.origin]
     return [origin for origin in took_part if origin is not None and origin.study == first.study]
 
 

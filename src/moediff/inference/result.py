@@ -59,6 +59,23 @@ class ScanShare:
 
 
 @dataclass(frozen=True)
+class GuideShare:
+    """What a guide added to a result.
+
+    Args:
+        name: of its file.
+        scan: its voxels, placed in the result's frame.
+        correction_XYZ: what was added for it, in the result's intensities.
+        origin: the DICOM series it came from.
+    """
+
+    name: str
+    scan: Volume
+    correction_XYZ: Tensor
+    origin: DicomOrigin | None = None
+
+
+@dataclass(frozen=True)
 class Enhanced:
     """A result on the target grid, RAS+, in the input's intensities.
 
@@ -73,6 +90,7 @@ class Enhanced:
         single_experts_XYZE: every expert's own result, or None.
         residual: the result acquired again minus the input, on the input's grid; None where the network did not run.
         scans: what each of several scans gave; empty for a single one.
+        guide: what a sharp scan of another contrast added; None without one, and where it did not fit.
     """
 
     volume: Volume
@@ -85,6 +103,7 @@ class Enhanced:
     single_experts_XYZE: Tensor | None = None
     residual: Volume | None = None
     scans: tuple[ScanShare, ...] = ()
+    guide: GuideShare | None = None
 
     @property
     def record(self) -> dict[str, Any]:

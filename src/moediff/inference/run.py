@@ -13,8 +13,9 @@ from pathlib import Path
 
 from moediff.core.errors import ConfigError, prefix_errors
 from moediff.core.extras import require_modules
-from moediff.inference.enhancer import Enhancer, Source, read_sources
+from moediff.inference.enhancer import Enhancer, Source, read_guide, read_sources
 from moediff.inference.grid_plan import GridPlan, plan_grids
+from moediff.inference.guided import check_guide
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import REPORT_SIZES, Annotate, OutputPaths, check_outputs, locked_outputs, write
 from moediff.inference.result import Enhanced
@@ -33,6 +34,7 @@ class PlannedScan:
     scans: tuple[LoadedScan, ...]
     options: EnhanceOptions
     plan: GridPlan
+    guide: LoadedScan | None = None
 
     @property
     def scan(self) -> LoadedScan:
@@ -52,6 +54,7 @@ class EnhanceRequest:
         protected: other files that are read, and so are never replaced.
         annotate: gives further keys of the sidecar, such as BIDS metadata.
         report_size: of the page, full or small.
+        guide: a sharp scan of another contrast, in any form of a source.
 
     Raises:
         ConfigError: the size has another name.
@@ -64,6 +67,7 @@ class EnhanceRequest:
     protected: tuple[Path, ...] = ()
     annotate: Annotate | None = None
     report_size: str = "full"
+    guide: Source | None = None
 
     def __post_init__(self) -> None:
         if self.report_size not in REPORT_SIZES:
@@ -81,8 +85,8 @@ class EnhanceRequest:
 
     @property
     def read(self) -> tuple[Path, ...]:
-        """Everything else that is read and must stay: the scans after the first, and what is protected."""
-        others = [path for path in map(path_of, self.sources[1:]) if path is not None]
+        """Everything else that is read and must stay: the scans after the first, the guide, and what is protected."""
+        others = [path for path in map(path_of, [*self.sources[1:], self.guide]) if path is not None]
         return (*others, *self.protected)
 
     @cached_property
@@ -111,13 +115,17 @@ class EnhanceRequest:
             options = several_options(scans, options)
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():
             plan = plan_grids(scan, options)
+        guide = None
+        if self.guide is not None:
+            guide = read_guide(self.guide)
+            check_guide(scans, guide, plan, options)
         if outputs.dicom is not None:
             if scan.origin is None:
                 raise ConfigError("--dicom-out needs a DICOM series as input; leave it out, the result is NIfTI then")
             require_series_grid(plan.stored_target)
         if outputs.report is not None:
             require_modules("jinja2")
-        return PlannedScan(tuple(scans), options, plan)
+        return PlannedScan(tuple(scans), options, plan, guide)
 
     def check_outputs(self) -> None:
         """Refuse what could not be written.
@@ -153,7 +161,7 @@ def enhance_to(
     report, planned = progress or no_progress, request.planned
     path, outputs, overwrite = request.path, request.outputs, request.overwrite
     with locked_outputs(outputs, path, overwrite=overwrite, read=request.read):
-        result = enhancer(planned)(planned.scans, planned.options, report, plan=planned.plan)
+        result = enhancer(planned)(planned.scans, planned.options, report, plan=planned.plan, guide=planned.guide)
 
         def draw(page: Path) -> None:
             report(0.97, "drawing the report")

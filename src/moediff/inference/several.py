@@ -27,7 +27,8 @@ from moediff.inference.options import EnhanceOptions
 from moediff.inference.quality_checks import scan_warnings
 from moediff.inference.result import Enhanced, ScanShare
 from moediff.inference.session import Model, NetworkOutput, Progress, Session
-from moediff.inference.sidecar import GridRecord, ScanRecord
+from moediff.inference.sidecar import ScanRecord
+from moediff.inference.sidecar_parts import GridRecord
 from moediff.inference.slice_trust import slice_trust, trust_on_common
 from moediff.io.scans import LoadedScan
 from moediff.registration.align import Alignment, align
@@ -393,11 +394,10 @@ def _planned_record(one: AlignedScan) -> ScanRecord:
     """What alignment alone says."""
     alignment = one.alignment
     agreement = alignment.agreement
-    rows = [[round(value, 9) for value in row] for row in alignment.transform.matrix.tolist()]
     return ScanRecord(
         name=one.name,
         input=GridRecord.of(one.scan.stored_grid),
-        transform=tuple((a, b, c, d) for a, b, c, d in rows),
+        transform=alignment.transform.rows,
         rotation_deg=round(alignment.transform.angle_deg, 3),
         displacement_mm=round(alignment.transform.displacement_mm(grid_centre_mm(one.placed.volume.grid)), 3),
         uncertain_mm=round(alignment.uncertain_mm, 3) if math.isfinite(alignment.uncertain_mm) else None,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from moediff._version import RESEARCH_ONLY, __version__
 from moediff.acquisition.data_consistency import ConsistencySummary
@@ -21,6 +21,7 @@ from moediff.acquisition.prepare import Prepared
 from moediff.core.errors import ConfigError, DataError, InputMissing, MoeDiffError, prefix_errors, printable
 from moediff.core.schema import json_schema_text
 from moediff.core.volume import Grid
+from moediff.inference.sidecar_parts import Closed, GridRecord, GuideRecord
 from moediff.io.checksum import checksum_of
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.loaded import SliceGeometry
@@ -62,14 +63,7 @@ MOVED = {
 
 
 @dataclass(frozen=True)
-class _Closed:
-    """A part of the record whose schema allows no further keys."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "json_schema_serialization_defaults_required": True}
-
-
-@dataclass(frozen=True)
-class Weights(_Closed):
+class Weights(Closed):
     """The model: name, checksum of its file, and what its bundle says about fine-tuning on scans (`moediff adapt`)."""
 
     name: str
@@ -78,7 +72,7 @@ class Weights(_Closed):
 
 
 @dataclass(frozen=True)
-class InputFile(_Closed):
+class InputFile(Closed):
     """The scan that was enhanced, so that pages find it and a later run knows whether it has changed.
 
     Args:
@@ -117,22 +111,8 @@ def _path_between(source: Path, folder: Path) -> str | None:
     return None if len(Path(shared).parts) < 2 else Path(os.path.relpath(source, folder)).as_posix()
 
 
-@dataclass(frozen=True)
-class GridRecord(_Closed):
-    """A grid in the axis order of its file."""
-
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-
-    @classmethod
-    def of(cls, grid: Grid) -> GridRecord:
-        """Spacing to a hundredth of a micrometre."""
-        x, y, z = (round(s, 5) for s in grid.spacing_mm)
-        return cls(grid.shape, (x, y, z))
-
-
 @dataclass(frozen=True, kw_only=True)
-class Settings(_Closed):
+class Settings(Closed):
     """What was chosen, less what had no effect.
 
     Args:
@@ -156,7 +136,7 @@ class Settings(_Closed):
 
 
 @dataclass(frozen=True)
-class Uncertainty(_Closed):
+class Uncertainty(Closed):
     """What an uncertainty map of this result holds; not that one was written.
 
     Args:
@@ -184,7 +164,7 @@ NO_UNCERTAINTY = Uncertainty("none", "none")
 
 
 @dataclass(frozen=True)
-class SliceIntensity(_Closed):
+class SliceIntensity(Closed):
     """Brightness that alternates from slice to slice (interleaved acquisition).
 
     Args:
@@ -207,7 +187,7 @@ class SliceIntensity(_Closed):
 
 
 @dataclass(frozen=True)
-class SliceRecord(_Closed):
+class SliceRecord(Closed):
     """Slices of the scan: as its file describes them, and as the acquisition model assumes them.
 
     Args:
@@ -236,7 +216,7 @@ class SliceRecord(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanRecord(_Closed):
+class ScanRecord(Closed):
     """One of several scans of a head, as it took part in the result.
 
     Args:
@@ -272,7 +252,7 @@ class ScanRecord(_Closed):
 
 
 @dataclass(frozen=True)
-class SampledAxes(_Closed):
+class SampledAxes(Closed):
     """How the scan was taken to be sampled.
 
     Args:
@@ -297,7 +277,7 @@ class SampledAxes(_Closed):
 
 
 @dataclass(frozen=True)
-class Timings(_Closed):
+class Timings(Closed):
     """Wall-clock seconds of preparation and of the network."""
 
     prepare_s: float
@@ -305,7 +285,7 @@ class Timings(_Closed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sidecar(_Closed):
+class Sidecar(Closed):
     """How a result was made, and what was measured on it. Its file may hold further keys: those of BIDS metadata.
 
     Args:
@@ -328,6 +308,7 @@ class Sidecar(_Closed):
         out_of_distribution_score: about 1 for training scans; None where the weights have no statistics to compare.
         timings: None where the network did not run.
         scans: every scan of several; empty for a single one.
+        guide: a sharp scan of another contrast; None without one.
         warnings: the sentences on the terminal.
     """
 
@@ -350,6 +331,7 @@ class Sidecar(_Closed):
     out_of_distribution_score: float | None = None
     timings: Timings | None = None
     scans: tuple[ScanRecord, ...] = ()
+    guide: GuideRecord | None = None
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _aligned(fixed: Volume, moving: Volume, most_apart_mm: float) -> Alignment:
     first = _refined(fixed, moving, IDENTITY, most_apart_mm) if shared > LEAST_SHARED / 2 else None
     if first is not None and first.misfit is None:
         return first
-    middles = Rigid.of((0, 0, 0), [b - a for a, b in zip(_middle_mm(fixed), _middle_mm(moving), strict=True)])
+    middles = Rigid.of((0, 0, 0), [b - a for a, b in zip(middle_mm(fixed), middle_mm(moving), strict=True)])
     second = _refined(fixed, moving, middles, most_apart_mm)
     return second if first is None or second.misfit is None else first
 
@@ -237,7 +237,7 @@ def _not_mirrored(aligned: Alignment, mirrored: Callable[[], Alignment]) -> Alig
     return replace(aligned, misfit=misfit)
 
 
-def _middle_mm(volume: Volume) -> list[float]:
+def middle_mm(volume: Volume) -> list[float]:
     """Centre of the bright voxels."""
     weight = volume.data_XYZ.clamp_min(0)
     weight = weight * (weight > 0.1 * weight.max())

@@ -34,7 +34,7 @@ def require_registration() -> None:
     Raises:
         ConfigError: SimpleITK is not installed.
     """
-    require_modules("SimpleITK", what="alignment of several scans", extra="align")
+    require_modules("SimpleITK", what="registration of scans", extra="align")
 
 
 def common_blur_mm(*volumes: Volume) -> float:

@@ -55,6 +55,12 @@ class Rigid:
         """The scan's own frame -> common frame."""
         return Rigid(torch.linalg.inv(self.matrix))
 
+    @property
+    def rows(self) -> tuple[tuple[float, float, float, float], ...]:
+        """The matrix for records, to nine digits."""
+        rounded = [[round(value, 9) for value in row] for row in self.matrix.tolist()]
+        return tuple((a, b, c, d) for a, b, c, d in rounded)
+
     def __matmul__(self, first: Rigid) -> Rigid:
         """This transform after another."""
         return Rigid(self.matrix @ first.matrix)

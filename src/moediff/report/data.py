@@ -23,7 +23,7 @@ from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
 from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
-from moediff.inference.result import Enhanced, ScanShare
+from moediff.inference.result import Enhanced, GuideShare, ScanShare
 from moediff.inference.sidecar import InputFile, read_sidecar, stated_sampling
 from moediff.io.label_check import load_intensities
 from moediff.io.loaded import LoadedScan
@@ -92,6 +92,7 @@ class ReportScans:
         lesions: 1 inside outlined lesions, on any grid.
         source_note: why the input is missing and what that leaves; empty where it is there.
         shares: what each of several scans gave to the result; `source` is the first of them.
+        guide: a sharp scan of another contrast and what the result was corrected by for it.
 
     Raises:
         GeometryError: a map does not lie on the enhanced grid.
@@ -112,6 +113,7 @@ class ReportScans:
     lesions: Volume | None = None
     source_note: str = ""
     shares: tuple[ScanShare, ...] = ()
+    guide: GuideShare | None = None
 
     def __post_init__(self) -> None:
         maps = {
@@ -157,6 +159,7 @@ def from_result(result: Enhanced, name: str, truth: Volume | None = None) -> Rep
         expert_names=result.expert_names,
         residual=None if result.scans else result.residual,  # of several scans, each has one of its own
         shares=result.scans,
+        guide=result.guide,
     )
 
 

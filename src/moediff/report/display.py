@@ -15,6 +15,7 @@ from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
 from moediff.report.layers import Display, DisplayBox, Layer, Scan, own_voxels, quantiles
 from moediff.report.maps import maps
+from moediff.report.sanitise import one_line
 from moediff.report.several_scans import registered_scans
 from moediff.report.windows import presets
 
@@ -76,6 +77,9 @@ def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
     if scans.source is not None:
         scan_list.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
     scan_list.extend(registered_scans(scans.shares, cropped.grid))
+    if scans.guide is not None:
+        title = f"guide: {one_line(scans.guide.name)}"
+        scan_list.append(Scan("sharp", title, own_voxels(scans.guide.scan, cropped.grid)))
     if scans.interpolated is not None:
         scan_list.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
     scan_list.append(Scan("enhanced", "enhanced", cropped))

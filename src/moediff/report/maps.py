@@ -105,6 +105,8 @@ def maps(scans: ReportScans, box: DisplayBox, grid: Grid, air_below: float) -> l
         gap = nearest(scans.residual, grid, outside=0.0)
         layers.append(_signed("residual", "disagreement with the input", gap))
     layers.extend(scan_layers(scans.shares, box, grid))
+    if scans.guide is not None:
+        layers.append(_signed("guide", "from the guide", box.crop_data(scans.guide.correction_XYZ)))
     if scans.lesions is not None:
         outlined = (nearest(scans.lesions, grid, outside=0.0) > 0.5).to(torch.uint8)
         layers.append(Layer("lesions", "outlined lesions", outlined, 0, 1, (("outlined lesion", LESION_COLOUR),)))

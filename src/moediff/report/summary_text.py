@@ -106,6 +106,7 @@ def _done(scans: ReportScans) -> list[tuple[str, str]]:
         ("Mode", MODES.get(str(settings.get("mode")), settings.get("mode", ""))),
         ("Model", weights.get("name", "")),
         ("Fine-tuned on", _learned(record)),
+        ("Guide", _guide(record)),
         ("Checksum of the model (sha256)", weights.get("sha256", "")),
         ("Network evaluations", settings.get("steps", "")),
         ("Flips averaged (test-time augmentation)", settings.get("tta", "")),
@@ -146,6 +147,18 @@ def _learned(record: Mapping[str, Any]) -> str:
     if scans is None or share is None:
         return ""
     return f"{scans:.0f} thick-slice scan{'' if scans == 1 else 's'}, {share:.0%} of the way"
+
+
+def _guide(record: Mapping[str, Any]) -> str:
+    """A sharp scan of another contrast, and what came of it."""
+    guide = _section(record, "guide")
+    agreement, change = number(guide.get("agreement")), number(guide.get("change_over_range"))
+    if agreement is None or change is None:
+        return ""
+    name = one_line(guide.get("name", ""))
+    if guide.get("not_used"):
+        return f"{name}, not used: {one_line(guide['not_used'])}"
+    return f"{name}, edges agree by {agreement:.2f}, changed the scan by {100 * change:.2f} % of its range"
 
 
 def _agreement(record: Mapping[str, Any]) -> tuple[float | None, float | None]:
