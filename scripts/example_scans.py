@@ -20,6 +20,7 @@ from moediff.core.volume import Volume
 from moediff.io.scans import save
 
 SHAPE_XYZ = (56, 64, 52)  # voxels of 1 mm
+SHAPE_OF_PLANES_XYZ = (84, 96, 78)  # registration needs more of a head than a network does
 ELLIPSOIDS = (
     (0.98, 500.0),
     (0.9, 60.0),
@@ -38,24 +39,26 @@ THICK = (
 )
 
 
-def head(seed: int = 0) -> Volume:
+def head(seed: int = 0, shape_XYZ: tuple[int, int, int] = SHAPE_XYZ) -> Volume:
     """Scalp, skull, fluid, folded grey matter, white matter and a ventricle, on voxels of 1 mm."""
-    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SHAPE_XYZ), indexing="ij")
+    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape_XYZ), indexing="ij")
     radius = torch.sqrt(x**2 + y**2 + z**2)
     folds = 0.05 * torch.sin(11 * torch.atan2(y, x) + seed) * torch.cos(7 * z)
-    data = torch.zeros(SHAPE_XYZ)
+    data = torch.zeros(shape_XYZ)
     for outer, brightness in ELLIPSOIDS:
         data[radius + (folds if 0.5 < outer < 0.8 else 0) < outer] = brightness
     affine = torch.eye(4, dtype=torch.float64)
-    affine[:3, 3] = -(torch.tensor(SHAPE_XYZ, dtype=torch.float64) - 1) / 2
-    return Volume(data + 5 * torch.randn(SHAPE_XYZ, generator=rng_for(seed, "texture")), affine)
+    affine[:3, 3] = -(torch.tensor(shape_XYZ, dtype=torch.float64) - 1) / 2
+    return Volume(data + 5 * torch.randn(shape_XYZ, generator=rng_for(seed, "texture")), affine)
 
 
 def write_scans(folder: Path) -> list[Path]:
     """Write every scan that is not there yet; returns their names."""
     scans: dict[Path, Volume] = {}
     for axis, name in zip((2, 0, 1), PLANES, strict=True):
-        scans[folder / name] = degrade(head(), thick_slices(5, 0.01, "plane", axis), rng_for(0, name))
+        scans[folder / name] = degrade(
+            head(shape_XYZ=SHAPE_OF_PLANES_XYZ), thick_slices(5, 0.01, "plane", axis), rng_for(0, name)
+        )
     for number, name in enumerate((*SHARP, *THICK)):
         sharp = head(number)
         thick = name in THICK
