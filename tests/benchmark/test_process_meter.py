@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from moediff.benchmark.process_meter import run_measured
+from processes import is_running
 
 
 @pytest.fixture
@@ -71,18 +71,9 @@ def test_the_program_ends_with_us_even_when_we_are_killed(tmp_path):
     parent.kill()
     parent.wait()
     pid = int(mark.read_text())
-    while _alive(pid) and time.monotonic() < waited:
+    while is_running(pid) and time.monotonic() < waited:
         time.sleep(0.05)
-    assert not _alive(pid)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as file:  # nobody may be there to collect it
-        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    assert not is_running(pid)
 
 
 def test_no_module_is_taken_from_the_current_folder(run, tmp_path, monkeypatch):

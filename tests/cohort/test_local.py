@@ -17,6 +17,7 @@ from moediff.cohort.runner import run_tasks
 from moediff.cohort.tasks import RunnerOptions, Task
 from moediff.core.errors import ConfigError
 from moediff.core.machine import free_memory_mb, usable_cores
+from processes import is_running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,13 +130,6 @@ def wait_for(condition, seconds=120.0):
 
 def pids(folder):
     return {int(line.split()[-1]) for lines in results(folder).values() for line in lines}
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")

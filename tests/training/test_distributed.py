@@ -19,6 +19,7 @@ from moediff.core.errors import DataError
 from moediff.diffusion.schedule import DiffusionConfig
 from moediff.training.distributed import agreed, average_gradients, run_together, threads_each
 from moediff.training.step import Draws
+from processes import is_running
 
 
 def note_gradients(folder: Path) -> None:
@@ -101,14 +102,6 @@ def wait_forever(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def running(process: int) -> bool:
-    """Not a zombie, not gone."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def until(true: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
@@ -129,10 +122,10 @@ def test_nobody_trains_on_when_the_parent_is_killed(tmp_path):
     parent.start()
     assert until(lambda: len(list(tmp_path.iterdir())) == 2)
     members = [int(path.name) for path in tmp_path.iterdir()]
-    assert all(running(member) for member in members)
+    assert all(is_running(member) for member in members)
     parent.kill()
-    gone = until(lambda: not any(running(member) for member in members))
-    for member in filter(running, members):
+    gone = until(lambda: not any(is_running(member) for member in members))
+    for member in filter(is_running, members):
         os.kill(member, signal.SIGKILL)
     assert gone
 
