@@ -73,8 +73,8 @@ def test_the_gain_of_the_sidecar_counts_where_intensities_are_not_fitted(stacks)
     assert numbers == pytest.approx(NOISE, rel=0.2)
     unknown = [InputScan(one.name, one.scan, one.transform) for one in bright]  # found by comparison
     assert several_consistency(stacks.truth, unknown, fit=False).scans[1].rms_over_range < 2 * NOISE
-    told_wrong = [*bright[:1], InputScan("sag", bright[1].scan, bright[1].transform, 2.0), bright[2]]
-    assert several_consistency(stacks.truth, told_wrong, fit=False).scans[1].rms_over_range > 0.1
+    stated_wrong = [*bright[:1], InputScan("sag", bright[1].scan, bright[1].transform, 2.0), bright[2]]
+    assert several_consistency(stacks.truth, stated_wrong, fit=False).scans[1].rms_over_range > 0.1
 
 
 @pytest.mark.parametrize("fit", [True, False])

@@ -51,7 +51,7 @@ def recorded_scans(record: Mapping[str, Any]) -> list[RecordedScan]:
         scans = [_recorded(dict(one)) for one in record.get("scans") or ()]
     except (TypeError, ValueError, KeyError, RuntimeError, GeometryError) as error:
         raise DataError(f"the list of scans in the sidecar is damaged: {REPAIR}") from error
-    if scans and scans[0].sampling is None:  # sidecars told it of the first scan only, once
+    if scans and scans[0].sampling is None:  # earlier sidecars recorded that of the first scan alone
         scans[0] = RecordedScan(**{**vars(scans[0]), "sampling": stated_sampling(record)})
     return scans
 
