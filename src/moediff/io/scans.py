@@ -103,7 +103,8 @@ def load_several(
     Args:
         path: folder or zip.
         series: numbers or UIDs.
-        trust, index: None; as in `load` they are choices for NIfTI.
+        trust: None; as in `load`, a choice for NIfTI.
+        index: None; the same.
 
     Raises:
         InputMissing, DataError, GeometryError, ConfigError: see `load`; a series is named twice, or they are of several
