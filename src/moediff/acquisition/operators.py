@@ -59,6 +59,11 @@ def profile_matrix(n_in: int, positions: Positions, profile: str, width_vox: flo
     return weights(dense)
 
 
+def gaussian_window_matrix(n: int, fwhm_vox: float) -> Tensor:
+    """Averages [n, n] in a Gaussian window about every sample; the edge sample is repeated."""
+    return profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", fwhm_vox)
+
+
 def sampling_matrix(n_in: int, positions: Positions, method: str, ratio: float, thickness: float = 1.0) -> Tensor:
     """A of one axis [O, I].
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from moediff.acquisition.combine import Measurement
-from moediff.acquisition.operators import profile_matrix
+from moediff.acquisition.operators import gaussian_window_matrix
 from moediff.acquisition.wiener import NOISE_FLOOR
 from moediff.core.resample import apply_axes
 
@@ -50,8 +50,5 @@ def is_doubted(measurement: Measurement) -> bool:
 
 def _smoothed(data_XYZ: Tensor, measurement: Measurement) -> Tensor:
     scan = measurement.scan
-    matrices = [
-        profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", max(WINDOW_MM / size, 1.0))
-        for n, size in zip(scan.shape, scan.spacing_mm, strict=True)
-    ]
-    return apply_axes(data_XYZ, matrices)
+    sizes = zip(scan.shape, scan.spacing_mm, strict=True)
+    return apply_axes(data_XYZ, [gaussian_window_matrix(n, max(WINDOW_MM / size, 1.0)) for n, size in sizes])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moediff.acquisition.operators import profile_matrix
+from moediff.acquisition.operators import gaussian_window_matrix
 from moediff.core.resample import apply_axes
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
@@ -44,10 +44,8 @@ class MotionLeft:
 
 
 def smoothed(data_XYZ: Tensor, fwhm_vox: float) -> Tensor:
-    """Weighted mean in a Gaussian window; beyond the edges lies nothing."""
-    return apply_axes(
-        data_XYZ, [profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", fwhm_vox) for n in data_XYZ.shape]
-    )
+    """Mean in a Gaussian window."""
+    return apply_axes(data_XYZ, [gaussian_window_matrix(n, fwhm_vox) for n in data_XYZ.shape])
 
 
 def local_gain(fixed_XYZ: Tensor, moving_XYZ: Tensor, inside_XYZ: Tensor, fwhm_vox: float) -> Tensor:

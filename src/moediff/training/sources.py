@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.acquisition.normalisation import brain_scaling, foreground
-from moediff.acquisition.operators import profile_matrix
+from moediff.acquisition.operators import gaussian_window_matrix
 from moediff.acquisition.point_spread import FWHM
 from moediff.anatomy.labels import as_brain_label_map
 from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
@@ -110,7 +110,7 @@ def _shrink(volume: Volume, size_mm: float) -> Volume:
     for n, at, spacing in zip(volume.shape, positions, volume.spacing_mm, strict=True):
         matrix = interpolation_matrix(n, at, "cubic")
         width = 0.42 * FWHM * math.sqrt(max((size_mm / spacing) ** 2 - 1, 0.0))
-        blur = profile_matrix(n, tuple(float(i) for i in range(n)), "gaussian", width) if width > LEAST_BLUR else None
+        blur = gaussian_window_matrix(n, width) if width > LEAST_BLUR else None
         matrices.append(matrix if blur is None else matrix @ blur)
     return Volume(apply_axes(volume.data_XYZ, matrices), target.affine)
 
