@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import DataError
+from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
 from moediff.report.layers import Display, DisplayBox, Layer, Scan, own_voxels, quantiles
@@ -19,6 +20,7 @@ from moediff.report.sanitise import one_line
 from moediff.report.several_scans import registered_scans
 from moediff.report.windows import presets
 
+BRIGHT = 0.999  # quantile that stands for a scan's bright end
 WINDOW = (0.01, 0.995)
 MARGIN_MM = 4.0
 HEAD_LEVEL = 0.06  # of the window; below lies air
@@ -72,6 +74,12 @@ def _inside(mask_XYZ: Tensor) -> tuple[int, int, int]:
     return int(row[len(row) // 2]), y, z
 
 
+def as_bright(scan: Volume, other: Volume) -> Volume:
+    """A scan of another contrast, scaled so that one window fits both."""
+    top, own = (quantile(volume.data_XYZ, BRIGHT) for volume in (other, scan))
+    return scan.with_data(scan.data_XYZ * (top / own)) if own > 0 < top else scan
+
+
 def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
     scan_list = []
     if scans.source is not None:
@@ -79,7 +87,7 @@ def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
     scan_list.extend(registered_scans(scans.shares, cropped.grid))
     if scans.guide is not None:
         title = f"guide: {one_line(scans.guide.name)}"
-        scan_list.append(Scan("sharp", title, own_voxels(scans.guide.scan, cropped.grid)))
+        scan_list.append(Scan("sharp", title, own_voxels(as_bright(scans.guide.scan, cropped), cropped.grid)))
     if scans.interpolated is not None:
         scan_list.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
     scan_list.append(Scan("enhanced", "enhanced", cropped))
