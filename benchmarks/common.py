@@ -58,7 +58,7 @@ def validation_scan(data: Path, name: str) -> Volume:
 
 def label_map(data: Path, number: int) -> tuple[Volume, torch.Tensor]:
     """A label map as a volume, and its whole numbers [X, Y, Z]."""
-    volume = load(data / "labels" / f"training_seg_{number}.nii.gz").volume
+    volume = load(data / "labels" / f"training_seg_{number:02d}.nii.gz").volume
     return volume, volume.data_XYZ.round().to(torch.int32)
 
 

@@ -136,10 +136,6 @@ REFUSED = {
         "phases: patch=40 must be a multiple of 16",
     ),
     "a device of the future": ('device = "tpu"', "device='tpu' must be"),
-    "labels on other voxels": (
-        '[[scans]]\npath = "a"\nlabels = true\nspacing_mm = [1.0]',
-        "a: label maps are not resampled",
-    ),
     "no copies": ('[[scans]]\npath = "a"\nlabels = true\ncopies = 0', "a: copies=0 must be at least 1"),
     "no weight": ('[[scans]]\npath = "a"\nweight = 0.0', "weight=0.0 a positive number"),
     "noise from zero": ("[recipes]\nnoise = [0.0, 0.06]", "recipes.noise=[0.0, 0.06]: give a rising range"),

@@ -90,3 +90,21 @@ def test_a_label_map_becomes_several_scans_with_known_regions(tmp_path: Path):
     again = load_training_scans(listed, tmp_path, 0)[0]
     assert torch.equal(again.data_XYZ, one.data_XYZ)
     assert not torch.equal(load_training_scans(listed, tmp_path, 1)[0].data_XYZ, one.data_XYZ)
+
+
+def test_a_label_map_is_drawn_on_finer_voxels_too(tmp_path: Path):
+    labels = torch.zeros(30, 28, 26)
+    labels[6:24, 6:22, 6:20] = 3
+    labels[9:20, 9:19, 9:17] = 2
+    save(Volume(labels, EYE), tmp_path / "labels.nii.gz")
+    own, fine = load_training_scans(
+        [ScanSource(path="labels.nii.gz", labels=True, spacing_mm=(1.0, 0.5), weight=3.0)], tmp_path, 0
+    )
+    plain = load_training_scans([ScanSource(path="labels.nii.gz", labels=True, weight=1.5)], tmp_path, 0)[0]
+    assert (own.weight, fine.weight) == (1.5, 1.5) and torch.equal(own.data_XYZ, plain.data_XYZ)
+    assert fine.data_XYZ.shape == (36 + 16, 32 + 16, 28 + 16)
+    assert own.region_XYZ is not None and fine.region_XYZ is not None
+    volume = [float((region != NO_REGION).sum()) for region in (own.region_XYZ, fine.region_XYZ)]
+    assert volume[1] / 8 == pytest.approx(volume[0], rel=0.02)
+    with pytest.raises(ConfigError, match=r"labels\.nii\.gz: spacing_mm=2 cannot be drawn from a label map of 1 mm"):
+        load_training_scans([ScanSource(path="labels.nii.gz", labels=True, spacing_mm=(2.0,))], tmp_path, 0)

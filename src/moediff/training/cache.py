@@ -30,7 +30,8 @@ class ScanSource:
         path: the file.
         input: the same head as it is usually acquired, registered to `path`: patches then are pairs as they were
             measured, and nothing is simulated.
-        spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan.
+        spacing_mm: isotropic voxel sizes to resample it to (none: as it is); never finer than the scan, never coarser
+            than a label map, whose borders are drawn anew.
         weight: how often it is drawn, relative to the others.
         labels: the file is a label map; scans are synthesised from it.
         prepared: the file holds training scans as `write_training_scans` writes them; nothing else here applies to it.
@@ -51,8 +52,6 @@ class ScanSource:
     def __post_init__(self) -> None:
         if self.input is not None and (self.labels or self.prepared):
             raise ConfigError(f"{self.path}: `input` goes with sharp scans, not with labels or prepared; leave one out")
-        if self.labels and self.spacing_mm:
-            raise ConfigError(f"{self.path}: label maps are not resampled, expected no spacing_mm; leave it out")
         if self.copies < 1 or not 0 < self.weight < math.inf:
             raise ConfigError(
                 f"{self.path}: copies={self.copies} must be at least 1 and weight={self.weight} a positive number"

@@ -15,7 +15,8 @@ from torch import Tensor
 from moediff.acquisition.normalisation import brain_scaling, foreground
 from moediff.acquisition.operators import gaussian_window_matrix
 from moediff.acquisition.point_spread import FWHM
-from moediff.anatomy.labels import as_brain_label_map
+from moediff.anatomy.finer_labels import finer_label_map
+from moediff.anatomy.labels import as_brain_label_map, as_label_map
 from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise
 from moediff.core.config import rng_for
@@ -116,7 +117,17 @@ def _shrink(volume: Volume, size_mm: float) -> Volume:
 
 
 def _synthetic_scans(volume: Volume, source: ScanSource, seed: int) -> list[TrainingScan]:
-    labels = as_brain_label_map(volume.data_XYZ)
+    as_brain_label_map(volume.data_XYZ)
+    sizes = source.spacing_mm or (0.0,)
+    scans = []
+    for size in sizes:
+        scans += _drawn_scans(finer_label_map(volume, size) if size else volume, source, seed, 1 / len(sizes))
+    return scans
+
+
+def _drawn_scans(volume: Volume, source: ScanSource, seed: int, share: float) -> list[TrainingScan]:
+    """Synthetic scans of a label map on its own voxels; together they have this share of the source's weight."""
+    labels = as_label_map(volume.data_XYZ)
     where = (labels > 0).nonzero()
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
     labels = F.pad(labels[box], (8,) * 6)
@@ -124,7 +135,7 @@ def _synthetic_scans(volume: Volume, source: ScanSource, seed: int) -> list[Trai
     scans = []
     for copy in range(source.copies):
         scan = synthesise(labels, rng_for(seed, source.path, copy))
-        scans.append(training_scan(scan, region != BACKGROUND, region, source.weight / source.copies))
+        scans.append(training_scan(scan, region != BACKGROUND, region, share * source.weight / source.copies))
     return scans
 
 
