@@ -21,7 +21,7 @@ RAISE = "import os, signal; os.kill(os.getpid(), signal.{name}); import time; ti
 PLACES = {  # where a signal is easily lost or mistaken
     "plain": "{stop}",
     "exec of a text, as dataclasses do": "exec('{stop}')",
-    "a destructor": "class X:\n    def __del__(self):\n        {stop}\nx = X()\ndel x\nimport time\ntime.sleep(5)",
+    "a destructor": "class X:\n    def __del__(self):\n        {stop}\nx = X()\ndel x\nimport time\ntime.sleep(30)",
     "an import that fails": "try:\n    {stop}\nexcept BaseException:\n    raise ImportError('numpy is broken')",
     "clearing every exception": "try:\n    {stop}\nexcept BaseException:\n    pass\nimport time\ntime.sleep(30)",
     "cleaning up": "try:\n    {stop}\nfinally:\n    {stop}",
@@ -29,6 +29,8 @@ PLACES = {  # where a signal is easily lost or mistaken
 PROGRAM = """
 import sys
 import moediff.cli.enhance as module
+import moediff.core.signals
+moediff.core.signals.REMINDER_S = 1.0
 def command(args):
     exec(compile({body!r}, "body", "exec"), {{}})
     return 0

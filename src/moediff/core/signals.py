@@ -92,6 +92,17 @@ def _unraisable(caught: sys.UnraisableHookArgs) -> None:
     import threading
 
     number, _ = _received.pop()
-    again = threading.Timer(RESEND_S, signal.raise_signal, [number])
+    again = threading.Timer(RESEND_S, _signal_main_thread, [number])
     again.daemon = True
     again.start()
+
+
+def _signal_main_thread(number: int) -> None:
+    """Send a signal where handlers run, so that whatever waits there (a sleep, a read) is interrupted at once."""
+    import threading
+
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
