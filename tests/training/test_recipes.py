@@ -12,11 +12,11 @@ from moediff.model.denoiser import Denoiser
 from moediff.model.warm_start import begin_from
 from moediff.training.manifest import read_manifest_table
 from moediff.training.provenance import stage_records
-from moediff.training.recipe import AVERAGE, KINDS, TRAIN, Recipe, load_recipe, stored_settings
+from moediff.training.recipe import KINDS, TRAIN, Recipe, load_recipe, stored_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ["default", "gpu"]
-FALL = ("backbone", "experts", "detail")
+FALL = ("backbone", "experts", "detail", "detail-again")
 
 
 def recipe(name: str) -> Recipe:
@@ -34,7 +34,7 @@ def test_every_recipe_can_be_read_and_says_how_to_run_it(path, capsys):
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_recipe_goes_from_nothing_to_calibrated_weights(name):
     stages = recipe(name).stages
-    assert {stage.kind for stage in stages} == set(KINDS) - {AVERAGE}
+    assert {stage.kind for stage in stages} == set(KINDS)
     assert [stage.kind for stage in stages[-3:]] == list(KINDS[2:])
     first, *others = stages
     assert first.config.start is None and first.config.model.denoiser.gate.experts == 1
@@ -50,8 +50,18 @@ def test_the_default_recipe_ends_by_steps_alone():
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_learning_rate_falls_once(name):
     stages = [stage.config for stage in recipe(name).stages if stage.kind == TRAIN and stage.name in FALL]
-    assert [end for stage in stages for end in stage.cosine] == [0.0, 0.5, 0.5, 0.6, 0.6, 1.0]
+    assert [end for stage in stages for end in stage.cosine] == [0.0, 0.5, 0.5, 0.6, *(0.6, 1.0) * 2]
     assert len({stage.learning_rate for stage in stages}) == 1
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_fall_ends_twice_from_the_same_weights_and_is_averaged(name):
+    stages = {stage.name: stage for stage in recipe(name).stages}
+    one, other = stages["detail"], stages["detail-again"]
+    assert one.parents == other.parents == ("gate",) and stages["mean"].parents == ("detail", "detail-again")
+    assert stages["specialise"].parents == ("mean",)
+    differing = {key for key, value in one.settings().items() if other.settings().get(key) != value}
+    assert "seed" in differing and differing <= {"seed", "out"}
 
 
 def test_the_recipe_for_a_gpu_has_the_same_stages():
@@ -100,7 +110,7 @@ def test_a_dry_run_reads_nothing_and_names_what_is_missing(tmp_path, capsys):
     words = ["train", str(ROOT / "recipes" / "default.toml"), "--dry-run", "--data", str(tmp_path), "--steps", "729"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "8 stages, 729 steps of training" in out and "3. gate: train; 14 steps" in out
+    assert "10 stages, 729 steps of training" in out and "3. gate: train; 14 steps" in out
     assert "missing, with those to validate on: 20" in out and "missing: train/M2208_T2w.nii.gz" in out
     assert "loss.feature_distillation = 0.3" in out and not list(tmp_path.iterdir())
 
