@@ -16,7 +16,7 @@ from moediff.acquisition.normalisation import brain_scaling, foreground
 from moediff.acquisition.operators import gaussian_window_matrix
 from moediff.acquisition.point_spread import FWHM
 from moediff.anatomy.finer_labels import finer_label_map
-from moediff.anatomy.labels import as_brain_label_map, as_label_map
+from moediff.anatomy.labels import as_brain_label_map
 from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise
 from moediff.core.config import rng_for
@@ -117,7 +117,7 @@ def _shrink(volume: Volume, size_mm: float) -> Volume:
 
 
 def _synthetic_scans(volume: Volume, source: ScanSource, seed: int) -> list[TrainingScan]:
-    as_brain_label_map(volume.data_XYZ)
+    volume = volume.with_data(as_brain_label_map(volume.data_XYZ))
     sizes = source.spacing_mm or (0.0,)
     scans = []
     for size in sizes:
@@ -126,8 +126,8 @@ def _synthetic_scans(volume: Volume, source: ScanSource, seed: int) -> list[Trai
 
 
 def _drawn_scans(volume: Volume, source: ScanSource, seed: int, share: float) -> list[TrainingScan]:
-    """Synthetic scans of a label map on its own voxels; together they have this share of the source's weight."""
-    labels = as_label_map(volume.data_XYZ)
+    """Synthetic scans of checked labels on their own voxels; together they have this share of the source's weight."""
+    labels = volume.data_XYZ
     where = (labels > 0).nonzero()
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
     labels = F.pad(labels[box], (8,) * 6)
