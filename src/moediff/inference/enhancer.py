@@ -12,6 +12,7 @@ import torch
 
 from moediff.core.device import parse_device, parse_dtype
 from moediff.core.errors import ConfigError, prefix_errors
+from moediff.core.memory import reused_memory
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.guided import GUIDE_NOT_NEEDED, GuidedScan, check_guide, load_guide
@@ -60,6 +61,7 @@ class Enhancer:
         """The loaded weights with their settings."""
         return self.model.bundle
 
+    @reused_memory()
     def __call__(
         self,
         source: Source | Sequence[Source],
