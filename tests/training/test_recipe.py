@@ -123,6 +123,47 @@ def test_recipes_build_on_others_stage_by_stage(tmp_path):
     assert Path(experts.data).resolve() == (tmp_path / "below" / "scans").resolve()
 
 
+AGAIN = """
+[[stages]]
+name = "first"
+steps = 5
+[stages.loss]
+lesion = 7.0
+[[stages]]
+name = "second"
+batch = 3
+[[stages]]
+name = "second-again"
+like = "second"
+seed = 4
+[[stages]]
+name = "first-again"
+like = "first"
+steps = 6
+[[stages]]
+name = "elsewhere"
+like = "first-again"
+start = "second"
+"""
+
+
+def test_a_stage_like_another_has_its_settings_and_its_start(tmp_path):
+    stages = {stage.name: stage for stage in load_recipe(written(tmp_path, AGAIN)).stages}
+    assert (stages["second-again"].config.batch, stages["second-again"].config.seed) == (3, 4)
+    assert stages["second-again"].parents == stages["second"].parents == ("first",)
+    again, elsewhere = stages["first-again"], stages["elsewhere"]
+    assert again.parents == () and again.config.start is None
+    assert (again.config.steps, again.config.loss.lesion) == (6, 7.0)
+    assert elsewhere.parents == ("second",) and (elsewhere.config.steps, elsewhere.config.loss.lesion) == (6, 7.0)
+
+
+@pytest.mark.parametrize("like", ['"later"', '"itself"', "3", '["first"]'])
+def test_a_stage_is_like_an_earlier_one_only(like, tmp_path):
+    text = f'[[stages]]\nname = "first"\n[[stages]]\nname = "itself"\nlike = {like}\n[[stages]]\nname = "later"\n'
+    with pytest.raises(ConfigError, match=r"stage itself: like: no earlier stage is called .*; choose from first"):
+        load_recipe(written(tmp_path, text))
+
+
 def test_former_keys_inside_stages_are_read(tmp_path):
     with pytest.warns(MoeDiffWarning, match="rate is now learning_rate"):
         recipe = load_recipe(written(tmp_path, '[[stages]]\nname = "one"\nrate = 1e-3\n[stages.loss]\nsteady = 0.5\n'))

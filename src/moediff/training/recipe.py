@@ -167,12 +167,25 @@ def load_recipe(path: Path) -> Recipe:
             raise ConfigError("stages: expected one [[stages]] table or more")
         common = parse_as(TrainConfig, resolve_manifest(values))
         stages: list[Stage] = []
+        by_name: dict[str, dict[str, Any]] = {}
         for table in stated:
             with prefix_errors(f"stage {printable(str(table.get('name', len(stages) + 1)))}"):
-                stages.append(_stage(values, table, stages, path.parent))
+                merged = _over_like(table, by_name)
+                stages.append(_stage(values, merged, stages, path.parent))
+                by_name[stages[-1].name] = merged
         return Recipe(Path(common.out), common, tuple(stages))
     except ConfigError as error:
         raise ConfigError(f"{printable(path)}: {error}") from error
+
+
+def _over_like(table: dict[str, Any], earlier: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A stage's table over that of the earlier stage that it is `like`; `like` stays, for the same start."""
+    if "like" not in table:
+        return table
+    like = table["like"]
+    if not isinstance(like, str) or like not in earlier:
+        raise ConfigError(f"like: no earlier stage is called {like!r}; choose from {', '.join(earlier) or 'none'}")
+    return over(earlier[like], table)
 
 
 def _stage(shared: Mapping[str, Any], table: dict[str, Any], before: Sequence[Stage], folder: Path) -> Stage:
@@ -184,7 +197,7 @@ def _stage(shared: Mapping[str, Any], table: dict[str, Any], before: Sequence[St
         raise ConfigError(f"name={name!r} is taken; choose another one")
     if kind not in KINDS:
         raise ConfigError(f"kind={kind!r} is unknown; choose from {', '.join(KINDS)}")
-    own = {key: value for key, value in table.items() if key not in ("name", "kind")}
+    own = {key: value for key, value in table.items() if key not in ("name", "kind", "like")}
     out = str(Path(shared["out"]) / name)
     own_start = own.pop("start", None)
     if kind == TRAIN:
@@ -195,7 +208,11 @@ def _stage(shared: Mapping[str, Any], table: dict[str, Any], before: Sequence[St
     else:
         options = parse_as(OPTIONS[kind], own)
         values, of = dict(shared), options.of if isinstance(options, Average) else ()
-    parents, start = _parents(own_start, of, earlier, (shared, folder))
+    like = next((stage for stage in before if stage.name == table.get("like")), None)
+    if like is not None and own_start is None and not of:
+        parents, start = like.parents, like.config.start
+    else:
+        parents, start = _parents(own_start, of, earlier, (shared, folder))
     if kind != TRAIN and not parents and start is None:
         raise ConfigError(f"a stage of kind {kind!r} needs weights: put one before it, or name a bundle with `start`")
     values |= {"out": out, "start": str(Path(shared["out"]) / parents[0] / "bundle") if parents else start}
