@@ -308,11 +308,11 @@ def _say_cost(planned: PlannedScan, enhancer: Enhancer) -> None:
     """Say what a result finer than 1 mm costs, before the work begins."""
     import torch
 
-    from moediff.inference.dry_run import plans_of
+    from moediff.inference.dry_run import guide_grid, plans_of
     from moediff.inference.memory_estimate import cost_sentence
 
     network, threads = enhancer.bundle.config.denoiser, torch.get_num_threads()
-    if sentence := cost_sentence(plans_of(planned), planned.options, network, threads):
+    if sentence := cost_sentence(plans_of(planned), planned.options, network, threads, guide=guide_grid(planned)):
         print(f"moediff: {sentence}", file=sys.stderr)
 
 

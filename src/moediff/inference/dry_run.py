@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.errors import DataError
+from moediff.core.volume import Grid
 from moediff.inference.grid_plan import GridPlan, coarser_warnings, plan_grids
 from moediff.inference.guided import GUIDE_NOT_NEEDED, guide_warnings
-from moediff.inference.memory_estimate import guided_peak_mib, peak_memory_mib, several_peak_mib
+from moediff.inference.memory_estimate import peak_mib_of
 from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
 from moediff.inference.result import PASSED_THROUGH
 from moediff.inference.run import EnhanceRequest, PlannedScan
@@ -52,7 +53,7 @@ def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
         guide=None if planned.guide is None else planned.guide.stored_grid.shape,
         output=plan.stored_target.shape,
         output_spacing_mm=tuple(round(s, 4) for s in plan.stored_target.spacing_mm),
-        peak_memory_mib=_peak_memory_mib(planned, config),
+        peak_memory_mib=peak_mib_of(plans_of(planned), planned.options, config.denoiser, guide=guide_grid(planned)),
         files=tuple(str(path) for path in request.outputs.every()),
         warnings=(
             *(note for one in planned.scans for note in one.warnings),
@@ -63,6 +64,11 @@ def dry_run(request: EnhanceRequest, config: BundleConfig) -> DryRun:
     )
 
 
+def guide_grid(planned: PlannedScan) -> Grid | None:
+    """Of the guide, where there is one and it would be used."""
+    return None if planned.guide is None or planned.plan.pass_through else planned.guide.volume.grid
+
+
 def plans_of(planned: PlannedScan) -> list[GridPlan]:
     """Of all scans, each as its header places it; where that is off the result's grid, as large as the first."""
     plans, common = [planned.plan], replace(planned.options, like=planned.plan.working, voxel_size=None, profile=None)
@@ -70,15 +76,6 @@ def plans_of(planned: PlannedScan) -> list[GridPlan]:
         with suppress(DataError):
             plans.append(plan_grids(scan, common))
     return plans + [planned.plan] * (len(planned.scans) - len(plans))
-
-
-def _peak_memory_mib(planned: PlannedScan, config: BundleConfig) -> int:
-    options, network = planned.options, config.denoiser
-    if planned.guide is not None and not planned.plan.pass_through:
-        return guided_peak_mib(planned.plan, planned.guide.volume.grid, options, network)
-    if len(planned.scans) == 1:
-        return peak_memory_mib(planned.plan, options, network)
-    return several_peak_mib(plans_of(planned), options, network)
 
 
 def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str]:

@@ -26,10 +26,13 @@ RESERVED = 2.0  # times a small tile's own memory, for blocks that stay reserved
 ESTIMATE_BYTES = 12  # a voxel of the common grid and scan of several: result, precision, and samples
 COMBINING_BYTES = 175  # a voxel of the common grid: a copy refined twofold, and the vectors of conjugate gradients
 COMBINING_TIME = 1.6  # times the network's time for all scans, with registration and least squares
+GUIDED_TIME = 4.0  # times the network's time for the scan: a second run on the guide, registration, edges of both
+COMMAND_SECONDS = 3.0  # to start, read, prepare and write
 SIMPLEITK_MIB = 60.0  # its library and copies for registration
 GUIDE_BYTES = 90  # a voxel of the working grid: the guide refined twofold along each axis, and edges of both
 SECONDS = 1.7e-6  # a voxel of the working grid, network evaluation and CPU thread, for the shipped width
 SECOND_THREAD = 0.7  # share of a further thread that is gained
+LONG_SECONDS = 90  # from here on said in minutes
 FINE_MM = 0.95  # results with smaller voxels are announced
 
 
@@ -42,7 +45,12 @@ def seconds_on_cpu(plan: GridPlan, options: EnhanceOptions, threads: int) -> flo
 
 
 def cost_sentence(
-    plans: Sequence[GridPlan], options: EnhanceOptions, network: DenoiserConfig, threads: int
+    plans: Sequence[GridPlan],
+    options: EnhanceOptions,
+    network: DenoiserConfig,
+    threads: int,
+    *,
+    guide: Grid | None = None,
 ) -> str | None:
     """Grid, memory and time of a result with voxels finer than 1 mm, in a sentence; None for any other.
 
@@ -50,19 +58,32 @@ def cost_sentence(
         plans: of the scan, or of several that become one; the first is that of the first scan.
         options, network: as in `peak_memory_mib`.
         threads: of the CPU.
+        guide: grid of the guide, where one scan has one.
     """
-    first, several = plans[0], len(plans) > 1
+    first = plans[0]
     target = first.stored_target
     if first.pass_through or min(target.spacing_mm) >= FINE_MM:
         return None
     sizes, shape = " x ".join(f"{size:.3g}" for size in target.spacing_mm), " x ".join(map(str, target.shape))
-    peak_mib = several_peak_mib(plans, options, network) if several else peak_memory_mib(first, options, network)
-    seconds = sum(seconds_on_cpu(plan, options, threads) for plan in plans) * (COMBINING_TIME if several else 1)
+    seconds = sum(seconds_on_cpu(plan, options, threads) for plan in plans)
+    seconds *= GUIDED_TIME if guide is not None else COMBINING_TIME if len(plans) > 1 else 1
+    seconds += COMMAND_SECONDS
+    duration = f"{seconds / 60:.1f} minutes" if seconds >= LONG_SECONDS else f"{seconds:.0f} seconds"
+    peak_mib = peak_mib_of(plans, options, network, guide=guide)
     times = math.prod(target.shape) / math.prod(first.source.shape)
     return (
         f"voxels of {sizes} mm: a grid of {shape}, {times:.1f} times the input's voxels; about {peak_mib / 1024:.1f} "
-        f"GiB, {seconds / 60:.1f} minutes on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
+        f"GiB, {duration} on {threads} CPU thread{'s' * (threads > 1)} (--voxel-size 1 takes less)"
     )
+
+
+def peak_mib_of(
+    plans: Sequence[GridPlan], options: EnhanceOptions, network: DenoiserConfig, *, guide: Grid | None = None
+) -> int:
+    """Peak of one scan, of one with a guide or of several; arguments as in `cost_sentence`."""
+    if guide is not None:
+        return guided_peak_mib(plans[0], guide, options, network)
+    return several_peak_mib(plans, options, network) if len(plans) > 1 else peak_memory_mib(plans[0], options, network)
 
 
 def several_peak_mib(plans: Sequence[GridPlan], options: EnhanceOptions, network: DenoiserConfig) -> int:
