@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from moediff.model.bundle import Bundle
     from moediff.report.figure import plot
 
-_HOMES = {
+_MODULES = {
     "Enhancer": "moediff.inference.enhancer",
     "EnhanceOptions": "moediff.inference.options",
     "Enhanced": "moediff.inference.result",
@@ -40,9 +40,9 @@ __all__ = ["EnhanceOptions", "Enhanced", "Enhancer", "OutputPaths", "Volume", "e
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'moediff' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def enhance(

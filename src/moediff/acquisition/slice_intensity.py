@@ -1,7 +1,7 @@
 """Slice intensity of interleaved acquisitions: slices that alternate in brightness (cross-talk, steady state).
 
-Slices next to each other show different anatomy, so the gain of a single slice cannot be told from what it holds. What
-alternates from every slice to the next can: anatomy does not.
+Slices next to each other show different anatomy, so the gain of a single slice cannot be separated from its
+content. What alternates from every slice to the next can: anatomy does not.
 
 Axes: X Y Z voxels, N slices, x y the plane of the slices.
 """

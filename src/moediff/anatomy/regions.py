@@ -43,7 +43,7 @@ def region_map(labels_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
 
 
 def scan_regions(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
-    """Region of every voxel of a skull-stripped scan, as `region_map`; None where tissues cannot be told apart.
+    """Region of every voxel of a skull-stripped scan, as `region_map`; None where tissues cannot be distinguished.
 
     Cortex is the grey matter within 15 mm of the brain's surface. Deeper grey matter, and white matter near it, stays
     BACKGROUND: cortex and nuclei look the same. The cerebellum counts as cortex and white matter.

@@ -2,7 +2,7 @@
 
 A mixture of three Gaussians over log intensities and a smooth bias field, fitted in turns (Wells et al. 1996, IEEE
 TMI 15), then two rounds in which neighbours count (mean-field Potts prior). White matter is the tissue that lies
-deepest, so T1w, T2w and FLAIR orders are told apart without being named.
+deepest, so T1w, T2w and FLAIR orders are distinguished without being named.
 
 Axes: X Y Z voxels, N voxels of the brain, T tissues.
 """
@@ -146,7 +146,7 @@ def _tissue_of_class(class_N: Tensor, depth_N: Tensor) -> Tensor | None:
 def tissue_map(data_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
     """FLUID, GREY, WHITE or 0 (outside) for every voxel of a skull-stripped scan; uint8.
 
-    None where the scan does not look stripped, or its tissues overlap too much to be told apart (many FLAIR and
+    None where the scan does not look stripped, or its tissues overlap too much to be distinguished (many FLAIR and
     contrast-enhanced scans).
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from moediff.cohort.bids_index import BidsScan
 from moediff.cohort.bids_names import BidsName, source_key
 
-ENTITIES = ("run", "acq")  # by which scans of one head are told apart
+ENTITIES = ("run", "acq")  # by which scans of one head are distinguished
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from moediff.model.encoder import FINE
 
 AGREEMENT_FLOOR = 0.05  # of the mean token error: the MAD temperature never falls below this
 
-LEAST_SHARE = 0.05  # of a batch's labelled tokens: no expert's home is counted as rarer than this
+LEAST_SHARE = 0.05  # of a batch's labelled tokens: no expert's own region is counted as rarer than this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,14 +187,14 @@ def expert_loss(error_BxyzE: Tensor, logit_BxyzE: Tensor, target: RegionTarget, 
 
     Args:
         evenly: relative to the mean of all experts there, so that deep white matter, small and smooth, is learned as
-            eagerly as the rest; at most the number of experts. A home under `LEAST_SHARE` of the tokens counts less.
+            eagerly as the rest; at most the number of experts. A region under `LEAST_SHARE` of the tokens counts less.
     """
-    home = torch.where(target.known_Bxyz[..., None] > 0.5, target.share_BxyzE, logit_BxyzE.detach().softmax(-1))
+    region_BxyzE = torch.where(target.known_Bxyz[..., None] > 0.5, target.share_BxyzE, logit_BxyzE.detach().softmax(-1))
     if not evenly:
-        return (home * error_BxyzE).sum(-1).mean()
+        return (region_BxyzE * error_BxyzE).sum(-1).mean()
     everyone = error_BxyzE.detach().mean(-1, keepdim=True)
     own_E, usual_E, share_E = (
-        (home * part).mean((0, 1, 2, 3)) for part in (error_BxyzE, everyone, torch.ones_like(home))
+        (region_BxyzE * part).mean((0, 1, 2, 3)) for part in (error_BxyzE, everyone, torch.ones_like(region_BxyzE))
     )
     return (own_E / usual_E.clamp_min(1e-12) * (share_E / LEAST_SHARE).clamp_max(1)).mean()
 

@@ -42,7 +42,7 @@ def load_training_scans(
 
     With a `cache` folder, prepared scans are written there and read again by a resumed run, as long as
     files, settings and seed are the same. Regions come from the labels, and from tissue classification for stripped
-    scans whose tissues can be told apart.
+    scans whose tissues can be distinguished.
 
     Raises:
         InputMissing: a scan is not there.
