@@ -135,7 +135,7 @@ def run(plan: Plan, folder: Path) -> Run:
 
 
 def in_a_process(plan: Plan, folder: Path) -> Run:
-    """The same in a process of its own, whose memory tells of nothing else."""
+    """The same in a process of its own, so that its memory is that of this run only."""
     words = [sys.executable, __file__, "--one", json.dumps(plan), str(folder)]
     result = Run(
         **json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
@@ -175,7 +175,7 @@ def measure(tasks: int, known: dict[str, Run]) -> dict[str, Run]:
 
 
 def findings(runs: dict[str, Run]) -> dict[str, float]:
-    """What the issue asks for."""
+    """Overhead, memory and efficiency, from all runs."""
     one, two, single = runs["one worker"], runs["two workers"], runs["dask single"]
     return {
         "overhead_share_processes": runs["large"].overhead_share,

@@ -74,7 +74,7 @@ class Result:
         storage: share of the time that the storage was busy.
         read_tb, written_tb: in all.
         core_years: processor time of all scans.
-        lost: workers lost and replaced.
+        workers_lost: how many were lost and replaced.
     """
 
     hours: float
@@ -85,7 +85,7 @@ class Result:
     read_tb: float
     written_tb: float
     core_years: float
-    lost: int
+    workers_lost: int
 
     @property
     def bottleneck(self) -> str:
@@ -135,7 +135,7 @@ def simulate(cluster: Cluster, scans: list[Scan], controller_s: float, seed: int
         read_tb=run.read_mb / 1e6,
         written_tb=run.written_mb / 1e6,
         core_years=run.worked_s / (365.25 * 86400),
-        lost=run.lost,
+        workers_lost=run.workers_lost,
     )
 
 
@@ -150,7 +150,7 @@ class _Simulation:
         self.fresh = set(range(self.workers))
         self.waiting = cluster.scans
         self.worked_s = self.read_mb = self.written_mb = self.end_s = 0.0
-        self.lost = 0
+        self.workers_lost = 0
         self.events = [(cluster.wait_s, number, 0.0) for number in range(self.workers)]  # when, worker, MB to write
 
     def run(self) -> None:
@@ -183,7 +183,7 @@ class _Simulation:
         now_s += start_s + work_s
         self.end_s = max(self.end_s, now_s)
         if killed:
-            self.waiting, self.lost = self.waiting + 1, self.lost + 1
+            self.waiting, self.workers_lost = self.waiting + 1, self.workers_lost + 1
             self.fresh.add(number)
             now_s += cluster.replace_s + cluster.wait_s
             self.began_s[number] = now_s
@@ -218,7 +218,7 @@ def table(cluster: Cluster, scans: list[Scan], controller_s: float) -> str:
         result = simulate(replace(cluster, **change), scans, controller_s)  # type: ignore[arg-type]
         lines.append(
             f"| {name} | {result.hours:.2g} | {result.workers} | {percent(result.busy)} | {percent(result.storage)} "
-            f"| {percent(result.controller)} | {result.lost} | {result.bottleneck} |"
+            f"| {percent(result.controller)} | {result.workers_lost} | {result.bottleneck} |"
         )
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ class Row:
         gain_db: of the result over the better interpolation.
         hard_only_gain_db: the same where the easy half of tokens is interpolated.
         computed: share of the head's tokens within the network's reach of a hard one.
-        near: share of them within a quarter of that reach.
+        within_quarter: share of them within a quarter of that reach.
     """
 
     scan: str
@@ -49,7 +49,7 @@ class Row:
     gain_db: float
     hard_only_gain_db: float
     computed: float
-    near: float
+    within_quarter: float
 
 
 def token_means(values_XYZ: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def main() -> None:
     for recipe in args.recipes:
         same = [row for row in rows if row.recipe == recipe]
         gains = [mean([row.gain_db for row in same]), mean([row.hard_only_gain_db for row in same])]
-        shares = [mean([row.computed for row in same]), mean([row.near for row in same])]
+        shares = [mean([row.computed for row in same]), mean([row.within_quarter for row in same])]
         lines.append([recipe, *(f"{gain:+.2f}" for gain in gains), *(f"{100 * share:.0f} %" for share in shares)])
     print(f"{args.side}^3 voxels, weights {enhancer.bundle.sha256[:8]}; mean of {len(args.scans)}\n")
     print(markdown(["recipe", "gain", "hard half only", "within reach", "within a quarter of it"], lines))

@@ -69,8 +69,8 @@ def row(name: str, kind: str, truth: Volume, noise: float, enhancer: Enhancer) -
     mask = head_mask(truth.data_XYZ)
     top = data_range(truth.data_XYZ, mask)
 
-    def judged(found: Volume) -> float:
-        return round(psnr(found.data_XYZ, truth.data_XYZ, mask, top), 3)
+    def judged(result: Volume) -> float:
+        return round(psnr(result.data_XYZ, truth.data_XYZ, mask, top), 3)
 
     best = max(judged(resample(low, truth.grid, kernel)) for kernel in ("cubic", "zero-fill"))
     return Row(name, kind, noise, best, judged(enhancer(low, EnhanceOptions(like=truth.grid)).volume))

@@ -4,7 +4,7 @@
 
 Truth: a scan of `anisotropic/` (persons whom no weights saw) resampled to 1 mm, or of `train/`; its middle is acquired
 with slices of 5 mm and 1 % noise along an axis that is sharp in it. The guide is the same person's T1w, whole, after a
-motion of about 4 mm. PSNR in dB inside the head. Spheres of 3-6 mm and 30 % contrast are planted where the truth is
+motion of about 4 mm. PSNR in dB inside the head. Spheres of 3-6 mm and 30 % contrast are added where the truth is
 homogeneous: in the thick scan alone, then in the guide alone. What the latter leave behind is given as a share of
 their contrast in the truth.
 """
@@ -71,30 +71,34 @@ def row_of(pair: Pair, other: Volume, *, training: bool) -> GuideRow:
     plain, guided = pair.enhanced(pair.truth, None), pair.enhanced(pair.truth, pair.guide)
     record, plain_db = guided.sidecar.guide, pair.psnr(plain)
     assert record is not None
-    found = Rigid(torch.tensor(record.transform, dtype=torch.float64))
+    estimate = Rigid(torch.tensor(record.transform, dtype=torch.float64))
     lesioned = with_lesions(pair.truth, pair.lesions)
     true_XYZ = lesioned.data_XYZ - pair.truth.data_XYZ
-    base_XYZ = guided.volume.data_XYZ
-    alone_XYZ = pair.enhanced(lesioned, None).volume.data_XYZ - plain.volume.data_XYZ
-    thick_XYZ = pair.enhanced(lesioned, pair.guide).volume.data_XYZ - base_XYZ
-    ghost = pair.shares(pair.enhanced(pair.truth, pair.guide_with_lesions()).volume.data_XYZ - base_XYZ, true_XYZ).abs()
-    alone, kept = pair.shares(alone_XYZ, true_XYZ), pair.shares(thick_XYZ, true_XYZ)
+    guided_XYZ = guided.volume.data_XYZ
+    plain_change_XYZ = pair.enhanced(lesioned, None).volume.data_XYZ - plain.volume.data_XYZ
+    guided_change_XYZ = pair.enhanced(lesioned, pair.guide).volume.data_XYZ - guided_XYZ
+    ghost = pair.shares(
+        pair.enhanced(pair.truth, pair.guide_with_lesions()).volume.data_XYZ - guided_XYZ, true_XYZ
+    ).abs()
+    plain_shares, guided_shares = pair.shares(plain_change_XYZ, true_XYZ), pair.shares(guided_change_XYZ, true_XYZ)
     return GuideRow(
         pair=pair.name,
         training=training,
         plain_db=round(plain_db, 3),
         gain_db=round(pair.psnr(guided) - plain_db, 3),
-        off_mm=round((found.inverse @ pair.place).displacement_mm(grid_centre_mm(pair.truth.grid), 40.0), 3),
+        off_mm=round(
+            (estimate.inverse @ pair.guide_transform).displacement_mm(grid_centre_mm(pair.truth.grid), 40.0), 3
+        ),
         agreement=record.agreement,
         apart_mm=record.apart_mm or 0.0,
         mirrored=wrong(pair, pair.guide.with_data(pair.guide.data_XYZ.flip(0)), plain_db),
         other_head=wrong(pair, other, plain_db),
         lesions=len(pair.lesions),
-        kept_plain=round(float(alone.mean()), 3),
-        kept=round(float(kept.mean()), 3),
-        worst_change=round(float((kept - alone).min()), 3),
-        place_plain_mm=round(pair.distance_mm(alone_XYZ), 3),
-        place_mm=round(pair.distance_mm(thick_XYZ), 3),
+        kept_plain=round(float(plain_shares.mean()), 3),
+        kept=round(float(guided_shares.mean()), 3),
+        worst_change=round(float((guided_shares - plain_shares).min()), 3),
+        place_plain_mm=round(pair.distance_mm(plain_change_XYZ), 3),
+        place_mm=round(pair.distance_mm(guided_change_XYZ), 3),
         ghost=round(float(ghost.mean()), 3),
         worst_ghost=round(float(ghost.max()), 3),
     )

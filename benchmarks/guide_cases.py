@@ -1,4 +1,4 @@
-"""Pairs of a thick scan and a sharp guide of one person, and lesions planted in either."""
+"""Pairs of a thick scan and a sharp guide of one person, and synthetic lesions in either."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def truth_of(scan: Volume, side: int) -> Volume:
 
 @dataclass(frozen=True)
 class Pair:
-    """Truth and guide of one person, and lesions planted in either."""
+    """Truth and guide of one person, and synthetic lesions in either."""
 
     name: str
     enhancer: Enhancer
@@ -68,7 +68,7 @@ class Pair:
     axis: int
 
     @cached_property
-    def place(self) -> Rigid:
+    def guide_transform(self) -> Rigid:
         """Where registration to the sharp truth puts the guide."""
         inside_XYZ = head_mask(self.truth.data_XYZ)
         return place_guide(self.truth, self.truth, inside_XYZ, self.guide, registered=True).transform
@@ -86,7 +86,7 @@ class Pair:
 
     def guide_with_lesions(self) -> Volume:
         """At the same places of the head, to half a voxel."""
-        to_guide = torch.linalg.inv(self.guide.affine) @ self.place.matrix @ self.truth.affine
+        to_guide = torch.linalg.inv(self.guide.affine) @ self.guide_transform.matrix @ self.truth.affine
         moved = []
         for lesion in self.lesions:
             x, y, z, _ = (to_guide @ torch.tensor([*lesion.site, 1.0], dtype=torch.float64)).round().int().tolist()
@@ -94,7 +94,7 @@ class Pair:
         return with_lesions(self.guide, moved)
 
     def enhanced(self, truth: Volume, guide: Volume | None) -> Enhanced:
-        """By the way of the command, with registration."""
+        """As the command does it, with registration."""
         low = degrade(truth, thick_slices(THICK, NOISE, "guide", self.axis), rng_for(0, self.name))
         return self.enhancer(low, EnhanceOptions(like=truth.grid), guide=guide)
 

@@ -36,7 +36,7 @@ VARIANTS = {
     "resolution and noise only": replace(LOW_FIELD, bias=0.0, gamma=1.0),
 }
 N4_LEVELS = 3
-SHARP, SHOWN = "sharp scan", "sharp scan as measured"
+SHARP, MEASURED = "sharp scan", "sharp scan as measured"
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def as_measured(truth: Volume, recipe: Recipe, seed: str) -> Volume:
     return degrade(truth, sharp, rng_for(0, seed))
 
 
-def fitted_psnr(found_XYZ: Tensor, truth: Volume) -> float:
+def fitted_psnr(result_XYZ: Tensor, truth: Volume) -> float:
     """Inside the head, dB."""
     mask = head_mask(truth.data_XYZ)
-    fit = fit_intensities(found_XYZ[mask], truth.data_XYZ[mask])
-    return psnr(fit.apply(found_XYZ), truth.data_XYZ, mask, data_range(truth.data_XYZ, mask))
+    fit = fit_intensities(result_XYZ[mask], truth.data_XYZ[mask])
+    return psnr(fit.apply(result_XYZ), truth.data_XYZ, mask, data_range(truth.data_XYZ, mask))
 
 
 def without_bias_field(scan: Volume) -> Volume:
@@ -89,7 +89,7 @@ def rows_of(name: str, truth: Volume, enhancer: Enhancer, *, n4: bool) -> list[R
         low = without_bias_field(low) if n4 else low
         ours = enhancer(low, EnhanceOptions(like=truth.grid)).volume.data_XYZ
         plain = [resample(low, truth.grid, kernel).data_XYZ for kernel in ("cubic", "zero-fill")]
-        for label, reference in ((SHARP, truth), (SHOWN, as_measured(truth, recipe, name))):
+        for label, reference in ((SHARP, truth), (MEASURED, as_measured(truth, recipe, name))):
             best = max(fitted_psnr(one, reference) for one in plain)
             rows.append(Row(name, variant, label, round(best, 3), round(fitted_psnr(ours, reference), 3)))
             report(rows[-1])
@@ -108,12 +108,12 @@ def main() -> None:
     lines = []
     for variant in VARIANTS:
         cells = [variant]
-        for label in (SHARP, SHOWN):
+        for label in (SHARP, MEASURED):
             same = [row for row in rows if (row.variant, row.reference) == (variant, label)]
             cells += [f"{mean([row.interpolated_db for row in same]):.2f}", f"{mean([r.gain_db for r in same]):+.2f}"]
         lines.append(cells)
     print(f"{args.side}^3 voxels, weights {enhancer.bundle.sha256[:8]}; mean of {len(args.scans)}\n")
-    print(markdown(["recipe", f"{SHARP}: interpolated", "gain", f"{SHOWN}: interpolated", "gain"], lines))
+    print(markdown(["recipe", f"{SHARP}: interpolated", "gain", f"{MEASURED}: interpolated", "gain"], lines))
     write_rows(args.json, rows, sha256=enhancer.bundle.sha256, side=args.side)
 
 

@@ -124,12 +124,16 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkTimes:
-    """Network of one enhancement, and a whole one again."""
+    """Network of one enhancement, and a whole one again.
+
+    Args:
+        network_for_rate_s: of the call that GFLOP/s is taken from: the second on a GPU, whose first loads kernels.
+    """
 
     network_s: float
     evaluations: int
     again_s: float
-    steady_s: float
+    network_for_rate_s: float
     foreground_voxels: int
     matrix_gflops: float
     gpu_mib: int | str
@@ -155,7 +159,7 @@ class EnhanceRow(NetworkTimes):
     @property
     def gflops(self) -> float:
         """Operations a second."""
-        return self.gflop / self.steady_s
+        return self.gflop / self.network_for_rate_s
 
     @property
     def share_of_matrix_rate(self) -> float:
@@ -254,7 +258,7 @@ def time_network(job: Job) -> NetworkTimes:
         network_s=round(first.seconds, 3),
         evaluations=first.evaluations,
         again_s=round(again, 3),
-        steady_s=round(meter.seconds - first.seconds if on_gpu else first.seconds, 3),
+        network_for_rate_s=round(meter.seconds - first.seconds if on_gpu else first.seconds, 3),
         foreground_voxels=meter.foreground,
         matrix_gflops=best,
         gpu_mib=round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else "",
@@ -294,13 +298,13 @@ def operations_of_a_cube(side: int = 64) -> float:
     phantom.
     """
     denoiser = load_bundle(None).denoiser
-    base = phantom_head((side, side, side), 1.0).data_XYZ[None] / 1000
+    phantom = phantom_head((side, side, side), 1.0).data_XYZ[None] / 1000
     at = torch.arange(side).float()[None]
     with counting() as counter:
-        scan = NetworkInput(base, torch.stack([base, base], 1), PerAxis(at, at, at / 5), torch.tensor([0.01]))
+        scan = NetworkInput(phantom, torch.stack([phantom, phantom], 1), PerAxis(at, at, at / 5), torch.tensor([0.01]))
         condition = make_condition(denoiser, scan)
-        denoiser.with_uncertainty(torch.zeros_like(base), torch.tensor([1.0]), condition)
-    return round(counter.get_total_flops() / base.numel() / 1e3, 1)
+        denoiser.with_uncertainty(torch.zeros_like(phantom), torch.tensor([1.0]), condition)
+    return round(counter.get_total_flops() / phantom.numel() / 1e3, 1)
 
 
 def enhance(args: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ from moediff.training.trainer import Trainer
 
 RULES = {"dense": (4, 0.0), "top 2": (2, 0.1), "top 1": (1, 0.1)}  # top_k, threshold
 COUNTS = (1, 2, 4, 8)
-VIEWS = ("plain", "smooth", "detail", "window") * 2
+BRANCHES = ("plain", "smooth", "detail", "window") * 2
 TURNS = 5
 TRAINING_SIDE = 160  # of the phantom that patches are cut from
 EXAMPLE = ("augmented", "degrade", "prepare")  # called by PatchSource.example; the rest of an example is "cut"
@@ -112,8 +112,8 @@ def seconds_by_rule(variants: dict[str, Bundle], prepared: Prepared) -> Seconds:
     sigma = first.config.diffusion.sigma_max * first.config.denoiser.sigma_data
     work = {name: evaluation(b.denoiser, encode(b.denoiser, prepared), sigma) for name, b in variants.items()}
     context = encode(first.denoiser, prepared)
-    for index, view in enumerate(first.config.denoiser.experts.branches):
-        work[f"only {view}"] = evaluation(first.denoiser, context.single_expert(index), sigma)
+    for index, branch in enumerate(first.config.denoiser.experts.branches):
+        work[f"only {branch}"] = evaluation(first.denoiser, context.single_expert(index), sigma)
     return least_seconds(work, clock_of("cpu", wall=False))
 
 
@@ -126,7 +126,7 @@ def seconds_by_count(bundle: Bundle, prepared: Prepared, now: Clock) -> dict[str
         for count in COUNTS:
             gate = GateConfig(experts=count, top_k=min(top_k, count), threshold=0.0)
             torch.manual_seed(0)
-            network = Denoiser(replace(shape, gate=gate, experts=ExpertsConfig(branches=VIEWS[:count]))).eval()
+            network = Denoiser(replace(shape, gate=gate, experts=ExpertsConfig(branches=BRANCHES[:count]))).eval()
             network.gate.log_scale.data.fill_(30.0)  # untrained tokens differ little: this spreads them over experts
             context = encode(network.to(device), prepared)
             work[name][str(count)] = evaluation(network, context, bundle.config.diffusion.sigma_max * shape.sigma_data)
@@ -163,7 +163,7 @@ def routing_rows(variants: dict[str, Bundle], args: argparse.Namespace) -> list[
     return rows
 
 
-def routing_tables(rows: Sequence[RoutingRow], seconds: Seconds, counts: dict[str, Seconds]) -> str:
+def routing_tables(rows: Sequence[RoutingRow], seconds: Seconds, by_count: dict[str, Seconds]) -> str:
     """Markdown: loss and cost of every rule, then cost by the number of experts."""
     single = {name: value for name, value in seconds.items() if name.startswith("only ")}
     one = mean(list(single.values()))
@@ -175,11 +175,11 @@ def routing_tables(rows: Sequence[RoutingRow], seconds: Seconds, counts: dict[st
         lines.append([name, *cells, f"{seconds[name] / one:.2f}"])
     rules = markdown(["routing", *(f"{r}, dB against dense" for r in recipes), "time over one expert's"], lines)
     spread = ", ".join(f"{name} {value / one:.2f}" for name, value in single.items())
-    by_count = markdown(
+    count_table = markdown(
         ["time over one expert's", *(f"{n} experts" for n in COUNTS)],
-        [[name, *(f"{v / each[str(COUNTS[0])]:.2f}" for v in each.values())] for name, each in counts.items()],
+        [[name, *(f"{v / each[str(COUNTS[0])]:.2f}" for v in each.values())] for name, each in by_count.items()],
     )
-    return f"{rules}\n\nOne expert everywhere, over their mean: {spread}.\n\n{by_count}"
+    return f"{rules}\n\nOne expert everywhere, over their mean: {spread}.\n\n{count_table}"
 
 
 def routing(args: argparse.Namespace) -> None:
@@ -191,11 +191,16 @@ def routing(args: argparse.Namespace) -> None:
     truth, low = routing_case(args, args.scans[0], args.recipes[0])
     prepared = prepare(low, truth.grid, bundle.config.prepare)
     seconds = seconds_by_rule(variants, prepared)
-    counts = seconds_by_count(bundle, prepared, clock_of("cpu", wall=False))
+    by_count = seconds_by_count(bundle, prepared, clock_of("cpu", wall=False))
     rows = routing_rows(variants, args)
-    print(f"\n{routing_tables(rows, seconds, counts)}")
+    print(f"\n{routing_tables(rows, seconds, by_count)}")
     if args.json:
-        record = {"bundle": bundle.sha256, "seconds": seconds, "counts": counts, "rows": [asdict(row) for row in rows]}
+        record = {
+            "bundle": bundle.sha256,
+            "seconds": seconds,
+            "counts": by_count,
+            "rows": [asdict(row) for row in rows],
+        }
         args.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -262,20 +267,20 @@ def gpu(args: argparse.Namespace) -> None:
         raise SystemExit("torch sees no CUDA device here; this compares one with the CPU")
     like = phantom_head((args.side,) * 3, 1.0)
     low = degrade(like, thick_slices(4, 0.01, "gpu"), rng_for(0, "gpu"))
-    gaps, counts = differences(low), seconds_by_streams(low, like)
+    gaps, by_streams = differences(low), seconds_by_streams(low, like)
     about = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "side": args.side}
     lines = [[dtype, f"{gap.rms:.1e}", f"{gap.largest:.1e}", str(gap.seconds)] for dtype, gap in gaps.items()]
     print(markdown(["precision on the GPU", "rms", "largest", "s, scan and result in memory"], lines), end="\n\n")
     ratios = [
         [rule, how, *(f"{value / seconds[str(COUNTS[0])]:.2f}" for value in seconds.values())]
-        for how, rules in counts.items()
+        for how, rules in by_streams.items()
         for rule, seconds in rules.items()
     ]
     print(
         markdown(["experts a voxel", "how", *(f"{n} experts" for n in COUNTS)], ratios), json.dumps(about), sep="\n\n"
     )
     if args.json:
-        record = {"about": about, "differences": {k: asdict(v) for k, v in gaps.items()}, "counts": counts}
+        record = {"about": about, "differences": {k: asdict(v) for k, v in gaps.items()}, "counts": by_streams}
         args.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -347,11 +352,11 @@ def parts_of_steps(trainer: Trainer, source: PatchSource, now: Clock, batch: int
 
 def overlapped(trainer: Trainer, source: PatchSource, now: Clock, args: argparse.Namespace) -> float:
     """Seconds a step of the real loop."""
-    with Prefetcher(source, args.batch, args.workers, trainer.member.device) as ahead:
-        trainer.step(ahead.batch(0))
+    with Prefetcher(source, args.batch, args.workers, trainer.member.device) as prefetcher:
+        trainer.step(prefetcher.batch(0))
         start = now()
         for step in range(1, args.steps + 1):
-            trainer.step(ahead.batch(step))
+            trainer.step(prefetcher.batch(step))
         return (now() - start) / args.steps
 
 

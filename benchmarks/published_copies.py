@@ -3,7 +3,7 @@
 The recipe of a published 3-D diffusion network of 50.7 million parameters (arXiv 2603.14667; 33.89 dB of bicubic
 interpolation to 37.75 dB, T1-weighted heads of another cohort): grey values over 0..255 and rounded, every sagittal
 slice halved along both of its axes by a tool's bicubic kernel and rounded again, results compared slice by slice over
-the whole field of view. Ours is asked twice: without knowing how the copy was made, and with `--profile` stating it.
+the whole field of view. Ours runs twice: without knowing how the copy was made, and with `--profile` stating it.
 
     python benchmarks/published_copies.py --scans seg3d_T1w fsf_T1w
 """
@@ -65,19 +65,19 @@ def interpolated(low: Volume) -> Tensor:
     return F.interpolate(low.data_XYZ[:, None], scale_factor=2, mode="bicubic")[:, 0]
 
 
-def psnr_of_slices(found_XYZ: Tensor, truth_XYZ: Tensor) -> float:
+def psnr_of_slices(result_XYZ: Tensor, truth_XYZ: Tensor) -> float:
     """Mean over sagittal slices, dB; equal slices count as 100, as in the paper."""
-    error_X = (eight_bit(found_XYZ) - truth_XYZ).square().mean((1, 2))
+    error_X = (eight_bit(result_XYZ) - truth_XYZ).square().mean((1, 2))
     return float((10 * torch.log10(LEVELS**2 / error_X.clamp_min(1e-10 * LEVELS**2))).mean())
 
 
 def judged(name: str, truth: Volume, enhancer: Enhancer) -> Row:
     """All methods on one head."""
     low = halved(truth)
-    found = [interpolated(low)]
+    results = [interpolated(low)]
     for profile in (None, BICUBIC):
-        found.append(enhancer(low, EnhanceOptions(like=truth.grid, profile=profile)).volume.data_XYZ)
-    return Row(name, truth.shape[0], tuple(round(psnr_of_slices(one, truth.data_XYZ), 3) for one in found))
+        results.append(enhancer(low, EnhanceOptions(like=truth.grid, profile=profile)).volume.data_XYZ)
+    return Row(name, truth.shape[0], tuple(round(psnr_of_slices(one, truth.data_XYZ), 3) for one in results))
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
         rows.append(judged(name, even(centre_crop(scan, args.side) if args.side else scan), enhancer))
         report(rows[-1])
     lines = [[row.scan, str(row.slices), *(f"{value:.2f}" for value in row.psnr_db)] for row in rows]
-    means = [mean([row.psnr_db[way] for row in rows]) for way in range(len(METHODS))]
+    means = [mean([row.psnr_db[index] for row in rows]) for index in range(len(METHODS))]
     print(f"weights {enhancer.bundle.sha256[:8]}\n")
     print(markdown(["head", "slices", *METHODS], [*lines, ["mean", "", *(f"{value:.2f}" for value in means)]]))
     write_rows(args.json, rows, sha256=enhancer.bundle.sha256)

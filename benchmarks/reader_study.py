@@ -63,17 +63,6 @@ READY = "t => typeof view !== 'undefined' && view && view.trial === t && ready &
 
 
 @dataclass(frozen=True)
-class Found:
-    """A method's log-strength: put in, found, and its 95 % interval for these readers."""
-
-    method: str
-    put_in: float
-    found: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Coverage:
     """Many simulated studies of this size: largest mean error, and share of intervals that hold the truth."""
 
@@ -173,29 +162,32 @@ def read_in_chromium(folder: Path, study: Study, key: StudyKey, store: AnswerSto
         browser.close()
 
 
-def found_by(analysis: Analysis) -> list[Found]:
-    """Strengths beside what was put in, both as differences from their mean."""
+def strengths_of(analysis: Analysis) -> list[dict[str, Any]]:
+    """Log-strengths minus their mean: as put in, and as estimated with a 95 % interval (`low` to `high`)."""
     assert analysis.choices is not None
     middle = sum(TRUTH.values()) / len(TRUTH)
     pairs = zip(analysis.methods, analysis.choices.strengths.log_strength, strict=True)
-    return [Found(name, TRUTH[name] - middle, one.value, one.low, one.high) for name, one in pairs]
+    return [
+        {"method": name, "put_in": TRUTH[name] - middle, "found": one.value, "low": one.low, "high": one.high}
+        for name, one in pairs
+    ]
 
 
 def simulated(studies: int) -> Coverage:
     """Studies of two readers and twelve cases with the same strengths, drawn without a browser."""
     values = np.array([*TRUTH.values()]) - sum(TRUTH.values()) / len(TRUTH)
     setting = SimulatedStudy(log_strength=tuple(values), log_ties=LOG_TIES, readers=2, cases=12)
-    errors, held = [], []
+    errors, covered = [], []
     for seed in range(studies):
-        counts = simulate_counts(setting, numpy_rng(seed, "demonstration"))
-        strengths = estimate(counts, readers="fixed", draws=200, seed=seed).log_strength
+        choices = simulate_counts(setting, numpy_rng(seed, "demonstration"))
+        strengths = estimate(choices, readers="fixed", draws=200, seed=seed).log_strength
         errors.append([one.value - value for one, value in zip(strengths, values, strict=True)])
-        held.append([one.low <= value <= one.high for one, value in zip(strengths, values, strict=True)])
-    return Coverage(studies, float(np.abs(np.mean(errors, axis=0)).max()), float(np.mean(held)))
+        covered.append([one.low <= value <= one.high for one, value in zip(strengths, values, strict=True)])
+    return Coverage(studies, float(np.abs(np.mean(errors, axis=0)).max()), float(np.mean(covered)))
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run it all and print what was found."""
+    """Run it all and print the strengths that were estimated."""
     parser = parser_of(__doc__, side=64)
     parser.add_argument("folder", type=Path, help="where results, study and analysis go; results there are kept")
     parser.add_argument("--simulated", type=int, default=200, metavar="N", help="simulated studies")
@@ -215,7 +207,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "cases": analysis.cases,
         "side": args.side,
         "answers": len(answers),
-        "strengths": [asdict(one) for one in found_by(analysis)],
+        "strengths": strengths_of(analysis),
         "simulated": asdict(simulated(args.simulated)),
     }
     print(json.dumps(record, indent=1))

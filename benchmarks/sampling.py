@@ -32,12 +32,12 @@ KINDS = {
     "zero-filled 1.4": AxisRecipe(method="truncate", factor=2, thickness=1.4),
     "zero-filled hamming 1.3": AxisRecipe(method="hamming", factor=2, thickness=1.3),
 }
-WAYS = ("suggested", "suggested, consistent", "stated", "stated, consistent")
+VARIANTS = ("suggested", "suggested, consistent", "stated", "stated, consistent")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Gains in dB, in the order of WAYS."""
+    """Gains in dB, in the order of VARIANTS."""
 
     scan: str
     kind: str
@@ -46,23 +46,23 @@ class Row:
     gains_db: tuple[float, ...]
 
 
-def psnr(found: Volume, truth: Volume) -> float:
+def psnr(result: Volume, truth: Volume) -> float:
     """Inside the head, over the truth's 99.9th percentile."""
     top = quantile(truth.data_XYZ, 0.999)
     inside = truth.data_XYZ > 0.05 * top
-    return float(10 * torch.log10(top**2 / (found.data_XYZ - truth.data_XYZ)[inside].square().mean()))
+    return float(10 * torch.log10(top**2 / (result.data_XYZ - truth.data_XYZ)[inside].square().mean()))
 
 
 def gains(truth: Volume, recipe: Recipe, enhancer: Enhancer) -> tuple[float, ...]:
-    """In the order of WAYS."""
+    """In the order of VARIANTS."""
     low = degrade(truth, recipe, rng_for(0, "sampling"))
     best = max(psnr(resample(low, truth.grid, kernel), truth) for kernel in ("cubic", "zero-fill"))
-    found = []
+    values = []
     for profile in (None, recipe_sampling(recipe.axes)):
         for consistent in (False, True):
             options = EnhanceOptions(like=truth.grid, profile=profile, data_consistency=consistent)
-            found.append(round(psnr(enhancer(low, options).volume, truth) - best, 3))
-    return tuple(found)
+            values.append(round(psnr(enhancer(low, options).volume, truth) - best, 3))
+    return tuple(values)
 
 
 def main() -> None:
@@ -89,10 +89,10 @@ def main() -> None:
         for axes in (3, 2):
             for noise in args.noise:
                 same = [row.gains_db for row in rows if (row.kind, row.axes, row.noise) == (kind, axes, noise)]
-                means = [f"{mean([one[way] for one in same]):+.2f}" for way in range(len(WAYS))]
+                means = [f"{mean([one[index] for one in same]):+.2f}" for index in range(len(VARIANTS))]
                 worst = min(one[3] - one[1] for one in same)
                 lines.append([kind, str(axes), f"{noise:g}", *means, f"{worst:+.2f}"])
-    print(markdown(["sampled by", "axes", "noise", *WAYS, "worst"], lines))
+    print(markdown(["sampled by", "axes", "noise", *VARIANTS, "worst"], lines))
     write_rows(args.json, rows, sha256=enhancer.bundle.sha256, side=args.side)
 
 

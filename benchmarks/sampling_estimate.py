@@ -1,4 +1,4 @@
-"""How often a scan's sampling is told from its spectrum: simulated samplings of training and held-out heads.
+"""How often a scan's sampling is recognised from its spectrum: simulated samplings of training and held-out heads.
 
 python benchmarks/sampling_estimate.py
 """
@@ -29,8 +29,8 @@ SAMPLED = [
 ]
 
 
-def told(low: Volume, axes: list[int]) -> list[Sampling | None]:
-    """What every axis shows."""
+def estimates_of(low: Volume, axes: list[int]) -> list[Sampling | None]:
+    """The window that every axis's spectrum shows; None where it shows none."""
     scaling = brain_scaling(low.data_XYZ, foreground(low.data_XYZ, low.spacing_mm), low.spacing_mm)
     scaled = scaling.apply(low.data_XYZ)
     noise = float(quiet_noise(scaled))
@@ -39,7 +39,7 @@ def told(low: Volume, axes: list[int]) -> list[Sampling | None]:
 
 
 def main() -> None:
-    """Print what was told of each sampling."""
+    """Print what was estimated for each sampling."""
     parser = parser_of(__doc__, side=128, bundle=False)
     parser.add_argument("--folders", nargs="+", default=["train", "val"])
     parser.add_argument("--factors", type=float, nargs="+", default=[1.5, 2.0])
@@ -53,7 +53,7 @@ def main() -> None:
         for factor in args.factors
         for noise in args.noise
     } | {f"recipe {name}": NAMED[name] for name in ("low1.5", "iso1.5", "iso2", "inplane2", "mixed", "low-field")}
-    found: dict[str, Counter[str]] = {kind: Counter[str]() for kind in (*kinds, "as it was acquired")}
+    estimates: dict[str, Counter[str]] = {kind: Counter[str]() for kind in (*kinds, "as it was acquired")}
     for folder in args.folders:
         for path in sorted((args.data / folder).glob("*.nii.gz")):
             scan = load(path).volume
@@ -65,12 +65,12 @@ def main() -> None:
                 for kind, recipe in kinds.items():
                     low = degrade(truth, recipe, rng_for(0, "estimate"))
                     axes = [a for a, one in enumerate(recipe_sampling(recipe.axes)) if one.method != "none"][:2]
-                    found[kind].update(str(one and one.words) for one in told(low, axes))
-                names = [str(one and one.words) for one in told(truth, [0, 1, 2])]
-                found["as it was acquired"].update(f"{path.name[:12]} {name}" for name in names)
+                    estimates[kind].update(str(one and one.words) for one in estimates_of(low, axes))
+                names = [str(one and one.words) for one in estimates_of(truth, [0, 1, 2])]
+                estimates["as it was acquired"].update(f"{path.name[:12]} {name}" for name in names)
             except DataError as error:
                 print(path.name, error)
-    for kind, counter in found.items():
+    for kind, counter in estimates.items():
         print(f"{kind}: {dict(counter.most_common(5))}", flush=True)
 
 

@@ -5,7 +5,7 @@
     python benchmarks/several.py tune      # regularisation of least squares, on a head of train/
 
 A run that is stopped goes on where it was. Scans are acquired from sharp ones in frames that moved by up to 5 degrees
-and 5 mm, with small bright lesions planted. PSNR in dB inside the head, where all scans measured, over the 99.9th
+and 5 mm, with small bright lesions added. PSNR in dB inside the head, where all scans measured, over the 99.9th
 percentile of the truth, after a fit of gain and offset by Huber's loss for every method alike.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from common import SCANS, parser_of, validation_scan
-from several_rows import Found, QualityRow, RegistrationRow, Stored, motion_table, quality_tables
+from several_rows import LesionCounts, QualityRow, RegistrationRow, Stored, motion_table, quality_tables
 from several_simulation import DESIGNS, Regularisation, Simulated, least_squares, psnr_db, simulate
 from torch import Tensor
 
@@ -54,10 +54,10 @@ class Judge:
     def __init__(self, simulated: Simulated) -> None:
         truth, seen = simulated.truth, simulated.seen_XYZ
         self.truth, self.lesions = truth, simulated.lesions
-        head = foreground(truth.data_XYZ, truth.spacing_mm)
-        self.inside = head & seen
+        mask = foreground(truth.data_XYZ, truth.spacing_mm)
+        self.inside = mask & seen
         self.top = quantile(truth.data_XYZ, 0.999)
-        self.brain = head & ~within(~seen, EDGE_MM, truth.spacing_mm) if not bool(seen.all()) else head
+        self.brain = mask & ~within(~seen, EDGE_MM, truth.spacing_mm) if not bool(seen.all()) else mask
 
     def fitted(self, data_XYZ: Tensor) -> tuple[Tensor, float]:
         """A result with the truth's gain and offset, and the gain."""
@@ -71,14 +71,14 @@ class Judge:
     def coverage(self, data_XYZ: Tensor, deviation_XYZ: Tensor) -> float:
         """Share of voxels whose 90 % interval holds the truth."""
         fitted_XYZ, gain = self.fitted(data_XYZ)
-        held = (fitted_XYZ - self.truth.data_XYZ).abs() < INTERVAL_SD * gain * deviation_XYZ
-        return round(float(held[self.inside].float().mean()), 4)
+        covered = (fitted_XYZ - self.truth.data_XYZ).abs() < INTERVAL_SD * gain * deviation_XYZ
+        return round(float(covered[self.inside].float().mean()), 4)
 
-    def found(self, data_XYZ: Tensor) -> Found:
-        """Planted lesions that it shows, and others."""
+    def lesion_counts(self, data_XYZ: Tensor) -> LesionCounts:
+        """Synthetic lesions that a result misses, and others that it shows."""
         unit = float(self.truth.data_XYZ[self.inside].median())
         pair = (self.fitted(data_XYZ)[0] / unit, self.truth.data_XYZ / unit)
-        return Found.of(judge_lesions(*pair, self.brain, self.lesions, self.truth.spacing_mm))
+        return LesionCounts.of(judge_lesions(*pair, self.brain, self.lesions, self.truth.spacing_mm))
 
 
 def error_mm(estimate: Rigid, true: Rigid, grid: Grid) -> float:
@@ -86,9 +86,9 @@ def error_mm(estimate: Rigid, true: Rigid, grid: Grid) -> float:
     return round((estimate.inverse @ true).displacement_mm(grid_centre_mm(grid)), 4)
 
 
-def registration_row(head: Volume, name: str, design: str, seed: int, side: int) -> RegistrationRow:
+def registration_row(whole: Volume, name: str, design: str, seed: int, side: int) -> RegistrationRow:
     """Two scans of one person, of which the second moved."""
-    simulated = simulate(head, side, DESIGNS[design], seed)
+    simulated = simulate(whole, side, DESIGNS[design], seed)
     pick = 1 + seed % (len(simulated.scans) - 1)
     both = align([simulated.scans[0], simulated.scans[pick]])
     error = error_mm(both[1].transform, simulated.transforms[pick], simulated.truth.grid)
@@ -98,9 +98,9 @@ def registration_row(head: Volume, name: str, design: str, seed: int, side: int)
     )
 
 
-def quality_row(enhancer: Enhancer, head: Volume, name: str, design: str, side: int) -> QualityRow:
+def quality_row(enhancer: Enhancer, whole: Volume, name: str, design: str, side: int) -> QualityRow:
     """One person, one design."""
-    simulated = simulate(head, side, DESIGNS[design], 0, lesions=True)
+    simulated = simulate(whole, side, DESIGNS[design], 0, lesions=True)
     truth, scans, judge, start = simulated.truth, simulated.scans, Judge(simulated), time.process_time()
     options, loaded = EnhanceOptions(like=truth.grid), [from_volume(scan) for scan in scans]
     several = SeveralScans(
@@ -108,7 +108,7 @@ def quality_row(enhancer: Enhancer, head: Volume, name: str, design: str, side: 
     )
     estimates = several.estimates()
     scaling = several.first.prepared.scaling
-    alone = [scaling.undo(e.mean_XYZ) for e in estimates]
+    single = [scaling.undo(e.mean_XYZ) for e in estimates]
     spread = [e.precision_XYZ.clamp_min(1e-12).rsqrt() * scaling.scale for e in estimates]
     together = several.join(estimates)
     assert together.uncertainty is not None
@@ -124,14 +124,14 @@ def quality_row(enhancer: Enhancer, head: Volume, name: str, design: str, side: 
         scan=name,
         design=design,
         side=side,
-        alone_db=tuple(map(judge.psnr, alone)),
+        alone_db=tuple(map(judge.psnr, single)),
         together_db=judge.psnr(result),
         least_squares_db=judge.psnr(squares),
-        alone_coverage=tuple(map(judge.coverage, alone, spread)),
+        alone_coverage=tuple(map(judge.coverage, single, spread)),
         coverage=judge.coverage(result, together.uncertainty.data_XYZ),
-        alone_lesions=tuple(map(judge.found, alone)),
-        lesions=judge.found(result),
-        least_squares_lesions=judge.found(squares),
+        alone_lesions=tuple(map(judge.lesion_counts, single)),
+        lesions=judge.lesion_counts(result),
+        least_squares_lesions=judge.lesion_counts(squares),
         registration_mm=tuple(
             error_mm(f, t, truth.grid) for f, t in zip(motions[1:], simulated.transforms[1:], strict=True)
         ),
@@ -142,9 +142,9 @@ def quality_row(enhancer: Enhancer, head: Volume, name: str, design: str, side: 
 
 def tune(data: Path, side: int, designs: Sequence[str]) -> None:
     """PSNR of least squares under every regularisation, on a head of train/."""
-    head = load(data / "train" / f"{TUNED_ON}.nii.gz").volume
+    whole = load(data / "train" / f"{TUNED_ON}.nii.gz").volume
     for design in designs:
-        simulated = simulate(head, side, DESIGNS[design], 0, lesions=True)
+        simulated = simulate(whole, side, DESIGNS[design], 0, lesions=True)
         judge = Judge(simulated)
         placed = [t.placed_volume(scan) for t, scan in zip(simulated.transforms, simulated.scans, strict=True)]
         for prior in (Regularisation(d, c) for c in CORRELATIONS_VOX for d in DEVIATIONS):
@@ -163,12 +163,14 @@ def main() -> None:
     if args.what == "tune":
         tune(args.data, args.side, args.designs)
         return
-    heads = {name: validation_scan(args.data, name) for name in args.scans}
+    sharp_scans = {name: validation_scan(args.data, name) for name in args.scans}
     if args.what == "registration":
         motions = Stored(args.json, RegistrationRow)
         for seed in range(args.motions):
             name, design = args.scans[seed % len(args.scans)], args.designs[seed // 5 % len(args.designs)]
-            motions.add((name, design, seed), partial(registration_row, heads[name], name, design, seed, args.side))
+            motions.add(
+                (name, design, seed), partial(registration_row, sharp_scans[name], name, design, seed, args.side)
+            )
         print(motion_table(motions.rows))
         return
     enhancer = Enhancer(args.bundle)
@@ -176,7 +178,7 @@ def main() -> None:
     for design in args.designs:
         for name in args.scans:
             side = max(args.side, DESIGNS[design].least_side)
-            quality.add((name, design, side), partial(quality_row, enhancer, heads[name], name, design, side))
+            quality.add((name, design, side), partial(quality_row, enhancer, sharp_scans[name], name, design, side))
     print(quality_tables(quality.rows))
 
 

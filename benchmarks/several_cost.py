@@ -2,7 +2,7 @@
 
     python benchmarks/several_cost.py --scans seg3d_T1w [--design "3 planes 5 mm"] [--json out.json]
 
-`alone` enhances the first scan to the grid of the sharp head, `together` all of them to the same grid, each in a
+`one_scan` enhances the first scan to the grid of the sharp head, `all_scans` all of them to the same grid, each in a
 process of its own and on one thread: threads that wait for each other on a busy machine spin.
 """
 
@@ -30,14 +30,14 @@ class CostRow:
     scan: str
     design: str
     shape: tuple[int, ...]
-    alone: Measured
-    together: Measured
+    one_scan: Measured
+    all_scans: Measured
 
 
 def measure(data: Path, name: str, design: str, folder: Path, bundle: Path | None) -> CostRow:
     """Simulate, and run both commands."""
-    head = validation_scan(data, name)
-    simulated = simulate(head, max(head.shape), DESIGNS[design], 0)
+    whole = validation_scan(data, name)
+    simulated = simulate(whole, max(whole.shape), DESIGNS[design], 0)
     like, scans = folder / "like.nii.gz", [folder / f"scan{index}.nii.gz" for index in range(len(simulated.scans))]
     save(simulated.truth, like)
     for volume, path in zip(simulated.scans, scans, strict=True):
@@ -63,7 +63,7 @@ def measure(data: Path, name: str, design: str, folder: Path, bundle: Path | Non
             raise SystemExit(f"moediff enhance ended with {measured.exit_code}: {measured.fault or log.read_text()}")
         return measured
 
-    return CostRow(name, design, simulated.truth.shape, run(scans[:1], "alone"), run(scans, "together"))
+    return CostRow(name, design, simulated.truth.shape, run(scans[:1], "one_scan"), run(scans, "all_scans"))
 
 
 def main() -> None:
@@ -79,8 +79,8 @@ def main() -> None:
     header = ["person", "voxels", "one scan, CPU s", "MiB", "together, CPU s", "MiB", "times one"]
     lines = [
         [row.scan, "x".join(map(str, row.shape))]
-        + [f"{value:.0f}" for run in (row.alone, row.together) for value in (run.cpu_s, run.peak_mib)]
-        + [f"{row.together.cpu_s / row.alone.cpu_s:.1f}"]
+        + [f"{value:.0f}" for run in (row.one_scan, row.all_scans) for value in (run.cpu_s, run.peak_mib)]
+        + [f"{row.all_scans.cpu_s / row.one_scan.cpu_s:.1f}"]
         for row in rows
     ]
     print(markdown(header, lines))

@@ -32,7 +32,7 @@ class RegistrationRow:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from other rows."""
+        """What identifies a row."""
         return self.scan, self.design, self.seed
 
     @property
@@ -42,15 +42,18 @@ class RegistrationRow:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Planted lesions in one result: lost and invented ones, of how many."""
+class LesionCounts:
+    """Synthetic lesions in one result: false negatives (`lost`), false positives (`invented`), and how many there are.
+
+    Names are those of the stored rows.
+    """
 
     lost: int
     invented: int
     count: int
 
     @classmethod
-    def of(cls, scores: LesionScores) -> Found:
+    def of(cls, scores: LesionScores) -> LesionCounts:
         """The counts."""
         return cls(scores.false_negatives, scores.false_positives, scores.count)
 
@@ -73,16 +76,16 @@ class QualityRow:
     least_squares_db: float
     alone_coverage: tuple[float, ...]
     coverage: float
-    alone_lesions: tuple[Found, ...]
-    lesions: Found
-    least_squares_lesions: Found
+    alone_lesions: tuple[LesionCounts, ...]
+    lesions: LesionCounts
+    least_squares_lesions: LesionCounts
     registration_mm: tuple[float, ...]
     warnings: tuple[str, ...]
     cpu_seconds: float
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from other rows."""
+        """What identifies a row."""
         return self.scan, self.design, self.side
 
     @property
@@ -167,9 +170,9 @@ def quality_tables(rows: Sequence[QualityRow]) -> str:
 
 def _mean_line(design: str, rows: Sequence[QualityRow]) -> list[str]:
     gains, over = [row.gain_db for row in rows], [row.over_least_squares_db for row in rows]
-    alone, together = [row.alone_lesions[row.best] for row in rows], [row.lesions for row in rows]
-    lost = [sum(found.lost for found in part) for part in (alone, together)]
-    invented = [sum(found.invented for found in part) for part in (alone, together)]
+    single, together = [row.alone_lesions[row.best] for row in rows], [row.lesions for row in rows]
+    missed = [sum(one.lost for one in part) for part in (single, together)]
+    false = [sum(one.invented for one in part) for part in (single, together)]
     return [
         design,
         str(len(rows)),
@@ -178,7 +181,7 @@ def _mean_line(design: str, rows: Sequence[QualityRow]) -> list[str]:
         f"{mean(gains):+.2f} ({min(gains):+.2f})",
         f"{mean(over):+.2f} ({min(over):+.2f})",
         f"{mean([row.coverage for row in rows]):.3f}",
-        f"{lost[0]}; {lost[1]} of {sum(found.count for found in together)}",
-        f"{invented[0]}; {invented[1]}",
+        f"{missed[0]}; {missed[1]} of {sum(one.count for one in together)}",
+        f"{false[0]}; {false[1]}",
         f"{max(max(row.registration_mm) for row in rows):.2f}",
     ]

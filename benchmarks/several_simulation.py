@@ -44,11 +44,11 @@ class Design:
         rows[axis] = AxisRecipe(method="gaussian", factor=self.factor)
         return Recipe(axes=(rows[0], rows[1], rows[2]), noise=self.noise, name="several")
 
-    def seen(self, sharp_XYZ: Tensor, head: Volume, rng: torch.Generator) -> Tensor:
+    def seen(self, sharp_XYZ: Tensor, whole: Volume, rng: torch.Generator) -> Tensor:
         """The middle of a head in this contrast, under a bias field as smooth as over the whole head."""
         if self.bias == 0 and self.gamma == 1:
             return sharp_XYZ
-        field = centre_crop(head.with_data(bias_field(head.shape, self.bias, rng)), max(sharp_XYZ.shape)).data_XYZ
+        field = centre_crop(whole.with_data(bias_field(whole.shape, self.bias, rng)), max(sharp_XYZ.shape)).data_XYZ
         reference = reference_intensity(sharp_XYZ)
         return (sharp_XYZ / reference) ** self.gamma * reference * field
 
@@ -70,7 +70,7 @@ class Simulated:
         truth: sharp, in the contrast and under the bias field of the first scan, without noise.
         scans: the first has not moved.
         transforms: common frame -> each scan's own.
-        lesions: outlines of planted ones, bool.
+        lesions: outlines of synthetic ones, bool.
         noise: standard deviation of the scans' noise.
     """
 
@@ -95,20 +95,20 @@ def motion(seed: int, index: int, centre: Sequence[float]) -> Rigid:
     return Rigid.of([v * MAX_DEG for v in draw[:3]], [v * MAX_MM for v in draw[3:]], centre)
 
 
-def simulate(head: Volume, side: int, design: Design, seed: int, *, lesions: bool = False) -> Simulated:
+def simulate(whole: Volume, side: int, design: Design, seed: int, *, lesions: bool = False) -> Simulated:
     """Scans of the middle of a head.
 
     Args:
-        head: sharp.
+        whole: a sharp scan.
         side: of the middle part, voxels.
         design: planes, noise and contrast.
         seed: of motion, noise and bias field.
-        lesions: plant small bright spheres first.
+        lesions: add small bright spheres first.
     """
-    wide, box = centre_crop(head, side + MARGIN), centre_crop(head, side)
+    wide, box = centre_crop(whole, side + MARGIN), centre_crop(whole, side)
     outlines = wide.with_data(torch.zeros(wide.shape))
     if lesions:
-        wide, outlines = _planted(wide, box.grid, seed)
+        wide, outlines = _with_synthetic_lesions(wide, box.grid, seed)
     sharp = resample(wide, box.grid).data_XYZ.clamp_min(0)
     centre, scans, transforms = grid_centre_mm(box.grid), [], []
     for index, axis in enumerate(design.axes):
@@ -118,15 +118,15 @@ def simulate(head: Volume, side: int, design: Design, seed: int, *, lesions: boo
             step[axis] = design.factor * box.spacing_mm[axis] / 2
             transform = Rigid.of((0, 0, 0), step) @ transform
         moved = resample(wide, transform.placed_grid(box.grid)).data_XYZ.clamp_min(0) if index else sharp
-        moved = design.seen(moved, head, rng_for(seed, "bias", index))
+        moved = design.seen(moved, whole, rng_for(seed, "bias", index))
         scans.append(degrade(Volume(moved, box.affine), design.recipe(axis), rng_for(seed, "noise", index)))
         transforms.append(transform)
-    truth = Volume(design.seen(sharp, head, rng_for(seed, "bias", 0)), box.affine)
+    truth = Volume(design.seen(sharp, whole, rng_for(seed, "bias", 0)), box.affine)
     outlined = resample(outlines, box.grid, "linear").data_XYZ > 0.5
     return Simulated(truth, scans, transforms, outlined, design.noise * reference_intensity(sharp))
 
 
-def _planted(wide: Volume, box: Grid, seed: int) -> tuple[Volume, Volume]:
+def _with_synthetic_lesions(wide: Volume, box: Grid, seed: int) -> tuple[Volume, Volume]:
     """A head with spheres where it is homogeneous, in the box, and their outlines."""
     inner = centre_crop(wide, min(box.shape) - 12)
     offset = [round((a - b) / 2) for a, b in zip(wide.shape, inner.shape, strict=True)]
@@ -139,9 +139,9 @@ def _planted(wide: Volume, box: Grid, seed: int) -> tuple[Volume, Volume]:
         )
         for i, (x, y, z) in enumerate(sites)
     ]
-    planted = with_lesions(wide, lesions)
-    change = planted.data_XYZ - wide.data_XYZ
-    return planted, wide.with_data((change > 0.5 * LESION_CONTRAST * wide.data_XYZ).float())
+    lesioned = with_lesions(wide, lesions)
+    change = lesioned.data_XYZ - wide.data_XYZ
+    return lesioned, wide.with_data((change > 0.5 * LESION_CONTRAST * wide.data_XYZ).float())
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def least_squares(scans: Sequence[Volume], noise: float, grid: Grid, prior: Regu
         prior: regularisation.
         steps: of conjugate gradients.
     """
-    head = foreground(scans[0].data_XYZ, scans[0].spacing_mm)
-    scaling = brain_scaling(scans[0].data_XYZ, head, scans[0].spacing_mm)
+    mask = foreground(scans[0].data_XYZ, scans[0].spacing_mm)
+    scaling = brain_scaling(scans[0].data_XYZ, mask, scans[0].spacing_mm)
     scaled = [scan.with_data(scaling.apply(scan.data_XYZ)) for scan in scans]
     measurements = [Measurement(scan, noise / scaling.scale, grid) for scan in scaled]
     deviation, result = torch.full(grid.shape, prior.deviation), resample(scaled[0], grid, "cubic").data_XYZ

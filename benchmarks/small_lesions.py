@@ -80,18 +80,18 @@ def homogeneous_sites(truth: Volume, rng: torch.Generator) -> list[tuple[int, in
     def mean(value_XYZ: Tensor) -> Tensor:
         return F.avg_pool3d(value_XYZ[None, None], size, 1, size // 2)[0, 0]
 
-    data, head = truth.data_XYZ, head_mask(truth.data_XYZ)
-    inner = mean(head.float()) > 0.999
+    data, mask = truth.data_XYZ, head_mask(truth.data_XYZ)
+    inner = mean(mask.float()) > 0.999
     around = mean(data)
     spread = (mean(data.square()) - around.square()).clamp_min(0).sqrt() / around.clamp_min(1e-6)
     tissue = inner & (around > 0.4 * data[inner].median())
-    places = (tissue & (spread < torch.quantile(spread[tissue][::7], HOMOGENEOUS))).nonzero()
-    places = places[torch.randperm(len(places), generator=rng)[:20_000]]
+    candidates = (tissue & (spread < torch.quantile(spread[tissue][::7], HOMOGENEOUS))).nonzero()
+    candidates = candidates[torch.randperm(len(candidates), generator=rng)[:20_000]]
     chosen: list[Tensor] = []
     spacing = torch.tensor(truth.spacing_mm)
-    for place in places:
-        if all(float(((place - other) * spacing).norm()) >= APART_MM for other in chosen):
-            chosen.append(place)
+    for site in candidates:
+        if all(float(((site - other) * spacing).norm()) >= APART_MM for other in chosen):
+            chosen.append(site)
         if len(chosen) == SITES:
             break
     return [(int(p[0]), int(p[1]), int(p[2])) for p in chosen]

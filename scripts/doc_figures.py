@@ -162,14 +162,14 @@ def errors() -> None:
         "with data consistency": enhanced().volume,
     }
     most = float(truth().data_XYZ.max())
-    head = truth().data_XYZ > 0.05 * most
+    mask = truth().data_XYZ > 0.05 * most
     figure = Figure(figsize=(11, 3.1), dpi=150, facecolor=PAPER)
     panels = figure.subplots(1, len(parts) + 1)
     for axes, (title, volume) in zip(panels, parts.items(), strict=False):
         error = volume.data_XYZ - truth().data_XYZ
         plane, extent = coronal(Volume(error, truth().affine), CORONAL_MM)
         show(axes, plane, extent, HEAD, cmap="RdBu_r", vmin=-0.15 * most, vmax=0.15 * most)
-        rms = 100 * float((error[head] ** 2).mean() ** 0.5) / most
+        rms = 100 * float((error[mask] ** 2).mean() ** 0.5) / most
         axes.set_title(f"{title}\nRMS error {rms:.1f} %", color=INK, fontsize=12)
     uncertainty = enhanced().uncertainty
     assert uncertainty is not None
@@ -192,11 +192,11 @@ def gains() -> None:
 
 
 def _draw_gains(axes: Any, values: Mapping[str, Sequence[float]]) -> None:
-    for place, dots in enumerate(values.values()):
+    for position, dots in enumerate(values.values()):
         mean = statistics.fmean(dots)
-        axes.barh(place, mean, color=BLUE, alpha=0.35, height=0.6)
-        axes.plot(dots, [place] * len(dots), "o", color=BLUE, markersize=4)
-        axes.text(max(dots) + 0.06, place, f"{mean:.2f}", va="center", color=GREY)
+        axes.barh(position, mean, color=BLUE, alpha=0.35, height=0.6)
+        axes.plot(dots, [position] * len(dots), "o", color=BLUE, markersize=4)
+        axes.text(max(dots) + 0.06, position, f"{mean:.2f}", va="center", color=GREY)
     axes.set_yticks(range(len(values)), [LABELS[name] for name in values])
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, lw=1)

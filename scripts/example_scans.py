@@ -39,7 +39,7 @@ THICK = (
 )
 
 
-def head(seed: int = 0, shape_XYZ: tuple[int, int, int] = SHAPE_XYZ) -> Volume:
+def phantom_head(seed: int = 0, shape_XYZ: tuple[int, int, int] = SHAPE_XYZ) -> Volume:
     """Scalp, skull, fluid, folded grey matter, white matter and a ventricle, on voxels of 1 mm."""
     x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape_XYZ), indexing="ij")
     radius = torch.sqrt(x**2 + y**2 + z**2)
@@ -57,10 +57,10 @@ def write_scans(folder: Path) -> list[Path]:
     scans: dict[Path, Volume] = {}
     for axis, name in zip((2, 0, 1), PLANES, strict=True):
         scans[folder / name] = degrade(
-            head(shape_XYZ=SHAPE_OF_PLANES_XYZ), thick_slices(5, 0.01, "plane", axis), rng_for(0, name)
+            phantom_head(shape_XYZ=SHAPE_OF_PLANES_XYZ), thick_slices(5, 0.01, "plane", axis), rng_for(0, name)
         )
     for number, name in enumerate((*SHARP, *THICK)):
-        sharp = head(number)
+        sharp = phantom_head(number)
         thick = name in THICK
         scans[folder / name] = degrade(sharp, recipe_for("thick5"), rng_for(number, "example")) if thick else sharp
     missing = {path: scan for path, scan in scans.items() if not path.exists()}

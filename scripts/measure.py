@@ -35,14 +35,14 @@ class Measurement:
         title: of the section.
         call: script of benchmarks/ and its options, but for --data.
         legend: how to read its tables.
-        alone: nothing else may run at the same time, because it compares times.
+        exclusive: nothing else may run at the same time, because it compares times.
     """
 
     name: str
     title: str
     call: str
     legend: str
-    alone: bool = False
+    exclusive: bool = False
 
 
 MEASUREMENTS = (
@@ -136,7 +136,7 @@ MEASUREMENTS = (
         title="Time and memory of several scans",
         call="several_cost.py",
         legend="A whole head of 1 mm from three planes of 5 mm, and from the first of them: whole commands.",
-        alone=True,
+        exclusive=True,
     ),
     Measurement(
         name="adapting",
@@ -150,7 +150,7 @@ MEASUREMENTS = (
         title="Cost of routing",
         call="perf.py routing --threads 1",
         legend="Experts with too little weight at a place are skipped: loss in dB and time.",
-        alone=True,
+        exclusive=True,
     ),
 )
 
@@ -181,28 +181,28 @@ def run(measurement: Measurement, store: Path, data: Path) -> int:
 def measure(chosen: Sequence[Measurement], store: Path, data: Path, jobs: int) -> int:
     """Run all of them; the first exit code that is not 0."""
     store.mkdir(parents=True, exist_ok=True)
-    parallel, serial = ([one for one in chosen if one.alone is alone] for alone in (False, True))
+    parallel, serial = ([one for one in chosen if one.exclusive is exclusive] for exclusive in (False, True))
     with ThreadPoolExecutor(jobs) as pool:
         codes = list(pool.map(lambda one: run(one, store, data), parallel))
     codes += [run(one, store, data) for one in serial]
     return next((code for code in codes if code), 0)
 
 
-def kept_sections(page: Path, bundle: Bundle) -> dict[str, str]:
+def earlier_sections(page: Path, bundle: Bundle) -> dict[str, str]:
     """Tables that the page holds of the same weights, by the command that measured them."""
     if not page.is_file() or f"sha256 `{bundle.sha256}`" not in (text := page.read_text(encoding="utf-8")):
         return {}
     sections = re.findall(r"^`python ([^`]+)`\n\n(.+?)(?=\n\n## |\Z)", text, re.M | re.S)
-    return {command: tables.strip() for command, tables in sections}
+    return {command: section.strip() for command, section in sections}
 
 
-def page_of(bundle: Bundle, store: Path, kept: Mapping[str, str]) -> str:
+def page_of(bundle: Bundle, store: Path, earlier: Mapping[str, str]) -> str:
     """The page, with a section for every measurement.
 
     Args:
         bundle: the weights.
         store: what was measured with them on this machine.
-        kept: from `kept_sections`, for what was not.
+        earlier: from `earlier_sections`, for what was not.
     """
     lines = [
         "# Measured with the embedded weights",
@@ -216,9 +216,9 @@ def page_of(bundle: Bundle, store: Path, kept: Mapping[str, str]) -> str:
     for one in MEASUREMENTS:
         file = store / f"{one.name}.md"
         command = " ".join(words_of(one))
-        tables = kept.get(command, "**Not measured with these weights.**")
-        tables = file.read_text(encoding="utf-8").strip() if file.is_file() else tables
-        lines += ["", f"## {one.title}", "", one.legend, "", f"`python {command}`", "", tables]
+        section = earlier.get(command, "**Not measured with these weights.**")
+        section = file.read_text(encoding="utf-8").strip() if file.is_file() else section
+        lines += ["", f"## {one.title}", "", one.legend, "", f"`python {command}`", "", section]
     return "\n".join(lines) + "\n"
 
 
@@ -243,7 +243,7 @@ def main(words: Sequence[str] | None = None) -> int:
     store = args.store / bundle.sha256[:12]
     chosen = [one for one in MEASUREMENTS if one.name in args.only]
     code = measure(chosen, store, args.data.resolve(), args.jobs)
-    args.page.write_text(page_of(bundle, store, kept_sections(args.page, bundle)), encoding="utf-8")
+    args.page.write_text(page_of(bundle, store, earlier_sections(args.page, bundle)), encoding="utf-8")
     return code
 
 

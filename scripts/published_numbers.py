@@ -60,15 +60,15 @@ class Cell:
 
     def read(self) -> float:
         """The value; ValueError where the page has no such cell, or the rows that match disagree."""
-        for table in _tables(self.page, self.section):
+        for table in _page_tables(self.page, self.section):
             rows = [row for row in table[1:] if tuple(row[: len(self.row)]) == self.row]
             if rows and self.column in table[0]:
-                found = re.findall(NUMBER, rows[0][table[0].index(self.column)])
-                return float(found[self.part])
+                numbers = re.findall(NUMBER, rows[0][table[0].index(self.column)])
+                return float(numbers[self.part])
         raise ValueError(f"docs/{self.page}, {self.section!r}: no row {self.row} with a column {self.column!r}")
 
 
-def _tables(page: str, section: str) -> Iterator[list[list[str]]]:
+def _page_tables(page: str, section: str) -> Iterator[list[list[str]]]:
     """Tables below a heading, as rows of cells without emphasis."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     match = re.search(rf"^(#+) {re.escape(section)}\n(.*?)(?=^#+ |\Z)", text, re.M | re.S)
@@ -127,7 +127,7 @@ def _others() -> Iterator[tuple[str, float]]:
             yield f"contrast.{recipe}.{method}", _measured("Synthetic lesions", "contrast recovery", recipe, own)
         yield f"routing.{recipe}", _measured("Cost of routing", f"{recipe}, dB against dense", "top 2")
     for recipe in ("thick5", "low1.5"):
-        table = _tables("measured.md", "Samplers of `detail`")
+        table = _page_tables("measured.md", "Samplers of `detail`")
         samplers = next(islice(table, 0 if recipe == "thick5" else 1, None))
         chosen = next(line for line in samplers if line[0] == "dpm++2m 3")
         yield f"detail.{recipe}.power", 100 * float(chosen[samplers[0].index("band")])

@@ -40,25 +40,25 @@ class Key:
 @cache
 def classes() -> dict[str, ast.ClassDef]:
     """Every dataclass of the parts that recipes are made of, by name."""
-    found = {}
+    by_name = {}
     for module in MODULES:
         for file in sorted((PACKAGE / module).glob("*.py")):
             for node in ast.parse(file.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.ClassDef) and node.decorator_list:
-                    found[node.name] = node
-    return found
+                    by_name[node.name] = node
+    return by_name
 
 
 @cache
 def constants() -> dict[str, str]:
     """Values that defaults name, as source."""
-    found = {}
+    values = {}
     for module in MODULES:
         for file in sorted((PACKAGE / module).glob("*.py")):
             for node in ast.parse(file.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                    found[node.targets[0].id] = ast.unparse(node.value)
-    return found
+                    values[node.targets[0].id] = ast.unparse(node.value)
+    return values
 
 
 def meanings(node: ast.ClassDef) -> dict[str, str]:

@@ -42,8 +42,8 @@ def brain(data_XYZ: np.ndarray, spacing_mm: tuple[float, ...], erode_mm: float) 
     if count == 0:
         raise SystemExit(f"nothing is left after erosion by {erode_mm:g} mm: give a smaller number")
     largest = parts == 1 + int(np.argmax(ndimage.sum_labels(core, parts, range(1, count + 1))))
-    near = ndimage.distance_transform_edt(~largest, sampling=spacing_mm) <= erode_mm + 1
-    return ndimage.binary_fill_holes(near & bright)
+    grown = ndimage.distance_transform_edt(~largest, sampling=spacing_mm) <= erode_mm + 1
+    return ndimage.binary_fill_holes(grown & bright)
 
 
 def stripped(scan: Volume, erode_mm: float) -> Volume:
@@ -65,8 +65,8 @@ def draw(columns: dict[str, Volume], plane: str, at: float, zoom: tuple[float, f
     first = next(iter(columns.values()))
     most = float(np.percentile(first.data_XYZ.numpy()[first.data_XYZ.numpy() > 0], 99.7))
     rows, cols = (np.flatnonzero(plane_of(first, plane, at)[0].any(axis=axis)) for axis in (1, 0))
-    shown = np.array([(ends[0], ends[-1] + 1) for ends in (cols, rows)], float)  # the head, without the air around it
-    shown /= np.array(plane_of(first, plane, at)[0].shape[::-1])[:, None]
+    limits = np.array([(ends[0], ends[-1] + 1) for ends in (cols, rows)], float)  # the head, without the air around it
+    limits /= np.array(plane_of(first, plane, at)[0].shape[::-1])[:, None]
     figure = Figure(figsize=(10, 6.8), dpi=150, facecolor=PAPER)
     axes = figure.subplots(2, len(columns), gridspec_kw={"hspace": 0.03, "wspace": 0.03})
     for (top, below), (title, volume) in zip(axes.T, columns.items(), strict=True):
@@ -81,7 +81,7 @@ def draw(columns: dict[str, Volume], plane: str, at: float, zoom: tuple[float, f
             panel.set(xticks=[], yticks=[])
         top.add_patch(Rectangle(corner, side, side / aspect, fill=False, color=FRAME, lw=1.5))
         top.set_title(title, color=INK, fontsize=15)
-        top.set(xlim=shown[0] * width - 0.5, ylim=shown[1] * height - 0.5)
+        top.set(xlim=limits[0] * width - 0.5, ylim=limits[1] * height - 0.5)
         below.set(xlim=(corner[0], corner[0] + side), ylim=(corner[1], corner[1] + side / aspect))
         for spine in below.spines.values():
             spine.set(color=FRAME, linewidth=1.5)

@@ -64,7 +64,7 @@ def test_one_that_failed_counts_as_missing_and_is_run_again(script, measurement,
 
 
 def test_the_page_says_what_is_missing(script, measurement, monkeypatch, tmp_path):
-    other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.", alone=True)
+    other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.", exclusive=True)
     monkeypatch.setattr(script, "MEASUREMENTS", (measurement, other))
     (tmp_path / "fake.md").write_text("| 1 |\n")
     page = script.page_of(SimpleNamespace(sha256="abc"), tmp_path, {})
@@ -81,6 +81,6 @@ def test_the_page_keeps_what_it_holds_of_the_same_weights(script, measurement, m
     (tmp_path / "fake.md").write_text("| 1 |\n\n| 2 |\n")
     (tmp_path / "other.md").write_text("| 3 |\n")
     page.write_text(script.page_of(weights, tmp_path, {}))
-    kept = script.kept_sections(page, weights)
-    assert script.page_of(weights, tmp_path / "elsewhere", kept) == page.read_text()
-    assert script.kept_sections(page, SimpleNamespace(sha256="other")) == {}
+    earlier = script.earlier_sections(page, weights)
+    assert script.page_of(weights, tmp_path / "elsewhere", earlier) == page.read_text()
+    assert script.earlier_sections(page, SimpleNamespace(sha256="other")) == {}

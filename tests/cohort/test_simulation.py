@@ -54,7 +54,7 @@ def test_start_and_wait_count_once_a_worker(simulation):
 def test_every_scan_is_finished_whatever_is_lost(simulation):
     result = run(simulation, killing=0.2, walltime_s=1000.0)
     assert result.written_tb * 1e6 == pytest.approx(400)
-    assert result.lost > 400 * 0.15
+    assert result.workers_lost > 400 * 0.15
 
 
 def test_the_page_is_what_the_script_writes(simulation):
