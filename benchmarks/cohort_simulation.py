@@ -251,7 +251,7 @@ def text_of(cluster: Cluster, scans: list[Scan], findings: dict[str, float]) -> 
 def scans_table(rows: list[dict[str, Any]]) -> str:
     """Measured scans as Markdown."""
     lines = [
-        "| scan | result, voxels | s of one core | peak, MiB | read, MB | written, MB |",
+        "| scan | result, voxels | s of one core | peak so far, MiB | read, MB | written, MB |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -151,7 +151,11 @@ def motion_table(rows: Sequence[RegistrationRow]) -> str:
 def quality_tables(rows: Sequence[QualityRow]) -> str:
     """Means over persons by design, and every person."""
     header = ["design", "persons", "best alone", "together", "gain (least)", "over least squares (least)", "in 90 %"]
-    header += ["lesions lost alone; together", "invented alone; together", "worst registration, mm"]
+    header += [
+        "false-negative lesions alone; together",
+        "false-positive lesions alone; together",
+        "worst registration, mm",
+    ]
     designs = list(dict.fromkeys(row.design for row in rows))
     means = [_mean_line(design, [row for row in rows if row.design == design]) for design in designs]
     persons = [

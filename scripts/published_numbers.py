@@ -162,7 +162,7 @@ def _several() -> Iterator[tuple[str, float]]:
             yield f"several.{name}.squares.{key}", over
         yield f"several.{name}.inside", 100 * _measured(section, "in 90 %", design)
     for part, key in enumerate(("alone", "together")):
-        column = "invented alone; together"
+        column = "false-positive lesions alone; together"
         yield f"several.low-field.invented.{key}", _measured(section, column, "3 planes 64 mT", part=part)
     for key, column in (("motions", "motions"), ("below", "below 0.3 mm"), ("worst", "worst, mm")):
         yield f"several.registration.{key}", _measured("Registration of several scans", column, "all")

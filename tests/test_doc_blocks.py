@@ -17,6 +17,7 @@ from dicom_maker import slices, write
 from doc_blocks import PYTHON, ROOT, Block, DocServer, blocks_of, commands_of
 from moediff.cli.main import build_parser
 from moediff.cli.options import RENAMED_OPTIONS
+from moediff.training.recipe import load_recipe
 
 EXTENDING = {"add-a-file-format.md", "add-a-sampler.md", "add-an-expert.md"}  # tests/test_extending.py runs these
 LAB = {"LOG.md", "CHANGELOG.md", "measured.md", "reliability.md", "design.md"}  # say what was, and are not run
@@ -103,6 +104,21 @@ def test_blocks_of_data_can_be_read(page):
     for block in blocks_of(page):
         if block.language in readers:
             readers[block.language](block.text)
+
+
+def test_the_recipe_of_the_training_page_is_one(tmp_path):
+    block = next(
+        block for block in blocks_of(ROOT / "docs" / "howto" / "training.md") if 'like = "default.toml"' in block.text
+    )
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("progress"))
+    shutil.copytree(ROOT / "data", tmp_path / "data")
+    (tmp_path / "recipes" / "mine.toml").write_text(block.text)
+    recipe = load_recipe(tmp_path / "recipes" / "mine.toml")
+    assert [stage.name for stage in recipe.stages] == [
+        stage.name for stage in load_recipe(ROOT / "recipes" / "default.toml").stages
+    ]
+    scans = {stage.name: [scan.path for scan in stage.config.scans] for stage in recipe.stages}
+    assert scans["gate"] == ["labels/01.nii.gz"] and scans["detail-again"] == ["sub-01_T1w.nii.gz"]
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

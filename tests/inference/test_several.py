@@ -10,11 +10,15 @@ import torch
 from torch.testing import assert_close
 
 import moediff
+from moediff.acquisition.point_spread import Sampling
 from moediff.cli.main import main
 from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
+from moediff.inference.dry_run import plans_of
+from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.run import PlannedScan
 from moediff.inference.several import several_options
 from moediff.io.scans import from_volume, save
 from several_scans import other_contrast
@@ -122,6 +126,17 @@ def test_the_finest_voxels_that_the_scans_support(still_stacks):
     )
     assert several_options([loaded[0], from_volume(fine)], EnhanceOptions()).voxel_size == pytest.approx((1, 0.6, 0.6))
     assert several_options(loaded, OPTIONS) is OPTIONS
+
+
+def test_one_profile_is_that_of_all_scans(still_stacks):
+    loaded = [from_volume(scan) for scan in still_stacks.scans]
+    box = replace(OPTIONS, profile=(Sampling("box"),))
+    assert several_options(loaded, box) is box
+    planned = PlannedScan(tuple(loaded), box, plan_grids(loaded[0], box))
+    for plan in plans_of(planned):
+        assert sorted(axis.method for axis in plan.sampling).count("box") == 1
+    with pytest.raises(ConfigError, match="3 values for 3 scans, expected one"):
+        several_options(loaded, replace(OPTIONS, profile=(Sampling("box"),) * 3))
 
 
 def test_no_scan_at_all_is_refused(enhancer):

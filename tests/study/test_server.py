@@ -8,6 +8,8 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
 from moediff.cli.main import main
+from moediff.cli.study import _public_address
+from moediff.core.errors import ConfigError
 from moediff.study.answers import AnswerStore
 from moediff.study.links import FailureLimit, csrf_word, new_link
 from moediff.study.server import StudyServer, bind, links_to_send
@@ -247,3 +249,23 @@ def test_a_used_port_and_an_unknown_reader_are_refused(served, capsys):
         assert main(["study", "serve", str(made.folder), "--port", port]) == 78
     assert main(["study", "serve", str(made.folder), "--port", "0", "--new-link", "carl"]) == 66
     assert "no reader of this study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1", "http://127.0.0.1:8765"),
+        ("::1", "::1", "http://[::1]:8765"),
+        ("reading.local", "reading.local", "http://reading.local:8765"),
+        ("https://study.hospital.org/", "study.hospital.org", "https://study.hospital.org"),
+        ("https://study.hospital.org:8443", "study.hospital.org", "https://study.hospital.org:8443"),
+    ],
+)
+def test_links_begin_with_the_address_that_readers_use(name, host, address):
+    assert _public_address(name, 8765) == (host, address)
+
+
+@pytest.mark.parametrize("name", ["ftp://study.org", "https://", "https://study.org/?a=1", "https://study.org/mri"])
+def test_what_is_no_address_is_refused(name):
+    with pytest.raises(ConfigError, match="expected a host name or an address like"):
+        _public_address(name, 8765)

@@ -77,7 +77,7 @@ PAGES = (
         "--report-size",
         choices=("full", "small"),
         default="small",
-        help="of these pages, small: at most 7 MB, with fewer grey levels; full: about 25 MB for a fine head",
+        help="of these pages, small: at most 7 MB, with fewer grey levels; full: 25 to 45 MB for a fine head",
     ),
     option("--no-pages", action="store_true", help="write no pages (`moediff bids ... group` can write them later)"),
 )

@@ -95,7 +95,7 @@ OPTIONS = {
         option(
             "--tissues",
             action="store_true",
-            help="add tissue volumes and Dice (default: only with all metrics)",
+            help="add tissue volumes and Dice (default: unless --metrics names some)",
         ),
         option(
             "--perceptual",

@@ -197,7 +197,7 @@ SERVE_OPTIONS: dict[str, tuple[Option | OneOf, ...]] = {
             "--host", default="127.0.0.1", help="address to listen on; others than loopback need encryption in front"
         ),
         option("--port", type=int, default=8765, metavar="N", help="0 takes a free one"),
-        option("--public-name", metavar="NAME", help="host name in links, where readers use another one"),
+        option("--public-name", metavar="NAME", help="host name or https:// address in links, where it is another one"),
     ),
 }
 
@@ -395,6 +395,26 @@ def plan_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _public_address(name: str, port: int) -> tuple[str, str]:
+    """Host name that readers use, and how their links begin; a whole address is taken as it is.
+
+    Raises:
+        ConfigError: an address that is none of a web server.
+    """
+    if "://" not in name:
+        return name, f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    from urllib.parse import urlsplit
+
+    from moediff.core.errors import ConfigError
+
+    parts = urlsplit(name)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ConfigError(
+            f"--public-name is {name!r}, expected a host name or an address like https://study.org: give one"
+        )
+    return parts.hostname, name.rstrip("/")
+
+
 def serve_command(args: argparse.Namespace) -> int:
     """Print links and serve until stopped."""
     from moediff.core.extras import require_modules
@@ -409,8 +429,7 @@ def serve_command(args: argparse.Namespace) -> int:
         if args.host not in LOOPBACK:
             note = "other machines can connect, and without encryption: put a server with TLS in front"
             print(f"moediff: warning: {note}", file=sys.stderr)
-        name = args.public_name or args.host
-        address = f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
+        name, address = _public_address(args.public_name or args.host, listening.getsockname()[1])
         for reader, word in links_to_send(store, tuple(args.new_link)).items():
             link = f"{address}/start/{word}" if word else "has started; a new link: --new-link"
             print(f"{reader}  {link}", flush=True)

@@ -71,7 +71,7 @@ def guide_grid(planned: PlannedScan) -> Grid | None:
 
 def plans_of(planned: PlannedScan) -> list[GridPlan]:
     """Of all scans, each as its header places it; where that is off the result's grid, as large as the first."""
-    plans, common = [planned.plan], replace(planned.options, like=planned.plan.working, voxel_size=None, profile=None)
+    plans, common = [planned.plan], replace(planned.options, like=planned.plan.working, voxel_size=None)
     for scan in planned.scans[1:]:
         with suppress(DataError):
             plans.append(plan_grids(scan, common))

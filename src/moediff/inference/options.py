@@ -62,7 +62,7 @@ class EnhanceOptions:
         correct_slice_intensity: correct brightness that alternates from one thick slice to the next (interleaved
             acquisition).
         profile: how the scan was sampled, where that is known: one `Sampling` for all axes that are coarser than the
-            result's, or three in the input's axis order. None: as voxel sizes suggest.
+            result's, of all scans, or three in the axis order of the only one. None: as voxel sizes suggest.
         estimate_sampling: where nothing is stated, look for a scanner's filter and for zero-filling in the spectrum.
         data_consistency: correct what the measurement contradicts beyond its noise, unless the weights forbid it.
         sparse: run only the experts that the gate asks for.

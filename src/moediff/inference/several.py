@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.combine import Measurement, consistent, weighted_mean
-from moediff.core.errors import DataError, prefix_errors, printable
+from moediff.core.errors import ConfigError, DataError, prefix_errors, printable
 from moediff.core.geometry import RAS, canonicalise, default_spacing, field_of_view_mask, ras_axes
 from moediff.core.statistics import quantile
 from moediff.core.volume import Grid, Volume
@@ -50,7 +50,16 @@ NOT_CALIBRATED = "standard deviation of the combination of several scans, not ca
 
 
 def several_options(scans: Sequence[LoadedScan], options: EnhanceOptions) -> EnhanceOptions:
-    """Options with the finest voxel size that the scans support together, unless one or a grid was requested."""
+    """Options with the finest voxel size that the scans support together, unless one or a grid was requested.
+
+    Raises:
+        ConfigError: a profile for every axis of one file.
+    """
+    if options.profile is not None and len(options.profile) > 1:
+        raise ConfigError(
+            f"--profile has {len(options.profile)} values for {len(scans)} scans, expected one for the coarse axes of "
+            "all: give one, or leave it out"
+        )
     if options.voxel_size is not None or options.like is not None:
         return options
     first = scans[0].stored_grid
@@ -256,7 +265,7 @@ class SeveralScans:
         return report
 
     def _session(self, one: AlignedScan, index: int) -> Session:
-        options = replace(self.options, like=self.common, voxel_size=None, single_experts=False, profile=None)
+        options = replace(self.options, like=self.common, voxel_size=None, single_experts=False)
         return Session(self.model, one.placed, plan_grids(one.placed, options), options, self._part(index))
 
     def _estimate(self, session: Session, output: NetworkOutput) -> Estimate:

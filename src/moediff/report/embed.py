@@ -20,7 +20,7 @@ from moediff.core.volume import Grid, Volume
 from moediff.report.codec import LEFT, MOST_LEVEL, Packed, pack
 from moediff.report.layers import Display, Layer, Scan, Window
 
-SAMPLE_PLANES = 8  # packed together to foretell a size
+SAMPLE_PLANES = 8  # packed together to estimate a size
 SAMPLE_SLABS = 3
 BELOW = 4.0  # widths of the brain's window; what is darker looks like this
 

@@ -331,7 +331,7 @@ def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | No
 
     Args:
         path: where a PNG goes; an existing file is replaced, None writes nothing.
-        truth: the true scan, on any grid; no error is label where it was not measured.
+        truth: the true scan, on any grid; no error is shown where it was not measured.
 
     Returns:
         The matplotlib figure.

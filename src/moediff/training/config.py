@@ -237,9 +237,16 @@ def _plain(path: Path) -> str:
 
 
 def _built_on(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`: one list of scans replaces another, stages of the same name are merged, others follow."""
+    """`above` over `below`: one list of scans replaces another, stages of the same name are merged, others follow.
+
+    Rules for the files of a manifest, those of stages too, go with it.
+    """
     if above.keys() & {"scans", "manifest"}:
         below = {key: value for key, value in below.items() if key not in ("scans", "manifest", "sources")}
+        stages = below.get(STAGES, [])
+        below |= (
+            {STAGES: [{key: stage[key] for key in stage if key != "sources"} for stage in stages]} if stages else {}
+        )
     stages = {STAGES: _merged(below[STAGES], above[STAGES])} if STAGES in below and STAGES in above else {}
     return over(below, above) | stages
 

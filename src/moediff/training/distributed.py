@@ -77,7 +77,9 @@ def run_together(work: Callable[[], None], processes: int, threads: int | None =
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     failures = get_context("spawn").SimpleQueue()
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # else it tells whom it stops, and why not
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(
+        logging.ERROR
+    )  # else it reports each process that it stops, and why not
     try:
         size = (processes, threads_each(processes, threads))
         _wait_for(spawn(_member, args=(work, size, port, failures), nprocs=processes, join=False))
