@@ -2,13 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from moediff.cli.main import main
 from moediff.core.errors import DataError
-from moediff.study.analyse import AnalysisOptions, analyse, unblinded
+from moediff.study.analyse import AnalysisOptions, analyse, to_record, unblinded
 from moediff.study.answers import Answer, AnswerStore, StaleTrial, now
+from moediff.study.free_response import Ratings, analyse_search
+from moediff.study.publish import page
 from moediff.study.records import SCALES
 from study.conftest import METHODS
 from study.scripted import read_all
@@ -83,6 +87,20 @@ def test_tables_and_page_hold_the_same(finished):
     assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
     assert all(method in page for method in METHODS) and text.split(".")[0] in page
     assert "2 readers compared 3 methods on 4 cases" in text and "Davidson" in text and "AFROC1" in text
+
+
+def test_a_search_without_intervals_is_published(finished):
+    """One case has lesions: the figures of merit stand in words, and null in the JSON."""
+    with AnswerStore(finished.folder, finished.study) as store:
+        judged = unblinded(finished.study, finished.key, store.answers())
+    whole = analyse(finished.study, finished.key, judged, AnalysisOptions())
+    lesion = np.full((2, 6, 1), np.nan)
+    lesion[:, 0] = 3.0
+    search = analyse_search([Ratings([[[]] * 6] * 2, lesion)] * len(METHODS), 3.0, readers="random", draws=5)
+    single = replace(whole, search=search)
+    assert to_record(single)["search"]["figure_of_merit"][0] == {"value": 1.0, "low": None, "high": None}
+    assert f"{METHODS[0]} 1.000, " in page(single) and ">nan" not in page(single)
+    assert "A single case has lesions" in page(single) and "A single case has lesions" not in page(whole)
 
 
 def test_the_key_stays_closed_until_reading_ends(new_study, capsys):

@@ -85,13 +85,51 @@ def test_a_better_method_is_found():
         lesion[:, 6:, 0] = np.where(seen, rng.integers(2, 6, (3, 18)), UNMARKED)
         return Ratings(false, lesion)
 
-    found = analyse_search([method(0.9), method(0.4)], 3.0, readers="random", draws=200)
+    found = analyse_search([method(0.9), method(0.4)], 3.0, readers="fixed", draws=200)
     assert found.kind == "AFROC" and found.lesions == 18 and found.normal_cases == 6
     assert found.figure_of_merit[0].value > found.figure_of_merit[1].value
     assert found.difference[0][1].low > 0 and found.difference[1][0].high < 0
     first, last = found.curves[0][0], found.curves[0][-1]
     assert first.lesions_found < last.lesions_found == pytest.approx(0.9, abs=0.1)
     assert last.false_per_image == pytest.approx(0.4, abs=0.15)
+
+
+def random_study(rng, lesion_cases, normal_cases, readers=3):
+    """Ratings that are right in the mean; a lesion in each of the first cases."""
+    cases = lesion_cases + normal_cases
+    lesion = np.full((readers, cases, 1), np.nan)
+    lesion[:, :lesion_cases, 0] = rng.integers(1, 6, (readers, lesion_cases))
+    return Ratings([[[float(g)] if g else [] for g in rng.integers(0, 5, cases)] for _ in range(readers)], lesion)
+
+
+@pytest.mark.parametrize("readers", ["random", "fixed"])
+@pytest.mark.parametrize("cases", [(5, 5), (3, 15), (3, 17), (2, 2), (2, 0), (6, 1)])
+def test_small_studies_have_intervals(cases, readers):
+    rng = np.random.default_rng(2)
+    found = analyse_search([random_study(rng, *cases), random_study(rng, *cases)], 3.0, readers=readers, draws=1000)
+    for one in (*found.figure_of_merit, found.difference[0][1]):
+        assert one.low <= one.value <= one.high and np.isfinite([one.low, one.high]).all()
+    assert found.difference[0][1].high - found.difference[0][1].low > 0
+    if min(cases) > 2:
+        assert all(one.low > 0 or one.high < 1 for one in found.figure_of_merit)
+
+
+@pytest.mark.parametrize("readers", ["random", "fixed"])
+def test_a_single_case_with_lesions_gives_no_intervals(readers):
+    rng = np.random.default_rng(2)
+    found = analyse_search([random_study(rng, 1, 9), random_study(rng, 1, 9)], 3.0, readers=readers, draws=20)
+    assert not found.has_intervals
+    for one in (*found.figure_of_merit, found.difference[0][1]):
+        assert np.isfinite(one.value) and np.isnan([one.low, one.high]).all()
+
+
+def test_intervals_of_small_studies_hold_the_truth():
+    """Lesions rated 1 to 5 against false marks rated 0 (none) to 4; ties count half."""
+    truth = sum((a > b) + (a == b) / 2 for a in range(1, 6) for b in range(5)) / 25
+    rng = np.random.default_rng(3)
+    studies = [[random_study(rng, 3, 17, readers=1)] * 2 for _ in range(100)]
+    found = [analyse_search(one, 3.0, readers="fixed", draws=100).figure_of_merit[0] for one in studies]
+    assert 0.9 <= np.mean([one.low <= truth <= one.high for one in found]) <= 1
 
 
 def test_without_lesions_there_is_no_figure_of_merit():

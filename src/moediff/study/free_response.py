@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 
 from moediff.study.answers import GRADES
 from moediff.study.records import Lesion, Stack
-from moediff.study.strengths import DRAWS, Estimate, combined_covariance, numpy_rng
+from moediff.study.strengths import DRAWS, Estimate, bootstrap_covariance, combined_covariance, numpy_rng
 
 TOLERANCE_MM = 3.0  # a mark this close to a lesion's outline hits it
 LEAST_NORMAL = 5  # cases without lesions that AFROC needs
@@ -112,11 +112,20 @@ class FreeResponse:
     normal_cases: int
     tolerance_mm: float
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether more than one case has lesions."""
+        return all(math.isfinite(one.low) for one in self.figure_of_merit)
+
 
 def analyse_search(
     ratings: Sequence[Ratings], tolerance_mm: float, *, readers: str, seed: int = 0, draws: int = DRAWS
 ) -> FreeResponse | None:
-    """Figures of merit with intervals; None where no case has a lesion."""
+    """Figures of merit with intervals from a bootstrap over readers and cases; None where no case has a lesion.
+
+    Of fixed readers the degrees of freedom are those of the smaller group of cases, else few lesions gave intervals too
+    narrow; of random readers they are few anyway. The intervals are NaN where a single case has lesions.
+    """
     lesions_C = (~np.isnan(ratings[0].lesion_RCL[0])).sum(-1)
     normal_C = lesions_C == 0
     if not lesions_C.sum():
@@ -128,21 +137,22 @@ def analyse_search(
     def merits(weights_BRC: np.ndarray) -> np.ndarray:
         return np.stack([figure_of_merit(one, weights_BRC, used_C) for one in ratings], -1)  # [B, R, M]
 
-    value_M = merits(np.ones((1, readers_n, cases_n)))[0].mean(0)
-    rng = numpy_rng(seed, "free response", readers_n, cases_n)
-    cells = rng.multinomial(cases_n, np.full(cases_n, 1 / cases_n), size=(draws, readers_n)).astype(float)
-    shared = np.repeat(cells[:, :1], readers_n, axis=1)
     each_RM = merits(np.ones((1, readers_n, cases_n)))[0]
-    picks = rng.integers(readers_n, size=(draws, readers_n))
-    by_reader = each_RM[picks].mean(1)
+    value_M = each_RM.mean(0)
+    rng = numpy_rng(seed, "free response", readers_n, cases_n)
+    cells_BRC = _case_weights(normal_C, readers_n, draws, rng)
+    picks_BR = rng.integers(readers_n, size=(draws, readers_n))
+    lesion_cases, normal_cases = int((~normal_C).sum()), int(normal_C.sum())
+    fewer = lesion_cases if kind == "AFROC1" else min(lesion_cases, normal_cases)
+    fixed = readers == "fixed" or readers_n < 2
     covariance, dof, _ = combined_covariance(
-        by_case=np.nanmean(merits(shared), 1),
-        by_cell=np.nanmean(merits(cells), 1),
-        by_reader=by_reader,
-        units=(readers_n, cases_n),
-        fixed=readers == "fixed",
+        by_case=np.cov(merits(np.repeat(cells_BRC[:, :1], readers_n, axis=1)).mean(1), rowvar=False),
+        by_cell=np.cov(merits(cells_BRC).mean(1), rowvar=False),
+        by_reader=bootstrap_covariance(each_RM[picks_BR].mean(1), readers_n),
+        units=(readers_n, max(fewer, 2) if fixed else cases_n),
+        fixed=fixed,
     )
-    reach = float(stdtrit(max(dof, 1.0), 0.975))
+    reach = float(stdtrit(max(dof, 1.0), 0.975)) if lesion_cases > 1 else math.nan
     return FreeResponse(
         kind=kind,
         figure_of_merit=_bounded(value_M, reach * np.sqrt(np.diag(covariance))),
@@ -150,15 +160,32 @@ def analyse_search(
         curves=tuple(_curve(one) for one in ratings),
         lesions=int(lesions_C.sum()),
         cases=cases_n,
-        normal_cases=int(normal_C.sum()),
+        normal_cases=normal_cases,
         tolerance_mm=tolerance_mm,
     )
 
 
+def _case_weights(normal_C: np.ndarray, readers: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of cases [B, R, C] in bootstrap samples; every sample has cases with and without lesions, as the study.
+
+    One case fewer than a group has is drawn, and the weights are scaled up to the group's size: variances are then
+    unbiased without a factor n / (n - 1), which would differ between groups (Rao and Wu 1988). A single case stays.
+    """
+    weights_BRC = np.ones((draws, readers, len(normal_C)))
+    for group_C in (normal_C, ~normal_C):
+        n = int(group_C.sum())
+        if n > 1:
+            drawn = rng.multinomial(n - 1, np.full(n, 1 / n), size=(draws, readers))
+            weights_BRC[..., group_C] = drawn * (n / (n - 1))
+    return weights_BRC
+
+
 def _bounded(values: np.ndarray, reach: np.ndarray) -> tuple[Estimate, ...]:
+    """Estimates between 0 and 1; a reach of NaN stays NaN."""
+    lows, highs = np.clip(values - reach, 0, 1), np.clip(values + reach, 0, 1)
     return tuple(
-        Estimate(value=float(v), low=max(0.0, float(v - r)), high=min(1.0, float(v + r)))
-        for v, r in zip(values, reach, strict=True)
+        Estimate(value=float(v), low=float(low), high=float(high))
+        for v, low, high in zip(values, lows, highs, strict=True)
     )
 
 

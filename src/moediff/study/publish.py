@@ -187,7 +187,7 @@ def _strength_plot(analysis: Analysis) -> Plot | None:
 
 
 def _merit_plot(analysis: Analysis) -> Plot | None:
-    if analysis.search is None:
+    if analysis.search is None or not analysis.search.has_intervals:
         return None
     return _plot(analysis.methods, analysis.search.figure_of_merit, f"{analysis.search.kind} figure of merit")
 

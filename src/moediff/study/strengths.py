@@ -158,37 +158,45 @@ def estimate(
 
 
 def _resampled(tally_NPO: np.ndarray, rng: np.random.Generator, draws: int, ties: bool) -> np.ndarray:
-    """Log-strengths [B, M] when these N units are resampled."""
+    """Covariance [M, M] of the log-strengths when these N units are resampled."""
     n = len(tally_NPO)
     weights_BN = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-    return fit(np.einsum("bn,npo->bpo", weights_BN, tally_NPO), ties=ties)[:, :-1]
+    return bootstrap_covariance(fit(np.einsum("bn,npo->bpo", weights_BN, tally_NPO), ties=ties)[:, :-1], n)
+
+
+def bootstrap_covariance(samples_BM: np.ndarray, units: int) -> np.ndarray:
+    """Covariance of M numbers from bootstrap samples that draw as many units as there are; 0 of a single unit."""
+    return np.cov(samples_BM, rowvar=False) * units / max(units - 1, 1)
 
 
 def combined_covariance(
     *, by_case: np.ndarray, by_cell: np.ndarray, by_reader: np.ndarray, units: tuple[int, int], fixed: bool
 ) -> tuple[np.ndarray, float, tuple[float, float] | None]:
-    """Covariance of M numbers over readers and cases from three bootstraps [B, M], and its degrees of freedom.
+    """Covariance of M numbers over readers and cases from those of three bootstraps, and its degrees of freedom.
+
+    Relative to the variance of cells, that of readers is r = 1 + what readers add, that of cases c = 1 + what cases
+    add, and the sum of all is 1 + (r - 1) + (c - 1). Where r or c falls below 1 by chance, it adds nothing. The
+    covariance of cells is multiplied by this one number, since a sum and difference of three estimated matrices may
+    have negative variances; it supposes that readers and cases add alike to all methods.
 
     Args:
-        units: numbers of readers and cases.
+        by_case, by_cell, by_reader: covariances [M, M] when cases, cells and readers are resampled.
+        units: numbers of readers and cases, for the degrees of freedom.
         fixed: the readers are those of whom one wants to know; a single reader always is.
 
     Returns:
         Covariance, degrees of freedom, and the variances of readers and cases over that of cells (None if fixed).
     """
     readers, cases = units
-    case_cov = np.cov(by_case, rowvar=False) * cases / (cases - 1)
     if fixed or readers < 2:
-        return case_cov, cases - 1.0, None
-    cell_cov = np.cov(by_cell, rowvar=False) * readers * cases / (readers * cases - 1)
-    reader_cov = np.cov(by_reader, rowvar=False) * readers / (readers - 1)
-    r, c = (float(np.trace(one) / max(np.trace(cell_cov), 1e-300)) for one in (reader_cov, case_cov))
-    factor = max(1.0, r, c, r + c - 1)
-    methods = by_case.shape[1]
+        return by_case, cases - 1.0, None
+    r, c = (float(np.trace(one) / max(np.trace(by_cell), 1e-300)) for one in (by_reader, by_case))
+    factor = max(r, 1.0) + max(c, 1.0) - 1
+    methods = len(by_case)
     free = [(n - 1) * (methods - 1) for n in units]
     spread = r**2 / free[0] + c**2 / free[1]
     dof = factor**2 / spread if spread else float(max(free))  # Satterthwaite 1946; 0: all readers and cases agree
-    return cell_cov * factor, dof, (r, c)
+    return by_cell * factor, dof, (r, c)
 
 
 def _estimates(values_M: np.ndarray, cov: np.ndarray, dof: float) -> tuple[Estimate, ...]:
