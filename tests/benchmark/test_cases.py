@@ -88,6 +88,8 @@ def test_without_a_folder_mni152_stands_in(tmp_path, mni_path):
 def test_wrong_names_are_refused(data, tmp_path):
     with pytest.raises(InputMissing, match="no scan 'c'"):
         find_scans(data, ["c"])
+    with pytest.raises(ConfigError, match="'b_T1' is not among the scans a_T2w, b_T1w: check the name"):
+        find_scans(data, excluded=["b_T1"])
     with pytest.raises(ConfigError, match="share a name"):
         find_scans(data, ["b_T1w", str(data / "val" / "b_T1w.nii.gz")])
     (tmp_path / "e" / "val").mkdir(parents=True)

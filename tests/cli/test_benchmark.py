@@ -83,6 +83,7 @@ def check_tables_of_documents(out, tmp_path, monkeypatch):
         (["--recipes", "thick9"], 78, "choose from thick3"),
         (["--recipes", "thick3", "thick3"], 78, "two recipes share a name"),
         (["--scans", "gone"], 66, "no scan 'gone'"),
+        (["--exclude-from-means", "two"], 78, "'two' is not among the scans one_T1w, two_T1w: check the name"),
         (["--metrics", "beauty"], 78, "no metric called"),
         (["--focus", "best"], 78, "not among the methods"),
         (["--timeout", "0"], 78, "above 0 s"),
@@ -110,6 +111,21 @@ def test_a_folder_without_val_is_refused_and_none_means_mni152(tmp_path, capsys,
     assert not seen and f"{tmp_path / 'none' / 'val'}: no such folder" in capsys.readouterr().err
     assert main(words) == 0
     assert [case.scan.name for case in seen[0]] == ["MNI152"]
+    assert main([*words, "--exclude-from-means", "MNI152"]) == 0
+    assert [case.scan.in_means for case in seen[1]] == [False]
+
+
+def test_pairs_can_be_excluded_from_means(tmp_path, capsys, monkeypatch):
+    for name in ("a.nii.gz", "one_7T.nii.gz", "two_7T.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "pairs.csv").write_text("input,ref\na.nii.gz,one_7T.nii.gz\na.nii.gz,two_7T.nii.gz\n")
+    seen = []
+    monkeypatch.setattr("moediff.benchmark.run.run_benchmark", lambda _, cases, *__, **___: seen.append(cases) or [])
+    words = ["benchmark", "--pairs", str(tmp_path / "pairs.csv"), "--methods", "cubic", "-o", str(tmp_path)]
+    assert main([*words, "--exclude-from-means", "two_7T"]) == 0
+    assert [case.scan.in_means for case in seen[0]] == [True, False]
+    assert main([*words, "--exclude-from-means", "one_3T"]) == 78
+    assert "'one_3T' is not among the scans one_7T, two_7T" in capsys.readouterr().err
 
 
 def test_pairs_are_judged_as_they_were_measured(tmp_path, make_phantom, capsys):

@@ -10,7 +10,7 @@ PERSON_mask lies beside PERSON_anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -157,7 +157,7 @@ def find_scans(data: Path | None, names: Sequence[str] = (), excluded: Sequence[
 
     Raises:
         InputMissing: the folder has no `val`, or a named scan, or any at all, is not there.
-        ConfigError: two scans share a name.
+        ConfigError: two scans share a name, or an excluded name is that of no scan.
     """
     folder = None if data is None else data / "val"
     if folder is not None and not folder.is_dir():
@@ -168,22 +168,38 @@ def find_scans(data: Path | None, names: Sequence[str] = (), excluded: Sequence[
     if names:
         paths = {stem_of(path): path for path in (_find(folder, name) for name in names)}
     elif folder is None:
-        return [Scan("MNI152", mni152())]
+        return _with_exclusions([Scan("MNI152", mni152())], excluded)
     else:
         paths = {stem_of(path): path for path in sorted(folder.iterdir()) if _is_scan(path)}
     if not paths:
         raise InputMissing(f"{printable(folder or '')}: no NIfTI scans here; name a folder whose val/ holds some")
     if len(paths) < len(names):
         raise ConfigError(f"two of the scans {', '.join(names)} share a name; results could not be distinguished")
-    return [Scan(name, path, name not in excluded, _outlines(path)) for name, path in paths.items()]
+    return _with_exclusions([Scan(name, path, lesions=_outlines(path)) for name, path in paths.items()], excluded)
 
 
-def find_pairs(listed: Path) -> list[Scan]:
+def _with_exclusions(scans: list[Scan], excluded: Sequence[str]) -> list[Scan]:
+    """The scans, those of these names marked: means leave them out."""
+    names = [scan.name for scan in scans]
+    for name in excluded:
+        if name not in names:
+            raise ConfigError(
+                f"--exclude-from-means {printable(name)!r} is not among the scans {printable(', '.join(names))}: check "
+                "the name, without suffix"
+            )
+    return [replace(scan, in_means=scan.name not in excluded) for scan in scans]
+
+
+def find_pairs(listed: Path, excluded: Sequence[str] = ()) -> list[Scan]:
     """Heads that were measured twice, from a CSV file with columns input, ref and perhaps lesions.
+
+    Args:
+        listed: the CSV file.
+        excluded: names of sharp scans that means leave out.
 
     Raises:
         InputMissing, DataError: the list or a scan in it cannot be read.
-        ConfigError: two sharp scans share a name.
+        ConfigError: two sharp scans share a name, or an excluded name is that of no scan.
     """
     scans: list[Scan] = []
     for number, files in enumerate(read_files(listed, ("input", "ref"), ("lesions",)), start=1):
@@ -196,7 +212,7 @@ def find_pairs(listed: Path) -> list[Scan]:
         scans.append(Scan(name, ref, True, files.get("lesions") or _outlines(ref), files["input"]))
     if len({scan.name for scan in scans}) < len(scans):
         raise ConfigError(f"{printable(listed)}: two sharp scans share a name; results could not be distinguished")
-    return scans
+    return _with_exclusions(scans, excluded)
 
 
 def _is_scan(path: Path) -> bool:

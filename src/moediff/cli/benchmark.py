@@ -153,7 +153,8 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     if args.pairs is not None:
         if args.data is not None or args.scans or args.recipes:
             raise ConfigError("--pairs brings its own scans, already acquired; leave out --data, --scans and --recipes")
-        return [Case(scan, MEASURED, seed) for scan in find_pairs(args.pairs) for seed in args.seeds]
+        pairs = find_pairs(args.pairs, args.exclude_from_means)
+        return [Case(scan, MEASURED, seed) for scan in pairs for seed in args.seeds]
     scans = find_scans(args.data, args.scans, args.exclude_from_means)
     recipes = [recipe_for(name) for name in args.recipes or RECIPES]
     if len({recipe.name for recipe in recipes}) < len(recipes):
