@@ -117,6 +117,32 @@ def test_every_scan_counts_alike_however_many_seeds_failed():
     assert mean.metrics["psnr"] == 25.0 and mean.persons == 2
 
 
+def test_rows_of_several_recipes_under_one_name_all_count():
+    """As scripts/benchmark_tables.py averages times."""
+    rows = [replace(row("ours", "a", 20.0), seconds=seconds) for seconds in (1.0, 3.0, 8.0)]
+    assert means(rows)[0].seconds == 4.0
+
+
+def test_losses_are_means_over_persons():
+    """b is better by 1 dB in three seeds of one scan, and worse by 2 dB in the only one of the other."""
+    one = [replace(row(m, "P1", v), seed=seed) for seed in range(3) for m, v in (("a", 30.0), ("b", 31.0))]
+    rows = [*one, row("a", "P2", 30.0), row("b", "P2", 28.0)]
+    assert [mean.metrics["psnr"] for mean in means(rows)] == [30.0, 29.5]
+    assert losses(rows, "a") == []
+    lost = {entry.metric: entry for entry in losses(rows, "b")}["psnr"]
+    assert (lost.ours, lost.other, lost.worse_in, lost.cases) == (29.5, 30.0, 1, 4)
+
+
+def test_scans_of_one_bids_subject_are_one_person():
+    psnr = {"sub-1_ses-a_T1w": 20.0, "sub-1_ses-b_T1w": 22.0, "sub-2_T1w": 30.0, "sub-10": 40.0, "x_sub-1_T1w": 40.0}
+    rows = [row(m, scan, v + (m == "ours")) for scan, v in psnr.items() for m in ("cubic", "ours")]
+    ours = means(rows)[1]
+    assert ours.metrics["psnr"] == (22 + 31 + 41 + 41) / 4 and ours.persons == 4
+    (one,) = [entry for entry in differences(rows, "ours") if entry.metric == "psnr"]
+    assert one.persons == 4 and list(one.by_scan) == list(psnr)
+    assert {entry.metric: entry for entry in losses(rows, "cubic")}["psnr"].other == ours.metrics["psnr"]
+
+
 def test_regions_are_averaged_over_scans_that_have_them(known_rows):
     entries = {(entry.region, entry.method): entry for entry in region_means(known_rows)}
     assert set(entries) == {("cortex", m) for m in ("cubic", "zero-fill", "tv", "ours")}

@@ -1,12 +1,15 @@
 """Aggregation of benchmark rows: gains over interpolation, means, paired differences, regions, lesions and losses.
 
-Means are over persons: every scan counts as one, however many of its seeds failed. Rows that failed, and scans that are
-excluded from means, are in none. Regions and lesions exist for some scans only; every entry names its scans.
+Means are over persons: each is the mean of their scans, and a scan the mean of its seeds, however many of them failed.
+Scans whose names begin with the same BIDS subject (`sub-01_`) are of one person; every other scan counts as one. Rows
+that failed, and scans that are excluded from means, are in none. Regions and lesions exist for some scans only; every
+entry names its scans.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -25,6 +28,7 @@ LESION_SUMS = ("count", "false_negatives", "false_positives", "volume_ref_ml", "
 LESION_MEANS = ("contrast_recovery", "dice", "cnr_ref", "cnr_pred")
 DRAWS = 10_000
 CONFIDENCE = 0.95
+SUBJECT = re.compile(r"sub-[A-Za-z0-9]+(?=_|$)")  # of BIDS
 ScanSeed = tuple[str, int]
 
 
@@ -88,17 +92,28 @@ def counted(rows: Iterable[BenchmarkRow], method: str, recipe: str) -> list[Benc
     return [row for row in rows if (row.method, row.recipe) == (method, recipe) and row.counted]
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return fmean(present) if present else None
+def person_of(scan: str) -> str:
+    """The BIDS subject at the beginning of a scan's name, else the scan itself: other names do not say who is who."""
+    subject = SUBJECT.match(scan)
+    return scan if subject is None else subject.group()
 
 
-def _over_scans(rows: Iterable[BenchmarkRow], value: Callable[[BenchmarkRow], float | None]) -> float | None:
-    """Mean over scans, each the mean of its rows."""
-    by_scan: dict[str, list[float | None]] = {}
+def _by_person(by_scan: Mapping[str, float]) -> dict[str, float]:
+    """Means over the scans of every person."""
+    of_person: dict[str, list[float]] = {}
+    for scan, value in by_scan.items():
+        of_person.setdefault(person_of(scan), []).append(value)
+    return {person: fmean(values) for person, values in of_person.items()}
+
+
+def _over_persons(rows: Iterable[BenchmarkRow], value: Callable[[BenchmarkRow], float | None]) -> float | None:
+    """Mean over persons, of scans that are the mean of their rows; rows may be of several recipes."""
+    by_scan: dict[str, list[float]] = {}
     for row in rows:
-        by_scan.setdefault(row.scan, []).append(value(row))
-    return _mean(_mean(values) for values in by_scan.values())
+        if (number := value(row)) is not None:
+            by_scan.setdefault(row.scan, []).append(number)
+    of_persons = _by_person({scan: fmean(values) for scan, values in by_scan.items()}).values()
+    return fmean(of_persons) if of_persons else None
 
 
 def _metric(name: str) -> Callable[[BenchmarkRow], float | None]:
@@ -116,18 +131,18 @@ def _mean_of(rows: Sequence[BenchmarkRow], recipe: str, method: str) -> Mean:
     return Mean(
         recipe=recipe,
         method=method,
-        persons=len(scans_of(own)),
+        persons=len({person_of(row.scan) for row in own}),
         failed=sum(bool(row.error) for row in rows if (row.method, row.recipe) == (method, recipe)),
-        metrics={metric: _over_scans(own, _metric(metric)) for metric in metrics},
-        gain_psnr=_over_scans(own, lambda row: row.gain_psnr),
-        gain_ssim=_over_scans(own, lambda row: row.gain_ssim),
-        data_consistency=_over_scans(
+        metrics={metric: _over_persons(own, _metric(metric)) for metric in metrics},
+        gain_psnr=_over_persons(own, lambda row: row.gain_psnr),
+        gain_ssim=_over_persons(own, lambda row: row.gain_ssim),
+        data_consistency=_over_persons(
             own, lambda row: row.data_consistency.rms_over_range if row.data_consistency else None
         ),
-        seconds=_over_scans(own, lambda row: row.seconds),
-        cpu_s=_over_scans(own, lambda row: row.cpu_s),
-        compute_s=_over_scans(own, lambda row: row.compute_s),
-        gflop=_over_scans(own, lambda row: row.gflop),
+        seconds=_over_persons(own, lambda row: row.seconds),
+        cpu_s=_over_persons(own, lambda row: row.cpu_s),
+        compute_s=_over_persons(own, lambda row: row.compute_s),
+        gflop=_over_persons(own, lambda row: row.gflop),
         peak_mib=max((row.peak_mib for row in own if row.peak_mib is not None), default=None),
     )
 
@@ -141,7 +156,7 @@ def differences(rows: Sequence[BenchmarkRow], focus: str) -> list[Difference]:
             for metric in () if method == focus else COMPARED:
                 by_scan = _difference_by_scan(ours, counted(rows, method, recipe), metric)
                 if by_scan:
-                    interval = bootstrap(list(by_scan.values()), focus, method, recipe, metric)
+                    interval = bootstrap(list(_by_person(by_scan).values()), focus, method, recipe, metric)
                     result.append(
                         Difference(
                             recipe=recipe,
@@ -181,9 +196,9 @@ def _by_scan(values: Mapping[ScanSeed, float]) -> dict[str, float]:
     return {scan: fmean(each) for scan, each in by_scan.items()}
 
 
-def _mean_of_scans(values: Mapping[ScanSeed, float]) -> float:
-    """Every scan counts alike, however many seeds it has."""
-    return fmean(_by_scan(values).values())
+def _mean_over_persons(values: Mapping[ScanSeed, float]) -> float:
+    """Every person counts alike, however many scans and seeds there are."""
+    return fmean(_by_person(_by_scan(values)).values())
 
 
 def region_means(rows: Sequence[BenchmarkRow]) -> list[RegionMean]:
@@ -207,9 +222,9 @@ def region_means(rows: Sequence[BenchmarkRow]) -> list[RegionMean]:
                         region=region,
                         method=method,
                         scans=tuple(sorted({scan for scan, _ in scores})),
-                        psnr=_mean_of_scans({key: one.psnr for key, one in scores.items()}),
-                        ssim=_mean_of_scans({key: one.ssim for key, one in scores.items()}),
-                        gain_psnr=_mean_of_scans(gains) if gains else None,
+                        psnr=_mean_over_persons({key: one.psnr for key, one in scores.items()}),
+                        ssim=_mean_over_persons({key: one.ssim for key, one in scores.items()}),
+                        gain_psnr=_mean_over_persons(gains) if gains else None,
                     )
                 )
     return result
@@ -233,7 +248,7 @@ def lesion_sums(rows: Sequence[BenchmarkRow]) -> list[LesionSum]:
             scores = {_key(row): row.lesions for row in counted(rows, method, recipe) if row.lesions is not None}
             if scores:
                 of_scans = {
-                    name: _by_scan({key: float(getattr(one, name)) for key, one in scores.items()}).values()
+                    name: _by_scan({key: float(getattr(one, name)) for key, one in scores.items()})
                     for name in (*LESION_SUMS, *LESION_MEANS)
                 }
                 result.append(
@@ -241,8 +256,8 @@ def lesion_sums(rows: Sequence[BenchmarkRow]) -> list[LesionSum]:
                         recipe=recipe,
                         method=method,
                         scans=tuple(sorted({scan for scan, _ in scores})),
-                        **{name: sum(of_scans[name]) for name in LESION_SUMS},
-                        **{name: fmean(of_scans[name]) for name in LESION_MEANS},
+                        **{name: sum(of_scans[name].values()) for name in LESION_SUMS},
+                        **{name: fmean(_by_person(of_scans[name]).values()) for name in LESION_MEANS},
                     )
                 )
     return result
@@ -315,7 +330,7 @@ def losses(rows: Sequence[BenchmarkRow], focus: str) -> list[Loss]:
 
 
 def _compared(rows: Sequence[BenchmarkRow], recipe: str, metric: str, methods: tuple[str, str]) -> Loss | None:
-    """Means of two methods over the cases that both have, and in how many the second is better."""
+    """Means over persons of two methods, from the cases that both have, and in how many the second is better."""
     criterion = CRITERIA[metric]
     ours, other = (
         {_key(row): value for row in counted(rows, method, recipe) if (value := criterion.read(row)) is not None}
@@ -329,7 +344,7 @@ def _compared(rows: Sequence[BenchmarkRow], recipe: str, metric: str, methods: t
         metric=metric,
         method=methods[1],
         cases=len(both),
-        ours=fmean(ours[key] for key in both),
-        other=fmean(other[key] for key in both),
+        ours=_mean_over_persons({key: ours[key] for key in both}),
+        other=_mean_over_persons({key: other[key] for key in both}),
         worse_in=sum(criterion.merit(other[key]) > criterion.merit(ours[key]) for key in both),
     )
