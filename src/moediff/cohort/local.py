@@ -89,7 +89,12 @@ class LocalWorkers:
     """Worker processes, started when there is something to do and replaced when they die.
 
     While tasks are short, each worker has the next one before it ends the present one, so that it need not wait for
-    this process, which a busy machine may let wait.
+    this process, which a busy machine may let wait. The task that ended last decides for all workers:
+
+        at first               `count` slots: one attempt per worker
+        a short task ends      twice as many: a second attempt per worker, which waits in the socket
+        a long task ends       `count` again: those that wait are done, and no other is sent until fewer are left
+        a worker dies          its first attempt is reported as lost, its second is sent to another worker
     """
 
     def __init__(self, options: RunnerOptions, tasks: int) -> None:
@@ -98,12 +103,12 @@ class LocalWorkers:
         self._threads = share.threads
         self._log = options.folder / LOG
         self._workers: dict[Connection, _Worker] = {}
-        self._ahead = not options.stop_on_first_failure  # else a task could begin after a failure
-        self._short = False
+        self._most = 1 if options.stop_on_first_failure else 2  # a second one could begin after a failure
+        self._each = 1  # attempts per worker: 1, or `_most` while tasks are short
 
     @property
     def slots(self) -> int:
-        return 2 * self.count if self._short and self._ahead else self.count
+        return self.count * self._each
 
     def submit(self, attempt: Attempt) -> None:
         while True:
@@ -146,7 +151,7 @@ class LocalWorkers:
             for one in waiting:  # not begun
                 self.submit(one)
             return Report(attempt.task, lost_worker(_death(worker.process.returncode)), worker_lost=True)
-        self._short = outcome.seconds < SHORT_S
+        self._each = self._most if outcome.seconds < SHORT_S else 1
         return Report(attempt.task, outcome)
 
     def close(self) -> None:
