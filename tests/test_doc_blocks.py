@@ -16,7 +16,7 @@ from dicom_maker import slices, write
 
 from doc_blocks import PYTHON, ROOT, Block, DocServer, blocks_of, commands_of
 from moediff.cli.main import build_parser
-from moediff.cli.options import RENAMED_OPTIONS
+from moediff.cli.options import GONE_OPTIONS, RENAMED_OPTIONS
 from moediff.training.recipe import load_recipe
 
 EXTENDING = {"add-a-file-format.md", "add-a-sampler.md", "add-an-expert.md"}  # tests/test_extending.py runs these
@@ -130,7 +130,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 
 OPTIONS = {name for parser in parsers(build_parser()) for action in parser._actions for name in action.option_strings}
-FORMER = {name for names in RENAMED_OPTIONS.values() for name in names}
+FORMER = {name for options in (RENAMED_OPTIONS, GONE_OPTIONS) for names in options.values() for name in names}
 COMMANDS = {parser.prog for parser in parsers(build_parser())}
 
 

@@ -12,6 +12,7 @@ import pytest
 from moediff.cli.main import build_parser, main
 from moediff.cli.options import (
     EXPERT,
+    GONE_OPTIONS,
     INPUT,
     OUTPUT,
     QUALITY,
@@ -106,6 +107,12 @@ def test_the_reference_page_names_former_options(command, old, new):
     page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     line = " ".join(page[page.index("Former names of options") :].split("\n\n")[0].split())
     assert f"`{old}` (now `{new}`)" in line or f"`{old}` (`{new}`)" in line
+
+
+@pytest.mark.parametrize("name", [f"{command} {name}" for command, names in GONE_OPTIONS.items() for name in names])
+def test_the_reference_page_names_options_without_effect(name):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in page[: page.index("<!-- every command -->")]
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
