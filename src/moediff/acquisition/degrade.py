@@ -13,13 +13,13 @@ from moediff.acquisition.operators import recipe_acquisition
 from moediff.acquisition.point_spread import PROFILES
 from moediff.acquisition.recipe import Recipe
 from moediff.core.errors import DataError
-from moediff.core.statistics import MAX_SAMPLES, quantile
+from moediff.core.statistics import MAX_SAMPLES, even_step, quantile
 from moediff.core.volume import Volume
 
 
 def reference_intensity(data_XYZ: Tensor) -> float:
     """99th percentile of tissue (voxels above 5 % of the robust maximum), the unit of a recipe's noise."""
-    sample = data_XYZ.flatten()[:: max(1, data_XYZ.numel() // MAX_SAMPLES)].float()
+    sample = data_XYZ.flatten()[:: even_step(data_XYZ.numel(), MAX_SAMPLES)].float()
     top = quantile(sample, 0.999)
     tissue = sample[sample > 0.05 * top]
     if top <= 0 or tissue.numel() == 0:

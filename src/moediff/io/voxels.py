@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moediff.core.errors import DataError
+from moediff.core.statistics import even_step
 
 NONFINITE_LIMIT = 0.05
 SLICES_AT_ONCE = 8  # keeps the float64 intermediate small and in cache
@@ -118,8 +119,7 @@ def usual_range(data_XYZ: Tensor) -> tuple[float, float]:
 
 
 def _sample(data_XYZ: Tensor) -> np.ndarray:
-    step = max(1, data_XYZ.numel() // SAMPLE_VOXELS) | 1  # odd, so that it does not follow the rows
-    return data_XYZ.flatten()[::step].cpu().numpy()
+    return data_XYZ.flatten()[:: even_step(data_XYZ.numel(), SAMPLE_VOXELS)].cpu().numpy()
 
 
 def _warn_of_intensities(data_XYZ: Tensor, low: float, high: float, notes: list[str]) -> None:
