@@ -139,6 +139,13 @@ def test_part_of_a_guide_helps_where_it_was_measured(enhancer, thick, truth, alo
     assert float(added[28:].max()) < 1e-6 and float(added[:28].max()) > 10
 
 
+def test_a_guide_with_negative_intensities_helps_as_much(enhancer, thick, truth):
+    sharp = other_contrast(truth)
+    plain = enhancer(thick, TRUSTING, guide=sharp).volume.data_XYZ
+    standardised = enhancer(thick, TRUSTING, guide=sharp.with_data((sharp.data_XYZ - 400) / 100)).volume.data_XYZ
+    assert_close(standardised, plain, atol=0.05, rtol=0)  # of intensities up to 1000
+
+
 def test_a_smaller_grid_gets_the_same_detail(enhancer, thick, guide, guided):
     whole = guided.volume
     affine = whole.affine.clone()

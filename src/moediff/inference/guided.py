@@ -189,14 +189,20 @@ class GuidedScan:
     def _correction(self, enhanced_XYZ: Tensor, placed: Volume) -> Tensor:
         """What the guide adds, scaled as the scan is."""
         guide = resample(band_limit(placed, self.grid), self.grid)
-        again_XYZ = self._enhanced_alike(guide)
+        again_XYZ = self._enhanced_alike(guide, min(float(placed.data_XYZ.min()), 0.0))
         seen_XYZ = field_of_view_mask(placed.grid, self.grid)
         return guided_detail(enhanced_XYZ, guide.data_XYZ, again_XYZ, self.prepared, seen_XYZ)
 
-    def _enhanced_alike(self, guide: Volume) -> Tensor:
-        """The guide acquired as the scan was, without noise, and enhanced as it was; in the guide's intensities."""
+    def _enhanced_alike(self, guide: Volume, least: float) -> Tensor:
+        """The guide acquired as the scan was, without noise, and enhanced as it was; in the guide's intensities.
+
+        Args:
+            guide: on the working grid.
+            least: its least intensity as measured, at most 0; it stands for air, whose intensity is 0 in a scan.
+        """
         source, reached = self.prepared.source, self.prepared.reached
-        acquired = source.with_data(self.prepared.acquisition.apply(guide.data_XYZ.to(source.data_XYZ.device)))
+        lifted_XYZ = (guide.data_XYZ - least).to(source.data_XYZ.device)
+        acquired = source.with_data(self.prepared.acquisition.apply(lifted_XYZ))
         part = crop(acquired, [r.start for r in reached], [r.stop - r.start for r in reached])
         scan = from_volume(part.with_data(part.data_XYZ.clamp_min(0)))
         options = replace(
@@ -213,7 +219,7 @@ class GuidedScan:
         plan = replace(plan_grids(scan, options), sampling=self.prepared.sampling)
         session = Session(self.model, scan, plan, options, self._part(1))
         result = session.prepared.undo(session.run_network().result_XYZ).to("cpu")
-        return plan.scan_to_target(result).data_XYZ
+        return plan.scan_to_target(result).data_XYZ + least
 
     def _finished(self, output: NetworkOutput, change_XYZ: Tensor, placement: Placement) -> Enhanced:
         """The corrected result with its records."""
