@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from moediff.acquisition.placed import covered, placed_acquisition
-from moediff.core.geometry import resample, with_spacing
+from moediff.core.geometry import are_parallel, resample, with_spacing
 from moediff.core.volume import Grid, Volume
 from moediff.registration.rigid import Rigid, grid_centre_mm
 
@@ -43,6 +43,17 @@ def test_a_constant_is_acquired_as_itself_where_the_grid_reaches():
     assert_close(
         model.apply(torch.full(COMMON.shape, 3.0))[reached], torch.full((int(reached.sum()),), 3.0), atol=2e-2, rtol=0
     )
+
+
+@pytest.mark.parametrize("size_mm", [1, 2, 4])
+def test_a_scan_at_any_small_angle_has_a_forward_model(size_mm):
+    common = Grid((96, 112, 88), torch.eye(4, dtype=torch.float64))
+    straight = with_spacing(common, (size_mm, size_mm, 4))
+    for degrees in (0.001, 0.003, 0.004, 0.005, 0.008, 0.01, 0.02):
+        scan = Rigid.of((0, 0, degrees), (0, 0, 0), grid_centre_mm(common)).placed_grid(straight)
+        model = placed_acquisition(common, scan)
+        assert (model.reading is None) == are_parallel(common, scan)
+        assert model.apply(torch.ones(common.shape)).shape == scan.shape
 
 
 def test_parallel_scans_beyond_the_grid_are_not_covered():

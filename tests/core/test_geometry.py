@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -14,11 +15,16 @@ from torch.testing import assert_close
 
 from moediff.core.errors import GeometryError
 from moediff.core.geometry import (
+    PARALLEL_VOX,
+    along_axes_of,
+    are_parallel,
     axis_positions,
     canonicalise,
     centre_crop,
+    corner_gap_mm,
     crop,
     default_spacing,
+    drift_vox,
     ras_axes,
     resample,
     with_spacing,
@@ -166,6 +172,44 @@ def test_axis_positions_need_parallel_axes_of_the_same_direction():
     assert axis_positions(source, Grid((50, 50, 50), affine_of(np.diag([-1.0, 1, 1])))) is None
     assert axis_positions(source, Grid((50, 50, 50), affine_of(np.eye(3)[[1, 0, 2]]))) is None
     assert axis_positions(source, Grid((50, 50, 50), oblique((0, 0, 0.001)))) is not None
+
+
+@given(angles, angles, spacings, spacings)
+def test_drift_is_the_same_both_ways_and_of_any_number_of_voxels(turn, more, size, other_size):
+    first = Grid((40, 44, 30), oblique(turn, size))
+    second = Grid((9, 60, 25), oblique([a + b / 1e5 for a, b in zip(turn, more, strict=True)], other_size))
+    assert drift_vox(first, second) == drift_vox(second, first)
+    assert are_parallel(first, second) == (axis_positions(second, first) is not None)
+    finer = with_spacing(second, [min(other_size) / 2] * 3)
+    assert drift_vox(first, finer) / 2 == pytest.approx(
+        drift_vox(first, second) * min(*size, *other_size) / min(*size, min(other_size) / 2) / 2, rel=0.1
+    )
+
+
+def test_drift_known_answers():
+    source, part = Grid((100, 50, 20), affine_of(np.eye(3))), Grid((4, 4, 4), oblique((0, 0, 0.01)))
+    assert drift_vox(source, part) == pytest.approx(math.radians(0.01) * math.hypot(100, 50), rel=1e-4)
+    assert are_parallel(source, part) and not are_parallel(source, Grid((4, 4, 4), oblique((0, 0, 0.03))))
+    sheared = affine_of(np.eye(3) + np.outer((1e-4, 0, 0), (0, 0, 1)))  # positions of slices rounded to 0.01 mm
+    assert drift_vox(Grid((100, 100, 150), affine_of(np.eye(3))), Grid((9, 9, 9), sheared)) == pytest.approx(0.015)
+    mirrored = Grid((1, 1, 1), affine_of(np.diag([-1.0, 1, 1])))
+    assert drift_vox(mirrored, Grid((1, 1, 1), affine_of(np.eye(3)))) > 1 > PARALLEL_VOX
+
+
+def test_a_grid_turned_onto_the_axes_of_another_keeps_its_first_voxel_and_its_sizes():
+    source = Grid((30, 31, 32), oblique((4, -9, 20), (1.0, 2.0, 5.0)))
+    target = Grid((20, 21, 22), oblique((4, -9, 20.004), (0.7, 0.8, 0.9)))
+    straight = along_axes_of(target, source)
+    assert straight.shape == target.shape and straight.spacing_mm == pytest.approx(target.spacing_mm)
+    assert torch.equal(straight.affine[:, 3], target.affine[:, 3])
+    assert drift_vox(source, straight) < 1e-9 < 1e-3 < drift_vox(source, target)
+
+
+def test_the_gap_of_corners_known_answers():
+    grid = Grid((10, 20, 40), affine_of(np.diag([1.0, 2.0, 3.0])))
+    longer = affine_of(np.diag([1.0, 2.0, 3.01]))
+    assert corner_gap_mm(grid, grid) == 0
+    assert corner_gap_mm(grid, Grid(grid.shape, longer)) == pytest.approx(39.5 * 0.01)
 
 
 @pytest.mark.parametrize("kernel", ["linear", "cubic", "spline5"])

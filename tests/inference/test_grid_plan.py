@@ -8,12 +8,23 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from moediff.acquisition.operators import assumed_acquisition
+from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.errors import DataError
-from moediff.core.geometry import axis_positions, canonical_grid, canonicalise, with_spacing
+from moediff.core.geometry import (
+    PARALLEL_VOX,
+    axis_positions,
+    canonical_grid,
+    canonicalise,
+    corner_gap_mm,
+    drift_vox,
+    with_spacing,
+)
 from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import (
     MARGIN_VOX,
     MAX_OUTPUT_VOXELS,
+    GridPlan,
     aligned_grid,
     is_as_fine,
     measured_mask,
@@ -186,6 +197,56 @@ def test_aligned_grid_of_an_oblique_target_is_the_scans_box_with_fine_voxels():
     assert working.spacing_mm == pytest.approx((0.8, 0.8, 0.8)) and working.shape == (50, 55, 62)
     assert axis_positions(grid(), working) is not None
     assert aligned_grid(grid(), grid((3.0, 3.0, 3.0), degrees=15)).spacing_mm == pytest.approx((1, 1, 3))
+
+
+DEGREES = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.011, 0.015, 0.02, 0.05)
+
+
+@pytest.mark.parametrize("size_mm", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("shape", [(8, 8, 8), (40, 44, 60), (160, 176, 120)])
+def test_a_nearly_parallel_target_is_worked_on_parallel_to_the_scan(size_mm, shape):
+    """Whatever the angle: nothing that follows decides otherwise than the plan."""
+    scan = grid((2.0, 2.0, 4.0), (60, 66, 30))
+    for degrees in DEGREES:
+        target = grid((size_mm,) * 3, shape, degrees)
+        working = working_grid(scan, target)
+        assert drift_vox(scan, working) < 2e-3
+        assert axis_positions(scan, working) is not None is not axis_positions(working, scan)
+        assert assumed_acquisition(working, scan).matrices[2].shape[0] == 30
+        part = GridPlan.between(Volume(torch.zeros(scan.shape), scan.affine), target)
+        assert part.oblique == (axis_positions(working, target) is None)
+
+
+def test_a_nearly_parallel_target_gets_the_voxels_of_the_parallel_one():
+    scan = grid((2.0, 2.0, 4.0), (60, 66, 30))
+    straight, nearly = (grid((2.0,) * 3, (30, 30, 30), degrees) for degrees in (0.0, 0.01))
+    assert 1e-3 < drift_vox(scan, nearly) < PARALLEL_VOX
+    data = Volume(torch.rand(scan.shape), scan.affine)
+    plans = [GridPlan.between(data, target) for target in (straight, nearly)]
+    assert plans[0].working.shape == plans[1].working.shape
+    assert corner_gap_mm(*(plan.working for plan in plans)) < 1e-5
+    ramps = [plan.scan_to_target(ramp(plan.working)) for plan in plans]
+    assert_close(ramps[0].data_XYZ, ramps[1].data_XYZ, atol=1e-4, rtol=0)  # copied, not interpolated
+    assert torch.equal(ramps[1].affine, nearly.affine)
+    prepare(data, plans[1].working, PrepareSettings(kernel="cubic"))
+
+
+def test_rounded_affines_are_worked_on_as_they_are():
+    turned = grid((1.0, 1.0, 5.0), degrees=11)
+    target = with_spacing(turned, (1, 1, 1))
+    rounded = Grid(target.shape, target.affine.float())
+    assert working_grid(turned, rounded) is rounded
+
+
+def test_grids_of_one_shape_whose_corners_lie_apart_are_not_the_same():
+    """Voxels that differ by less than 1e-3 mm lie a third of a voxel apart at the far end."""
+    volume = ramp(grid((0.5, 1.0, 1.0), (300, 8, 8)))
+    wider = grid((0.5009, 1.0, 1.0), (300, 8, 8))
+    moved = move_to_grid(volume, wider)
+    assert_close(moved.data_XYZ[:-8], ramp(wider).data_XYZ[:-8], atol=0.02, rtol=0, check_dtype=False)
+    almost = Grid(volume.shape, volume.affine.clone())
+    almost.affine[:3, 3] += 0.002
+    assert torch.equal(move_to_grid(volume, almost).data_XYZ, volume.data_XYZ)
 
 
 def test_moving_on_the_same_grid_keeps_every_voxel_and_takes_the_targets_affine():

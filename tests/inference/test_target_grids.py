@@ -69,6 +69,16 @@ def test_a_part_of_fine_voxels_is_nearly_the_same_with_a_bounded_margin(tta, enh
     assert float(gap.max()) < 5e-3 and float(gap.square().mean().sqrt()) < 1e-3
 
 
+@pytest.mark.parametrize("degrees", [0.005, 0.011, 0.02, 0.05])
+@pytest.mark.parametrize("thickness", [None, 10.0])
+def test_a_small_box_turned_by_next_to_nothing_is_the_box(degrees, thickness, enhancer, low, truth):
+    straight, nearly = (turned(truth.grid, angle, 3.0, (10, 10, 10)) for angle in (0.0, degrees))
+    results = [enhancer(low, EnhanceOptions(like=grid, slice_thickness=thickness)) for grid in (straight, nearly)]
+    gap = results[0].volume.data_XYZ - results[1].volume.data_XYZ
+    assert float(gap.square().mean().sqrt()) < 0.03 * float(results[0].volume.data_XYZ.max())
+    assert torch.equal(results[1].volume.affine, nearly.affine)
+
+
 def test_nothing_is_added_where_nothing_was_measured(enhancer, low, whole):
     affine = whole.volume.affine.clone()
     affine[2, 3] -= 30

@@ -31,7 +31,7 @@ from moediff.acquisition.placed import PlacedAcquisition, covered, placed_acquis
 from moediff.acquisition.point_spread import Sampling, Samplings
 from moediff.acquisition.prepare import bounds
 from moediff.acquisition.wiener import CORRELATION_VOX, NOISE_FLOOR
-from moediff.core.geometry import axis_positions, bounds_in, crop
+from moediff.core.geometry import bounds_in, crop, positions_along
 from moediff.core.resample import apply_axes, transposed
 from moediff.core.volume import Grid, Volume
 
@@ -119,8 +119,7 @@ class _Term:
     def spectrum(self) -> Tensor:
         """Precision that this scan adds to every cosine of the box, as if aliasing were not."""
         lattice = self.model.common if self.model.reading is None else self.model.reading.lattice
-        positions = axis_positions(self.scan, lattice)
-        assert positions is not None
+        positions = positions_along(self.scan, lattice)
         result = torch.full(self.model.common.shape, 1 / self.noise**2)
         for axis, (at, one) in enumerate(zip(positions, self.model.acquisition.sampling, strict=True)):
             response = _response(one, voxel_ratio(at), self.model.common.shape[axis])

@@ -21,7 +21,7 @@ from torch import Tensor
 from moediff.acquisition.point_spread import NARROWEST, PROFILES, WIDEST, WINDOWS, Sampling, Samplings
 from moediff.acquisition.recipe import AxisRecipe
 from moediff.core.errors import ConfigError, GeometryError
-from moediff.core.geometry import axis_positions
+from moediff.core.geometry import are_parallel, positions_along
 from moediff.core.resample import (
     Positions,
     apply_axes,
@@ -231,9 +231,9 @@ def assumed_acquisition(fine: Grid, measured: Grid, sampling: Samplings | None =
     Raises:
         GeometryError: the grids' axes are not parallel.
     """
-    inward, back = axis_positions(measured, fine), axis_positions(fine, measured)
-    if inward is None or back is None:
+    if not are_parallel(fine, measured):
         raise GeometryError("the grids are oblique to each other; resample the scan first")
+    inward, back = positions_along(measured, fine), positions_along(fine, measured)
     sampling = sampling or assumed_sampling(inward)
     x, y, z = (
         sampling_matrix(n, at, axis.method, voxel_ratio(p), axis.width)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moediff.acquisition.operators import Acquisition, assumed_acquisition
 from moediff.acquisition.point_spread import Samplings
-from moediff.core.geometry import axis_positions, with_spacing
+from moediff.core.geometry import are_parallel, positions_along, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix, transposed
 from moediff.core.volume import Grid
 
@@ -63,8 +63,7 @@ class ObliqueReading:
     @cached_property
     def _matrices(self) -> list[Tensor]:
         finer = with_spacing(self.common, [size / 2 for size in self.common.spacing_mm])
-        positions = axis_positions(self.common, finer)
-        assert positions is not None
+        positions = positions_along(self.common, finer)
         return [interpolation_matrix(n, p, "cubic") for n, p in zip(self.common.shape, positions, strict=True)]
 
     def _refine(self, data_XYZ: Tensor) -> Tensor:
@@ -118,7 +117,7 @@ def placed_acquisition(
         sampling: of the scan's axes; None takes what the voxel sizes suggest.
         refined: read the common grid more sharply (see `ObliqueReading`).
     """
-    if axis_positions(scan, common) is not None:
+    if are_parallel(scan, common):
         return PlacedAcquisition(None, assumed_acquisition(common, scan, sampling), common)
     finest = min(common.spacing_mm)
     lattice = with_spacing(scan, [min(finest, size) for size in scan.spacing_mm])
@@ -130,8 +129,7 @@ def placed_acquisition(
 def covered(placed: PlacedAcquisition, scan: Grid) -> Tensor:
     """Which measured samples the common grid explains wholly [X, Y, Z] of the scan's grid."""
     if placed.reading is None:
-        positions = axis_positions(scan, placed.common)
-        assert positions is not None
+        positions = positions_along(scan, placed.common)
         inside = torch.ones(scan.shape, dtype=torch.bool)
         for axis, (n, at) in enumerate(zip(scan.shape, positions, strict=True)):
             half = (at[1] - at[0]) / 2 if len(at) > 1 else 0.5

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moediff.anatomy.labels import as_label_map
 from moediff.core.errors import ConfigError
-from moediff.core.geometry import axis_positions, with_spacing
+from moediff.core.geometry import positions_along, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix
 from moediff.core.volume import Volume
 from moediff.core.windows import gaussian_matrix
@@ -43,8 +43,7 @@ def finer_label_map(labels: Volume, spacing_mm: float) -> Volume:
     if coarsest <= ROUNDING * spacing_mm:
         return labels.with_data(numbers)
     target = with_spacing(labels.grid, (spacing_mm,) * 3)
-    positions = axis_positions(labels.grid, target)
-    assert positions is not None  # the axes are the map's own
+    positions = positions_along(labels.grid, target)
     matrices_OI = [
         interpolation_matrix(n, at, "linear") @ gaussian_matrix(n, SOFTENING_VOXELS, REACH)
         for n, at in zip(numbers.shape, positions, strict=True)

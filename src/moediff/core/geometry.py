@@ -27,7 +27,7 @@ from moediff.core.volume import Grid, Volume
 ISOTROPIC_MM = 1.0  # default target where any axis is coarser than COARSE_MM
 COARSE_MM = 1.2
 FACE_VOX = 0.02  # a voxel's centre this far outside a field of view counts as inside, because headers are rounded
-ALIGNED_TOLERANCE = 1e-3  # direction cosines and voxel fractions that still count as the same
+PARALLEL_VOX = 0.05  # drift of two grids' axes that counts as none, because headers are rounded; see `drift_vox`
 
 
 def ras_axes(affine: Tensor) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
@@ -159,16 +159,53 @@ def default_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
     return x, y, z
 
 
-def axis_positions(source: Grid, target: Grid) -> tuple[Positions, Positions, Positions] | None:
-    """Where target voxels lie along each source axis, in source voxels; None when the axes are not parallel."""
+def drift_vox(first: Grid, second: Grid) -> float:
+    """How far the axes of two grids drift apart over the larger field of view, in the smallest voxel of both.
+
+    It depends neither on the order of the two nor on how many voxels a field of view is cut into, and a part of one of
+    them drifts no further.
+    """
+    sizes_mm = [torch.tensor(grid.spacing_mm, dtype=torch.float64) for grid in (first, second)]
+    one, other = (grid.affine[:3, :3] / size for grid, size in zip((first, second), sizes_mm, strict=True))
+    reach_mm = [torch.tensor(grid.shape) * size for grid, size in zip((first, second), sizes_mm, strict=True)]
+    apart_mm = ((one - other) * torch.maximum(*reach_mm)).norm()
+    return float(apart_mm / torch.cat(sizes_mm).min())
+
+
+def are_parallel(first: Grid, second: Grid) -> bool:
+    """Whether axes of the same number have the same direction, up to the rounding of headers."""
+    return drift_vox(first, second) <= PARALLEL_VOX
+
+
+def positions_along(source: Grid, target: Grid) -> tuple[Positions, Positions, Positions]:
+    """Where target voxels lie along each source axis, in source voxels, of grids that are known to be parallel."""
     between = torch.linalg.inv(source.affine) @ target.affine
     step = torch.diagonal(between)[:3]
-    off_axis = between[:3, :3] - torch.diag(step)
-    drift = off_axis.abs() @ torch.tensor([float(n) for n in target.shape], dtype=torch.float64)
-    if bool((drift > ALIGNED_TOLERANCE * 10).any()) or bool((step <= 0).any()):
-        return None
     x, y, z = (sample_positions(target.shape[a], float(step[a]), float(between[a, 3])) for a in range(3))
     return x, y, z
+
+
+def axis_positions(source: Grid, target: Grid) -> tuple[Positions, Positions, Positions] | None:
+    """Where target voxels lie along each source axis, in source voxels; None when the axes are not parallel."""
+    return positions_along(source, target) if are_parallel(source, target) else None
+
+
+def along_axes_of(grid: Grid, other: Grid) -> Grid:
+    """The same voxel sizes from the same first voxel, exactly parallel to another grid."""
+    ratio = torch.tensor([a / b for a, b in zip(grid.spacing_mm, other.spacing_mm, strict=True)], dtype=torch.float64)
+    affine = grid.affine.clone()
+    affine[:3, :3] = other.affine[:3, :3] * ratio
+    return Grid(grid.shape, affine)
+
+
+def corner_gap_mm(first: Grid, second: Grid) -> float:
+    """The largest distance between corners of the same number of two fields of view."""
+
+    def corners(grid: Grid) -> Tensor:
+        index = itertools.product(*((-0.5, n - 0.5) for n in grid.shape))
+        return torch.tensor(list(index), dtype=torch.float64) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+
+    return float((corners(first) - corners(second)).norm(dim=1).max())
 
 
 def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:

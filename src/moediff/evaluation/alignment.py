@@ -9,11 +9,10 @@ import itertools
 import math
 
 import nibabel as nib
-import torch
 from torch import Tensor
 
 from moediff.core.errors import DataError, GeometryError
-from moediff.core.geometry import field_of_view_mask, ras_axes
+from moediff.core.geometry import corner_gap_mm, field_of_view_mask, ras_axes
 from moediff.core.statistics import energy, mean, picked, runs
 from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import move_to_grid
@@ -27,22 +26,9 @@ EVERY = 2  # voxels, where asymmetries are compared
 DIRECTIONS = ("left to right", "front to back", "top to bottom")
 
 
-def _corners(grid: Grid) -> Tensor:
-    """The eight outer corners of the field of view, mm [8, 3]."""
-    index = [[(-0.5, n - 0.5)[end] for n, end in zip(grid.shape, ends, strict=True)] for ends in _ENDS]
-    return torch.tensor(index, dtype=torch.float64) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-
-
-_ENDS = tuple(itertools.product((0, 1), repeat=3))
-
-
-def _gap_mm(a: Grid, b: Grid) -> float:
-    return float((_corners(a) - _corners(b)).norm(dim=1).max())
-
-
 def same_grid(a: Grid, b: Grid) -> bool:
     """True where voxels of one index have one position."""
-    return a.shape == b.shape and _gap_mm(a, b) < SAME_VOX * min(b.spacing_mm)
+    return a.shape == b.shape and corner_gap_mm(a, b) < SAME_VOX * min(b.spacing_mm)
 
 
 def _differences(a: Grid, b: Grid) -> str:
@@ -56,8 +42,8 @@ def _differences(a: Grid, b: Grid) -> str:
     sizes = [" x ".join(f"{s:.4g}" for s in grid.spacing_mm) for grid in (a, b)]
     if sizes[0] != sizes[1]:
         faults.append(f"voxels {sizes[0]} mm against {sizes[1]} mm")
-    if codes[0] == codes[1] and _gap_mm(a, b) > SAME_VOX * min(b.spacing_mm):
-        faults.append(f"corners of the field of view up to {_gap_mm(a, b):.2f} mm apart")
+    if codes[0] == codes[1] and corner_gap_mm(a, b) > SAME_VOX * min(b.spacing_mm):
+        faults.append(f"corners of the field of view up to {corner_gap_mm(a, b):.2f} mm apart")
     return ", ".join(faults)
 
 

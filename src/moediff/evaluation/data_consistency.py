@@ -5,7 +5,7 @@ from __future__ import annotations
 from moediff.acquisition.data_consistency import ConsistencySummary, Discrepancy, discrepancy
 from moediff.acquisition.point_spread import Samplings
 from moediff.acquisition.prepare import PrepareSettings, prepare
-from moediff.core.geometry import axis_positions
+from moediff.core.geometry import are_parallel
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.evaluation.intensity_fit import fit_intensities
@@ -15,7 +15,7 @@ from moediff.inference.grid_plan import move_to_grid, working_grid
 def discrepancy_of(pred: Volume, measured: Volume, *, fit: bool, sampling: Samplings | None = None) -> Discrepancy:
     """The prediction acquired again against a scan with parallel axes; see `consistency`."""
     covered = pred
-    if axis_positions(measured.grid, pred.grid) is not None:
+    if are_parallel(measured.grid, pred.grid):
         # Beyond what was measured nothing is contradicted.
         covered = move_to_grid(pred, working_grid(measured.grid, pred.grid))
     prepared = prepare(measured, covered.grid, PrepareSettings(kernel="cubic"), sampling=sampling)

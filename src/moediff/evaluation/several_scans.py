@@ -25,7 +25,7 @@ from moediff.acquisition.data_consistency import (
 from moediff.acquisition.point_spread import Samplings
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.core.errors import DataError, prefix_errors, printable
-from moediff.core.geometry import axis_positions, canonicalise
+from moediff.core.geometry import are_parallel, canonicalise
 from moediff.core.volume import Volume
 from moediff.evaluation.data_consistency import discrepancy_of
 from moediff.evaluation.intensity_fit import fit_intensities
@@ -173,7 +173,7 @@ def _doubt(one: InputScan, alignment: Alignment) -> str | None:
 
 
 def _tissue_gap(pred: Volume, scan: Volume, sampling: Samplings | None, *, fit: bool) -> TissueGap:
-    if axis_positions(scan.grid, pred.grid) is not None:
+    if are_parallel(scan.grid, pred.grid):
         return discrepancy_of(pred, scan, fit=fit, sampling=sampling).samples()
     prepared = prepare(scan, scan.grid, PrepareSettings(kernel="cubic"))
     source_XYZ, top = prepared.source.data_XYZ, intensity_range(prepared.source.data_XYZ)

@@ -21,12 +21,18 @@ from moediff.acquisition.point_spread import Sampling, Samplings
 from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import (
     FACE_VOX,
+    PARALLEL_VOX,
     StorageOrder,
+    along_axes_of,
+    are_parallel,
     axis_positions,
     band_limit,
     bounds_in,
+    corner_gap_mm,
     default_spacing,
+    drift_vox,
     field_of_view_mask,
+    positions_along,
     resample,
     with_spacing,
 )
@@ -42,6 +48,7 @@ from moediff.io.voxels import without_outliers
 MAX_OUTPUT_VOXELS = 600_000_000
 MARGIN_VOX = 64  # voxels around a target inside the scan that the network works on too (LOG.md, 2026-11-27)
 SAME_LATTICE = 1e-2  # voxels
+ROUNDED_VOX = 1e-3  # drift of axes that a header's float32 numbers explain
 SAME_SIZE = 0.98  # ratio of voxel sizes that count as equal
 AIR_QUANTILE = 0.01  # of a scan that goes below zero
 
@@ -104,7 +111,7 @@ class GridPlan:
     @cached_property
     def oblique(self) -> bool:
         """Whether results are interpolated between the working grid and the target grid."""
-        return axis_positions(self.working, self.target) is None
+        return not are_parallel(self.working, self.target)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -175,8 +182,7 @@ def _sampling(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Samp
                 "give the number in mm"
             )
         thickness = scan.slices.thickness_mm
-    positions = axis_positions(plan.source, plan.working)
-    assert positions is not None  # the working grid is parallel to the scan
+    positions = positions_along(plan.source, plan.working)
     return with_thickness(assumed_sampling(positions), plan.source.spacing_mm, float(thickness))
 
 
@@ -263,15 +269,22 @@ def coarser_warnings(source: Grid, target: Grid) -> tuple[str, ...]:
 def _paired_sizes(source: Grid, target: Grid) -> list[tuple[float, float]]:
     """Voxel sizes of the scan and of the target for each axis; sorted where axes are not parallel."""
     sizes = [list(grid.spacing_mm) for grid in (source, target)]
-    if axis_positions(source, target) is None:
+    if not are_parallel(source, target):
         sizes = [sorted(size) for size in sizes]
     return list(zip(*sizes, strict=True))
 
 
 def aligned_grid(source: Grid, target: Grid) -> Grid:
-    """The target itself when its axes are parallel to the scan's, else the scan's box with the target's voxel size."""
-    if axis_positions(source, target) is not None:
+    """A grid exactly parallel to the scan's, so that parts of it and boxes around it are parallel as well.
+
+    The target itself where its axes are the scan's, the target on the scan's axes where they differ by next to nothing,
+    else the scan's box with the target's voxel size.
+    """
+    drift = drift_vox(source, target)
+    if drift <= ROUNDED_VOX:
         return target
+    if drift <= PARALLEL_VOX:
+        return along_axes_of(target, source)
     finest = min(target.spacing_mm)
     return with_spacing(source, [min(finest, s) for s in source.spacing_mm])
 
@@ -286,8 +299,7 @@ def working_grid(source: Grid, target: Grid) -> Grid:
         DataError: the grid would be too large.
     """
     lattice = aligned_grid(source, target)
-    positions = axis_positions(source, lattice)
-    assert positions is not None  # that is what aligned means
+    positions = positions_along(source, lattice)
     spans = []
     for axis, (low, high) in enumerate(bounds_in(source, target, 0.5)):
         step = lattice.spacing_mm[axis] / source.spacing_mm[axis]
@@ -351,7 +363,8 @@ def move_to_grid(volume: Volume, grid: Grid, kernel: str = "cubic", outside: flo
         outside: value of voxels beyond the volume where both grids are parts of one lattice, which is then cut or
             padded; None resamples by the kernel, and the edge continues.
     """
-    if volume.shape == grid.shape and torch.allclose(volume.affine, grid.affine, atol=1e-3):
+    apart = SAME_LATTICE * min(*volume.spacing_mm, *grid.spacing_mm)
+    if volume.shape == grid.shape and corner_gap_mm(volume.grid, grid) <= apart:
         return replace(volume, affine=grid.affine)
     start = None if outside is None else _lattice_start(volume.grid, grid)
     if start is None:

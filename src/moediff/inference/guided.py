@@ -19,11 +19,11 @@ from moediff.acquisition.guided_detail import guided_detail
 from moediff.acquisition.operators import assumed_sampling
 from moediff.core.errors import ConfigError, DataError, MoeDiffError, prefix_errors, printable
 from moediff.core.geometry import (
-    axis_positions,
     band_limit,
     coarsest_axis,
     crop,
     field_of_view_mask,
+    positions_along,
     resample,
 )
 from moediff.core.statistics import quantile
@@ -114,8 +114,7 @@ def _check_other(scan: LoadedScan, guide: LoadedScan) -> None:
 
 
 def _check_thick(plan: GridPlan) -> None:
-    positions = axis_positions(plan.source, plan.working)
-    assert positions is not None  # the working grid is parallel to the scan
+    positions = positions_along(plan.source, plan.working)
     if assumed_sampling(positions)[coarsest_axis(plan.source.spacing_mm)].method != "gaussian":
         sizes = " x ".join(f"{size:.3g}" for size in plan.source.spacing_mm)
         raise DataError(

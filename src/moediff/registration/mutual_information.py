@@ -15,7 +15,7 @@ import torch
 
 from moediff.acquisition.operators import profile_matrix
 from moediff.core.extras import require_modules
-from moediff.core.geometry import axis_positions, resample, with_spacing
+from moediff.core.geometry import positions_along, resample, with_spacing
 from moediff.core.resample import apply_axes
 from moediff.core.volume import Volume
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
@@ -52,8 +52,7 @@ def blurred(volume: Volume, fwhm_mm: float) -> Volume:
     coarse = max(LEAST_LATTICE_MM, fwhm_mm / PER_WIDTH)
     fine = resample(volume, with_spacing(volume.grid, [min(size, coarse) for size in volume.spacing_mm]))
     lattice = with_spacing(volume.grid, [coarse] * 3)
-    positions = axis_positions(fine.grid, lattice)
-    assert positions is not None
+    positions = positions_along(fine.grid, lattice)
     matrices = []
     for n, at, size, own in zip(fine.shape, positions, fine.spacing_mm, volume.spacing_mm, strict=True):
         more_mm = math.sqrt(max(fwhm_mm**2 - own**2, coarse**2 / 4))

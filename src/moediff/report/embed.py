@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moediff.core.geometry import axis_positions
+from moediff.core.geometry import positions_along
 from moediff.core.volume import Grid, Volume
 from moediff.report.codec import LEFT, MOST_LEVEL, Packed, pack
 from moediff.report.layers import Display, Layer, Scan, Window
@@ -97,8 +97,7 @@ def in_levels(data_XYZ: Tensor, low: float, step: float) -> np.ndarray:
 
 def placed_on(grid: Grid, display: Grid) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Where the first voxel of a grid begins in the display's box, mm, and the size of its voxels."""
-    positions = axis_positions(grid, display)
-    assert positions is not None, "scans are brought onto parallel axes by `own_voxels`"
+    positions = positions_along(grid, display)  # `own_voxels` brought scans onto parallel axes
     start_mm = [
         display_mm / 2 - (at[0] + 0.5) * own
         for at, own, display_mm in zip(positions, grid.spacing_mm, display.spacing_mm, strict=True)

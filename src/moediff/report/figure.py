@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moediff._version import RESEARCH_ONLY
 from moediff.core.errors import ConfigError, DataError, GeometryError, prefix_errors
-from moediff.core.geometry import axis_positions, resample
+from moediff.core.geometry import are_parallel, resample
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.inference.result import Enhanced
@@ -205,7 +205,7 @@ def _aligned(panels: Mapping[str, Volume]) -> dict[str, Volume]:
     """All panels; one that is oblique to the last panel is resampled onto it."""
     reference = list(panels.values())[-1]
     return {
-        name: volume if axis_positions(volume.grid, reference.grid) else resample(volume, reference.grid, "linear")
+        name: volume if are_parallel(volume.grid, reference.grid) else resample(volume, reference.grid, "linear")
         for name, volume in panels.items()
     }
 

@@ -21,7 +21,7 @@ from moediff.anatomy.regions import BACKGROUND, region_map, scan_regions
 from moediff.anatomy.synthesis import synthesise
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, InputMissing, prefix_errors
-from moediff.core.geometry import axis_positions, with_spacing
+from moediff.core.geometry import positions_along, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix
 from moediff.core.volume import Volume
 from moediff.io.label_check import load_intensities
@@ -105,8 +105,7 @@ def _sharp_scans(volume: Volume, source: ScanSource, low: Volume | None = None) 
 def _shrink(volume: Volume, size_mm: float) -> Volume:
     """A scan on coarser isotropic voxels, blurred first so that nothing aliases; both in one matrix an axis."""
     target = with_spacing(volume.grid, (size_mm,) * 3)
-    positions = axis_positions(volume.grid, target)
-    assert positions is not None  # the axes are the volume's own
+    positions = positions_along(volume.grid, target)
     matrices = []
     for n, at, spacing in zip(volume.shape, positions, volume.spacing_mm, strict=True):
         matrix = interpolation_matrix(n, at, "cubic")
