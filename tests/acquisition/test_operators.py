@@ -126,6 +126,27 @@ def test_transfers_known_answers():
     assert attenuation(Sampling()) == (0,) * len(FREQUENCIES)
 
 
+@pytest.mark.parametrize("method", ["truncate", "hamming", "tukey", "fermi"])
+@pytest.mark.parametrize("width", [1.0, 1.5])
+def test_a_window_ends_where_the_fine_samples_do(method, width):
+    """On a fine grid of larger voxels than the measured ones there is no higher frequency to read."""
+    fine, measured = 12, sample_positions(36, 1 / 3, -1 / 3)
+    matrix = sampling_matrix(fine, measured, method, 1 / 3, width)
+    assert torch.equal(matrix, sampling_matrix(fine, measured, method, 1.0))
+    assert float(matrix.abs().max()) < 1.25
+
+
+@pytest.mark.parametrize(("method", "width"), [("bicubic", 0.1), ("gaussian", 0.01)])
+def test_a_profile_too_narrow_for_any_sample_is_refused(method, width):
+    with pytest.raises(ConfigError, match=f"so narrow that .* give a larger width, as in {method}:1"):
+        profile_matrix(8, (0.5, 3.5), method, width)
+
+
+def test_a_kernel_that_is_zero_at_every_sample_is_refused():
+    with pytest.raises(ConfigError, match="bicubic kernel is so narrow that"):
+        mirrored_sampling(8, np.arange(8) + 0.5, Sampling("bicubic", 0.5))
+
+
 @pytest.mark.parametrize(("method", "width"), [("triangle", 1.0), ("box", 3.0), ("box", 0.1)])
 def test_an_impossible_sampling_is_refused(method, width):
     with pytest.raises(ConfigError, match=r"unknown; choose from|must lie in 0\.3\.\.2\.0"):

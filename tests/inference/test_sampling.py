@@ -40,6 +40,18 @@ def test_three_statements_are_in_the_files_order(plan):
     assert stated_sampling(stated, StorageOrder(axes=(1, 2, 0)), plan) == (NONE, BOX, CUBIC)
 
 
+def test_along_an_axis_of_coarser_target_voxels_nothing_is_undone():
+    """Of windows there even frequencies were read that the target's voxels cannot hold."""
+    scan = from_volume(Volume(torch.rand(24, 24, 8) + 0.1, torch.diag(torch.tensor([2.0, 4, 12, 1]).double())))
+    stated = (Sampling("truncate"), Sampling("hamming", 1.2), Sampling("gaussian"))
+    plan = plan_grids(scan, EnhanceOptions(profile=stated, trust_intensities=True, voxel_size=(4.0,)))
+    assert plan.sampling == (NONE, *stated[1:])  # voxels of equal size can be sharpened
+    (note,) = (one for one in plan.warnings if "--profile" in one)
+    assert "how axis 1 of the file was sampled" in note and "coarser than the scan's" in note
+    quiet = EnhanceOptions(profile=(NONE, *stated[1:]), trust_intensities=True, voxel_size=(4.0,))
+    assert not any("--profile" in one for one in plan_grids(scan, quiet).warnings)
+
+
 def test_two_statements_are_refused():
     with pytest.raises(ConfigError, match="profile has 2 values: give one or three"):
         EnhanceOptions(profile=(BOX, BOX))

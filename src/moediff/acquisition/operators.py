@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from torch import Tensor
 
-from moediff.acquisition.point_spread import NARROWEST, PROFILES, WIDEST, WINDOWS, Sampling, Samplings
+from moediff.acquisition.point_spread import NAMES, NARROWEST, PROFILES, WIDEST, WINDOWS, Sampling, Samplings
 from moediff.acquisition.recipe import AxisRecipe
 from moediff.core.errors import ConfigError, GeometryError
 from moediff.core.geometry import are_parallel, positions_along
@@ -38,6 +38,7 @@ from moediff.core.volume import Grid
 NEARLY_ONE = 1.001  # a measured voxel up to this many fine voxels large counts as equally fine
 THICK = 1.8  # beside finer axes, one axis coarser than this many target voxels is taken for thick slices
 THICKER = 1.5  # times as coarse as the second axis, at least
+LEAST_SUM = 1e-6  # of the weights' magnitudes: a smaller sum is none
 Matrices: TypeAlias = "tuple[Tensor | None, Tensor | None, Tensor | None]"
 
 
@@ -46,6 +47,10 @@ def profile_matrix(n_in: int, positions: Positions, profile: str, width_vox: flo
     """Slice-profile averages [O, I] around `positions`, of a profile in PROFILES.
 
     Samples outside the axis repeat the edge sample.
+
+    Raises:
+        GeometryError: no such profile.
+        ConfigError: it is too narrow to weigh any sample.
     """
     if profile not in PROFILES:
         raise GeometryError(f"no slice profile called {profile!r}; choose from {', '.join(PROFILES)}")
@@ -53,10 +58,25 @@ def profile_matrix(n_in: int, positions: Positions, profile: str, width_vox: flo
     reach = int(np.ceil(PROFILES[profile].reach * width_vox)) + 1
     taps = np.round(at).astype(int)[:, None] + np.arange(-reach, reach + 1)
     weight = PROFILES[profile].weight(np.abs(at[:, None] - taps), width_vox)
-    weight /= weight.sum(1, keepdims=True)
+    weight = _averaging(weight, profile)
     dense = np.zeros((len(at), n_in))
     np.add.at(dense, (np.arange(len(at))[:, None], np.clip(taps, 0, n_in - 1)), weight)
     return weights(dense)
+
+
+def _averaging(weight_OI: np.ndarray, method: str) -> np.ndarray:
+    """Weights that sum to one along every row.
+
+    Raises:
+        ConfigError: those of a row cancel, or there are none.
+    """
+    total_O = weight_OI.sum(1, keepdims=True)
+    if bool((np.abs(total_O) <= LEAST_SUM * np.abs(weight_OI).sum(1, keepdims=True)).any()):
+        raise ConfigError(
+            f"the {NAMES[method]} is so narrow that a measured voxel has no weight on the grid that it is modelled on: "
+            f"give a larger width, as in {method}:1"
+        )
+    return weight_OI / total_O
 
 
 def gaussian_window_matrix(n: int, fwhm_vox: float) -> Tensor:
@@ -77,7 +97,7 @@ def sampling_matrix(n_in: int, positions: Positions, method: str, ratio: float, 
     if method == "none":
         return interpolation_matrix(n_in, positions, "spline5")
     if method in WINDOWS:
-        cutoff = n_in / ratio / max(thickness, 1.0)
+        cutoff = min(n_in / ratio / max(thickness, 1.0), n_in)  # the fine samples hold no higher frequency
         return (
             low_pass_matrix(n_in, positions, cutoff)
             if method == "truncate"
@@ -122,7 +142,7 @@ def mirrored_sampling(n_out: int, fine_I: np.ndarray, sampling: Sampling) -> np.
         weight = mirrored(lambda gap: low_pass(gap, cutoff, 2 * n_out), measured[:, None], fine_I, n_out, periodic=True)
     else:
         weight = _windowed(measured, fine_I, n_out, (method, n_out / max(sampling.width, 1.0)))
-    return weight / weight.sum(1, keepdims=True)
+    return _averaging(weight, method)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,9 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
         notes = (f"the scan looks like {kind}; it was enhanced because intensities are trusted",)
     volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
     plan = GridPlan.between(volume, target_grid(scan.stored_grid, options))
-    return replace(plan, notes=notes, sampling=_sampling(scan, plan, options))
+    sampling = _sampling(scan, plan, options)
+    notes += _left_out(options.profile, scan.storage, sampling)
+    return replace(plan, notes=notes, sampling=sampling)
 
 
 def _sampling(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Samplings | None:
@@ -190,20 +192,38 @@ def stated_sampling(stated: Sequence[Sampling], storage: StorageOrder, plan: Gri
     """How every axis was sampled, R, A, S.
 
     Args:
-        stated: one for all axes that are coarser than the working grid's, or three in the file's axis order.
+        stated: one for all axes that are coarser than the working grid's, or three in the file's axis order. Along an
+            axis whose working voxels are coarser than the scan's there is nothing to undo: it counts as "none".
         storage: of the scan's file.
         plan: its grids.
     """
+    positions = positions_along(plan.source, plan.working)
     if len(stated) == 3:
-        x, y, z = (stated[axis] for axis in storage.axes)
+        x, y, z = (
+            stated[axis] if voxel_ratio(at) * NEARLY_ONE >= 1 else Sampling()
+            for axis, at in zip(storage.axes, positions, strict=True)
+        )
         return x, y, z
-    positions = axis_positions(plan.source, plan.working)
-    assert positions is not None  # the working grid is parallel to the scan
     x, y, z = (
         stated[0] if voxel_ratio(at) > NEARLY_ONE else axis
         for at, axis in zip(positions, assumed_sampling(positions), strict=True)
     )
     return x, y, z
+
+
+def _left_out(stated: Sequence[Sampling] | None, storage: StorageOrder, sampling: Samplings | None) -> tuple[str, ...]:
+    """A sentence about axes of the file whose stated sampling `stated_sampling` did not take."""
+    if stated is None or sampling is None or len(stated) != 3:
+        return ()
+    pairs = zip(storage.axes, sampling, strict=True)
+    axes = sorted(axis + 1 for axis, taken in pairs if taken != stated[axis] and stated[axis].method != "none")
+    if not axes:
+        return ()
+    names = " and ".join(f"{axis}" for axis in axes)
+    return (
+        f"--profile says how axis {names} of the file was sampled, and the target voxels are coarser than the scan's "
+        "there: that was left out, there is nothing to undo",
+    )
 
 
 def target_grid(stored: Grid, options: EnhanceOptions) -> Grid:
