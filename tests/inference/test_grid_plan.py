@@ -249,6 +249,18 @@ def test_grids_of_one_shape_whose_corners_lie_apart_are_not_the_same():
     assert torch.equal(move_to_grid(volume, almost).data_XYZ, volume.data_XYZ)
 
 
+@pytest.mark.parametrize("size_mm", [0.8, 1.3])
+def test_an_interpolated_scan_goes_no_lower_than_the_scan(size_mm):
+    box = torch.zeros(12, 12, 12)
+    box[4:8, 4:8, 4:8] = 100
+    scan = Volume(box, torch.eye(4, dtype=torch.float64))
+    plan = GridPlan.between(scan, with_spacing(scan.grid, (size_mm,) * 3))
+    assert float(plan.interpolated(scan).data_XYZ.min()) == 0
+    copied = GridPlan.between(scan, scan.grid)
+    outlier = scan.with_data(box.index_put((torch.tensor(0),) * 3, torch.tensor(-30.0)))
+    assert torch.equal(copied.interpolated(outlier).data_XYZ, outlier.data_XYZ)
+
+
 def test_moving_on_the_same_grid_keeps_every_voxel_and_takes_the_targets_affine():
     volume = ramp(grid())
     target = Grid(volume.shape, volume.affine + 1e-6 * torch.ones(4, 4))

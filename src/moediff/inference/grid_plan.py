@@ -138,10 +138,10 @@ class GridPlan:
 
     def interpolated(self, scan: Volume) -> Volume:
         """The input scan interpolated to the target grid; air where nothing was measured."""
-        limited = band_limit(scan, self.target)
-        moved = resample(limited, self.target)
-        if limited is not scan:
-            moved.data_XYZ.clamp_(min=self.floor)  # a sharp cut in frequency rings
+        moved = resample(band_limit(scan, self.target), self.target)
+        copied = _lattice_start(scan.grid, self.target) is not None  # with outliers, which the floor leaves out
+        least = min(float(scan.data_XYZ.min()), self.floor) if copied else self.floor
+        moved.data_XYZ.clamp_(min=least)  # splines overshoot, a sharp cut in frequency rings
         return self._masked(moved, self.air)
 
     def _masked(self, volume: Volume, outside: float) -> Volume:
