@@ -9,7 +9,7 @@ import pytest
 from moediff.acquisition.recipe import NAMED
 from moediff.benchmark.cases import Case, Scan
 from moediff.benchmark.methods import Method, parse_methods
-from moediff.benchmark.run import LOCK, ROWS, WORK, Settings, _locked, key_of, run_benchmark
+from moediff.benchmark.run import ROWS, WORK, Settings, _locked, key_of, run_benchmark
 from moediff.core.errors import CannotCreate, DataError, TryAgain
 from moediff.evaluation.evaluate import EvaluateOptions
 from moediff.io.scans import save
@@ -51,7 +51,7 @@ def test_every_kind_of_method_is_measured_and_judged(run, bundle, tmp_path):
     assert tool.compute_s is None and 0 < tool.peak_mib < 100
     assert len(small.identity.bundle_sha256) == 64
     assert all(0 < r.data_consistency.rms_over_range < 0.2 for r in (cubic, tv, small))
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {ROWS, LOCK}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {ROWS}
 
 
 def test_operations_are_counted_on_request_in_a_run_of_their_own(run):

@@ -6,7 +6,6 @@ command, scan file, recipe, seed, metrics, threads, device and versions. Rows of
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -25,17 +24,19 @@ from moediff.benchmark.methods import Method
 from moediff.benchmark.process_meter import Measured, run_measured
 from moediff.benchmark.records import BenchmarkRow, row_from
 from moediff.benchmark.worker import Job, Spent
-from moediff.core.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, TryAgain, printable
+from moediff.core.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, printable
 from moediff.core.volume import Volume
 from moediff.evaluation.evaluate import EvaluateOptions, evaluate
 from moediff.evaluation.lesions import RULE as LESION_RULE
 from moediff.evaluation.records import json_text
 from moediff.io.atomic import write_text
+from moediff.io.lock import output_lock
 from moediff.io.scans import load, save
 from moediff.model.bundle import sha256_of
 
 KEY_VERSION = 1  # of the digest that names rows
-ROWS, PICTURES, WORK, LOCK = "rows", "pictures", "work", ".lock"
+ROWS, PICTURES, WORK = "rows", "pictures", "work"
+BUSY = "another benchmark is writing here: wait for it, or name another folder"
 WORKER = ("-P", "-m", "moediff.benchmark.worker")  # -P: no module is taken from the current folder
 LINE = 300  # characters of a failing program's last line that a row holds
 
@@ -135,18 +136,11 @@ def _locked(out: Path) -> Iterator[None]:
         if out.is_dir() and not (out / ROWS).is_dir() and any(out.iterdir()):
             raise CannotCreate(f"{printable(out)}: this folder holds other things; name a new, empty or earlier one")
         (out / ROWS).mkdir(parents=True, exist_ok=True)
-        lock = (out / LOCK).open("w")
     except OSError as error:
         raise CannotCreate(
             f"{printable(out)}: cannot be used as a folder ({error.strerror}); choose another"
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
-        except BlockingIOError as error:
-            raise TryAgain(
-                f"{printable(out)}: another benchmark is writing here; wait, or name another folder"
-            ) from error
+    with output_lock([out / ROWS], busy=BUSY):
         shutil.rmtree(out / WORK, ignore_errors=True)  # of a run that was killed
         try:
             (out / WORK).mkdir()

@@ -13,6 +13,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -23,8 +24,10 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 
 Verify: TypeAlias = "Callable[[Path], None]"  # raises DataError where a file or folder is not what was meant
 
-# Device and inode of every output that this process has renamed, or was about to, since `forget_outputs`.
-_outputs: set[tuple[int, int]] = set()
+HIDDEN = ".moediff-"  # how the names of our hidden files and folders begin
+
+# Device and inode of every output that the work inside `own_outputs` has renamed, or was about to; of this thread.
+_written: ContextVar[set[tuple[int, int]] | None] = ContextVar("written", default=None)
 
 
 def check_free(path: Path | str, *, overwrite: bool) -> None:
@@ -158,7 +161,7 @@ def name_hash(path: Path) -> str:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the hidden files and folders that killed writers of this path left; only where nobody else writes it."""
-    for hidden in path.parent.glob(f".moediff-{name_hash(path)}-*.tmp"):
+    for hidden in path.parent.glob(f"{HIDDEN}{name_hash(path)}-*.tmp"):
         remove(hidden)
 
 
@@ -171,24 +174,34 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def forget_outputs() -> None:
-    """Count everything written so far as older; see `is_own_output`."""
-    _outputs.clear()
+@contextmanager
+def own_outputs() -> Iterator[Callable[[Path], bool]]:
+    """Tell what is written inside from older files and those of other programs, threads and runs.
 
+    Yields:
+        Whether the work inside, in this thread, wrote what has this name; renaming and linking keep the inode.
+    """
+    before, written = _written.get(), set[tuple[int, int]]()
 
-def is_own_output(path: Path) -> bool:
-    """Whether this process wrote what has this name, since `forget_outputs`; renaming and linking keep the inode."""
+    def is_own(path: Path) -> bool:
+        try:
+            status = path.lstat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) in written
+
+    _written.set(written)
     try:
-        status = path.lstat()
-    except OSError:
-        return False
-    return (status.st_dev, status.st_ino) in _outputs
+        yield is_own
+    finally:
+        _written.set(before)
 
 
 def _remember(hidden: Path) -> None:
     """Remember an output before it is renamed: a signal may come right after."""
-    status = hidden.lstat()
-    _outputs.add((status.st_dev, status.st_ino))
+    if (written := _written.get()) is not None:
+        status = hidden.lstat()
+        written.add((status.st_dev, status.st_ino))
 
 
 def _refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -211,7 +224,7 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 
 def _hidden_path(path: Path) -> Path:
-    return path.parent / f".moediff-{name_hash(path)}-{secrets.token_hex(4)}.tmp"
+    return path.parent / f"{HIDDEN}{name_hash(path)}-{secrets.token_hex(4)}.tmp"
 
 
 def _create_hidden(hidden: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moediff.core.errors import ConfigError, TryAgain, printable
+from moediff.core.errors import ConfigError, printable
 from moediff.io.atomic import remove_leftovers
 from moediff.io.lock import output_lock
 from moediff.io.tensors import save_tensors
@@ -24,6 +24,7 @@ from moediff.training.provenance import Restart
 STATE = "state.safetensors"
 FOLDER = "checkpoint"
 OUTPUTS = ("bundle", "best", "losses.csv", "validation.csv")  # what a run replaces or adds to
+BUSY = "another training runs in this folder: wait for it, or choose another `out`"
 OTHER_NETWORK = (
     "{folder} holds a run of another network than [model] describes now; go on with its settings, or choose another "
     "`out`"
@@ -76,12 +77,7 @@ def run_lock(out: Path) -> Iterator[None]:
     with ExitStack() as stack:
         if int(os.environ.get("RANK", 0)) == 0:
             out.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(output_lock([out]))
-            except TryAgain as error:
-                raise TryAgain(
-                    f"{printable(out)}: another training runs in this folder: wait for it, or choose another `out`"
-                ) from error
+            stack.enter_context(output_lock([out], busy=BUSY))
         yield
 
 
