@@ -238,8 +238,15 @@ def test_writing_twice_needs_overwrite(result, tmp_path):
     assert paths.sidecar.exists()
 
 
-def test_a_series_does_not_lie_among_its_input(tmp_path):
-    (tmp_path / "dcm").mkdir()
-    paths = OutputPaths(scan=tmp_path / "a.nii.gz", dicom=tmp_path / "dcm" / "new")
-    with pytest.raises(CannotCreate, match="among the input's files"):
-        check_outputs(paths, tmp_path / "dcm", overwrite=True)
+@pytest.mark.parametrize("of", ["source", "read"])
+def test_a_series_does_not_lie_among_files_that_are_read(of, tmp_path):
+    """A second input's, or a guide's, as little as the first one's."""
+    for name in ("dcm", "other"):
+        (tmp_path / name).mkdir()
+    source, read = (tmp_path / name for name in (("dcm", "other") if of == "source" else ("other", "dcm")))
+    for place in ("dcm/new", "dcm/../dcm/new"):
+        paths = OutputPaths(scan=tmp_path / "a.nii.gz", dicom=tmp_path / place)
+        with pytest.raises(CannotCreate, match=r"new: the new series would lie among the input's files in .*dcm"):
+            check_outputs(paths, source, read=[tmp_path / "like.nii.gz", read], overwrite=True)
+    paths = OutputPaths(scan=tmp_path / "a.nii.gz", dicom=tmp_path / "new")
+    check_outputs(paths, source, read=[tmp_path / "like.nii.gz", read], overwrite=True)

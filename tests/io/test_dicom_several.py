@@ -16,7 +16,7 @@ from dicom_maker import SECRETS, slices, stack_of, write
 
 import moediff
 from moediff.cli.main import main
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, OutputFailed
 from moediff.io.dicom.writer import remapped
 from moediff.io.scans import load, load_several, save
 
@@ -141,6 +141,33 @@ def test_a_new_series_refers_to_all_that_it_was_made_from(run, study, tmp_path):
     np.testing.assert_allclose(again.affine, result.affine, atol=1e-3)
     step = float(result.data_XYZ.max() - result.data_XYZ.min()) / 65535
     assert_close(again.data_XYZ, result.data_XYZ, atol=1.01 * step, rtol=0)
+
+
+@pytest.mark.parametrize("option", [[], ["--guide"]], ids=["second input", "guide"])
+def test_a_new_series_lies_in_no_folder_that_is_read(option, still_stacks, bundle, tmp_path, capsys):
+    first = write(tmp_path / "first", stack_of(still_stacks.scans[0], 3))
+    second = write(tmp_path / "second", stack_of(still_stacks.scans[1], 5))
+    words = ["enhance", str(first), *option, str(second), "--bundle", str(bundle), "--voxel-size", "4", "--dry-run"]
+    assert main([*words, "--no-align", "--dicom-out", str(second / "new")]) == 73
+    assert "among the input's files" in capsys.readouterr().err
+    assert main([*words, "--no-align", "--dicom-out", str(tmp_path / "new")]) == 0
+
+
+@pytest.mark.fault(46)
+def test_row46_a_page_that_fails_takes_the_new_series_with_it(run, tmp_path, monkeypatch, capsys):
+    """An older result with its sidecar stays as it was, and the same command works again."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputFailed("no room")
+
+    for name in ("out.nii.gz", "out.json"):
+        (tmp_path / name).write_text("old")
+    words = ["3", "--dicom-out", str(tmp_path / "new"), "--report", str(tmp_path / "page.html"), "--overwrite", "-q"]
+    with monkeypatch.context() as patched:
+        patched.setattr("moediff.inference.run._draw_page", full)
+        assert run(*words) == 74
+    assert {path.name for path in tmp_path.iterdir()} == {"out.nii.gz", "out.json"}
+    assert (tmp_path / "out.json").read_text() == "old"
 
 
 def test_the_list_tells_which_series_are_of_one_study(study, tmp_path, still_stacks, capsys):

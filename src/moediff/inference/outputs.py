@@ -84,8 +84,8 @@ def check_outputs(paths: OutputPaths, source: Path | None, *, overwrite: bool, r
         read: other files that are read and must not be replaced.
 
     Raises:
-        CannotCreate: a file exists, has a name of another kind or a closed folder, two outputs share a name, or a file
-            that is read, or its own sidecar, would be replaced.
+        CannotCreate: a file exists, has a name of another kind or a closed folder, two outputs share a name, a file
+            that is read, or its own sidecar, would be replaced, or a new series would lie in a folder that is read.
     """
     for path in paths.volumes():
         with prefix_errors(path):
@@ -93,21 +93,26 @@ def check_outputs(paths: OutputPaths, source: Path | None, *, overwrite: bool, r
     every = [path.resolve() for path in paths.every()]
     if len(set(every)) < len(every):
         raise CannotCreate("two outputs have the same name; give each its own")
-    for path in (*([] if source is None else [source]), *read):
+    inputs = [*([] if source is None else [source]), *read]
+    for path in inputs:
         _protect(path, set(every))
     for path in paths.every():
         if path == paths.dicom:
             check_new_folder(path)
-            _check_apart(path, source)
+            _check_apart(path, inputs)
         else:
             check_free(path, overwrite=overwrite)
 
 
-def _check_apart(folder: Path, source: Path | None) -> None:
-    """Refuse a new series inside the folder of the one that it comes from."""
-    if source is not None and source.resolve() in folder.resolve().parents:
-        with prefix_errors(folder):
-            raise CannotCreate("the new series would lie among the input's files: choose a folder beside them")
+def _check_apart(folder: Path, inputs: Sequence[Path]) -> None:
+    """Refuse a new series inside a folder that is read: it would be taken for a part of that the next time."""
+    around = set(folder.resolve().parents)
+    for path in inputs:
+        if path.resolve() in around:
+            with prefix_errors(folder):
+                raise CannotCreate(
+                    f"the new series would lie among the input's files in {printable(path)}: choose a folder beside it"
+                )
 
 
 def _protect(path: Path, every: set[Path]) -> None:
