@@ -11,9 +11,10 @@ from torch.testing import assert_close
 import moediff
 from moediff.acquisition.operators import assumed_acquisition
 from moediff.cli.main import main
-from moediff.core.errors import ConfigError, DataError
+from moediff.core.errors import ConfigError, DataError, InputMissing
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
+from moediff.inference.guided import load_guide
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import save
 from moediff.registration.rigid import Rigid
@@ -260,9 +261,45 @@ def test_an_output_never_replaces_the_guide(files, bundle, tmp_path, capsys):
     assert guide.read_bytes() == before
 
 
-def test_a_series_of_no_guide_is_refused(files, bundle, capsys):
-    assert main(["enhance", str(files[0]), "--guide-series", "3", "--bundle", str(bundle)]) == 78
-    assert "name its folder by --guide" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(["--guide-series", "3"], "name its folder by --guide"), (["--guide-trust", "sform"], "name its file by --guide")],
+)
+def test_a_choice_for_no_guide_is_refused(option, words, files, bundle, capsys):
+    assert main(["enhance", str(files[0]), *option, "--bundle", str(bundle)]) == 78
+    assert words in capsys.readouterr().err
+
+
+def _reverse_qform(path):
+    image = nib.load(path)
+    image.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), code=1)
+    nib.save(image, path)
+
+
+def _other_sizes(path):
+    image = nib.load(path)
+    image.set_qform(image.affine @ np.diag([1, 1, 3, 1]), code=1)
+    nib.save(image, path)
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("damage", [_reverse_qform, _other_sizes])
+def test_row27_the_remedy_for_a_guide_whose_header_contradicts_itself_works(files, bundle, tmp_path, capsys, damage):
+    damage(files[1])
+    words = words_of(files, bundle, tmp_path, "--dry-run")
+    for more in ([], ["--trust", "sform"]):
+        assert main([*words, *more]) == 65
+        said = capsys.readouterr().err
+        assert "the guide " in said and "give --guide-trust sform or --guide-trust qform" in said
+    assert main([*words, "--guide-trust", "sform"]) == 0
+    assert main([*words, "--guide-trust", "qform"]) in (0, 65)  # 65: with those sizes it is no sharp scan
+    assert "--guide-trust" not in capsys.readouterr().err
+
+
+def test_what_a_message_says_of_other_options_stays(tmp_path):
+    """`--trust-intensities` is of both scans."""
+    with pytest.raises(InputMissing, match=r"the guide .*--trust-me"):
+        load_guide(tmp_path / "--trust-me.nii")
 
 
 def test_one_call_in_python(files, bundle, tmp_path):

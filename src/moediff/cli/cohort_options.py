@@ -37,6 +37,7 @@ class Refuse(argparse.Action):
 
 
 ONE_BY_ONE = "it is for single scans: `moediff enhance` writes it"
+ONE_GUIDE = "one guide fits one head: `moediff enhance` takes it, scan by scan"
 INSTEAD = {  # options of `enhance` -> why they are not taken, or what is there instead
     "--adapt": (
         "weights of their own would make the scans of a study hard to compare: fine-tune once for a protocol with "
@@ -45,8 +46,9 @@ INSTEAD = {  # options of `enhance` -> why they are not taken, or what is there 
     "--report": "--viewer writes such a page for every scan",
     "--single-experts": ONE_BY_ONE,
     "--differences": ONE_BY_ONE,
-    "--guide": "one guide fits one head: `moediff enhance` takes it, scan by scan",
-    "--guide-series": "one guide fits one head: `moediff enhance` takes it, scan by scan",
+    "--guide": ONE_GUIDE,
+    "--guide-series": ONE_GUIDE,
+    "--guide-trust": ONE_GUIDE,
     "--dicom-out": "a new series is never replaced, so it cannot be done again: `moediff enhance` writes it",
     "--overwrite": "results that no longer fit are replaced without being asked; --redo replaces all",
     "--threads": "--nthreads, threads of each scan",

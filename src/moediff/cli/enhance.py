@@ -78,6 +78,11 @@ OPTIONS = {
         ),
         option("--guide-series", metavar="N", help="which DICOM series is the guide, by number or UID"),
         option(
+            "--guide-trust",
+            choices=("sform", "qform"),
+            help="of the guide: which affine to use where the two contradict",
+        ),
+        option(
             "--no-align",
             action="store_true",
             help="several scans, or a guide: trust their headers, do not register them",
@@ -278,8 +283,10 @@ def _guide(args: argparse.Namespace) -> LoadedScan | None:
     if args.guide is None:
         if args.guide_series is not None:
             raise ConfigError("--guide-series chooses a series of the guide: name its folder by --guide")
+        if args.guide_trust is not None:
+            raise ConfigError("--guide-trust chooses an affine of the guide: name its file by --guide")
         return None
-    return load_guide(args.guide, trust=None, series=args.guide_series)
+    return load_guide(args.guide, trust=args.guide_trust, series=args.guide_series)
 
 
 def _plain_enhancer(args: argparse.Namespace) -> Enhancer:

@@ -8,6 +8,7 @@ Axes: X Y Z voxels of the working grid (RAS+).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from moediff.registration.rigid import grid_centre_mm
 
 FINER = 0.6  # of the slices' distance: as large as the guide's voxels may be along it
 GUIDE_NOT_NEEDED = "the guide changed nothing: the scan was passed through"
+OPTIONS_OF_SCANS = re.compile(r"--(series|trust)(?![-\w])")  # in messages; the guide has its own
 NOT_A_SCAN = "name a sharp scan of the same head, or give `--trust-intensities` if these are intensities"
 
 
@@ -60,7 +62,7 @@ def load_guide(path: Path, *, trust: str | None = None, series: str | None = Non
         text = str(error)
         if "--volume" in text:
             text = f"{text[: text.index(': choose one')]}: name a guide of one volume"
-        raise type(error)(f"the guide {text.replace('--series', '--guide-series')}") from error
+        raise type(error)("the guide " + OPTIONS_OF_SCANS.sub(r"--guide-\1", text)) from error
 
 
 def name_of(guide: LoadedScan) -> str:
