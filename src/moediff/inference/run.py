@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from moediff.core.errors import ConfigError, prefix_errors
+from moediff.core.errors import ConfigError, DataError, InputMissing, prefix_errors, printable
 from moediff.core.extras import require_modules
 from moediff.inference.enhancer import Enhancer, Source, read_guide, read_sources
 from moediff.inference.grid_plan import GridPlan, plan_grids
@@ -22,6 +22,7 @@ from moediff.inference.result import Enhanced
 from moediff.inference.session import Progress, no_progress
 from moediff.inference.several import several_options
 from moediff.inference.sidecar import InputFile
+from moediff.io.checksum import file_state
 from moediff.io.dicom.writer import require_series_grid
 from moediff.io.scans import LoadedScan
 from moediff.registration.mutual_information import require_registration
@@ -161,18 +162,46 @@ def enhance_to(
     report, planned = progress or no_progress, request.planned
     path, outputs, overwrite = request.path, request.outputs, request.overwrite
     with locked_outputs(outputs, path, overwrite=overwrite, read=request.read):
+        input_file = _input_file(request, planned)
         result = enhancer(planned)(planned.scans, planned.options, report, plan=planned.plan, guide=planned.guide)
+        warnings = (*result.sidecar.warnings, *_changed(request, planned))
+        result = replace(result, sidecar=replace(result.sidecar, input_file=input_file, warnings=warnings))
 
         def draw(page: Path) -> None:
             report(0.97, "drawing the report")
             _draw_page(result, planned.scan.stem or ("scan" if path is None else path.name), page, request)
 
-        if path is not None:
-            input_file = InputFile.of(path, outputs.sidecar)
-            result = replace(result, sidecar=replace(result.sidecar, input_file=input_file))
         result = write(result, outputs, overwrite=overwrite, draw=draw, annotate=request.annotate)
     report(1.0, "done")
     return result
+
+
+def _input_file(request: EnhanceRequest, planned: PlannedScan) -> InputFile | None:
+    """The first input as it was read, for the sidecar, before the network; None where its file is another by now."""
+    path = request.path
+    if path is None:
+        return None
+    before = planned.scan.file_state or file_state(path)
+    try:
+        record = InputFile.of(path, request.outputs.sidecar)
+    except (InputMissing, DataError):
+        return None
+    return record if file_state(path) == before else None
+
+
+def _changed(request: EnhanceRequest, planned: PlannedScan) -> list[str]:
+    """A sentence for every scan whose file is no longer the one that was read."""
+    scans = [*zip(request.sources, planned.scans, strict=True), (request.guide, planned.guide)]
+    notes = []
+    for source, scan in scans:
+        path = path_of(source)
+        if path is None or scan is None or scan.file_state in (None, file_state(path)):
+            continue
+        notes.append(
+            f"{printable(scan.stem or path.name)} was changed, moved or removed after it was read: the result is of "
+            "what it held before"
+        )
+    return notes
 
 
 def _draw_page(result: Enhanced, name: str, page: Path, request: EnhanceRequest) -> None:

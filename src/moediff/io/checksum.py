@@ -1,16 +1,31 @@
-"""Checksum of an input: SHA-256 of what a scan was read from, so that it is recognised under any name."""
+"""Checksum of an input: SHA-256 of what a scan was read from, so that it is recognised under any name.
+
+Its state is what tells, without reading it again, that it has not changed since.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TypeAlias
 
-from moediff.core.errors import InputMissing, printable
-from moediff.io.dicom.files import is_dicom_export, open_export
+from moediff.core.errors import DataError, InputMissing, printable
+from moediff.io.dicom.files import folder_paths, is_dicom_export, open_export
 from moediff.io.missing import why_missing
 from moediff.io.naming import files_of
 
 BLOCK_BYTES = 1 << 20
+
+FileState: TypeAlias = "tuple[tuple[str, int, int], ...]"  # of every file: name, bytes, time of change in ns
+
+
+def file_state(path: Path) -> FileState | None:
+    """Size and time of change of all files that a scan is read from; None where it is not there."""
+    try:
+        parts = filter(Path.exists, folder_paths(path)) if path.is_dir() else dict.fromkeys(files_of(path))
+        return tuple((str(part), state.st_size, state.st_mtime_ns) for part in parts for state in [part.stat()])
+    except (OSError, ValueError, DataError):  # gone, closed to us, a null byte in its name, or far too many
+        return None
 
 
 def checksum_of(path: Path) -> str:

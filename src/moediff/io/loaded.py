@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moediff.core.geometry import StorageOrder
 from moediff.core.volume import Grid, Volume
+from moediff.io.checksum import FileState
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class LoadedScan:
         origin: the DICOM series it came from.
         intent: NIfTI's intent_code, what the values mean; 0 says nothing.
         slices: of DICOM files, and of NIfTI files with a BIDS sidecar, where they say it.
+        file_state: of what it was read from, as it was before.
     """
 
     volume: Volume
@@ -61,6 +63,7 @@ class LoadedScan:
     origin: DicomOrigin | None = None
     intent: int = 0
     slices: SliceGeometry | None = None
+    file_state: FileState | None = field(default=None, repr=False)  # names of DICOM files may hold personal data
 
     @property
     def stored(self) -> Volume:

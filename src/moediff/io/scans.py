@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from moediff.core.geometry import RAS, StorageOrder, canonicalise
 from moediff.core.volume import Grid, Volume
 from moediff.io.atomic import check_free, write_text
 from moediff.io.bids_sidecar import BidsSidecar, read_bids
+from moediff.io.checksum import file_state
 from moediff.io.dicom.files import is_dicom_export
 from moediff.io.dicom.image_type import image_type_warnings
 from moediff.io.dicom.reader import load_series, load_several_series
@@ -75,10 +77,11 @@ def load(
         ConfigError: an argument that this format does not take, or pydicom is not installed.
     """
     path = Path(path)
+    state = file_state(path)
     with prefix_errors(printable(path)):
         if is_dicom_export(path):
             _refuse_choices_of_nifti(trust, index)
-            return load_series(path, series)
+            return replace(load_series(path, series), file_state=state)
         if series is not None:
             raise ConfigError(NO_SERIES)
         if trust is not None and not has_two_forms(path):
@@ -92,7 +95,8 @@ def load(
         bids = read_bids(path)
         notes += image_type_warnings([bids.image_type])
         slices = _slices(bids, volume)
-        return LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent, slices=slices)
+        loaded = LoadedScan(volume, storage, path, codes, tuple(notes), intent=header.intent, slices=slices)
+        return replace(loaded, file_state=state)
 
 
 def load_several(
@@ -111,11 +115,12 @@ def load_several(
             studies.
     """
     path = Path(path)
+    state = file_state(path)
     with prefix_errors(printable(path)):
         if not is_dicom_export(path):
             raise ConfigError(NO_SERIES)
         _refuse_choices_of_nifti(trust, index)
-        return load_several_series(path, series)
+        return [replace(scan, file_state=state) for scan in load_several_series(path, series)]
 
 
 def _refuse_choices_of_nifti(trust: str | None, index: int | None) -> None:
@@ -143,6 +148,8 @@ def from_nibabel(image: Any) -> LoadedScan:
     notes: list[str] = []
     if not isinstance(image, SpatialImage):
         raise DataError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")
+    behind = _file_behind(image)
+    state = None if behind is None else file_state(behind)
     dataobj: Any = image.dataobj  # nibabel's own annotation lacks the dtype that every array and proxy has
     kind = np.dtype(dataobj.dtype)
     if kind.kind not in "iuf" or image.get_data_dtype().kind not in "iuf":
@@ -153,7 +160,8 @@ def from_nibabel(image: Any) -> LoadedScan:
     data_XYZ = check_voxels(_image_voxels(image, shape, notes), notes)
     volume, storage = canonicalise(Volume(data_XYZ, torch.from_numpy(affine)))
     intent = int(image.header["intent_code"]) if isinstance(image.header, Nifti1Header) else 0
-    return LoadedScan(volume, storage, None, check_codes(codes, notes), tuple(notes), intent=intent)
+    codes = check_codes(codes, notes)
+    return LoadedScan(volume, storage, None, codes, tuple(notes), intent=intent, file_state=state)
 
 
 def from_volume(volume: Volume) -> LoadedScan:

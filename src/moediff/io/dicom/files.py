@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from moediff.core.errors import DataError, InputMissing
+from moediff.io.atomic import HIDDEN
 from moediff.io.missing import FETCH, is_dangling, why_missing
 from moediff.io.naming import suffix_of
 
@@ -134,10 +135,24 @@ def _kind(name: str) -> tuple[bool, bool]:
 
 
 def _folder_files(folder: Path) -> list[DicomFile]:
-    """Every regular file below the folder; a linked folder is followed once, which prevents endless loops.
+    """Every regular file below the folder.
 
     Raises:
         InputMissing: links whose targets are not there may be slices.
+    """
+    paths = folder_paths(folder)
+    dangling = sum(is_dangling(path) and not path.name.startswith(".") for path in paths)
+    if dangling:
+        raise InputMissing(f"{dangling} of {len(paths)} files are links whose targets are not there: {FETCH}")
+    return [_disk_file(path) for path in paths if path.exists() and stat.S_ISREG(path.stat().st_mode)]
+
+
+def folder_paths(folder: Path) -> list[Path]:
+    """Every file below the folder, by name, but for ours; a linked folder is followed once: no endless loops.
+
+    Raises:
+        OSError: a folder cannot be read.
+        DataError: there are too many.
     """
     paths: list[Path] = []
     seen: set[tuple[int, int]] = set()
@@ -147,13 +162,10 @@ def _folder_files(folder: Path) -> list[DicomFile]:
             folders.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if name != ".git")
-        paths += [Path(here, name) for name in names]
+        folders[:] = sorted(name for name in folders if name != ".git" and not name.startswith(HIDDEN))
+        paths += [Path(here, name) for name in names if not name.startswith(HIDDEN)]
         _check_count(len(paths))
-    dangling = sum(is_dangling(path) and not path.name.startswith(".") for path in paths)
-    if dangling:
-        raise InputMissing(f"{dangling} of {len(paths)} files are links whose targets are not there: {FETCH}")
-    return [_disk_file(path) for path in sorted(paths) if path.exists() and stat.S_ISREG(path.stat().st_mode)]
+    return sorted(paths)
 
 
 def _raise(error: OSError) -> None:
