@@ -234,8 +234,7 @@ def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
         report_size=spec.viewer_size,
         annotate=lambda result: {**checksums, **spec.placement.annotate(result)},
     )
-    request.__dict__["planned"] = planned  # the same scan and options: not planned twice
-    return enhance_to(request, lambda _: _enhancer(spec.model)), outputs
+    return enhance_to(request, lambda _: _enhancer(spec.model), planned=planned), outputs
 
 
 def make_folder(folder: Path) -> None:

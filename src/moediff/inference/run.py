@@ -144,7 +144,11 @@ def path_of(source: Source) -> Path | None:
 
 
 def enhance_to(
-    request: EnhanceRequest, enhancer: Callable[[PlannedScan], Enhancer], progress: Progress | None = None
+    request: EnhanceRequest,
+    enhancer: Callable[[PlannedScan], Enhancer],
+    progress: Progress | None = None,
+    *,
+    planned: PlannedScan | None = None,
 ) -> Enhanced:
     """Enhance one scan, or several to one, and write what the request names, under the lock of its outputs.
 
@@ -152,6 +156,7 @@ def enhance_to(
         request: what to read, do and write.
         enhancer: makes or brings the model, once the outputs are ours; it may learn from the scan first.
         progress: called with the share done (0..1) and a word.
+        planned: of the same scans and options, where they had to be planned before.
 
     Raises:
         TryAgain: another run writes the same outputs, or memory ran out.
@@ -159,7 +164,7 @@ def enhance_to(
         ConfigError: see `EnhanceRequest.planned`.
         DataError, GeometryError, InputMissing: the scan cannot be used.
     """
-    report, planned = progress or no_progress, request.planned
+    report, planned = progress or no_progress, planned or request.planned
     path, outputs, overwrite = request.path, request.outputs, request.overwrite
     with locked_outputs(outputs, path, overwrite=overwrite, read=request.read):
         input_file = _input_file(request, planned)
