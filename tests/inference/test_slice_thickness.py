@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,21 +15,25 @@ from moediff.acquisition.operators import assumed_sampling, with_thickness
 from moediff.acquisition.recipe import AxisRecipe, Recipe
 from moediff.cli.main import main
 from moediff.core.config import rng_for
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import axis_positions
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.outputs import OutputPaths
+from moediff.inference.run import EnhanceRequest
+from moediff.inference.several_plan import plan_several
 from moediff.io.loaded import SliceGeometry
 from moediff.io.scans import from_volume, load, save
+from several_scans import lopsided
 
 pytestmark = pytest.mark.fault(62)
 FINE = EnhanceOptions(voxel_size=(3.0,))
 
 
-def thin_slices(truth: Volume) -> Volume:
-    """12 mm apart, 6 mm thick, no noise."""
-    axes = (AxisRecipe(), AxisRecipe(), AxisRecipe(method="gaussian", factor=4, thickness=0.5))
+def thin_slices(truth: Volume, factor: float = 4) -> Volume:
+    """12 mm apart, or as many voxels as stated; half as thick, no noise."""
+    axes = (AxisRecipe(), AxisRecipe(), AxisRecipe(method="gaussian", factor=factor, thickness=0.5))
     return degrade(truth, Recipe(axes=axes, name="gap"), rng_for(0))
 
 
@@ -151,3 +156,93 @@ def test_a_dicom_series_says_it(tmp_path):
     step_mm = float(np.linalg.norm(scan.stored.affine[:3, 2]))
     assert scan.slices == SliceGeometry(2.0, pytest.approx(step_mm))
     assert not scan.warnings and isinstance(scan.volume.data_XYZ, torch.Tensor)
+
+
+SEVERAL = EnhanceOptions(voxel_size=(3.0,), align=False)
+
+
+@pytest.fixture(scope="module")
+def nearly_isotropic(truth) -> Volume:
+    """The same head in voxels of 3.6 mm: finer than slices, coarser than the result."""
+    return degrade(
+        lopsided(truth), Recipe(axes=(AxisRecipe(method="truncate", factor=1.2),) * 3, name="3.6"), rng_for(0)
+    )
+
+
+@pytest.fixture(scope="module")
+def gap(truth) -> Volume:
+    """And in slices 6 mm apart, 3 mm thick."""
+    return thin_slices(lopsided(truth), 2)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("align", [True, False])
+def test_of_several_scans_those_without_thick_slices_ignore_it(gap, nearly_isotropic, order, align):
+    scans = [from_volume(scan) for scan in (gap, nearly_isotropic)][::order]
+    plan = plan_several(scans, replace(SEVERAL, slice_thickness=3.0, align=align))
+    widths = None if plan.sampling is None else plan.sampling[2].width
+    assert widths == (0.5 if order == 1 else None)
+    header = replace(scans[::order][0], slices=SliceGeometry(3.0, 6.0))
+    plan_several([header, scans[::order][1]], replace(SEVERAL, slice_thickness="header", align=align))
+
+
+def test_several_scans_are_enhanced_with_the_thickness_of_the_thick_ones(gap, nearly_isotropic, enhancer):
+    for scans in ([gap, nearly_isotropic], [nearly_isotropic, gap]):
+        records = enhancer(scans, replace(SEVERAL, slice_thickness=3.0)).sidecar.scans
+        assert sorted(record.sampling[2] for record in records if record.sampling)[0] == "gaussian:0.5"
+
+
+@pytest.fixture
+def no_work(monkeypatch) -> None:
+    """Registration, the first work of several scans, must not begin."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr("moediff.inference.enhancer.aligned_scans", never)
+
+
+@pytest.fixture
+def paths(gap, nearly_isotropic, tmp_path) -> list[Path]:
+    """The second one has thick slices."""
+    names = {"first": nearly_isotropic, "second": gap}
+    for name, scan in names.items():
+        save(scan, tmp_path / f"{name}.nii.gz")
+    return [tmp_path / f"{name}.nii.gz" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("thickness", "sentence"), [("header", "--slice-thickness header: neither"), (1.0, "--slice-thickness is 1 mm")]
+)
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.usefixtures("no_work")
+def test_a_later_scan_that_it_does_not_fit_is_refused_before_any_work(paths, enhancer, thickness, sentence, align):
+    if align:
+        pytest.importorskip("SimpleITK")
+    options, output = replace(SEVERAL, slice_thickness=thickness, align=align), paths[0].with_name("out.nii.gz")
+    request = EnhanceRequest(source=paths, options=options, outputs=OutputPaths(scan=output))
+    for refused in (lambda: request.planned, lambda: enhancer(paths, options)):
+        with pytest.raises(ConfigError, match=f"second.nii.gz: {sentence}"):
+            refused()
+
+
+def test_several_scans_without_thick_slices_have_no_thickness_to_assume(nearly_isotropic):
+    scans = [from_volume(nearly_isotropic)] * 2
+    with pytest.raises(ConfigError, match="no scan has such"):
+        plan_several(scans, replace(SEVERAL, slice_thickness=3.0))
+
+
+def test_a_dry_run_of_several_scans_takes_it(gap, nearly_isotropic, bundle, tmp_path, capsys):
+    for name, scan in (("first", gap), ("second", nearly_isotropic)):
+        save(scan, tmp_path / f"{name}.nii.gz")
+    paths = [str(tmp_path / "first.nii.gz"), str(tmp_path / "second.nii.gz")]
+    words = ["--bundle", str(bundle), "--voxel-size", "3", "--slice-thickness", "3", "--no-align", "--dry-run"]
+    assert main(["enhance", *map(str, paths), *words]) == 0
+    assert len(json.loads(capsys.readouterr().out)["inputs"]) == 2
+
+
+def test_a_later_scan_of_labels_is_refused_before_any_work(low):
+    labels = from_volume(low.with_data((low.data_XYZ > 300).float()))
+    with pytest.raises(DataError, match="expected a scan, found a mask"):
+        plan_several([from_volume(low), labels], SEVERAL)
+    plan_several([from_volume(low), labels], replace(SEVERAL, trust_intensities=True))

@@ -74,7 +74,7 @@ def plans_of(planned: PlannedScan) -> list[GridPlan]:
     plans, common = [planned.plan], replace(planned.options, like=planned.plan.working, voxel_size=None)
     for scan in planned.scans[1:]:
         with suppress(DataError):
-            plans.append(plan_grids(scan, common))
+            plans.append(plan_grids(scan, common, one_of_several=True))
     return plans + [planned.plan] * (len(planned.scans) - len(plans))
 
 

@@ -20,6 +20,7 @@ from moediff.inference.options import EnhanceOptions
 from moediff.inference.result import Enhanced, pass_through
 from moediff.inference.session import Model, Progress, Session, no_progress, planned_sidecar
 from moediff.inference.several import SeveralScans, aligned_scans, several_options
+from moediff.inference.several_plan import plan_several
 from moediff.io.scans import LoadedScan, from_nibabel, from_volume, load
 from moediff.model.bundle import Bundle, load_bundle
 
@@ -96,9 +97,9 @@ class Enhancer:
         if len(scans) > 1:
             options = several_options(scans, options)
             report = progress or no_progress
+            plan = plan or plan_several(scans, options)
             report(0.01, "aligning")
             aligned = aligned_scans(scans, options)
-            plan = plan or plan_grids(scans[0], options)
             return SeveralScans(self.model, aligned, plan, options, report).run()
         scan = scans[0]
         with prefix_errors(scan.path) if scan.path is not None else nullcontext():

@@ -150,8 +150,13 @@ class GridPlan:
         return volume.with_data(volume.data_XYZ.masked_fill(~self.measured_XYZ, outside))
 
 
-def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
+def plan_grids(scan: LoadedScan, options: EnhanceOptions, *, one_of_several: bool = False) -> GridPlan:
     """The grid plan of an enhancement.
+
+    Args:
+        scan: as loaded.
+        options: of the enhancement.
+        one_of_several: a slice thickness is only meant for it where it has thick slices.
 
     Raises:
         DataError: these are labels, no intensities; the target grid is too large, or lies where the scan measured
@@ -165,17 +170,29 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions) -> GridPlan:
         notes = (f"the scan looks like {kind}; it was enhanced because intensities are trusted",)
     volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
     plan = GridPlan.between(volume, target_grid(scan.stored_grid, options))
-    sampling = _sampling(scan, plan, options)
+    sampling = None
+    if options.profile is not None and not plan.pass_through:
+        sampling = stated_sampling(options.profile, scan.storage, plan)
+    elif options.slice_thickness is not None and not plan.pass_through:
+        sampling = thick_sampling(scan, plan.working, options.slice_thickness, optional=one_of_several)
     notes += _left_out(options.profile, scan.storage, sampling)
     return replace(plan, notes=notes, sampling=sampling)
 
 
-def _sampling(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Samplings | None:
-    """As stated, or with slices of the requested thickness; None where neither was requested."""
-    thickness = options.slice_thickness
-    if options.profile is not None and not plan.pass_through:
-        return stated_sampling(options.profile, scan.storage, plan)
-    if thickness is None or plan.pass_through:
+def thick_sampling(scan: LoadedScan, fine: Grid, thickness: float | str, *, optional: bool = False) -> Samplings | None:
+    """How every axis was sampled, R, A, S, with slices of this thickness.
+
+    Args:
+        scan: as loaded.
+        fine: a grid whose axes are parallel to the scan's.
+        thickness: in mm, or "header" for what the file says.
+        optional: None for a scan without thick slices.
+
+    Raises:
+        ConfigError: the scan does not say how thick its slices are, cannot have such, or has no thick ones.
+    """
+    assumed = assumed_sampling(positions_along(scan.volume.grid, fine))
+    if optional and all(axis.method != "gaussian" for axis in assumed):
         return None
     if thickness == HEADER:
         if scan.slices is None:
@@ -184,8 +201,7 @@ def _sampling(scan: LoadedScan, plan: GridPlan, options: EnhanceOptions) -> Samp
                 "give the number in mm"
             )
         thickness = scan.slices.thickness_mm
-    positions = positions_along(plan.source, plan.working)
-    return with_thickness(assumed_sampling(positions), plan.source.spacing_mm, float(thickness))
+    return with_thickness(assumed, scan.volume.spacing_mm, float(thickness))
 
 
 def stated_sampling(stated: Sequence[Sampling], storage: StorageOrder, plan: GridPlan) -> Samplings:
@@ -305,6 +321,11 @@ def aligned_grid(source: Grid, target: Grid) -> Grid:
         return target
     if drift <= PARALLEL_VOX:
         return along_axes_of(target, source)
+    return parallel_grid(source, target)
+
+
+def parallel_grid(source: Grid, target: Grid) -> Grid:
+    """The scan's box with the target's voxel size, along axes that are finer already with their own."""
     finest = min(target.spacing_mm)
     return with_spacing(source, [min(finest, s) for s in source.spacing_mm])
 

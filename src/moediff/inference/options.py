@@ -71,7 +71,7 @@ class EnhanceOptions:
         align: several scans: register them; False trusts their headers.
         trust_intensities: enhance also what looks like labels, a mask or a map.
         slice_thickness: of thick slices, in mm, for the acquisition model; "header" takes what the file says. None:
-            as thick as they are apart.
+            as thick as they are apart. Of several scans, those without thick slices ignore it.
 
     Raises:
         ConfigError: a value is out of range or two exclude each other.

@@ -21,6 +21,7 @@ from moediff.inference.outputs import REPORT_SIZES, Annotate, OutputPaths, check
 from moediff.inference.result import Enhanced
 from moediff.inference.session import Progress, no_progress
 from moediff.inference.several import several_options
+from moediff.inference.several_plan import plan_several
 from moediff.inference.sidecar import InputFile
 from moediff.io.checksum import file_state
 from moediff.io.dicom.writer import require_series_grid
@@ -114,8 +115,10 @@ class EnhanceRequest:
             if options.align:
                 require_registration()
             options = several_options(scans, options)
-        with prefix_errors(scan.path) if scan.path is not None else nullcontext():
-            plan = plan_grids(scan, options)
+            plan = plan_several(scans, options)
+        else:
+            with prefix_errors(scan.path) if scan.path is not None else nullcontext():
+                plan = plan_grids(scan, options)
         guide = None
         if self.guide is not None:
             guide = read_guide(self.guide)

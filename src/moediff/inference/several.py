@@ -266,7 +266,9 @@ class SeveralScans:
 
     def _session(self, one: AlignedScan, index: int) -> Session:
         options = replace(self.options, like=self.common, voxel_size=None, single_experts=False)
-        return Session(self.model, one.placed, plan_grids(one.placed, options), options, self._part(index))
+        return Session(
+            self.model, one.placed, plan_grids(one.placed, options, one_of_several=True), options, self._part(index)
+        )
 
     def _estimate(self, session: Session, output: NetworkOutput) -> Estimate:
         """Bring a scan's own result to the common grid and to the first scan's scale."""
