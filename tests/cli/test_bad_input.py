@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from moediff.benchmark.run import LOCK
 from moediff.cli.main import main
 from moediff.core.volume import Volume
 from moediff.io.scans import save
@@ -108,7 +107,7 @@ def left(folder: Path) -> list[Path]:
         path.unlink()
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir()
-    return [path for path in files if path.name != LOCK]
+    return files
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
