@@ -80,7 +80,7 @@ def test_row47_without_locks_the_lock_of_an_ended_process_is_taken_over(no_locks
 @pytest.mark.parametrize(
     "changes",
     [{"machine": "another"}, {"pid": os.getpid()}, {"pid": 1}, {"pid": 0}, {"pid": -1}, {"pid": 2**80}, {"pid": "x"}],
-    ids=str,
+    ids=["another machine", "this process", "1", "0", "-1", "too large", "no number"],
 )
 def test_row47_without_locks_what_may_be_at_work_is_left(no_locks, changes, every, ended, tmp_path):
     left(every, **{"pid": ended, **changes})
@@ -89,7 +89,11 @@ def test_row47_without_locks_what_may_be_at_work_is_left(no_locks, changes, ever
     assert every[0].read_text() == "unfinished" and lock_of(every[0]).exists() and len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"outputs": {}, "pid": Infinity}', "[" * 60_000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "3", "{", '{"outputs": {}, "pid": Infinity}', "[" * 60_000],
+    ids=["empty", "list", "number", "cut", "infinite", "deep"],
+)
 def test_row47_without_locks_a_file_that_names_no_process_is_left(no_locks, text, every):
     lock_of(every[0]).write_text(text)
     with pytest.raises(TryAgain, match="a process that it does not name"), output_lock(every):
