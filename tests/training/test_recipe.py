@@ -8,6 +8,7 @@ import pytest
 
 from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning
 from moediff.training.calibrate import Calibration, HeadFit
+from moediff.training.config import over
 from moediff.training.recipe import (
     Average,
     changed,
@@ -187,6 +188,21 @@ def test_a_manifest_lists_scans_and_checksums(tmp_path):
     assert two.checksums["labels/c.nii.gz"] == "c" * 64 and "train/a.nii.gz" not in two.checksums
 
 
+def test_a_stage_that_leaves_files_out_is_recognised_and_depends_on_its_own_files_alone(tmp_path):
+    written(tmp_path, MANIFEST, "manifest.csv")
+    text = 'manifest = "manifest.csv"\n[validation]\nlabel_maps = [{judged}]\n[[stages]]\nname = "one"\n'
+    text += '[[stages]]\nname = "two"\n[[stages.sources]]\nmatch = "train/*"\nweight = 0\n'
+    text += '[[stages]]\nname = "three"\nkind = "calibrate"\n'
+    recipe = load_recipe(written(tmp_path, text.format(judged='"labels/c.nii.gz"')))
+    for stage in recipe.stages:
+        assert stored_settings(recipe.plain(), stage.name) == stage.settings()
+    one, two, three = (list(stage.settings()["checksums"]) for stage in recipe.stages)
+    assert one == three == ["train/a.nii.gz", "labels/b.nii.gz"] and two == ["labels/b.nii.gz"]
+    others = load_recipe(written(tmp_path, text.format(judged='"val/d.nii.gz"')))  # judged by something else
+    for stage in others.stages:
+        assert stored_settings(recipe.plain(), stage.name) == stage.settings()
+
+
 def test_own_scans_take_the_place_of_a_manifest_that_is_built_on(tmp_path):
     written(tmp_path, MANIFEST, "manifest.csv")
     written(tmp_path, 'manifest = "manifest.csv"\n[[sources]]\nmatch = "*"\nweight = 3.0\n', "base.toml")
@@ -228,7 +244,10 @@ def test_what_the_provenance_stores_gives_the_settings_back(tmp_path):
 
 def test_differences_are_those_of_tables_and_lists_whole():
     before = {"a": 1, "b": {"c": 1, "d": [1, 2]}, "e": 5}
-    assert changed(before, {"a": 1, "b": {"c": 2, "d": [1, 2]}, "e": [5]}) == {"b": {"c": 2}, "e": [5]}
+    after = {"a": 1, "b": {"c": 2, "d": [1, 2]}, "e": [5]}
+    assert changed(before, after) == {"b": {"c": 2}, "e": [5]} and over(before, changed(before, after)) == after
+    for one, other in ((before, {**before, "b": None}), ({**before, "b": None}, before)):
+        assert over(one, changed(one, other)) == other
 
 
 REFUSED = {
@@ -242,6 +261,7 @@ REFUSED = {
         "kind='trian' is unknown; choose from train, average",
     ),
     "an unknown setting": ('[[stages]]\nname = "a"\nstepz = 3', "stage a: unknown setting 'stepz'"),
+    "a number for a table": ('[loss]\nregion = 1.0\n[[stages]]\nname = "a"\nloss = 3', "stage a: loss: "),
     "an unknown option": (
         '[[stages]]\nname = "a"\n[[stages]]\nname = "b"\nkind = "calibrate"\npatches = 3',
         "stage b: unknown setting 'patches'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def test_a_whole_recipe_goes_from_nothing_to_calibrated_weights(name):
     first, *others = stages
     assert first.config.start is None and first.config.model.denoiser.gate.experts == 1
     assert all(stage.parents for stage in others)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_what_a_bundle_stores_of_a_recipe_gives_every_stage_back(path):
+    """Else a finished stage would be refused as changed, and the run could not be resumed."""
+    recipe = load_recipe(path)
+    plain = json.loads(json.dumps(recipe.plain()))
+    for stage in recipe.stages:
+        assert stored_settings(plain, stage.name) == json.loads(json.dumps(stage.settings())), stage.name
 
 
 def test_the_default_recipe_ends_by_steps_alone():

@@ -272,6 +272,10 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`below` with the settings of `above` put over it, tables merged, lists replaced."""
-    both = {key: over(below[key], above[key]) for key in above if isinstance(below.get(key), dict)}
+    """`below` with the settings of `above` put over it, tables merged, lists replaced.
+
+    Nothing is taken away: it undoes `recipe.changed` where both sides have the same keys.
+    """
+    tables = [key for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)]
+    both = {key: over(below[key], above[key]) for key in tables}
     return {**below, **above, **both}

@@ -79,9 +79,15 @@ class Stage:
     parents: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """What a result of this stage depends on, for JSON."""
+        """What a result of this stage depends on, for JSON; of checksums, those of the files that it learns from.
+
+        The table of all files is shared, and holds those that are only judged by, too.
+        """
         values = plain_settings(self.config)
         settings = {name: values[name] for name in USED[self.kind]}
+        if "checksums" in settings:
+            learned = {name for scan in self.config.scans for name in (scan.path, scan.input)}
+            settings["checksums"] = {name: sha for name, sha in settings["checksums"].items() if name in learned}
         return settings | ({} if self.options is None else {"options": plain_options(self.options)})
 
 
@@ -125,7 +131,11 @@ def plain_options(options: Options) -> dict[str, Any]:
 
 
 def changed(shared: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `values` that differ, tables by their own settings."""
+    """The settings of `values` that differ, tables by their own settings.
+
+    `over(shared, changed(shared, values))` gives `values` back where `values` has every key of `shared`, as settings of
+    one class have. Of a table with keys of its own, such as `checksums`, keys that only `shared` has come back too.
+    """
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if value == shared.get(key):
@@ -136,7 +146,11 @@ def changed(shared: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
 
 
 def stored_settings(recipe: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """What a stage depended on, from the recipe in a bundle's provenance; None where it is not named there."""
+    """What a stage depended on, from the recipe in a bundle's provenance; None where it is not named there.
+
+    The inverse of `Recipe.plain`: what that leaves out, and what `over` brings back of other stages, is in no stage's
+    `settings()`.
+    """
     stages: dict[str, Mapping[str, Any]] = {stage["name"]: stage for stage in recipe.get("stages", ())}
     stage = stages.get(name, {})
     if stage.get("kind") not in KINDS:
