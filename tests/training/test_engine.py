@@ -22,7 +22,7 @@ from moediff.io.scans import load, save
 from moediff.model.bundle import load_bundle, read_manifest
 from moediff.training import calibrate
 from moediff.training.checkpoint import run_lock
-from moediff.training.engine import difference, finished_stages, run_recipe
+from moediff.training.engine import difference, finished_stages, put_back, run_recipe
 from moediff.training.provenance import stage_records
 from moediff.training.recipe import Recipe, load_recipe
 from moediff.training.trainer import RunOptions, train
@@ -203,6 +203,35 @@ def test_a_changed_setting_of_a_finished_stage_is_refused(finished):
     other = replace(last, options=replace(last.options, recipes=("thick3",)))
     with pytest.raises(ConfigError, match=r"stage statistics: .* options.recipes\[0\] changed"):
         finished_stages(replace(finished, stages=(*finished.stages[:-1], other)))
+
+
+def test_a_deleted_stage_stays_away_where_its_settings_changed(finished):
+    """The published bundle, of a later stage, must not bring it back."""
+    for name in STAGES[1:]:
+        shutil.rmtree(finished.out / name)
+    other = changed(finished, "experts", steps=4)
+    put_back(other)
+    assert finished_stages(other) == {"backbone"} and not (finished.out / "statistics").exists()
+    put_back(finished)  # with the settings of before it does
+    assert finished_stages(finished) == set(STAGES)
+
+
+def test_a_published_bundle_alone_is_not_replaced_by_a_run_with_other_settings(finished):
+    for name in STAGES:
+        shutil.rmtree(finished.out / name)
+    with pytest.raises(ConfigError, match=r"stage experts: .* steps changed .* delete .*experts, the .*/bundle to run"):
+        run_recipe(changed(finished, "experts", steps=4), AGAIN)
+    assert [path.name for path in finished.out.iterdir() if path.is_dir()] == ["bundle"]
+
+
+def test_what_a_message_says_to_delete_makes_the_stage_run_again(finished):
+    other = changed(finished, "experts", steps=1)
+    with pytest.raises(ConfigError, match=r"delete (.*experts), the folders of the stages after it and (.*bundle) to"):
+        finished_stages(other)
+    for name in (*STAGES[1:], "bundle"):
+        shutil.rmtree(finished.out / name)
+    run_recipe(replace(other, stages=other.stages[:2]), AGAIN)
+    assert [record.steps for record in stage_records(load_bundle(finished.out / "bundle").provenance)] == [3, 1]
 
 
 def test_altered_weights_and_other_parents_are_refused(finished):

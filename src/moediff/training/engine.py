@@ -297,21 +297,35 @@ def _publish(bundle: Path, target: Path) -> None:
 
 
 def put_back(recipe: Recipe) -> None:
-    """A published bundle whose stage's folder is lost becomes that stage's bundle again.
+    """A published bundle whose stage's folder is lost becomes that stage's bundle again, where it fits the settings.
+
+    Where it does not, and other stages' folders are there, that folder was deleted so that the stage runs again.
 
     Raises:
-        ConfigError: what lies in its place is no bundle of this recipe, and would be replaced.
+        ConfigError: what lies there is no bundle of this recipe, or nothing else is left of a run with other settings;
+            it would be replaced.
     """
     published = recipe.out / "bundle"
     if not published.exists():
         return
     manifest = _manifest(published)
     records = () if manifest is None else stage_records(manifest["provenance"])
-    if not records or records[-1].name not in {stage.name for stage in recipe.stages}:
+    stages = {stage.name: stage for stage in recipe.stages}
+    if manifest is None or not records or records[-1].name not in stages:
         raise ConfigError(f"{printable(published)} is of no stage here, and would be replaced; choose another `out`")
     own = recipe.out / records[-1].name / "bundle"
-    if not own.exists():
-        _publish(published, own)
+    if own.exists():
+        return
+    try:
+        for record in records:
+            if record.finished and record.name in stages:
+                with prefix_errors(f"stage {record.name}"):
+                    _check_unchanged(stages[record.name], manifest["provenance"].get("recipe", {}), recipe.out)
+    except ConfigError:
+        if not any(_begun(recipe.out / name) for name in stages):
+            raise
+        return
+    _publish(published, own)
 
 
 def finished_stages(recipe: Recipe) -> set[str]:
@@ -327,12 +341,11 @@ def finished_stages(recipe: Recipe) -> set[str]:
         witness = _witness(stage, [manifests[later.name] for later in recipe.stages[index:]])
         if witness is None:
             continue
-        folder = recipe.out / stage.name
         with prefix_errors(f"stage {stage.name}"):
-            _check_unchanged(stage, witness["provenance"].get("recipe", {}), folder)
+            _check_unchanged(stage, witness["provenance"].get("recipe", {}), recipe.out)
             if manifests[stage.name] is witness:
-                _check_weights(folder / "bundle", witness)
-                _check_parents(stage, witness, manifests)
+                _check_weights(stage, witness, recipe.out)
+                _check_parents(stage, witness, manifests, recipe.out)
         finished.add(stage.name)
     return finished
 
@@ -349,7 +362,15 @@ def _witness(stage: Stage, manifests: list[dict[str, Any] | None]) -> dict[str, 
     return None
 
 
-def _check_unchanged(stage: Stage, recipe: Mapping[str, Any], folder: Path) -> None:
+def _to_run_again(stage: Stage, out: Path) -> str:
+    """What to delete; a bundle that stays would say that the stage is finished."""
+    return (
+        f"delete {printable(out / stage.name)}, the folders of the stages after it and {printable(out / 'bundle')} to "
+        "run them again"
+    )
+
+
+def _check_unchanged(stage: Stage, recipe: Mapping[str, Any], out: Path) -> None:
     before, now = stored_settings(recipe, stage.name), stage.settings()
     if before == now:
         return
@@ -357,10 +378,7 @@ def _check_unchanged(stage: Stage, recipe: Mapping[str, Any], folder: Path) -> N
     if before is not None:
         where, old, new = difference(before, now)
         text = f"{where} changed from {_short(old)} to {_short(new)}"
-    raise ConfigError(
-        f"it is finished, but {text}: put that back, or delete {printable(folder)} and the folders of the stages after "
-        "it to run them again"
-    )
+    raise ConfigError(f"it is finished, but {text}: put that back, or {_to_run_again(stage, out)}")
 
 
 def difference(before: Any, now: Any, where: str = "") -> tuple[str, Any, Any]:
@@ -381,19 +399,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _check_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _check_weights(stage: Stage, manifest: Mapping[str, Any], out: Path) -> None:
+    folder = out / stage.name / "bundle"
     if not (folder / WEIGHTS).is_file() or sha256_of(folder / WEIGHTS) != manifest["sha256"]:
         raise BundleError(
-            f"{printable(folder)}: its weights were altered or cut after it was finished; put them back, or delete the "
-            "stage's folder to run it again"
+            f"{printable(folder)}: its weights were altered or cut after it was finished; put them back, or "
+            f"{_to_run_again(stage, out)}"
         )
 
 
-def _check_parents(stage: Stage, witness: Mapping[str, Any], manifests: Mapping[str, Any]) -> None:
+def _check_parents(stage: Stage, witness: Mapping[str, Any], manifests: Mapping[str, Any], out: Path) -> None:
     record = stage_records(witness["provenance"])[-1]
     present = tuple(manifests[name]["sha256"] for name in stage.parents if manifests[name] is not None)
     if present and len(present) == len(stage.parents) and present != record.parent_sha256:
         raise ConfigError(
-            f"it was made from other weights of {', '.join(stage.parents)} than lie there now; delete its folder and "
-            "those of the stages after it to run them again"
+            f"it was made from other weights of {', '.join(stage.parents)} than lie there now; put those back, or "
+            f"{_to_run_again(stage, out)}"
         )
