@@ -1,51 +1,66 @@
-"""Keep the last bundle of a training in a small form, from which a later training goes on at the same place.
+"""Keep how far a training has come in a small form, from which a later training goes on at the same place.
 
-Weights are stored in half precision, half as large; the place in the schedule stands in the bundle's provenance. To go
-on, on any machine: copy the folder to the `bundle` of the recipe's `out`, and run the recipe with --resume.
+Every bundle that the rest of the recipe needs is kept: of the stage in progress, and of finished ones that later ones
+begin with or average. Weights are rounded to half precision, half as large; the place in the schedule stands in each
+bundle's provenance. Folders are those of a run, so that a copy of them is one that goes on, on any machine:
 
     python scripts/keep_progress.py runs/default recipes/progress
-    cp -r recipes/progress runs/default/bundle && moediff train recipes/default.toml --resume
+    mkdir -p runs/default && cp -r recipes/progress/. runs/default && moediff train recipes/default.toml --resume
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from moediff.core.errors import InputMissing
+from moediff.core.errors import CannotCreate, InputMissing
 from moediff.io.atomic import whole_folder
 from moediff.io.tensors import save_tensors
 from moediff.model.bundle import MANIFEST, WEIGHTS, load_bundle, read_manifest, sha256_of
+from moediff.training.engine import needed_stages
 from moediff.training.provenance import stage_records, stages_table
+from moediff.training.recipe import Recipe, load_recipe
 
-MOST_BYTES = 10_000_000
+ROOT = Path(__file__).resolve().parent.parent
+MOST_BYTES = 10_000_000  # of all weights together
 
 
-def latest(run: Path) -> Path:
-    """The bundle that was saved last by any stage.
+def keep(recipe: Recipe, target: Path) -> list[str]:
+    """Write the bundles that the rest of a recipe needs; what was kept there before is replaced. Returns their stages.
 
     Raises:
-        InputMissing: there is none.
+        InputMissing: no stage has saved a bundle.
+        CannotCreate: other things lie in the target.
     """
-    bundles = [folder for folder in run.glob("*/bundle") if (folder / MANIFEST).is_file()]
-    if not bundles:
-        raise InputMissing(f"{run}: no stage has saved a bundle; name the `out` of a recipe")
-    return max(bundles, key=lambda folder: (folder / MANIFEST).stat().st_mtime)
-
-
-def keep(bundle: Path, target: Path) -> None:
-    """Write the bundle in half precision; an older one is replaced."""
-    weights = load_bundle(bundle).denoiser.state_dict()
-    manifest = read_manifest(bundle)
+    names = needed_stages(recipe)
+    if not names:
+        raise InputMissing(f"{recipe.out}: no stage has saved a bundle; name the `out` of a recipe")
+    others = [path for path in target.glob("*") if not (path / "bundle" / MANIFEST).is_file()]
+    if others and not (target / MANIFEST).is_file():  # one bundle alone, as it was kept before
+        raise CannotCreate(f"{others[0]} is no kept stage, and would be removed; choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(target, overwrite=True) as hidden:
-        save_tensors({name: weight.to(torch.float16) for name, weight in weights.items()}, hidden / WEIGHTS)
-        if (size := (hidden / WEIGHTS).stat().st_size) > MOST_BYTES:
+        for name in names:
+            write_rounded(recipe.out / name / "bundle", hidden / name / "bundle")
+        if (size := sum(file.stat().st_size for file in hidden.rglob(WEIGHTS))) > MOST_BYTES:
             raise SystemExit(f"{size} bytes are too many for the repository; at most {MOST_BYTES}")
-        manifest["sha256"] = sha256_of(hidden / WEIGHTS)
-        (hidden / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return names
+
+
+def write_rounded(bundle: Path, target: Path) -> None:
+    """A bundle with its weights in half precision; its last stage names the weights that they are rounded from."""
+    weights, manifest = load_bundle(bundle).denoiser.state_dict(), read_manifest(bundle)
+    target.mkdir(parents=True)
+    save_tensors({name: weight.to(torch.float16) for name, weight in weights.items()}, target / WEIGHTS)
+    sha256 = sha256_of(target / WEIGHTS)
+    if sha256 != manifest["sha256"]:  # rounded weights that were not trained on stay what they are
+        manifest["provenance"]["stages"][-1]["rounded_from"] = manifest["sha256"]
+    text = json.dumps(manifest | {"sha256": sha256}, indent=1)
+    (target / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -53,10 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the `out` of a recipe")
     parser.add_argument("target", type=Path)
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "default.toml", help="default: %(default)s")
     args = parser.parse_args()
-    bundle = latest(args.run)
-    keep(bundle, args.target)
-    print(stages_table(stage_records(read_manifest(args.target)["provenance"])))
+    *_, last = keep(replace(load_recipe(args.recipe), out=args.run), args.target)
+    print(stages_table(stage_records(read_manifest(args.target / last / "bundle")["provenance"])))
 
 
 if __name__ == "__main__":

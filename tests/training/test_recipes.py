@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from moediff.cli.main import main
 from moediff.model.bundle import WEIGHTS, load_bundle
 from moediff.model.denoiser import Denoiser
 from moediff.model.warm_start import begin_from
+from moediff.training.engine import needed_stages
 from moediff.training.manifest import read_manifest_table
 from moediff.training.provenance import stage_records
 from moediff.training.recipe import KINDS, TRAIN, Recipe, load_recipe, stored_settings
@@ -125,12 +128,17 @@ def test_a_dry_run_reads_nothing_and_names_what_is_missing(tmp_path, capsys):
     assert "loss.feature_distillation = 0.3" in out and not list(tmp_path.iterdir())
 
 
-def test_the_progress_that_is_kept_goes_on_with_the_default_recipe():
-    """The bundle in recipes/progress: of a stage of that recipe, with its settings, small enough for the repository."""
-    folder = ROOT / "recipes" / "progress"
-    bundle = load_bundle(folder)
-    last = stage_records(bundle.provenance)[-1]
-    stage = next(stage for stage in recipe("default").stages if stage.name == last.name)
-    assert bundle.config.denoiser == stage.config.model.denoiser
-    assert stored_settings(bundle.provenance["recipe"], stage.name) == stage.settings()
-    assert 0 < last.steps <= stage.config.steps and (folder / WEIGHTS).stat().st_size < 10_000_000
+def test_the_progress_that_is_kept_goes_on_with_the_default_recipe(tmp_path):
+    """Copied as docs/default-recipe.md says, recipes/progress holds what that recipe still needs, with its settings."""
+    kept = ROOT / "recipes" / "progress"
+    shutil.copytree(kept, tmp_path / "default")
+    run = replace(recipe("default"), out=tmp_path / "default")
+    stages = {stage.name: stage for stage in run.stages}
+    assert needed_stages(run) == [name for name in stages if (kept / name).exists()]
+    for folder in kept.iterdir():
+        bundle = load_bundle(folder / "bundle")
+        last, stage = stage_records(bundle.provenance)[-1], stages[folder.name]
+        assert last.name == stage.name and 0 < last.steps <= stage.config.steps
+        assert bundle.config.denoiser == stage.config.model.denoiser
+        assert stored_settings(bundle.provenance["recipe"], stage.name) == stage.settings()
+    assert sum(file.stat().st_size for file in kept.rglob(WEIGHTS)) < 10_000_000

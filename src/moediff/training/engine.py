@@ -410,9 +410,37 @@ def _check_weights(stage: Stage, manifest: Mapping[str, Any], out: Path) -> None
 
 def _check_parents(stage: Stage, witness: Mapping[str, Any], manifests: Mapping[str, Any], out: Path) -> None:
     record = stage_records(witness["provenance"])[-1]
-    present = tuple(manifests[name]["sha256"] for name in stage.parents if manifests[name] is not None)
-    if present and len(present) == len(stage.parents) and present != record.parent_sha256:
+    if any(manifests[name] is None for name in stage.parents):  # one is lost, and what was made from it is not
+        return
+    present = [_checksums(manifests[name]) for name in stage.parents]
+    pairs = zip(record.parent_sha256, present, strict=False)
+    if present and (len(record.parent_sha256) != len(present) or not all(one in known for one, known in pairs)):
         raise ConfigError(
             f"it was made from other weights of {', '.join(stage.parents)} than lie there now; put those back, or "
             f"{_to_run_again(stage, out)}"
         )
+
+
+def _checksums(manifest: Mapping[str, Any]) -> set[str]:
+    """Of a bundle's weights, and of those that they are rounded from."""
+    *_, last = (StageRecord(name=""), *stage_records(manifest["provenance"]))
+    return {manifest["sha256"], last.rounded_from} - {""}
+
+
+def needed_stages(recipe: Recipe) -> list[str]:
+    """Stages whose bundles are enough to go on elsewhere: those in progress, and those that are begun with or averaged.
+
+    Of a run that is finished, the last stage; empty where nothing was saved yet.
+
+    Raises:
+        ConfigError, BundleError: see `finished_stages`.
+    """
+    done = finished_stages(recipe)
+    saved = {stage.name for stage in recipe.stages if saved_bundle(recipe.out / stage.name, stage.name) is not None}
+    needed = {stage.name for stage in recipe.stages if stage.name not in done} & saved
+    for stage in recipe.stages:
+        begins_again = stage.name not in saved or stage.config.loss.feature_distillation > 0
+        if stage.name not in done and begins_again:
+            needed |= saved.intersection(stage.parents)
+    names = [stage.name for stage in recipe.stages]
+    return [name for name in names if name in needed] or [name for name in names if name in saved][-1:]

@@ -40,6 +40,8 @@ class StageRecord:
         commit: of the source tree, "unknown" outside a repository.
         torch, hardware: what it ran on.
         restarts: where a lost checkpoint was replaced by the bundle.
+        rounded_from: SHA-256 of the weights that these were rounded from to take less room; later stages may name
+            either as what they began with.
         result: what the stage measured, by its kind.
     """
 
@@ -54,6 +56,7 @@ class StageRecord:
     torch: str = ""
     hardware: str = ""
     restarts: tuple[Restart, ...] = ()
+    rounded_from: str = ""
     result: dict[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
