@@ -203,6 +203,21 @@ def test_a_stage_that_leaves_files_out_is_recognised_and_depends_on_its_own_file
         assert stored_settings(recipe.plain(), stage.name) == stage.settings()
 
 
+def test_rules_of_a_stage_follow_those_of_all(tmp_path):
+    written(tmp_path, MANIFEST, "manifest.csv")
+    text = 'manifest = "manifest.csv"\n[[sources]]\nmatch = "train/*"\nweight = 0\n[[stages]]\nname = "one"\n'
+    text += '[[stages.sources]]\nmatch = "labels/*"\ncopies = 8\n[[stages]]\nname = "again"\nlike = "one"\n'
+    text += '[[stages]]\nname = "back"\n[[stages.sources]]\nmatch = "*"\nweight = 1.0\n'
+    text += '[[stages]]\nname = "own"\nmanifest = "MANIFEST"\n[[stages.sources]]\nmatch = "train/*"\ncopies = 2\n'
+    recipe = load_recipe(written(tmp_path, text.replace("MANIFEST", (tmp_path / "manifest.csv").as_posix())))
+    scans = [[(scan.path[-8], scan.weight, scan.copies) for scan in stage.config.scans] for stage in recipe.stages]
+    assert scans[0] == scans[1] == [("b", 0.25, 8)]
+    assert scans[2] == [("a", 1.0, 1), ("b", 1.0, 2)]  # the later rule wins
+    assert scans[3] == [("a", 1.5, 2), ("b", 0.25, 2)]  # a list of its own knows no rules for another
+    with pytest.raises(ConfigError, match=r"stage one: sources: expected \[\[sources\]\] tables"):
+        load_recipe(written(tmp_path, 'manifest = "manifest.csv"\n[[stages]]\nname = "one"\nsources = "train/*"\n'))
+
+
 def test_own_scans_take_the_place_of_a_manifest_that_is_built_on(tmp_path):
     written(tmp_path, MANIFEST, "manifest.csv")
     written(tmp_path, 'manifest = "manifest.csv"\n[[sources]]\nmatch = "*"\nweight = 3.0\n', "base.toml")

@@ -130,15 +130,15 @@ def test_a_dry_run_reads_nothing_and_names_what_is_missing(tmp_path, capsys):
 
 def test_the_progress_that_is_kept_goes_on_with_the_default_recipe(tmp_path):
     """Copied as docs/default-recipe.md says, recipes/progress holds what that recipe still needs, with its settings."""
-    kept = ROOT / "recipes" / "progress"
-    shutil.copytree(kept, tmp_path / "default")
+    progress = ROOT / "recipes" / "progress"
+    shutil.copytree(progress, tmp_path / "default")
     run = replace(recipe("default"), out=tmp_path / "default")
     stages = {stage.name: stage for stage in run.stages}
-    assert needed_stages(run) == [name for name in stages if (kept / name).exists()]
-    for folder in kept.iterdir():
+    assert needed_stages(run) == [name for name in stages if (progress / name).exists()]
+    for folder in progress.iterdir():
         bundle = load_bundle(folder / "bundle")
         last, stage = stage_records(bundle.provenance)[-1], stages[folder.name]
         assert last.name == stage.name and 0 < last.steps <= stage.config.steps
         assert bundle.config.denoiser == stage.config.model.denoiser
         assert stored_settings(bundle.provenance["recipe"], stage.name) == stage.settings()
-    assert sum(file.stat().st_size for file in kept.rglob(WEIGHTS)) < 10_000_000
+    assert sum(file.stat().st_size for file in progress.rglob(WEIGHTS)) < 10_000_000

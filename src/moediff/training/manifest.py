@@ -70,7 +70,7 @@ class SourceRule:
     """How files of a manifest are learned from, where a recipe wants it otherwise than the manifest says.
 
     Args:
-        match: a pattern of paths, such as "labels/*"; a later rule goes over an earlier one.
+        match: a pattern of paths, such as "labels/*"; later rules go over earlier ones, a stage's over all.
         weight: 0 leaves the files out.
         spacing_mm, copies: as in `ScanSource`.
     """

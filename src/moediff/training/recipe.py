@@ -218,6 +218,8 @@ def _stage(shared: Mapping[str, Any], table: dict[str, Any], before: Sequence[St
         values = over(dict(shared), own)
         if own.keys() & {"scans", "manifest"}:  # a list of its own replaces that of all
             values = {key: values[key] for key in values if key not in ("scans", "manifest", "sources") or key in own}
+        elif "sources" in own:  # rules of its own follow those of all
+            values["sources"] = _rules(shared) + _rules(own)
         options, of = None, tuple[str, ...]()
     else:
         options = parse_as(OPTIONS[kind], own)
@@ -231,6 +233,18 @@ def _stage(shared: Mapping[str, Any], table: dict[str, Any], before: Sequence[St
         raise ConfigError(f"a stage of kind {kind!r} needs weights: put one before it, or name a bundle with `start`")
     values |= {"out": out, "start": str(Path(shared["out"]) / parents[0] / "bundle") if parents else start}
     return Stage(name, kind, parse_as(TrainConfig, resolve_manifest(values)), options, parents)
+
+
+def _rules(values: Mapping[str, Any]) -> list[Any]:
+    """Rules for files of a manifest.
+
+    Raises:
+        ConfigError: they are no list.
+    """
+    rules = values.get("sources", [])
+    if not isinstance(rules, list):
+        raise ConfigError("sources: expected [[sources]] tables with rules for files of a manifest")
+    return rules
 
 
 RESERVED = ("bundle", "best", "checkpoint", "tensorboard", "cache")  # folders of runs
