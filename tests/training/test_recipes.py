@@ -61,6 +61,13 @@ def test_the_default_recipe_ends_by_steps_alone():
 
 
 @pytest.mark.parametrize("name", WHOLE)
+def test_no_stage_draws_the_examples_of_another_again(name):
+    """Example number i depends on the seed, on i and on the list of scans."""
+    drawn = [(stage.config.seed, stage.config.scans) for stage in recipe(name).stages if stage.kind == TRAIN]
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_learning_rate_falls_once(name):
     stages = [stage.config for stage in recipe(name).stages if stage.kind == TRAIN and stage.name in FALL]
     assert [end for stage in stages for end in stage.cosine] == [0.0, 0.5, 0.5, 0.6, *(0.6, 1.0) * 2]

@@ -276,6 +276,6 @@ def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
     Nothing is taken away: it undoes `recipe.changed` where both sides have the same keys.
     """
-    tables = [key for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)]
-    both = {key: over(below[key], above[key]) for key in tables}
+    nested = [key for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)]
+    both = {key: over(below[key], above[key]) for key in nested}
     return {**below, **above, **both}
