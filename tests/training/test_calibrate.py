@@ -99,6 +99,23 @@ def test_the_exponent_is_fitted_on_request_and_coverage_then_holds(data, bundle)
     assert again.record["covered_before"] == pytest.approx(0.9, abs=5e-3)
 
 
+def test_cases_without_a_voxel_to_judge_are_left_out_and_counted(data, bundle):
+    """A pair on one grid: the scan is as fine as its truth, nothing is enhanced and no error predicted."""
+    before, pair = load_bundle(bundle), ScanSource(path="head_T1w.nii.gz", input="head_T1w.nii.gz")
+    options = Calibration(side=32, recipes=("iso2",))
+    result = calibrate(before, [ScanSource(path="head_T1w.nii.gz"), pair], data, options)
+    assert (result.record["cases"], result.record["left_out"]) == (1, 1)
+    assert result.config == calibrate(before, [ScanSource(path="head_T1w.nii.gz")], data, options).config
+    with pytest.raises(DataError, match=r"none of 1 cases has a voxel with a predicted error; .* leave this stage out"):
+        calibrate(before, [pair], data, replace(options, exponent=True))
+
+
+@pytest.mark.parametrize("ratios", [[], [torch.empty(0)], [EVEN, torch.empty(0)]], ids=["none", "empty", "one empty"])
+def test_no_factor_is_made_up_of_nothing(ratios):
+    with pytest.raises(DataError, match="a case without a voxel to judge has no factor"):
+        fit_scale(ratios)
+
+
 def test_label_maps_alone_leave_scale_and_exponent(bundle, tmp_path):
     before = load_bundle(bundle)
     result = calibrate(before, [ScanSource(path="x", labels=True)], tmp_path, Calibration())
@@ -129,6 +146,19 @@ def test_statistics_need_four_scans(data, bundle, make_phantom):
     typical = fit_statistics(before, scans, data, options).config.out_of_distribution
     assert typical is not None and len(typical.mean) == 2 * before.config.denoiser.encoder.width
     assert min(typical.std) >= 1e-3
+
+
+def test_scans_of_one_name_in_several_folders_are_all_taken(tmp_path, bundle, make_phantom):
+    scans = []
+    for seed in (1, 2, 3, 4):
+        scans.append(ScanSource(path=f"sub-{seed}/T1w.nii.gz"))
+        (tmp_path / f"sub-{seed}").mkdir()
+        save(make_phantom((32, 32, 32), (3.0, 3.0, 3.0), seed=seed), tmp_path / scans[-1].path)
+    store = Store()
+    fit_statistics(load_bundle(bundle), scans, tmp_path, StatisticsFit(recipes=("iso2",)), store)
+    assert list(store.units) == [f"{scan.path} iso2" for scan in scans]
+    first, *others = (unit["statistics"] for unit in store.units.values())
+    assert not any(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize(

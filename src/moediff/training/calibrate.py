@@ -206,10 +206,10 @@ def calibrate(
     As in split conformal prediction (Angelopoulos and Bates 2021, arXiv 2107.07511), but cases count, not voxels,
     since those of one scan err together. With `exponent` the power of the anisotropy ratio is chosen first, by least
     squares on the logarithms of the factors that single cases need. The network must not know the scans by heart.
-    Without real scans both stay as they are.
+    Without real scans both stay as they are. Cases without a voxel to judge are left out, and counted in the record.
 
     Raises:
-        DataError: not even intervals a hundred times as wide hold 90 %.
+        DataError: not even intervals a hundred times as wide hold 90 %, or no case is left.
     """
     enhancer, config = Enhancer(bundle), bundle.config
     parts = [
@@ -220,11 +220,18 @@ def calibrate(
     ]
     if not parts:  # hours of training on label maps alone shall not end in an error
         return Calibrated(config, bundle.denoiser.state_dict(), {"cases": 0})
-    ratios = [part["ratio"] for part in parts]
-    record: dict[str, Any] = {"cases": len(parts), "side": options.side, "covered_before": round(covered(ratios, 1), 4)}
+    judged = [part for part in parts if part["ratio"].numel()]
+    if not judged:
+        raise DataError(
+            f"none of {len(parts)} cases has a voxel with a predicted error; expected scans that are coarser than "
+            f"their truth, with a head in their middle {options.side} voxels: list others, or leave this stage out"
+        )
+    ratios = [part["ratio"] for part in judged]
+    record: dict[str, Any] = {"cases": len(judged), "left_out": len(parts) - len(judged), "side": options.side}
+    record["covered_before"] = round(covered(ratios, 1), 4)
     exponent = 0.0
     if options.exponent:
-        anisotropy = [float(part["anisotropy"]) for part in parts]
+        anisotropy = [float(part["anisotropy"]) for part in judged]
         exponent = fit_exponent(ratios, anisotropy)
         ratios = [ratio_V / times**exponent for ratio_V, times in zip(ratios, anisotropy, strict=True)]
     factor = fit_scale(ratios)
@@ -258,11 +265,13 @@ def _cases(source: ScanSource, data: Path, options: Calibration) -> Iterator[tup
 
 
 def _ratios(enhancer: Enhancer, case: Case) -> Unit:
-    """Absolute error over half the width of its 90 % interval, voxels of the head [V]; the case's anisotropy ratio."""
+    """Absolute error over half the width of its 90 % interval, voxels of the head [V]; the case's anisotropy ratio.
+
+    No voxel is judged where the scan is as fine as its truth, so that the network predicts nothing.
+    """
     low, truth = case()
     result = enhancer(low, EnhanceOptions(like=truth.grid))
-    assert result.uncertainty is not None
-    spread_XYZ = result.uncertainty.data_XYZ
+    spread_XYZ = torch.zeros_like(truth.data_XYZ) if result.uncertainty is None else result.uncertainty.data_XYZ
     known = head_mask(truth.data_XYZ) & (spread_XYZ > 0)
     ratio_V = ((result.volume.data_XYZ - truth.data_XYZ).abs() / (HALF_WIDTH * spread_XYZ))[known]
     return {"ratio": ratio_V.cpu(), "anisotropy": torch.tensor(_anisotropy(low, truth), dtype=torch.float64)}
@@ -284,8 +293,10 @@ def fit_scale(ratios: Sequence[Tensor]) -> float:
     """The factor at which intervals hold 90 % in the mean of the cases.
 
     Raises:
-        DataError: not even intervals a hundred times as wide do.
+        DataError: not even intervals a hundred times as wide do, or a case has no voxel.
     """
+    if not ratios or not all(ratio_V.numel() for ratio_V in ratios):
+        raise DataError("a case without a voxel to judge has no factor; expected some of every case: leave it out")
     below, above = 0.0, WIDEST
     if covered(ratios, above) < SHARE:
         raise DataError(
@@ -317,12 +328,12 @@ def fit_statistics(
     Label maps are left out: the score separates real heads from other input. With fewer than four scans the bundle
     gets no statistics.
     """
-    paths = [data / source.path for source in scans if not (source.labels or source.prepared)]
+    paths = [source.path for source in scans if not (source.labels or source.prepared)]
     record: dict[str, Any] = {"scans": len(paths)}
     if len(paths) < FEWEST_SCANS:
         return Calibrated(replace(bundle.config, out_of_distribution=None), bundle.denoiser.state_dict(), record)
     parts = [
-        units(f"{path.name} {recipe}", partial(_statistics, bundle, path, recipe))
+        units(f"{path} {recipe}", partial(_statistics, bundle, data, path, recipe))
         for path in paths
         for recipe in options.recipes
     ]
@@ -335,9 +346,13 @@ def fit_statistics(
 
 
 @torch.no_grad()
-def _statistics(bundle: Bundle, path: Path, recipe: str) -> Unit:
-    """Token statistics of one degraded scan, on the grid that `enhance` takes by default: [2 D]."""
-    truth = load_truth(path, REMEDY)
-    scan = degrade(truth, NAMED[recipe], rng_for(0, path.name, recipe))
+def _statistics(bundle: Bundle, data: Path, path: str, recipe: str) -> Unit:
+    """Token statistics of one degraded scan, on the grid that `enhance` takes by default: [2 D].
+
+    Args:
+        path: below `data`; the noise is keyed by it.
+    """
+    truth = load_truth(data / path, REMEDY)
+    scan = degrade(truth, NAMED[recipe], rng_for(0, path, recipe))
     target = aligned_grid(scan.grid, target_grid(scan.grid, EnhanceOptions()))
     return {"statistics": statistics(encode(bundle.denoiser, prepare(scan, target, bundle.config.prepare)))}
