@@ -40,7 +40,7 @@ attention_heads = 2
 [model.denoiser.experts]
 width = 16
 [validation]
-scans = ["head_T1w.nii.gz"]
+scans = ["another_T1w.nii.gz"]
 recipes = ["thick3"]
 [[scans]]
 path = "head_T1w.nii.gz"
@@ -50,6 +50,7 @@ path = "head_T1w.nii.gz"
 @pytest.fixture
 def project(tmp_path: Path, make_phantom) -> Path:
     save(make_phantom((48, 56, 44), (3.0, 3.0, 3.0)), tmp_path / "head_T1w.nii.gz")
+    save(make_phantom((48, 56, 44), (3.0, 3.0, 3.0), seed=2), tmp_path / "another_T1w.nii.gz")
     return tmp_path
 
 

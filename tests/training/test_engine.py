@@ -45,9 +45,9 @@ scans = []
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory, make_phantom: Callable) -> Path:
-    """Four phantoms by the names of the smoke recipe."""
+    """Five phantoms by the names of the smoke recipe."""
     folder = tmp_path_factory.mktemp("heads")
-    for seed in range(1, 5):
+    for seed in range(1, 6):
         save(make_phantom((40, 40, 36), (4.0, 4.0, 4.0), seed=seed), folder / f"head-{seed}_T1w.nii.gz")
     return folder
 

@@ -63,7 +63,7 @@ def in_folder(folder: Path) -> Recipe:
     """The stages above with smoke.toml's network, two steps each, without validation; scans lie beside the folder."""
     folder.mkdir(exist_ok=True)
     shared, *_ = SMOKE.read_text().replace("steps = 3", "steps = 2").split("[[scans]]")
-    shared = shared.replace("../runs/smoke", "run").replace('scans = ["head-4_T1w.nii.gz"]', "scans = []")
+    shared = shared.replace("../runs/smoke", "run").replace('scans = ["head-5_T1w.nii.gz"]', "scans = []")
     scan = '[[scans]]\npath = "../head-1_T1w.nii.gz"\n'
     (folder / "recipe.toml").write_text(shared + scan + STAGES)
     return load_recipe(folder / "recipe.toml")

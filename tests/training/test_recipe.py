@@ -218,6 +218,35 @@ def test_rules_of_a_stage_follow_those_of_all(tmp_path):
         load_recipe(written(tmp_path, 'manifest = "manifest.csv"\n[[stages]]\nname = "one"\nsources = "train/*"\n'))
 
 
+APART = {
+    "a scan": ('[validation]\nscans = ["./a"]\n[[scans]]\npath = "a"', "a is learned from and judged by: leave it"),
+    "a scan of a later stage": (
+        '[validation]\nscans = ["b"]\n[[scans]]\npath = "a"\n[[stages]]\nname = "one"\n[[stages]]\nname = "two"\n'
+        'scans = [{ path = "b" }]',
+        "b is learned from and judged by",
+    ),
+    "the input of a pair": (
+        '[validation]\npairs = [{ path = "c", input = "b" }]\n[[scans]]\npath = "a"\ninput = "b"',
+        "b is learned from and judged by",
+    ),
+    "a person": (
+        'manifest = "twice.csv"\n[[stages]]\nname = "one"\n[[stages.sources]]\nmatch = "labels/*"\nweight = 0\n'
+        '[[stages]]\nname = "two"',
+        "labels/b.nii.gz is learned from and val/d.nii.gz judged by, both of person b: leave one of them out, or",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), APART.values(), ids=APART.keys())
+def test_nobody_is_learned_from_and_judged_by(text, words, tmp_path):
+    written(tmp_path, MANIFEST.replace("validation,d,", "validation,b,"), "twice.csv")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(written(tmp_path, text))
+    assert words in str(caught.value)
+    left_out = 'manifest = "twice.csv"\n[[sources]]\nmatch = "labels/*"\nweight = 0\n'
+    assert len(load_recipe(written(tmp_path, left_out)).common.scans) == 1
+
+
 def test_own_scans_take_the_place_of_a_manifest_that_is_built_on(tmp_path):
     written(tmp_path, MANIFEST, "manifest.csv")
     written(tmp_path, 'manifest = "manifest.csv"\n[[sources]]\nmatch = "*"\nweight = 3.0\n', "base.toml")

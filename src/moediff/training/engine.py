@@ -258,9 +258,8 @@ FITS: dict[type, Callable[[Stage, list[Bundle], Units], Calibrated]] = {
 def missing_sources(stage: Stage) -> list[str]:
     """Files that a stage reads and that are not there, as paths below its data folder."""
     config = stage.config
-    judged = config.validation
     names = [name for scan in config.scans for name in (scan.path, scan.input) if name is not None]
-    names += [*judged.scans, *judged.label_maps, *(name for pair in judged.pairs for name in (pair.path, pair.input))]
+    names += config.validation.files()
     wanted = () if isinstance(stage.options, Average) else dict.fromkeys(names)
     return [name for name in wanted if not (Path(config.data) / name).exists()]
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class ManifestRow:
     Args:
         path: under the data folder.
         role: "train" (a sharp scan), "labels" (a label map to synthesise scans from) or "validation".
-        person: whom it shows; nobody is learned from and judged by.
+        person: whom it shows; nobody may be learned from and judged by (`check_apart`). Empty where that is not known.
         licence, source: terms and origin, copied into the bundle.
         url: where it can be fetched as it is; empty where `source` says how to get it.
         sha256: of its bytes.
@@ -160,6 +161,34 @@ def resolve_manifest(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     checksums = {row.path: row.sha256 for row in rows if row.path in used}
     return {**settings, "scans": scans, "checksums": checksums | dict(values.get("checksums", {}))}
+
+
+def check_apart(configs: Sequence[TrainConfig], rows: Sequence[ManifestRow] = ()) -> None:
+    """Is nothing and nobody both learned from and judged by?
+
+    Args:
+        configs: of all stages.
+        rows: of their manifests, which name the persons; a file whose role is "validation" is judged by, if not here.
+
+    Raises:
+        ConfigError: a file under [validation] is learned from in some stage, or a person is on both sides.
+    """
+    learned = {normpath(name) for config in configs for scan in config.scans for name in (scan.path, scan.input or "")}
+    judged = {normpath(name) for config in configs for name in config.validation.files()}
+    learned.discard(normpath(""))
+    if both := sorted(learned & judged):
+        raise ConfigError(
+            f"{printable(both[0])} is learned from and judged by: leave it out of the scans (weight = 0 under "
+            "[[sources]] of a manifest) or out of [validation]"
+        )
+    teachers = {row.person: row for row in rows if row.person and normpath(row.path) in learned}
+    for row in rows:
+        judges = row.role == "validation" or normpath(row.path) in judged
+        if judges and (teacher := teachers.get(row.person)) is not None:
+            raise ConfigError(
+                f"{printable(teacher.path)} is learned from and {printable(row.path)} judged by, both of person "
+                f"{printable(row.person)}: leave one of them out, or correct `person` in the manifest"
+            )
 
 
 def check_checksums(config: TrainConfig) -> None:

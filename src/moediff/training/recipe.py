@@ -16,7 +16,7 @@ from moediff.core.config import parse_as
 from moediff.core.errors import ConfigError, prefix_errors, printable
 from moediff.training.calibrate import Calibration, HeadFit, StatisticsFit
 from moediff.training.config import FOLDERS, STAGES, TrainConfig, over, read_settings
-from moediff.training.manifest import resolve_manifest
+from moediff.training.manifest import ManifestRow, check_apart, read_manifest_table, resolve_manifest
 from moediff.training.provenance import plain_settings
 
 TRAIN, AVERAGE, FIT_HEAD = "train", "average", "fit uncertainty head"
@@ -169,13 +169,14 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises:
         InputMissing: no such file, or no such manifest.
-        ConfigError: not TOML, or unknown or impossible settings.
+        ConfigError: not TOML, unknown or impossible settings, or somebody is learned from and judged by.
     """
     try:
         values = read_settings(path)
         stated = values.pop(STAGES, None)
         if stated is None:
             common = parse_as(TrainConfig, resolve_manifest(values))
+            check_apart([common], _manifest_rows([values]))
             return Recipe(Path(common.out), common, (Stage(common.name, TRAIN, common),), single=True)
         if not isinstance(stated, list) or not stated or not all(isinstance(table, dict) for table in stated):
             raise ConfigError("stages: expected one [[stages]] table or more")
@@ -187,9 +188,16 @@ def load_recipe(path: Path) -> Recipe:
                 merged = _over_like(table, by_name)
                 stages.append(_stage(values, merged, stages, path.parent))
                 by_name[stages[-1].name] = merged
+        check_apart([stage.config for stage in stages], _manifest_rows([values, *by_name.values()]))
         return Recipe(Path(common.out), common, tuple(stages))
     except ConfigError as error:
         raise ConfigError(f"{printable(path)}: {error}") from error
+
+
+def _manifest_rows(settings: Sequence[Mapping[str, Any]]) -> list[ManifestRow]:
+    """Rows of all manifests that are named."""
+    paths = dict.fromkeys(values["manifest"] for values in settings if "manifest" in values)
+    return [row for path in paths for row in read_manifest_table(Path(path))]
 
 
 def _over_like(table: dict[str, Any], earlier: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -64,6 +64,10 @@ class Validation:
         if self.side is not None and self.side < LEAST_SIDE:
             raise ConfigError(f"validation.side={self.side} must be at least {LEAST_SIDE} voxels")
 
+    def files(self) -> tuple[str, ...]:
+        """Everything that is read to judge by."""
+        return (*self.scans, *self.label_maps, *(path for pair in self.pairs for path in (pair.path, pair.input)))
+
     def check(self, data: Path) -> None:
         """Before hours of training: is everything there, and a scan or a label map?
 
@@ -71,8 +75,7 @@ class Validation:
             InputMissing: a file is not.
             DataError, GeometryError: it cannot be read, or a pair does not show one head in one place.
         """
-        pairs = [path for pair in self.pairs for path in (pair.path, pair.input)]
-        for path in (*self.scans, *self.label_maps, *pairs):
+        for path in self.files():
             if not (data / path).exists():
                 raise InputMissing(
                     f"{printable(data / path)}: no such scan to validate on; check [validation] and --data"
