@@ -340,6 +340,41 @@ def test_a_signal_inside_a_fit_is_heeded_and_nothing_is_computed_twice(tmp_path,
     assert computed == 2 and stage_records(load_bundle(recipe.out / "bundle").provenance)[-1].result["cases"] == 2
 
 
+@pytest.mark.parametrize("stage", ["backbone", "uncertainty"])
+def test_a_signal_at_the_end_of_a_stage_stops_the_recipe(stage, finished, monkeypatch):
+    """In the last step of a training it is finished first; in the steps of a head's fit, which are not stored, not."""
+    for name in (*STAGES[STAGES.index(stage) :], "bundle"):
+        shutil.rmtree(finished.out / name)
+    if stage == "backbone":
+        gain, where = {"mean/iso2": 1.0}, "moediff.training.trainer.validate"
+        monkeypatch.setattr(where, lambda *_: signal.raise_signal(signal.SIGTERM) or gain)
+    else:
+        monkeypatch.setattr(calibrate, "error_loss", signalled(calibrate.error_loss))
+    with pytest.raises(Terminated):
+        run_recipe(finished, AGAIN)
+    assert (finished.out / stage / "bundle").exists() == (stage == "backbone")
+    following = STAGES[STAGES.index(stage) + 1]
+    assert not (finished.out / following).exists()
+    monkeypatch.undo()
+    run_recipe(replace(finished, stages=finished.stages[: STAGES.index(stage) + 1]), AGAIN)
+    assert (finished.out / "bundle").exists()
+
+
+def signalled(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss, whose first call also sends a signal; a third one is one too many."""
+    calls = 0
+
+    def computed(*args: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        assert calls < 3
+        if calls == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return loss(*args)
+
+    return computed
+
+
 def stopped_at(recipe: Recipe, stage: str, step: int) -> None:
     """Run until this step of this stage is saved."""
     for _ in range(40):

@@ -54,3 +54,21 @@ def test_a_second_interrupt_does_not_wait():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["term", "int"]
+)
+def test_a_signal_that_nobody_asked_about_is_raised_on_leaving(number, ending):
+    """As in the last step of a stage, after which the next one must not begin."""
+    before = signal.getsignal(number)
+    with pytest.raises(ending) as raised, Preemption():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+    assert number == signal.SIGINT or raised.value.code == 143
+
+
+def test_a_fault_is_not_hidden_by_a_signal():
+    with pytest.raises(ValueError, match="a fault"), Preemption():
+        signal.raise_signal(signal.SIGTERM)
+        raise ValueError("a fault")

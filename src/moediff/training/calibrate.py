@@ -59,6 +59,10 @@ def at_once(name: str, compute: Callable[[], Unit]) -> Unit:
     return compute()
 
 
+def never(reached: str) -> None:
+    """No signal stops what is done."""
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """What a stage made of a bundle: its settings, its weights, and what the provenance says about it."""
@@ -138,11 +142,20 @@ def check_recipes(names: Sequence[str]) -> None:
 # Uncertainty head
 
 
-def fit_uncertainty_head(bundle: Bundle, source: PatchSource, options: HeadFit, units: Units = at_once) -> Calibrated:
+def fit_uncertainty_head(
+    bundle: Bundle,
+    source: PatchSource,
+    options: HeadFit,
+    units: Units = at_once,
+    heed_signals: Callable[[str], None] = never,
+) -> Calibrated:
     """Fit the head that predicts the error to a finished network.
 
     Features and errors of training patches are computed once; the head then takes thousands of quick steps on them,
     which a run that computes the network anew for each step cannot.
+
+    Args:
+        heed_signals: called in every such step, with where it stands; may raise. These steps are not stored.
     """
     denoiser, config = bundle.denoiser, bundle.config
     device, sigma = next(denoiser.parameters()).device, config.diffusion.sigma_max * config.denoiser.sigma_data
@@ -152,7 +165,7 @@ def fit_uncertainty_head(bundle: Bundle, source: PatchSource, options: HeadFit, 
     ]
     feature_NC, error_NV = (torch.cat([part[name] for part in parts]).to(device) for name in ("feature", "error"))
     embedding_NG = torch.cat([part["conditioning"].expand(len(part["feature"]), -1) for part in parts]).to(device)
-    loss = _fit_head(denoiser, (feature_NC, embedding_NG, error_NV), options)
+    loss = _fit_head(denoiser, (feature_NC, embedding_NG, error_NV), options, heed_signals)
     record = {"patches": options.patches, "cells": options.cells, "steps": options.steps, "loss": round(loss, 4)}
     return Calibrated(config, denoiser.state_dict(), {**record, "seed": options.seed})
 
@@ -176,7 +189,12 @@ def _cells(denoiser: Denoiser, source: PatchSource, number: int, sigma: float, o
     }
 
 
-def _fit_head(denoiser: Denoiser, data: tuple[Tensor, Tensor, Tensor], options: HeadFit) -> float:
+def _fit_head(
+    denoiser: Denoiser,
+    data: tuple[Tensor, Tensor, Tensor],
+    options: HeadFit,
+    heed_signals: Callable[[str], None] = never,
+) -> float:
     """Minimise the Laplace likelihood; returns its mean over the last tenth of the steps."""
     feature_NC, embedding_NG, error_NV = data
     optimiser = torch.optim.AdamW(denoiser.uncertainty_head.parameters(), options.learning_rate)
@@ -190,6 +208,7 @@ def _fit_head(denoiser: Denoiser, data: tuple[Tensor, Tensor, Tensor], options: 
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        heed_signals(f"step {step + 1} of the head")
         if step >= 0.9 * options.steps:
             last.append(float(loss.detach()))
     return sum(last) / len(last)

@@ -29,7 +29,6 @@ from moediff.training.calibrate import (
     HeadFit,
     StatisticsFit,
     Unit,
-    Units,
     calibrate,
     fit_statistics,
     fit_uncertainty_head,
@@ -216,12 +215,17 @@ class StoredUnits:
             self.pause.stop(f"{self.done} units")
         return unit
 
+    def heed_signals(self, reached: str) -> None:
+        """Stop within work that is not stored where a signal came; the end of a slice waits, or it would never end."""
+        if self.pause.received:
+            self.pause.stop(reached)
 
-def _average(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+
+def _average(stage: Stage, bundles: list[Bundle], units: StoredUnits) -> Calibrated:
     return Calibrated(bundles[-1].config, average_weights(bundles), {"of": list(stage.parents)})
 
 
-def _fit_head(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+def _fit_head(stage: Stage, bundles: list[Bundle], units: StoredUnits) -> Calibrated:
     (bundle,), config, options = bundles, stage.config, stage.options
     assert isinstance(options, HeadFit)
     device = next(bundle.denoiser.parameters()).device
@@ -234,20 +238,20 @@ def _fit_head(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
         ranges=config.recipes,
         augment=config.augment,
     )
-    return fit_uncertainty_head(bundle, source, options, units)
+    return fit_uncertainty_head(bundle, source, options, units, units.heed_signals)
 
 
-def _calibrate(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+def _calibrate(stage: Stage, bundles: list[Bundle], units: StoredUnits) -> Calibrated:
     assert isinstance(stage.options, Calibration)
     return calibrate(bundles[0], stage.config.scans, Path(stage.config.data), stage.options, units)
 
 
-def _statistics(stage: Stage, bundles: list[Bundle], units: Units) -> Calibrated:
+def _statistics(stage: Stage, bundles: list[Bundle], units: StoredUnits) -> Calibrated:
     assert isinstance(stage.options, StatisticsFit)
     return fit_statistics(bundles[0], stage.config.scans, Path(stage.config.data), stage.options, units)
 
 
-FITS: dict[type, Callable[[Stage, list[Bundle], Units], Calibrated]] = {
+FITS: dict[type, Callable[[Stage, list[Bundle], StoredUnits], Calibrated]] = {
     Average: _average,
     HeadFit: _fit_head,
     Calibration: _calibrate,

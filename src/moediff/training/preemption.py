@@ -19,11 +19,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Preemption:
     """While entered, SIGTERM and SIGINT wait for the end of a step; a second SIGINT does not.
 
+    One that nobody has asked about is raised on leaving, when everything is done: the caller meant to stop.
+
     Args:
         minutes: length of the slice, counted from entering; None is without end.
 
     Raises:
         ConfigError: the slice is not positive.
+        Interrupted, Terminated: on leaving, where a signal came; all processes of a run leave alike.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -39,13 +42,15 @@ class Preemption:
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None and agreed(float(bool(self.received))) > 0:
+            self._raise()
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received == number == signal.SIGINT:
-            raise Interrupted
+            self._raise()
         self.received = number
 
     def due(self) -> bool:
@@ -60,8 +65,13 @@ class Preemption:
             TryAgain: the slice is over.
         """
         agreed(0.0)  # one process still saves; the others wait for it
-        if self.received == signal.SIGINT:
-            raise Interrupted
         if self.received:
-            raise Terminated(128 + self.received)
+            self._raise()
         raise TryAgain(f"paused at {reached}; go on with --resume")
+
+    def _raise(self) -> NoReturn:
+        """As the signal would have, or SIGTERM where another process got it."""
+        number, self.received = self.received or signal.SIGTERM, 0  # raised once
+        if number == signal.SIGINT:
+            raise Interrupted
+        raise Terminated(128 + number)
