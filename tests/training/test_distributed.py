@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +15,11 @@ import pytest
 import torch
 from torch import nn
 
+from moediff.core import signals
 from moediff.core.config import rng_for
 from moediff.core.errors import DataError
 from moediff.diffusion.schedule import DiffusionConfig
+from moediff.training import distributed
 from moediff.training.distributed import agreed, average_gradients, run_together, threads_each
 from moediff.training.step import Draws
 from processes import is_running
@@ -128,6 +131,69 @@ def test_nobody_trains_on_when_the_parent_is_killed(tmp_path):
     for member in filter(is_running, members):
         os.kill(member, signal.SIGKILL)
     assert gone
+
+
+class SlowMember:
+    """A process that ends so many seconds after it was sent a signal."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.end, self.killed = seconds, float("inf"), False
+
+    def terminate(self) -> None:
+        self.end = time.monotonic() + self.seconds
+
+    def join(self, seconds: float = 60) -> None:
+        until(lambda: not self.is_alive(), seconds)
+
+    def is_alive(self) -> bool:
+        return time.monotonic() < self.end
+
+    def kill(self) -> None:
+        self.killed, self.end = True, 0.0
+
+
+class StoppedTogether:
+    """Members whose parent is sent a signal while it waits for them."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.processes = [SlowMember(one) for one in seconds]
+
+    def join(self) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return False
+
+
+@pytest.fixture
+def handlers(monkeypatch):
+    """The program's own, with a reminder that comes soon."""
+    numbers = (*signals.SIGNALS, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(signals, "REMINDER_S", 0.2)
+    monkeypatch.setattr(distributed, "restart_reminder", lambda: None)  # none shall come after the test
+    signals.install_handlers()
+    yield
+    signals.stop_reminder()
+    signals._received.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_stopped_parent_waits_for_its_members_whatever_reminds_it(handlers):
+    """The lock of the run's folder ends with the parent's work."""
+    together = StoppedTogether(0.5, 0.1)
+    with pytest.raises(signals.Terminated):
+        distributed._wait_for(together)
+    assert not any(member.is_alive() or member.killed for member in together.processes)
+
+
+def test_members_that_do_not_end_are_killed_after_one_wait(handlers, monkeypatch):
+    monkeypatch.setattr(distributed, "PATIENCE_S", 0.2)
+    together, begun = StoppedTogether(60, 60, 0), time.monotonic()
+    with pytest.raises(signals.Terminated):
+        distributed._wait_for(together)
+    assert time.monotonic() - begun < 10
+    assert [member.killed for member in together.processes] == [True, True, False]
 
 
 def test_shares_of_what_is_drawn_make_up_the_whole():

@@ -49,6 +49,17 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def stop_reminder() -> None:
+    """The signal has arrived: whoever cleans up for long, or waits for others, must not hear of it again."""
+    _set_reminder(0)
+
+
+def restart_reminder() -> None:
+    """After `stop_reminder`, where there was a signal."""
+    if _received:
+        _set_reminder(REMINDER_S)
+
+
 def first_signal() -> int | None:
     """The first signal that was received, None without one."""
     return _received[0][0] if _received else None

@@ -9,9 +9,11 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 
 import torch
@@ -20,8 +22,9 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, 
 
 from moediff.core.errors import MoeDiffError
 from moediff.core.memory import tune_allocator
+from moediff.core.signals import restart_reminder, stop_reminder
 
-PATIENCE_S = 120  # for members that were sent a signal: a step, and saving
+PATIENCE_S = 120  # for all members that were sent a signal: a step, and saving
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,28 @@ def _wait_for(members: ProcessContext) -> None:
         while not members.join():
             pass
     except (KeyboardInterrupt, SystemExit):
-        for process in members.processes:
-            process.terminate()
-        for process in members.processes:
-            process.join(PATIENCE_S)
+        _stop(members.processes)
         raise
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """Let members save and end. None works on after it, since the lock of the run's folder may end then.
+
+    A second signal ends the waiting, and a member that takes too long is killed: what it saves is whole or not there.
+    """
+    stop_reminder()  # else the first signal would be raised again within the waiting
+    try:
+        for process in processes:
+            process.terminate()
+        until = time.monotonic() + PATIENCE_S
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+        restart_reminder()
 
 
 def _member(
