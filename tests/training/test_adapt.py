@@ -90,6 +90,21 @@ def test_all_scans_are_looked_at_before_any_work(thick, make_phantom, weights, m
         adapt([thick, thin], weights)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"patch": 40}, "patch=40 must be a multiple of 16"),
+        ({"rate": 0.0}, "learning_rate=0.0 must be a positive number"),
+        ({"device": "cuda:1", "processes": 2}, "device='cuda:1' is one GPU, which 2 processes cannot share"),
+        ({"device": "tpu"}, "device='tpu' must be 'auto'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_any_work(options, words, thick, weights, monkeypatch):
+    monkeypatch.setattr("moediff.training.adapt._training_scans", lambda *_: pytest.fail("worked on a scan"))
+    with pytest.raises(ConfigError, match=words):
+        adapt([thick], weights, replace(QUICK, **options))
+
+
 def test_at_least_one_scan_is_asked_for(weights):
     with pytest.raises(ConfigError, match="no scan to learn from"):
         adapt([], weights)

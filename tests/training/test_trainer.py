@@ -26,7 +26,7 @@ from moediff.training.gate_step import shift_consistency
 from moediff.training.losses import LossConfig
 from moediff.training.patches import Batch, Example, PatchSource
 from moediff.training.provenance import stage_records
-from moediff.training.trainer import MAX_BAD_STEPS, RunOptions, Trainer, _processes_for, train
+from moediff.training.trainer import MAX_BAD_STEPS, RunOptions, Trainer, _processes_for, check_processes, train
 from moediff.training.validate import Validation
 
 QUIET = RunOptions(progress=False)
@@ -297,10 +297,21 @@ def test_what_cannot_begin_is_refused_before_any_process_starts(config, monkeypa
         train(listed, QUIET)
 
 
-@pytest.mark.parametrize(("device", "words"), [("nonsense", "must be 'auto'"), ("cuda:1", "CUDA_VISIBLE_DEVICES")])
-def test_a_device_that_cannot_be_chosen_is_refused(config, device, words):
-    with pytest.raises(ConfigError, match=words):
+@pytest.mark.parametrize("device", ["nonsense", "cuda:", "cuda:one", "cpu:1", "cuda:1 "])
+def test_a_device_that_cannot_be_chosen_is_refused(config, device):
+    with pytest.raises(ConfigError, match="must be 'auto', 'cpu', 'cuda' or 'cuda:N'"):
         replace(config, device=device)
+
+
+def test_one_gpu_of_several_is_for_one_process(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = replace(config, batch=2)
+    assert _processes_for(replace(config, device="cuda")) == 2
+    assert _processes_for(replace(config, device="cuda:1")) == 1
+    check_processes(replace(config, device="cuda:1"), 1)
+    with pytest.raises(ConfigError, match=r"device='cuda:1' is one GPU, which 2 processes cannot share: choose one"):
+        check_processes(replace(config, device="cuda:1"), 2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

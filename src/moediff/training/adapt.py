@@ -36,7 +36,7 @@ from moediff.training.losses import LossConfig
 from moediff.training.patches import PatchSource
 from moediff.training.self_supervised import scan_from_slices, slices_of
 from moediff.training.step import Draws, batch_loss
-from moediff.training.trainer import RunOptions, train
+from moediff.training.trainer import RunOptions, check_processes, train
 
 VALIDATION_BATCHES = 6  # that measure how much was learned
 PARTS = ("embedding", "backbone", "experts")
@@ -58,7 +58,7 @@ class AdaptOptions:
         share: how far the weights go from where they began (0) to what they learned (1). What a scan's plane teaches
             makes them too sure between its slices; half the way keeps most of the gain (Wortsman et al. 2022).
         seed: of everything random.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", or "cuda:N" for a single process.
         processes: that share a batch; 0 chooses as `train` does.
         threads: CPU threads that they share; None takes all cores.
 
@@ -118,18 +118,19 @@ def adapt(
 
     Raises:
         DataError: a scan's slices are not thick, or too thick.
-        ConfigError: there is no scan.
+        ConfigError: there is no scan, or the options do not go together.
     """
     chosen = options or AdaptOptions()
     if not scans:
         raise ConfigError("there is no scan to learn from; name at least one")
     plans = plans or plans_of(scans, EnhanceOptions())
-    learning_scans = _training_scans(scans, Enhancer(bundle, device=chosen.device), plans)
     with TemporaryDirectory(prefix="moediff-adapt-") as name:
         work = Path(name)
+        config = _config(work, bundle, chosen)
+        check_processes(config, chosen.processes)  # before minutes are spent on the scans
+        learning_scans = _training_scans(scans, Enhancer(bundle, device=chosen.device), plans)
         write_training_scans(work / "scans.safetensors", learning_scans)
         save_bundle(work / "start", bundle.config, bundle.denoiser.state_dict(), {})
-        config = _config(work, bundle, chosen)
         how = RunOptions(processes=chosen.processes, threads=chosen.threads, progress=progress, tensorboard=False)
         run = train(config, how)
         learned = load_bundle(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class TrainConfig:
             that follow each other can share one long fall.
         weight_decay, gradient_clip: of the optimiser; the bound of the gradient's norm.
         ema_decay: of the exponential moving average of the weights, which is what is saved.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda", or "cuda:N", one GPU of several, for a single process.
         save_every: steps between checkpoints (and validation).
         provenance: who and what, copied into the bundle.
     """
@@ -134,10 +135,8 @@ class TrainConfig:
             raise ConfigError(
                 f"weight_decay={self.weight_decay} and warmup_steps={self.warmup_steps} must be 0 or more"
             )
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"device={self.device!r} must be 'auto', 'cpu' or 'cuda': CUDA_VISIBLE_DEVICES chooses among GPUs"
-            )
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device!r} must be 'auto', 'cpu', 'cuda' or 'cuda:N': choose one of these")
         check_patch(self.patch)
         self._check_shares()
         self._check_seed()

@@ -122,6 +122,11 @@ def check_processes(config: TrainConfig, processes: int) -> None:
         raise ConfigError(f"{processes} processes cannot train, expected 1 or more, or 0: choose one of these")
     if odd := [phase.batch for phase in config.parts() if processes and phase.batch % processes]:
         raise ConfigError(f"batch={odd[0]} must be a multiple of the {processes} processes")
+    if processes > 1 and ":" in config.device:
+        raise ConfigError(
+            f"device={config.device!r} is one GPU, which {processes} processes cannot share: choose one process, or "
+            "'cuda' with CUDA_VISIBLE_DEVICES naming as many GPUs"
+        )
     if processes and config.shares % processes:
         raise ConfigError(f"the {processes} processes must divide shares={config.shares}: choose another number")
 
@@ -129,7 +134,8 @@ def check_processes(config: TrainConfig, processes: int) -> None:
 def _processes_for(config: TrainConfig, threads: int | None = None) -> int:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     cores = os.cpu_count() or 1
-    most = min(threads or cores, cores) if on_cpu else torch.cuda.device_count()
+    gpus = 1 if ":" in config.device else torch.cuda.device_count()
+    most = min(threads or cores, cores) if on_cpu else gpus
     batches = [phase.batch for phase in config.parts()]
     shared = [config.shares] if config.shares else batches
     return max(n for n in range(1, max(most, 1) + 1) if all(count % n == 0 for count in shared))
