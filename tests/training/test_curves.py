@@ -60,6 +60,21 @@ def test_nothing_is_drawn_of_nothing(tmp_path):
         read_curves(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("text", ["epoch,loss\n1,0.5\n", "", "aggregate,loss,seconds,step\n", "\n\n"])
+def test_what_is_no_log_of_steps_is_passed_over(text, run, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "losses.csv").write_text(text)
+    write_curves([tmp_path / "other", run], tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").read_text().count(">uniform<") == 1
+    (run / "validation.csv").write_text("fold,dice\n1,0.9\n")
+    assert read_curves(run).gains == {} and len(read_curves(run).error) == 2
+
+
+def test_a_row_that_was_cut_short_is_passed_over(run):
+    (run / "losses.csv").write_text(LOSSES + "0.7,1")
+    assert read_curves(run).minutes == 2.0
+
+
 def test_names_are_words_not_markup():
     ElementTree.fromstring(curves_svg([StageCurves("a<b&c", 1.0, [(0.5, 0.9)], {"<i>": [(0.5, 1.0)]})]))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from moediff.cli.main import main
-from moediff.core.errors import BundleError, ConfigError, InputMissing, TryAgain
+from moediff.core.errors import BundleError, ConfigError, InputMissing, MoeDiffWarning, TryAgain
 from moediff.core.signals import Terminated
 from moediff.io.scans import load, save
 from moediff.model.bundle import load_bundle, read_manifest
@@ -438,6 +438,24 @@ def test_missing_files_are_named_before_anything_is_run(tmp_path, heads):
     with pytest.raises(InputMissing, match=r"stage experts: .*head-1_T1w\.nii\.gz, head-2_T1w\.nii\.gz"):
         run_recipe(lost, ONE)
     assert not recipe.out.exists()
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_curves_that_cannot_be_drawn_do_not_hide_why_a_run_ended(single, tmp_path, heads, monkeypatch):
+    recipe = small(tmp_path, heads, steps=1)
+    folder = recipe.out if single else recipe.out / "backbone"
+    folder.mkdir(parents=True)
+    (folder / "losses.csv").write_text("epoch,loss\n1,0.5\n")  # of no training of ours
+    one = load_recipe(tmp_path / "small.toml")
+    recipe = replace(one, stages=(replace(recipe.stages[0], config=one.common),), single=True) if single else recipe
+    with pytest.raises(ConfigError, match=r"holds losses\.csv of no run there"):
+        run_recipe(recipe, ONE)
+    monkeypatch.setattr("moediff.training.engine.write_curves", lambda *_: 1 // 0)
+    with (
+        pytest.raises(ConfigError, match=r"holds losses\.csv of no run there"),
+        pytest.warns(MoeDiffWarning, match=r"curves\.svg: the learning curves were not drawn \(integer division"),
+    ):
+        run_recipe(recipe, ONE)
 
 
 def test_settings_that_differ_are_found():

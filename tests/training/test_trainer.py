@@ -192,7 +192,7 @@ class Silent:
 def test_training_gives_up_on_a_loss_that_stays_not_finite(config):
     source, trainer = Repeating(batch_of(0.05)), Trainer(replace(config, steps=1000))
     trainer.step = lambda batch: {"loss": 1.0 if source.asked == 3 else math.nan}  # type: ignore[method-assign]
-    with pytest.raises(MoeDiffError, match=f"not finite for {MAX_BAD_STEPS} steps; lower `rate`"):
+    with pytest.raises(MoeDiffError, match=f"not finite for {MAX_BAD_STEPS} steps; lower `learning_rate`"):
         trainer._loop(source, Silent())  # type: ignore[arg-type]
     assert source.asked == 3 + MAX_BAD_STEPS  # one good step in between starts the count again
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ from moediff.core.errors import InputMissing, printable
 from moediff.io.atomic import write_text
 
 Points = list[tuple[float, float]]  # minutes, value
+COLUMNS = {"losses.csv": {"step", "seconds"}, "validation.csv": {"step", "case", "gain_db"}}
 WINDOW = 50  # steps averaged
 MOST_POINTS = 800  # of a drawn line
 INK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe (Okabe & Ito)
@@ -35,10 +37,14 @@ class StageCurves:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    """Whole rows of a log; none of a file with other columns, which is not ours."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
+        reader = csv.DictReader(handle)
+        if not COLUMNS[path.name] <= set(reader.fieldnames or ()):
+            return []
+        return [row for row in reader if all(row[name] for name in COLUMNS[path.name])]
 
 
 def read_curves(folder: Path) -> StageCurves:
@@ -154,7 +160,10 @@ def curves_svg(stages: Sequence[StageCurves]) -> str:
 
 
 def write_curves(folders: Sequence[Path], path: Path) -> None:
-    """Draw the stages that have a log, in this order; nothing is written where none has one."""
-    stages = [read_curves(folder) for folder in folders if (folder / "losses.csv").is_file()]
+    """Draw the stages that have a log with steps in it, in this order; nothing is written where none has one."""
+    stages = []
+    for folder in folders:
+        with suppress(InputMissing):
+            stages.append(read_curves(folder))
     if stages:
         write_text(curves_svg(stages), path, overwrite=True)

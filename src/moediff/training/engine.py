@@ -10,7 +10,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from typing import Any
 import torch
 
 from moediff.core.device import parse_device
-from moediff.core.errors import BundleError, ConfigError, InputMissing, TryAgain, prefix_errors, printable
+from moediff.core.errors import (
+    BundleError,
+    ConfigError,
+    InputMissing,
+    MoeDiffWarning,
+    TryAgain,
+    prefix_errors,
+    printable,
+)
 from moediff.io.atomic import whole_folder
 from moediff.io.tensors import save_tensors
 from moediff.model.bundle import MANIFEST, WEIGHTS, Bundle, load_bundle, read_manifest, save_bundle, sha256_of
@@ -62,12 +71,21 @@ def run_recipe(recipe: Recipe, options: RunOptions | None = None) -> Path:
         try:
             return train(recipe.common, options)
         finally:
-            write_curves([recipe.out], recipe.out / CURVES)
+            _draw([recipe.out], recipe.out / CURVES)
     run = _Run(recipe, options)
     try:
         return run.all_stages()
     finally:
-        write_curves([recipe.out / stage.name for stage in recipe.stages], recipe.out / CURVES)
+        _draw([recipe.out / stage.name for stage in recipe.stages], recipe.out / CURVES)
+
+
+def _draw(folders: Sequence[Path], path: Path) -> None:
+    """Draw the curves; a fault of that is a warning, since it must not hide why a run ended."""
+    try:
+        write_curves(folders, path)
+    except Exception as error:
+        words = f"{printable(path)}: the learning curves were not drawn ({error}); what was trained is not affected"
+        warnings.warn(words, MoeDiffWarning, stacklevel=2)
 
 
 class _Run:

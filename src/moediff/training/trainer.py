@@ -250,7 +250,7 @@ class Trainer:
             parts = self.step(source.batch(state.step))
             bad = 0 if math.isfinite(parts["loss"]) else bad + 1
             if bad >= MAX_BAD_STEPS:
-                raise ConfigError(f"the loss was not finite for {bad} steps; lower `rate` or check the scans")
+                raise ConfigError(f"the loss was not finite for {bad} steps; lower `learning_rate` or check the scans")
             state.step += 1
             state.seconds += agreed(now() - start)
             if log is not None:
