@@ -1,7 +1,19 @@
 """Engine that runs a recipe: its stages one after the other, each begun, resumed or recognised as finished.
 
-Bundles are the record: each names its stages with their settings, so nothing else says what is done. A stage is
-finished where its own bundle says so, or a later one does; a stage whose checkpoint is lost goes on from its bundle.
+Bundles are the record: each names its stages with their settings, so nothing else says what is done. Folders are those
+of the recipe's `out`; "STAGE" is a stage, "bundle" the one published last.
+
+| what is there | what happens to the stage |
+|---|---|
+| STAGE/bundle, finished | done; its settings, weights and parents are checked |
+| a later stage's bundle | done; its settings are checked |
+| STAGE/checkpoint | goes on exactly there |
+| STAGE/bundle, unfinished, without a checkpoint | goes on at its place of the schedule, the optimiser warms up |
+| STAGE/work-*, of a stage that fits | goes on after the last stored unit |
+| nothing, and the bundles of its parents | begins |
+| nothing, and a parent's bundle is lost | stops, and says which |
+| bundle, of this stage, alone | becomes STAGE/bundle where its settings fit, else the run stops (`put_back`) |
+| bundle, with other stages' folders, settings changed | begins: its folder was deleted for that |
 """
 
 from __future__ import annotations

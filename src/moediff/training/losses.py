@@ -93,7 +93,11 @@ class LossConfig:
         return step % self.expert_loss_interval == 0 and max(self.expert, self.agreement) > 0
 
     def rare(self) -> LossConfig:
-        """The weights on a step on which every expert runs."""
+        """The weights on a step on which every expert runs.
+
+        Their own loss and the gate's agreement are terms of such steps alone, one in `expert_loss_interval`, so they
+        count that many times there: in the mean over steps they weigh what the settings say.
+        """
         often = self.expert_loss_interval
         return replace(self, expert=self.expert * often, agreement=self.agreement * often)
 

@@ -174,7 +174,11 @@ class PatchSource:
         return Batch.of([self.example(first + self.rank * share + i) for i in range(share)])
 
     def example(self, number: int) -> Example:
-        """Cut, augment, degrade, prepare, and cut the margin off."""
+        """Cut, augment, degrade, prepare, and cut the margin off.
+
+        The order in which all of these draw from the one generator is part of the result: a draw that is added, left
+        out or moved makes other examples of every seed, and a resumed run would not repeat an uninterrupted one.
+        """
         rng = rng_for(self.seed, "patch", number)
         scan = self.scans[int(torch.multinomial(torch.tensor([s.weight for s in self.scans]), 1, generator=rng))]
         if scan.measured is not None:

@@ -222,7 +222,7 @@ class Trainer:
             of=self.processes,
         )
         workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
-        with self.pause, self._log() as log:
+        with self.pause, self._log() as log:  # all processes leave it together
             while self.progress() < 1:
                 phase = config.phase_at(self.progress())
                 with Prefetcher(replace(source, patch=phase.patch), phase.batch, workers, device) as ahead:
@@ -242,25 +242,29 @@ class Trainer:
         )
 
     def _loop(self, source: Prefetcher, log: Log | None, until: float = 1.0) -> None:
-        """Steps until this share is done; only the process that has the log saves and validates."""
+        """Steps until this share is done; only the process that has the log saves and validates.
+
+        Lines that end with "together" wait for all processes: each must come there equally often, so what they stand
+        under may depend on nothing but what all have agreed on.
+        """
         state, config, bad = self.state, self.config, 0
         now = CLOCKS[config.clock]
         while self.progress() < until:
             start = now()
-            parts = self.step(source.batch(state.step))
+            parts = self.step(source.batch(state.step))  # together
             bad = 0 if math.isfinite(parts["loss"]) else bad + 1
             if bad >= MAX_BAD_STEPS:
                 raise ConfigError(f"the loss was not finite for {bad} steps; lower `learning_rate` or check the scans")
             state.step += 1
-            state.seconds += agreed(now() - start)
+            state.seconds += agreed(now() - start)  # together
             if log is not None:
                 log.step(state.step, self.progress(), parts, state.seconds)
                 if state.step % config.save_every == 0 or self.progress() >= 1:
                     self._save(log)
-            if self.progress() < 1 and self.pause.due():
+            if self.progress() < 1 and self.pause.due():  # together
                 if log is not None:
                     self._save()
-                self.pause.stop(f"step {state.step}, {self.progress():.0%} done")
+                self.pause.stop(f"step {state.step}, {self.progress():.0%} done")  # together
 
     def autocast(self) -> torch.autocast:
         """The precision that the configuration asks for, for the forward pass."""
@@ -281,11 +285,11 @@ class Trainer:
         state.optimiser.zero_grad()
         shares = batch.to(self.member.device).parts(self.shares)
         parts = _means([self._backward(share, number) for number, share in enumerate(shares)])
-        average_gradients(state.denoiser.parameters())
+        average_gradients(state.denoiser.parameters())  # together
         norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.gradient_clip)
         losses = _read({**parts, "norm": norm})
-        finite, loss = math.isfinite(losses.pop("norm")), agreed(losses["loss"])
-        losses = {**agreed_means(losses), "loss": loss}
+        finite, loss = math.isfinite(losses.pop("norm")), agreed(losses["loss"])  # together
+        losses = {**agreed_means(losses), "loss": loss}  # together
         if math.isfinite(losses["loss"]) and finite:
             state.optimiser.step()
             self._average()
