@@ -176,7 +176,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def own_outputs() -> Iterator[Callable[[Path], bool]]:
-    """Tell what is written inside from older files and those of other programs, threads and runs.
+    """Distinguish what is written inside from older files and those of other programs, threads and runs.
 
     Yields:
         Whether the work inside, in this thread, wrote what has this name; renaming and linking keep the inode.

@@ -36,7 +36,7 @@ def output_lock(every: Sequence[Path], *, busy: str = BUSY) -> Iterator[None]:
 
     Args:
         every: the outputs.
-        busy: what another run is told meanwhile.
+        busy: the message that another run gets meanwhile.
 
     Raises:
         TryAgain: another run holds them.
@@ -119,7 +119,7 @@ def _unfinished(note: Note, every: Sequence[Path]) -> list[Path]:
 
 
 def _state(path: Path) -> State:
-    """What tells a file from another one of the same name."""
+    """What identifies a file among others of the same name."""
     try:
         status = path.lstat()
     except OSError:

@@ -34,7 +34,7 @@ class Note:
 
     Args:
         host: name of its machine, for messages.
-        machine: checksum that tells machines, their starts and containers apart.
+        machine: checksum, another one on every machine, after every start and in every container.
         pid: process there; 0 where it is not known.
         outputs: files that are about to appear, the last to come last, and what had their names before.
     """
@@ -79,7 +79,7 @@ class LockFile:
     Args:
         path: the file.
         handle: open for reading and writing; flock, where there is one, is on it.
-        busy: what another run is told.
+        busy: the message that another run gets.
     """
 
     path: Path
