@@ -203,6 +203,27 @@ def test_a_stage_that_leaves_files_out_is_recognised_and_depends_on_its_own_file
         assert stored_settings(recipe.plain(), stage.name) == stage.settings()
 
 
+def test_licences_and_sources_of_files_may_be_corrected(tmp_path):
+    written(tmp_path, MANIFEST, "manifest.csv")
+    written(tmp_path, MANIFEST.replace("CC0", "CC BY 4.0").replace("MIT", "BSD"), "corrected.csv")
+    text = 'manifest = "{}"\n[[stages]]\nname = "one"\n[[stages]]\nname = "two"\nkind = "calibrate"\n'
+    before = load_recipe(written(tmp_path, text.format("manifest.csv"), "before.toml"))
+    after = load_recipe(written(tmp_path, text.format("corrected.csv"), "after.toml"))
+    assert before.common.scans != after.common.scans
+    for stage in after.stages:
+        assert stored_settings(before.plain(), stage.name) == stage.settings()
+
+
+def test_paths_inside_stages_are_taken_from_the_file(tmp_path):
+    written(tmp_path / "below" / "lists", MANIFEST, "manifest.csv")
+    text = '[[scans]]\npath = "a"\n[[stages]]\nname = "one"\ndata = "scans"\ncache = "../cache"\n'
+    written(tmp_path / "below", text + '[[stages]]\nname = "two"\nmanifest = "lists/manifest.csv"\n', "base.toml")
+    stages = load_recipe(written(tmp_path / "above", 'like = "../below/base.toml"\n', "top.toml")).stages
+    assert stages[0].config.data == str(tmp_path / "below" / "scans")
+    assert stages[0].config.cache == str(tmp_path / "cache")
+    assert [scan.path for scan in stages[1].config.scans] == ["train/a.nii.gz", "labels/b.nii.gz"]
+
+
 def test_rules_of_a_stage_follow_those_of_all(tmp_path):
     written(tmp_path, MANIFEST, "manifest.csv")
     text = 'manifest = "manifest.csv"\n[[sources]]\nmatch = "train/*"\nweight = 0\n[[stages]]\nname = "one"\n'

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -186,7 +186,7 @@ class TrainConfig:
 def load_config(path: Path) -> TrainConfig:
     """Read a TOML training configuration; of a recipe with stages, the settings that they share.
 
-    Relative `out`, `data`, `cache` and `start` are taken from the file's folder; `like` names another configuration
+    Relative `out`, `data`, `cache`, `manifest` and `start` are taken from the file's folder; `like` names another configuration
     whose settings hold unless this one says otherwise.
 
     Raises:
@@ -218,15 +218,27 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if notes:
         text = f"{printable(path)}: old settings, read for one more release: {'; '.join(notes)}"
         warnings.warn(text, MoeDiffWarning, stacklevel=2)
-    for key in (*FOLDERS, "manifest"):
-        if isinstance(values.get(key), str):  # anything else is refused by its type later
-            values[key] = _plain(path.parent / values[key])
+    _count_from(path.parent, values, (*FOLDERS, "manifest"))
+    for table in _tables(values.get(STAGES)):
+        _count_from(path.parent, table, ("data", "cache", "manifest"))  # `start` may name another stage
     like = values.pop("like", "")
     if not isinstance(like, str):
         raise ConfigError(f"like: expected the path of another configuration; found {like!r}")
     if like:
         values = _built_on(read_settings(path.parent / like, (*above, path.resolve())), values)
     return {"out": str(path.parent), "data": str(path.parent), **values}
+
+
+def _tables(stages: Any) -> list[dict[str, Any]]:
+    """Stages that are tables; anything else is refused later."""
+    return [table for table in stages if isinstance(table, dict)] if isinstance(stages, list) else []
+
+
+def _count_from(folder: Path, values: dict[str, Any], keys: Sequence[str]) -> None:
+    """Relative paths under these keys, taken from a folder."""
+    for key in keys:
+        if isinstance(values.get(key), str):  # anything else is refused by its type later
+            values[key] = _plain(folder / values[key])
 
 
 def _plain(path: Path) -> str:

@@ -81,10 +81,14 @@ class Stage:
     def settings(self) -> dict[str, Any]:
         """What a result of this stage depends on, for JSON; of checksums, those of the files that it learns from.
 
-        The table of all files is shared, and holds those that are only judged by, too.
+        The table of all files is shared, and holds those that are only judged by, too. What is said of a file's licence
+        and source may be corrected.
         """
         values = plain_settings(self.config)
         settings = {name: values[name] for name in USED[self.kind]}
+        if "scans" in settings:
+            words = ("licence", "source")
+            settings["scans"] = [{k: v for k, v in scan.items() if k not in words} for scan in settings["scans"]]
         if "checksums" in settings:
             learned = {name for scan in self.config.scans for name in (scan.path, scan.input)}
             settings["checksums"] = {name: sha for name, sha in settings["checksums"].items() if name in learned}
