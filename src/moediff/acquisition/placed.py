@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.acquisition.operators import Acquisition, assumed_acquisition
 from moediff.acquisition.point_spread import Samplings
 from moediff.core.geometry import are_parallel, positions_along, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix, transposed
+from moediff.core.trilinear import read_trilinear, spread_trilinear
 from moediff.core.volume import Grid
 
-SLAB = 24  # planes that are read at once: coordinates of a few MB, and few passes over the common grid
+SLAB = 48  # planes that are read at once, which need coordinates of some MB
 COVERED = 0.995  # share of a measured sample that lies on the common grid, from which it is compared
 
 
@@ -42,23 +42,16 @@ class ObliqueReading:
 
     def apply(self, data_XYZ: Tensor) -> Tensor:
         """R x: common grid -> lattice."""
-        source = self._refine(data_XYZ)[None, None]
-        slabs = [F.grid_sample(source, at, align_corners=False)[0, 0] for at in self._coordinates(source)]
-        return torch.cat(slabs)
+        source_XYZ = self._refine(data_XYZ)
+        return torch.cat([read_trilinear(source_XYZ, at[:, None])[:, 0] for at in self._coordinates(data_XYZ)])
 
     def transpose(self, data_XYZ: Tensor) -> Tensor:
         """R' y: lattice -> common grid."""
         shape = [len(m) for m in self._matrices] if self.refined else self.common.shape
-        total = data_XYZ.new_zeros(*shape)
-        start = 0
-        like = data_XYZ.new_empty(1).expand(1, 1, *shape)  # only its shape is read
-        for at in self._coordinates(data_XYZ):
-            slab = data_XYZ[start : start + at.shape[1]]
-            start += at.shape[1]
-            # what autograd calls, without the forward pass that its public form needs
-            back = torch.ops.aten.grid_sampler_3d_backward(slab[None, None], like, at, 0, 0, False, [True, False])
-            total += back[0][0, 0]
-        return apply_axes(total, transposed(self._matrices)) if self.refined else total
+        total_XYZ = data_XYZ.new_zeros(*shape)
+        for slab_XYZ, at in zip(data_XYZ.split(SLAB), self._coordinates(data_XYZ), strict=True):
+            spread_trilinear(slab_XYZ, at, total_XYZ)
+        return apply_axes(total_XYZ, transposed(self._matrices)) if self.refined else total_XYZ
 
     @cached_property
     def _matrices(self) -> list[Tensor]:
@@ -79,7 +72,7 @@ class ObliqueReading:
         x, y, z = (torch.arange(n, dtype=torch.float32, device=like.device)[:, None] for n in self.lattice.shape)
         plane = (y * matrix[:, 1])[:, None] + (z * matrix[:, 2] + shift)
         for part in (x * matrix[:, 0]).split(SLAB):
-            yield (part[:, None, None] + plane)[None]
+            yield part[:, None, None] + plane
 
 
 @dataclass(frozen=True)

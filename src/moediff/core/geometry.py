@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.core.errors import GeometryError
@@ -22,11 +21,13 @@ from moediff.core.resample import (
     low_pass_matrix,
     sample_positions,
 )
+from moediff.core.trilinear import read_trilinear
 from moediff.core.volume import Grid, Volume
 
 ISOTROPIC_MM = 1.0  # default target where any axis is coarser than COARSE_MM
 COARSE_MM = 1.2
 FACE_VOX = 0.02  # a voxel's centre this far outside a field of view counts as inside, because headers are rounded
+PLANES = 16  # of an oblique grid that are read at once
 PARALLEL_VOX = 0.05  # drift of two grids' axes that counts as none, because headers are rounded; see `drift_vox`
 
 
@@ -232,14 +233,17 @@ def resample(volume: Volume, target: Grid, kernel: str = "cubic") -> Volume:
 
 def _read_oblique(volume: Volume, target: Grid) -> Volume:
     between = (torch.linalg.inv(volume.affine) @ target.affine).float()
-    source = volume.data_XYZ[None, None]
     size = torch.tensor(volume.shape, dtype=torch.float32)
     y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in target.shape[1:]), indexing="ij")
-    slabs = []
-    for x in range(target.shape[0]):  # one slab at a time keeps the coordinate field small
+
+    def coordinates(x: int) -> Tensor:
         index = torch.stack([torch.full_like(y, x), y, z, torch.ones_like(y)], -1) @ between[:3].T
-        unit = ((2 * index + 1) / size - 1).to(source)  # align_corners=False: -1 and 1 are the outer voxel faces
-        slabs.append(F.grid_sample(source, unit.flip(-1)[None, None], padding_mode="border", align_corners=False)[0, 0])
+        return ((2 * index + 1) / size - 1).flip(-1)  # -1 and 1 are the outer voxel faces
+
+    slabs = []
+    for planes in torch.arange(target.shape[0]).split(PLANES):  # a few at a time keep the coordinate field small
+        at = torch.stack([coordinates(x) for x in planes.tolist()]).to(volume.data_XYZ)
+        slabs.append(read_trilinear(volume.data_XYZ, at[:, None], "border")[:, 0])
     return Volume(torch.cat(slabs), target.affine)
 
 

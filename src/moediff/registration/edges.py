@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moediff.core.geometry import band_limit, bounds_in, crop, resample, with_spacing
+from moediff.core.trilinear import read_trilinear
 from moediff.core.volume import Volume
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 
@@ -72,12 +72,9 @@ class _Edges:
         scale = 2 / torch.tensor(self.moving.shape, dtype=torch.float64)  # -1 and 1 are the outer faces
         middle_P3 = (self.points_P3 @ (back[:3, :3].T * scale) + (back[:3, 3] + 0.5) * scale - 1).float()
         steps_33 = (self.steps_33 @ back[:3, :3].T * scale).float()
-        differences = [self._read(middle_P3 + step) - self._read(middle_P3 - step) for step in steps_33]
-        return normalised(torch.stack(differences, -1) / 2)
-
-    def _read(self, at_P3: Tensor) -> Tensor:
-        source, at = self.moving.data_XYZ[None, None], at_P3.flip(-1)[None, None, None]
-        return F.grid_sample(source, at, padding_mode="border", align_corners=False)[0, 0, 0, 0]
+        at_6P3 = torch.cat([middle_P3 + steps_33[:, None], middle_P3 - steps_33[:, None]]).flip(-1)
+        ahead_3P, behind_3P = read_trilinear(self.moving.data_XYZ, at_6P3[:, None, None], "border")[:, 0, 0].split(3)
+        return normalised((ahead_3P - behind_3P).T / 2)
 
     def score(self, motion: Rigid) -> float:
         """What is maximised."""

@@ -186,8 +186,8 @@ class TrainConfig:
 def load_config(path: Path) -> TrainConfig:
     """Read a TOML training configuration; of a recipe with stages, the settings that they share.
 
-    Relative `out`, `data`, `cache`, `manifest` and `start` are taken from the file's folder; `like` names another configuration
-    whose settings hold unless this one says otherwise.
+    Relative `out`, `data`, `cache`, `manifest` and `start` are taken from the file's folder; `like` names another
+    configuration whose settings hold unless this one says otherwise.
 
     Raises:
         InputMissing: no such file.
