@@ -87,8 +87,10 @@ class Stage:
         values = plain_settings(self.config)
         settings = {name: values[name] for name in USED[self.kind]}
         if "scans" in settings:
-            words = ("licence", "source")
-            settings["scans"] = [{k: v for k, v in scan.items() if k not in words} for scan in settings["scans"]]
+            settings["scans"] = [
+                {key: value for key, value in scan.items() if key not in ("licence", "source")}
+                for scan in settings["scans"]
+            ]
         if "checksums" in settings:
             learned = {name for scan in self.config.scans for name in (scan.path, scan.input)}
             settings["checksums"] = {name: sha for name, sha in settings["checksums"].items() if name in learned}
