@@ -219,7 +219,7 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         text = f"{printable(path)}: old settings, read for one more release: {'; '.join(notes)}"
         warnings.warn(text, MoeDiffWarning, stacklevel=2)
     _count_from(path.parent, values, (*FOLDERS, "manifest"))
-    for table in _tables(values.get(STAGES)):
+    for table in _stages_in(values.get(STAGES)):
         _count_from(path.parent, table, ("data", "cache", "manifest"))  # `start` may name another stage
     like = values.pop("like", "")
     if not isinstance(like, str):
@@ -229,7 +229,7 @@ def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {"out": str(path.parent), "data": str(path.parent), **values}
 
 
-def _tables(stages: Any) -> list[dict[str, Any]]:
+def _stages_in(stages: Any) -> list[dict[str, Any]]:
     """Stages that are tables; anything else is refused later."""
     return [table for table in stages if isinstance(table, dict)] if isinstance(stages, list) else []
 
