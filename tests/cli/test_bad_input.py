@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from moediff.cli.main import main
+from moediff.core.errors import DataError, GeometryError
 from moediff.core.volume import Volume
 from moediff.io.scans import save
 
@@ -124,3 +125,34 @@ def test_a_scan_without_any_head_never_passes_without_a_warning(tmp_path, capsys
     save(Volume(noise, torch.diag(torch.tensor([4.0, 4, 4, 1], dtype=torch.float64))), tmp_path / "noise.nii.gz")
     code = main(["enhance", str(tmp_path / "noise.nii.gz"), "--voxel-size", "3", "-o", str(tmp_path / "out.nii.gz")])
     assert code == 65 or "warning" in capsys.readouterr().err
+
+
+def four_volumes(folder: Path) -> Path:
+    path = folder / "four.nii.gz"
+    path.write_bytes(image(np.random.default_rng(0).random((8, 8, 8, 4), dtype=np.float32)))
+    return path
+
+
+def two_forms(folder: Path) -> Path:
+    path = folder / "two_forms.nii.gz"
+    turned = nib.Nifti1Image(np.random.default_rng(0).random((8, 8, 8), dtype=np.float32), np.eye(4))
+    turned.set_sform(np.eye(4), 1)
+    turned.set_qform(np.diag([-1.0, 1, 1, 1]), 1)
+    path.write_bytes(gzip.compress(turned.to_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "instead"),
+    [
+        (four_volumes, "--volume", "write that volume to a file of its own"),
+        (two_forms, "--trust", "correct the header"),
+    ],
+)
+def test_what_to_do_where_a_command_lacks_the_option_that_a_message_names(make, option, instead, tmp_path, capsys):
+    path = str(make(tmp_path))
+    assert main(["evaluate", "--pred", path, "--ref", path]) in (DataError.exit_code, GeometryError.exit_code)
+    assert capsys.readouterr().err.endswith(f"(`moediff evaluate` has no {option}: {instead})\n")
+    assert main(["degrade", path, "--recipe", "thick3", "-o", str(tmp_path / "low.nii.gz")]) > 0
+    said = capsys.readouterr().err
+    assert option in said and "has no" not in said

@@ -29,6 +29,7 @@ from moediff.cli import (
     train,
 )
 from moediff.cli.options import DEBUG, HelpFormatter, with_present_names
+from moediff.cli.reading import with_remedies_of
 from moediff.core import signals
 from moediff.core.errors import InputMissing, MoeDiffWarning, OutputFailed
 from moediff.core.faults import describe_fault
@@ -87,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_line(f"moediff: warning: {note}")
     with warnings.catch_warnings():
         warnings.showwarning = partial(_show_warning, warnings.showwarning, quiet=getattr(args, "quiet", False))
-        code = _exit_code(lambda: _call(args), debug=args.debug)
-    return _exit_code(_flush, debug=args.debug) or code
+        code = _exit_code(lambda: _call(args), partial(with_remedies_of, args), debug=args.debug)
+    return _exit_code(_flush, str, debug=args.debug) or code
 
 
 def _unknown(words: Sequence[str], args: argparse.Namespace) -> str:
@@ -115,8 +116,8 @@ def _call(args: argparse.Namespace) -> int:
     return int(args.call(args))
 
 
-def _exit_code(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of some work; a fault is printed as one sentence, with `debug` after its traceback."""
+def _exit_code(work: Callable[[], int], completed: Callable[[str], str], *, debug: bool) -> int:
+    """The exit code of some work; a fault is printed as one sentence, `completed`, with `debug` after its traceback."""
     try:
         return work()
     except (KeyboardInterrupt, signals.Terminated) as stop:
@@ -124,18 +125,18 @@ def _exit_code(work: Callable[[], int], *, debug: bool) -> int:
     except Exception as error:
         number = signals.first_signal() or 0
         if not number:  # else some library turned the signal into an error of its own
-            return _print_fault(error, debug=debug)
+            return _print_fault(error, completed, debug=debug)
     _print_line(signals.message(number))
     return 128 + number
 
 
-def _print_fault(error: Exception, *, debug: bool) -> int:
+def _print_fault(error: Exception, completed: Callable[[str], str], *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
         return OutputFailed.exit_code  # who read our output has gone, and knows it
     code, sentence = describe_fault(error)
-    _print_line(f"moediff: {sentence}")
+    _print_line(f"moediff: {completed(sentence)}")
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,28 @@ TRUST_INTENSITIES = option(
     action="store_true",
     help="accept what looks like labels, a mask or a probability map",
 )
+
+# What to do instead, in commands that read scans without these options.
+INSTEAD = {
+    "trust": "correct the header",
+    "volume": "write that volume to a file of its own",
+    "series": "name a folder that holds one series only",
+    "trust_intensities": "name another file",
+    "mem_mb": "close other programs",
+}
+
+
+def with_remedies_of(args: argparse.Namespace, sentence: str) -> str:
+    """A message about a scan, and what to do where it names an option that the chosen command lacks."""
+    lacking = [
+        name for name in INSTEAD if not hasattr(args, name) and re.search(_option(name) + r"(?![-\w])", sentence)
+    ]
+    notes = [f"`moediff {args.command}` has no {_option(name)}: {INSTEAD[name]}" for name in lacking]
+    return f"{sentence} ({'; '.join(notes)})" if notes else sentence
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def scan_path(text: str) -> Path:

@@ -187,8 +187,7 @@ def choose_series(all_series: list[Series], wanted: str | None) -> Series:
     if len(usable) > 1 or (not usable and len(all_series) > 1):
         count = len(usable) or "no"
         remedy = "choose one with --series" if usable else "export another series"
-        advice = "; or, where a command has no such option, name a folder that holds one series only" if usable else ""
-        raise DataError(f"there are {count} usable series, expected one: {remedy} from {_listing(all_series)}{advice}")
+        raise DataError(f"there are {count} usable series, expected one: {remedy} from {_listing(all_series)}")
     return _usable((usable or all_series)[0])
 
 

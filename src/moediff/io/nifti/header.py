@@ -330,10 +330,7 @@ def select_volume(shape: tuple[int, ...], index: int | None, notes: list[str]) -
         raise DataError(f"expected a 3-D scan, got {len(shape)}-D, shape {shape}: extract one volume first")
     count = shape[3] if len(shape) > 3 else 1
     if count > 1 and index is None:
-        raise DataError(
-            f"expected one volume, found {count}: choose one with --volume 0 to --volume {count - 1}, or, where a "
-            "command has no such option, extract it first"
-        )
+        raise DataError(f"expected one volume, found {count}: choose one with --volume 0 to --volume {count - 1}")
     if index is not None and not 0 <= index < count:
         raise DataError(f"there is no volume {index}: found {count}, numbered from 0; choose one of them")
     if len(shape) > 3 and count == 1:
