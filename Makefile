@@ -58,13 +58,14 @@ help:
 	@echo "make constraints       write the present versions to constraints.txt, with hashes to constraints.lock"
 	@echo "make clean             remove the environment, caches and builds"
 
+# What is imported is compiled then and kept: compiling all that is installed takes longer than installing it.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifneq ($(LOCK),)
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --require-hashes -r $(LOCK)
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_FLAGS) --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --no-build-isolation -e .
 else
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[train,report,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_FLAGS) -c constraints.txt -e ".[train,report,dev]"
 endif
 	touch $@
 
@@ -80,9 +81,11 @@ lint: $(STAMP)
 browser:
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
-# Bytecode is kept, also where the environment forbids it: tests start many programs, and each would compile the package again.
+# Bytecode is kept, also where the environment forbids it: tests start many programs, and each would compile all it imports again.
+test demo: export PYTHONDONTWRITEBYTECODE=
+
 test: lint
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 reliability: $(STAMP)
 	$(BIN)/python -m pytest tests --reliability=docs/reliability.md --kills=30 --fuzz-seconds=60

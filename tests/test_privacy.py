@@ -36,6 +36,7 @@ HARMLESS = re.compile(
 )
 PACKED = re.compile(rb"(?:[A-Za-z0-9+/]{4}){64,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")  # base64 of some length
 UID = re.compile(r"[0-9.]{12,}")
+SLICES = 48  # of the real series
 LEAST_LETTERS = 4  # shorter values, such as an age, a sex or M, would be found by chance
 
 
@@ -85,13 +86,15 @@ def personal_values(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def unpacked_series(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The MPRAGE series beside the checkout, with a name and an age in its headers; not to be changed."""
+    """Slices of the MPRAGE series beside the checkout, with a name and an age in its headers; not to be changed."""
     archives = sorted((shared_data / "dicom").glob("*.tar.xz"))
     if not archives:
         pytest.skip("there is no DICOM series beside the checkout")
     folder = tmp_path_factory.mktemp("real")
     with tarfile.open(archives[0]) as archive:
         archive.extractall(folder, filter="data")
+    for file in sorted(folder.rglob("*.dcm"))[SLICES:]:  # every header names the person; more of them take longer only
+        file.unlink()
     return folder
 
 
@@ -199,7 +202,7 @@ def test_a_series_made_of_a_real_one_refers_to_it_by_uid_only(real_series, made,
     assert len(secrets) > 5
     command = ["enhance", str(real_series), "--bundle", str(bundle), "--voxel-size", "6", "-q"]
     assert main([*command, "-o", str(made / "r.nii.gz"), "--dicom-out", str(made / "series")]) == 0
-    assert len(list((made / "series").iterdir())) > 20
+    assert len(list((made / "series").iterdir())) > 5
     assert_nothing(texts(made), secrets)
 
 
