@@ -3,8 +3,9 @@
     python benchmarks/uncertainty.py --data ../shared/data [--bundle DIR] [--json out.json]
 
 Judged on crops from the middle of val/ scans, mode `faithful`, and, for comparison, on synthetic scans of label maps
-that no training used (13-16, any contrast). "Ceiling" is the rank correlation of the error with its own mean over 5x5x5
-voxels: even the error's true local size would hardly rank single voxels better. Axes: X Y Z, N voxels.
+that no training used (13-16, any contrast). The rank correlation of the error with its own mean over 5x5x5 voxels is a
+yardstick, no bound: even the error's true local size would hardly rank single voxels better. AUSE is of the RMSE; that
+of `moediff evaluate` is of the mean absolute error. Axes: X Y Z, N voxels.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Row:
     recipe: str
     coverage: float
     spearman: float
-    ceiling: float
+    local_mean: float
     ause: float
     by_region: dict[str, float] | None
 
@@ -116,7 +117,7 @@ def evaluate(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) 
                     recipe=recipe,
                     coverage=coverage(error, spread),
                     spearman=spearman(error[subset], spread[subset]),
-                    ceiling=spearman(error[subset], local[subset]),
+                    local_mean=spearman(error[subset], local[subset]),
                     ause=sparsification(error[subset], spread[subset]),
                     by_region=by_region,
                 )
@@ -127,13 +128,14 @@ def evaluate(enhancer: Enhancer, cases: Iterable[Case], recipes: Sequence[str]) 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line per case, then means by recipe."""
-    digits = {"coverage": ".3f", "spearman": ".2f", "ceiling": ".2f", "ause": ".2f"}
+    digits = {"coverage": ".3f", "spearman": ".2f", "local_mean": ".2f", "ause": ".2f"}
     lines = [[row.scan, row.recipe, *(f"{getattr(row, key):{form}}" for key, form in digits.items())] for row in rows]
     for recipe in dict.fromkeys(row.recipe for row in rows):
         own = [row for row in rows if row.recipe == recipe]
         means = (f"{mean([getattr(row, key) for row in own]):{form}}" for key, form in digits.items())
         lines.append(["**mean**", recipe, *means])
-    return markdown(["scan", "recipe", "inside the 90 % interval", "Spearman", "ceiling", "AUSE"], lines)
+    heads = ["inside the 90 % interval", "Spearman", "Spearman of its local mean", "AUSE (RMSE)"]
+    return markdown(["scan", "recipe", *heads], lines)
 
 
 def region_table(rows: Sequence[Row]) -> str:

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scipy.stats import t as student
+
 from moediff.benchmark.markdown_tables import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("thick5", "low1.5", "iso2")
 TARGETS = {"thick5": 3.0, "low1.5": 2.5, "iso2": 0.5}
-# by degrees of freedom, both sides
-STUDENT_90 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860}
 WHERE = {"heads": "whole heads", "crops": "80^3 crops"}
 HASH = "moediff"  # of the picture's identifiers, so that equal results give equal files
 YEAR = 365.25 * 24 * 60  # minutes
@@ -71,14 +71,20 @@ def read(path: Path) -> list[Measured]:
 
 
 def fitted(points: Sequence[tuple[float, float]]) -> Line:
-    """Least squares on (minutes, gain); at least three points."""
+    """Least squares on (minutes, gain).
+
+    Raises:
+        ValueError: fewer than three points, which leave nothing to judge the line by.
+    """
+    if len(points) < 3:
+        raise ValueError(f"{len(points)} points are too few for a line with an interval; record three or more")
     x, y = [math.log2(minutes) for minutes, _ in points], [gain for _, gain in points]
     centre, middle = sum(x) / len(x), sum(y) / len(y)
     square = sum((a - centre) ** 2 for a in x)
     slope = sum((a - centre) * (b - middle) for a, b in zip(x, y, strict=True)) / square
     rest = sum((b - middle - slope * (a - centre)) ** 2 for a, b in zip(x, y, strict=True))
     freedom = len(points) - 2
-    return Line(middle, slope, STUDENT_90[freedom] * math.sqrt(rest / freedom / square), centre)
+    return Line(middle, slope, float(student.ppf(0.95, freedom)) * math.sqrt(rest / freedom / square), centre)
 
 
 def duration(minutes: float) -> str:
@@ -99,14 +105,14 @@ def points(rows: Sequence[Measured], where: str, recipe: str, *, in_fit: bool = 
 def table(rows: Sequence[Measured]) -> str:
     """Markdown: gain of a doubling, and when a target would be reached if nothing else changed."""
     lines = [
-        "| recipe | judged on | gain at the end, dB | a doubling of training time, dB (90 % interval) "
+        "| recipe | judged on | last point, dB (minutes) | a doubling of training time, dB (90 % interval) "
         "| target, dB | training time for it, two cores (interval) |",
         "|---" * 6 + "|",
     ]
     for recipe in RECIPES:
         for where, title in WHERE.items():
             own = points(rows, where, recipe)
-            line, last = fitted(own), own[-1][1]
+            line, (minutes, last) = fitted(own), own[-1]
             low, high = line.slope - line.half, line.slope + line.half
             if where == "crops":  # targets are of whole heads
                 target, when = "", ""
@@ -117,7 +123,7 @@ def table(rows: Sequence[Measured]) -> str:
                 best, soon, late = (duration(line.minutes(TARGETS[recipe], s)) for s in (line.slope, high, low))
                 when = f"{best} ({soon} to {late})" if low > 0 else f"{best} ({soon} to never)"
             lines.append(
-                f"| {recipe} | {title} | {last:+.2f} | {line.slope:+.3f} ({low:+.3f} to {high:+.3f}) "
+                f"| {recipe} | {title} | {last:+.2f} ({minutes:.0f}) | {line.slope:+.3f} ({low:+.3f} to {high:+.3f}) "
                 f"| {target} | {when} |"
             )
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from moediff.anatomy.regions import REGIONS
 from moediff.benchmark.aggregate import means, with_gains
 from moediff.benchmark.records import read_results
 from moediff.io.label_check import SATURATED
@@ -103,10 +104,8 @@ def _gains() -> Iterator[tuple[str, float]]:
 def _comparisons() -> Iterator[tuple[str, float]]:
     """From the benchmark's page: other methods, lesions, time."""
     for recipe in RECIPES:
-        methods = ("tv", "detail", FOCUS)
-        gain = {method: _benchmark("Mean over persons", "gain (dB)", recipe, method) for method in methods}
-        yield f"over-tv.{recipe}", gain[FOCUS] - gain["tv"]
-        yield f"detail.{recipe}.change", gain["detail"] - gain[FOCUS]
+        yield f"over-tv.{recipe}", _benchmark("Paired differences", "PSNR (dB)", recipe, "tv")
+        yield f"detail.{recipe}.change", -_benchmark("Paired differences", "PSNR (dB)", recipe, "detail")
         for method in ("zero-fill", "cubic", "detail", FOCUS):
             for short, column in (("missed", "false negatives"), ("false", "false positives")):
                 yield f"lesions.{recipe}.{method}.{short}", _benchmark("Lesions", column, recipe, method)
@@ -121,7 +120,7 @@ def _others() -> Iterator[tuple[str, float]]:
     for recipe in ("thick5", "low1.5", "iso2"):
         yield f"interval.{recipe}.inside", 100 * _measured("Uncertainty", "inside the 90 % interval", "mean", recipe)
         yield f"interval.{recipe}.rank", _measured("Uncertainty", "Spearman", "mean", recipe)
-        yield f"interval.{recipe}.ceiling", _measured("Uncertainty", "ceiling", "mean", recipe)
+        yield f"interval.{recipe}.local-mean", _measured("Uncertainty", "Spearman of its local mean", "mean", recipe)
         for method in ("cubic", FOCUS):
             own = method if method == "cubic" else f"embedded {method}"
             yield f"contrast.{recipe}.{method}", _measured("Synthetic lesions", "contrast recovery", recipe, own)
@@ -129,8 +128,15 @@ def _others() -> Iterator[tuple[str, float]]:
     for recipe in ("thick5", "low1.5"):
         table = _page_tables("measured.md", "Samplers of `detail`")
         samplers = next(islice(table, 0 if recipe == "thick5" else 1, None))
-        chosen = next(line for line in samplers if line[0] == "dpm++2m 3")
-        yield f"detail.{recipe}.power", 100 * float(chosen[samplers[0].index("band")])
+        for mode, plan in (("detail", "dpm++2m 3"), (FOCUS, FOCUS)):
+            chosen = next(line for line in samplers if line[0] == plan)
+            for column in ("band", "fine"):
+                yield f"{mode}.{recipe}.{column}", 100 * float(chosen[samplers[0].index(column)])
+    yield from _experts()
+    cases = [f"{scan} {recipe}" for scan in ("fsf_T1w", "M2307_T2w") for recipe in ("thick5", "low1.5")]
+    section = "Robustness: changes that should not matter"
+    moved = [_measured(section, case, "mirrored left to right", part=1) for case in cases]
+    yield from (("mirrored.moved.least", min(moved)), ("mirrored.moved.most", max(moved)))
     scans = ("M2307_T2w", "aurora_T1c", "fsf_T1w", "ljms07_FLAIR", "seg3d_T1w")
     column = "inside the 90 % interval"
     inside = [
@@ -149,6 +155,14 @@ def _others() -> Iterator[tuple[str, float]]:
             section = "The gate in any contrast, with skull and without"
             yield f"{name}.auc", _measured(section, "macro (worst)", row)
             yield f"{name}.right", 100 * _measured(section, "accuracy", row)
+
+
+def _experts() -> Iterator[tuple[str, float]]:
+    """By how much, in percent of the error, each expert alone is better in its own region than the next best one."""
+    for region in REGIONS:
+        error = {expert: _measured("Gate and experts", expert, region) for expert in REGIONS}
+        own = error.pop(region)
+        yield f"expert.{region.replace(' ', '-')}.margin", 100 * (min(error.values()) - own)
 
 
 def _several() -> Iterator[tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 import tomllib
@@ -247,3 +248,10 @@ def test_lists_and_tables_begin_below_an_empty_line(page):
 
 def test_a_list_that_would_run_on_is_found():
     assert lists_without_a_gap("Text:\n- one\n- two\n\n- three\n  goes on\n- four\n") == ["- one"]
+
+
+def test_every_person_of_the_published_results_is_described():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "embedded.json").read_text(encoding="utf-8"))["rows"]
+    described = (ROOT / "docs" / "persons.md").read_text(encoding="utf-8").partition("## The persons")[2]
+    for scan in {row["scan"] for row in rows}:
+        assert re.search(rf"^\| {scan} \|.*(?:CC0|CC BY|MIT|Apache)", described, re.M), scan

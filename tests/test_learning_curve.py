@@ -26,7 +26,17 @@ def test_an_exact_line_is_fitted(script):
 def test_the_interval_is_students(script):
     """Residuals 1, -2, 1 about a level line, at log2 of 0, 1, 2: one degree of freedom."""
     line = script.fitted([(1, 1.0), (2, -2.0), (4, 1.0)])
-    assert line.slope == pytest.approx(0) and line.half == pytest.approx(6.314 * math.sqrt(6 / 1 / 2))
+    assert line.slope == pytest.approx(0) and line.half == pytest.approx(6.3138 * math.sqrt(6 / 1 / 2), rel=1e-4)
+
+
+def test_any_number_of_points_from_three_has_an_interval(script):
+    """Of a slope, 90 %: Student's t is 1.729 with 19 degrees of freedom."""
+    noise = [1.0, -1.0] * 10 + [0.0]
+    line = script.fitted([(2.0**k, noise[k]) for k in range(21)])
+    rest = sum((y - line.middle - line.slope * (k - line.centre)) ** 2 for k, y in enumerate(noise))
+    assert line.half == pytest.approx(1.7291 * math.sqrt(rest / 19 / 770), rel=1e-4)
+    with pytest.raises(ValueError, match="2 points are too few"):
+        script.fitted([(1, 0.0), (2, 1.0)])
 
 
 @pytest.mark.parametrize(

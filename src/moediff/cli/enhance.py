@@ -173,7 +173,7 @@ OPTIONS = {
             metavar="N",
             help="take the uncertainty from N samples; in mode detail the first of them is the result",
         ),
-        option("--steps", type=int, default=3, metavar="N", help="network evaluations per sample"),
+        option("--steps", type=int, default=3, metavar="N", help="of a sample, a network evaluation each (heun: two)"),
         option("--sampler", default="dpm-solver++", metavar="NAME", help="dpm-solver++, heun or euler"),
         seed_option("samples and of --adapt"),
         option(
