@@ -134,8 +134,8 @@ def table(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row.recipe == recipe]
         means = (f"{mean([getattr(row, key) for row in own]):{form}}" for key, form in digits.items())
         lines.append(["**mean**", recipe, *means])
-    heads = ["inside the 90 % interval", "Spearman", "Spearman of its local mean", "AUSE (RMSE)"]
-    return markdown(["scan", "recipe", *heads], lines)
+    columns = ["inside the 90 % interval", "Spearman", "Spearman of its local mean", "AUSE (RMSE)"]
+    return markdown(["scan", "recipe", *columns], lines)
 
 
 def region_table(rows: Sequence[Row]) -> str:
