@@ -106,6 +106,13 @@ def test_weights_of_a_stage_fit_into_the_next(name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
+def test_the_end_of_the_fall_leaves_encoder_and_gate_alone(name):
+    detail = next(stage.config for stage in recipe(name).stages if stage.name == "detail")
+    parts = {part for part, _ in Denoiser(detail.model.denoiser).named_children()}
+    assert parts - set(detail.only) == {"encoder", "gate", "uncertainty_head"} and set(detail.only) <= parts
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_nothing_is_learned_from_what_is_judged_by(name):
     rows = {row.path: row for row in read_manifest_table(ROOT / "data" / "manifest.csv")}
     for stage in recipe(name).stages:
@@ -145,7 +152,8 @@ def test_the_progress_that_is_kept_goes_on_with_the_default_recipe(tmp_path):
     for folder in progress.iterdir():
         bundle = load_bundle(folder / "bundle")
         last, stage = stage_records(bundle.provenance)[-1], stages[folder.name]
-        assert last.name == stage.name and 0 < last.steps <= stage.config.steps
+        assert last.name == stage.name and last.steps <= stage.config.steps
+        assert last.steps > 0 if stage.kind == TRAIN else last.finished
         assert bundle.config.denoiser == stage.config.model.denoiser
         assert stored_settings(bundle.provenance["recipe"], stage.name) == stage.settings()
     assert sum(file.stat().st_size for file in progress.rglob(WEIGHTS)) < 10_000_000
