@@ -2,10 +2,12 @@
 
 Every bundle that the rest of the recipe needs is kept: of the stage in progress, and of finished ones that later ones
 begin with or average. Weights are rounded to half precision, half as large; the place in the schedule stands in each
-bundle's provenance. Folders are those of a run, so that a copy of them is one that goes on, on any machine:
+bundle's provenance. Folders are those of a run, so that a copy of them is one that goes on, on any machine. Move an
+older run away first:
 
     python scripts/keep_progress.py runs/default recipes/progress
-    mkdir -p runs/default && cp -r recipes/progress/. runs/default && moediff train recipes/default.toml --resume
+    mkdir -p runs && mkdir runs/default && cp -r recipes/progress/. runs/default
+    moediff train recipes/default.toml --resume
 """
 
 from __future__ import annotations

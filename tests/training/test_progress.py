@@ -30,6 +30,7 @@ top_k = 1
 branches = ["plain"]
 [[stages]]
 name = "experts"
+steps = 3
 [[stages]]
 name = "gate"
 only = ["encoder", "gate"]
@@ -60,7 +61,7 @@ WHOLE = replace(SHORT, slice_minutes=None)
 
 
 def in_folder(folder: Path) -> Recipe:
-    """The stages above with smoke.toml's network, two steps each, without validation; scans lie beside the folder."""
+    """The stages above with smoke.toml's network, two steps each (experts three), unvalidated; scans lie beside it."""
     folder.mkdir(exist_ok=True)
     shared, *_ = SMOKE.read_text().replace("steps = 3", "steps = 2").split("[[scans]]")
     shared = shared.replace("../runs/smoke", "run").replace('scans = ["head-5_T1w.nii.gz"]', "scans = []")
@@ -98,6 +99,28 @@ def test_a_run_goes_on_from_what_was_kept_of_it_in_any_stage(stage, progress, lo
     assert all(record.finished for record in records)
     assert [record.name for record in records if record.restarts] == [stage]  # all others were finished, or begin anew
     assert finished_stages(elsewhere) == {stage.name for stage in elsewhere.stages}  # rounded parents are the parents
+    back = replace(elsewhere, out=progress / f"{stage}, back")  # and what began with rounded ones has exact parents too
+    shutil.copytree(recipe.out, back.out)
+    for name in [stage.name for stage in elsewhere.stages][until - 3 :]:
+        shutil.copytree(elsewhere.out / name, back.out / name, dirs_exist_ok=True)
+    assert finished_stages(back) == finished_stages(elsewhere)
+
+
+def test_a_run_goes_on_in_many_sessions_without_the_bundle_that_its_stage_began_with(progress, load_script):
+    recipe, elsewhere = in_folder(progress / "experts"), in_folder(progress / "experts, in sessions")
+    load_script("keep_progress").keep(recipe, elsewhere.out)
+    elsewhere = replace(elsewhere, stages=elsewhere.stages[:2])
+    with pytest.raises(TryAgain, match="stage experts: paused at step 2"):
+        run_recipe(elsewhere, SHORT)
+    run_recipe(elsewhere, SHORT)
+    before, after = (
+        stage_records(load_bundle(run.out / "experts" / "bundle").provenance) for run in (recipe, elsewhere)
+    )
+    assert [(record.name, record.steps, len(record.restarts)) for record in after] == [
+        ("backbone", 2, 0),
+        ("experts", 3, 1),
+    ]
+    assert after[0] == before[0] and after[1].parent_sha256 == before[1].parent_sha256
 
 
 def test_rounded_weights_stay_what_they_are_and_replace_older_ones(progress, load_script, tmp_path):

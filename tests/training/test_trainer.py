@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from moediff.core.volume import Volume
 from moediff.diffusion.schedule import DiffusionConfig
 from moediff.io.atomic import name_hash
 from moediff.io.scans import save
-from moediff.model.bundle import BundleConfig, load_bundle
+from moediff.model.bundle import MANIFEST, BundleConfig, load_bundle
 from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
 from moediff.training.cache import ScanSource, TrainingScan
 from moediff.training.checkpoint import STATE
@@ -427,6 +428,28 @@ def test_a_lost_checkpoint_goes_on_at_the_bundles_place_and_warms_up_again(confi
         trainer.step(batch_of(0.05))
         expected = 0.1 * share * 0.5 * (1 + math.cos(math.pi * step / 40))
         assert trainer.state.optimiser.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rounded_from", ["", "ab" * 32])
+def test_progress_from_elsewhere_goes_over_an_older_checkpoint(config, rounded_from):
+    """A bundle that is only further was saved by a run killed before its checkpoint, which goes on exactly."""
+    trainer, out = Trainer(config), Path(config.out)
+    trainer.state.step = 10
+    trainer._save()
+    trainer.state.step = 20
+    trainer._save_bundle("bundle", trainer._provenance())
+    manifest = json.loads((out / "bundle" / MANIFEST).read_text())
+    manifest["provenance"]["stages"][-1]["rounded_from"] = rounded_from
+    (out / "bundle" / MANIFEST).write_text(json.dumps(manifest))
+    again = Trainer(config, replace(QUIET, resume=True))
+    again._begin()
+    assert again.state.step == (20 if rounded_from else 10)
+    assert [restart.step for restart in again.state.restarts] == [20] * bool(rounded_from)
+    again.state.step = 25
+    again._save_bundle("bundle", again._provenance())  # and killed
+    third = Trainer(config, replace(QUIET, resume=True))
+    third._begin()
+    assert third.state.step == (25 if rounded_from else 10)
 
 
 def test_a_restart_is_remembered_by_checkpoints_and_bundles(config):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,23 +98,49 @@ def save_checkpoint(folder: Path, state: State) -> None:
     save_tensors(tensors, folder / STATE, metadata)
 
 
+@contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
+    """The safetensors file of a checkpoint.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / STATE, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ConfigError(
+            f"the checkpoint {printable(folder / STATE)} is damaged ({error}); delete it, and --resume goes "
+            "on from the `bundle` beside it at the same place of the schedule"
+        ) from error
+
+
+def saved_place(folder: Path) -> tuple[int, tuple[Restart, ...]]:
+    """The step that a checkpoint stands at, and the restarts before it.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    with _opened(folder) as file:
+        metadata = file.metadata()
+    return int(metadata["step"]), _restarts(metadata)
+
+
+def _restarts(metadata: Mapping[str, str]) -> tuple[Restart, ...]:
+    return tuple(Restart(**restart) for restart in json.loads(metadata.get("restarts", "[]")))
+
+
 def load_checkpoint(folder: Path, state: State) -> None:
     """Put a checkpoint back into a freshly built state.
 
     Raises:
         ConfigError: it is damaged, or of another network.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / STATE, framework="pt") as file:
-            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        tensors = present_names(tensors)
-    except SafetensorError as error:
-        raise ConfigError(
-            f"the checkpoint {printable(folder / STATE)} is damaged ({error}); delete it, and --resume goes "
-            "on from the `bundle` beside it at the same place of the schedule"
-        ) from error
+    with _opened(folder) as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors = present_names(tensors)
     try:
         state.denoiser.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("live.")})
         state.average.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
@@ -125,4 +152,4 @@ def load_checkpoint(folder: Path, state: State) -> None:
                 state.optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
     state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
     state.best = float(metadata["best"])
-    state.restarts = tuple(Restart(**restart) for restart in json.loads(metadata.get("restarts", "[]")))
+    state.restarts = _restarts(metadata)

@@ -9,6 +9,7 @@ of the recipe's `out`; "STAGE" is a stage, "bundle" the one published last.
 | a later stage's bundle | done; its settings are checked |
 | STAGE/checkpoint | goes on exactly there |
 | STAGE/bundle, unfinished, without a checkpoint | goes on at its place of the schedule, the optimiser warms up |
+| STAGE/bundle of a run elsewhere, put over an earlier one | the same, where the checkpoint is older |
 | STAGE/work-*, of a stage that fits | goes on after the last stored unit |
 | nothing, and the bundles of its parents | begins |
 | nothing, and a parent's bundle is lost | stops, and says which |
@@ -54,7 +55,7 @@ from moediff.training.calibrate import (
     fit_statistics,
     fit_uncertainty_head,
 )
-from moediff.training.checkpoint import FOLDER, has_checkpoint, run_lock
+from moediff.training.checkpoint import FOLDER, run_lock
 from moediff.training.config import TrainConfig
 from moediff.training.curves import write_curves
 from moediff.training.log import Progress, StagePosition
@@ -175,7 +176,7 @@ class _Run:
         if config.start is None or (Path(config.start) / MANIFEST).is_file():
             return config
         own = saved_bundle(folder, stage.name)
-        if own is None or has_checkpoint(folder / FOLDER) or config.loss.feature_distillation:
+        if own is None or config.loss.feature_distillation:
             raise InputMissing(f"{printable(config.start)}: the bundle that it begins with is lost; put it back")
         return replace(config, start=None)
 
@@ -442,12 +443,14 @@ def _check_weights(stage: Stage, manifest: Mapping[str, Any], out: Path) -> None
 
 
 def _check_parents(stage: Stage, witness: Mapping[str, Any], manifests: Mapping[str, Any], out: Path) -> None:
-    record = stage_records(witness["provenance"])[-1]
+    *before, record = stage_records(witness["provenance"])
     if any(manifests[name] is None for name in stage.parents):  # one is lost, and what was made from it is not
         return
     present = [_checksums(manifests[name]) for name in stage.parents]
-    pairs = zip(record.parent_sha256, present, strict=False)
-    if present and (len(record.parent_sha256) != len(present) or not all(one in known for one, known in pairs)):
+    rounded = {one.name: one.rounded_from for one in before}  # the parent, where this was made elsewhere from such
+    pairs = zip(record.parent_sha256, stage.parents, present, strict=False)
+    known = all(sha256 in those or rounded.get(name) in those for sha256, name, those in pairs)
+    if present and (len(record.parent_sha256) != len(present) or not known):
         raise ConfigError(
             f"it was made from other weights of {', '.join(stage.parents)} than lie there now; put those back, or "
             f"{_to_run_again(stage, out)}"

@@ -37,6 +37,7 @@ from moediff.training.checkpoint import (
     load_checkpoint,
     run_lock,
     save_checkpoint,
+    saved_place,
 )
 from moediff.training.config import TrainConfig
 from moediff.training.distributed import agreed, agreed_means, average_gradients, join_group, run_together
@@ -193,16 +194,7 @@ class Trainer:
             ConfigError: the folder holds a run and `resume` is False, or else what would be replaced; loss not finite.
             InputMissing: a scan is not there.
         """
-        checkpoint, resume = self.out / FOLDER, self.options.resume
-        if resume and not has_checkpoint(checkpoint) and (bundle := saved_bundle(self.out, self.name)):
-            checkpoint.mkdir(exist_ok=True)
-            self._restart(bundle)
-        else:
-            claim(self.out)
-            if has_checkpoint(checkpoint):
-                if not resume:
-                    raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
-                self._restore()
+        self._begin()
         config, device = self.config, self.member.device
         keep = None if config.cache is None else Path(config.cache)
         device_of_patches = device if config.examples == "device" else torch.device("cpu")
@@ -228,6 +220,26 @@ class Trainer:
                 with Prefetcher(replace(source, patch=phase.patch), phase.batch, workers, device) as ahead:
                     self._loop(ahead, log, phase.until)
         return self.out / "bundle"
+
+    def _begin(self) -> None:
+        """Make the folder this run's, and go on where an earlier session stopped.
+
+        Raises:
+            ConfigError: see `run`.
+        """
+        checkpoint, bundle = self.out / FOLDER, saved_bundle(self.out, self.name)
+        if self.options.resume and bundle is not None and _is_further(bundle, checkpoint):
+            checkpoint.mkdir(exist_ok=True)
+            self._restart(bundle)
+            return
+        claim(self.out)
+        if not has_checkpoint(checkpoint):
+            return
+        if not self.options.resume:
+            raise ConfigError(f"{self.out} holds a run already; add --resume or choose another `out`")
+        self._restore()
+        if bundle is not None and self.config.start is None:  # what it began with may be lost
+            self._inherit(read_manifest(bundle)["provenance"])
 
     def _log(self) -> AbstractContextManager[Log | None]:
         if self.rank > 0:
@@ -382,7 +394,7 @@ class Trainer:
         bundle, state = load_bundle(path), self.state
         if bundle.config.denoiser != self.config.model.denoiser:
             raise ConfigError(OTHER_NETWORK.format(folder=printable(self.out)))
-        *before, record = stage_records(bundle.provenance)
+        record = self._inherit(bundle.provenance)
         for network in (state.denoiser, state.average):
             network.load_state_dict(bundle.denoiser.state_dict())
         state.step, state.seconds, state.best = record.steps, record.seconds, best_gain(self.out)
@@ -390,8 +402,13 @@ class Trainer:
             *record.restarts,
             Restart(step=record.steps, seconds=record.seconds, from_sha256=bundle.sha256),
         )
+
+    def _inherit(self, provenance: Mapping[str, Any]) -> StageRecord:
+        """Take over what a bundle of this run says about its beginning; returns the run's own record."""
+        *before, record = stage_records(provenance)
         self.records_before, self.parents = tuple(before), record.parent_sha256
-        self.origin = {key: bundle.provenance[key] for key in ("started_from",) if key in bundle.provenance}
+        self.origin = {key: provenance[key] for key in ("started_from",) if key in provenance}
+        return record
 
 
 def best_gain(out: Path) -> float:
@@ -410,6 +427,18 @@ def saved_bundle(out: Path, name: str) -> Path | None:
     except BundleError:
         return None
     return out / "bundle" if records and records[-1].name == name else None
+
+
+def _is_further(bundle: Path, checkpoint: Path) -> bool:
+    """Whether a run goes on from its bundle: there is no checkpoint, or the bundle is a later one, made elsewhere.
+
+    A kill between the saves of both leaves a later bundle too; then the checkpoint goes on exactly.
+    """
+    if not has_checkpoint(checkpoint):
+        return True
+    step, restarts = saved_place(checkpoint)
+    record = stage_records(read_manifest(bundle)["provenance"])[-1]
+    return record.steps > step and (bool(record.rounded_from) or record.restarts != restarts)
 
 
 def _means(shares: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
