@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,11 @@ from moediff.model.bundle import load_bundle, read_manifest
 from moediff.training import calibrate
 from moediff.training.checkpoint import run_lock
 from moediff.training.engine import difference, finished_stages, put_back, run_recipe
+from moediff.training.log import Progress, StagePosition
+from moediff.training.preemption import Preemption
 from moediff.training.provenance import stage_records
 from moediff.training.recipe import Recipe, load_recipe
+from moediff.training.stored_units import StoredUnits
 from moediff.training.trainer import RunOptions, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,6 +280,32 @@ def test_slices_of_any_length_give_the_same_weights(tmp_path, heads):
     assert any(text.startswith("stage calibrate: paused at 1 units") for text in said)
     one, two = (load_bundle(recipe.out / "bundle") for recipe in (whole, sliced))
     assert one.sha256 == two.sha256 and one.config == two.config
+
+
+def test_time_of_a_unit_counts_in_every_session(tmp_path):
+    def slow() -> calibrate.Unit:
+        time.sleep(0.02)
+        return {"value": torch.ones(2)}
+
+    first, later = (
+        StoredUnits(tmp_path / "work", Preemption(), Progress(StagePosition(), quiet=True)) for _ in range(2)
+    )
+    assert torch.equal(first("a", slow)["value"], torch.ones(2)) and first.earlier == 0
+    assert torch.equal(later("a", slow)["value"], torch.ones(2)) and 0.02 <= later.earlier < 1
+
+
+def test_a_stage_that_has_begun_does_not_go_on_under_other_settings(tmp_path, heads):
+    recipe = small(tmp_path, heads)
+    stopped_at(recipe, "backbone", 1)
+    with pytest.raises(
+        ConfigError, match=r"stage backbone: it has begun, but ema_decay changed from \S+ to 0\.5: put that"
+    ):
+        run_recipe(changed(recipe, "backbone", ema_decay=0.5), SHORT)
+    (record,) = stage_records(load_bundle(recipe.out / "backbone" / "bundle").provenance)
+    assert record.steps == 1
+    other = changed(changed(recipe, "backbone", save_every=1, cache=str(tmp_path)), "experts", ema_decay=0.5)
+    with pytest.raises(TryAgain, match="stage experts: paused before it began"):  # it may change until then
+        run_recipe(other, SHORT)
 
 
 def losses(out: Path) -> list[dict[str, str]]:

@@ -25,7 +25,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ from moediff.core.errors import (
     printable,
 )
 from moediff.io.atomic import whole_folder
-from moediff.io.tensors import save_tensors
 from moediff.model.bundle import MANIFEST, WEIGHTS, Bundle, load_bundle, read_manifest, save_bundle, sha256_of
 from moediff.training.average import average_weights
 from moediff.training.calibrate import (
@@ -50,7 +49,6 @@ from moediff.training.calibrate import (
     Calibration,
     HeadFit,
     StatisticsFit,
-    Unit,
     calibrate,
     fit_statistics,
     fit_uncertainty_head,
@@ -65,6 +63,7 @@ from moediff.training.preemption import Preemption
 from moediff.training.provenance import StageRecord, commit, hardware, stage_records
 from moediff.training.recipe import TRAIN, Average, Recipe, Stage, stored_settings
 from moediff.training.sources import load_training_scans
+from moediff.training.stored_units import StoredUnits
 from moediff.training.trainer import RecipePart, RunOptions, check_processes, saved_bundle, train
 
 CURVES = "curves.svg"
@@ -126,6 +125,7 @@ class _Run:
                 continue
             position = StagePosition(stage.name, index + 1, len(recipe.stages), recipe.minutes_after(index))
             with prefix_errors(f"stage {stage.name}"):
+                check_begun(stage)
                 self._run(stage, position)
             _publish(out / stage.name / "bundle", out / "bundle")
         last = out / recipe.stages[-1].name / "bundle"
@@ -191,12 +191,13 @@ class _Run:
         digest = hashlib.sha256(json.dumps([stage.settings(), [b.sha256 for b in bundles]]).encode()).hexdigest()
         work = folder / f"{WORK}{digest[:12]}"
         with pause, Progress(position, quiet=not self.options.progress) as progress:
-            result = FITS[type(stage.options)](stage, bundles, StoredUnits(work, pause, progress))
+            units = StoredUnits(work, pause, progress)
+            result = FITS[type(stage.options)](stage, bundles, units)
         inherited = bundles[-1].provenance
         record = StageRecord(
             name=stage.name,
             kind=stage.kind,
-            seconds=round(time.monotonic() - begun, 2),
+            seconds=round(time.monotonic() - begun + units.earlier, 2),
             seed=getattr(stage.options, "seed", stage.config.seed),
             parent_sha256=tuple(bundle.sha256 for bundle in bundles),
             commit=commit(),
@@ -213,43 +214,6 @@ class _Run:
 
 
 WORK = "work-"  # folders of stored units
-
-
-@dataclass
-class StoredUnits:
-    """Units of a stage, each stored in a file, so that an interrupted stage repeats one at most.
-
-    Args:
-        folder: of the files.
-        pause: checked after every unit.
-        progress: updated after every unit.
-    """
-
-    folder: Path
-    pause: Preemption
-    progress: Progress
-    done: int = 0
-
-    def __call__(self, name: str, compute: Callable[[], Unit]) -> Unit:
-        """The stored unit of this name, or else computed and stored."""
-        from safetensors.torch import load_file
-
-        path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.safetensors"
-        self.done += 1
-        if path.is_file():
-            return load_file(path)
-        unit = compute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(unit, path)
-        self.progress.update(None, f"{self.done} units, {name}")
-        if self.pause.due():
-            self.pause.stop(f"{self.done} units")
-        return unit
-
-    def heed_signals(self, reached: str) -> None:
-        """Stop within work that is not stored where a signal came; the end of a slice waits, or it would never end."""
-        if self.pause.received:
-            self.pause.stop(reached)
 
 
 def _average(stage: Stage, bundles: list[Bundle], units: StoredUnits) -> Calibrated:
@@ -405,14 +369,31 @@ def _to_run_again(stage: Stage, out: Path) -> str:
 
 
 def _check_unchanged(stage: Stage, recipe: Mapping[str, Any], out: Path) -> None:
+    if text := _change(stage, recipe):
+        raise ConfigError(f"it is finished, but {text}: put that back, or {_to_run_again(stage, out)}")
+
+
+def check_begun(stage: Stage) -> None:
+    """Can a stage go on from what it saved? Its record claims one set of settings for all of its steps.
+
+    Raises:
+        ConfigError: it has begun with other settings.
+    """
+    bundle = saved_bundle(Path(stage.config.out), stage.name)
+    recipe = {} if bundle is None else read_manifest(bundle)["provenance"].get("recipe", {})
+    if bundle is not None and (text := _change(stage, recipe)):
+        raise ConfigError(f"it has begun, but {text}: put that back, or choose another `out` to begin anew")
+
+
+def _change(stage: Stage, recipe: Mapping[str, Any]) -> str:
+    """The first setting in which a stage differs from the one of a stored recipe, in words; empty where none does."""
     before, now = stored_settings(recipe, stage.name), stage.settings()
     if before == now:
-        return
-    text = "its settings cannot be compared with those of now"
-    if before is not None:
-        where, old, new = difference(before, now)
-        text = f"{where} changed from {_short(old)} to {_short(new)}"
-    raise ConfigError(f"it is finished, but {text}: put that back, or {_to_run_again(stage, out)}")
+        return ""
+    if before is None:
+        return "its settings cannot be compared with those of now"
+    where, old, new = difference(before, now)
+    return f"{where} changed from {_short(old)} to {_short(new)}"
 
 
 def difference(before: Any, now: Any, where: str = "") -> tuple[str, Any, Any]:
