@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from moediff.core.config import rng_for
 from moediff.io.atomic import name_hash
+from moediff.io.tensors import save_tensors
 from moediff.model.config import BackboneConfig, DenoiserConfig, EncoderConfig, ExpertsConfig
 from moediff.model.denoiser import Denoiser
-from moediff.training.checkpoint import STATE, State, has_checkpoint, load_checkpoint, save_checkpoint
+from moediff.training.checkpoint import STATE, State, has_checkpoint, load_checkpoint, save_checkpoint, saved_place
 from moediff.training.muon import Muon, is_matrix
+from moediff.training.provenance import Restart, Session
 
 TINY = DenoiserConfig(
     embedding_width=8,
@@ -101,6 +104,22 @@ def test_without_the_moments_the_next_step_would_differ(saved):
         load_checkpoint(folder, kept)
         train(kept, range(3, 4))
         assert not equal(weights(other.denoiser), weights(kept.denoiser))
+
+
+def test_sessions_and_restarts_come_back_and_older_checkpoints_have_none(saved):
+    state, folder = saved
+    state.sessions = (Session(step=0, commit="c", torch="2.6", hardware="1 x x86_64", precision="float32"),)
+    state.restarts = (Restart(step=1, seconds=0.5, from_sha256="ab"),)
+    save_checkpoint(folder, state)
+    other = fresh(1)
+    load_checkpoint(folder, other)
+    assert (other.sessions, other.restarts) == (state.sessions, state.restarts)
+    assert saved_place(folder) == (3, state.restarts)
+    with safe_open(folder / STATE, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_tensors(tensors, folder / STATE, {"step": "3", "seconds": "0.3", "best": "-inf"})
+    load_checkpoint(folder, other)
+    assert (other.step, other.sessions, other.restarts) == (3, (), ())
 
 
 def test_a_run_that_has_not_stepped_can_be_saved(tmp_path):

@@ -216,7 +216,9 @@ def test_a_run_killed_in_its_first_save_begins_again(config, tmp_path):
         left.write_bytes(b"half of it")
         train(run, RunOptions(processes=1, resume=resume, progress=False))
         assert [path.name for path in left.parent.iterdir()] == ["state.safetensors"]
-        assert load_bundle(Path(run.out) / "bundle").provenance["steps"] == 1
+        provenance = load_bundle(Path(run.out) / "bundle").provenance
+        (session,) = stage_records(provenance)[-1].sessions
+        assert provenance["steps"] == 1 and (session.step, session.precision) == (0, "float32")
 
 
 def test_what_cannot_be_validated_loses_no_step(config, monkeypatch):
@@ -408,7 +410,7 @@ def restarted(config: TrainConfig, step: int) -> Trainer:
     """A run of which the bundle of this step is left, and nothing else; resumed."""
     first, out = Trainer(config), Path(config.out)
     first.step(batch_of(0.05))
-    first.state.step, first.state.seconds = step, 12.5
+    first.state.step, first.state.seconds, first.state.sessions = step, 12.5, (first._session(),)
     first._save()
     for path in (out / "checkpoint").iterdir():
         path.unlink()
@@ -459,6 +461,7 @@ def test_a_restart_is_remembered_by_checkpoints_and_bundles(config):
     again = Trainer(config)
     again._restore()
     assert again.state.restarts == trainer.state.restarts and again.state.step == 25
+    assert [session.step for session in again.state.sessions] == [0]
     (record,) = stage_records(load_bundle(Path(config.out) / "bundle").provenance)
     assert record.restarts == trainer.state.restarts and record.steps == 25 and not record.finished
 

@@ -20,7 +20,7 @@ from moediff.io.lock import output_lock
 from moediff.io.tensors import save_tensors
 from moediff.model.bundle import present_names
 from moediff.model.denoiser import Denoiser
-from moediff.training.provenance import Restart
+from moediff.training.provenance import Restart, Session
 
 STATE = "state.safetensors"
 FOLDER = "checkpoint"
@@ -43,6 +43,7 @@ class State:
     seconds: float = 0.0
     best: float = -math.inf
     restarts: tuple[Restart, ...] = ()
+    sessions: tuple[Session, ...] = ()
 
 
 def _named_moments(state: State) -> dict[str, Tensor]:
@@ -95,6 +96,7 @@ def save_checkpoint(folder: Path, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"step": str(state.step), "seconds": repr(state.seconds), "best": repr(state.best)}
     metadata["restarts"] = json.dumps([asdict(restart) for restart in state.restarts])
+    metadata["sessions"] = json.dumps([asdict(session) for session in state.sessions])
     save_tensors(tensors, folder / STATE, metadata)
 
 
@@ -153,3 +155,4 @@ def load_checkpoint(folder: Path, state: State) -> None:
     state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
     state.best = float(metadata["best"])
     state.restarts = _restarts(metadata)
+    state.sessions = tuple(Session(**session) for session in json.loads(metadata.get("sessions", "[]")))

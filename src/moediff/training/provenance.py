@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,29 @@ class Restart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Session:
+    """What a run computed with from one step on, until the next session.
+
+    Args:
+        step: steps that were done before.
+        commit, torch, hardware: as in `StageRecord`.
+        precision: of what layers computed, "float32" or "bfloat16".
+    """
+
+    step: int
+    commit: str
+    torch: str
+    hardware: str
+    precision: str
+
+
+def with_session(sessions: tuple[Session, ...], latest: Session) -> tuple[Session, ...]:
+    """These and the latest, where anything but the step differs from the one before."""
+    same = bool(sessions) and replace(latest, step=sessions[-1].step) == sessions[-1]
+    return sessions if same else (*sessions, latest)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRecord:
     """One stage of a training.
 
@@ -37,8 +60,9 @@ class StageRecord:
         steps, seconds: of the optimiser; seconds of work for other kinds.
         seed: of everything random.
         parent_sha256: of the bundles that it began with.
-        commit: of the source tree, "unknown" outside a repository.
-        torch, hardware: what it ran on.
+        commit: of the source tree at the last session, "unknown" outside a repository.
+        torch, hardware: what its last session ran on.
+        sessions: wherever one of these or the precision changed; before the first one, that is not known.
         restarts: where a lost checkpoint was replaced by the bundle.
         rounded_from: SHA-256 of the weights that these were rounded from to take less room; later stages may name
             either as what they began with.
@@ -55,6 +79,7 @@ class StageRecord:
     commit: str = "unknown"
     torch: str = ""
     hardware: str = ""
+    sessions: tuple[Session, ...] = ()
     restarts: tuple[Restart, ...] = ()
     rounded_from: str = ""
     result: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +110,9 @@ def stages_table(records: Sequence[StageRecord]) -> str:
     rows = [("", "stage", "kind", "steps", "time", "began with", "commit", "torch")]
     for number, record in enumerate(records, 1):
         parents = ", ".join(sha[:8] for sha in record.parent_sha256)
-        remarks = f", {len(record.restarts)} restarts" * bool(record.restarts) + ", unfinished" * (not record.finished)
+        remarks = f", {len(record.restarts)} restarts" * bool(record.restarts)
+        remarks += f", {len(record.sessions)} sessions" * (len(record.sessions) > 1)
+        remarks += ", unfinished" * (not record.finished)
         words = (
             str(number),
             record.name,
@@ -115,6 +142,17 @@ def hardware(device: torch.device, processes: int = 1) -> str:
     """What a run computes on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"{processes} x {name}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
+
+
+def session_here(step: int, device: torch.device, processes: int, precision: str) -> Session:
+    """The session that begins here and now."""
+    return Session(
+        step=step,
+        commit=commit(),
+        torch=torch.__version__,
+        hardware=hardware(device, processes),
+        precision=precision,
+    )
 
 
 def plain_settings(config: TrainConfig) -> dict[str, Any]:

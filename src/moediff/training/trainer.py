@@ -48,7 +48,15 @@ from moediff.training.muon import Muon
 from moediff.training.patches import Batch, PatchSource
 from moediff.training.preemption import Preemption
 from moediff.training.prefetch import Prefetcher
-from moediff.training.provenance import Restart, StageRecord, commit, hardware, plain_settings, stage_records
+from moediff.training.provenance import (
+    Restart,
+    Session,
+    StageRecord,
+    plain_settings,
+    session_here,
+    stage_records,
+    with_session,
+)
 from moediff.training.sources import load_training_scans
 from moediff.training.step import Draws, batch_loss
 from moediff.training.validate import validate
@@ -195,6 +203,7 @@ class Trainer:
             InputMissing: a scan is not there.
         """
         self._begin()
+        self.state.sessions = with_session(self.state.sessions, self._session())
         config, device = self.config, self.member.device
         keep = None if config.cache is None else Path(config.cache)
         device_of_patches = device if config.examples == "device" else torch.device("cpu")
@@ -363,7 +372,7 @@ class Trainer:
         save_bundle(self.out / name, self.config.model, self.state.average.state_dict(), provenance)
 
     def _provenance(self) -> dict[str, Any]:
-        state = self.state
+        state, now = self.state, self._session()
         record = StageRecord(
             name=self.name,
             finished=self.progress() >= 1,
@@ -371,9 +380,10 @@ class Trainer:
             seconds=round(state.seconds, 2),
             seed=self.config.seed,
             parent_sha256=self.parents,
-            commit=commit(),
-            torch=torch.__version__,
-            hardware=hardware(self.member.device, self.processes),
+            commit=now.commit,
+            torch=now.torch,
+            hardware=now.hardware,
+            sessions=state.sessions,
             restarts=state.restarts,
         )
         records = [*self.records_before, record]
@@ -385,6 +395,10 @@ class Trainer:
         done |= {"hardware": record.hardware, "commit": record.commit}
         recipe = {"recipe": self.part.recipe} if self.part.recipe else {"training": plain_settings(self.config)}
         return {**self.config.provenance, **self.origin, **done, **recipe, "stages": [r.plain() for r in records]}
+
+    def _session(self) -> Session:
+        precision = "bfloat16" if self.half else "float32"
+        return session_here(self.state.step, self.member.device, self.processes, precision)
 
     def _restore(self) -> None:
         load_checkpoint(self.out / FOLDER, self.state)
@@ -398,6 +412,7 @@ class Trainer:
         for network in (state.denoiser, state.average):
             network.load_state_dict(bundle.denoiser.state_dict())
         state.step, state.seconds, state.best = record.steps, record.seconds, best_gain(self.out)
+        state.sessions = record.sessions
         state.restarts = (
             *record.restarts,
             Restart(step=record.steps, seconds=record.seconds, from_sha256=bundle.sha256),
