@@ -21,6 +21,7 @@ from moediff.training.calibrate import (
     HeadFit,
     StatisticsFit,
     Unit,
+    _statistics,
     calibrate,
     covered,
     fit_exponent,
@@ -29,7 +30,7 @@ from moediff.training.calibrate import (
     fit_uncertainty_head,
 )
 from moediff.training.patches import PatchSource
-from moediff.training.sources import load_training_scans
+from moediff.training.sources import coarsest_truth, load_training_scans
 
 EVEN = torch.arange(1, 1001) / 100  # 0.01 .. 10
 QUICK = HeadFit(patches=2, cells=64, steps=30, rows=32)
@@ -97,6 +98,22 @@ def test_the_exponent_is_fitted_on_request_and_coverage_then_holds(data, bundle)
     again = calibrate(load_bundle(data / "once"), scans, data, options)
     assert again.config.anisotropy_exponent == pytest.approx(once.config.anisotropy_exponent, abs=2e-3)
     assert again.record["covered_before"] == pytest.approx(0.9, abs=5e-3)
+
+
+def test_a_scan_counts_on_the_coarsest_voxels_that_it_is_learned_on(data, bundle):
+    """As if it had been stored on them, under the name that keys the noise."""
+    before, options = load_bundle(bundle), Calibration(side=32, recipes=("iso2",))
+    source, stored = ScanSource(path="head_T1w.nii.gz", spacing_mm=(2.0, 3.0)), ScanSource(path="head_T1w.nii.gz")
+    truth = coarsest_truth(source, data)
+    (data / "coarse").mkdir()
+    save(truth, data / "coarse" / "head_T1w.nii.gz")
+    stores = Store(), Store()
+    calibrate(before, [source], data, options, stores[0])
+    calibrate(before, [stored], data / "coarse", options, stores[1])
+    (one,), (other,) = (list(store.units.values()) for store in stores)
+    torch.testing.assert_close(one["ratio"], other["ratio"], rtol=1e-3, atol=1e-3)
+    seen = [_statistics(before, folder, scan, "iso2") for folder, scan in ((data, source), (data / "coarse", stored))]
+    torch.testing.assert_close(seen[0]["statistics"], seen[1]["statistics"], rtol=1e-3, atol=1e-3)
 
 
 def test_cases_without_a_voxel_to_judge_are_left_out_and_counted(data, bundle):

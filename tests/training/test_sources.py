@@ -15,7 +15,7 @@ from moediff.training.cache import ScanSource
 from moediff.training.patches import (
     NO_REGION,
 )
-from moediff.training.sources import load_training_scans
+from moediff.training.sources import coarsest_truth, load_training_scans
 
 EYE = torch.eye(4, dtype=torch.float64)
 
@@ -51,6 +51,18 @@ def test_a_scan_becomes_one_head_per_voxel_size(tmp_path: Path, make_phantom):
     inside = tissue[tuple(plain.inside_N3.T)].float()  # patches are centred in the head, not in air
     assert float(inside.mean()) > 1.4 * float(tissue.float().mean()) and 50_000 <= len(inside) < 100_000
     assert float(coarse.data_XYZ.float().mean() / plain.data_XYZ.float().mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_the_truth_of_simulations_is_the_coarsest_scan_that_training_takes(tmp_path: Path, make_phantom):
+    save(make_phantom((60, 72, 52), (2.5, 2.5, 2.5)), tmp_path / "head_T1w.nii.gz")
+    source = ScanSource(path="head_T1w.nii.gz", spacing_mm=(2.5, 5.0))
+    truth, learned = coarsest_truth(source, tmp_path), load_training_scans([source], tmp_path, 0)[1].data_XYZ.float()
+    assert truth.spacing_mm == pytest.approx((5.0, 5.0, 5.0))
+    scale = float((truth.data_XYZ * learned).sum() / learned.square().sum())
+    torch.testing.assert_close(truth.data_XYZ / scale, learned, rtol=2e-3, atol=2e-3)
+    assert coarsest_truth(ScanSource(path="head_T1w.nii.gz"), tmp_path).shape == (60, 72, 52)
+    with pytest.raises(ConfigError, match=r"head_T1w\.nii\.gz: .*finer voxels than the scan's 2\.5 mm"):
+        coarsest_truth(ScanSource(path="head_T1w.nii.gz", spacing_mm=(2.0,)), tmp_path)
 
 
 def test_a_stripped_scan_brings_its_regions(tmp_path: Path, brain_labels):

@@ -32,7 +32,7 @@ from moediff.inference.grid_plan import aligned_grid, target_grid
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.out_of_distribution import statistics
 from moediff.inference.tiling import encode
-from moediff.io.label_check import load_intensities, load_truth
+from moediff.io.label_check import load_intensities
 from moediff.model.bundle import Bundle, BundleConfig, OutOfDistributionStatistics
 from moediff.model.denoiser import Denoiser
 from moediff.model.layers import to_lattice
@@ -40,7 +40,7 @@ from moediff.model.routing import make_condition
 from moediff.training.cache import ScanSource
 from moediff.training.losses import error_loss
 from moediff.training.patches import PatchSource
-from moediff.training.sources import REMEDY
+from moediff.training.sources import REMEDY, coarsest_truth
 
 SHARE = TARGET_PERCENT / 100
 HALF_WIDTH = half_width(TARGET_PERCENT)
@@ -268,7 +268,7 @@ def _cases(source: ScanSource, data: Path, options: Calibration) -> Iterator[tup
     """Cases of one scan by name."""
 
     def truth() -> Volume:
-        return centre_crop(load_truth(data / source.path, REMEDY), options.side)
+        return centre_crop(coarsest_truth(source, data), options.side)
 
     if source.input is not None:
         pair = source.input
@@ -347,13 +347,13 @@ def fit_statistics(
     Label maps are left out: the score separates real heads from other input. With fewer than four scans the bundle
     gets no statistics.
     """
-    paths = [source.path for source in scans if not (source.labels or source.prepared)]
-    record: dict[str, Any] = {"scans": len(paths)}
-    if len(paths) < FEWEST_SCANS:
+    real = [source for source in scans if not (source.labels or source.prepared)]
+    record: dict[str, Any] = {"scans": len(real)}
+    if len(real) < FEWEST_SCANS:
         return Calibrated(replace(bundle.config, out_of_distribution=None), bundle.denoiser.state_dict(), record)
     parts = [
-        units(f"{path} {recipe}", partial(_statistics, bundle, data, path, recipe))
-        for path in paths
+        units(f"{source.path} {recipe}", partial(_statistics, bundle, data, source, recipe))
+        for source in real
         for recipe in options.recipes
     ]
     table = torch.stack([part["statistics"] for part in parts]).double()
@@ -365,13 +365,8 @@ def fit_statistics(
 
 
 @torch.no_grad()
-def _statistics(bundle: Bundle, data: Path, path: str, recipe: str) -> Unit:
-    """Token statistics of one degraded scan, on the grid that `enhance` takes by default: [2 D].
-
-    Args:
-        path: below `data`; the noise is keyed by it.
-    """
-    truth = load_truth(data / path, REMEDY)
-    scan = degrade(truth, NAMED[recipe], rng_for(0, path, recipe))
+def _statistics(bundle: Bundle, data: Path, source: ScanSource, recipe: str) -> Unit:
+    """Token statistics of one degraded scan, on the grid that `enhance` takes by default: [2 D]."""
+    scan = degrade(coarsest_truth(source, data), NAMED[recipe], rng_for(0, source.path, recipe))
     target = aligned_grid(scan.grid, target_grid(scan.grid, EnhanceOptions()))
     return {"statistics": statistics(encode(bundle.denoiser, prepare(scan, target, bundle.config.prepare)))}

@@ -24,7 +24,7 @@ from moediff.core.errors import ConfigError, InputMissing, prefix_errors
 from moediff.core.geometry import positions_along, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix
 from moediff.core.volume import Volume
-from moediff.io.label_check import load_intensities
+from moediff.io.label_check import load_intensities, load_truth
 from moediff.io.scans import load
 from moediff.io.voxels import without_outliers
 from moediff.training.cache import ScanSource, TrainingScan, cached, read_training_scans, training_scan
@@ -78,6 +78,39 @@ def _scans_of(source: ScanSource, root: Path, seed: int) -> list[TrainingScan]:
 
 def _sharp_scans(volume: Volume, source: ScanSource, low: Volume | None = None) -> list[TrainingScan]:
     scaled, _ = brain_scaled(volume)
+    sizes = _sizes(volume, source)
+    scans = []
+    for size in sizes:
+        at = scaled if size == 0 else _shrink(scaled, size)
+        if low is not None:
+            scans.append(pair_of(at, low, source.weight / len(sizes)))
+            continue
+        inside = foreground(at.data_XYZ, at.spacing_mm)
+        regions = scan_regions(at.data_XYZ, at.spacing_mm)
+        scans.append(training_scan(at.data_XYZ, inside, regions, source.weight / len(sizes)))
+    return scans
+
+
+def coarsest_truth(source: ScanSource, root: Path) -> Volume:
+    """A scan as the sharp one that acquisitions are simulated from, on the coarsest voxels that training takes it on.
+
+    A source is resampled because it is less sharp than its finest voxels; errors against those would count that.
+
+    Raises:
+        ConfigError: see `load_training_scans`.
+    """
+    volume = load_truth(root / source.path, REMEDY)
+    with prefix_errors(root / source.path):
+        size = max(_sizes(volume, source))
+    return _shrink(volume, size) if size else volume
+
+
+def _sizes(volume: Volume, source: ScanSource) -> tuple[float, ...]:
+    """Isotropic voxel sizes that a sharp scan is resampled to; 0 leaves its own.
+
+    Raises:
+        ConfigError: finer than the scan, or too coarse to learn from.
+    """
     sizes = source.spacing_mm or (0.0,)
     finest = min(volume.spacing_mm)
     if any(0 < size < 0.98 * finest for size in sizes):
@@ -90,16 +123,7 @@ def _sharp_scans(volume: Volume, source: ScanSource, low: Volume | None = None) 
             f"spacing_mm={list(sizes)} would leave fewer than {LEAST_VOXELS} voxels along an axis; name sizes up to "
             f"{coarsest:.3g} mm"
         )
-    scans = []
-    for size in sizes:
-        at = scaled if size == 0 else _shrink(scaled, size)
-        if low is not None:
-            scans.append(pair_of(at, low, source.weight / len(sizes)))
-            continue
-        inside = foreground(at.data_XYZ, at.spacing_mm)
-        regions = scan_regions(at.data_XYZ, at.spacing_mm)
-        scans.append(training_scan(at.data_XYZ, inside, regions, source.weight / len(sizes)))
-    return scans
+    return sizes
 
 
 def _shrink(volume: Volume, size_mm: float) -> Volume:
