@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,3 +176,17 @@ def test_cached_scans_are_those_that_were_prepared(tmp_path):
     source = replace(source, weight=1.0)
     again()
     assert made == [1, 0, 0]
+
+
+def test_what_killed_saves_left_in_a_cache_goes_a_day_later(tmp_path):
+    """A save that another run may still be doing stays."""
+    (tmp_path / "a.nii.gz").write_bytes(b"a")
+    old, young = (tmp_path / "kept" / f".moediff-{name}-12.tmp" for name in ("old", "young"))
+    for left in (old, young):
+        left.mkdir(parents=True)
+        (left / "half").write_bytes(b"half")
+    yesterday = time.time() - 25 * 3600
+    os.utime(old, (yesterday, yesterday))
+    scan = TrainingScan(torch.rand(4, 5, 6).half(), torch.tensor([[1, 2, 3]]), 0.1, None, 2.0)
+    cached(ScanSource(path="a.nii.gz"), tmp_path, 0, tmp_path / "kept", lambda *_: [scan])
+    assert young.exists() and not old.exists() and len(list((tmp_path / "kept").iterdir())) == 2

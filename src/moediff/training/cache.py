@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from torch import Tensor
 from moediff.acquisition.degrade import reference_intensity
 from moediff.acquisition.recipe import Recipe, thick_slices
 from moediff.core.errors import ConfigError, DataError, InputMissing, printable
+from moediff.io.atomic import HIDDEN, remove
 from moediff.io.tensors import save_tensors
 
+LONGEST_SAVE_S = 24 * 3600
 FORMAT = 1  # raise it when training scans are prepared differently
 
 
@@ -135,8 +139,17 @@ def cached(source: ScanSource, root: Path, seed: int, folder: Path, make: Make) 
     """
     path = folder / f"{_key(source, root, seed)}.safetensors"
     if not path.exists():
+        _remove_old_leftovers(folder)
         write_training_scans(path, make(source, root, seed))
     return read_training_scans(path)
+
+
+def _remove_old_leftovers(folder: Path) -> None:
+    """Remove what killed saves left here. Others write here too, so only what no save can still be."""
+    for hidden in folder.glob(f"{HIDDEN}*.tmp"):
+        with suppress(OSError):  # another process removed it
+            if time.time() - hidden.stat().st_mtime > LONGEST_SAVE_S:
+                remove(hidden)
 
 
 def _key(source: ScanSource, root: Path, seed: int) -> str:
