@@ -41,6 +41,40 @@ def test_results_are_no_inputs(make):
     assert relative(root, "d") == ["x"] and relative(root, ".") == ["d/x"]
 
 
+def test_results_are_no_inputs_of_patterns_either(make):
+    root = make("d/a/x.nii.gz", "d/out/a/x_desc-sr.nii.gz", "d/out/a/x.nii.gz", "d/old/a/x_desc-experts.nii.gz")
+    inputs = find_inputs(["d/**/*.nii.gz", "d/*"], [], root / "d/out")
+    assert [str(scan.relative) for scan in inputs] == ["a/x"]
+    assert [str(scan.relative) for scan in find_inputs(["d/a/*"], [], root / "d/a")] == ["x"]  # among the scans
+    with pytest.raises(InputMissing, match="results of this program aside"):
+        relative(root, "d/old/a/*")
+
+
+@pytest.mark.parametrize(
+    ("name", "made_by_us"),
+    [
+        ("x_desc-sr", True),
+        ("sub-1_desc-sr2_T1w", True),
+        ("x_desc-srstd", True),
+        ("x_desc-srmask2", True),
+        ("sub-1_desc-experts_T1w", True),
+        ("sub-1_res-iso1_desc-srFLAIR_mask", True),
+        ("sub-1_res-iso1_desc-expertsFLAIR_probseg", True),
+        ("sub-1_desc-srr_T2w", False),
+        ("sub-1_desc-expertsread_T2w", False),
+    ],
+)
+def test_results_are_known_by_their_whole_description(name, made_by_us, make):
+    root = make("d/y.nii.gz", f"d/{name}.nii.gz")
+    for named in ("d", "d/*"):
+        assert len(relative(root, named)) == (1 if made_by_us else 2)
+
+
+def test_dots_in_names_keep_results_apart(make):
+    root = make("d/1.2.840.1/1.dcm", "d/1.2.840.2/1.dcm", "d/head.v1.nii.gz", "d/head.v2.nii.gz")
+    assert relative(root, "d") == ["1.2.840.1", "1.2.840.2", "head.v1", "head.v2"]
+
+
 def test_files_named_singly_keep_the_folders_in_which_they_differ(make):
     root = make("d/s1/anat/t1.nii.gz", "d/s2/anat/t1.nii.gz")
     assert relative(root, "d/s1/anat/t1.nii.gz") == ["t1"]
@@ -68,6 +102,13 @@ def test_a_folder_of_dicom_files_is_one_scan(make):
     root = make("d/p1/001.dcm", "d/p1/002.dcm", "d/p2/IM1.IMA", "d/p2/more/IM2.IMA")
     assert relative(root, "d") == ["p1", "p2"]
     assert mixed_folders(find_inputs(["d"], [], root / "out")) == []
+
+
+@pytest.mark.parametrize("named", [".", "more/.."])
+def test_a_dicom_folder_named_by_dots_keeps_its_name(make, monkeypatch, named):
+    root = make("d/p1/1.dcm", "d/p1/more/notes.txt")
+    monkeypatch.chdir(root / "d/p1")
+    assert relative(root, named) == ["p1"]
 
 
 def test_nothing_beside_dicom_files_is_passed_over(make):
@@ -108,6 +149,6 @@ def test_plain_names_of_tasks_stay(text):
 
 
 def test_odd_names_of_tasks_stay_apart():
-    odd = ["a b", "a_b", "ä", "ö", "../x", "x" * 300, "x" * 301, "\udcff"]
+    odd = ["a b", "a_b", "ä", "ö", "../x", "x" * 300, "x" * 301, "\udcff", "a/b", "a__b", "a_/b", "a/_b"]
     names = [task_name(text) for text in odd]
     assert len(set(names)) == len(odd) and all(name.isascii() and len(name) <= 200 for name in names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from moediff.io.naming import default_output, files_of, stem_of, suffix_of
 DICOM_SUFFIXES = (".dcm", ".ima")
 ZIP = ".zip"
 SHOWN = 3  # names that one message lists
-MADE_BY_US = ("_desc-sr", "_desc-srstd")
+# Scans and maps as batch and BIDS runs name them; `2` where a result was enhanced again.
+MADE_BY_US = re.compile(r"_desc-(?:(?:sr|srstd|srmask|experts)2?(?:_|$)|(?:sr|experts)[^_]*_(?:mask|probseg|dseg)$)")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def find_inputs(inputs: Iterable[str], lists: Iterable[Path], out: Path) -> list
     Args:
         inputs: files, folders, or patterns as a shell knows them (`**` goes through folders).
         lists: text files with one input a line; empty lines and lines that begin with `#` do not count.
-        out: the output folder; scans in it are results and no inputs.
+        out: the output folder; scans in it are results and no inputs, unless it or a folder in it is named as one.
 
     Raises:
         InputMissing: an input is not there, a pattern matches nothing, or a folder holds no scan.
@@ -96,12 +98,26 @@ def _scans(text: str, out: Path) -> Iterator[_Match]:
     if not glob.has_magic(text):
         raise InputMissing(f"{printable(path)}: {why_missing(path, 'file or folder')}")
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-    usable = [match for match in matches if match.is_dir() or _is_scan(match)]
-    if not usable:
-        raise InputMissing(f"{printable(text)}: no scan matches this pattern: check it, and quote it in a shell")
     anchor = _fixed_part(text)
+    among = not _is_below(anchor, out)  # results may lie beside the scans where both have one folder
+    usable = [match for match in matches if _may_be_enhanced(match) and not (among and _is_below(match, out))]
+    if not usable:
+        raise InputMissing(
+            f"{printable(text)}: no scan matches this pattern, results of this program aside: check it, and quote it "
+            "in a shell"
+        )
     for match in usable:
         yield from _below(match, out, anchor)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder, resolved, or lies in it."""
+    return path.resolve().is_relative_to(folder)
+
+
+def _may_be_enhanced(path: Path) -> bool:
+    """Whether a pattern's match is a folder, or a scan that is no result of this program."""
+    return path.is_dir() or (_is_scan(path) and not MADE_BY_US.search(stem_of(path)))
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -121,6 +137,8 @@ def _below(path: Path, out: Path, anchor: Path | None = None) -> Iterator[_Match
         yield _Match(path, anchor)
         return
     if _holds_dicom(path):
+        if path.name in ("", ".."):  # a folder named by dots has a name once it is resolved
+            path = path.resolve()
         yield _Match(path, anchor)
         yield from _walk(path, out, anchor or path.parent, dicom=False)
         return
@@ -146,7 +164,7 @@ def _walk(folder: Path, out: Path, anchor: Path, *, dicom: bool = True) -> Itera
         folders[:] = usable
         for name in sorted(names):
             file = Path(here, name)
-            if _is_scan(file) and not any(mark in name for mark in MADE_BY_US):
+            if _is_scan(file) and not MADE_BY_US.search(stem_of(file)):
                 yield _Match(file, anchor)
 
 
@@ -178,9 +196,7 @@ def _refuse_clashes(scans: Sequence[BatchScan]) -> None:
     """Refuse scans whose results would get one name, also where a file system ignores case."""
     first: dict[str, BatchScan] = {}
     for scan in scans:
-        other = first.setdefault(
-            str(scan.relative.parent / default_output(Path(scan.relative.name)).name).lower(), scan
-        )
+        other = first.setdefault(str(default_output(scan.relative, scan.relative.name)).lower(), scan)
         if other is not scan:
             raise DataError(
                 f"{printable(other.source)} and {printable(scan.source)} would get the same name as results, expected "

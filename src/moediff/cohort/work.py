@@ -252,9 +252,12 @@ def make_folder(folder: Path) -> None:
 
 
 def task_name(text: str) -> str:
-    """A task's name from a scan's: what does not fit is replaced, and a checksum keeps names apart then."""
+    """A task's name from a scan's: what does not fit is replaced, and a checksum keeps names apart then.
+
+    `__` stands for `/`, so a name that holds it of its own has the checksum too.
+    """
     plain = re.sub(r"[^\w.+=@-]", "_", text.replace("/", "__"), flags=re.ASCII).lstrip("_.+=@-")[: LONGEST_NAME - 9]
-    if plain == text.replace("/", "__"):
+    if plain.replace("__", "/") == text:
         return plain
     return f"{plain or 'scan'}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"
 
