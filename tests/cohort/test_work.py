@@ -1,16 +1,20 @@
-"""Checksum of options: what was chosen counts, what was left alone does not."""
+"""Tasks of a cohort: what counts in the checksum of options, and which results are replaced."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from moediff.cohort.batch_inputs import BatchScan
+from moediff.cohort.batch_inputs import BatchScan, find_inputs
 from moediff.cohort.batch_placement import BatchPlacement
-from moediff.cohort.work import ModelChoice, Reading, ScanSpec
-from moediff.core.errors import ConfigError
+from moediff.cohort.tasks import Task
+from moediff.cohort.work import ModelChoice, Reading, ScanSpec, enhance_task
+from moediff.core.errors import CannotCreate, ConfigError
 from moediff.core.volume import Grid
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.sidecar import InputFile
+from moediff.io.scans import save
 
 
 def spec(maps=(), dtype="float32", reading=None, **options) -> ScanSpec:
@@ -51,3 +55,28 @@ def test_every_choice_counts(make_phantom):
 def test_no_uncertainty_of_a_single_sample():
     with pytest.raises(ConfigError, match="--samples 2"):
         spec(maps=("uncertainty",), mode="detail")
+
+
+def named_alone(source: Path, out: Path, bundle: Path) -> Task:
+    """The task of a batch run that names this file alone."""
+    (scan,) = find_inputs([str(source)], [], out)
+    model = ModelChoice.of(bundle, device="cpu", dtype="float32")
+    options = EnhanceOptions(voxel_size=(12.0,))
+    return Task("T1", ScanSpec(source=source, placement=BatchPlacement(scan, out=out), model=model, options=options))
+
+
+def test_no_result_is_replaced_by_that_of_another_scan(tmp_path, make_phantom, bundle):
+    first, second, out = tmp_path / "s1/T1.nii.gz", tmp_path / "s2/T1.nii.gz", tmp_path / "out"
+    for seed, source in enumerate((first, second)):
+        source.parent.mkdir()
+        save(make_phantom((16, 16, 16), (12.0, 12.0, 12.0), seed=seed), source)
+    assert enhance_task(named_alone(first, out, bundle)).status == "done"
+    record = json.loads((out / "T1_desc-sr.json").read_text())
+    for path in (record["input_file"]["path"], None):  # of a DICOM folder there is none
+        record["input_file"]["path"] = path
+        (out / "T1_desc-sr.json").write_text(json.dumps(record))
+        with pytest.raises(CannotCreate, match="the result of another scan"):
+            enhance_task(named_alone(second, out, bundle))
+    record["input_file"] = {"sha256": "before", "path": InputFile.of(second, out / "T1_desc-sr.json").path}
+    (out / "T1_desc-sr.json").write_text(json.dumps(record))
+    assert enhance_task(named_alone(second, out, bundle)).status == "done"  # it has changed since

@@ -32,6 +32,11 @@ class BatchPlacement(Placement):
         return self.out / self.scan.relative.parent
 
     @property
+    def named_by_run(self) -> bool:
+        """`s1/T1.nii.gz` and `s2/T1.nii.gz`, each named alone, are both `T1`."""
+        return True
+
+    @property
     def pictures(self) -> Path:
         """Below `pages`, so that the folders of the results hold scans only."""
         return self.out / PAGES / self.scan.relative.parent / "figures"

@@ -32,6 +32,11 @@ class Placement(ABC):
         """The folder of the results."""
 
     @property
+    def named_by_run(self) -> bool:
+        """Whether the same names may stand for other scans in another run, since they depend on what was named."""
+        return False
+
+    @property
     @abstractmethod
     def pictures(self) -> Path:
         """The folder of the pictures for pages."""

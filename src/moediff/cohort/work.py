@@ -26,7 +26,7 @@ from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import OutputPaths, written_by_us
 from moediff.inference.result import Enhanced
 from moediff.inference.run import EnhanceRequest, enhance_to
-from moediff.inference.sidecar import read_sidecar
+from moediff.inference.sidecar import InputFile, read_sidecar
 from moediff.io.checksum import checksum_of
 from moediff.io.lock import lock_of
 from moediff.io.missing import FETCH, is_annex_pointer
@@ -225,6 +225,8 @@ def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
     for path in outputs.every():
         make_folder(path.parent)
     _refuse_foreign(outputs)
+    if spec.placement.named_by_run:
+        _refuse_other_scan(spec.source, outputs)
     checksums = {OPTIONS_KEY: spec.options_sha256(), METADATA_KEY: spec.placement.metadata_sha256()}
     request = EnhanceRequest(
         source=scans,
@@ -269,6 +271,24 @@ def _refuse_foreign(outputs: OutputPaths) -> None:
     raise CannotCreate(
         f"{printable(outputs.scan)}: a file that is no result of this program has this name: move it, or choose "
         "another output folder"
+    )
+
+
+def _refuse_other_scan(source: Path, outputs: OutputPaths) -> None:
+    """Replace the result of this scan, also of how it was before it changed, but never that of another one.
+
+    The path of a DICOM folder is not recorded, so a result of one that changed cannot be told from another one's.
+    """
+    pair = _record(outputs.sidecar)
+    before = pair and pair[1].get("input_file")
+    if not isinstance(before, dict):
+        return
+    now = InputFile.of(source, outputs.sidecar)
+    if before.get("sha256") == now.sha256 or (now.path is not None and before.get("path") == now.path):
+        return
+    raise CannotCreate(
+        f"{printable(outputs.scan)}: the result of another scan, or of this one before it changed, has this name: "
+        "name both scans in one run, choose another output folder, or delete that result"
     )
 
 
