@@ -12,7 +12,7 @@ import torch
 from moediff.cli.main import main
 from moediff.core.errors import DataError
 from moediff.io.scans import load, save
-from moediff.study.cases import Case, case_name, cases_from_table
+from moediff.study.cases import Case, case_name, cases_from_options, cases_from_table
 from moediff.study.records import read_key
 from moediff.study.render import RenderOptions, render_case
 from study.conftest import CASES, METHODS
@@ -119,6 +119,52 @@ def test_cases_from_a_table(study_scans, tmp_path):
     cases = cases_from_table(table)
     assert [case.name for case in cases] == ["c0", "c1"] and set(cases[0].results) == {"A", "B"}
     assert case_name(names[0]) == "sub-00_T1w"
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Results of two methods and two cases, as `moediff bids` names them: words for `--results`."""
+
+    def touch(*names: str):
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+
+    touch(*(f"{method}/sub-0{case}_res-iso1_desc-sr_FLAIR.nii.gz" for method in "ab" for case in (1, 2)))
+    return touch, [f"{method}={tmp_path / method}" for method in "ab"]
+
+
+def test_files_of_one_head_are_found_without_entities_of_results(named, tmp_path):
+    touch, results = named
+    touch("input/sub-01_FLAIR.nii.gz", "input/sub-02_FLAIR.nii.gz", "input/sub-03_FLAIR.nii.gz")
+    cases = cases_from_options(results, {"input": [tmp_path / "input"]})
+    assert [(case.name, case.others["input"].name) for case in cases] == [
+        ("sub-01_FLAIR", "sub-01_FLAIR.nii.gz"),
+        ("sub-02_FLAIR", "sub-02_FLAIR.nii.gz"),
+    ]
+
+
+def test_outlines_that_fit_no_case_are_no_head_without_lesions(named, tmp_path):
+    touch, results = named
+    touch("l/sub-01_FLAIR.nii.gz")
+    assert ["lesions" in case.others for case in cases_from_options(results, {"lesions": [tmp_path / "l"]})] == [1, 0]
+    touch("l/sub-02_FLAIR_lesions.nii.gz")
+    with pytest.raises(DataError, match=r"sub-02_FLAIR_lesions.nii.gz would be of .* expected one of sub-02_FLAIR:"):
+        cases_from_options(results, {"lesions": [tmp_path / "l"]})
+    touch("l/sub-02_FLAIR.nii.gz")  # every case has its own now; a folder may hold more
+    assert len(cases_from_options(results, {"lesions": [tmp_path / "l"]})) == 2
+    with pytest.raises(DataError, match="would be of the case sub-02_FLAIR_lesions"):
+        cases_from_options(results, {"reference": [tmp_path / "l/sub-02_FLAIR_lesions.nii.gz"]})
+
+
+def test_a_case_without_its_input_is_warned_of(study_scans, tmp_path, capsys):
+    words = [f"{method}={study_scans / method}" for method in METHODS]
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / f"{CASES[0]}.nii.gz").symlink_to(study_scans / "input" / f"{CASES[0]}.nii.gz")
+    create = ["study", "create", str(tmp_path / "new"), "--results", *words, "--readers", "ann", "--slices", "1"]
+    assert main([*create, "--input", str(tmp_path / "some")]) == 0
+    said = capsys.readouterr().err
+    assert f"warning: {CASES[1]}: no --input has its name" in said and f"warning: {CASES[0]}: no" not in said
 
 
 @pytest.mark.parametrize(

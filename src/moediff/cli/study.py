@@ -296,11 +296,8 @@ def create_command(args: argparse.Namespace) -> int:
     from moediff.study.records import INPUT, LESIONS, REFERENCE, key_beside
     from moediff.study.render import RenderOptions
 
-    if args.cases:
-        cases = cases_from_table(args.cases)
-    else:
-        others = {INPUT: args.input, REFERENCE: args.reference, LESIONS: args.lesions}
-        cases = cases_from_options(args.results, others)
+    others = {INPUT: args.input, REFERENCE: args.reference, LESIONS: args.lesions}
+    cases = cases_from_table(args.cases) if args.cases else cases_from_options(args.results, others)
     options = StudyOptions(
         readers=tuple(args.readers),
         title=args.title,
@@ -322,9 +319,13 @@ def create_command(args: argparse.Namespace) -> int:
     with progress_bar(quiet=args.quiet) as progress:
         study, key = create_study(args.folder, key_path, cases, options, progress)
     if not args.quiet:
-        for case in key.cases:
-            for warning in case.warnings:
-                print(f"moediff: warning: {case.name}: {warning}", file=sys.stderr)
+        for case in cases:
+            for role in options.context:
+                if others[role] and role not in case.others:
+                    print(f"moediff: warning: {case.name}: no --{role} has its name, so none is shown", file=sys.stderr)
+        for case_key in key.cases:
+            for warning in case_key.warnings:
+                print(f"moediff: warning: {case_key.name}: {warning}", file=sys.stderr)
         for reader, trials in study.readers.items():
             print(f"{reader}: {len(trials)} trials, sessions: {trials[-1].session}")
         print(f"repetitions at least {study.least_gap} trials apart")

@@ -33,8 +33,8 @@ class Case:
 
 
 def case_name(path: Path) -> str:
-    """What results of one head have in common: the file's name without suffix and without a BIDS `desc` entity."""
-    return re.sub(r"_desc-[A-Za-z0-9+]+", "", stem_of(path))
+    """What files of one head have in common: the name without suffix and without the BIDS entities of results."""
+    return re.sub(r"_(?:desc|res)-[A-Za-z0-9+]+", "", stem_of(path))
 
 
 def cases_from_options(results: Sequence[str], others: Mapping[str, Sequence[Path]]) -> list[Case]:
@@ -42,7 +42,7 @@ def cases_from_options(results: Sequence[str], others: Mapping[str, Sequence[Pat
 
     Raises:
         ConfigError: a word has no `=`, or a method's name cannot be used.
-        DataError: the methods do not cover the same cases, or two files stand for one.
+        DataError: the methods do not cover the same cases, two files stand for one, or one belongs to none.
         InputMissing: a path does not exist.
     """
     paths: dict[str, list[Path]] = {}
@@ -58,6 +58,8 @@ def cases_from_options(results: Sequence[str], others: Mapping[str, Sequence[Pat
         missing = [name for name in names if name not in files]
         if missing:
             raise DataError(f"{method} has no result of {', '.join(missing[:5])}: every method needs every case")
+    for role, files in extra.items():
+        _refuse_unused(role, files, names, others[role])
     return checked(
         [
             Case(
@@ -68,6 +70,20 @@ def cases_from_options(results: Sequence[str], others: Mapping[str, Sequence[Pat
             for name in names
         ]
     )
+
+
+def _refuse_unused(role: str, files: Mapping[str, Path], names: Sequence[str], given: Sequence[Path]) -> None:
+    """Refuse a file of no case where it was named itself, or outlines lesions that some case may lack.
+
+    Other folders may hold more than the study needs.
+    """
+    lacking = [name for name in names if name not in files]
+    for name, file in files.items():
+        if name not in names and (file in given or (role == LESIONS and lacking)):
+            raise DataError(
+                f"{printable(file)} would be of the case {name}, expected one of {', '.join((lacking or names)[:5])}: "
+                "rename it, or use a table (--cases)"
+            )
 
 
 def cases_from_table(path: Path) -> list[Case]:
