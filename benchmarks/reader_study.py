@@ -164,7 +164,7 @@ def read_in_chromium(folder: Path, study: Study, key: StudyKey, store: AnswerSto
 
 def strengths_of(analysis: Analysis) -> list[dict[str, Any]]:
     """Log-strengths minus their mean: as put in, and as estimated with a 95 % interval (`low` to `high`)."""
-    assert analysis.choices is not None
+    assert analysis.choices is not None and analysis.choices.strengths is not None
     middle = sum(TRUTH.values()) / len(TRUTH)
     pairs = zip(analysis.methods, analysis.choices.strengths.log_strength, strict=True)
     return [

@@ -12,7 +12,7 @@ from moediff.core.errors import DataError
 from moediff.study.analyse import AnalysisOptions, analyse, to_record, unblinded
 from moediff.study.answers import Answer, AnswerStore, StaleTrial, now
 from moediff.study.free_response import Ratings, analyse_search
-from moediff.study.publish import page
+from moediff.study.publish import page, publish
 from moediff.study.records import SCALES
 from study.conftest import METHODS
 from study.scripted import read_all
@@ -101,6 +101,18 @@ def test_a_search_without_intervals_is_published(finished):
     assert to_record(single)["search"]["figure_of_merit"][0] == {"value": 1.0, "low": None, "high": None}
     assert f"{METHODS[0]} 1.000, " in page(single) and ">nan" not in page(single)
     assert "A single case has lesions" in page(single) and "A single case has lesions" not in page(whole)
+
+
+def test_choices_of_a_single_case_are_published_without_strengths(finished, tmp_path):
+    with AnswerStore(finished.folder, finished.study) as store:
+        judged = unblinded(finished.study, finished.key, store.answers())
+    case = next(one.case for one in judged if one.kind == "main")
+    single = analyse(finished.study, finished.key, [one for one in judged if one.case == case], AnalysisOptions())
+    assert single.choices.strengths is None and len(single.choices.preferences) == 3
+    names = {path.name for path in publish(single, judged, tmp_path)}
+    assert {"answers.csv", "preferences.csv"} < names and "strengths.csv" not in names
+    text = (tmp_path / "analysis.html").read_text()
+    assert "A single case has forced choices" in text and "Log-strengths" not in text
 
 
 def test_the_key_stays_closed_until_reading_ends(new_study, capsys):

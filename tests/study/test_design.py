@@ -88,8 +88,13 @@ def test_without_ties_no_identical_images_are_shown():
 
 
 @pytest.mark.parametrize(
-    "options", [{"tasks": ("guess",)}, {"tasks": ()}, {"training": 13}, {"repeats": 1.5}, {"session_trials": 0}]
+    "options",
+    [{"tasks": ("guess",)}, {"tasks": ()}, {"training": 13}, {"training": 12}, {"repeats": 1.5}, {"session_trials": 0}],
 )
 def test_impossible_plans_are_refused(options):
     with pytest.raises(ConfigError):
         plan_of(**options)
+
+
+def test_scores_of_a_single_case_are_a_study():
+    assert len({one.case for one in plan_of(tasks=(SCORES,), training=12) if one.kind == MAIN}) == 1

@@ -15,6 +15,7 @@ from moediff._version import __version__
 from moediff.core.errors import DataError
 from moediff.study.agreement import IntraclassCorrelation, icc, krippendorff_alpha, wilson
 from moediff.study.answers import LEFT, SAME, Answer
+from moediff.study.design import LEAST_CASES
 from moediff.study.free_response import FreeResponse, Ratings, analyse_search, judge_marks
 from moediff.study.records import (
     CHOICE,
@@ -72,13 +73,14 @@ class Choices:
     """The forced choice.
 
     Args:
+        strengths: None for a single case, which gives no intervals.
         preferences: of every pair of methods; Wilson's intervals, as if all answers were independent.
         alpha_nominal, alpha_ordinal: Krippendorff's, of preferred, no difference, other preferred.
         icc_win_share: of the share of comparisons that an image won.
         left_share: share of preferences for the left side, with Wilson's interval; one half is right.
     """
 
-    strengths: Strengths
+    strengths: Strengths | None
     preferences: tuple[Preference, ...]
     alpha_nominal: float | None
     alpha_ordinal: float | None
@@ -258,8 +260,11 @@ def _choices(study: Study, key: StudyKey, main: Sequence[Judgement], options: An
     answered = tallies.sum(-1)
     outcome = np.where(answered > 0, tallies.argmax(-1), np.nan).reshape(len(tallies), -1)
     sided = [one for one in main if one.preferred]
+    strengths = None
+    if tallies.shape[1] >= LEAST_CASES:
+        strengths = estimate(tallies, ties=study.display.ties, readers=options.readers, seed=options.seed)
     return Choices(
-        strengths=estimate(tallies, ties=study.display.ties, readers=options.readers, seed=options.seed),
+        strengths=strengths,
         preferences=_preferences(key, tallies.sum((0, 1))),
         alpha_nominal=krippendorff_alpha(outcome, "nominal"),
         alpha_ordinal=krippendorff_alpha(outcome, "ordinal"),

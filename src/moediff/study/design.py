@@ -22,6 +22,7 @@ from moediff.study.records import CHOICE, IDENTICAL, MAIN, MIRRORED, REPEAT, SCO
 
 T = TypeVar("T")
 
+LEAST_CASES = 2  # with forced choices: strengths need intervals, and these come from differences between cases
 MOST_GAP = 20  # trials between a trial and its repetition
 
 
@@ -77,10 +78,14 @@ def plan_trials(
     """All trials of one reader, in order.
 
     Raises:
-        ConfigError: training leaves no case.
+        ConfigError: training leaves no case, or too few for forced choices.
     """
-    if options.training >= len(cases):
-        raise ConfigError(f"{options.training} training cases of {len(cases)}: expected fewer, others must be left")
+    least = LEAST_CASES if CHOICE in options.tasks else 1
+    if len(cases) - options.training < least:
+        raise ConfigError(
+            f"{options.training} training cases of {len(cases)}: expected {least} or more others, fewer for training "
+            "(--training) or further cases"
+        )
     practice = set(shuffled(cases, rng_for(seed, "training cases"))[: options.training])  # the same for all readers
     known, unknown = ([case for case in cases if (case in practice) is wanted] for wanted in (True, False))
     plan: list[PlannedTrial] = []

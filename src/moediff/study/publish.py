@@ -13,7 +13,7 @@ from moediff.core.extras import require_modules
 from moediff.io.atomic import write_text
 from moediff.report.charts import Plot, intervals
 from moediff.study.analyse import Analysis, Judgement, to_record
-from moediff.study.strengths import Estimate
+from moediff.study.strengths import Estimate, Strengths
 
 LEAST_WIDTH = 1e-9  # of an interval
 PAGE, METHODS_TEXT = "analysis.html", "methods.txt"
@@ -32,8 +32,9 @@ def publish(analysis: Analysis, judged: Sequence[Judgement], folder: Path) -> li
         "analysis.json": json.dumps(to_record(analysis), indent=1) + "\n",
         "answers.csv": answers_table(judged),
     }
+    if analysis.choices is not None and analysis.choices.strengths is not None:
+        texts["strengths.csv"] = strengths_table(analysis.methods, analysis.choices.strengths)
     if analysis.choices is not None:
-        texts["strengths.csv"] = strengths_table(analysis)
         texts["preferences.csv"] = preferences_table(analysis)
     for name, text in texts.items():
         write_text(text, folder / name)
@@ -71,14 +72,12 @@ def answers_table(judged: Sequence[Judgement]) -> str:
     return _csv(rows)
 
 
-def strengths_table(analysis: Analysis) -> str:
+def strengths_table(methods: Sequence[str], strengths: Strengths) -> str:
     """Log-strengths and all differences, with intervals."""
-    assert analysis.choices is not None
-    strengths = analysis.choices.strengths
     rows: list[Sequence[object]] = [["method", "against", "log_strength", "low", "high"]]
-    for i, method in enumerate(analysis.methods):
+    for i, method in enumerate(methods):
         rows.append([method, "mean of all", *_numbers(strengths.log_strength[i])])
-        for j, other in enumerate(analysis.methods):
+        for j, other in enumerate(methods):
             if i != j:
                 rows.append([method, other, *_numbers(strengths.difference[i][j])])
     return _csv(rows)
@@ -140,14 +139,20 @@ def _choice_sentences(analysis: Analysis) -> str:
     assert analysis.choices is not None
     section = analysis.choices
     ties = ", with ties allowed," if analysis.ties else ""
-    model = "Davidson's extension of the Bradley-Terry model" if analysis.ties else "the Bradley-Terry model"
-    scope = "readers and cases" if section.strengths.readers == "random" else "cases, for these readers"
     return (
         f"In a forced choice{ties} each reader saw every pair of methods of every case ({section.answers} answers). "
-        f"Log-strengths were estimated with {model}; 95 % intervals come from a bootstrap over {scope}, preference "
-        "rates have Wilson intervals, and agreement is given as Krippendorff's alpha and as the ICC(2,1) of the share "
-        "of comparisons that an image won."
+        f"{_strength_sentence(analysis)}Preference rates have Wilson intervals, and agreement is given as "
+        "Krippendorff's alpha and as the ICC(2,1) of the share of comparisons that an image won."
     )
+
+
+def _strength_sentence(analysis: Analysis) -> str:
+    """With a space at its end; empty for a single case."""
+    if analysis.choices is None or analysis.choices.strengths is None:
+        return ""
+    model = "Davidson's extension of the Bradley-Terry model" if analysis.ties else "the Bradley-Terry model"
+    scope = "readers and cases" if analysis.choices.strengths.readers == "random" else "cases, for these readers"
+    return f"Log-strengths were estimated with {model}; 95 % intervals come from a bootstrap over {scope}. "
 
 
 def page(analysis: Analysis) -> str:
@@ -181,7 +186,7 @@ def page(analysis: Analysis) -> str:
 
 
 def _strength_plot(analysis: Analysis) -> Plot | None:
-    if analysis.choices is None:
+    if analysis.choices is None or analysis.choices.strengths is None:
         return None
     return _plot(analysis.methods, analysis.choices.strengths.log_strength, "log-strength (0 is the mean of all)")
 
