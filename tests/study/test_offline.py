@@ -1,6 +1,9 @@
 """`moediff study export-html` and `moediff study merge`."""
 
 import json
+import shutil
+import subprocess
+from importlib.resources import files
 
 import pytest
 
@@ -83,3 +86,42 @@ def test_a_second_reading_of_the_same_reader_is_refused(new_study, capsys):
     other.write_text(other.read_text().replace("ticket-0001", "ticket-9999"))
     assert main(["study", "merge", str(made.folder), str(other)]) == 65
     assert "read twice" in capsys.readouterr().err
+
+
+TWO_TABS = """
+const kept = {};
+let full = false;
+globalThis.localStorage = {
+  getItem: (name) => kept[name] ?? null,
+  setItem(name, text) { if (full) throw new Error("full"); kept[name] = text; },
+};
+const views = [1, 2, 3].map((trial) => ({ trial, undo: trial - 1 }));
+const data = { study: "s", reader: "ann", reader_number: 1, views, panels: [], images: {} };
+const [old, late] = [offline(data), offline(data)];
+const trials = async () => JSON.parse(await late.file().text()).answers.map((one) => one.trial);
+const fault = async (act) => act.then(() => "", (error) => error.constructor.name);
+(async () => {
+  await old.trial();
+  for (const trial of [1, 2]) await late.answer({ trial });
+  const said = [await fault(old.answer({ trial: 1 })), await trials()];
+  full = true;
+  said.push(await fault(late.answer({ trial: 3 })), (await late.trial()).trial);
+  said.push(await fault(late.undo(2)), await trials());
+  full = false;
+  said.push((await late.answer({ trial: 3 })).finished, await trials());
+  said.push(await late.undo(3), await trials());
+  console.log(JSON.stringify(said));
+})();
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js runs the page's script here")
+def test_offline_answers_are_those_stored_also_by_another_tab_and_where_storage_is_full():
+    script = files("moediff.study").joinpath("static", "study.js").read_text(encoding="utf-8")
+    program = script[script.index("class Stale") : script.index("const packed")] + TWO_TABS
+    ran = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True, timeout=60)
+    stale, after, failed, next_trial, undo, unchanged, finished, whole, view, undone = json.loads(ran.stdout)
+    assert (stale, after) == ("Stale", [1, 2])
+    assert (failed, next_trial, undo, unchanged) == ("Error", 3, "Error", [1, 2])
+    assert (finished, whole) == (True, [1, 2, 3])
+    assert (view, undone) == ({"trial": 3, "undo": 0}, [1, 2])

@@ -14,6 +14,7 @@ class Stale extends Error {}
 class Refused extends Error {}
 
 const server = {
+  fault: "No connection",
   async call(address, sent) {
     const csrf = document.querySelector("meta[name=csrf]").content;
     const options = sent ? { method: "POST", body: JSON.stringify(sent), headers: { "x-csrf": csrf } } : {};
@@ -31,32 +32,34 @@ const server = {
 
 function offline(data) {
   const name = `study ${data.study} ${data.reader}`;
-  let answers = JSON.parse(localStorage.getItem(name) || "[]");
   let undone = 0;
-  const save = () => localStorage.setItem(name, JSON.stringify(answers));
+  // Read each time, since another tab may have answered, and kept nowhere else: what is not stored is no answer.
+  const stored = () => JSON.parse(localStorage.getItem(name) || "[]");
+  const store = (answers) => localStorage.setItem(name, JSON.stringify(answers));
   const view = () => {
-    const done = answers.length;
+    const done = stored().length;
     if (done >= data.views.length) return { finished: true, of: data.views.length, undo: 0 };
     return { ...data.views[done], undo: undone === done + 1 ? 0 : data.views[done].undo };
   };
   return {
+    fault: "This browser stores nothing for this page: its storage is full or blocked",
     async trial() { return view(); },
     async answer(sent) {
+      const answers = stored();
       if (sent.trial !== answers.length + 1) throw new Stale("This trial was answered already.");
-      answers.push({ ...sent, answered_at: new Date().toISOString() });
-      save();
+      store([...answers, { ...sent, answered_at: new Date().toISOString() }]);
       return view();
     },
     async undo(trial) {
+      const answers = stored();
       if (trial !== answers.length) throw new Stale("Only the last answer can be taken back.");
-      answers.pop();
+      store(answers.slice(0, -1));
       undone = trial;
-      save();
       return view();
     },
     source(view, panel, index) { return `data:image/png;base64,${data.images[data.panels[view.trial - 1][panel]][index]}`; },
     file() {
-      const content = { schema: 1, study: data.study, reader: data.reader, answers };
+      const content = { schema: 1, study: data.study, reader: data.reader, answers: stored() };
       return new Blob([JSON.stringify(content, null, 1)], { type: "application/json" });
     },
     fileName: `answers-${data.study}-${data.reader_number}.json`,
@@ -305,7 +308,7 @@ async function failed(error, again) {
     say(error.message);
     ready = sending !== null;
   } else {
-    retry("No connection: the answer is not saved yet.", again);
+    retry(`${backend.fault}. The answer is not saved yet.`, again);
   }
 }
 
@@ -321,7 +324,7 @@ async function refresh() {
     await show(await backend.trial());
   } catch (error) {
     if (error instanceof Refused) say(error.message);
-    else retry("No connection.", refresh);
+    else retry(`${backend.fault}.`, refresh);
   }
 }
 
