@@ -188,3 +188,44 @@ def test_a_container_bounds_cores_and_memory(tmp_path):
     assert usable_cores(tmp_path) == 1
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert usable_cores(tmp_path) == usable_cores(tmp_path / "nowhere")
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("version", "line", "job"),
+    [
+        (2, "0::/slurm/job_7/step_0\n", "slurm/job_7"),
+        (1, "9:cpu:/other\n4:memory:/slurm/job_7/step_0\n0::/\n", "memory/slurm/job_7"),
+    ],
+)
+def test_a_job_bounds_memory_in_a_group_around_the_process(version, line, job, tmp_path):
+    names = {2: ("max", "current", ""), 1: ("limit_in_bytes", "usage_in_bytes", "total_")}
+    limit, in_use, total = names[version]
+    (tmp_path / "own").write_text(line)
+    (tmp_path / "meminfo").write_text("MemAvailable: 67108864 kB\n")
+    for folder, most in ((tmp_path / job, 8 * GIB), (tmp_path / job / "step_0", 2**63 - 4096)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"memory.{limit}").write_text(f"{most}\n")
+        (folder / f"memory.{in_use}").write_text(f"{3 * GIB}\n")
+        (folder / "memory.stat").write_text(f"inactive_file 1\n{total}inactive_file {2 * GIB}\n")
+    assert free_memory_mb(tmp_path, tmp_path / "meminfo", tmp_path / "own", {}) == 7 * 1024
+    (tmp_path / "slurm/job_7").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "slurm/job_7/cpu.max").write_text("100000 100000\n")
+    (tmp_path / "own").write_text("0::/slurm/job_7\n")
+    assert usable_cores(tmp_path, tmp_path / "own") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "memory_mb"),
+    [
+        ({"SLURM_MEM_PER_NODE": "6000"}, 6000),
+        ({"SLURM_MEM_PER_CPU": "2000", "SLURM_CPUS_ON_NODE": "4"}, 8000),
+        ({"SLURM_MEM_PER_NODE": "0"}, 65536),  # the whole node
+        ({"SLURM_MEM_PER_CPU": "2000"}, 65536),
+    ],
+)
+def test_what_slurm_gave_a_job_bounds_memory(environment, memory_mb, tmp_path):
+    (tmp_path / "meminfo").write_text("MemAvailable: 67108864 kB\n")
+    assert free_memory_mb(tmp_path, tmp_path / "meminfo", tmp_path / "own", environment) == memory_mb

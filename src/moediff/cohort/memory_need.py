@@ -10,7 +10,7 @@ from moediff.core.config import parse_as
 from moediff.core.errors import MoeDiffError
 from moediff.core.geometry import StorageOrder
 from moediff.inference.grid_plan import GridPlan, target_grid, working_grid
-from moediff.inference.memory_estimate import peak_memory_mib
+from moediff.inference.memory_estimate import peak_mib_of
 from moediff.io.scans import grid_from_file
 from moediff.model.bundle import BundleConfig, embedded_path, read_manifest
 
@@ -45,6 +45,7 @@ def _need_mb(task: Task) -> int | None:
             air=0.0,
             floor=0.0,
         )
-        return round(MARGIN * peak_memory_mib(plan, spec.options, config.denoiser))
+        plans = [plan] * (1 + len(spec.others))  # scans of one head are about as large
+        return round(MARGIN * peak_mib_of(plans, spec.options, config.denoiser))
     except (MoeDiffError, OSError):
         return None  # the task itself will say why
