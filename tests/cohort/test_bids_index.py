@@ -73,6 +73,8 @@ def test_phase_images_are_no_scans_unless_asked_for(make, tmp_path):
     assert found(root) == names[:1]
     (tmp_path / "filter.json").write_text('{"t1w": {"part": "phase"}}')
     assert found(root, filters=read_filters(tmp_path / "filter.json")) == names[1:2]
+    (tmp_path / "filter.json").write_text('{"t1w": {"acquisition": null}}')
+    assert found(root, filters=read_filters(tmp_path / "filter.json")) == names[:1]
 
 
 @pytest.mark.parametrize(

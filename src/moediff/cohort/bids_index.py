@@ -70,9 +70,10 @@ class Selection:
         sessions = {label.removeprefix("ses-") for label in self.sessions}
         if sessions and name.get("ses") not in sessions:
             return False
+        magnitude = name.get("part") not in NOT_MAGNITUDE
         if self.filters:
-            return any(matches(name, chosen, self.suffixes) for chosen in self.filters)
-        return name.suffix in self.suffixes and name.get("part") not in NOT_MAGNITUDE
+            return any((magnitude or "part" in one) and matches(name, one, self.suffixes) for one in self.filters)
+        return name.suffix in self.suffixes and magnitude
 
 
 @dataclass(frozen=True)
