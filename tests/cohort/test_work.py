@@ -57,12 +57,13 @@ def test_no_uncertainty_of_a_single_sample():
         spec(maps=("uncertainty",), mode="detail")
 
 
-def named_alone(source: Path, out: Path, bundle: Path) -> Task:
+def named_alone(source: Path, out: Path, bundle: Path, maps=(), **changes) -> Task:
     """The task of a batch run that names this file alone."""
     (scan,) = find_inputs([str(source)], [], out)
+    placement = BatchPlacement(scan, out=out, maps=maps, viewer="viewer_size" in changes)
     model = ModelChoice.of(bundle, device="cpu", dtype="float32")
     options = EnhanceOptions(voxel_size=(12.0,))
-    return Task("T1", ScanSpec(source=source, placement=BatchPlacement(scan, out=out), model=model, options=options))
+    return Task("T1", ScanSpec(source=source, placement=placement, model=model, options=options, **changes))
 
 
 def test_no_result_is_replaced_by_that_of_another_scan(tmp_path, make_phantom, bundle):
@@ -80,3 +81,24 @@ def test_no_result_is_replaced_by_that_of_another_scan(tmp_path, make_phantom, b
     record["input_file"] = {"sha256": "before", "path": InputFile.of(second, out / "T1_desc-sr.json").path}
     (out / "T1_desc-sr.json").write_text(json.dumps(record))
     assert enhance_task(named_alone(second, out, bundle)).status == "done"  # it has changed since
+
+
+def test_maps_of_a_replaced_result_go_with_it(tmp_path, make_phantom, bundle):
+    out = tmp_path / "out"
+    save(make_phantom((16, 16, 16), (12.0, 12.0, 12.0)), tmp_path / "T1.nii.gz")
+    enhance_task(named_alone(tmp_path / "T1.nii.gz", out, bundle, maps=("experts", "mask")))
+    (out / "T1_desc-srstd.nii.gz").touch()  # no sidecar names it
+    enhance_task(named_alone(tmp_path / "T1.nii.gz", out, bundle, maps=("mask",)))
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == [
+        "T1_desc-sr.nii.gz",
+        "T1_desc-srmask.nii.gz",
+        "T1_desc-srstd.nii.gz",
+    ]
+
+
+def test_a_page_of_another_size_is_drawn_again(tmp_path, make_phantom, bundle):
+    save(make_phantom((16, 16, 16), (12.0, 12.0, 12.0)), tmp_path / "T1.nii.gz")
+    sizes = ("small", "small", "full")
+    tasks = [named_alone(tmp_path / "T1.nii.gz", tmp_path / "out", bundle, viewer_size=size) for size in sizes]
+    assert [enhance_task(task).status for task in tasks] == ["done", "skipped", "done"]
+    assert enhance_task(named_alone(tmp_path / "T1.nii.gz", tmp_path / "out", bundle)).status == "skipped"

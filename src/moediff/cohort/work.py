@@ -12,8 +12,9 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from moediff.io.missing import FETCH, is_annex_pointer
 from moediff.io.scans import load, write_text
 from moediff.model.bundle import embedded_path, read_manifest
 
-OPTIONS_KEY, METADATA_KEY = "options_sha256", "metadata_sha256"  # in the sidecar
+OPTIONS_KEY, METADATA_KEY, VIEWER_KEY = "options_sha256", "metadata_sha256", "viewer_size"  # in the sidecar
 MAPS = ("uncertainty", "experts", "mask")
 
 
@@ -156,8 +157,7 @@ def _work(spec: ScanSpec) -> Outcome:
     result, outputs = _enhance(spec)
     _describe_maps(result, spec, outputs)
     if not spec.placement.viewer:
-        with suppress(OSError):
-            spec.placement.page_of(outputs.sidecar).unlink()  # it shows the result that was replaced
+        _remove(spec.placement.page_of(outputs.sidecar))
     _draw(result, spec, outputs)
     for warning in result.sidecar.warnings:
         print(f"warning: {warning}")
@@ -209,34 +209,63 @@ def _choices(record: dict[str, Any]) -> tuple[Any, Any, Any]:
 
 def _whole(sidecar: Path, record: dict[str, Any], spec: ScanSpec) -> bool:
     """Whether the scan and the maps that a sidecar names are there, with the files beside these, and the page."""
-    named = record.get("maps")
-    maps = {key: sidecar.parent / str(name) for key, name in named.items()} if isinstance(named, dict) else {}
+    maps = {key: sidecar.parent / name for key, name in _maps_of(record).items()}
     described = [path for name, of in maps.items() for path in spec.placement.companions(str(name), of)]
     page = (spec.placement.page_of(sidecar),) if spec.placement.viewer else ()
+    if page and record.get(VIEWER_KEY, ScanSpec.viewer_size) != spec.viewer_size:
+        return False
     every = (sidecar.with_suffix(".nii.gz"), *maps.values(), *described, *page)
     return all(path.is_file() and path.stat().st_size for path in every)
+
+
+def _maps_of(record: dict[str, Any]) -> dict[str, str]:
+    """Maps that a sidecar names, by their option."""
+    named = record.get("maps")
+    return {str(key): str(name) for key, name in named.items()} if isinstance(named, dict) else {}
 
 
 def _enhance(spec: ScanSpec) -> tuple[Enhanced, OutputPaths]:
     how = spec.reading
     scans = [load(path, trust=how.trust, index=how.index, series=how.series) for path in (spec.source, *spec.others)]
     planned = EnhanceRequest(source=scans, options=spec.options, outputs=OutputPaths(scan=spec.source)).planned
-    outputs = spec.placement.outputs(planned.plan.stored_target.spacing_mm)
+    spacing_mm = planned.plan.stored_target.spacing_mm
+    outputs = spec.placement.outputs(spacing_mm)
     for path in outputs.every():
         make_folder(path.parent)
     _refuse_foreign(outputs)
     if spec.placement.named_by_run:
         _refuse_other_scan(spec.source, outputs)
-    checksums = {OPTIONS_KEY: spec.options_sha256(), METADATA_KEY: spec.placement.metadata_sha256()}
+    older = _maps_before(spec.placement, outputs.sidecar, spacing_mm)
+    keys = {OPTIONS_KEY: spec.options_sha256(), METADATA_KEY: spec.placement.metadata_sha256()}
+    keys |= {VIEWER_KEY: spec.viewer_size} if spec.placement.viewer else {}
     request = EnhanceRequest(
         source=scans,
         options=spec.options,
         outputs=outputs,
         overwrite=True,
         report_size=spec.viewer_size,
-        annotate=lambda result: {**checksums, **spec.placement.annotate(result)},
+        annotate=lambda result: {**keys, **spec.placement.annotate(result)},
     )
-    return enhance_to(request, lambda _: _enhancer(spec.model), planned=planned), outputs
+    result = enhance_to(request, lambda _: _enhancer(spec.model), planned=planned)
+    for name, path in older.items():
+        if path not in outputs.every() or not path.exists():
+            _remove(path, *spec.placement.companions(name, path))
+    return result, outputs
+
+
+def _maps_before(placement: Placement, sidecar: Path, spacing_mm: Sequence[float]) -> dict[str, Path]:
+    """Maps of the result that is replaced, under the names that this program gives them."""
+    pair = _record(sidecar)
+    named = _maps_of(pair[1]) if pair else {}
+    possible = replace(placement, maps=MAPS).volumes(spacing_mm).maps()
+    return {name: path for name, path in possible.items() if named.get(name) == path.name}
+
+
+def _remove(*paths: Path) -> None:
+    """Remove what is of a result that was replaced, where it can be: nobody may take it for the new one's."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def make_folder(folder: Path) -> None:
