@@ -11,7 +11,7 @@ from moediff.cli.main import main
 from moediff.cli.study import _public_address
 from moediff.core.errors import ConfigError
 from moediff.study.answers import AnswerStore
-from moediff.study.links import FailureLimit, csrf_word, new_link
+from moediff.study.links import FailureLimit, csrf_word, new_link, waiting_link
 from moediff.study.server import StudyServer, bind, links_to_send
 from moediff.study.strengths import numpy_rng
 from study.conftest import CASES, METHODS
@@ -79,6 +79,23 @@ def test_a_link_works_once_and_looking_at_it_uses_nothing_up(served):
     assert links_to_send(store, ())["ann"] is None
     assert links_to_send(store, ("ann",))["ann"] is not None
     assert reader.get("/trial").status_code == 403  # a new link ends the session before
+
+
+def test_a_link_that_waits_stays_valid_when_the_server_starts_again(served):
+    _, store, server = served
+    words = links_to_send(store, ())
+    assert all(words.values()) and links_to_send(store, ()) == {"ann": None, "bob": None}
+    assert waiting_link(store, "bob") is not None
+    assert links_to_send(store, ("bob",))["bob"] not in (None, words["bob"])
+    reader = Reader(server, words["ann"])
+    assert reader.get("/trial").json()["trial"] == 1 and waiting_link(store, "ann") is None
+
+
+def test_a_link_opened_again_leads_back_to_the_session(served, ann):
+    page = ann.client.get("/start/used-before", headers={"accept": "text/html"})
+    assert page.status_code == 404 and '<a href="/">go on here</a>' in page.text and "[[" not in page.text
+    ann.client.cookies.clear()
+    assert 'href="/"' not in ann.client.get("/", headers={"accept": "text/html"}).text
 
 
 def test_secrets_are_stored_as_hashes_only(served):

@@ -422,6 +422,7 @@ def serve_command(args: argparse.Namespace) -> int:
 
     require_modules("starlette", "uvicorn", what="the server", extra="study")
     from moediff.study.answers import AnswerStore
+    from moediff.study.links import waiting_link
     from moediff.study.records import read_study
     from moediff.study.server import LOOPBACK, StudyServer, bind, links_to_send, serve
 
@@ -432,8 +433,9 @@ def serve_command(args: argparse.Namespace) -> int:
             print(f"moediff: warning: {note}", file=sys.stderr)
         name, address = _public_address(args.public_name or args.host, listening.getsockname()[1])
         for reader, word in links_to_send(store, tuple(args.new_link)).items():
-            link = f"{address}/start/{word}" if word else "has started; a new link: --new-link"
-            print(f"{reader}  {link}", flush=True)
+            made_at = waiting_link(store, reader)
+            known = f"the link made on {made_at[:10]} has not been opened" if made_at else "has started"
+            print(f"{reader}  {f'{address}/start/{word}' if word else f'{known}; a new link: --new-link'}", flush=True)
         print(f"serving {args.folder} (Ctrl-C ends it; answers are kept)", flush=True)
         serve(StudyServer(args.folder, store).app((args.host, name)), listening)
     return 0

@@ -33,10 +33,20 @@ def new_link(store: AnswerStore, reader: str) -> str:
     return word
 
 
+def waiting_link(store: AnswerStore, reader: str) -> str | None:
+    """When the link was made that this reader has not opened yet; None where none waits."""
+    return _made_at(store, reader, LINK)
+
+
 def has_session(store: AnswerStore, reader: str) -> bool:
     """Whether this reader has opened a link and can go on in that browser."""
-    query = "SELECT 1 FROM links WHERE reader = ? AND kind = ? AND ended_at IS NULL"
-    return store.connection.execute(query, (reader, SESSION)).fetchone() is not None
+    return _made_at(store, reader, SESSION) is not None
+
+
+def _made_at(store: AnswerStore, reader: str, kind: str) -> str | None:
+    query = "SELECT made_at FROM links WHERE reader = ? AND kind = ? AND ended_at IS NULL"
+    row = store.connection.execute(query, (reader, kind)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def is_open(store: AnswerStore, word: str) -> bool:

@@ -25,12 +25,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from moediff._version import RESEARCH_ONLY
 from moediff.core.errors import ConfigError, DataError
 from moediff.study.answers import Answer, AnswerStore, StaleTrial, now
-from moediff.study.links import FailureLimit, csrf_word, has_session, is_open, new_link, open_link, reader_of
+from moediff.study.links import (
+    FailureLimit,
+    csrf_word,
+    has_session,
+    is_open,
+    new_link,
+    open_link,
+    reader_of,
+    waiting_link,
+)
 from moediff.study.records import IMAGE_FOLDER
 from moediff.study.views import panels, trial_view
 
 COOKIE, COOKIE_DAYS = "study", 180
 MOST_BYTES = 1 << 16  # of an answer
+USED = "This link is not valid, or was used before: ask for a new one."
+# A link from a mail comes without the cookie (SameSite=strict); one on our own page brings it.
+GO_ON = '<p>If you opened it in this browser before, <a href="/">go on here</a>.</p>'
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
     "content-security-policy": (
@@ -47,9 +59,10 @@ HEADERS = {
 class Refused(Exception):
     """An answer of the server that is not the one hoped for."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, go_on: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.go_on = go_on  # the page links to the reader's own one
 
 
 class SecurityHeaders:
@@ -102,13 +115,13 @@ class StudyServer:
         if request.method != "POST":
             if not is_open(self.store, word):
                 self.limit.failed(client)
-                raise Refused(404, "This link is not valid, or was used before: ask for a new one.")
+                raise Refused(404, USED, go_on=True)
             return self._html("start.html")
         _same_origin(request)
         session = open_link(self.store, word)
         if session is None:
             self.limit.failed(client)
-            raise Refused(404, "This link is not valid, or was used before: ask for a new one.")
+            raise Refused(404, USED, go_on=True)
         response = RedirectResponse("/", status_code=303)
         secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))  # or a proxy in front has it
         age = COOKIE_DAYS * 86400
@@ -215,7 +228,8 @@ class StudyServer:
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     if request.headers.get("accept", "").startswith("text/html"):
-        text = _static("message.html").replace("[[message]]", html.escape(str(error)))
+        text = _static("message.html").replace("[[go_on]]", GO_ON if error.go_on else "")
+        text = text.replace("[[message]]", html.escape(str(error)))
         return Response(text, status_code=error.status, media_type="text/html")
     return JSONResponse({"message": str(error)}, status_code=error.status)
 
@@ -253,7 +267,7 @@ def _word(sent: dict[str, Any], name: str) -> str:
 
 
 def links_to_send(store: AnswerStore, renewed: tuple[str, ...]) -> dict[str, str | None]:
-    """For every reader the word of a new link; None for those who have a session already, unless it is renewed.
+    """For every reader the word of a new link; None for those who have a session or a link already, unless renewed.
 
     Raises:
         InputMissing: one of `renewed` is no reader.
@@ -261,7 +275,9 @@ def links_to_send(store: AnswerStore, renewed: tuple[str, ...]) -> dict[str, str
     for reader in renewed:
         store.trials(reader)
     return {
-        reader: None if has_session(store, reader) and reader not in renewed else new_link(store, reader)
+        reader: new_link(store, reader)
+        if reader in renewed or not (has_session(store, reader) or waiting_link(store, reader))
+        else None
         for reader in store.study.readers
     }
 
