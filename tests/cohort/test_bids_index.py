@@ -6,7 +6,7 @@ import os
 import pytest
 
 from moediff.cohort.bids_filters import read_filters
-from moediff.cohort.bids_index import Selection, index_dataset
+from moediff.cohort.bids_index import Selection, index_dataset, left_out
 from moediff.cohort.bids_metadata import metadata_of, still_true
 from moediff.core.errors import ConfigError, DataError, InputMissing
 
@@ -56,6 +56,15 @@ def test_bidsignore_counts_as_git_reads_it(make):
     index = index_dataset(root, Selection())
     assert [str(scan.name) for scan in index.scans] == ["sub-01_run-1_T1w.nii.gz", "sub-01_run-2_T1w.nii.gz"]
     assert index.ignored == 2 and index.without == ("02",)
+
+
+def test_scans_that_were_deleted_or_ignored_are_left_out(make):
+    root = make("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz")
+    paths = [f"sub-0{n}/anat/sub-0{n}_T1w.nii.gz" for n in (1, 2, 3)]
+    assert list(map(left_out(root), paths)) == [False, False, True]
+    (root / ".bidsignore").write_text("sub-02/\n")
+    assert list(map(left_out(root), paths)) == [False, True, True]
+    assert not any(map(left_out(root / "not mounted"), paths))
 
 
 def test_links_that_were_never_fetched_are_marked(make):

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from fake_work import Fake, fake_work
+
 from moediff.cohort.journal import Entry, Journal, journals
 from moediff.cohort.results import failed_scans
+from moediff.cohort.runner import run_tasks
+from moediff.cohort.tasks import RunnerOptions, Task
+
+
+def never(source: str) -> bool:
+    return False
 
 
 def write(folder, *entries: tuple[str, float]) -> None:
@@ -25,7 +33,16 @@ def test_journals_of_one_second_sort_by_their_start(tmp_path):
 def test_the_last_attempt_counts_also_where_runs_overlapped(tmp_path):
     write(tmp_path / "mended", ("done", 20.0))
     write(tmp_path / "mended", ("failed", 10.0))
-    assert failed_scans(tmp_path / "mended") == []
+    assert failed_scans(tmp_path / "mended", never) == []
     write(tmp_path / "broken", ("failed", 20.0))
     write(tmp_path / "broken", ("done", 10.0))
-    assert [scan.name for scan in failed_scans(tmp_path / "broken")] == ["sub-01_T1w"]
+    assert [scan.name for scan in failed_scans(tmp_path / "broken", never)] == ["sub-01_T1w"]
+
+
+def test_a_failed_scan_that_is_gone_fails_no_more(tmp_path):
+    tasks = [Task(f"sub-0{n}_T1w", Fake(tmp_path, fault="data"), source) for n, source in enumerate(("", "a", "b"))]
+    run_tasks(tasks, fake_work, RunnerOptions(folder=tmp_path / "logs", runner="serial", quiet=True))
+    assert [scan.name for scan in failed_scans(tmp_path / "logs", lambda source: source != "b")] == [
+        "sub-00_T1w",
+        "sub-02_T1w",
+    ]

@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
-from moediff.cohort.pages import _Listed, _scores
+import pytest
+
+from moediff.cohort import pages
+from moediff.cohort.pages import _Listed, _scores, write_pages
+from moediff.cohort.pictures import Pictures
 from moediff.cohort.results import Result
+from moediff.core.errors import DataError
 
 
 def listed(*names: str) -> list[_Listed]:
@@ -25,3 +30,20 @@ def test_hardly_different_values_do_not_stand_out():
 
 def test_few_scans_say_nothing():
     assert _scores(listed("a", "b", "c"), [1.0, 2.0, 9.0]) == [None, None, None]
+
+
+def test_a_page_without_its_pictures_is_drawn_again(tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+    (tmp_path / "a.json").write_text("{}")
+    result = Result(tmp_path / "a.nii.gz", tmp_path / "a.json", "a", tmp_path / "a.html", tmp_path / "figures")
+    answers = [DataError("the disk is full"), Pictures(()), Pictures(())]
+
+    def pictures_of(scan, folder):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(pages, "pictures_of", pictures_of)
+    assert [write_pages(tmp_path, [result], []).renewed for _ in range(3)] == [1, 1, 0]
+    assert "No pictures" not in (tmp_path / "a.html").read_text()

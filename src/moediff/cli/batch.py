@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -101,18 +102,21 @@ def batch_command(args: argparse.Namespace) -> int:
     cohort = Cohort(
         out=args.output,
         logs=logs,
-        tasks=_tasks(scans, args),
+        tasks=_tasks(scans, logs, args),
         results=lambda: batch_results(args.output),
         prepare=lambda: make_folder(args.output),
         again=lambda summary: again,
+        gone=lambda source: not os.path.lexists(logs / source),
     )
     return run_cohort(cohort, args)
 
 
-def _tasks(scans: list[BatchScan], args: argparse.Namespace) -> list[Task]:
+def _tasks(scans: list[BatchScan], logs: Path, args: argparse.Namespace) -> list[Task]:
     from moediff.cohort.batch_placement import BatchPlacement
     from moediff.cohort.tasks import Task
     from moediff.cohort.work import ScanSpec, task_name
+    from moediff.inference.sidecar import path_between
+    from moediff.io.dicom.files import is_dicom_export
 
     model, options, maps = shared.model_choice(args), enhance_options(args), shared.maps_wanted(args)
     return [
@@ -127,6 +131,7 @@ def _tasks(scans: list[BatchScan], args: argparse.Namespace) -> list[Task]:
                 viewer_size=args.report_size,
                 redo=args.redo,
             ),
+            source="" if is_dicom_export(scan.source) else path_between(scan.source, logs) or "",
         )
         for scan in scans
     ]

@@ -95,8 +95,8 @@ def add(commands: Commands) -> None:
 def bids_command(args: argparse.Namespace) -> int:
     """Check everything, enhance what is not done, and write the pages."""
     from moediff.cohort.bids_dataset import LOGS, check_apart, open_dataset
-    from moediff.cohort.bids_index import index_dataset
-    from moediff.cohort.results import bids_results
+    from moediff.cohort.bids_index import index_dataset, left_out
+    from moediff.cohort.results import bids_results, failed_scans
     from moediff.core.errors import InputMissing, printable
     from moediff.registration.mutual_information import require_registration
 
@@ -106,7 +106,7 @@ def bids_command(args: argparse.Namespace) -> int:
     if args.level == "group":
         if not out.is_dir():
             raise InputMissing(f"{printable(out)}: no such folder: enhance scans first (participant)")
-        write_pages(out, logs, bids_results(out), quiet=args.quiet)
+        write_pages(out, bids_results(out), failed_scans(logs, left_out(root)), quiet=args.quiet)
         return 0
     check_apart(root, out)
     if args.combine:
@@ -127,6 +127,7 @@ def bids_command(args: argparse.Namespace) -> int:
         results=lambda: bids_results(out),
         prepare=prepare,
         again=lambda summary: _again(summary, args),
+        gone=left_out(root),
     )
     return run_cohort(cohort, args)
 
@@ -188,7 +189,10 @@ def _tasks(index: Index, args: argparse.Namespace) -> list[Task]:
         )
         for group in groups
     )
-    return [Task(task_name(str(source_key(group.name))), spec) for group, spec in zip(groups, specs, strict=True)]
+    return [
+        Task(task_name(str(source_key(group.name))), spec, source=str(group.first.relative))
+        for group, spec in zip(groups, specs, strict=True)
+    ]
 
 
 def _say_index(index: Index, args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from moediff._version import RESEARCH_ONLY
 from moediff.cli.cohort_options import runner_options
 
 if TYPE_CHECKING:
-    from moediff.cohort.results import Result
+    from moediff.cohort.results import FailedScan, Result
     from moediff.cohort.tasks import Summary, Task
 
 
@@ -28,6 +28,7 @@ class Cohort:
         results: lists what is in the output folder, for the pages.
         prepare: makes the output folder, once it is certain that something is run.
         again: the command that repeats what failed.
+        gone: whether the source of an earlier task is to be enhanced no more: deleted, or left out.
     """
 
     out: Path
@@ -36,11 +37,13 @@ class Cohort:
     results: Callable[[], Iterable[Result]]
     prepare: Callable[[], None]
     again: Callable[[Summary], str]
+    gone: Callable[[str], bool]
 
 
 def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
     """Run what is not done, write the pages, and say what became of it; returns the exit code."""
     from moediff.cohort.memory_need import task_memory_mb
+    from moediff.cohort.results import failed_scans
     from moediff.cohort.runner import run_tasks
     from moediff.cohort.summary_text import describe
     from moediff.cohort.work import enhance_task
@@ -56,7 +59,7 @@ def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
     if summary.failures:
         print(describe(summary, cohort.again(summary)), file=sys.stderr)
     if not args.no_pages:
-        write_pages(cohort.out, cohort.logs, cohort.results(), quiet=args.quiet)
+        write_pages(cohort.out, cohort.results(), failed_scans(cohort.logs, cohort.gone), quiet=args.quiet)
     if not args.quiet:
         print(RESEARCH_ONLY)
     return summary.exit_code
@@ -70,12 +73,11 @@ def _dry_run(tasks: Sequence[Task]) -> int:
     return 0
 
 
-def write_pages(out: Path, logs: Path, results: Iterable[Result], *, quiet: bool) -> None:
+def write_pages(out: Path, results: Iterable[Result], failures: Sequence[FailedScan], *, quiet: bool) -> None:
     """Renew the pages, and say how many."""
     from moediff.cohort import pages
-    from moediff.cohort.results import failed_scans
     from moediff.core.errors import printable
 
-    written = pages.write_pages(out, results, failed_scans(logs))
+    written = pages.write_pages(out, results, failures)
     if not quiet:
         print(f"{printable(written.index)}: {written.scans} scans, {written.pages} pages, {written.renewed} drawn anew")

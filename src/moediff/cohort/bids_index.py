@@ -200,6 +200,14 @@ def _ignores(root: Path) -> Callable[[str], bool]:
     return GitIgnoreSpec.from_lines(lines).match_file
 
 
+def left_out(root: Path) -> Callable[[str], bool]:
+    """Whether a path within a dataset leads to nothing any more, or `.bidsignore` leaves it out."""
+    if not root.is_dir():  # not mounted: nobody knows
+        return lambda _: False
+    ignores = _ignores(root)
+    return lambda path: ignores(path) or not os.path.lexists(root / path)
+
+
 def _nothing(root: Path, selection: Selection, search: _Search) -> str:
     wanted = "the filter file" if selection.filters else f"--suffix {' '.join(selection.suffixes)}"
     where = f" of sub-{_listed(search.without, ', sub-')}" if selection.participants else ""

@@ -39,6 +39,7 @@ class Entry:
         task: name.
         attempt: 1 for the first.
         exit_code, reason, seconds: of the attempt; at the end of a run, of the run.
+        source: of a task that failed, as in `Task`.
         total, workers, runner, host, pid, version: of the run.
     """
 
@@ -49,6 +50,7 @@ class Entry:
     exit_code: int = 0
     reason: str = ""
     seconds: float = 0.0
+    source: str = ""
     total: int = 0
     workers: int = 0
     runner: str = ""

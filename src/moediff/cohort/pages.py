@@ -110,7 +110,7 @@ def _renew_page(scans: Sequence[_Listed], failures: Sequence[FailedScan], index:
     sections = [_section(scan, page.parent) for scan in scans]
     text = _render(
         "participant.html",
-        digest=digest,
+        digest="" if any(section["trouble"] for section in sections) else digest,  # the next run tries again
         group=scans[0].result.group,
         scans=sections,
         titles=dict(TITLES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,18 @@ def batch_results(out: Path) -> Iterator[Result]:
                 yield Result(scan, sidecar, title, pages / f"{sidecar.stem}.html", pages / FIGURES)
 
 
-def failed_scans(logs: Path) -> list[FailedScan]:
-    """Tasks that failed when they were last tried, by the journals of all runs; runs may have overlapped."""
+def failed_scans(logs: Path, gone: Callable[[str], bool]) -> list[FailedScan]:
+    """Tasks that failed when they were last tried, by the journals of all runs; runs may have overlapped.
+
+    Args:
+        logs: folder of the journals.
+        gone: whether a scan, by the source that its task names, is to be enhanced no more.
+    """
     last: dict[str, Entry] = {}
     for journal in journals(logs):
         for entry in read_entries(journal):
             if entry.event in ENDS and (entry.task not in last or entry.time_s >= last[entry.task].time_s):
                 last[entry.task] = entry
-    failed = (entry for entry in last.values() if entry.event == "failed")
+    failed = (one for one in last.values() if one.event == "failed" and not (one.source and gone(one.source)))
     scans = (FailedScan(entry.task, entry.reason, entry.exit_code, log_path(logs, entry.task)) for entry in failed)
     return sorted(scans, key=lambda scan: scan.name)

@@ -167,6 +167,7 @@ class _Run:
                 exit_code=outcome.exit_code,
                 reason=outcome.reason,
                 seconds=round(outcome.seconds, 3),
+                source=task.source if event == "failed" else "",
             )
         )
 

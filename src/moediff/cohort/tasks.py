@@ -32,6 +32,7 @@ class Task:
     Args:
         name: unique in its cohort and fit for a file name: letters, digits and `_.+=@-`, at most 200.
         spec: anything that pickles; only `work` looks at it.
+        source: path of the scan as the command finds it again, for the journal of failures; empty: none.
 
     Raises:
         ConfigError: the name is not fit for a file name.
@@ -39,6 +40,7 @@ class Task:
 
     name: str
     spec: object
+    source: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name) or len(self.name) > LONGEST_NAME:

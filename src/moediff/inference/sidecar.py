@@ -91,7 +91,7 @@ class InputFile(Closed):
         Raises:
             InputMissing, DataError: see `checksum_of`.
         """
-        return cls(checksum_of(source), None if is_dicom_export(source) else _path_between(source, sidecar.parent))
+        return cls(checksum_of(source), None if is_dicom_export(source) else path_between(source, sidecar.parent))
 
     def find(self, sidecar: Path) -> Path | None:
         """The file, where it is still in its place and unchanged."""
@@ -103,7 +103,7 @@ class InputFile(Closed):
         return None
 
 
-def _path_between(source: Path, folder: Path) -> str | None:
+def path_between(source: Path, folder: Path) -> str | None:
     """A relative path; None where it would lead through the root of the file system and so name every folder."""
     source, folder = Path(os.path.abspath(source)), folder.resolve()
     source = source.parent.resolve() / source.name  # its own link stays: in DataLad it points to a name of digits
