@@ -41,6 +41,17 @@ def test_two_workers_do_everything_once_and_are_kept(tmp_path):
     assert len(lines) == 12 and len(set(lines)) == 2  # two processes, each result made once
 
 
+def test_each_worker_sees_the_gpu_that_fewest_others_have(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    for gpus in (("2", "3"), ("",)):
+        folder = tmp_path / str(len(gpus))
+        folder.mkdir()
+        tasks = fakes(folder, ["", "", "kill-once", ""], seconds=0.02)
+        assert run_tasks(tasks, fake_work, options(folder, gpus=gpus)).done == 4
+        seen = {line.split()[0] for lines in results(folder).values() for line in lines}
+        assert seen == ({"gpu=2", "gpu=3"} if len(gpus) == 2 else {"gpu=2,3"})
+
+
 def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path):
     summary = run_tasks(fakes(tmp_path, ["", "kill-once", "", "kill-always", "data"]), fake_work, options(tmp_path))
     assert (summary.done, summary.workers_lost, summary.retried) == (3, 4, 3)
@@ -167,6 +178,9 @@ def test_two_runs_on_one_folder_share_the_work(tmp_path):
         ({"processes": 8, "memory_mb": 6_000}, 100, 16, 100, Share(2, 8)),  # except by another number of theirs
         ({}, 100, 4, None, Share(4, 1)),
         ({}, 100, 4, 100, Share(1, 4)),
+        ({"gpus": ("0", "1")}, 100, 16, 64_000, Share(2, 8)),  # one scan at once on each
+        ({"gpus": ("0", "1"), "processes": 4}, 100, 16, 64_000, Share(4, 4)),
+        ({"gpus": ("",)}, 100, 16, 64_000, Share(1, 16)),
     ],
 )
 def test_a_machine_is_shared_out(changes, tasks, cores, memory_mb, share, tmp_path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moediff.core.device import SLOW_BFLOAT16, has_fast_bfloat16, parse_device, parse_dtype
+from moediff.core.device import SLOW_BFLOAT16, has_fast_bfloat16, parse_device, parse_dtype, visible_gpus
 from moediff.core.errors import ConfigError
 from moediff.core.volume import Volume
 from moediff.inference.enhancer import Enhancer
 from moediff.inference.session import Session
+from pretend_gpu import pretended
 
 CPU = torch.device("cpu")
 
@@ -67,3 +68,14 @@ def test_only_the_network_runs_in_bfloat16(monkeypatch):
     monkeypatch.setattr(Session, "compose", watched)
     result = Enhancer(dtype="bfloat16", device="cpu")(scan())
     assert seen == [False] and result.volume.data_XYZ.dtype == torch.float32
+
+
+def test_gpus_are_named_as_the_environment_names_them(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus("cpu") == ()
+    with pretended():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert visible_gpus("auto") == visible_gpus("cuda") == ("0", "1")
+        assert visible_gpus("cuda:1") == ("",) and visible_gpus("cpu") == ()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5e2a")
+        assert visible_gpus("auto") == ("3", "GPU-5e2a")

@@ -98,7 +98,7 @@ RUNNING: OptionTable = {
             metavar="FOLDER",
             help="journal and a log for each scan (default: logs in the output folder)",
         ),
-        option("--nprocs", type=int, metavar="N", help="scans at once (default: as cores and memory allow)"),
+        option("--nprocs", type=int, metavar="N", help="scans at once (default: as GPUs, or cores and memory allow)"),
         option(
             "--nthreads", type=int, metavar="N", help="threads of each scan (default: cores divided by scans at once)"
         ),

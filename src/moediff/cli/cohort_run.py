@@ -54,7 +54,7 @@ def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
     if not args.no_pages:
         require_modules("jinja2", what="the pages (leave them out with --no-pages)", extra="bids")
     cohort.prepare()
-    options = replace(runner_options(args, cohort.logs), task_memory_mb=task_memory_mb(cohort.tasks))
+    options = replace(runner_options(args, cohort.logs), task_memory_mb=task_memory_mb(cohort.tasks), gpus=_gpus(args))
     summary = run_tasks(cohort.tasks, enhance_task, options)
     if summary.failures:
         print(describe(summary, cohort.again(summary)), file=sys.stderr)
@@ -63,6 +63,16 @@ def run_cohort(cohort: Cohort, args: argparse.Namespace) -> int:
     if not args.quiet:
         print(RESEARCH_ONLY)
     return summary.exit_code
+
+
+def _gpus(args: argparse.Namespace) -> tuple[str, ...]:
+    """Those of this machine; workers of Dask all take the first one, and a queue's jobs have their own."""
+    from moediff.core.device import visible_gpus
+
+    if args.runner not in ("processes", "dask"):
+        return ()
+    gpus = visible_gpus(args.device)
+    return gpus if args.runner == "processes" else gpus[:1]
 
 
 def _dry_run(tasks: Sequence[Task]) -> int:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -45,7 +46,7 @@ class Share:
 
 
 def share_machine(options: RunnerOptions, tasks: int, cores: int, memory_mb: int | None) -> Share:
-    """As many processes as cores, memory and tasks allow; what is left of the cores are their threads.
+    """As many processes as GPUs, or cores, memory and tasks allow; what is left of the cores are their threads.
 
     Args:
         options: numbers given there win; `processes` is still bounded by a `memory_mb` given with it.
@@ -55,7 +56,7 @@ def share_machine(options: RunnerOptions, tasks: int, cores: int, memory_mb: int
     """
     known_mb = options.memory_mb if options.memory_mb is not None or options.processes else memory_mb
     fitting = cores if known_mb is None else max(1, known_mb // options.task_memory_mb)
-    most = options.processes or max(1, cores // (options.threads or 1))
+    most = options.processes or len(options.gpus) or max(1, cores // (options.threads or 1))
     bound = most if options.processes and known_mb is None else min(most, fitting)
     processes = max(1, min(bound, tasks))
     return Share(processes, options.threads or max(1, cores // processes))
@@ -67,6 +68,7 @@ class _Worker:
 
     process: subprocess.Popen[bytes]
     connection: Connection
+    gpu: str = ""  # the only one it sees; empty: all
     attempts: list[Attempt] = field(default_factory=list)
 
     def send(self, attempt: Attempt) -> bool:
@@ -101,6 +103,7 @@ class LocalWorkers:
         share = share_machine(options, tasks, usable_cores(), free_memory_mb())
         self.count = share.processes
         self._threads = share.threads
+        self._gpus = options.gpus
         self._log = options.folder / LOG
         self._workers: dict[Connection, _Worker] = {}
         self._most = 1 if options.stop_on_first_failure else 2  # a second one could begin after a failure
@@ -130,7 +133,8 @@ class LocalWorkers:
         return self._start()
 
     def _start(self) -> _Worker:
-        worker = _start(self._threads, self._log)
+        taken = Counter(worker.gpu for worker in self._workers.values())
+        worker = _start(self._threads, self._log, min(self._gpus, key=lambda gpu: taken[gpu], default=""))
         self._workers[worker.connection] = worker
         return worker
 
@@ -161,7 +165,7 @@ class LocalWorkers:
         _reap(every, GRACE_S)
 
 
-def _start(threads: int, log: Path) -> _Worker:
+def _start(threads: int, log: Path, gpu: str) -> _Worker:
     ours, theirs = socket.socketpair()
     log.parent.mkdir(parents=True, exist_ok=True)
     with theirs, log.open("ab") as text:
@@ -171,13 +175,17 @@ def _start(threads: int, log: Path) -> _Worker:
             stdout=text,
             stderr=text,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+            },
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then asks its workers to stop
         )
     connection = Connection(ours.detach())
     with suppress(OSError):  # it died at once: the first task sent to it shows that
         connection.send(Setup(tuple(sys.path), threads, os.getpid()))
-    return _Worker(process, connection)
+    return _Worker(process, connection, gpu)
 
 
 def _reap(workers: list[_Worker], grace_s: float) -> None:

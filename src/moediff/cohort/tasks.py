@@ -115,10 +115,11 @@ class RunnerOptions:
     Args:
         folder: for the journal and the log of every task; made where it is missing.
         runner: serial, processes (of this machine), dask (the same through Dask), or a queue: slurm, pbs, lsf.
-        processes: workers at once; None: as many as cores and memory allow (on a queue: 1).
+        processes: workers at once; None: as many as GPUs, or as cores and memory allow (on a queue: 1).
         threads: threads of one worker; None shares the cores out.
         memory_mb: memory for all workers of this machine together; None: what is free. On a queue: of one job.
         task_memory_mb: what one task needs at its peak, in MiB.
+        gpus: of this machine, as `visible_gpus` names them; workers share them out, by default one each.
         retries: how often a task whose fault is temporary, or whose worker died, is tried again.
         retry_delay_s: pause before the first retry; twice as long before each further one.
         stop_on_first_failure: start nothing new after the first task that failed for good.
@@ -135,6 +136,7 @@ class RunnerOptions:
     threads: int | None = None
     memory_mb: int | None = None
     task_memory_mb: int = 3000
+    gpus: tuple[str, ...] = ()
     retries: int = 2
     retry_delay_s: float = 5.0
     stop_on_first_failure: bool = False

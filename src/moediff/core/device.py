@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import torch
 
@@ -33,6 +34,23 @@ def parse_device(name: str) -> torch.device:
     if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return torch.device(name)
+
+
+def visible_gpus(name: str) -> tuple[str, ...]:
+    """The GPUs that a device's name leaves open, as CUDA_VISIBLE_DEVICES names them; empty where it means the CPU.
+
+    A GPU of a number ("cuda:1") is named by an empty text: it is found by its number among those that are visible now.
+
+    Raises:
+        ConfigError: see `parse_device`.
+    """
+    device = parse_device(name)
+    if device.type != "cuda":
+        return ()
+    if ":" in name:
+        return ("",)
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(word.strip() for word in named.split(","))[:count] if named else tuple(map(str, range(count)))
 
 
 def move_if_it_fits(scan: Volume, target: Grid, device: torch.device, memory_mb: int) -> Volume:
