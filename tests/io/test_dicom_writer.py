@@ -229,6 +229,15 @@ def test_two_series_of_one_study_get_one_new_study_and_one_frame_of_reference(tm
     assert first.SeriesInstanceUID != second.SeriesInstanceUID
 
 
+def test_slices_of_a_source_without_study_or_frame_of_reference_share_new_ones(tmp_path):
+    """As anonymisers leave it."""
+    loaded = load(write(tmp_path / "export", slices(StudyInstanceUID="")))
+    write_series(loaded.stored, loaded.origin, tmp_path / "out")
+    written = files(tmp_path / "out")
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        assert len({one[name].value for one in written}) == 1 and written[0][name].value
+
+
 def test_a_remapped_uid_is_a_uuid_and_an_absent_one_is_new_each_time():
     from pydicom.uid import UID
 

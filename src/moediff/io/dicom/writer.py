@@ -113,14 +113,18 @@ def _window(volume: Volume) -> tuple[float, float]:
 def _datasets(volume: Volume, origins: Sequence[DicomOrigin]) -> Any:
     from pydicom.uid import generate_uid
 
-    series = generate_uid(prefix=None)
+    uids = {
+        "StudyInstanceUID": remapped(origins[0].study),
+        "SeriesInstanceUID": generate_uid(prefix=None),
+        "FrameOfReferenceUID": remapped(origins[0].frame_of_reference),
+    }
     low, high = float(volume.data_XYZ.min()), float(volume.data_XYZ.max())
     slope = max(high - low, 1e-6) / LEVELS
     centre, width = _window(volume)
     affine = np.diag([*np.diag(LPS_TO_RAS), 1.0]) @ volume.affine.numpy()
     for z in range(volume.shape[2]):
-        dataset = _common_dataset(volume, origins, affine)
-        dataset.SeriesInstanceUID, dataset.InstanceNumber = series, z + 1
+        dataset = _common_dataset(volume, origins, affine, uids)
+        dataset.InstanceNumber = z + 1
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
         dataset.ImagePositionPatient = _decimals(affine[:3, 3] + z * affine[:3, 2])
         dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = *_decimals([slope, low]), "US"
@@ -130,7 +134,9 @@ def _datasets(volume: Volume, origins: Sequence[DicomOrigin]) -> Any:
         yield dataset
 
 
-def _common_dataset(volume: Volume, origins: Sequence[DicomOrigin], affine: np.ndarray) -> Dataset:
+def _common_dataset(
+    volume: Volume, origins: Sequence[DicomOrigin], affine: np.ndarray, uids: dict[str, str]
+) -> Dataset:
     """Everything that slices share; the first origin counts, all are referred to; `affine` is LPS+."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
@@ -141,12 +147,11 @@ def _common_dataset(volume: Volume, origins: Sequence[DicomOrigin], affine: np.n
     x_mm, y_mm, z_mm = volume.spacing_mm
     directions = [affine[:3, axis] / volume.spacing_mm[axis] for axis in (0, 1)]
     values = {name: "" for name in EMPTY} | {
+        **uids,
         "SOPClassUID": MRImageStorage,
         "Modality": origin.modality,
         "BodyPartExamined": "BRAIN",
         "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
-        "StudyInstanceUID": remapped(origin.study),
-        "FrameOfReferenceUID": remapped(origin.frame_of_reference),
         "SeriesNumber": origin.number + SERIES_STEP,
         "StudyDescription": DESCRIPTION,
         "SeriesDescription": DESCRIPTION,
