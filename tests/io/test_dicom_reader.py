@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import subprocess
 import sys
 import tarfile
+import threading
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -21,7 +24,9 @@ from moediff.core.errors import ConfigError, DataError, InputMissing
 from moediff.core.geometry import canonicalise
 from moediff.core.volume import Volume
 from moediff.io.dicom import files as dicom_files
+from moediff.io.dicom import reader
 from moediff.io.dicom.series import list_series
+from moediff.io.dicom.tags import silence_pydicom
 from moediff.io.scans import load
 
 DIRECTIONS = {
@@ -57,6 +62,18 @@ def test_one_enhanced_file_gives_the_same_volume(tmp_path):
     file = next((tmp_path / "export").iterdir())
     assert_known(load(tmp_path / "export").stored, slope=2, inter=3)
     assert_known(load(file).stored, slope=2, inter=3)
+
+
+def test_a_multi_frame_file_that_lies_there_twice_is_decoded_twice_and_compared(tmp_path, monkeypatch):
+    decoded, decode = [], reader._stored
+    monkeypatch.setattr(reader, "_stored", lambda file: decoded.append(file) or decode(file))
+    loaded = load(write(tmp_path / "export", [enhanced(), enhanced()]))
+    assert_known(loaded.stored, slope=2, inter=3)
+    assert loaded.warnings == ("9 images existed twice and were taken once",) and len(decoded) == 2
+    other = enhanced()
+    other.PixelData = other.PixelData[:-2] + b"\0\0"  # the last voxel of the last frame
+    with pytest.raises(DataError, match="twice with different voxels"):
+        load(write(tmp_path / "other", [enhanced(), other]))
 
 
 def test_rle_is_decoded(tmp_path):
@@ -210,3 +227,28 @@ def test_a_series_without_a_transfer_syntax_is_read_as_it_is_encoded(tmp_path):
         length = int.from_bytes(raw[140:144], "little") - len(element)
         path.write_bytes(raw[:140] + length.to_bytes(4, "little") + raw[144:at] + raw[at + len(element) :])
     assert_known(load(folder).stored)
+
+
+def test_threads_that_read_dicom_at_once_leave_log_and_warnings_as_they_were():
+    """Whichever begins or ends first; else pydicom's messages, which quote values, would come out or ours be lost."""
+    before = logging.getLogger("pydicom").disabled, list(warnings.filters)
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with silence_pydicom("damaged"):
+            first_in.set()
+            second_in.wait(0.2)
+        first_out.set()
+
+    def second() -> None:
+        first_in.wait()
+        with silence_pydicom("damaged"):
+            second_in.set()
+            first_out.wait()
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (logging.getLogger("pydicom").disabled, list(warnings.filters)) == before

@@ -238,6 +238,26 @@ def test_slices_of_a_source_without_study_or_frame_of_reference_share_new_ones(t
         assert len({one[name].value for one in written}) == 1 and written[0][name].value
 
 
+@pytest.mark.parametrize("stated", [("01", "00"), ("00", "01"), ("00", "00")])
+def test_a_result_says_so_where_any_image_of_its_sources_was_ever_compressed_with_loss(stated, tmp_path):
+    origins = []
+    for number, word in enumerate(stated, 5):
+        datasets = slices(series=f"1.2.3.{number}", number=number)
+        datasets[4].LossyImageCompression = word
+        loaded = load(write(tmp_path / f"in{number}", datasets))
+        origins.append(loaded.origin)
+    write_series(loaded.stored, origins[0], tmp_path / "out", origins[1:])
+    assert {one.LossyImageCompression for one in files(tmp_path / "out")} == {max(stated)}
+
+
+@pytest.mark.parametrize("modality", ["CT", "QUIMBY"])
+def test_a_result_is_an_mr_image_whatever_its_source_says(modality, tmp_path):
+    """MR Image Storage has no other modality."""
+    loaded = load(write(tmp_path / "export", slices(Modality=modality)))
+    write_series(loaded.stored, loaded.origin, tmp_path / "out")
+    assert {one.Modality for one in files(tmp_path / "out")} == {"MR"}
+
+
 def test_a_remapped_uid_is_a_uuid_and_an_absent_one_is_new_each_time():
     from pydicom.uid import UID
 

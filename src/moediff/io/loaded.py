@@ -18,7 +18,7 @@ class DicomOrigin:
         study, series, frame_of_reference: UIDs of the study, the series and the frame of reference.
         instances: (class UID, instance UID) of every image.
         number: of the series.
-        modality: a coded word.
+        lossy: some image was ever compressed with loss.
     """
 
     study: str = field(repr=False)
@@ -26,7 +26,7 @@ class DicomOrigin:
     frame_of_reference: str = field(repr=False)
     instances: tuple[tuple[str, str], ...] = field(repr=False)
     number: int
-    modality: str
+    lossy: bool
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,8 @@ def _origin(stack: Stack) -> DicomOrigin:
     first = stack.images[0]
     # The frames of a multi-frame file share one instance.
     instances = dict.fromkeys((image.class_uid, image.instance_uid) for image in stack.images)
-    number = first.number or 0
-    return DicomOrigin(
-        first.study_uid, first.series_uid, first.frame_of_reference_uid, tuple(instances), number, first.modality
-    )
+    number, lossy = first.number or 0, any(image.lossy for image in stack.images)
+    return DicomOrigin(first.study_uid, first.series_uid, first.frame_of_reference_uid, tuple(instances), number, lossy)
 
 
 def _choice(series: Series, others: int) -> list[str]:
@@ -175,11 +173,20 @@ def _voxels(files: list[DicomFile], stack: Stack, notes: list[str]) -> Tensor:
                 low, high = image.padding
                 stored_YX = stored_FYX[image.index]
                 padding_XYZ[:, :, z] = torch.from_numpy((stored_YX >= low) & (stored_YX <= high)).T
-    index = {id(image): z for z, image in enumerate(stack.images)}
-    for original, copy in stack.copies:
-        if not torch.equal(_scaled(*_stored(files[copy.file]), copy).T, data_XYZ[:, :, index[id(original)]]):
-            raise DataError("one instance exists twice with different voxels: export the series again")
+    _require_same_copies(files, stack, data_XYZ)
     return _without_padding(data_XYZ, padding_XYZ, notes)
+
+
+def _require_same_copies(files: list[DicomFile], stack: Stack, data_XYZ: Tensor) -> None:
+    """Raises DataError where an instance that exists twice has other voxels there."""
+    index = {id(image): z for z, image in enumerate(stack.images)}
+    copies_of_file: dict[int, list[tuple[int, DicomImage]]] = {}  # a multi-frame file is decoded as a whole
+    for original, copy in stack.copies:
+        copies_of_file.setdefault(copy.file, []).append((index[id(original)], copy))
+    for number, copies in copies_of_file.items():
+        stored_FYX, top = _stored(files[number])
+        if not all(torch.equal(_scaled(stored_FYX, top, copy).T, data_XYZ[:, :, z]) for z, copy in copies):
+            raise DataError("one instance exists twice with different voxels: export the series again")
 
 
 def _without_padding(data_XYZ: Tensor, padding_XYZ: Tensor, notes: list[str]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ DEFLATED = b"1.2.840.10008.1.2.1.99"
 META_BYTES = 2048  # the transfer syntax stands within these
 DEFER_BYTES = 1024  # larger values, that is the voxels, are passed over until wanted
 DIRECTORY = "1.2.840.10008.1.3.10"
+_silence = threading.RLock()  # log and warnings belong to the process: threads would restore each other's state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,19 +157,20 @@ def require_pydicom() -> None:
 
 @contextmanager
 def silence_pydicom(fault: str) -> Iterator[None]:
-    """Run pydicom without its log and warnings; any failure becomes DataError(fault)."""
+    """Run pydicom without its log and warnings, one thread at a time; any failure becomes DataError(fault)."""
     logger = logging.getLogger("pydicom")
-    before, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (MoeDiffError, MemoryError, OSError):
-        raise
-    except Exception:
-        raise DataError(fault) from None
-    finally:
-        logger.disabled = before
+    with _silence:
+        before, logger.disabled = logger.disabled, True
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except (MoeDiffError, MemoryError, OSError):
+            raise
+        except Exception:
+            raise DataError(fault) from None
+        finally:
+            logger.disabled = before
 
 
 def is_dicom(stream: BinaryIO) -> bool:

@@ -149,7 +149,7 @@ def _common_dataset(
     values = {name: "" for name in EMPTY} | {
         **uids,
         "SOPClassUID": MRImageStorage,
-        "Modality": origin.modality,
+        "Modality": "MR",  # the only one that MR Image Storage allows, PS3.3 C.8.3.1
         "BodyPartExamined": "BRAIN",
         "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
         "SeriesNumber": origin.number + SERIES_STEP,
@@ -168,7 +168,7 @@ def _common_dataset(
         "RepetitionTime": "",
         "EchoTime": "",
         "EchoTrainLength": "",
-        "LossyImageCompression": "00",
+        "LossyImageCompression": "01" if any(one.lossy for one in origins) else "00",  # once is for good
         "PixelSpacing": _decimals([y_mm, x_mm]),
         "SliceThickness": _decimals([z_mm])[0],
         "SpacingBetweenSlices": _decimals([z_mm])[0],
