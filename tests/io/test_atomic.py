@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moediff.core.errors import CannotCreate, DataError, OutputFailed, printable
-from moediff.io.atomic import check_free, name_hash, remove_leftovers, whole_folder, write_file, write_text
+from moediff.io.atomic import check_free, name_hash, remove_leftovers, whole_file, whole_folder, write_file, write_text
 
 TEXT = '{"π": 3}\n'
 
@@ -40,6 +40,22 @@ def test_permissions_follow_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "side.json").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_disk_that_sets_modes_itself_takes_files_all_the_same(replaced, tmp_path, monkeypatch):
+    """FAT, or a share mounted for another user, lets us write but refuses any change of mode."""
+
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with whole_file(tmp_path / "weights", overwrite=False) as hidden:
+        if replaced:
+            hidden.unlink()
+            os.close(os.open(hidden, os.O_CREAT | os.O_WRONLY, 0o600))
+        hidden.write_text(TEXT)
+    assert (tmp_path / "weights").read_text() == TEXT and names(tmp_path) == ["weights"]
 
 
 @pytest.mark.parametrize("ask", [check_free, lambda path, overwrite: write_text("new", path, overwrite=overwrite)])

@@ -119,7 +119,7 @@ def whole_file(path: Path, *, overwrite: bool, verify: Verify | None = None) -> 
         mode = _create_hidden(hidden)
         with _write_failures():
             yield hidden
-            hidden.chmod(mode)  # a library that replaces the file (safetensors) makes it readable for its owner alone
+            _restore_mode(hidden, mode)
             _sync(hidden)
             _verify(hidden, verify)
             _remember(hidden)
@@ -237,6 +237,13 @@ def _create_hidden(hidden: Path) -> int:
         return os.fstat(handle).st_mode & 0o777
     finally:
         os.close(handle)
+
+
+def _restore_mode(hidden: Path, mode: int) -> None:
+    """A library that replaces the file (safetensors) makes it readable for its owner alone."""
+    if hidden.stat().st_mode & 0o777 != mode:
+        with suppress(PermissionError):  # FAT and some network shares set all files' modes themselves
+            hidden.chmod(mode)
 
 
 def _create_hidden_folder(hidden: Path) -> None:
