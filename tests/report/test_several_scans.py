@@ -1,11 +1,13 @@
 """A page of several scans shows each as registered, which one decided where, and what is left of each."""
 
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 import torch
 
-from moediff.inference.result import ScanShare
+from moediff.inference.result import GuideShare, ScanShare
+from moediff.report.curves import plots
 from moediff.report.display import display
 from moediff.report.page import render
 from moediff.report.several_scans import scan_rows
@@ -66,3 +68,12 @@ def test_the_page_holds_the_table_and_escapes_names(scans, shares):
     page = render(replace(scans, shares=shares, record=scans.record | RECORD))
     assert "The scans that became one" in page and "slices 7, 8 count less" in page
     assert "3: &lt;b&gt;" in page and "3: <b>" not in page
+
+
+def test_plots_compare_scans_of_one_unit_and_every_curve_has_a_colour(scans, shares):
+    guide = GuideShare("T2w", scans.source, torch.zeros(scans.enhanced.shape))
+    scans = replace(scans, shares=shares, guide=guide)
+    intensities, detail = ([key for key, _, _ in plot.curves] for plot in plots(display(scans)))
+    assert intensities == ["input", "interpolated", "enhanced", "truth"] and detail == intensities[1:]
+    style = files("moediff.report").joinpath("templates/page.css").read_text()
+    assert all(f".k-{key} {{ stroke: var(--k-{key})" in style for key in intensities)

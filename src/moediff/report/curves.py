@@ -24,6 +24,8 @@ AIR_BINS = 5  # the darkest 8 % of the window; air would dwarf everything else
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 420, 240, 48, 12, 42, 10
 DECIBELS = 20  # between two lines of the spectrum
 SIZES = (8, 4, 3, 2)  # voxels; details this large are marked along the spectrum
+OF_ONE_GRID = ("interpolated", "enhanced", "truth")
+DRAWN = ("input", *OF_ONE_GRID)  # page.css has a colour for each; further scans and a guide have units of their own
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,8 @@ def _paths(curves: Sequence[Curve], low: float, high: float) -> tuple[tuple[str,
 
 def _intensities(layers: Display) -> Plot:
     low, high = min(layers.windows[0].low, 0.0), layers.windows[0].high
-    curves = [
-        Curve(s.key, s.title, tuple((100 * histogram(s.volume.data_XYZ, low, high)).tolist())) for s in layers.scans
-    ]
+    drawn = [s for s in layers.scans if s.key in DRAWN]
+    curves = [Curve(s.key, s.title, tuple((100 * histogram(s.volume.data_XYZ, low, high)).tolist())) for s in drawn]
     marks = ticks(0, max(max(c.y) for c in curves) or 1.0, 4)
     inside = [t for t in ticks(low, high, 4) if low <= t <= high]
     return Plot(
@@ -129,7 +130,7 @@ def _intensities(layers: Display) -> Plot:
 
 
 def _detail(layers: Display) -> Plot:
-    fine = [s for s in layers.scans if s.key != "input"]
+    fine = [s for s in layers.scans if s.key in OF_ONE_GRID]
     curves = [Curve(s.key, s.title, tuple(power_spectrum(s.volume.data_XYZ).tolist())) for s in fine]
     low = DECIBELS * min(-1, math.floor(min(min(c.y) for c in curves) / DECIBELS))
     levels = range(low, 1, DECIBELS)
@@ -145,5 +146,5 @@ def _detail(layers: Display) -> Plot:
 
 
 def plots(layers: Display) -> list[Plot]:
-    """Histogram of every scan, and spectrum of all but the input, which lies on coarser voxels of its own."""
+    """Histograms, and spectra of all but the input, which lies on coarser voxels of its own."""
     return [_intensities(layers), _detail(layers)]
