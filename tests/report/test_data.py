@@ -10,7 +10,7 @@ from moediff.core.errors import DataError, GeometryError
 from moediff.core.geometry import crop
 from moediff.core.volume import Volume
 from moediff.io.scans import save
-from moediff.report.data import ReportFiles, from_files
+from moediff.report.data import ReportFiles, ReportScans, from_files
 from moediff.report.display import display
 from moediff.report.embed import placed_on
 from moediff.report.layers import nearest
@@ -95,6 +95,17 @@ def test_beyond_an_oblique_scan_there_is_what_was_asked_for(phantom):
     affine[3, 3] = 1
     read = nearest(Volume(torch.full((40, 40, 10), 7.0), affine), phantom.grid, outside=-1.0)
     assert set(read.round().unique().tolist()) == {-1.0, 7.0} and bool((read[:, :, :20] == -1).all())
+
+
+def test_a_scan_at_an_angle_is_named_by_the_voxels_it_was_measured_with(phantom):
+    turn = torch.tensor([[0.9, -(0.19**0.5), 0], [0.19**0.5, 0.9, 0], [0, 0, 1]], dtype=torch.float64)
+    names = []
+    for axes in (torch.eye(3, dtype=torch.float64), turn):
+        affine = torch.eye(4, dtype=torch.float64)
+        affine[:3, :3] = axes * torch.tensor([4.0, 4.0, 20.0])
+        source = Volume(torch.ones(40, 40, 9), affine)
+        names.append(display(ReportScans(enhanced=phantom, name="a", source=source)).scans[0].voxel_size)
+    assert names == ["4 x 4 x 20 mm", "4 x 4 x 20 mm, resampled"]
 
 
 def test_an_input_of_another_place_is_refused(result, elsewhere):

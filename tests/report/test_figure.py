@@ -9,7 +9,7 @@ import torch
 
 from moediff.core.errors import CannotCreate, ConfigError, DataError
 from moediff.core.volume import Volume
-from moediff.report.figure import comparison_figure
+from moediff.report.figure import compare, comparison_figure
 
 EXPERTS = ("deep white matter", "cortex", "junction", "rest")
 
@@ -44,6 +44,14 @@ def test_all_panels_share_one_window(head, tmp_path):
     dim = head.with_data(0.5 * head.data_XYZ)
     image = picture({"dim": dim, "bright": head}, tmp_path / "two.png")
     assert 1.3 < column(image, 1, 2).mean() / column(image, 0, 2).mean() < 2.5
+
+
+def test_a_scan_at_an_angle_is_named_by_the_voxels_it_was_measured_with(head):
+    turn = torch.tensor([[0.9, -(0.19**0.5), 0], [0.19**0.5, 0.9, 0], [0, 0, 1]], dtype=torch.float64)
+    affine = head.affine.clone()
+    affine[:3, :3] = turn @ affine[:3, :3] @ torch.diag(torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64))
+    texts = [text.get_text() for text in compare({"input": Volume(head.data_XYZ, affine), "enhanced": head}).texts]
+    assert "5 x 5 x 10 mm, resampled" in texts and "5 mm" in texts
 
 
 def test_the_patients_right_is_on_the_left(head, tmp_path):

@@ -14,7 +14,7 @@ from moediff.core.errors import DataError
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.report.data import ReportScans
-from moediff.report.layers import Display, DisplayBox, Layer, Scan, own_voxels, quantiles
+from moediff.report.layers import Display, DisplayBox, Layer, Scan, measured_scan, quantiles
 from moediff.report.maps import maps
 from moediff.report.sanitise import one_line
 from moediff.report.several_scans import registered_scans
@@ -83,11 +83,11 @@ def as_bright(scan: Volume, other: Volume) -> Volume:
 def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
     scan_list = []
     if scans.source is not None:
-        scan_list.append(Scan("input", "input", own_voxels(scans.source, cropped.grid)))
+        scan_list.append(measured_scan("input", "input", scans.source, cropped.grid))
     scan_list.extend(registered_scans(scans.shares, cropped.grid))
     if scans.guide is not None:
         title = f"guide: {one_line(scans.guide.name)}"
-        scan_list.append(Scan("sharp", title, own_voxels(as_bright(scans.guide.scan, cropped), cropped.grid)))
+        scan_list.append(measured_scan("sharp", title, as_bright(scans.guide.scan, cropped), cropped.grid))
     if scans.interpolated is not None:
         scan_list.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
     scan_list.append(Scan("enhanced", "enhanced", cropped))

@@ -26,7 +26,7 @@ from moediff.core.volume import Volume
 from moediff.inference.result import Enhanced
 from moediff.io.atomic import whole_file
 from moediff.report.data import truth_on
-from moediff.report.layers import EDGES, EXPERT_COLOURS, PLANES
+from moediff.report.layers import EDGES, EXPERT_COLOURS, PLANES, size_in_words
 from moediff.report.maps import expert_labels
 
 COLUMN_INCH, GAP_INCH, TITLE_INCH, FOOT_INCH = 2.15, 0.06, 0.62, 0.62
@@ -196,11 +196,6 @@ def save_figure(figure: Any, path: Path) -> None:
         figure.savefig(hidden, format="png", facecolor=PAPER)
 
 
-def _millimetres(volume: Volume) -> str:
-    x, y, z = (f"{s:.2f}".rstrip("0").rstrip(".") for s in volume.spacing_mm)
-    return f"{x} mm" if x == y == z else f"{x} x {y} x {z} mm"
-
-
 def _aligned(panels: Mapping[str, Volume]) -> dict[str, Volume]:
     """All panels; one that is oblique to the last panel is resampled onto it."""
     reference = list(panels.values())[-1]
@@ -301,7 +296,9 @@ def compare(
         raise DataError(f"the last panel has no contrast (window {window[0]}..{window[1]}); expected a scan")
     layers = []
     for title, volume in volumes.items():
-        label = title if "\n" in title else f"{title}\n{_millimetres(volume)}"
+        measured = panels[title]
+        size = size_in_words(measured.spacing_mm, resampled=volume is not measured)
+        label = title if "\n" in title else f"{title}\n{size}"
         layers.append(Column(label, volume.data_XYZ.float(), volume, "gray", window))
     planes = _cut_planes(layers[-1], reference.data_XYZ > window[0] + 0.08 * (window[1] - window[0]))
     if error_of:

@@ -6,6 +6,7 @@ Axes: X Y Z voxels (RAS+).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,13 @@ SAMPLES = 100_000  # quantiles need no more voxels than these
 DARK = 0.01  # quantile that air lies at where a scan goes below zero
 
 
+def size_in_words(spacing_mm: Sequence[float], *, resampled: bool) -> str:
+    """A voxel size that was measured, as in "0.9 x 0.9 x 5 mm"."""
+    sizes = [f"{size:.2f}".rstrip("0").rstrip(".") for size in spacing_mm]
+    words = f"{sizes[0] if len(set(sizes)) == 1 else ' x '.join(sizes)} mm"
+    return f"{words}, resampled" if resampled else words
+
+
 @dataclass(frozen=True)
 class Scan:
     """One scan to look at.
@@ -30,17 +38,18 @@ class Scan:
         key: short identifier, letters and digits only.
         title: what a reader sees.
         volume: in the scan's units, on voxels of its own whose axes are parallel to those of `Display.grid`.
+        measured_mm: voxel size of a scan at an angle to that grid, which was resampled on the grid's voxels.
     """
 
     key: str
     title: str
     volume: Volume
+    measured_mm: tuple[float, float, float] | None = None
 
     @property
     def voxel_size(self) -> str:
-        """As in "0.9 x 0.9 x 5 mm"."""
-        sizes = [f"{size:.2f}".rstrip("0").rstrip(".") for size in self.volume.spacing_mm]
-        return f"{sizes[0] if len(set(sizes)) == 1 else ' x '.join(sizes)} mm"
+        """As it was measured, in words."""
+        return size_in_words(self.measured_mm or self.volume.spacing_mm, resampled=self.measured_mm is not None)
 
 
 @dataclass(frozen=True)
@@ -173,3 +182,9 @@ def own_voxels(volume: Volume, grid: Grid) -> Volume:
         start.append(first)
         shape.append(last - first + 1)
     return crop(volume, start, shape)
+
+
+def measured_scan(key: str, title: str, volume: Volume, grid: Grid) -> Scan:
+    """A scan on its `own_voxels`, whose size as measured is kept."""
+    oblique = axis_positions(volume.grid, grid) is None
+    return Scan(key, title, own_voxels(volume, grid), volume.spacing_mm if oblique else None)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moediff.core.volume import Grid
 from moediff.inference.result import ScanShare
-from moediff.report.layers import EXPERT_COLOURS, DisplayBox, Layer, Scan, nearest, own_voxels, quantiles, to_bytes
+from moediff.report.layers import EXPERT_COLOURS, DisplayBox, Layer, Scan, measured_scan, nearest, quantiles, to_bytes
 from moediff.report.sanitise import number, one_line
 
 LARGEST = "each place has the colour of the scan whose weight is the largest there"
@@ -70,7 +70,7 @@ def _row(scan: Mapping[str, Any], index: int) -> ScanRow:
 def registered_scans(shares: Sequence[ScanShare], grid: Grid) -> list[Scan]:
     """Every scan but the first, as registered to it, to be looked at beside it or in turn with it."""
     return [
-        Scan(f"scan{index}", f"scan {index}: {one_line(share.name)}", own_voxels(share.scan, grid))
+        measured_scan(f"scan{index}", f"scan {index}: {one_line(share.name)}", share.scan, grid)
         for index, share in enumerate(shares[1:], 2)
     ]
 
