@@ -116,6 +116,17 @@ def test_an_input_is_never_replaced(run, folder):
     assert (folder / "ref.nii.gz").read_bytes() == before
 
 
+def test_the_sidecar_of_a_result_is_never_replaced(run, folder, tmp_path, capsys):
+    result, sidecar = tmp_path / "ours.nii.gz", tmp_path / "ours.json"
+    result.write_bytes((folder / "pred.nii.gz").read_bytes())
+    for suffix in ("json", "csv"):
+        sidecar.write_text("of the result")
+        assert run(str(result), "--metrics", "psnr", f"--{suffix}", str(sidecar), "--overwrite") == 73
+        assert "an input or its sidecar" in capsys.readouterr().err and sidecar.read_text() == "of the result"
+    sidecar.unlink()
+    assert run(str(result), "--metrics", "psnr", "--json", str(sidecar), "-q") == 0  # there was none
+
+
 @pytest.mark.parametrize("options", [["--pred", "a"], ["--pairs", "a", "--ref", "b"], ["--ref", "b"], []])
 def test_contradicting_options_are_usage_errors(options):
     with pytest.raises(SystemExit) as stopped:

@@ -185,14 +185,17 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
 
 def _check_outputs(args: argparse.Namespace, pairs: list[Pair]) -> None:
     from moediff.core.errors import CannotCreate
+    from moediff.io.naming import sidecar_of
     from moediff.io.scans import check_free
 
     outputs = [path for path in (args.json, args.csv) if path is not None]
-    inputs = {path.resolve() for pair in pairs for path in pair.files.values()}
-    inputs |= {args.pairs.resolve()} if args.pairs else set()
+    scans = [path for pair in pairs for path in pair.files.values()]
+    sidecars = [path for path in map(sidecar_of, scans) if path.is_file()]
+    lists = [path for path in (args.pairs, args.perceptual) if path is not None]
+    inputs = {path.resolve() for path in (*scans, *sidecars, *lists)}
     for path in outputs:
         if path.resolve() in inputs:
-            raise CannotCreate(f"{path}: the output would replace an input; choose another name")
+            raise CannotCreate(f"{path}: the output would replace an input or its sidecar; choose another name")
         check_free(path, overwrite=args.overwrite)
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise CannotCreate("--json and --csv name the same file; give each its own")
