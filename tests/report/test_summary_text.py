@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from torch.testing import assert_close
 
+from moediff.evaluation.evaluate import EvaluateOptions, evaluate
+from moediff.report.display import display
 from moediff.report.sanitise import number
 from moediff.report.summary_text import _story, summarise
 
@@ -34,6 +37,29 @@ def test_row44_what_an_odd_sidecar_says_is_left_out(record, scans):
 def test_a_plain_answer_is_told(value, word, scans):
     summary = summarise(replace(scans, record={"settings": {"data_consistency": value}}))
     assert ("Corrected towards the measurement", word) in summary.done
+
+
+def test_a_truth_of_other_units_gives_the_numbers_and_pictures_of_one_in_the_results_units(scans):
+    judged = evaluate(scans.enhanced, scans.truth, EvaluateOptions(metrics=("psnr", "ssim"))).metrics
+    scaled = replace(scans, truth=scans.truth.with_data(10 * scans.truth.data_XYZ))
+    one, other = summarise(scans), summarise(scaled)
+    for summary in (one, other):
+        assert [score.name for score in summary.scores] == ["enhanced", "interpolated"]
+        assert (summary.scores[0].psnr, summary.scores[0].ssim) == pytest.approx((judged["psnr"], judged["ssim"]))
+        assert not [warning for warning in summary.warnings if warning.startswith("truth")]
+    assert other.scores[1].psnr == pytest.approx(one.scores[1].psnr)
+    assert [region.wrong for region in other.regions] == pytest.approx([region.wrong for region in one.regions])
+    shown = [{scan.key: scan.volume for scan in display(each).scans}["truth"] for each in (scans, scaled)]
+    assert_close(shown[0].data_XYZ, shown[1].data_XYZ, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(lambda x: x.flip(0), "looks mirrored left to right"), (lambda x: 1000 - x, "as they are")]
+)
+def test_a_truth_that_does_not_belong_is_warned_of(change, words, scans):
+    summary = summarise(replace(scans, truth=scans.truth.with_data(change(scans.truth.data_XYZ))))
+    assert any(warning.startswith("truth: ") and words in warning for warning in summary.warnings)
+    assert summary.scores[0].psnr < 30
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), True, "1", None, [1]])

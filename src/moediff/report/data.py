@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from moediff.acquisition.point_spread import Samplings
 from moediff.core.errors import DataError, GeometryError, MoeDiffError, prefix_errors, printable
-from moediff.core.geometry import StorageOrder, field_of_view_mask, resample
+from moediff.core.geometry import StorageOrder
 from moediff.core.schema import record_from
 from moediff.core.volume import Grid, Volume
 from moediff.evaluation.data_consistency import residual_map
+from moediff.evaluation.intensity_fit import Fit
 from moediff.evaluation.pairs import load_annotation
 from moediff.inference.grid_plan import GridPlan
 from moediff.inference.result import Enhanced, GuideShare, ScanShare
@@ -30,7 +32,7 @@ from moediff.io.loaded import LoadedScan
 from moediff.io.naming import default_output, sidecar_of
 from moediff.io.nifti.writer import gzip_wanted
 from moediff.io.scans import load
-from moediff.report.layers import air
+from moediff.report.truth import fit_to_truth, in_units_of_result, measured_on, truth_on
 
 REMEDY = (
     "name the true scan, and outlines of lesions by --lesions, or give `--trust-intensities` if these are intensities"
@@ -82,7 +84,7 @@ class ReportScans:
         record: the sidecar as plain values, which may be foreign: what has another type than expected is left out.
         source: the input on its own grid.
         interpolated: the input on the enhanced grid.
-        truth: the true scan on the enhanced grid.
+        truth: the true scan on the enhanced grid, in its own intensities.
         truth_seen_XYZ: where it was measured; None means everywhere.
         uncertainty_XYZ: standard deviation.
         gate_XYZE: weight of each expert, zero where none worked.
@@ -114,6 +116,16 @@ class ReportScans:
     source_note: str = ""
     shares: tuple[ScanShare, ...] = ()
     guide: GuideShare | None = None
+
+    @cached_property
+    def truth_fit(self) -> tuple[Fit, tuple[str, ...]]:
+        """Gain and offset that bring the result to the truth's intensities, and doubts; see `fit_to_truth`."""
+        return (Fit(), ()) if self.truth is None else fit_to_truth(self.enhanced, self.truth, self.truth_seen_XYZ)
+
+    @cached_property
+    def shown_truth(self) -> Volume | None:
+        """The truth in the result's intensities."""
+        return None if self.truth is None else in_units_of_result(self.truth, self.truth_fit[0])
 
     def __post_init__(self) -> None:
         maps = {
@@ -217,32 +229,14 @@ def _check_same_scan(record: dict[str, Any], scan: LoadedScan) -> None:
 
 def _lesions(path: Path, grid: Grid) -> Volume:
     drawn = load_annotation(path)
-    _measured("lesion mask", drawn, grid)
+    measured_on("lesion mask", drawn, grid)
     return drawn
-
-
-def _measured(what: str, volume: Volume, grid: Grid) -> Tensor:
-    """Where on a grid a scan was measured."""
-    seen_XYZ = field_of_view_mask(volume.grid, grid)
-    if not bool(seen_XYZ.any()):
-        raise GeometryError(
-            f"the {what} lies wholly outside the enhanced scan, expected the same part of one head: name the right file"
-        )
-    return seen_XYZ
 
 
 def _interpolated(source: Volume, grid: Grid) -> Volume:
     """The input on the enhanced grid, as `Enhanced.interpolated` has it."""
-    _measured("input", source, grid)
+    measured_on("input", source, grid)
     return GridPlan.between(source, grid).interpolated(source)
-
-
-def truth_on(truth: Volume, grid: Grid) -> tuple[Volume, Tensor | None]:
-    """The truth on the enhanced grid, and where it was measured (None: everywhere); elsewhere it holds air."""
-    seen_XYZ, read = _measured("truth", truth, grid), resample(truth, grid)
-    if bool(seen_XYZ.all()):
-        return read, None
-    return read.with_data(read.data_XYZ.masked_fill(~seen_XYZ, air(truth))), seen_XYZ
 
 
 def _changed(differences_XYZN: Tensor) -> Tensor:

@@ -91,8 +91,8 @@ def _scans(scans: ReportScans, box: DisplayBox, cropped: Volume) -> list[Scan]:
     if scans.interpolated is not None:
         scan_list.append(Scan("interpolated", "interpolated", box.crop_volume(scans.interpolated)))
     scan_list.append(Scan("enhanced", "enhanced", cropped))
-    if scans.truth is not None:
-        scan_list.append(Scan("truth", "truth", box.crop_volume(scans.truth)))
+    if scans.shown_truth is not None:
+        scan_list.append(Scan("truth", "truth", box.crop_volume(scans.shown_truth)))
     return scan_list
 
 

@@ -25,9 +25,9 @@ from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
 from moediff.inference.result import Enhanced
 from moediff.io.atomic import whole_file
-from moediff.report.data import truth_on
 from moediff.report.layers import EDGES, EXPERT_COLOURS, PLANES, size_in_words
 from moediff.report.maps import expert_labels
+from moediff.report.truth import fit_to_truth, in_units_of_result, truth_on
 
 COLUMN_INCH, GAP_INCH, TITLE_INCH, FOOT_INCH = 2.15, 0.06, 0.62, 0.62
 DOTS_PER_INCH = 150
@@ -328,7 +328,8 @@ def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | No
 
     Args:
         path: where a PNG goes; an existing file is replaced, None writes nothing.
-        truth: the true scan, on any grid; no error is shown where it was not measured.
+        truth: the true scan, on any grid; brought to the result's intensities. No error is shown where it was not
+            measured.
 
     Returns:
         The matplotlib figure.
@@ -342,7 +343,9 @@ def plot(result: Enhanced, path: Path | str | None = None, *, truth: Volume | No
     panels = {"input": result.source.volume, "interpolated": result.interpolated, "enhanced": result.volume}
     measured_XYZ = None
     if truth is not None:
-        panels["truth"], measured_XYZ = truth_on(truth, result.volume.grid)
+        placed, measured_XYZ = truth_on(truth, result.volume.grid)
+        fit, _ = fit_to_truth(result.volume, placed, measured_XYZ)
+        panels["truth"] = in_units_of_result(placed, fit)
     figure = compare(
         panels,
         error_of=None if truth is None else ("enhanced", "truth"),

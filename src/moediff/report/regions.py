@@ -128,9 +128,9 @@ def _parts(scans: ReportScans, worked_XYZ: Tensor) -> Iterator[tuple[str, Tensor
 
 def _gap(scans: ReportScans) -> Tensor:
     """How far the result is from the truth, on thinned voxels; NaN where no truth is known."""
-    if scans.truth is None:
+    if scans.shown_truth is None:
         return torch.full_like(_thin(scans.enhanced.data_XYZ), torch.nan)
-    gap_XYZ = (_thin(scans.enhanced.data_XYZ) - _thin(scans.truth.data_XYZ)).abs()
+    gap_XYZ = (_thin(scans.enhanced.data_XYZ) - _thin(scans.shown_truth.data_XYZ)).abs()
     seen_XYZ = scans.truth_seen_XYZ
     return gap_XYZ if seen_XYZ is None else gap_XYZ.masked_fill(_thin(seen_XYZ) == 0, torch.nan)
 

@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from moediff.evaluation.metrics.fidelity import head_mask, score
 from moediff.report.data import ReportScans
 from moediff.report.regions import Expert, Region, experts, regions
 from moediff.report.sanitise import number, one_line
 from moediff.report.several_scans import ScanRow, scan_rows
+from moediff.report.truth import fit_to_truth, score_fitted
 
 MODES = {"faithful": "faithful (the posterior mean, one network evaluation)", "detail": "detail (one plausible sample)"}
 NOTHING_DONE = "Only interpolation: the target grid is no finer than the scan, so the network did not run."
@@ -48,7 +46,7 @@ class Summary:
         verdict: whether the result agrees with the measurement; empty where that is not known.
         done, numbers: rows.
         experts, regions, scores: tables; empty where not known.
-        warnings: the sidecar's.
+        warnings: the sidecar's, and doubts about the truth.
         scans: a table, where several scans became one.
     """
 
@@ -186,21 +184,17 @@ def _verdict(record: Mapping[str, Any]) -> str:
 
 
 def _scores(scans: ReportScans) -> list[Score]:
+    """Each scan at its best, as `moediff evaluate` judges it."""
     if scans.truth is None:
         return []
-    truth_XYZ, measured_XYZ = scans.truth.data_XYZ.float(), scans.truth_seen_XYZ
-    judged = head_mask(truth_XYZ)
-    if measured_XYZ is not None:
-        judged &= measured_XYZ
-    named = {"enhanced": scans.enhanced, "interpolated": scans.interpolated}
+    fits = {"enhanced": (scans.enhanced, scans.truth_fit[0])}
+    if scans.interpolated is not None:
+        fit, _ = fit_to_truth(scans.interpolated, scans.truth, scans.truth_seen_XYZ)
+        fits["interpolated"] = scans.interpolated, fit
     rows = []
-    for name, volume in named.items():
-        if volume is not None:
-            data_XYZ = volume.data_XYZ.float()
-            if measured_XYZ is not None:  # else windows of SSIM would see beyond it
-                data_XYZ = torch.where(measured_XYZ, data_XYZ, truth_XYZ)
-            scores = score(data_XYZ, truth_XYZ, judged)
-            rows.append(Score(name, scores.psnr, scores.ssim))
+    for name, (volume, fit) in fits.items():
+        scores = score_fitted(volume, fit, scans.truth, scans.truth_seen_XYZ)
+        rows.append(Score(name, scores.psnr, scores.ssim))
     return rows
 
 
@@ -212,6 +206,7 @@ def summarise(scans: ReportScans) -> Summary:
     """
     warnings = scans.record.get("warnings")
     warning_texts = [one_line(w) for w in warnings] if isinstance(warnings, list) else []
+    warning_texts += [f"truth: {note}" for note in scans.truth_fit[1]]
     return Summary(
         _story(scans.record),
         _verdict(scans.record),
