@@ -11,7 +11,7 @@ from moediff.benchmark.cases import Case, Scan
 from moediff.benchmark.methods import Method, parse_methods
 from moediff.benchmark.run import ROWS, WORK, Settings, _locked, key_of, run_benchmark
 from moediff.core.errors import CannotCreate, DataError, TryAgain
-from moediff.evaluation.evaluate import EvaluateOptions
+from moediff.evaluation.evaluate import NEEDS_WEIGHTS, EvaluateOptions, evaluate
 from moediff.io.scans import save
 
 PSNR_ONLY = EvaluateOptions(metrics=("psnr",), resample=True)
@@ -92,6 +92,18 @@ def test_a_result_of_another_head_is_a_row(run, tmp_path, make_phantom):
     save(inverted.with_data(1000 - inverted.data_XYZ), tmp_path / "other.nii.gz")
     (row,) = run(command(f"source = {str(tmp_path / 'other.nii.gz')!r}; {COPY}"))
     assert "intensities fall" in row.error and row.metrics == {}
+
+
+def test_a_row_says_why_a_metric_has_no_value(run, monkeypatch):
+    """But not that weights, which are not shipped, are absent."""
+
+    def without_metrics(*args, **options):
+        reasons = {"vif": "no detail", "lpips": NEEDS_WEIGHTS}
+        return replace(evaluate(*args, **options), not_computed=reasons)
+
+    monkeypatch.setattr("moediff.benchmark.run.evaluate", without_metrics)
+    (row,) = run(command(COPY))
+    assert row.not_computed["vif"] == "no detail" and "lpips" not in row.not_computed
 
 
 def counting(tmp_path):

@@ -12,13 +12,14 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import NAMED
 from moediff.benchmark.aggregate import with_gains
 from moediff.benchmark.cases import Case, Scan
+from moediff.benchmark.markdown_tables import blocks_of
 from moediff.benchmark.records import BenchmarkRow, about_this_machine
 from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.evaluation.lesions import LesionScores
 from moediff.evaluation.per_region import RegionScores
 from moediff.evaluation.records import IntensityFit
-from moediff.report.benchmark_page import case_panels, draw_case, page, what_was_run
+from moediff.report.benchmark_page import _times, case_panels, draw_case, page, what_was_run
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x onerror=y>"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -135,6 +136,30 @@ def test_losses_are_listed(tmp_path):
     rows = with_gains([row("cubic", "a", 20, "k"), row("zero-fill", "a", 21, "l")])
     assert "PSNR: zero-fill is better, 21 against 20 on average; in 1 of 1 cases." in page(
         rows, about_this_machine(1, "cpu", [0]), "cubic", tmp_path
+    )
+
+
+SCANS = {"sub-01_ses-1": 21.0, "sub-01_ses-2": 21.0, "sub-02": 24.0}  # of two persons
+
+
+def test_plots_show_means_over_persons_as_the_tables_do(tmp_path):
+    baselines = [row(method, scan, 20.0, "k") for method in ("cubic", "zero-fill") for scan in SCANS]
+    ours = [replace(row("ours", scan, psnr, "k"), seconds=psnr - 20) for scan, psnr in SCANS.items()]
+    rows = with_gains([*baselines, *ours])
+    html = page(rows, about_this_machine(1, "cpu", [0]), "ours", tmp_path)
+    assert "ours, mean +2.500" in html and "<td>+2.50</td>" in html  # of scans, it would be 2
+    assert "Dots are scans" in html and _times(rows)["ours"] == pytest.approx((2.5, 2.5))
+
+
+def test_a_method_that_failed_on_a_scan_is_marked_in_tables_of_regions_and_lesions(tmp_path):
+    rows = [row(method, scan, 20.0, "k") for method in ("cubic", "zero-fill") for scan in "ab"]
+    rows += [row("tool", "a", 21.0, "k"), row("tool", "b", 0, "k", error="no")]
+    html = page(with_gains(rows), about_this_machine(1, "cpu", [0]), "cubic", tmp_path)
+    assert html.count("<td>tool (1 of 2 scans)</td>") == 2 and "<td>cubic</td>" in html
+    assert html.count("Scans: a, b") == 2
+    blocks = blocks_of(with_gains(rows), "cubic", about_this_machine(1, "cpu", [0]))
+    assert all(
+        "| tool (1 of 2 scans)" in blocks[name] and "cubic (" not in blocks[name] for name in ("regions", "lesions")
     )
 
 

@@ -20,12 +20,12 @@ def test_ticks_are_round_and_reach_both_ends(low, high, expected):
 
 def test_dots_lie_in_order_inside_the_frame():
     values = {"ours": {"a": 2.0, "b": -1.0, "c": 9.0}, "broken": {}}
-    plot = dots(values, ["a", "b", "c"], ["c"], "gain")
+    plot = dots(values, {"ours": 0.4, "broken": None}, ["a", "b", "c"], ["c"], "gain")
     at = {(m.kind, m.title): m for m in plot.marks}
     a, b, c = at["dot", "ours, a: +2.000"], at["dot", "ours, b: -1.000"], at["ring", "ours, c: +9.000"]
-    mean = at["mean", "ours, mean +0.500"]  # the ring is not in it
+    mean = at["mean", "ours, mean +0.400"]  # as given: a person may have several scans
     assert LEFT <= b.x < plot.zero < mean.x < a.x < c.x <= WIDTH - RIGHT
-    assert mean.x == pytest.approx((a.x + b.x) / 2, abs=0.02)
+    assert mean.x == pytest.approx(b.x + (a.x - b.x) * 1.4 / 3, abs=0.02)
     assert [label.text for label in plot.labels] == ["ours", "broken"] and (a.colour, b.colour, c.colour) == (0, 1, 2)
 
 
@@ -59,7 +59,7 @@ def test_names_of_methods_alike_in_time_and_quality_do_not_cover_each_other():
 
 
 def test_nothing_to_draw_is_an_empty_frame():
-    assert not dots({}, [], [], "gain").marks and not intervals({}, "gain").bars
+    assert not dots({}, {}, [], [], "gain").marks and not intervals({}, "gain").bars
     assert not quality_against_time({}).marks
 
 

@@ -125,6 +125,11 @@ def means(rows: Sequence[BenchmarkRow]) -> list[Mean]:
     return [_mean_of(rows, recipe, method) for recipe in recipes_of(rows) for method in methods_of(rows)]
 
 
+def overall_means(rows: Sequence[BenchmarkRow]) -> list[Mean]:
+    """`means` of every method over all recipes together."""
+    return means([replace(row, recipe="all") for row in rows])
+
+
 def _mean_of(rows: Sequence[BenchmarkRow], recipe: str, method: str) -> Mean:
     own = counted(rows, method, recipe)
     metrics = list(dict.fromkeys(metric for row in own for metric in row.metrics))

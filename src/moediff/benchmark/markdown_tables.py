@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean
 
 from moediff.anatomy.regions import REGIONS
@@ -19,11 +18,12 @@ from moediff.benchmark.aggregate import (
     losses,
     means,
     methods_of,
+    overall_means,
     recipes_of,
     region_means,
     scans_of,
 )
-from moediff.benchmark.records import About, BenchmarkRow, Mean
+from moediff.benchmark.records import About, BenchmarkRow, LesionSum, Mean, RegionMean
 from moediff.core.errors import DataError, printable
 from moediff.evaluation.records import csv_text, plain
 
@@ -259,6 +259,13 @@ def loss_table(rows: Sequence[BenchmarkRow], focus: str) -> str:
     return table(lines) if len(lines) > 1 else "No metric of any recipe has a method with a better mean."
 
 
+def scan_note(entries: Sequence[RegionMean | LesionSum], method: str) -> str:
+    """Behind a method's name: over how many of the scans of one recipe's entries it is, where not over all."""
+    every = {scan for entry in entries for scan in entry.scans}
+    own = {scan for entry in entries if entry.method == method for scan in entry.scans}
+    return "" if own == every else f" ({len(own)} of {len(every)} scans)"
+
+
 def region_table(rows: Sequence[BenchmarkRow]) -> str:
     """PSNR (dB) by region of the brain, gain over the better interpolation in brackets; a line per recipe, method."""
     entries = region_means(rows)
@@ -269,12 +276,12 @@ def region_table(rows: Sequence[BenchmarkRow]) -> str:
     lines = [["recipe", "method", *regions]]
     by_key = {(entry.recipe, entry.method, entry.region): entry for entry in entries}
     for recipe, method in dict.fromkeys((recipe, method) for recipe, method, _ in by_key):
-        cells = []
+        cells, own = [], [entry for entry in entries if entry.recipe == recipe]
         for region in regions:
             entry = by_key.get((recipe, method, region))
             gain = "" if entry is None or entry.gain_psnr is None else f" ({entry.gain_psnr:+.2f})"
             cells.append("-" if entry is None else f"{entry.psnr:.2f}{gain}")
-        lines.append([recipe, method, *cells])
+        lines.append([recipe, method + scan_note(own, method), *cells])
     return f"Scans: {', '.join(scans)}.\n\n{table(lines)}"
 
 
@@ -287,13 +294,14 @@ def lesion_table(rows: Sequence[BenchmarkRow]) -> str:
     lines = [["recipe", "method", *(title for title, _ in LESION_COLUMNS.values())]]
     for entry in entries:
         cells = (form.format(getattr(entry, key)) for key, (_, form) in LESION_COLUMNS.items())
-        lines.append([entry.recipe, entry.method, *cells])
+        own = [other for other in entries if other.recipe == entry.recipe]
+        lines.append([entry.recipe, entry.method + scan_note(own, entry.method), *cells])
     return f"Scans: {', '.join(scans)}.\n\n{table(lines)}"
 
 
 def time_table(rows: Sequence[BenchmarkRow]) -> str:
     """Seconds, operations and memory per method: means over all recipes and persons, the greatest of memory."""
-    averages = means([replace(row, recipe="all") for row in rows])
+    averages = overall_means(rows)
     keys = [key for key in TIMES if any(mean.value(key) is not None for mean in averages)]
     lines = [["method", "gain (dB)", *(COLUMNS[key][0] for key in keys)]]
     lines += [[mean.method, cell(mean, "gain_psnr"), *(cell(mean, key) for key in keys)] for mean in averages]

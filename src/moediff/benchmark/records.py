@@ -49,7 +49,7 @@ class BenchmarkRow:
         in_means: whether means include the scan.
         metrics: values by name, see `evaluation.metrics.registry`.
         data_consistency, regions, lesions, fit, mask, data_range: as `moediff evaluate` computes them.
-        not_computed: why regions or lesions are missing.
+        not_computed: why regions, lesions or metrics are missing.
         seconds, cpu_s, peak_mib: of the whole process.
         compute_s, gflop: of the method itself, without starting and files.
         error: why there is no result, or "".

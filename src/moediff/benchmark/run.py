@@ -26,7 +26,7 @@ from moediff.benchmark.records import BenchmarkRow, row_from
 from moediff.benchmark.worker import Job, Spent
 from moediff.core.errors import CannotCreate, DataError, MoeDiffError, OutputFailed, printable
 from moediff.core.volume import Volume
-from moediff.evaluation.evaluate import EvaluateOptions, evaluate
+from moediff.evaluation.evaluate import NEEDS_WEIGHTS, EvaluateOptions, evaluate
 from moediff.evaluation.lesions import RULE as LESION_RULE
 from moediff.evaluation.records import json_text
 from moediff.io.atomic import write_text
@@ -197,13 +197,14 @@ def _measure(method: Method, acquired: AcquiredCase, settings: Settings, out: Pa
 def _judged(row: BenchmarkRow, pred: Volume, acquired: AcquiredCase, settings: Settings) -> BenchmarkRow:
     """The row with the quality of a result."""
     record = evaluate(pred, acquired.truth, settings.judging, measured=acquired.low, annotations=acquired.annotations)
+    unknown = {what: why for what, why in record.not_computed.items() if why != NEEDS_WEIGHTS}
     return replace(
         row,
         metrics=record.metrics,
         data_consistency=record.data_consistency,
         regions=None if record.regions is None else region_names(record.regions),
         lesions=record.lesions,
-        not_computed=acquired.missing,
+        not_computed=acquired.missing | unknown,
         fit=record.fit,
         mask=record.mask,
         data_range=record.data_range,

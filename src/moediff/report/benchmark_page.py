@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moediff.benchmark import aggregate
 from moediff.benchmark.cases import MEASURED, Case
-from moediff.benchmark.markdown_tables import COLUMNS, cell, columns_of
+from moediff.benchmark.markdown_tables import COLUMNS, cell, columns_of, scan_note
 from moediff.benchmark.records import About, BenchmarkRow, LesionSum, Loss
 from moediff.core.extras import require_modules
 from moediff.core.geometry import resample
@@ -121,10 +121,10 @@ def what_was_run(rows: Sequence[BenchmarkRow]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionTable:
-    """PSNR by region and method, and the scans whose regions are known."""
+    """PSNR by region and method with a note on its scans, and the scans whose regions are known."""
 
     names: list[str]
-    lines: dict[str, list[str]]
+    lines: list[tuple[str, str, list[str]]]
     scans: list[str]
 
 
@@ -135,6 +135,7 @@ class RecipeSection:
     Args:
         table: method, cells, persons and failures of every line.
         differences: title and plot.
+        lesions: sums, and a note where they are over fewer scans than `lesion_scans`.
         losses: title of the metric, and the loss.
     """
 
@@ -142,7 +143,8 @@ class RecipeSection:
     table: list[tuple[str, list[str], int, int]]
     differences: list[tuple[str, Plot]]
     regions: RegionTable | None
-    lesions: list[LesionSum]
+    lesions: list[tuple[LesionSum, str]]
+    lesion_scans: list[str]
     losses: list[tuple[str, Loss]]
     dots: Plot
 
@@ -154,6 +156,8 @@ def _recipe(
     columns = columns_of(aggregate.means(rows))
     mine = [row for row in rows if row.recipe == recipe]
     gains = {method: _gain_by_scan(mine, method) for method in aggregate.methods_of(mine)}
+    averages, lesions = aggregate.means(mine), aggregate.lesion_sums(mine)
+    mean_gains = {mean.method: mean.gain_psnr for mean in averages}
     compared = aggregate.differences(mine, focus)
     plots = []
     for metric, title in aggregate.COMPARED.items():
@@ -162,15 +166,13 @@ def _recipe(
             plots.append((title, intervals(values, f"{title}, {focus} minus the other")))
     return RecipeSection(
         name=recipe,
-        table=[
-            (mean.method, [cell(mean, key) for key in columns], mean.persons, mean.failed)
-            for mean in aggregate.means(mine)
-        ],
+        table=[(mean.method, [cell(mean, key) for key in columns], mean.persons, mean.failed) for mean in averages],
         differences=plots,
         regions=_regions(mine),
-        lesions=aggregate.lesion_sums(mine),
+        lesions=[(one, scan_note(lesions, one.method)) for one in lesions],
+        lesion_scans=sorted({scan for one in lesions for scan in one.scans}),
         losses=[(aggregate.CRITERIA[loss.metric].title, loss) for loss in aggregate.losses(mine, focus)],
-        dots=dots(gains, *scans, "gain over interpolation, PSNR (dB)"),
+        dots=dots(gains, mean_gains, *scans, "gain over interpolation, PSNR (dB)"),
     )
 
 
@@ -184,7 +186,10 @@ def _regions(rows: Sequence[BenchmarkRow]) -> RegionTable | None:
     methods = dict.fromkeys(entry.method for entry in entries)
     return RegionTable(
         names=regions,
-        lines={method: [psnr.get((method, region), "-") for region in regions] for method in methods},
+        lines=[
+            (method, scan_note(entries, method), [psnr.get((method, region), "-") for region in regions])
+            for method in methods
+        ],
         scans=sorted({scan for entry in entries for scan in entry.scans}),
     )
 
@@ -199,18 +204,12 @@ def _gain_by_scan(rows: Sequence[BenchmarkRow], method: str) -> dict[str, float]
 
 
 def _times(rows: Sequence[BenchmarkRow]) -> dict[str, tuple[float, float]]:
-    """Mean seconds and gain per method over everything that means include."""
-    points: dict[str, tuple[float, float]] = {}
-    for method in aggregate.methods_of(rows):
-        values = [
-            (row.seconds, row.gain_psnr)
-            for row in rows
-            if row.method == method and row.counted and row.seconds is not None and row.gain_psnr is not None
-        ]
-        values = [(seconds, gain) for seconds, gain in values if math.isfinite(gain)]
-        if values:
-            points[method] = sum(s for s, _ in values) / len(values), sum(g for _, g in values) / len(values)
-    return points
+    """Seconds and gain per method, as the table of times has them; infinite gains cannot be drawn."""
+    return {
+        mean.method: (mean.seconds, mean.gain_psnr)
+        for mean in aggregate.overall_means(rows)
+        if mean.seconds is not None and mean.gain_psnr is not None and math.isfinite(mean.gain_psnr)
+    }
 
 
 def _worst(rows: Sequence[BenchmarkRow], pictures: Path) -> list[tuple[BenchmarkRow, str]]:

@@ -109,13 +109,20 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
-def dots(values: Mapping[str, Mapping[str, float]], scans: Sequence[str], rings: Sequence[str], axis: str) -> Plot:
-    """One line per method, one dot per scan, a bar at the mean of the dots.
+def dots(
+    values: Mapping[str, Mapping[str, float]],
+    means: Mapping[str, float | None],
+    scans: Sequence[str],
+    rings: Sequence[str],
+    axis: str,
+) -> Plot:
+    """One line per method, one dot per scan, a bar at the mean over persons.
 
     Args:
         values: method -> scan -> value; finite.
+        means: method -> mean; one that is None or infinite is not drawn.
         scans: all scans; their position decides the colour.
-        rings: scans drawn hollow, not in the mean.
+        rings: scans drawn hollow, which means leave out.
         axis: name of the value.
     """
     scale, grid = _across([v for one in values.values() for v in one.values()])
@@ -123,9 +130,8 @@ def dots(values: Mapping[str, Mapping[str, float]], scans: Sequence[str], rings:
     for line, (method, by_scan) in enumerate(values.items()):
         y = _middle(line)
         labels.append(Label(LEFT - 10, y, _short(method)))
-        counted = [v for scan, v in by_scan.items() if scan not in rings]
-        if counted:
-            mean = sum(counted) / len(counted)
+        mean = means.get(method)
+        if mean is not None and math.isfinite(mean):
             marks.append(Mark("mean", scale(mean), y, f"{method}, mean {mean:+.3f}"))
         for scan, value in by_scan.items():
             kind = "ring" if scan in rings else "dot"
