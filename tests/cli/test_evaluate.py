@@ -125,6 +125,9 @@ def test_the_sidecar_of_a_result_is_never_replaced(run, folder, tmp_path, capsys
         assert "an input or its sidecar" in capsys.readouterr().err and sidecar.read_text() == "of the result"
     sidecar.unlink()
     assert run(str(result), "--metrics", "psnr", "--json", str(sidecar), "-q") == 0  # there was none
+    longest = result.rename(tmp_path / f"{'x' * 251}.nii")  # no sidecar could have its name
+    assert run(str(longest), "--metrics", "psnr", "--json", str(tmp_path / "new.json"), "-q") == 65
+    assert "gz" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [["--pred", "a"], ["--pairs", "a", "--ref", "b"], ["--ref", "b"], []])

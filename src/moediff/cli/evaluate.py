@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,7 +191,7 @@ def _check_outputs(args: argparse.Namespace, pairs: list[Pair]) -> None:
 
     outputs = [path for path in (args.json, args.csv) if path is not None]
     scans = [path for pair in pairs for path in pair.files.values()]
-    sidecars = [path for path in map(sidecar_of, scans) if path.is_file()]
+    sidecars = [path for path in map(sidecar_of, scans) if os.path.isfile(path)]  # False too for too long a name
     lists = [path for path in (args.pairs, args.perceptual) if path is not None]
     inputs = {path.resolve() for path in (*scans, *sidecars, *lists)}
     for path in outputs:
