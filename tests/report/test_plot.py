@@ -1,6 +1,7 @@
 """`result.plot()`: a column for everything a result holds."""
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 from moediff.core.errors import CannotCreate
@@ -43,7 +44,18 @@ def test_no_error_is_shown_beyond_the_truth(result):
     assert min(cut) > z // 8
 
 
+def test_a_truth_of_other_units_shows_the_same_error(result):
+    same, scaled = (result.interpolated.with_data(factor * result.interpolated.data_XYZ) for factor in (1, 10))
+    one, other = (errors(result.plot(truth=truth)) for truth in (same, scaled))
+    assert all(np.allclose(a, b, atol=0.1) for a, b in zip(one, other, strict=True))  # in % of the shown range
+
+
+def errors(figure) -> list[np.ndarray]:
+    """What is shown of the error, in each of the three planes."""
+    shown = [image for axes in figure.axes for image in axes.images if image.get_cmap().name == ERROR_COLOURS]
+    return [np.asarray(image.get_array()) for image in shown]
+
+
 def rows_with_error(figure) -> list[int]:
     """How many rows of voxels show an error, in each of the three planes."""
-    shown = [image for axes in figure.axes for image in axes.images if image.get_cmap().name == ERROR_COLOURS]
-    return [int((image.get_array() != 0).any(axis=1).sum()) for image in shown]
+    return [int((error != 0).any(axis=1).sum()) for error in errors(figure)]
