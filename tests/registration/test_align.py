@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from moediff.core.volume import Volume
 from moediff.registration import align as align_module
-from moediff.registration.align import align
-from moediff.registration.mutual_information import require_registration
+from moediff.registration.align import align, compare
+from moediff.registration.mutual_information import blurred, common_blur_mm, require_registration
 from moediff.registration.rigid import Rigid, grid_centre_mm
 from several_scans import acquired, other_contrast, stacks_of
 
@@ -26,6 +27,18 @@ def test_motion_is_found_to_a_fraction_of_a_voxel(stacks, aligned):
     assert all(a.misfit is None for a in aligned)
     for found, true in zip(aligned, stacks.transforms, strict=True):
         assert error_mm(found.transform, true, stacks.truth) < 0.3
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize(("place", "level"), [((1, 1, 1), 1e9), ((1, 1, 1), 1e25), ((24, 28, 7), 1e6)])
+def test_an_outlier_does_not_count_in_what_is_registered(still_stacks, place, level):
+    scan = still_stacks.scans[0]
+    spoiled = scan.with_data(scan.data_XYZ.index_put([torch.tensor(index) for index in place], torch.tensor(level)))
+    width = common_blur_mm(scan)
+    assert_close(blurred(spoiled, width).data_XYZ, blurred(scan, width).data_XYZ, atol=20, rtol=0)  # of 1000
+    one = compare([scan, spoiled])[1]
+    assert one.gain == pytest.approx(1, rel=1e-3)
+    assert one.agreement.motion.mismatch < 0.02 and one.agreement.motion.left.displacement_mm((0, 0, 0)) < 0.05
 
 
 def test_a_placed_scan_has_the_intensities_of_the_first(stacks):

@@ -18,6 +18,7 @@ from moediff.core.extras import require_modules
 from moediff.core.geometry import positions_along, resample, with_spacing
 from moediff.core.resample import apply_axes
 from moediff.core.volume import Volume
+from moediff.io.voxels import without_outliers
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 
 LEAST_LATTICE_MM, PER_WIDTH = 2.0, 2.5  # of the blurred copies: voxel size, and voxels per width of the blur
@@ -43,12 +44,13 @@ def common_blur_mm(*volumes: Volume) -> float:
 
 
 def blurred(volume: Volume, fwhm_mm: float) -> Volume:
-    """A scan on a coarse lattice, as blurred as if every voxel had this width in all directions.
+    """A scan on a coarse lattice, without outliers, as blurred as if every voxel had this width in all directions.
 
     Args:
         volume: of any voxel size; an axis counts as blurred by its own voxel size already.
         fwhm_mm: at least the largest voxel size.
     """
+    volume = volume.with_data(without_outliers(volume.data_XYZ))  # the blur of one would outweigh the head
     coarse = max(LEAST_LATTICE_MM, fwhm_mm / PER_WIDTH)
     fine = resample(volume, with_spacing(volume.grid, [min(size, coarse) for size in volume.spacing_mm]))
     lattice = with_spacing(volume.grid, [coarse] * 3)
