@@ -59,6 +59,7 @@ def test_it_grows_with_voxels_tiles_and_maps():
     assert predicted(large) > predicted(small) + 500
     assert predicted(large, memory_mb=64) == pytest.approx(predicted(large) - 1.4 * 8e6 * 64 / 2**20 + 64, abs=2)
     assert predicted(large, single_experts=True) == pytest.approx(predicted(large) + 16 * 8e6 / 2**20, abs=2)
+    assert predicted(large, tta=2) == predicted(large, tta=8) == pytest.approx(predicted(large) + 114, abs=2)
 
 
 def test_it_counts_the_voxels_that_are_worked_on():

@@ -18,6 +18,7 @@ from moediff.model.config import DenoiserConfig
 STARTED_MIB = 490.0  # Python, torch, the weights
 INPUT_BYTES = 12  # a voxel: as read, scaled, and re-acquired
 WORKING_BYTES = 20  # a voxel of the working grid: interpolated scan, neighbouring slices, tokens, gate, result
+MIRROR_BYTES = 15  # a voxel more with mirror images: the scan mirrored, its tokens, and the sum of what they gave
 OBLIQUE_BYTES = 48  # a voxel of a working grid oblique to the target: a copy refined twofold, and half of one before it
 TARGET_MAPS = 3  # on a target that is not the working grid: result, uncertainty, and one in between
 MAP_BYTES = 4  # a voxel of one more map
@@ -116,7 +117,7 @@ def guided_peak_mib(plan: GridPlan, guide: Grid, options: EnhanceOptions, networ
 def peak_memory_mib(plan: GridPlan, options: EnhanceOptions, network: DenoiserConfig) -> int:
     """Peak resident memory of `moediff enhance` in MiB, about 15 % right; without reports and gate maps."""
     voxels = math.prod(plan.working.shape)
-    grids = voxels * WORKING_BYTES + math.prod(plan.source.shape) * INPUT_BYTES
+    grids = voxels * (WORKING_BYTES + MIRROR_BYTES * (options.tta > 1)) + math.prod(plan.source.shape) * INPUT_BYTES
     channels = RESERVED * FOREGROUND_SHARE * voxels * network.backbone.width
     tile = min(channels * BYTES_PER_CHANNEL, options.memory_mb * 2**20)
     maps = 2 * (options.samples > 1) + len(network.experts.branches) * options.single_experts
