@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,16 @@ def grid(*shape: int) -> Grid:
     return Grid((shape[0], shape[1], shape[2]), torch.eye(4, dtype=torch.float64))
 
 
+THICK = Grid((64, 64, 20), torch.diag(torch.tensor([1.0, 1.0, 5.0, 1.0], dtype=torch.float64)))
+
+
 def plan(source: Grid, target: Grid, working: Grid | None = None) -> GridPlan:
     return GridPlan(source, target, RAS, working or target, None, 0.0, 0.0)
 
 
 def predicted(target: Grid, working: Grid | None = None, **options) -> int:
     network = DenoiserConfig(backbone=BackboneConfig(width=64))
-    return peak_memory_mib(plan(grid(64, 64, 20), target, working), EnhanceOptions(**options), network)
+    return peak_memory_mib(plan(THICK, target, working), EnhanceOptions(**options), network)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak is read from Linux' /proc")
@@ -62,6 +66,14 @@ def test_it_grows_with_voxels_tiles_and_maps():
     assert predicted(large, tta=2) == predicted(large, tta=8) == pytest.approx(predicted(large) + 114, abs=2)
 
 
+def test_a_scan_that_is_passed_through_needs_no_tile():
+    network = DenoiserConfig(backbone=BackboneConfig(width=64))
+    as_fine, options = plan(grid(100, 100, 100), grid(100, 100, 100)), EnhanceOptions()
+    through = peak_memory_mib(as_fine, options, network)
+    assert through < predicted(grid(100, 100, 100)) - 50
+    assert peak_memory_mib(replace(as_fine, one_of_several=True), options, network) > through + 50  # goes its usual way
+
+
 def test_it_counts_the_voxels_that_are_worked_on():
     target, working = grid(50, 50, 50), grid(178, 178, 178)
     assert predicted(target, working=working) > predicted(working)
@@ -73,9 +85,12 @@ def test_it_counts_the_voxels_that_are_worked_on():
     )
 
 
+def fine_grid(size: float, shape: int) -> Grid:
+    return Grid((shape, shape, shape), torch.diag(torch.tensor([size, size, size, 1.0], dtype=torch.float64)))
+
+
 def fine_plan(size: float, shape: int) -> GridPlan:
-    affine = torch.diag(torch.tensor([size, size, size, 1.0], dtype=torch.float64))
-    return plan(grid(64, 64, 64), Grid((shape, shape, shape), affine))
+    return plan(grid(64, 64, 64), fine_grid(size, shape))
 
 
 def test_a_result_finer_than_a_millimetre_is_announced_with_its_cost():
@@ -84,6 +99,9 @@ def test_a_result_finer_than_a_millimetre_is_announced_with_its_cost():
     assert said is not None and "0.5 x 0.5 x 0.5 mm: a grid of 128 x 128 x 128, 8.0 times the input's voxels" in said
     assert "GiB" in said and "on 2 CPU threads" in said
     assert cost_sentence([fine_plan(1.0, 64)], EnhanceOptions(), network, 2) is None
+    as_fine = plan(fine_grid(0.5, 128), fine_grid(0.5, 128))
+    assert cost_sentence([as_fine], EnhanceOptions(), network, 2) is None
+    assert cost_sentence([replace(as_fine, one_of_several=True)] * 2, EnhanceOptions(), network, 2) is not None
     three = cost_sentence([fine_plan(0.5, 128)] * 3, EnhanceOptions(), network, 2)
     assert three is not None and _seconds(three) > 2 * _seconds(said)
 
@@ -106,6 +124,23 @@ def _seconds(sentence: str) -> float:
 
 def _gib(sentence: str) -> float:
     return float(re.findall(r"about ([\d.]+) GiB", sentence)[0])
+
+
+def test_time_counts_every_evaluation():
+    head, network = fine_plan(0.5, 400), DenoiserConfig(backbone=BackboneConfig(width=64))
+
+    def times(**options) -> float:
+        return seconds_on_cpu(head, EnhanceOptions(**options), 1) / seconds_on_cpu(head, EnhanceOptions(), 1)
+
+    assert times(samples=2) == pytest.approx(1 + 2 * 3)  # faithful: the mean, and the samples beside it
+    assert times(samples=2, tta=4, steps=5) == pytest.approx(4 + 2 * 5)
+    assert times(mode="detail") == pytest.approx(3)
+    assert times(mode="detail", sampler="heun", steps=4) == pytest.approx(2 * 4 - 1)
+    alone, singles = (
+        _seconds(cost_sentence([head], EnhanceOptions(single_experts=asked), network, 1) or "")
+        for asked in (False, True)
+    )
+    assert singles == pytest.approx((1 + len(network.experts.branches)) * alone, rel=0.1)
 
 
 def test_time_is_that_of_the_measured_heads():

@@ -15,12 +15,14 @@ from moediff.cli.main import main
 from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
-from moediff.inference.dry_run import plans_of
+from moediff.inference.dry_run import dry_run, plans_of
 from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.run import PlannedScan
+from moediff.inference.outputs import OutputPaths
+from moediff.inference.run import EnhanceRequest, PlannedScan
 from moediff.inference.several import several_options
 from moediff.io.scans import from_volume, save
+from moediff.model.bundle import load_bundle
 from several_scans import other_contrast
 
 pytest.importorskip("SimpleITK")
@@ -181,6 +183,19 @@ def test_a_dry_run_estimates_all_inputs(files, bundle, tmp_path, capsys):
         assert len(said["inputs"]) == len(inputs)
         memory.append(said["peak_memory_mib"])
     assert memory == sorted(set(memory))
+
+
+@pytest.mark.parametrize(("size", "words"), [(4.0, ""), (6.0, "finer detail was given up")])
+def test_scans_as_fine_as_the_target_go_through_the_network_together(still_stacks, bundle, tmp_path, size, words):
+    noise = torch.randn(still_stacks.truth.shape, generator=torch.Generator().manual_seed(0))
+    again = still_stacks.truth.with_data(still_stacks.truth.data_XYZ + 10 * noise)
+    request = EnhanceRequest(
+        source=[still_stacks.truth, again],
+        options=EnhanceOptions(voxel_size=(size,), align=False),
+        outputs=OutputPaths(scan=tmp_path / "out.nii.gz"),
+    )
+    said = " ".join(dry_run(request, load_bundle(bundle).config).warnings)
+    assert words in said and "passed through" not in said and "nothing was enhanced" not in said
 
 
 def test_one_of_four_dimensions_is_named(files, bundle, tmp_path, capsys):

@@ -67,6 +67,7 @@ class GridPlan:
         floor: the least intensity of a result, raw.
         notes: warnings about the scan that planning found.
         sampling: how the scan's axes were acquired; None takes what the voxel sizes suggest.
+        one_of_several: it goes through the network however fine it is, for what the others add.
     """
 
     source: Grid
@@ -78,6 +79,7 @@ class GridPlan:
     floor: float
     notes: tuple[str, ...] = ()
     sampling: Samplings | None = None
+    one_of_several: bool = False
 
     @classmethod
     def between(cls, scan: Volume, stored_target: Grid) -> GridPlan:
@@ -106,7 +108,7 @@ class GridPlan:
     @cached_property
     def pass_through(self) -> bool:
         """Whether the scan is already as fine as the target, so that the network has nothing to add."""
-        return is_as_fine(self.source, self.target)
+        return not self.one_of_several and is_as_fine(self.source, self.target)
 
     @cached_property
     def oblique(self) -> bool:
@@ -116,7 +118,8 @@ class GridPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about the scan, where the target is coarser than it, and where part of it was not measured."""
-        notes = [*self.notes, *coarser_warnings(self.source, self.target)]
+        coarser = coarser_warnings(self.source, self.target, one_of_several=self.one_of_several)
+        notes = [*self.notes, *coarser]
         if self.measured_XYZ is not None:
             share = 1 - float(self.measured_XYZ.double().mean())
             notes.append(
@@ -156,7 +159,7 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions, *, one_of_several: boo
     Args:
         scan: as loaded.
         options: of the enhancement.
-        one_of_several: a slice thickness is only meant for it where it has thick slices.
+        one_of_several: see `GridPlan`; a slice thickness is only meant for it where it has thick slices.
 
     Raises:
         DataError: these are labels, no intensities; the target grid is too large, or lies where the scan measured
@@ -176,7 +179,7 @@ def plan_grids(scan: LoadedScan, options: EnhanceOptions, *, one_of_several: boo
     elif options.slice_thickness is not None and not plan.pass_through:
         sampling = thick_sampling(scan, plan.working, options.slice_thickness, optional=one_of_several)
     notes += _left_out(options.profile, scan.storage, sampling)
-    return replace(plan, notes=notes, sampling=sampling)
+    return replace(plan, notes=notes, sampling=sampling, one_of_several=one_of_several)
 
 
 def thick_sampling(scan: LoadedScan, fine: Grid, thickness: float | str, *, optional: bool = False) -> Samplings | None:
@@ -285,20 +288,24 @@ def is_as_fine(source: Grid, target: Grid) -> bool:
     return all(t > SAME_SIZE * s for s, t in _paired_sizes(source, target))
 
 
-def coarser_warnings(source: Grid, target: Grid) -> tuple[str, ...]:
-    """What happens where the target's voxels are coarser than the scan's: along all axes, or along some."""
+def coarser_warnings(source: Grid, target: Grid, *, one_of_several: bool = False) -> tuple[str, ...]:
+    """What happens where the target's voxels are coarser than the scan's: along all axes, or along some.
+
+    Args:
+        source, target: grids of the scan, of several the first, and of the result.
+        one_of_several: as in `GridPlan`.
+    """
     pairs = _paired_sizes(source, target)
     if not any(s < SAME_SIZE * t for s, t in pairs):
         return ()
     scan, result = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in zip(*pairs, strict=True))
-    if is_as_fine(source, target):
-        return (
-            f"the target voxels of {result} mm are coarser than the scan's {scan}: the scan was only resampled to "
-            "them, nothing was enhanced; ask for voxels smaller than the scan's",
-        )
+    coarser = f"the target voxels of {result} mm are coarser than the scan's {scan}"
+    if not is_as_fine(source, target):
+        return (f"{coarser} along an axis: detail along it was given up; give three numbers to keep the finer axes",)
+    if one_of_several:
+        return (f"{coarser}: finer detail was given up; ask for smaller voxels",)
     return (
-        f"the target voxels of {result} mm are coarser than the scan's {scan} along an axis: detail along it was "
-        "given up; give three numbers to keep the finer axes",
+        f"{coarser}: the scan was only resampled to them, nothing was enhanced; ask for voxels smaller than the scan's",
     )
 
 

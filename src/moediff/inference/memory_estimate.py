@@ -37,11 +37,15 @@ LONG_SECONDS = 90  # from here on said in minutes
 FINE_MM = 0.95  # results with smaller voxels are announced
 
 
-def seconds_on_cpu(plan: GridPlan, options: EnhanceOptions, threads: int) -> float:
-    """Time of the network on so many threads of a quiet CPU, about 30 % right (LOG.md, 2026-11-27)."""
-    evaluations = (
-        options.tta if options.mode == "faithful" and options.samples == 1 else options.steps * options.samples
-    )
+def seconds_on_cpu(plan: GridPlan, options: EnhanceOptions, threads: int, *, experts: int = 0) -> float:
+    """Time of the network on so many threads of a quiet CPU, about 30 % right (LOG.md, 2026-11-27).
+
+    Args:
+        plan, options: of a scan.
+        threads: of the CPU.
+        experts: how many run by themselves too.
+    """
+    evaluations = options.evaluations + experts * options.tta
     return math.prod(plan.working.shape) * SECONDS * evaluations / (1 + SECOND_THREAD * (threads - 1))
 
 
@@ -66,7 +70,9 @@ def cost_sentence(
     if first.pass_through or min(target.spacing_mm) >= FINE_MM:
         return None
     sizes, shape = " x ".join(f"{size:.3g}" for size in target.spacing_mm), " x ".join(map(str, target.shape))
-    seconds = sum(seconds_on_cpu(plan, options, threads) for plan in plans)
+    experts = len(network.experts.branches) * options.single_experts  # of the first scan alone
+    seconds = seconds_on_cpu(first, options, threads, experts=experts)
+    seconds += sum(seconds_on_cpu(plan, options, threads) for plan in plans[1:])
     seconds *= GUIDED_TIME if guide is not None else COMBINING_TIME if len(plans) > 1 else 1
     seconds += COMMAND_SECONDS
     duration = f"{seconds / 60:.1f} minutes" if seconds >= LONG_SECONDS else f"{seconds:.0f} seconds"
@@ -119,7 +125,7 @@ def peak_memory_mib(plan: GridPlan, options: EnhanceOptions, network: DenoiserCo
     voxels = math.prod(plan.working.shape)
     grids = voxels * (WORKING_BYTES + MIRROR_BYTES * (options.tta > 1)) + math.prod(plan.source.shape) * INPUT_BYTES
     channels = RESERVED * FOREGROUND_SHARE * voxels * network.backbone.width
-    tile = min(channels * BYTES_PER_CHANNEL, options.memory_mb * 2**20)
+    tile = 0 if plan.pass_through else min(channels * BYTES_PER_CHANNEL, options.memory_mb * 2**20)
     maps = 2 * (options.samples > 1) + len(network.experts.branches) * options.single_experts
     on_target = 0 if plan.working is plan.target else TARGET_MAPS * MAP_BYTES * math.prod(plan.target.shape)
     oblique = voxels * OBLIQUE_BYTES if plan.oblique else 0

@@ -15,7 +15,7 @@ from moediff.acquisition.point_spread import Sampling
 from moediff.core.config import with_present_keys
 from moediff.core.errors import ConfigError, MoeDiffWarning
 from moediff.core.volume import Grid
-from moediff.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
+from moediff.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, evaluations
 
 BOUNDS = {  # of numbers: what a message calls them, least, most
     "steps": ("steps", 2, 64),
@@ -122,6 +122,18 @@ class EnhanceOptions:
         for name, (label, low, high) in BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{label} is {getattr(self, name)}, expected {low} to {high}: choose one of these")
+
+    @property
+    def drawn(self) -> int:
+        """How many samples are drawn; none where the network predicts the uncertainty."""
+        return self.samples if self.samples > 1 or self.mode == "detail" else 0
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network runs for a scan, without experts by themselves."""
+        steps = [float(step) for step in range(self.steps, -1, -1)]  # noise levels that fall to 0, whatever they are
+        a_sample = evaluations(SAMPLERS[self.sampler], steps) if self.drawn else 0
+        return self.tta * (self.mode == "faithful") + self.drawn * a_sample
 
     def _check_profile(self) -> None:
         if self.profile is None:

@@ -21,7 +21,7 @@ from moediff.core.errors import DataError, TryAgain
 from moediff.core.memory import is_out_of_memory
 from moediff.core.statistics import quantile
 from moediff.core.volume import Volume
-from moediff.diffusion.samplers import SAMPLERS, evaluations
+from moediff.diffusion.samplers import SAMPLERS
 from moediff.diffusion.schedule import schedule
 from moediff.inference import out_of_distribution
 from moediff.inference.grid_plan import GridPlan
@@ -192,9 +192,7 @@ class Session:
     def _estimate(self, context: TileContext) -> tuple[Tensor, Tensor | None]:
         """The scaled result and its standard deviation: predicted in mode "faithful", else over several samples."""
         faithful = self.options.mode == "faithful"
-        count = self.options.samples if self.options.samples > 1 or not faithful else 0
-        a_sample = evaluations(SAMPLERS[self.options.sampler], self._sigmas) if count else 0
-        calls, done = faithful * self.options.tta + count * a_sample, 0
+        count, calls, done = self.options.drawn, self.options.evaluations, 0
 
         def advance() -> None:
             nonlocal done
