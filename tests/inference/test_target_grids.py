@@ -15,8 +15,11 @@ from moediff.core.errors import DataError
 from moediff.core.geometry import crop, with_spacing
 from moediff.core.volume import Grid, Volume
 from moediff.inference import grid_plan as grids
+from moediff.inference.dry_run import dry_run
 from moediff.inference.grid_plan import coarser_warnings
 from moediff.inference.options import EnhanceOptions
+from moediff.inference.outputs import OutputPaths
+from moediff.inference.run import EnhanceRequest
 from moediff.inference.sidecar import SliceIntensity
 
 
@@ -113,14 +116,17 @@ def test_a_magnitude_scan_stays_one(enhancer, low, whole):
     assert float(enhancer(signed, EnhanceOptions(voxel_size=(3.0,))).volume.data_XYZ.min()) < 0
 
 
-def test_a_grid_elsewhere_or_over_air_is_refused(enhancer, make_phantom):
+def test_a_grid_elsewhere_or_over_air_is_refused(enhancer, make_phantom, tmp_path):
     head = make_phantom((40, 40, 20), (4.0, 4.0, 8.0))
     padded = Volume(torch.zeros(80, 40, 20), head.affine)
     padded.data_XYZ[:40] = head.data_XYZ
     fine = with_spacing(padded.grid, (4.0, 4.0, 4.0))
     box = Volume(torch.empty(1).expand(fine.shape), fine.affine)
-    with pytest.raises(DataError, match=r"no part of the head, only air, expected a grid over the head: register"):
-        enhancer(padded, EnhanceOptions(like=crop(box, (60, 10, 10), (12, 12, 12)).grid))
+    over_air = EnhanceOptions(like=crop(box, (60, 10, 10), (12, 12, 12)).grid)
+    request = EnhanceRequest(source=padded, options=over_air, outputs=OutputPaths(scan=tmp_path / "out.nii.gz"))
+    for run in (lambda: enhancer(padded, over_air), lambda: dry_run(request, enhancer.bundle.config)):
+        with pytest.raises(DataError, match=r"no part of the head, only air, expected a grid over the head: register"):
+            run()
     away = fine.affine.clone()
     away[0, 3] += 1000
     for spacing in ((4.0, 4.0, 4.0), (4.0, 4.0, 8.0)):  # to be enhanced, to be passed through

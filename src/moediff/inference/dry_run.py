@@ -11,7 +11,7 @@ from moediff.core.volume import Grid
 from moediff.inference.grid_plan import GridPlan, coarser_warnings, plan_grids
 from moediff.inference.guided import GUIDE_NOT_NEEDED, guide_warnings
 from moediff.inference.memory_estimate import peak_mib_of
-from moediff.inference.quality_checks import sample_warnings, scan_warnings, slice_intensity_warnings
+from moediff.inference.quality_checks import require_foreground, sample_warnings, scan_warnings, slice_intensity_warnings
 from moediff.inference.result import PASSED_THROUGH
 from moediff.inference.run import EnhanceRequest, PlannedScan
 from moediff.model.bundle import BundleConfig
@@ -91,6 +91,7 @@ def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str
         correct_slices=options.correct_slice_intensity,
         sampling=plan.sampling or ("spectrum" if options.estimate_sampling else None),
     )
+    require_foreground(prepared, plan)
     return [
         *scan_warnings(prepared),
         *slice_intensity_warnings(prepared, requested=options.correct_slice_intensity),
