@@ -6,9 +6,11 @@ from torch.testing import assert_close
 
 from moediff.core.volume import Volume
 from moediff.registration import align as align_module
+from moediff.registration.agreement import Agreement
 from moediff.registration.align import align, compare
 from moediff.registration.mutual_information import blurred, common_blur_mm, require_registration
-from moediff.registration.rigid import Rigid, grid_centre_mm
+from moediff.registration.motion import MotionLeft
+from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 from several_scans import acquired, other_contrast, stacks_of
 
 pytest.importorskip("SimpleITK")
@@ -89,7 +91,25 @@ def test_trusted_headers_that_are_wrong_are_noticed(stacks):
     placed = stacks.transforms[1].placed_volume(second)
     assert align([first, placed], register_them=False)[1].misfit is None
     slightly = Volume(placed.data_XYZ, Rigid.of((0, 0, 0), (0.8, 0, 0)).matrix @ placed.affine)
-    assert "uncertain by" in (align([first, slightly], register_them=False)[1].misfit or "")
+    assert "is uncertain, " in (align([first, slightly], register_them=False)[1].misfit or "")
+
+
+@pytest.mark.parametrize(
+    ("left_mm", "apart_mm", "uncertain_mm", "words"),
+    [
+        (0.35, 1.8, 0.0, "it could still be moved by 0.35 mm (0.3 are allowed): wait"),
+        (0.2, 3.0, 0.0, "two ways to register it are apart by 3.00 mm (2 are allowed): wait"),
+        (0.0, 1.8, 1.5, "its predicted error is 1.50 mm (1 are allowed): wait"),
+        (0.2, 1.8, 0.9, None),
+    ],
+)
+def test_the_limit_that_was_passed_is_named(still_stacks, monkeypatch, left_mm, apart_mm, uncertain_mm, words):
+    scan = still_stacks.scans[0]
+    motion = MotionLeft(Rigid.of((0, 0, 0), (left_mm, 0, 0)), uncertain_mm, 0.1)
+    monkeypatch.setattr(align_module, "agreement", lambda *_: Agreement(1.0, 1.0, scan, motion))
+    other = Rigid.of((0, 0, 0), (0, apart_mm, 0))
+    misfit = align_module._judged(scan, scan, IDENTITY, other, 2.0, "wait").misfit
+    assert misfit == (words and f"its place is uncertain, {words}")
 
 
 def test_without_overlap_the_share_is_named(stacks):

@@ -203,6 +203,12 @@ def _judged(
     apart = (other.inverse @ transform).displacement_mm(centre)
     left, mismatch = now.motion.left.displacement_mm(centre), now.motion.mismatch
     uncertain = math.hypot(left, now.motion.uncertain_mm)
+    doubts = (
+        (left, WORST_LEFT_MM, "it could still be moved by"),
+        (apart, most_apart_mm, "two ways to register it are apart by"),
+        (uncertain, WORST_UNCERTAIN_MM, "its predicted error is"),
+    )
+    worst, allowed, what = max(doubts, key=lambda doubt: doubt[0] / doubt[1])
     misfit = None
     if now.shared < LEAST_SHARED:
         misfit = f"it holds {now.shared:.0%} of the other scans' head, at least {LEAST_SHARED:.0%} are needed"
@@ -211,9 +217,8 @@ def _judged(
             f"it differs from the other scans by {mismatch:.0%} of the contrast, one head differs by less than "
             f"{WORST_MISMATCH:.0%}: another head, another contrast, or a scan that moved while it was taken"
         )
-    elif left > WORST_LEFT_MM or apart > most_apart_mm or uncertain > WORST_UNCERTAIN_MM:
-        off = max(left, apart, uncertain)
-        misfit = f"its place is uncertain by {off:.1f} mm, {WORST_LEFT_MM} are allowed: {remedy}"
+    elif worst > allowed:
+        misfit = f"its place is uncertain, {what} {worst:.2f} mm ({allowed:.3g} are allowed): {remedy}"
     return Alignment(transform, agreement=now, uncertain_mm=uncertain, misfit=misfit)
 
 
