@@ -53,6 +53,17 @@ def test_outliers_in_air_leave_the_head_alone(enhancer: Enhancer, low, clean, le
     assert len(new) == 1 and f"outlier intensities: {count} voxels" in new[0]
 
 
+@pytest.mark.parametrize("level", [-10_000.0, 1e5, 1e15])
+def test_a_scan_that_is_only_resampled_does_not_see_them_and_one_that_is_copied_keeps_them(enhancer, low, level):
+    changed = {}
+    for size in (low.spacing_mm, (4.5, 4.5, 12.0)):
+        before, after = (enhancer(scan, EnhanceOptions(voxel_size=size)) for scan in (low, spoiled(low, level, 1)))
+        assert before.sidecar.pass_through and after.sidecar.pass_through
+        changed[size[0]] = (after.volume.data_XYZ - before.volume.data_XYZ).abs()
+    assert float(changed[4.5].max()) < 10  # of 1000
+    assert int((changed[3.0] > 0).sum()) == 1 and float(changed[3.0][0, 0, 0]) > 0.9 * abs(level)
+
+
 @pytest.mark.parametrize("level", [-10_000.0, 1e15])
 def test_data_consistency_of_any_prediction_does_not_see_them(low, clean, level):
     judged = consistency(clean.volume, spoiled(low, level, 1), fit=False)

@@ -140,10 +140,13 @@ class GridPlan:
         return self._masked(move_to_grid(values, self.target, "linear", outside=0.0), 0.0)
 
     def interpolated(self, scan: Volume) -> Volume:
-        """The input scan interpolated to the target grid; air where nothing was measured."""
+        """The input scan interpolated to the target grid, without outliers; air where nothing was measured."""
+        least = self.floor
+        if _lattice_start(scan.grid, self.target) is None:
+            scan = scan.with_data(without_outliers(scan.data_XYZ))  # one would ring through the head
+        else:  # copied, with outliers, which the floor leaves out
+            least = min(float(scan.data_XYZ.min()), least)
         moved = resample(band_limit(scan, self.target), self.target)
-        copied = _lattice_start(scan.grid, self.target) is not None  # with outliers, which the floor leaves out
-        least = min(float(scan.data_XYZ.min()), self.floor) if copied else self.floor
         moved.data_XYZ.clamp_(min=least)  # splines overshoot, a sharp cut in frequency rings
         return self._masked(moved, self.air)
 

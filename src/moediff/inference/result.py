@@ -24,7 +24,6 @@ from moediff.inference.sidecar import NO_UNCERTAINTY, Sidecar, SliceIntensity, f
 from moediff.inference.tiling import GateWeights
 from moediff.io.loaded import DicomOrigin
 from moediff.io.scans import LoadedScan
-from moediff.io.voxels import without_outliers
 
 PASSED_THROUGH = "the scan is already as fine as the target grid and was passed through; ask for smaller voxels"
 NOT_CORRECTED = "--correct-slice-intensity changed nothing: the scan was passed through"
@@ -196,7 +195,7 @@ def lazy_maps(scan: LoadedScan, plan: GridPlan, mask_XYZ: Tensor, gate: GateWeig
         return weights_XYZE
 
     return Maps(
-        interpolated=lambda: plan.interpolated(scan.volume.with_data(without_outliers(scan.volume.data_XYZ))),
+        interpolated=lambda: plan.interpolated(scan.volume),
         gate_XYZE=gate_XYZE,
         mask_XYZ=lambda: to_target(mask_XYZ.float()) > 0.5,
     )
