@@ -15,12 +15,13 @@ from moediff.cli.main import main
 from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
+from moediff.inference import grid_plan, out_of_distribution
 from moediff.inference.dry_run import dry_run, plans_of
 from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.outputs import OutputPaths
-from moediff.inference.run import EnhanceRequest, PlannedScan
-from moediff.inference.several import several_options
+from moediff.inference.run import EnhanceRequest, PlannedScan, enhance_to
+from moediff.inference.several import NOT_CALIBRATED, several_options
 from moediff.io.scans import from_volume, save
 from moediff.model.bundle import load_bundle
 from several_scans import other_contrast
@@ -117,6 +118,35 @@ def test_a_sample_is_conditioned_on_all(enhancer, still_stacks, result):
     sample = enhancer(still_stacks.scans, replace(OPTIONS, mode="detail"))
     assert len(sample.sidecar.scans) == 3
     assert rms(sample.volume, still_stacks.truth) < 1.2 * rms(result.volume, still_stacks.truth)
+
+
+def test_a_combination_of_samples_says_what_its_uncertainty_is(enhancer, still_stacks, tmp_path):
+    """Also of one sample each: it is that of the combination, so a map can be written."""
+    request = EnhanceRequest(
+        source=still_stacks.scans[:2],
+        options=replace(OPTIONS, mode="detail", steps=2),
+        outputs=OutputPaths(scan=tmp_path / "out.nii.gz", uncertainty=tmp_path / "sd.nii.gz"),
+    )
+    sidecar = enhance_to(request, lambda _: enhancer).sidecar
+    assert sidecar.uncertainty.kind == "predicted" and sidecar.uncertainty.description == NOT_CALIBRATED
+    assert (tmp_path / "sd.nii.gz").exists() and sidecar.uncertainty.mean_over_range > 0
+    two = replace(request, options=replace(request.options, samples=2), overwrite=True)
+    assert not [note for note in dry_run(two, enhancer.bundle.config).warnings if "too small" in note]
+
+
+def test_warnings_of_every_scan_are_kept(enhancer, still_stacks, monkeypatch):
+    first, _, second = still_stacks.scans
+    banded = second.data_XYZ.clone()
+    banded[:, ::2] *= 1.07  # its slices lie across the second axis
+    scores = iter((8.0, 9.0))
+    monkeypatch.setattr(out_of_distribution, "score", lambda *_: next(scores))
+    monkeypatch.setattr(grid_plan, "kind_of_map", lambda scan: "a mask" if scan.volume.shape == second.shape else None)
+    scans = [first, second.with_data(banded)]
+    warnings = enhancer(scans, replace(OPTIONS, trust_intensities=True)).sidecar.warnings
+    of_second = [warning for warning in warnings if warning.startswith("a scan in memory: ")]
+    for words in ("every other slice is", "looks like a mask", "unlike its training scans"):
+        assert len([warning for warning in of_second if words in warning]) == 1
+    assert len([warning for warning in warnings if "unlike its training scans" in warning]) == 2
 
 
 def test_the_finest_voxels_that_the_scans_support(still_stacks):

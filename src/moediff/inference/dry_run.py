@@ -95,5 +95,5 @@ def _warnings_ahead(planned: PlannedScan, settings: PrepareSettings) -> list[str
     return [
         *scan_warnings(prepared),
         *slice_intensity_warnings(prepared, requested=options.correct_slice_intensity),
-        *sample_warnings(options),
+        *sample_warnings(options, one_of_several=plan.one_of_several),
     ]

@@ -153,9 +153,14 @@ def best_coverage(options: EnhanceOptions) -> float:
     return float(2 * stdtr(options.samples - 1, INTERVAL_SD) - 1)
 
 
-def sample_warnings(options: EnhanceOptions) -> list[str]:
-    """A warning where too few samples, or a single one as result, make the standard deviation too small."""
-    if options.samples < 2 or (options.mode == "faithful" and options.samples >= SUFFICIENT_SAMPLES):
+def sample_warnings(options: EnhanceOptions, *, one_of_several: bool = False) -> list[str]:
+    """A warning where too few samples, or a single one as result, make the standard deviation too small.
+
+    Args:
+        options: of the enhancement.
+        one_of_several: the standard deviation is that of a combination of scans.
+    """
+    if one_of_several or options.samples < 2 or (options.mode == "faithful" and options.samples >= SUFFICIENT_SAMPLES):
         return []
     remedies = [] if options.samples >= SUFFICIENT_SAMPLES else [f"give --samples {SUFFICIENT_SAMPLES} or more"]
     remedies.append("use the uncertainty that --mode faithful predicts without --samples, which is calibrated")

@@ -307,12 +307,18 @@ class Session:
             warnings=(
                 *self.scan.warnings,
                 *self.plan.warnings,
-                *scan_warnings(self.prepared),
-                *slice_intensity_warnings(self.prepared, requested=requested),
-                *sample_warnings(self.options),
-                *out_of_distribution.score_warnings(output.score),
+                *self.noticed(output.score),
                 *precision_warnings(self.model.device, self.model.dtype),
             ),
+        )
+
+    def noticed(self, score: float | None) -> tuple[str, ...]:
+        """Warnings about the prepared scan and its uncertainty, and by its out-of-distribution score."""
+        return (
+            *scan_warnings(self.prepared),
+            *slice_intensity_warnings(self.prepared, requested=self.options.correct_slice_intensity),
+            *sample_warnings(self.options, one_of_several=self.plan.one_of_several),
+            *out_of_distribution.score_warnings(score),
         )
 
     def _measured(self, uncertainty: Uncertainty, deviation_XYZ: Tensor | None) -> Uncertainty:

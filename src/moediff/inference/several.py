@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,10 +25,9 @@ from moediff.core.volume import Grid, Volume
 from moediff.inference.grid_plan import GridPlan, plan_grids
 from moediff.inference.local_trust import is_doubted, with_local_trust
 from moediff.inference.options import EnhanceOptions
-from moediff.inference.quality_checks import scan_warnings
 from moediff.inference.result import Enhanced, ScanShare
 from moediff.inference.session import Model, NetworkOutput, Progress, Session
-from moediff.inference.sidecar import ScanRecord
+from moediff.inference.sidecar import ScanRecord, Uncertainty
 from moediff.inference.sidecar_parts import GridRecord
 from moediff.inference.slice_trust import slice_trust, trust_on_common
 from moediff.io.scans import LoadedScan
@@ -220,10 +220,11 @@ class SeveralScans:
                 continue
             with prefix_errors(printable(one.name)):
                 session = self._session(one, index)
-                estimates.append(self._estimate(session, session.run_network()))
-                notes = (*one.scan.warnings, *scan_warnings(session.prepared))
+                output = session.run_network()
+                estimates.append(self._estimate(session, output))
+                notes = (*one.scan.warnings, *session.plan.notes, *session.noticed(output.score))
                 self.notes += [f"{printable(one.name)}: {note}" for note in notes]
-                del session
+                del session, output
         return estimates
 
     @torch.no_grad()
@@ -248,12 +249,12 @@ class SeveralScans:
         number = next(index for index, one in enumerate(self.used) if one is self.scans[0])
         return Session(self.model, self.scans[0].placed, self.plan, self.options, self._part(number))
 
-    @property
-    def _calibration(self) -> str:
-        """What the standard deviation is."""
+    def _uncertainty(self, measured: Uncertainty) -> Uncertainty:
+        """What the standard deviation is, for the record."""
         options = self.options
         plain = options.mode == "faithful" and options.samples == 1 and options.data_consistency
-        return CALIBRATED if plain else NOT_CALIBRATED
+        kind: Literal["predicted", "samples"] = "samples" if options.samples > 1 else "predicted"
+        return replace(measured, kind=kind, description=CALIBRATED if plain else NOT_CALIBRATED)
 
     def _part(self, index: int) -> Progress:
         """Progress of one scan among all."""
@@ -343,7 +344,7 @@ class SeveralScans:
             sidecar=replace(
                 result.sidecar,
                 scans=tuple(records),
-                uncertainty=replace(result.sidecar.uncertainty, description=self._calibration),
+                uncertainty=self._uncertainty(result.sidecar.uncertainty),
                 warnings=warnings,
             ),
         )
