@@ -11,7 +11,12 @@ from moediff.core.volume import Grid
 from moediff.inference.grid_plan import GridPlan, coarser_warnings, plan_grids
 from moediff.inference.guided import GUIDE_NOT_NEEDED, guide_warnings
 from moediff.inference.memory_estimate import peak_mib_of
-from moediff.inference.quality_checks import require_foreground, sample_warnings, scan_warnings, slice_intensity_warnings
+from moediff.inference.quality_checks import (
+    require_foreground,
+    sample_warnings,
+    scan_warnings,
+    slice_intensity_warnings,
+)
 from moediff.inference.result import PASSED_THROUGH
 from moediff.inference.run import EnhanceRequest, PlannedScan
 from moediff.model.bundle import BundleConfig
