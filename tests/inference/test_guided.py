@@ -53,6 +53,12 @@ def guided(enhancer, thick, guide):
     return enhancer(thick, OPTIONS, guide=guide)
 
 
+@pytest.fixture(scope="module")
+def guided_in_place(enhancer, thick, truth):
+    """By a guide that did not move."""
+    return enhancer(thick, TRUSTING, guide=other_contrast(truth))
+
+
 def rms(result: Volume, truth: Volume) -> float:
     expected = resample(truth, result.grid).data_XYZ
     return float((result.data_XYZ - expected)[expected > 50].square().mean().sqrt())
@@ -93,9 +99,9 @@ def with_sphere(volume: Volume, share: float) -> Volume:
     return volume.with_data(data)
 
 
-def test_a_lesion_of_one_scan_alone_stays_there(enhancer, thick, truth, alone):
+def test_a_lesion_of_one_scan_alone_stays_there(enhancer, thick, truth, alone, guided_in_place):
     sharp = other_contrast(truth)
-    plain = enhancer(thick, TRUSTING, guide=sharp).volume.data_XYZ
+    plain = guided_in_place.volume.data_XYZ
     place = (slice(13, 16), slice(26, 29), slice(20, 23))
     contrast = float(0.3 * truth.data_XYZ[place].mean())
     ghost = enhancer(thick, TRUSTING, guide=with_sphere(sharp, 0.3)).volume.data_XYZ - plain
@@ -140,11 +146,17 @@ def test_part_of_a_guide_helps_where_it_was_measured(enhancer, thick, truth, alo
     assert float(added[28:].max()) < 1e-6 and float(added[:28].max()) > 10
 
 
-def test_a_guide_with_negative_intensities_helps_as_much(enhancer, thick, truth):
+def test_a_guide_with_negative_intensities_helps_as_much(enhancer, thick, truth, guided_in_place):
     sharp = other_contrast(truth)
-    plain = enhancer(thick, TRUSTING, guide=sharp).volume.data_XYZ
+    plain = guided_in_place.volume.data_XYZ
     standardised = enhancer(thick, TRUSTING, guide=sharp.with_data((sharp.data_XYZ - 400) / 100)).volume.data_XYZ
     assert_close(standardised, plain, atol=0.05, rtol=0)  # of intensities up to 1000
+
+
+def test_a_guide_of_tiny_intensities_helps_as_much(enhancer, thick, truth, guided_in_place):
+    sharp = other_contrast(truth)
+    tiny = enhancer(thick, TRUSTING, guide=sharp.with_data(sharp.data_XYZ * 1e-9)).volume.data_XYZ
+    assert_close(tiny, guided_in_place.volume.data_XYZ, atol=0.05, rtol=0)  # of intensities up to 1000
 
 
 def test_a_smaller_grid_gets_the_same_detail(enhancer, thick, guide, guided):

@@ -94,6 +94,15 @@ def test_trusted_headers_that_are_wrong_are_noticed(stacks):
     assert "is uncertain, " in (align([first, slightly], register_them=False)[1].misfit or "")
 
 
+def test_tiny_intensities_agree_as_usual_ones(still_stacks):
+    first, second = still_stacks.scans[0], still_stacks.scans[2]
+    usual, tiny = (
+        compare([scan.with_data(scan.data_XYZ * factor) for scan in (first, second)])[1] for factor in (1, 1e-15)
+    )
+    assert tiny.gain == pytest.approx(usual.gain, rel=1e-3)
+    assert tiny.agreement.motion.mismatch == pytest.approx(usual.agreement.motion.mismatch, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("left_mm", "apart_mm", "uncertain_mm", "words"),
     [

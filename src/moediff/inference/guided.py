@@ -8,6 +8,7 @@ Axes: X Y Z voxels of the working grid (RAS+).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ from moediff.registration.mutual_information import require_registration
 from moediff.registration.rigid import grid_centre_mm
 
 FINER = 0.6  # of the slices' distance: as large as the guide's voxels may be along it
+TOP_EXPONENT = 10  # the bright end of a guide is brought between 2^9 and 2^10
 GUIDE_NOT_NEEDED = "the guide changed nothing: the scan was passed through"
 OPTIONS_OF_SCANS = re.compile(r"--(series|trust)(?![-\w])")  # in messages; the guide has its own
 NOT_A_SCAN = "name a sharp scan of the same head, or give `--trust-intensities` if these are intensities"
@@ -170,7 +172,7 @@ class GuidedScan:
         """
         output = self.session.run_network()
         self.progress(0.5, "placing the guide")
-        sharp = self.guide.volume.with_data(without_outliers(self.guide.volume.data_XYZ))
+        sharp = self.guide.volume.with_data(_usual(self.guide.volume.data_XYZ))
         enhanced = Volume(output.result_XYZ.cpu(), self.grid.affine)
         inside_XYZ = self.prepared.mask_XYZ.cpu() > 0
         placement = place_guide(self.scan.volume, enhanced, inside_XYZ, sharp, registered=self.options.align)
@@ -242,6 +244,16 @@ class GuidedScan:
             notes.append(f"the guide {printable(record.name)} was not used: {placement.misfit}")
         sidecar = replace(result.sidecar, guide=record, warnings=(*result.sidecar.warnings, *notes))
         return replace(result, guide=share, sidecar=sidecar)
+
+
+def _usual(data_XYZ: Tensor) -> Tensor:
+    """A guide without outliers, about as bright as scans are: next to least edges, tiny numbers would not count.
+
+    By a power of two, which rounds nothing.
+    """
+    data_XYZ = without_outliers(data_XYZ)
+    exponent = TOP_EXPONENT - math.frexp(quantile(data_XYZ.abs(), 0.999))[1]
+    return torch.ldexp(data_XYZ, torch.tensor(exponent)) if exponent else data_XYZ
 
 
 def _record(guide: LoadedScan, placement: Placement, grid: Grid) -> GuideRecord:

@@ -25,6 +25,7 @@ TRIMMED = 0.9  # share of the differences that count: a dark slice would pull th
 # Root-mean-square errors of 60 motions were 2 to 4 times what leaving out an eighth of the head says: what is left of
 # a bias field is alike in all of it (LOG.md, 2026-11-30).
 SYSTEMATIC = 3.5
+TINY = 1e-30  # in place of 0, whatever the unit of the intensities
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def local_gain(fixed_XYZ: Tensor, moving_XYZ: Tensor, inside_XYZ: Tensor, fwhm_v
     """Ratio of two scans that varies slowly: a least-squares fit in a Gaussian window about every voxel."""
     fixed_XYZ = fixed_XYZ * inside_XYZ
     product, square = (smoothed(part, fwhm_vox) for part in (fixed_XYZ * moving_XYZ, fixed_XYZ.square()))
-    overall = float(product.sum() / square.sum().clamp_min(1e-12))
+    overall = float(product.sum() / square.sum().clamp_min(TINY))
     floor = 1e-3 * float(square.max())
     return (product + floor * overall) / (square + floor)
 
@@ -77,12 +78,12 @@ def motion_left(fixed: Volume, moving_XYZ: Tensor, both_XYZ: Tensor, tissue_XYZ:
     both_vary_XYZ = mean(flat_XYZ * moving_XYZ) - flat_mean_XYZ * moving_mean_XYZ
     varies_XYZ = mean(flat_XYZ.square()) - flat_mean_XYZ.square()
     floor = 1e-2 * float(varies_XYZ[both_XYZ].mean())
-    overall = float(both_vary_XYZ[both_XYZ].sum() / varies_XYZ[both_XYZ].sum().clamp_min(1e-12))
+    overall = float(both_vary_XYZ[both_XYZ].sum() / varies_XYZ[both_XYZ].sum().clamp_min(TINY))
     gain_XYZ = (both_vary_XYZ + floor * overall) / (varies_XYZ + floor)
     moving_V = (moving_XYZ - moving_mean_XYZ)[tissue_XYZ]
     difference_V = moving_V - (gain_XYZ * (flat_XYZ - flat_mean_XYZ))[tissue_XYZ]
     left, uncertain_mm = _least_squares(Volume(flat_XYZ * gain_XYZ, fixed.affine), difference_V, tissue_XYZ)
-    return MotionLeft(left, uncertain_mm, trimmed_rms(difference_V) / max(float(moving_V.std()), 1e-12))
+    return MotionLeft(left, uncertain_mm, trimmed_rms(difference_V) / max(float(moving_V.std()), TINY))
 
 
 def trimmed_rms(difference_V: Tensor) -> float:
@@ -107,7 +108,7 @@ def _least_squares(expected: Volume, difference_V: Tensor, where_XYZ: Tensor) ->
     normal_BPP = torch.stack([part.T @ part for part, _ in parts]).double()
     right_BP = torch.stack([part.T @ rest for part, rest in parts]).double()
     total_PP, total_P = normal_BPP.sum(0), right_BP.sum(0)
-    ridge = 1e-9 * total_PP.trace().clamp_min(1e-30)  # where nothing varies, nothing moved
+    ridge = 1e-9 * total_PP.trace().clamp_min(TINY)  # where nothing varies, nothing moved
     total_PP += ridge * torch.eye(6, dtype=torch.float64)
     solution = torch.linalg.solve(total_PP, total_P)
     without_BP = torch.linalg.solve(total_PP - normal_BPP, total_P - right_BP)
