@@ -33,6 +33,7 @@ from moediff.inference.grid_plan import (
     working_grid,
 )
 from moediff.inference.options import EnhanceOptions
+from moediff.registration.rigid import Rigid
 
 
 def grid(spacing=(1.0, 1.0, 5.0), shape=(40, 44, 10), degrees=0.0) -> Grid:
@@ -103,14 +104,19 @@ PASSES = {
 }
 
 
+@pytest.mark.parametrize("tilt", [(0, 0, 0), (5, -20, 8)])
 @pytest.mark.parametrize(("spacing", "expected"), PASSES.items())
-def test_is_as_fine_table(spacing, expected):
-    assert is_as_fine(grid(), grid(spacing)) is expected
+def test_is_as_fine_table(spacing, expected, tilt):
+    target = grid(spacing)
+    assert is_as_fine(grid(), Grid(target.shape, Rigid.of(tilt, (0, 0, 0)).matrix @ target.affine)) is expected
 
 
-def test_sorted_sizes_count_where_axes_are_not_parallel():
-    assert is_as_fine(grid(), grid((5.0, 1.0, 1.0), degrees=20)) is True
-    assert is_as_fine(grid(), grid((4.0, 1.0, 1.0), degrees=20)) is False
+def test_nearest_axes_are_compared_of_grids_that_are_tilted_apart():
+    """Both are stored along R, A, S, yet the second axis of one is nearest to the third of the other."""
+    tilted = [Rigid.of((degrees, 0, 0), (0, 0, 0)).matrix for degrees in (40, -40)]
+    scan = Grid((40, 44, 10), tilted[0] @ grid().affine)
+    assert is_as_fine(scan, Grid((40, 10, 44), tilted[1] @ grid((1.0, 5.0, 1.0)).affine)) is True
+    assert is_as_fine(scan, Grid((40, 44, 10), tilted[1] @ grid((1.0, 1.0, 5.0)).affine)) is False
 
 
 def shifted(on: Grid, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Grid:

@@ -8,8 +8,8 @@ from moediff.core.volume import Volume
 from moediff.registration import align as align_module
 from moediff.registration.agreement import Agreement
 from moediff.registration.align import align, compare
-from moediff.registration.mutual_information import blurred, common_blur_mm, require_registration
 from moediff.registration.motion import MotionLeft
+from moediff.registration.mutual_information import blurred, common_blur_mm, require_registration
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 from several_scans import acquired, other_contrast, stacks_of
 

@@ -33,6 +33,7 @@ from moediff.core.geometry import (
     drift_vox,
     field_of_view_mask,
     positions_along,
+    ras_axes,
     resample,
     with_spacing,
 )
@@ -287,7 +288,7 @@ def _check_size(what: str, shape: tuple[int, int, int]) -> None:
 
 
 def is_as_fine(source: Grid, target: Grid) -> bool:
-    """True when no target axis is finer than the scan's along it; sorted sizes count where axes are not parallel."""
+    """True when no target axis is finer than the scan's axis that is nearest to it."""
     return all(t > SAME_SIZE * s for s, t in _paired_sizes(source, target))
 
 
@@ -313,11 +314,9 @@ def coarser_warnings(source: Grid, target: Grid, *, one_of_several: bool = False
 
 
 def _paired_sizes(source: Grid, target: Grid) -> list[tuple[float, float]]:
-    """Voxel sizes of the scan and of the target for each axis; sorted where axes are not parallel."""
-    sizes = [list(grid.spacing_mm) for grid in (source, target)]
-    if not are_parallel(source, target):
-        sizes = [sorted(size) for size in sizes]
-    return list(zip(*sizes, strict=True))
+    """Voxel sizes of the scan and of the target along each axis of the scan, the target's along its nearest axis."""
+    nearest, _ = ras_axes(source.affine[:3, :3].T @ target.affine[:3, :3] / torch.tensor(source.spacing_mm)[:, None])
+    return [(size, target.spacing_mm[axis]) for size, axis in zip(source.spacing_mm, nearest, strict=True)]
 
 
 def aligned_grid(source: Grid, target: Grid) -> Grid:
