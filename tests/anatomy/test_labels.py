@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moediff.anatomy.labels import BRAIN, LEFT_OF_RIGHT, as_brain_label_map, labelled
+from moediff.anatomy.labels import BRAIN, LEFT_OF_RIGHT, PARTS, as_brain_label_map, labelled
 from moediff.core.errors import DataError
 
 
@@ -15,7 +15,17 @@ def test_labelled_voxels_are_those_with_one_of_the_numbers():
 
 
 def test_both_sides_of_the_brain_have_their_labels():
+    assert {whole for *_, whole in PARTS} <= set(BRAIN)
     assert set(LEFT_OF_RIGHT) | set(LEFT_OF_RIGHT.values()) <= set(BRAIN)
+
+
+def test_parts_of_a_structure_count_as_the_structure(brain_labels):
+    """Of FreeSurfer's aparc+aseg and wmparc: parcels of cortex and white matter, corpus callosum, lesions, plexus."""
+    numbers = [0, 4, 16, 31, 63, 77, 79, 251, 255, 1000, 1035, 1036, 2035, 3001, 4035, 5002, 11175, 12100, 530]
+    wholes = [0, 4, 16, 4, 43, 2, 41, 2, 2, 3, 3, 1036, 42, 2, 41, 41, 3, 42, 530]
+    assert as_brain_label_map(torch.tensor([[numbers]]).float()).flatten().tolist() == wholes
+    parcels = brain_labels + 1021 * (brain_labels == 3) + 1990 * (brain_labels == 42)
+    assert as_brain_label_map(parcels.float()).equal(brain_labels.to(torch.int32))
 
 
 def test_what_is_no_label_map_is_refused(brain_labels):

@@ -32,6 +32,21 @@ LEFT_OF_RIGHT = {
     58: 26,
     60: 28,
 }
+PARTS = (  # of a structure, as aseg, aparc (both atlases) and wmparc number them: first, last, the structure
+    (31, 31, 4),  # choroid plexus
+    (63, 63, 43),
+    (77, 78, 2),  # white matter that is dark on T1w
+    (79, 79, 41),
+    (251, 255, 2),  # corpus callosum
+    (1000, 1035, 3),
+    (2000, 2035, 42),
+    (3000, 3035, 2),
+    (4000, 4035, 41),
+    (5001, 5001, 2),
+    (5002, 5002, 41),
+    (11100, 11175, 3),
+    (12100, 12175, 42),
+)
 BRAIN = (*WHITE, *CORTEX, *VENTRICLES_CSF, *DEEP_GREY, *CEREBELLAR_WHITE)
 INTEGER_TOLERANCE = 1e-3  # how far a label may lie from a whole number
 MINIMUM_BRAIN_SHARE = 0.1  # of labelled voxels; label maps of whole heads have 0.34 and more
@@ -50,12 +65,14 @@ def as_label_map(map_XYZ: Tensor) -> Tensor:
 
 
 def as_brain_label_map(map_XYZ: Tensor) -> Tensor:
-    """A label map of a brain as it was read -> int32.
+    """A label map of a brain as it was read -> int32, parts of a structure with the number of the whole.
 
     Raises:
         DataError: numbers that are not whole, or hardly any of the brain's.
     """
     labels_XYZ = as_label_map(map_XYZ)
+    for first, last, whole in PARTS:
+        labels_XYZ[(labels_XYZ >= first) & (labels_XYZ <= last)] = whole
     brain = labelled(labels_XYZ, BRAIN).sum() / (labels_XYZ != 0).sum().clamp_min(1)
     if float(brain) < MINIMUM_BRAIN_SHARE:
         raise DataError(
