@@ -100,8 +100,8 @@ class EnhanceRequest:
             DataError, GeometryError, InputMissing: the scan cannot be read.
         """
         options, outputs = self.options, self.outputs
-        alone = len(self.sources) < 2  # a combination of several has a standard deviation anyway
-        if outputs.uncertainty is not None and options.mode == "detail" and options.samples < 2 and alone:
+        combined = len(self.sources) > 1  # which has a standard deviation anyway
+        if outputs.uncertainty is not None and options.mode == "detail" and options.samples < 2 and not combined:
             raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful predicts it")
         if outputs.differences is not None and options.mode == "detail":
             raise ConfigError(
