@@ -101,7 +101,8 @@ class ScanSpec:
     redo: bool = False
 
     def __post_init__(self) -> None:
-        if "uncertainty" in self.placement.maps and self.options.mode == "detail" and self.options.samples < 2:
+        alone = self.options.mode == "detail" and self.options.samples < 2 and not self.others
+        if alone and "uncertainty" in self.placement.maps:
             raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful predicts it")
 
     def options_sha256(self) -> str:
