@@ -101,8 +101,8 @@ class ScanSpec:
     redo: bool = False
 
     def __post_init__(self) -> None:
-        alone = self.options.mode == "detail" and self.options.samples < 2 and not self.others
-        if alone and "uncertainty" in self.placement.maps:
+        one_sample = self.options.mode == "detail" and self.options.samples < 2 and not self.others
+        if one_sample and "uncertainty" in self.placement.maps:
             raise ConfigError("--uncertainty in mode detail needs --samples 2 or more; mode faithful predicts it")
 
     def options_sha256(self) -> str:
