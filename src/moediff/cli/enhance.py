@@ -111,7 +111,7 @@ OPTIONS = {
             "--uncertainty",
             type=Path,
             metavar="PATH",
-            help="also write the standard deviation of every voxel (mode detail: of one scan with --samples 2)",
+            help="also write the standard deviation of every voxel (mode detail, one scan: --samples 2 or more)",
         ),
         option("--report", type=Path, metavar="HTML", help="also write a page that shows the result, offline"),
         report_size_option(),
