@@ -307,7 +307,7 @@ def _refuse_foreign(outputs: OutputPaths) -> None:
 def _refuse_other_scan(source: Path, outputs: OutputPaths) -> None:
     """Replace the result of this scan, also of how it was before it changed, but never that of another one.
 
-    The path of a DICOM folder is not recorded, so a result of one that changed cannot be told from another one's.
+    The path of a DICOM folder is not recorded, so the result of one that changed looks like that of another.
     """
     pair = _record(outputs.sidecar)
     before = pair and pair[1].get("input_file")
