@@ -32,6 +32,7 @@ from common import markdown
 from perf_network import Clock, clock_of, phantom_head
 
 from moediff.acquisition.degrade import degrade
+from moediff.acquisition.point_spread import FREQUENCIES
 from moediff.acquisition.recipe import thick_slices
 from moediff.benchmark.flops import counting
 from moediff.benchmark.process_meter import Measured, run_measured
@@ -301,7 +302,8 @@ def operations_of_a_cube(side: int = 64) -> float:
     phantom = phantom_head((side, side, side), 1.0).data_XYZ[None] / 1000
     at = torch.arange(side).float()[None]
     with counting() as counter:
-        scan = NetworkInput(phantom, torch.stack([phantom, phantom], 1), PerAxis(at, at, at / 5), torch.tensor([0.01]))
+        positions, sampled = PerAxis(at, at, at / 5), torch.zeros(1, 3, len(FREQUENCIES))
+        scan = NetworkInput(phantom, torch.stack([phantom, phantom], 1), positions, torch.tensor([0.01]), sampled)
         condition = make_condition(denoiser, scan)
         denoiser.with_uncertainty(torch.zeros_like(phantom), torch.tensor([1.0]), condition)
     return round(counter.get_total_flops() / phantom.numel() / 1e3, 1)

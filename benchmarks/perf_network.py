@@ -33,7 +33,7 @@ from moediff.inference.options import EnhanceOptions
 from moediff.inference.tiling import TileContext, encode
 from moediff.model import experts as experts_module
 from moediff.model.bundle import Bundle
-from moediff.model.config import ExpertsConfig, GateConfig
+from moediff.model.config import GateConfig
 from moediff.model.denoiser import Denoiser
 from moediff.model.execution import side_by_side
 from moediff.training import patches as patches_module
@@ -46,7 +46,6 @@ from moediff.training.trainer import Trainer
 
 RULES = {"dense": (4, 0.0), "top 2": (2, 0.1), "top 1": (1, 0.1)}  # top_k, threshold
 COUNTS = (1, 2, 4, 8)
-BRANCHES = ("plain", "smooth", "detail", "window") * 2
 TURNS = 5
 TRAINING_SIDE = 160  # of the phantom that patches are cut from
 EXAMPLE = ("augmented", "degrade", "prepare")  # called by PatchSource.example; the rest of an example is "cut"
@@ -121,12 +120,14 @@ def seconds_by_rule(variants: dict[str, Bundle], prepared: Prepared) -> Seconds:
 def seconds_by_count(bundle: Bundle, prepared: Prepared, now: Clock) -> dict[str, Seconds]:
     """Seconds of an evaluation for every number of experts, one or two of them a voxel, where the bundle lies."""
     shape, device = bundle.config.denoiser, next(bundle.denoiser.parameters()).device
+    branches = shape.experts.branches * max(COUNTS)
     work: dict[str, dict[str, Callable[[], object]]] = {"top 1": {}, "top 2": {}}
     for name, top_k in (("top 1", 1), ("top 2", 2)):
         for count in COUNTS:
             gate = GateConfig(experts=count, top_k=min(top_k, count), threshold=0.0)
             torch.manual_seed(0)
-            network = Denoiser(replace(shape, gate=gate, experts=ExpertsConfig(branches=BRANCHES[:count]))).eval()
+            experts = replace(shape.experts, branches=branches[:count])
+            network = Denoiser(replace(shape, gate=gate, experts=experts)).eval()
             network.gate.log_scale.data.fill_(30.0)  # untrained tokens differ little: this spreads them over experts
             context = encode(network.to(device), prepared)
             work[name][str(count)] = evaluation(network, context, bundle.config.diffusion.sigma_max * shape.sigma_data)

@@ -68,5 +68,20 @@ def test_regions_of_a_scan_are_those_of_its_labels(brain_labels):
         assert float((found == truth)[known & (truth == region)].float().mean()) > 0.9, REGIONS[region]
 
 
+@pytest.mark.parametrize(("grey", "white"), [(8, 7), (47, 46)])
+def test_the_cerebellum_has_the_regions_of_its_tissues(brain_labels, grey, white):
+    """As in a scan, where cortex and cerebellum look alike: two regions for one tissue would teach the gate neither."""
+    cerebellum = torch.zeros_like(brain_labels)
+    for there, of in ((3, grey), (2, white), (41, white), (42, grey)):
+        cerebellum[brain_labels == there] = of
+    tissue = torch.zeros_like(brain_labels)
+    for of, there in ((grey, 3), (white, 2)):
+        tissue[cerebellum == of] = there
+    assert set(tissue.unique().tolist()) == {0, 2, 3}
+    assert torch.equal(region_map(cerebellum, (2.0,) * 3), region_map(tissue, (2.0,) * 3))
+    stem = torch.full((9, 9, 9), 16, dtype=torch.int32)
+    assert set(region_map(stem, (1.0,) * 3).unique().tolist()) == {DEEP}
+
+
 def test_a_scan_whose_tissues_cannot_be_told_has_no_regions():
     assert scan_regions(torch.rand(30, 30, 30), (1.0, 1.0, 1.0)) is None

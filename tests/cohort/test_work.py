@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from moediff.core.volume import Grid
 from moediff.inference.options import EnhanceOptions
 from moediff.inference.sidecar import InputFile
 from moediff.io.scans import save
+from moediff.model.bundle import MANIFEST, load_bundle, read_manifest
 
 
 def spec(maps=(), dtype="float32", reading=None, **options) -> ScanSpec:
@@ -94,6 +96,22 @@ def test_maps_of_a_replaced_result_go_with_it(tmp_path, make_phantom, bundle):
         "T1_desc-srmask.nii.gz",
         "T1_desc-srstd.nii.gz",
     ]
+
+
+def test_a_result_of_other_settings_of_the_same_weights_is_made_again(tmp_path, make_phantom, bundle):
+    """As those of weights that were calibrated once more."""
+    save(make_phantom((16, 16, 16), (12.0, 12.0, 12.0)), tmp_path / "T1.nii.gz")
+    again = shutil.copytree(bundle, tmp_path / "calibrated")
+    manifest = read_manifest(again)
+    manifest["config"]["uncertainty_scale"] *= 2
+    (again / MANIFEST).write_text(json.dumps(manifest))
+    run = lambda folder: enhance_task(named_alone(tmp_path / "T1.nii.gz", tmp_path / "out", folder)).status  # noqa: E731
+    assert [run(bundle), run(bundle), run(again), run(again)] == ["done", "skipped", "done", "skipped"]
+    sidecar = tmp_path / "out" / "T1_desc-sr.json"
+    record = json.loads(sidecar.read_text())
+    assert record["weights"].pop("settings_sha256") == load_bundle(again).settings_sha256
+    sidecar.write_text(json.dumps(record))  # as version 0.2.0 wrote it
+    assert run(again) == "skipped"
 
 
 def test_a_page_of_another_size_is_drawn_again(tmp_path, make_phantom, bundle):

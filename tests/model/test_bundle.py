@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from moediff.acquisition.point_spread import FREQUENCIES
 from moediff.core.errors import BundleError
 from moediff.model.bundle import MANIFEST, WEIGHTS, BundleConfig, load_bundle, save_bundle, sha256_of
 from moediff.model.conditioning import NetworkInput, PerAxis
@@ -123,6 +124,7 @@ def test_every_part_of_the_embedded_network_matters():
         torch.stack([scan.roll(1, 3), scan.roll(-1, 3)], 1),
         positions,
         torch.tensor([0.02]),
+        torch.rand(1, 3, len(FREQUENCIES)) if denoiser.config.reads_sampling else None,
     )
 
     def result():
@@ -134,6 +136,7 @@ def test_every_part_of_the_embedded_network_matters():
     backbone = denoiser.backbone
     parts = [block.second for block in (*backbone.before, *backbone.bottleneck, *backbone.after)]
     parts += [backbone.up, backbone.token_projection, *(expert.output_projection for expert in denoiser.experts.each)]
+    parts += [] if denoiser.sampling is None else [denoiser.sampling]
     for part in parts:
         weight = part.weight.clone()
         part.weight.zero_()

@@ -72,6 +72,8 @@ def test_reading_how_axes_were_sampled_is_silent_until_it_is_learned() -> None:
     with torch.no_grad():
         results = [net(scan, sigma, make_condition(net, what)) for net, what in ((before, plain), (reads, told))]
         torch.testing.assert_close(*results)
+        with pytest.raises(ValueError, match="how its input was sampled"):
+            reads(scan, sigma, make_condition(reads, plain))
         torch.nn.init.normal_(reads.sampling.weight)
         assert not torch.allclose(reads(scan, sigma, make_condition(reads, told)), results[0], atol=1e-4)
         again = Denoiser(reads.config)

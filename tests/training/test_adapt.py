@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from moediff.acquisition.degrade import degrade
+from moediff.acquisition.point_spread import Sampling, attenuation
 from moediff.acquisition.prepare import PrepareSettings
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.config import rng_for
@@ -55,6 +56,35 @@ def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
     assert head.stack.recipe.noise == pytest.approx(0.02, rel=0.3)
     brain = head.data_XYZ[21:43, 24:48, 20:40].float()
     assert 0.4 < float(brain[brain > 0.2].median()) < 0.9 and head.region_XYZ is None
+
+
+@pytest.mark.parametrize(
+    ("options", "across"),
+    [
+        ({"slice_thickness": 2.0}, Sampling("gaussian", 0.5)),
+        ({"profile": (Sampling("box", 0.8),)}, Sampling("box", 0.8)),
+    ],
+)
+def test_slices_are_learned_from_as_they_were_stated(options, across, thick, weights, tmp_path, monkeypatch):
+    """The scan is enhanced, cut and shown to the network with the same profile."""
+    used: list[EnhanceOptions] = []
+    enhance = Enhancer.__call__
+
+    def spied(self: Enhancer, source: object, options: EnhanceOptions) -> object:
+        used.append(options)
+        return enhance(self, source, options)
+
+    monkeypatch.setattr(Enhancer, "__call__", spied)
+    slices = slices_of(plan_grids(thick, EnhanceOptions(**options)))
+    write_training_scans(tmp_path / "scans.safetensors", [scan_from_slices(thick, slices, Enhancer(weights))])
+    (head,) = read_training_scans(tmp_path / "scans.safetensors")
+    assert used[0].profile is not None and used[0].profile[1] == across
+    assert head.stack is not None
+    cut = head.stack.recipe.axes[2]
+    assert (cut.method, cut.thickness, cut.factor) == (across.method, across.width, pytest.approx(4.0))
+    source = PatchSource(scans=[head], patch=32, seed=0, settings=PrepareSettings(), augment=None)
+    expected = torch.tensor(attenuation(across))
+    assert torch.allclose(source.example(0).attenuation_AF[-1].float(), expected.float(), atol=1e-4)
 
 
 @pytest.mark.parametrize(

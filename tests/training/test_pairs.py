@@ -12,6 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from moediff.acquisition.degrade import degrade
+from moediff.acquisition.point_spread import Sampling, attenuation
 from moediff.acquisition.prepare import PrepareSettings, prepare
 from moediff.acquisition.recipe import thick_slices
 from moediff.core.config import rng_for
@@ -111,6 +112,21 @@ def test_both_scans_are_turned_alike(sharp, low, number, monkeypatch):
     same = [torch.allclose(other_slices[side], wanted, atol=1e-3) for side, wanted in ((0, before), (1, after))]
     swapped = [torch.allclose(other_slices[side], wanted, atol=1e-3) for side, wanted in ((0, after), (1, before))]
     assert all(same) or all(swapped)
+
+
+def test_the_sampling_that_the_spectrum_shows_is_that_of_every_patch(sharp, low, tmp_path, monkeypatch):
+    """As in `enhance`, which reads it from the whole scan, also after the axes of a patch were exchanged."""
+    shown = Sampling("hamming", 1.2), Sampling(), Sampling("gaussian", 0.8)
+    monkeypatch.setattr("moediff.training.pairs.estimated_sampling", lambda *_: shown)
+    write_training_scans(tmp_path / "pair.safetensors", [pair(sharp, low)])
+    (scan,) = read_training_scans(tmp_path / "pair.safetensors")
+    assert scan.measured is not None and scan.measured.sampling == shown
+    exchanged = torch.eye(4, dtype=torch.float64)[[1, 0, 2, 3]]
+    for turn, order in ((torch.eye(4, dtype=torch.float64), (0, 1, 2)), (exchanged, (1, 0, 2))):
+        fixed(monkeypatch, turn, [4, 4, 4])
+        source = PatchSource(scans=[scan], patch=32, seed=0, settings=SETTINGS, augment=None)
+        expected = torch.tensor([attenuation(shown[axis]) for axis in order])
+        torch.testing.assert_close(source.example(0).attenuation_AF.float(), expected.float(), atol=1e-4, rtol=0)
 
 
 def test_only_brightness_is_changed(sharp, low):

@@ -133,6 +133,13 @@ def test_the_gate_learns_from_many_contrasts():
     assert sum(len(scan.spacing_mm) for stage in recipe("default").stages[:1] for scan in stage.config.scans) == 7
 
 
+@pytest.mark.parametrize("name", ["default", "gpu"])
+def test_every_stage_that_trains_draws_examples_of_its_own(name):
+    """The seed keys them: a second stage with the same one would see the first one's again."""
+    stages = [stage for stage in recipe(name).stages if stage.kind == TRAIN and stage.name != "gate"]  # other scans
+    assert len({stage.config.seed for stage in stages}) == len(stages) > 3
+
+
 def test_a_dry_run_reads_nothing_and_names_what_is_missing(tmp_path, capsys):
     words = ["train", str(ROOT / "recipes" / "default.toml"), "--dry-run", "--data", str(tmp_path), "--steps", "729"]
     assert main(words) == 0

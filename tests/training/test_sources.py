@@ -104,6 +104,17 @@ def test_a_label_map_becomes_several_scans_with_known_regions(tmp_path: Path):
     assert not torch.equal(load_training_scans(listed, tmp_path, 1)[0].data_XYZ, one.data_XYZ)
 
 
+def test_every_voxel_size_of_a_label_map_has_contrasts_of_its_own(tmp_path: Path):
+    labels = torch.zeros(40, 40, 40)
+    labels[8:32, 8:32, 8:32] = 3
+    labels[14:26, 14:26, 14:26] = 2
+    save(Volume(labels, EYE), tmp_path / "labels.nii")
+    draw = lambda **how: load_training_scans([ScanSource(path="labels.nii", labels=True, **how)], tmp_path, 0)  # noqa: E731
+    (plain,) = draw()
+    first, second = draw(spacing_mm=(1.0, 1.0))
+    assert torch.equal(first.data_XYZ, plain.data_XYZ) and not torch.equal(second.data_XYZ, plain.data_XYZ)
+
+
 def test_a_label_map_is_drawn_on_finer_voxels_too(tmp_path: Path):
     labels = torch.zeros(30, 28, 26)
     labels[6:24, 6:22, 6:20] = 3

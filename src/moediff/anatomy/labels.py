@@ -14,8 +14,9 @@ from moediff.core.errors import DataError
 
 WHITE, CORTEX = (2, 41), (3, 42)
 VENTRICLES_CSF = (4, 5, 14, 15, 24, 43, 44)
-DEEP_GREY = (8, 10, 11, 12, 13, 17, 18, 26, 28, 47, 49, 50, 51, 52, 53, 54, 58, 60)
-CEREBELLAR_WHITE = (7, 46, 16)
+CEREBELLAR_CORTEX = (8, 47)
+DEEP_GREY = (*CEREBELLAR_CORTEX, 10, 11, 12, 13, 17, 18, 26, 28, 49, 50, 51, 52, 53, 54, 58, 60)
+CEREBELLAR_WHITE = (7, 46, 16)  # and brainstem
 LEFT_OF_RIGHT = {
     41: 2,
     42: 3,
@@ -33,10 +34,16 @@ LEFT_OF_RIGHT = {
     60: 28,
 }
 PARTS = (  # of a structure, as aseg, aparc (both atlases) and wmparc number them: first, last, the structure
+    (30, 30, 12),  # vessels in the putamen
+    (62, 62, 51),
     (31, 31, 4),  # choroid plexus
     (63, 63, 43),
+    (72, 72, 14),  # fifth ventricle
     (77, 78, 2),  # white matter that is dark on T1w
     (79, 79, 41),
+    (80, 81, 12),  # deep grey matter that is dark on T1w
+    (82, 82, 51),
+    (85, 85, 28),  # optic chiasm
     (251, 255, 2),  # corpus callosum
     (1000, 1035, 3),
     (2000, 2035, 42),

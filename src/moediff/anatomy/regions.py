@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moediff.anatomy.labels import CORTEX, labelled
+from moediff.anatomy.labels import CEREBELLAR_CORTEX, CEREBELLAR_WHITE, CORTEX, labelled
 from moediff.anatomy.labels import WHITE as WHITE_LABELS
 from moediff.anatomy.tissue import FLUID, GREY, WHITE, tissue_map
 from moediff.core.morphology import depth_mm, eroded, within
@@ -37,8 +37,12 @@ def _regions(white_XYZ: Tensor, cortex_XYZ: Tensor, rest_XYZ: Tensor, spacing_mm
 
 
 def region_map(labels_XYZ: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """Region of every voxel of a label map: an index into REGIONS, or BACKGROUND where there is no label; uint8."""
-    white, cortex = labelled(labels_XYZ, WHITE_LABELS), labelled(labels_XYZ, CORTEX)
+    """Region of every voxel of a label map: an index into REGIONS, or BACKGROUND where there is no label; uint8.
+
+    Cerebellum and brainstem count as the tissue that they are, as in `scan_regions`.
+    """
+    white = labelled(labels_XYZ, (*WHITE_LABELS, *CEREBELLAR_WHITE))
+    cortex = labelled(labels_XYZ, (*CORTEX, *CEREBELLAR_CORTEX))
     return _regions(white, cortex, labels_XYZ > 0, spacing_mm)
 
 

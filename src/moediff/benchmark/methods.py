@@ -115,6 +115,7 @@ def _words(name: str, template: str) -> tuple[str, ...]:
 
 
 def _digest(folder: Path) -> str:
+    """Of settings and weights; as it is because it is in stored results."""
     with prefix_errors(printable(folder)):
         manifest = read_manifest(folder)
     text = json.dumps([manifest["config"], manifest["sha256"]], sort_keys=True)

@@ -32,7 +32,7 @@ from moediff.io.checksum import checksum_of
 from moediff.io.lock import lock_of
 from moediff.io.missing import FETCH, is_annex_pointer
 from moediff.io.scans import load, write_text
-from moediff.model.bundle import embedded_path, read_manifest
+from moediff.model.bundle import embedded_path, read_manifest, settings_checksum
 
 OPTIONS_KEY, METADATA_KEY, VIEWER_KEY = "options_sha256", "metadata_sha256", "viewer_size"  # in the sidecar
 MAPS = ("uncertainty", "experts", "mask")
@@ -44,12 +44,13 @@ class ModelChoice:
 
     Args:
         bundle: folder; None takes the embedded weights.
-        sha256: of the weights, as the run began.
+        sha256, settings_sha256: of the weights and of their bundle's settings, as the run began.
         device, dtype: as `Enhancer` takes them.
     """
 
     bundle: Path | None
     sha256: str
+    settings_sha256: str = ""
     device: str = "auto"
     dtype: str = "float32"
 
@@ -60,8 +61,14 @@ class ModelChoice:
         Raises:
             BundleError: there is no bundle.
         """
-        sha256 = str(read_manifest(embedded_path() if bundle is None else bundle)["sha256"])
-        return cls(bundle=bundle, sha256=sha256, device=device, dtype=dtype)
+        manifest = read_manifest(embedded_path() if bundle is None else bundle)
+        return cls(
+            bundle=bundle,
+            sha256=str(manifest["sha256"]),
+            settings_sha256=settings_checksum(manifest),
+            device=device,
+            dtype=dtype,
+        )
 
 
 @dataclass(frozen=True)
@@ -182,8 +189,10 @@ def _require_content(source: Path) -> None:
 def finished(spec: ScanSpec) -> Path | None:
     """The sidecar of a complete result of this input with these weights and options; None where there is none."""
     candidates = [pair for path in spec.placement.sidecars() if (pair := _record(path)) is not None]
-    wanted = (spec.model.sha256, spec.options_sha256(), spec.placement.metadata_sha256())
-    candidates = [(path, record) for path, record in candidates if _choices(record) == wanted]
+    wanted = (spec.options_sha256(), spec.placement.metadata_sha256())
+    candidates = [
+        (path, record) for path, record in candidates if _choices(record) == wanted and _is_of(record, spec.model)
+    ]
     fitting = [(path, record) for path, record in candidates if _whole(path, record, spec)]
     if not fitting:
         return None
@@ -202,10 +211,17 @@ def _record(sidecar: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
 
 
-def _choices(record: dict[str, Any]) -> tuple[Any, Any, Any]:
+def _choices(record: dict[str, Any]) -> tuple[Any, Any]:
+    return record.get(OPTIONS_KEY), record.get(METADATA_KEY)
+
+
+def _is_of(record: dict[str, Any], model: ModelChoice) -> bool:
+    """Whether a result is of these weights and settings; version 0.2.0 and older recorded no settings."""
     weights = record.get("weights")
-    model = weights.get("sha256") if isinstance(weights, dict) else None
-    return model, record.get(OPTIONS_KEY), record.get(METADATA_KEY)
+    if not isinstance(weights, dict):
+        return False
+    settings = weights.get("settings_sha256") or model.settings_sha256
+    return (weights.get("sha256"), settings) == (model.sha256, model.settings_sha256)
 
 
 def _whole(sidecar: Path, record: dict[str, Any], spec: ScanSpec) -> bool:
@@ -335,7 +351,7 @@ def _enhancer(choice: ModelChoice) -> Enhancer:
         ConfigError: the weights are no longer those that the run began with.
     """
     enhancer = Enhancer(choice.bundle, device=choice.device, dtype=choice.dtype)
-    if enhancer.bundle.sha256 != choice.sha256:
+    if (enhancer.bundle.sha256, enhancer.bundle.settings_sha256) != (choice.sha256, choice.settings_sha256):
         raise ConfigError("the weights were replaced while the run was going on: start it again")
     return enhancer
 

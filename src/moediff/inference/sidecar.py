@@ -64,11 +64,19 @@ MOVED = {
 
 @dataclass(frozen=True)
 class Weights(Closed):
-    """The model: name, checksum of its file, and what its bundle says about fine-tuning on scans (`moediff adapt`)."""
+    """The model.
+
+    Args:
+        name: of its bundle.
+        sha256: of the file of its weights.
+        adapted: what the bundle says about fine-tuning on scans (`moediff adapt`).
+        settings_sha256: of the bundle's settings, which hold the calibration of the uncertainty, for one.
+    """
 
     name: str
     sha256: str
     adapted: dict[str, Any] | None = None
+    settings_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -356,7 +364,10 @@ def sidecar_for(bundle: Bundle, where: tuple[str, str], grids: tuple[Grid, Grid]
     return Sidecar(
         software=f"{SOFTWARE} {__version__}",
         weights=Weights(
-            str(bundle.provenance.get("name", "unnamed")), bundle.sha256, bundle.provenance.get("adapted") or None
+            str(bundle.provenance.get("name", "unnamed")),
+            bundle.sha256,
+            bundle.provenance.get("adapted") or None,
+            bundle.settings_sha256 or None,
         ),
         experts=tuple(bundle.config.denoiser.experts.regions),
         input=GridRecord.of(grids[0]),

@@ -126,12 +126,14 @@ class Bundle:
         denoiser: the network with its weights, in evaluation mode.
         provenance: training data with licences, recipe, metrics, as written by the trainer.
         sha256: of the weights file; names the model in every sidecar.
+        settings_sha256: of its settings, see `settings_checksum`; results depend on both.
     """
 
     config: BundleConfig
     denoiser: Denoiser
     provenance: Mapping[str, Any]
     sha256: str
+    settings_sha256: str = ""
 
 
 def embedded_path() -> Path:
@@ -143,6 +145,11 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def settings_checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a bundle's settings as they are stored, so that a later version with further ones finds the same."""
+    return hashlib.sha256(json.dumps(manifest["config"], sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -189,7 +196,8 @@ def load_bundle(path: Path | str | None = None, device: str | torch.device = "cp
         # Copies: safetensors maps the file into memory, and whoever cut it later would take the weights with it.
         weights = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in weights.items()}
         denoiser.load_state_dict(weights, assign=True)
-        return Bundle(config, denoiser.eval(), manifest["provenance"], manifest["sha256"])
+        checksums = (manifest["sha256"], settings_checksum(manifest))
+        return Bundle(config, denoiser.eval(), manifest["provenance"], *checksums)
 
 
 def _verified_weights(folder: Path, expected: str) -> dict[str, Tensor]:

@@ -105,6 +105,17 @@ class Condition:
     weight_BxyzE: Tensor
     attenuation_BAF: Tensor | None = None
 
+    @property
+    def sampled_BF(self) -> Tensor:
+        """How all axes were sampled, side by side.
+
+        Raises:
+            ValueError: the condition does not say it; a network that reads it would take that for "not sampled".
+        """
+        if self.attenuation_BAF is None:
+            raise ValueError("this network reads how its input was sampled, and the condition does not say it")
+        return self.attenuation_BAF.flatten(1)
+
 
 def condition_of(scans: NetworkInput, routing: Routing, sigma_data: float) -> Condition:
     """The condition for gate weights that were worked out before."""

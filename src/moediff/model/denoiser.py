@@ -132,8 +132,8 @@ class Denoiser(nn.Module):
         log_sigma = (sigma_B / self.config.sigma_data).log()[:, None] / 4  # c_noise; Karras 2022, Table 1
         first, *others = self.embedding
         embedding_BG = first(torch.cat([log_sigma, condition.acquisition_BG], -1))
-        if self.sampling is not None and condition.attenuation_BAF is not None:
-            embedding_BG = embedding_BG + self.sampling(condition.attenuation_BAF.flatten(1))
+        if self.sampling is not None:
+            embedding_BG = embedding_BG + self.sampling(condition.sampled_BF)
         for layer in others:
             embedding_BG = layer(embedding_BG)
         inputs, modulators = self._inputs(x_BXYZ, sigma_B, condition), Modulators(embedding_BG, condition.phase)

@@ -26,7 +26,7 @@ MEANT_FOR = {
     "deep white matter": "white matter deep in the brain, which is even and should stay smooth",
     "cortex": "the folded rim of grey matter, with its narrow furrows",
     "junction": "the border between grey and white matter",
-    "rest": "all else: fluid, deep grey matter, cerebellum, skull, air",
+    "rest": "all else: fluid, deep grey matter, skull, air",
 }
 
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.degrade import reference_intensity
-from moediff.acquisition.recipe import Recipe, thick_slices
+from moediff.acquisition.point_spread import METHODS, Sampling, Samplings
+from moediff.acquisition.recipe import AxisRecipe, Recipe
 from moediff.core.errors import ConfigError, DataError, InputMissing, printable
 from moediff.io.atomic import HIDDEN, remove
 from moediff.io.tensors import save_tensors
 
 LONGEST_SAVE_S = 24 * 3600
-FORMAT = 1  # raise it when training scans are prepared differently
+FORMAT = 2  # raise it when training scans are prepared differently
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +84,13 @@ class Measured:
         data_XYZ: scaled, half precision, canonical axes.
         affine: 4x4, its voxels -> voxels of the sharp head; axes parallel.
         known_XYZ: voxels of the sharp head that both scans cover, a convex set.
+        sampling: how every axis was sampled, as the scan's spectrum shows; None takes what the voxel sizes suggest.
     """
 
     data_XYZ: Tensor
     affine: Tensor
     known_XYZ: Tensor
+    sampling: Samplings | None = None
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,14 @@ def write_training_scans(path: Path, scans: list[TrainingScan]) -> None:
         own = {"data": scan.data_XYZ, "inside": scan.inside_N3, "numbers": numbers, "region": scan.region_XYZ}
         if scan.stack is not None:
             across = scan.stack.recipe.axes[2]
-            values = [scan.stack.axis, across.factor, scan.stack.recipe.noise]
+            profile = (METHODS.index(across.method), across.thickness)
+            values = [scan.stack.axis, across.factor, scan.stack.recipe.noise, *profile]
             own["stack"] = torch.tensor(values, dtype=torch.float64)
         if (low := scan.measured) is not None:
             own |= {"low": low.data_XYZ, "affine": low.affine, "known": low.known_XYZ}
+            if low.sampling is not None:
+                profiles = [(METHODS.index(axis.method), axis.width) for axis in low.sampling]
+                own["sampling"] = torch.tensor(profiles, dtype=torch.float64)
         # clones: copies of one label map share their regions, and safetensors refuses shared memory
         tensors |= {f"{index}.{name}": value.clone().contiguous() for name, value in own.items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,10 +200,28 @@ def read_training_scans(path: Path) -> list[TrainingScan]:
         own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         reference, weight = own["numbers"].tolist()
         stack = _stack(*own["stack"].tolist()) if "stack" in own else None
-        measured = Measured(own["low"], own["affine"], own["known"]) if "low" in own else None
+        sampling = _samplings(own["sampling"]) if "sampling" in own else None
+        measured = Measured(own["low"], own["affine"], own["known"], sampling) if "low" in own else None
         scans.append(TrainingScan(own["data"], own["inside"], reference, own.get("region"), weight, stack, measured))
     return scans
 
 
-def _stack(axis: float, factor: float, noise: float) -> Stack:
-    return Stack(int(axis), thick_slices(factor, noise, "slices"))
+def _samplings(profiles_32: Tensor) -> Samplings:
+    x, y, z = (Sampling(METHODS[int(method)], width) for method, width in profiles_32.tolist())
+    return x, y, z
+
+
+def stack_of(axis: int, slices: AxisRecipe, noise: float) -> Stack:
+    """Slices along an axis, with sharp planes.
+
+    Args:
+        axis: along which they are stacked.
+        slices: their distance over the voxel size along the axis, and their profile.
+        noise: as in `Recipe`.
+    """
+    return Stack(axis, Recipe(axes=(AxisRecipe(), AxisRecipe(), slices), noise=noise, name="slices"))
+
+
+def _stack(axis: float, factor: float, noise: float, method: float, thickness: float) -> Stack:
+    slices = AxisRecipe(method=METHODS[int(method)], factor=factor, thickness=thickness)
+    return stack_of(int(axis), slices, noise)

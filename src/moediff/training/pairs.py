@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moediff.acquisition.noise import quiet_noise
 from moediff.acquisition.normalisation import foreground
 from moediff.acquisition.prepare import bounds
+from moediff.acquisition.sampling_estimate import estimated_sampling
 from moediff.anatomy.regions import scan_regions
 from moediff.core.errors import DataError
-from moediff.core.geometry import crop, field_of_view_mask, resample
+from moediff.core.geometry import crop, field_of_view_mask, positions_along, resample
 from moediff.core.volume import Volume
 from moediff.inference.grid_plan import aligned_grid
 from moediff.training.cache import Measured, TrainingScan, training_scan
@@ -62,7 +64,9 @@ def pair_of(sharp: Volume, low: Volume, weight: float) -> TrainingScan:
     inside = foreground(truth.data_XYZ, truth.spacing_mm) & known
     require_one_place(truth, resample(low, truth.grid), inside, low.spacing_mm)
     scan = training_scan(truth.data_XYZ, inside, scan_regions(truth.data_XYZ, truth.spacing_mm), weight)
-    measured = Measured(low.data_XYZ.half(), torch.linalg.inv(truth.affine) @ low.affine, known)
+    positions = positions_along(low.grid, truth.grid)
+    sampling = estimated_sampling(low.data_XYZ, positions, float(quiet_noise(low.data_XYZ)))
+    measured = Measured(low.data_XYZ.half(), torch.linalg.inv(truth.affine) @ low.affine, known, sampling)
     return replace(scan, measured=measured)
 
 

@@ -194,7 +194,7 @@ class PatchSource:
         offset = torch.randint(MARGIN // 2, MARGIN + 1, (3,), generator=rng).tolist()
         target = _box_grid(truth.grid, offset, self.patch)
         noise = self._noise(lambda: _whole_scan(scan, order, augmentation, recipe, rng))
-        known = recipe.name == RESAMPLED and uniform(rng) < KNOWN
+        known = scan.stack is not None or (recipe.name == RESAMPLED and uniform(rng) < KNOWN)
         sampling = recipe_sampling(recipe.axes) if known else None
         ready = prepare(low, target, self.settings, scaling=Scaling(), noise=noise, mask=False, sampling=sampling)
         box = tuple(slice(a, a + self.patch) for a in offset)
@@ -218,7 +218,13 @@ class PatchSource:
         low_scan = order.apply(Volume(around.data_XYZ.float() * gain, turn @ around.affine))
         whole = Volume(measured.data_XYZ, measured.affine)
         noise = self._noise(lambda: centre_crop(whole, NOISE_SIDE).data_XYZ.float() * gain)
-        ready = prepare(low_scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False)
+        sampling = None
+        if measured.sampling is not None:
+            x, y, z = (measured.sampling[axis] for axis in order.axes)
+            sampling = x, y, z
+        ready = prepare(
+            low_scan, truth.grid, self.settings, scaling=Scaling(), noise=noise, mask=False, sampling=sampling
+        )
         return _example(truth.data_XYZ, torch.zeros_like(truth.data_XYZ), ready, regions.to(torch.uint8))
 
     def _noise(self, whole: Callable[[], Tensor]) -> Tensor | None:

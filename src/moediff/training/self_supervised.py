@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from moediff.acquisition.degrade import reference_intensity
 from moediff.acquisition.noise import noise_sigma
 from moediff.acquisition.normalisation import foreground
-from moediff.acquisition.recipe import thick_slices
+from moediff.acquisition.point_spread import Sampling, Samplings
+from moediff.acquisition.recipe import AxisRecipe
 from moediff.core.errors import DataError
 from moediff.core.geometry import coarsest_axis
 from moediff.core.volume import Grid
@@ -19,7 +20,7 @@ from moediff.inference.grid_plan import GridPlan
 from moediff.inference.options import EnhanceOptions
 from moediff.io.scans import LoadedScan
 from moediff.io.voxels import without_outliers
-from moediff.training.cache import Stack, TrainingScan, training_scan
+from moediff.training.cache import TrainingScan, stack_of, training_scan
 from moediff.training.sources import brain_scaled
 
 THINNEST, THICKEST = 1.8, 8.0  # slice distance in voxels of what is learned from: no gap to learn of; too few slices
@@ -35,11 +36,19 @@ class Slices:
         axis: the canonical axis that slices are stacked along.
         voxel_mm: voxel size along the canonical axes, nearly isotropic.
         factor: slice distance over the voxel size along `axis`.
+        sampling: how every axis was sampled, where it was stated; None takes what the voxel sizes suggest.
     """
 
     axis: int
     voxel_mm: tuple[float, ...]
     factor: float
+    sampling: Samplings | None = None
+
+    @property
+    def recipe(self) -> AxisRecipe:
+        """How such slices are acquired of the voxels learned from."""
+        across = Sampling("gaussian") if self.sampling is None else self.sampling[self.axis]
+        return AxisRecipe(method=across.method, factor=self.factor, thickness=across.width)
 
 
 def slices_of(plan: GridPlan) -> Slices:
@@ -56,7 +65,7 @@ def slices_of(plan: GridPlan) -> Slices:
             f"slices are {factor:.2g} times as thick as the voxels of their plane, expected {THINNEST:g} to "
             f"{THICKEST:g}: weights adapt to scans of thick slices only, enhance this one without"
         )
-    return Slices(axis, voxel_mm, factor)
+    return Slices(axis, voxel_mm, factor, plan.sampling)
 
 
 def scan_from_slices(scan: LoadedScan, cut: Slices, enhancer: Enhancer) -> TrainingScan:
@@ -69,12 +78,14 @@ def scan_from_slices(scan: LoadedScan, cut: Slices, enhancer: Enhancer) -> Train
     """
     volume = scan.volume.with_data(without_outliers(scan.volume.data_XYZ))
     # Bands are no anatomy; the plan has refused what holds no intensities.
-    options = EnhanceOptions(voxel_size=cut.voxel_mm, correct_slice_intensity=True, trust_intensities=True)
+    options = EnhanceOptions(
+        voxel_size=cut.voxel_mm, correct_slice_intensity=True, trust_intensities=True, profile=cut.sampling
+    )
     sharp = enhancer(volume, options).volume
     noise = noise_sigma(volume.data_XYZ, foreground(volume.data_XYZ, volume.spacing_mm))
     noise /= reference_intensity(sharp.data_XYZ)
     scaled, inside = brain_scaled(sharp)
-    stack = Stack(cut.axis, thick_slices(cut.factor, min(noise, MOST_NOISE), "slices"))
+    stack = stack_of(cut.axis, cut.recipe, min(noise, MOST_NOISE))
     return replace(training_scan(scaled.data_XYZ, inside, None, 1.0), stack=stack)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -143,13 +144,18 @@ def _synthetic_scans(volume: Volume, source: ScanSource, seed: int) -> list[Trai
     volume = volume.with_data(as_brain_label_map(volume.data_XYZ))
     sizes = source.spacing_mm or (0.0,)
     scans = []
-    for size in sizes:
-        scans += _drawn_scans(finer_label_map(volume, size) if size else volume, source, seed, 1 / len(sizes))
+    for index, size in enumerate(sizes):
+        own = finer_label_map(volume, size) if size else volume
+        key = (source.path, index) if index else (source.path,)  # other contrasts on other voxels
+        scans += _drawn_scans(own, source, (seed, *key), 1 / len(sizes))
     return scans
 
 
-def _drawn_scans(volume: Volume, source: ScanSource, seed: int, share: float) -> list[TrainingScan]:
-    """Synthetic scans of checked labels on their own voxels; together they have this share of the source's weight."""
+def _drawn_scans(volume: Volume, source: ScanSource, key: tuple[Any, ...], share: float) -> list[TrainingScan]:
+    """Synthetic scans of checked labels on their own voxels; together they have this share of the source's weight.
+
+    What is random has this key, which begins with the seed.
+    """
     labels = volume.data_XYZ
     where = (labels > 0).nonzero()
     box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True))
@@ -157,7 +163,7 @@ def _drawn_scans(volume: Volume, source: ScanSource, seed: int, share: float) ->
     region = region_map(labels, volume.spacing_mm)
     scans = []
     for copy in range(source.copies):
-        scan = synthesise(labels, rng_for(seed, source.path, copy))
+        scan = synthesise(labels, rng_for(*key, copy))
         scans.append(training_scan(scan, region != BACKGROUND, region, share * source.weight / source.copies))
     return scans
 
