@@ -24,8 +24,9 @@ def scan() -> Volume:
 
 def test_names_are_taken_or_refused_with_the_choices():
     assert parse_device("cpu") == CPU and parse_dtype("bfloat16") == torch.bfloat16
-    with pytest.raises(ConfigError, match="device 'gpu' is unknown; choose auto, cpu, cuda or cuda:N"):
-        parse_device("gpu")
+    for name in ("gpu", "cuda:", "cuda:²", "cuda:1 ", "CUDA", "cuda:-1"):
+        with pytest.raises(ConfigError, match=f"device '{name}' is unknown; choose auto, cpu, cuda or cuda:N"):
+            parse_device(name)
     with pytest.raises(ConfigError, match=r"torch sees \d+ CUDA devices; use cpu"):
         parse_device("cuda:99")
     with pytest.raises(ConfigError, match="dtype 'half' is unknown; choose from float32, bfloat16"):

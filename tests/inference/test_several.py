@@ -246,7 +246,7 @@ def test_the_same_file_twice_and_no_overlap_are_refused_in_a_sentence(files, bun
     elsewhere = nib.load(files[1])
     nib.save(nib.Nifti1Image(elsewhere.get_fdata(), elsewhere.affine + FAR), files[1])
     assert main(["enhance", str(files[0]), str(files[1]), *rest]) == 65
-    assert "holds 0% of the other scans' head" in capsys.readouterr().err
+    assert "the two share 0% of the head" in capsys.readouterr().err
     assert not output.exists()
 
 

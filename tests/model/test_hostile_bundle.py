@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import resource
 import struct
@@ -123,6 +124,15 @@ MANIFESTS = {
     "endless layers": {"config": {"denoiser": {"backbone": {"blocks_bottleneck": 10**9}}}},
     "unknown setting": {"config": {"denoiser": {"hook": "os.system"}}},
     "wrong type": {"config": {"diffusion": {"sigma_max": "large"}}},
+    "provenance that is no table": {"provenance": None},
+    "adapted that is no table": {"provenance": {"adapted": "yes"}},
+    "no curvature": {"config": {"diffusion": {"rho": 0}}},
+    "endless noise": {"config": {"diffusion": {"sigma_max": math.inf}}},
+    "endless data": {"config": {"denoiser": {"sigma_data": math.inf}}},
+    "no data": {"config": {"denoiser": {"sigma_data": 0}}},
+    "uncertainty below 0": {"config": {"uncertainty_scale": -1}},
+    "uncertainty that is no number": {"config": {"uncertainty_scale": math.nan}},
+    "exponent that is no number": {"config": {"anisotropy_exponent": math.nan}},
 }
 
 

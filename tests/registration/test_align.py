@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from moediff.core.geometry import crop
 from moediff.core.volume import Volume
 from moediff.registration import align as align_module
 from moediff.registration.agreement import Agreement
 from moediff.registration.align import align, compare
 from moediff.registration.motion import MotionLeft
-from moediff.registration.mutual_information import blurred, common_blur_mm, require_registration
+from moediff.registration.mutual_information import blurred, common_blur_mm, register, require_registration
 from moediff.registration.rigid import IDENTITY, Rigid, grid_centre_mm
 from several_scans import acquired, other_contrast, stacks_of
 
@@ -125,9 +126,44 @@ def test_without_overlap_the_share_is_named(stacks):
     away = torch.eye(4, dtype=torch.float64)
     away[0, 3] = 500
     elsewhere = Volume(stacks.scans[1].data_XYZ, away @ stacks.scans[1].affine)
-    assert "holds 0% of the other scans' head" in (
-        align([stacks.scans[0], elsewhere], register_them=False)[1].misfit or ""
-    )
+    assert "the two share 0% of the head" in (align([stacks.scans[0], elsewhere], register_them=False)[1].misfit or "")
+
+
+def test_a_slab_and_a_whole_head_share_little_whichever_comes_first(stacks):
+    """Of two, nobody can say which one lacks something: the slab is not the reference, but it is what is judged."""
+    whole = stacks.scans[0]
+    slab = crop(whole, (0, 0, 0), (8, *whole.shape[1:]))
+    for pair in ((slab, whole), (whole, slab)):
+        assert "the two share " in (align(pair, register_them=False)[1].misfit or "")
+
+
+def test_a_pair_is_registered_the_same_every_time(still_stacks):
+    """SimpleITK divides its sums among threads, of which other libraries' users may have allowed many."""
+    import SimpleITK
+
+    width = common_blur_mm(*still_stacks.scans[:2])
+    first, second = (blurred(scan, width) for scan in still_stacks.scans[:2])
+    before = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(4)
+    try:
+        results = [register(first, second).matrix for _ in range(4)]
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert all(torch.equal(results[0], again) for again in results[1:])
+
+
+def test_last_digits_do_not_choose_the_reference():
+    """Of planes of one box; a file that is saved again may differ by them."""
+
+    def plane(axis: int, brighter: float = 0.0) -> Volume:
+        shape, size = [24, 24, 24], [4.0, 4.0, 4.0, 1.0]
+        shape[axis], size[axis] = 8, 12.0
+        return Volume(torch.full(shape, 100.0 + brighter), torch.diag(torch.tensor(size, dtype=torch.float64)))
+
+    for changed in range(3):
+        for brighter in (0.0, 1e-4, 2e-4, 3e-4):
+            planes = [plane(axis, brighter if axis == changed else 0.0) for axis in range(3)]
+            assert sorted(range(3), key=lambda axis: align_module._content_key(planes[axis])) == [2, 1, 0]
 
 
 def test_parallel_slices_are_registered_too(make_phantom):

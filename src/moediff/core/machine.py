@@ -14,6 +14,8 @@ MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+# Microseconds of processor time in a period, and the period; without a quota "max" (no number) or -1.
+QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 MIB = 2**20
 
 
@@ -26,9 +28,10 @@ def usable_cores(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _group_folders("cpu", cgroup, own):
-        with suppress(OSError, ValueError):
-            quota, period = (folder / "cpu.max").read_text().split()
-            cores = min(cores, max(1, int(quota) // int(period)))  # "max" is no number: no quota
+        for names in QUOTA_FILES:
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                quota, period = (int(word) for name in names for word in (folder / name).read_text().split())
+                cores = min(cores, max(1, quota // period)) if quota > 0 else cores
     return cores
 
 

@@ -5,6 +5,7 @@ EDM; Karras et al. 2022, arXiv 2206.00364.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,8 +37,10 @@ class DiffusionConfig:
     rho: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ConfigError(f"sigma_min={self.sigma_min} must lie between 0 and sigma_max={self.sigma_max}")
+        if not 0 < self.rho < math.inf:
+            raise ConfigError(f"rho={self.rho} must be a positive number")
         if not 0 <= self.probability_sigma_max <= 1:
             raise ConfigError(f"probability_sigma_max={self.probability_sigma_max} must lie in 0..1")
 

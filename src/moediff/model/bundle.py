@@ -74,7 +74,8 @@ class OutOfDistributionStatistics:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not all(0 < value < math.inf for value in self.std):
+        finite = all(map(math.isfinite, self.mean)) and all(0 < value < math.inf for value in self.std)
+        if len(self.mean) != len(self.std) or not finite:
             raise ConfigError("out_of_distribution.mean and .std must be of one length, standard deviations positive")
 
 
@@ -92,7 +93,7 @@ class BundleConfig:
             pairs what the input's scanner would not have measured (another field strength or contrast).
 
     Raises:
-        ConfigError: `out_of_distribution` is not of the encoder's width.
+        ConfigError: `out_of_distribution` is not of the encoder's width, or a number is none.
     """
 
     RENAMED: ClassVar[Mapping[str, str | None]] = {
@@ -112,6 +113,11 @@ class BundleConfig:
     data_consistency: bool = True
 
     def __post_init__(self) -> None:
+        if not 0 < self.uncertainty_scale < math.inf or not math.isfinite(self.anisotropy_exponent):
+            raise ConfigError(
+                f"uncertainty_scale={self.uncertainty_scale} must be a positive number, and "
+                f"anisotropy_exponent={self.anisotropy_exponent} a number"
+            )
         statistics, width = self.out_of_distribution, self.denoiser.encoder.width
         if statistics is not None and len(statistics.mean) != 2 * width:
             raise ConfigError(f"out_of_distribution holds {len(statistics.mean)} values, expected {2 * width}")
@@ -171,6 +177,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"expected a bundle of schema 1 to {SCHEMA}; this one needs another version of moediff")
     if set(manifest) != {"schema", "config", "provenance", "sha256"}:
         raise BundleError(f"{MANIFEST} has the keys {sorted(manifest)}; expected config, provenance, schema, sha256")
+    provenance = manifest["provenance"]
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("adapted") or {}, dict):
+        raise BundleError(f"provenance in {MANIFEST} is no table, or its `adapted` is none; use another bundle")
     return manifest
 
 

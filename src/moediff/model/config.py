@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -148,8 +149,8 @@ class DenoiserConfig:
         named = len(self.experts.branches)
         if named != self.gate.experts:
             raise ConfigError(f"gate.experts={self.gate.experts} but {named} experts.branches are named")
-        if not self.sigma_data > 0:
-            raise ConfigError(f"sigma_data={self.sigma_data} must be positive")
+        if not 0 < self.sigma_data < math.inf:
+            raise ConfigError(f"sigma_data={self.sigma_data} must be a positive number")
         widths = self.embedding_width, self.uncertainty_width
         if min(widths) < 1:
             raise ConfigError(f"embedding_width={widths[0]} and uncertainty_width={widths[1]} must be at least 1")

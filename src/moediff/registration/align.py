@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moediff.core.geometry import field_of_view_mask, resample
+from moediff.core.geometry import coarsest_axis, field_of_view_mask, resample
 from moediff.core.volume import Volume
 from moediff.registration.agreement import LEAST_SHARED, Agreement, agreement
 from moediff.registration.mutual_information import blurred, common_blur_mm, register
@@ -82,7 +82,7 @@ def align(scans: Sequence[Volume], *, register_them: bool = True) -> list[Alignm
         if 2 * _misfits(best) <= len(scans) - 1:
             break
     if len(scans) == 2:  # of two that do not fit, the second is the one to leave out
-        best = [replace(best[0], misfit=None), replace(best[1], misfit=best[0].misfit or best[1].misfit)]
+        best = [replace(best[0], misfit=None), replace(best[1], misfit=_of_two(best))]
     rank = {index: number for number, index in enumerate(ranked)}
     first = best[0]
     return [replace(_in_frame_of(first, one), rank=rank[index]) for index, one in enumerate(best)]
@@ -101,12 +101,24 @@ def compare(scans: Sequence[Volume]) -> list[Alignment]:
     return [first, *(_in_frame_of(first, one) for one in compared)]
 
 
-def _content_key(scan: Volume) -> tuple[float, str]:
-    """Orders scans: largest field of view first, then by a checksum of voxels and place."""
+def _content_key(scan: Volume) -> tuple[float, float, int, str]:
+    """Orders scans: largest field of view first, thinnest slices, axial before other planes, then by a checksum.
+
+    What comes before the checksum of voxels and place stays as it is when a scan is saved again with other last digits.
+    """
     size = round(math.prod(n * s for n, s in zip(scan.shape, scan.spacing_mm, strict=True)))
+    slices_mm, plane = round(max(scan.spacing_mm), 2), coarsest_axis(scan.spacing_mm)
     digest = hashlib.sha256(scan.data_XYZ.contiguous().cpu().numpy().tobytes())
     digest.update(scan.affine.cpu().numpy().tobytes())
-    return -size, digest.hexdigest()
+    return -size, slices_mm, -plane, digest.hexdigest()
+
+
+def _of_two(alignments: Sequence[Alignment]) -> str | None:
+    """Why two scans do not fit, whichever of them was the reference; None where they do."""
+    (judged,) = (one for one in alignments if one.agreement is not None)
+    if judged.misfit and judged.agreement is not None and judged.agreement.shared < LEAST_SHARED:
+        return f"the two share {judged.agreement.shared:.0%} of the head, at least {LEAST_SHARED:.0%} are needed"
+    return judged.misfit
 
 
 def _misfits(alignments: Sequence[Alignment]) -> int:

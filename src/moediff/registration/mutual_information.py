@@ -85,7 +85,8 @@ def register(fixed: Volume, moving: Volume, start: Rigid = IDENTITY) -> Rigid:
     shift = start.matrix[:3, 3] - centre + start.matrix[:3, :3] @ centre
     transform.SetTranslation(shift.tolist())
     method = SimpleITK.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums in one order: the same result every time
+    method.SetNumberOfThreads(1)
+    method.SetNumberOfWorkUnits(1)  # parts of the metric, whose number threads do not bound: sums in one order
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(SAMPLED, 1)
