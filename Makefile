@@ -16,7 +16,7 @@ METRICS   := psnr,nrmse,ssim,psnr_all,ssim_all,nrmse_mrixfields,ssim_mrixfields,
 BENCHMARK ?= $(if $(wildcard $(DATA)/val/seg3d_T1w.nii.gz),--scans $(PERSONS)) --threads 1 --recipes $(RECIPES) --metrics $(METRICS)
 # The scan of README's picture: one person's own, stripped for it, MIT licence.
 FIRST     ?= $(DATA)/anisotropic/fernando_FLAIRlike_5p5mm.nii.gz
-TIMES     ?=
+TIMES     ?= $(wildcard benchmark/times/results.json)
 TRAIN     ?=
 RECIPE    ?= recipes/default.toml
 SECONDS   ?= 600
@@ -26,7 +26,7 @@ UNIFORM   ?=
 METHODS   := linear cubic lanczos zero-fill tv $(if $(UNIFORM),"uniform=$(UNIFORM)") faithful detail
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-tables benchmark-publish measure train-default train-gpu gpu-pack gpu lint wheel-test package containers-lint docs gallery numbers constraints clean
+.PHONY: help setup browser test reliability slurm-test fuzz audit demo benchmark benchmark-times benchmark-tables benchmark-publish measure train-default train-gpu gpu-pack gpu lint wheel-test package containers-lint docs gallery numbers constraints clean
 
 help:
 	@echo "make demo [SCAN=path]  enhance nilearn's MNI152 scan (or yours) into ./demo/"
@@ -34,7 +34,7 @@ help:
 	@echo "                       UNIFORM=bundle of one denoiser for everything: judged too"
 	@echo "                       DATA=../shared/data, BENCHMARK=\"other options of moediff benchmark\""
 	@echo "make benchmark-tables  the table of docs/persons.md from benchmarks/results/embedded.json; docs/benchmarks.md and its plot from a run of yours"
-	@echo "                       TIMES=results.json of a run whose processor times stand for all"
+	@echo "make benchmark-times   one scan alone: its processor times stand for all in the tables; TIMES=results.json of another run"
 	@echo "make benchmark-publish write benchmarks/results/embedded.json from that run"
 	@echo "make measure           everything else that docs say about the embedded weights, into docs/measured.md (an hour); continues"
 	@echo "make train-default     recipes/default.toml into ./runs/default (20 hours on 2 cores); run again to go on"
@@ -106,10 +106,16 @@ demo: $(STAMP)
 benchmark: $(STAMP)
 	$(BIN)/moediff benchmark $(if $(filter-out ../shared/data,$(DATA))$(wildcard $(DATA)/val),--data "$(DATA)") -o benchmark --methods $(METHODS) $(BENCHMARK)
 
+# Times of one scan, measured with nothing else beside it, stand for all in the tables.
+benchmark-times: $(STAMP)
+	$(BIN)/moediff benchmark --data "$(DATA)" -o benchmark/times --threads 1 --no-pictures --flops --scans M2307_T2w \
+		--recipes thick5 --metrics psnr,ssim --methods $(METHODS)
+
 benchmark-tables: $(STAMP)
+	test ! -f benchmark/results.json || test -n "$(TIMES)" || { echo "no run of times: make benchmark-times first, or TIMES=its results.json"; exit 1; }
 	$(BIN)/python scripts/benchmark_tables.py benchmarks/results/embedded.json docs/persons.md
 	$(if $(wildcard benchmark/results.json),$(BIN)/python scripts/benchmark_tables.py benchmark/results.json docs/benchmarks.md \
-		$(if $(TIMES),--times "$(TIMES)") --plot docs/images/quality_against_time.svg)
+		--times "$(TIMES)" --plot docs/images/quality_against_time.svg)
 
 # From a run on the held-out persons: what docs/persons.md needs, without the machine.
 benchmark-publish: $(STAMP)

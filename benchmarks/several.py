@@ -174,7 +174,8 @@ def main() -> None:
         print(motion_table(motions.rows))
         return
     enhancer = Enhancer(args.bundle)
-    quality = Stored(args.json, QualityRow, enhancer.model.bundle.sha256)
+    bundle = enhancer.model.bundle
+    quality = Stored(args.json, QualityRow, f"{bundle.sha256}-{bundle.settings_sha256[:12]}")
     for design in args.designs:
         for name in args.scans:
             side = max(args.side, DESIGNS[design].least_side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Generic, TypeVar
 
 from common import markdown, mean
 
+from moediff import registration
 from moediff.core.config import parse_as
 from moediff.evaluation.lesions import LesionScores
 from moediff.inference.several import DOUBTFUL_MM
@@ -104,6 +106,12 @@ class QualityRow:
         return self.together_db - self.least_squares_db
 
 
+def registration_code() -> str:
+    """Checksum of the modules that register scans, comments and all."""
+    files = sorted(Path(registration.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 Row = TypeVar("Row", RegistrationRow, QualityRow)
 
 
@@ -113,13 +121,15 @@ class Stored(Generic[Row]):
     Args:
         path: JSON file; None stores nothing.
         kind: of the rows.
-        weights: checksum of the bundle that they depend on; rows of other weights are dropped.
+        weights: checksum of the bundle's weights and settings that they depend on; empty for none.
+
+    Rows of other weights, or of other code of registration, are dropped.
     """
 
     def __init__(self, path: Path | None, kind: type[Row], weights: str = "") -> None:
-        self.path, self.weights = path, weights
+        self.path, self.depends = path, {"weights": weights, "registration": registration_code()}
         known = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
-        rows = known["rows"] if known.get("weights") == weights else []
+        rows = known["rows"] if all(known.get(key) == value for key, value in self.depends.items()) else []
         self.rows: list[Row] = [parse_as(kind, values) for values in rows]
 
     def add(self, key: tuple[str, str, int], make: Callable[[], Row]) -> None:
@@ -128,7 +138,7 @@ class Stored(Generic[Row]):
             return
         self.rows.append(make())
         if self.path is not None:
-            content = {"weights": self.weights, "rows": [asdict(row) for row in self.rows]}
+            content = {**self.depends, "rows": [asdict(row) for row in self.rows]}
             self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         print(self.rows[-1], file=sys.stderr, flush=True)
 

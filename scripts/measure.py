@@ -3,8 +3,8 @@
     python scripts/measure.py [--jobs 2] [--only experts limits] [--data DIR] [--page docs/measured.md]
 
 Runs the scripts of benchmarks/, each on one thread and `--jobs` at a time (those that compare times: alone, at the
-end), and stores what each printed in runs/measured, by the weights it was measured with. A second run continues where
-the first one stopped. The page holds the tables of the present weights, also those that it held before, and marks the
+end), and stores what each printed in runs/measured, by the weights and settings it was measured with. A second run
+continues where the first one stopped. The page holds the tables of the present weights, also those that it held before, and marks the
 missing ones, so that no number of other weights can stand there.
 """
 
@@ -191,9 +191,14 @@ def measure(chosen: Sequence[Measurement], store: Path, data: Path, jobs: int) -
     return next((code for code in codes if code), 0)
 
 
+def weights_line(bundle: Bundle) -> str:
+    """What the page says about weights and their bundle's settings, which hold the calibration."""
+    return f"Weights: sha256 `{bundle.sha256}`, settings `{bundle.settings_sha256[:12]}`."
+
+
 def earlier_sections(page: Path, bundle: Bundle) -> dict[str, str]:
     """Tables that the page holds of the same weights, by the command that measured them."""
-    if not page.is_file() or f"sha256 `{bundle.sha256}`" not in (text := page.read_text(encoding="utf-8")):
+    if not page.is_file() or weights_line(bundle) not in (text := page.read_text(encoding="utf-8")):
         return {}
     sections = re.findall(r"^`python ([^`]+)`\n\n(.+?)(?=\n\n## |\Z)", text, re.M | re.S)
     return {command: section.strip() for command, section in sections}
@@ -214,7 +219,7 @@ def page_of(bundle: Bundle, store: Path, earlier: Mapping[str, str]) -> str:
         "of `val/` and label maps kept out of training, simulated degradations, seed 0, one thread of ",
         f"{platform.machine()}. Why it is designed so: [design](design.md). Research use only; not for diagnostic use.",
         "",
-        f"Weights: sha256 `{bundle.sha256}`.",
+        weights_line(bundle),
     ]
     for one in MEASUREMENTS:
         file = store / f"{one.name}.md"
@@ -243,7 +248,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure what is missing, then write the page."""
     args = parsed(words)
     bundle = load_bundle()
-    store = args.store / bundle.sha256[:12]
+    store = args.store / f"{bundle.sha256[:12]}-{bundle.settings_sha256[:12]}"
     chosen = [one for one in MEASUREMENTS if one.name in args.only]
     code = measure(chosen, store, args.data.resolve(), args.jobs)
     args.page.write_text(page_of(bundle, store, earlier_sections(args.page, bundle)), encoding="utf-8")

@@ -28,6 +28,7 @@ from moediff.anatomy.regions import REGIONS
 from moediff.benchmark.aggregate import means, with_gains
 from moediff.benchmark.records import read_results
 from moediff.io.label_check import SATURATED
+from moediff.model.bundle import sha256_of
 from moediff.report.embed import SIZES
 from moediff.training.self_supervised import THICKEST, THINNEST
 
@@ -39,6 +40,7 @@ REFERENCE = re.compile(rf"(?P<number>{NUMBER})(?P<comment><!-- (?P<name>[a-z][\w
 WEIGHTS = ROOT / "src" / "moediff" / "bundles" / "default" / "model.safetensors"
 RECIPES = ("thick5", "low1.5", "iso2", "thick3", "mixed", "low-field", "iso1.5", "inplane2")
 FOCUS = "faithful"
+WITH_SKULL = "seg3d_T1w"  # the one head of the five that was not stripped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ def _gains() -> Iterator[tuple[str, float]]:
         yield f"gain.{mean.recipe}.psnr", statistics.fmean(psnr)
         yield f"gain.{mean.recipe}.least", min(psnr)
         yield f"gain.{mean.recipe}.most", max(psnr)
+        with_skull = (row.gain_psnr for row in own if row.scan == WITH_SKULL)
+        yield f"gain.{mean.recipe}.with-skull", next(gain for gain in with_skull if gain is not None)
         yield f"gain.{mean.recipe}.ssim", statistics.fmean(r.gain_ssim for r in own if r.gain_ssim is not None)
 
 
@@ -148,21 +152,27 @@ def _others() -> Iterator[tuple[str, float]]:
     yield "adapt.thick5.psnr", _measured("Self-supervised fine-tuning", "gain, dB", "mean", "thick5")
     changes = [_adapted(scan) for scan in scans]
     yield from (("adapt.thick5.least", min(changes)), ("adapt.thick5.most", max(changes)))
+    right = []
     for contrast in ("T1w", "T2w", "FLAIR"):
         for field in ("brain only", "whole head"):
             row = f"{contrast}, {field}"
             name = f"gate.{contrast.lower()}.{field.split()[0 if 'brain' in field else 1]}"
             section = "The gate in any contrast, with skull and without"
             yield f"{name}.auc", _measured(section, "macro (worst)", row)
-            yield f"{name}.right", 100 * _measured(section, "accuracy", row)
+            right.append(100 * _measured(section, "accuracy", row))
+            yield f"{name}.right", right[-1]
+    yield from (("gate.right.least", min(right)), ("gate.right.most", max(right)))
 
 
 def _experts() -> Iterator[tuple[str, float]]:
     """By how much, in percent of the error, each expert alone is better in its own region than the next best one."""
+    margins = []
     for region in REGIONS:
         error = {expert: _measured("Gate and experts", expert, region) for expert in REGIONS}
         own = error.pop(region)
-        yield f"expert.{region.replace(' ', '-')}.margin", 100 * (min(error.values()) - own)
+        margins.append(100 * (min(error.values()) - own))
+        yield f"expert.{region.replace(' ', '-')}.margin", margins[-1]
+    yield from (("expert.margin.least", min(margins)), ("expert.margin.most", max(margins)))
 
 
 def _several() -> Iterator[tuple[str, float]]:
@@ -210,9 +220,14 @@ def _facts() -> Iterator[tuple[str, float]]:
 
 
 def _guide() -> Iterator[tuple[str, float]]:
-    """From the benchmark of a sharp scan as guide: persons whom no weights saw, then those of training too."""
-    rows = json.loads((RESULTS.parent / "guide.json").read_text(encoding="utf-8"))["rows"]
-    own = [row for row in rows if not row["training"]]
+    """From the benchmark of a sharp scan as guide: persons whom no weights saw.
+
+    ValueError where it is of other weights than the embedded ones.
+    """
+    stored = json.loads((RESULTS.parent / "guide.json").read_text(encoding="utf-8"))
+    if stored["bundle"] != sha256_of(WEIGHTS):
+        raise ValueError("benchmarks/results/guide.json is of other weights: run benchmarks/guide.py once more")
+    own = [row for row in stored["rows"] if not row["training"]]
     gains = [row["gain_db"] for row in own]
     yield "guide.pairs", len(own)
     yield from (("guide.gain.mean", statistics.fmean(gains)), ("guide.gain.least", min(gains)))
@@ -220,8 +235,8 @@ def _guide() -> Iterator[tuple[str, float]]:
     yield "guide.lesions", sum(row["lesions"] for row in own)
     yield "guide.kept.plain", 100 * statistics.fmean(row["kept_plain"] for row in own)
     yield "guide.kept", 100 * statistics.fmean(row["kept"] for row in own)
-    yield "guide.kept.worst", 100 * max(-row["worst_change"] for row in rows)
-    yield "guide.moved", max(abs(row["place_mm"] - row["place_plain_mm"]) for row in rows)
+    yield "guide.kept.worst", 100 * max(-row["worst_change"] for row in own)
+    yield "guide.moved", max(abs(row["place_mm"] - row["place_plain_mm"]) for row in own)
     yield "guide.ghost.mean", 100 * statistics.fmean(row["ghost"] for row in own)
     yield "guide.ghost.worst", 100 * max(row["worst_ghost"] for row in own)
     yield "guide.off", max(row["off_mm"] for row in own)

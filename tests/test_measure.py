@@ -32,9 +32,9 @@ def measurement(script, monkeypatch, tmp_path):
     return script.Measurement(name="fake", title="A title", call="fake.py --side 8", legend="What it is.")
 
 
-def test_the_page_is_of_the_embedded_weights():
+def test_the_page_is_of_the_embedded_weights(script):
     """New weights need a new page: `make measure`."""
-    assert load_bundle().sha256 in (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+    assert script.weights_line(load_bundle()) in (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_the_sections_of_the_script(script):
@@ -67,7 +67,7 @@ def test_the_page_says_what_is_missing(script, measurement, monkeypatch, tmp_pat
     other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.", exclusive=True)
     monkeypatch.setattr(script, "MEASUREMENTS", (measurement, other))
     (tmp_path / "fake.md").write_text("| 1 |\n")
-    page = script.page_of(SimpleNamespace(sha256="abc"), tmp_path, {})
+    page = script.page_of(SimpleNamespace(sha256="abc", settings_sha256="de"), tmp_path, {})
     assert "`abc`" in page
     first, second = page.split("## ")[1:]
     assert first.startswith("A title") and "| 1 |" in first and "Not measured" not in first
@@ -77,10 +77,11 @@ def test_the_page_says_what_is_missing(script, measurement, monkeypatch, tmp_pat
 def test_the_page_keeps_what_it_holds_of_the_same_weights(script, measurement, monkeypatch, tmp_path):
     other = script.Measurement(name="other", title="Another", call="fake.py", legend="What that is.")
     monkeypatch.setattr(script, "MEASUREMENTS", (measurement, other))
-    weights, page = SimpleNamespace(sha256="abc"), tmp_path / "page.md"
+    weights, page = SimpleNamespace(sha256="abc", settings_sha256="de"), tmp_path / "page.md"
     (tmp_path / "fake.md").write_text("| 1 |\n\n| 2 |\n")
     (tmp_path / "other.md").write_text("| 3 |\n")
     page.write_text(script.page_of(weights, tmp_path, {}))
     earlier = script.earlier_sections(page, weights)
     assert script.page_of(weights, tmp_path / "elsewhere", earlier) == page.read_text()
-    assert script.earlier_sections(page, SimpleNamespace(sha256="other")) == {}
+    for sha256, settings in (("other", "de"), ("abc", "other")):
+        assert script.earlier_sections(page, SimpleNamespace(sha256=sha256, settings_sha256=settings)) == {}

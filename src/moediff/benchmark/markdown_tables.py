@@ -151,7 +151,7 @@ def blocks_of(rows: Sequence[BenchmarkRow], focus: str, about: About) -> dict[st
         about: what the numbers depend on.
     """
     return {
-        "machine": machine(about),
+        "machine": machine(about, _weights_of(rows, focus)),
         "means": mean_table(rows),
         "persons": person_table(rows),
         "gains": gain_table(rows, focus),
@@ -163,13 +163,24 @@ def blocks_of(rows: Sequence[BenchmarkRow], focus: str, about: About) -> dict[st
     }
 
 
-def machine(about: About) -> str:
-    """One line: what the numbers depend on besides the data."""
+def _weights_of(rows: Sequence[BenchmarkRow], method: str) -> str:
+    """Checksum of a method's weights and settings; empty for one without."""
+    known = (row.identity.bundle_sha256 for row in rows if row.method == method and row.identity is not None)
+    return next((digest for digest in known if digest), "")
+
+
+def machine(about: About, weights: str = "") -> str:
+    """One line: what the numbers depend on besides the data.
+
+    Args:
+        about: the run.
+        weights: checksum of weights and settings of the method that others are compared with.
+    """
     seeds = ", ".join(str(seed) for seed in about.seeds)
     return (
         f"{about.cpus} CPU cores ({about.machine}, {about.system}), {about.threads} thread(s) for every "
         f"method, device {about.device}, seed(s) {seeds}; moediff {about.moediff}, torch {about.torch}, "
-        f"Python {about.python}."
+        f"Python {about.python}." + (f" Weights with their settings: `{weights[:12]}`." if weights else "")
     )
 
 

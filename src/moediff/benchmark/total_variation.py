@@ -182,7 +182,7 @@ def super_resolve(volume: Volume, grid: Grid) -> Volume:
         DataError: no head, or no intensities to scale by.
     """
     settings = PrepareSettings(kernel="cubic", noise_estimator="median")  # what `STRENGTH` was tuned with
-    prepared = prepare(volume, grid, settings)
+    prepared = prepare(volume, grid, settings, sampling="spectrum")  # as ours is
     matrices = [None if _identity(m) else m for m in prepared.acquisition.matrices]
     spacing = [s / min(prepared.grid.spacing_mm) for s in prepared.grid.spacing_mm]
     problem = Problem(prepared.source.data_XYZ, matrices, spacing, weight_of(prepared, spacing))
