@@ -175,7 +175,10 @@ docs: .venv-docs/.installed
 gallery: $(STAMP)
 	$(BIN)/python scripts/gallery.py
 	$(BIN)/python scripts/doc_figures.py
+	test -f $(FIRST) || echo "left as it is, for want of $(FIRST): docs/images/first.png"
 	test ! -f $(FIRST) || $(BIN)/python scripts/scan_figure.py $(FIRST) -o docs/images/first.png --strip 6 --at 0.58 --zoom 0.42 0.33
+	if test -x /usr/bin/chromium; then $(BIN)/python scripts/study_pages.py; \
+		else echo "left as they are, for want of Chromium (make browser): docs/images/study_*.png"; fi
 
 numbers: $(STAMP)
 	$(BIN)/python scripts/published_numbers.py

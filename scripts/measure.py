@@ -4,8 +4,8 @@
 
 Runs the scripts of benchmarks/, each on one thread and `--jobs` at a time (those that compare times: alone, at the
 end), and stores what each printed in runs/measured, by the weights and settings it was measured with. A second run
-continues where the first one stopped. The page holds the tables of the present weights, also those that it held before, and marks the
-missing ones, so that no number of other weights can stand there.
+continues where the first one stopped. The page holds the tables of the present weights, also those that it held
+before, and marks the missing ones, so that no number of other weights can stand there.
 """
 
 from __future__ import annotations

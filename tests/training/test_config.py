@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning
+from moediff.diffusion.schedule import DiffusionConfig
+from moediff.model.bundle import MANIFEST, BundleConfig, save_bundle
 from moediff.model.config import BackboneConfig, ExpertsConfig
 from moediff.training.cache import ScanSource
 from moediff.training.config import TrainConfig, load_config, read_settings
+from moediff.training.recipe import load_recipe
 
 BASE = """
 out = "../runs/base"
@@ -253,3 +257,25 @@ def test_dots_behind_a_link_are_kept(tmp_path):
     (tmp_path / "far" / "configs" / "a.toml").write_text('out = "../runs"\n')
     out = read_settings(tmp_path / "link" / "a.toml")["out"]
     assert out == str(tmp_path / "link" / ".." / "runs")
+
+
+def test_the_network_is_that_of_the_weights_to_begin_with(tmp_path, make_denoiser):
+    """What `model` says otherwise holds; calibration is left to the run."""
+    small = make_denoiser()
+    wider = replace(small.config, gate=replace(small.config.gate, smoothing_passes=3))
+    theirs = BundleConfig(denoiser=wider, diffusion=DiffusionConfig(rho=4.0), uncertainty_scale=2.5)
+    save_bundle(tmp_path / "start", theirs, small.state_dict(), {})
+    more = "[model]\ndata_consistency = false\n[model.denoiser.gate]\ntop_k = 1\n"
+    text = f'start = "start"\n{more}[[scans]]\npath = "head_T1w.nii.gz"\n'
+    config = load_config(written(tmp_path, one=text))
+    assert config.model.denoiser == replace(wider, gate=replace(wider.gate, top_k=1))
+    assert (
+        config.model.diffusion == theirs.diffusion
+        and config.model.uncertainty_scale == BundleConfig().uncertainty_scale
+    )
+    stages = f'{more}[[stages]]\nname = "first"\nstart = "start"\n'
+    (stage,) = load_recipe(written(tmp_path, one=stages)).stages
+    assert stage.config.model == config.model
+    (tmp_path / "start" / MANIFEST).write_text("{}")
+    with pytest.raises(ConfigError, match="start: expected a bundle of schema"):
+        load_config(written(tmp_path, one=text))

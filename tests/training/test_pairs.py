@@ -287,5 +287,6 @@ def test_the_template_goes_on_from_the_embedded_weights():
         all(source.input for source in config.scans) and config.validation.pairs and not config.model.data_consistency
     )
     bundle = load_bundle(config.start)
-    assert bundle.config.denoiser == config.model.denoiser and bundle.config.prepare == config.model.prepare
+    ours, theirs = config.model, bundle.config
+    assert (ours.denoiser, ours.prepare, ours.diffusion) == (theirs.denoiser, theirs.prepare, theirs.diffusion)
     assert {source.path for source in config.scans}.isdisjoint(pair.path for pair in config.validation.pairs)

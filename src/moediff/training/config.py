@@ -7,14 +7,14 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from moediff.acquisition.recipe import RecipeRanges
 from moediff.core.config import parse_as, with_present_keys
-from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning, printable
-from moediff.model.bundle import BundleConfig
+from moediff.core.errors import ConfigError, InputMissing, MoeDiffWarning, prefix_errors, printable
+from moediff.model.bundle import MANIFEST, BundleConfig, read_manifest
 from moediff.training.augment import AugmentConfig
 from moediff.training.cache import ScanSource
 from moediff.training.gate_step import ROUTING
@@ -25,6 +25,7 @@ from moediff.training.validate import Validation
 
 FOLDERS = ("out", "data", "cache", "start")
 STAGES = "stages"
+OF_NETWORK = ("prepare", "denoiser", "diffusion")  # settings of a bundle that its weights learned with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,8 @@ class TrainConfig:
         examples: where patches are degraded: "device" (that of the run) or "cpu".
         precision: of what layers compute; "auto" takes bfloat16 on CUDA and float32 on a CPU, "fast" bfloat16 wherever
             the device has instructions for it. Weights stay float32.
-        start: optional bundle whose weights the run begins with; a uniform one is branched into experts.
+        start: optional bundle whose weights the run begins with; a uniform one is branched into experts. What `model`
+            in a file does not say of the network is the bundle's.
         only: names of parts that learn ("error", "gate", ...); none lets all learn.
         learning_rate: at its highest.
         warmup_steps: steps in which the learning rate rises.
@@ -195,9 +197,26 @@ def load_config(path: Path) -> TrainConfig:
     """
     try:
         settings = {key: value for key, value in read_settings(path).items() if key != STAGES}
-        return parse_as(TrainConfig, resolve_manifest(settings))
+        return parse_as(TrainConfig, resolve_manifest(with_network_of_start(settings)))
     except ConfigError as error:
         raise ConfigError(f"{printable(path)}: {error}") from error
+
+
+def with_network_of_start(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose network, and what it reads, are those of the bundle to begin with unless they say otherwise.
+
+    Args:
+        values: with `start` as a path, if any; where there is no bundle, whoever loads it says so.
+
+    Raises:
+        BundleError: the bundle's settings cannot be read.
+    """
+    start, own = values.get("start"), values.get("model", {})
+    if not isinstance(start, str) or not isinstance(own, dict) or not (Path(start) / MANIFEST).is_file():
+        return values
+    with prefix_errors(printable(start)):
+        config = asdict(parse_as(BundleConfig, read_manifest(Path(start))["config"], warn=False))
+    return {**values, "model": over({key: config[key] for key in OF_NETWORK}, own)}
 
 
 def read_settings(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from moediff.core.config import parse_as
 from moediff.core.errors import ConfigError, prefix_errors, printable
 from moediff.training.calibrate import Calibration, HeadFit, StatisticsFit
-from moediff.training.config import FOLDERS, STAGES, TrainConfig, over, read_settings
+from moediff.training.config import FOLDERS, STAGES, TrainConfig, over, read_settings, with_network_of_start
 from moediff.training.manifest import ManifestRow, check_apart, read_manifest_table, resolve_manifest
 from moediff.training.provenance import plain_settings
 
@@ -178,7 +178,7 @@ def load_recipe(path: Path) -> Recipe:
         ConfigError: not TOML, unknown or impossible settings, or somebody is learned from and judged by.
     """
     try:
-        values = read_settings(path)
+        values = with_network_of_start(read_settings(path))
         stated = values.pop(STAGES, None)
         if stated is None:
             common = parse_as(TrainConfig, resolve_manifest(values))
@@ -246,6 +246,8 @@ def _stage(shared: Mapping[str, Any], table: dict[str, Any], before: Sequence[St
     if kind != TRAIN and not parents and start is None:
         raise ConfigError(f"a stage of kind {kind!r} needs weights: put one before it, or name a bundle with `start`")
     values |= {"out": out, "start": str(Path(shared["out"]) / parents[0] / "bundle") if parents else start}
+    if own_start is not None and not parents:
+        values = with_network_of_start(values)
     return Stage(name, kind, parse_as(TrainConfig, resolve_manifest(values)), options, parents)
 
 
