@@ -1,12 +1,12 @@
 """Learning curve: gain against the logarithm of training time, from recorded measurements.
 
-    python scripts/learning_curve.py [benchmarks/learning_curve.csv] [--plot docs/images/learning_curve.svg]
-        [--document docs/aims.md]
+    python scripts/learning_curve.py [benchmarks/learning_curve.csv] [--plot SVG] [--document MD]
 
 The measurements are those of LOG.md, "The stages of today's weights"; the file names the source of each. A
 straight line in log2(minutes) is fitted by least squares to ends of stages (`in_fit`), for whole heads. The interval of
 its slope is Student's t at 90 %, as if residuals were independent; the line is turned about its middle for
-the interval of the time that a target would take. Prints a table; writes it into a document between its markers.
+the interval of the time that a target would take. Prints a table; writes it into a document (docs/aims.md) between its
+markers.
 """
 
 from __future__ import annotations
@@ -171,16 +171,14 @@ def main() -> None:
     """Print the table, write it into a document, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measured", type=Path, nargs="?", default=ROOT / "benchmarks" / "learning_curve.csv")
-    parser.add_argument("--plot", type=Path, metavar="SVG")
-    parser.add_argument("--document", type=Path, metavar="MD")
+    parser.add_argument("--plot", type=Path, metavar="SVG", default=ROOT / "docs" / "images" / "learning_curve.svg")
+    parser.add_argument("--document", type=Path, metavar="MD", default=ROOT / "docs" / "aims.md")
     args = parser.parse_args()
     rows = read(args.measured)
     print(table(rows))
-    if args.document:
-        text = args.document.read_text(encoding="utf-8")
-        args.document.write_text(filled(text, {"learning": table(rows)}), encoding="utf-8")
-    if args.plot:
-        draw(rows, args.plot)
+    text = args.document.read_text(encoding="utf-8")
+    args.document.write_text(filled(text, {"learning": table(rows)}), encoding="utf-8")
+    draw(rows, args.plot)
 
 
 if __name__ == "__main__":

@@ -148,3 +148,22 @@ def test_what_is_no_progress_is_neither_kept_nor_replaced(progress, load_script,
         keep(in_folder(progress / "gate"), tmp_path)
     with pytest.raises(InputMissing, match=r"no stage has saved a bundle"):
         keep(replace(in_folder(progress / "gate"), out=tmp_path / "none"), tmp_path / "kept")
+
+
+def test_the_table_of_validation_outlives_the_run_it_is_of(load_script, tmp_path):
+    """Gains of parts that were lost with a disk stay; those of a step that was validated again are the later ones."""
+    script, recipe = load_script("keep_progress"), in_folder(tmp_path / "run")
+    header = "step,case,gain_db\n"
+    for name, lines in (
+        ("experts", "2,head/iso2,9\n2,mean/iso2,2.504\n"),
+        ("backbone", "4,mean/iso2,1.25\n4,mean/thick5,-0.1\n"),
+    ):
+        (recipe.out / name).mkdir(parents=True)
+        (recipe.out / name / "validation.csv").write_text(header + lines)
+    table = tmp_path / "curve.csv"
+    table.write_text("stage,step,thick5,iso2\nbackbone,2,1.00,0.50\nbackbone,4,7.00,7.00\n")
+    for _ in range(2):
+        script.keep_curve(recipe, table)
+        assert table.read_text() == (
+            "stage,step,thick5,iso2\nbackbone,2,1.00,0.50\nbackbone,4,-0.10,1.25\nexperts,2,,2.50\n"
+        )
