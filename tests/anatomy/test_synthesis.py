@@ -103,6 +103,23 @@ def roughness(seed: int, **settings: float) -> float:
     return max(float(inner.diff(dim=axis).abs().max()) for axis in range(3)) / float(inner.median())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_structure_looks_like_the_larger_one_and_changes_nothing_else(seed, monkeypatch):
+    """Vessels in the putamen, without skull: before, black holes. All else stays as it was drawn."""
+    labels = head()
+    labels[9:13, 9:13, 9:13] = 12
+    labels[10:12, 10:12, 10:12] = 30
+    draw = lambda: synthesise(labels, rng_for(seed), SynthesisSettings(stripped=1.0, **PLAIN))  # noqa: E731
+    now = draw()
+    monkeypatch.setattr("moediff.anatomy.synthesis.SMALL_PARTS", {})
+    before = draw()
+    far = ~torch.from_numpy(ndimage.binary_dilation((labels == 30).numpy(), iterations=6))
+    torch.testing.assert_close(now[far], before[far], rtol=0.02, atol=1e-4)  # but for the median it is scaled by
+    around, inside = now[9, 9:13, 9:13].mean(), now[10:12, 10:12, 10:12].mean()
+    assert float(inside / around) == pytest.approx(1, abs=0.2)
+    assert float(before[10:12, 10:12, 10:12].mean()) < 0.6 * float(inside)
+
+
 def test_texture_and_lesions_roughen_white_matter():
     seeds = range(6)
     bias = max(roughness(seed, texture=0.0, lesions=0) for seed in seeds)

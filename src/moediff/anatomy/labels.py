@@ -34,16 +34,10 @@ LEFT_OF_RIGHT = {
     60: 28,
 }
 PARTS = (  # of a structure, as aseg, aparc (both atlases) and wmparc number them: first, last, the structure
-    (30, 30, 12),  # vessels in the putamen
-    (62, 62, 51),
     (31, 31, 4),  # choroid plexus
     (63, 63, 43),
-    (72, 72, 14),  # fifth ventricle
     (77, 78, 2),  # white matter that is dark on T1w
     (79, 79, 41),
-    (80, 81, 12),  # deep grey matter that is dark on T1w
-    (82, 82, 51),
-    (85, 85, 28),  # optic chiasm
     (251, 255, 2),  # corpus callosum
     (1000, 1035, 3),
     (2000, 2035, 42),
@@ -54,6 +48,9 @@ PARTS = (  # of a structure, as aseg, aparc (both atlases) and wmparc number the
     (11100, 11175, 3),
     (12100, 12175, 42),
 )
+# Small structures that look like a larger one: vessels, fifth ventricle, dark deep grey matter, optic chiasm. Their
+# numbers stay, since what is random in a synthetic scan is drawn number by number.
+SMALL_PARTS = {30: 12, 62: 51, 72: 14, 80: 12, 81: 12, 82: 51, 85: 28}
 BRAIN = (*WHITE, *CORTEX, *VENTRICLES_CSF, *DEEP_GREY, *CEREBELLAR_WHITE)
 INTEGER_TOLERANCE = 1e-3  # how far a label may lie from a whole number
 MINIMUM_BRAIN_SHARE = 0.1  # of labelled voxels; label maps of whole heads have 0.34 and more

@@ -22,6 +22,7 @@ from moediff.anatomy.labels import (
     CORTEX,
     DEEP_GREY,
     LEFT_OF_RIGHT,
+    SMALL_PARTS,
     VENTRICLES_CSF,
     WHITE,
     labelled,
@@ -67,7 +68,7 @@ def synthesise(labels_XYZ: Tensor, rng: torch.Generator, settings: SynthesisSett
     numbers = [int(n) for n in labels_XYZ.unique() if n > 0]
     means = _means(numbers, settings, rng)
     if uniform(rng) < settings.stripped:
-        means |= {n: 0.0 for n in numbers if n not in BRAIN}
+        means |= {n: 0.0 for n in numbers if n not in (*BRAIN, *SMALL_PARTS)}
     top = max(numbers) + 1
     table = torch.zeros(top)
     for number, mean in means.items():
@@ -103,7 +104,10 @@ def _means(numbers: Sequence[int], settings: SynthesisSettings, rng: torch.Gener
             for n in numbers
             if n not in BRAIN
         }
-    return means | {right: means[left] for right, left in LEFT_OF_RIGHT.items() if right in means and left in means}
+    for one, other in (LEFT_OF_RIGHT | SMALL_PARTS).items():
+        if one in means and other in means:
+            means[one] = means[other]
+    return means
 
 
 def _texture(shape: Sequence[int], rng: torch.Generator) -> Tensor:
