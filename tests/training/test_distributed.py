@@ -42,12 +42,24 @@ def note_gradients(folder: Path) -> None:
     torch.save((layer.weight.grad, layer.bias.grad, agreed(float(rank))), folder / f"{rank}.pt")
 
 
-def test_gradients_and_numbers_are_averaged(tmp_path):
-    run_together(partial(note_gradients, tmp_path), 2)
+def test_gradients_and_numbers_are_averaged(noted):
     for rank in (0, 1):
-        weight, bias, number = torch.load(tmp_path / f"{rank}.pt")
+        weight, bias, number = torch.load(noted / f"{rank}.pt")
         assert torch.equal(weight, torch.full((3, 2), 2.0)) and torch.equal(bias, torch.full((3,), 2.0))
         assert number == 0.5
+
+
+def note_both(folder: Path) -> None:
+    note_threads(folder)
+    note_gradients(folder)
+
+
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes note that share six threads."""
+    folder = tmp_path_factory.mktemp("noted")
+    run_together(partial(note_both, folder), 2, 6)
+    return folder
 
 
 def test_alone_nothing_changes(tmp_path):
@@ -65,9 +77,8 @@ def test_threads_are_shared_and_everybody_has_one(limit, each):
     assert threads_each(2, limit) == each and threads_each(1, limit) == limit
 
 
-def test_processes_share_the_threads_they_are_given(tmp_path):
-    run_together(partial(note_threads, tmp_path), 2, 6)
-    assert [(tmp_path / rank).read_text() for rank in "01"] == ["3", "3"]
+def test_processes_share_the_threads_they_are_given(noted):
+    assert [(noted / rank).read_text() for rank in "01"] == ["3", "3"]
 
 
 def test_alone_all_threads_are_taken(tmp_path):
