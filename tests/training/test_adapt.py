@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def loaded(volume: Volume) -> LoadedScan:
     return from_volume(volume)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def thick(make_phantom) -> LoadedScan:
     """A phantom head of 1 mm voxels with slices of 4 mm stacked along its second axis, 2 % noise."""
     truth = make_phantom((64, 72, 60), (1.0, 1.0, 1.0))
@@ -45,6 +46,16 @@ def thick(make_phantom) -> LoadedScan:
 @pytest.fixture
 def weights(bundle: Path) -> Bundle:
     return load_bundle(bundle)
+
+
+@pytest.fixture(scope="module")
+def adapted(thick, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
+    """What QUICK makes of a scan that bears a person's name, and where it was written; all work was done there too."""
+    folder = tmp_path_factory.mktemp("adapted")
+    named = replace(thick, path=Path("/home/someone/sub-jane_doe_T2w.nii.gz"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", str(folder))
+        return adapt([named], load_bundle(bundle), QUICK, out=folder / "mine"), folder / "mine"
 
 
 def test_a_thick_scan_is_learned_from_on_isotropic_voxels(thick, weights):
@@ -188,8 +199,8 @@ def test_heads_come_back_from_a_file(tmp_path):
     assert len(read_training_scans(tmp_path / "some.safetensors")) == 2
 
 
-def test_only_what_sharpens_learns(thick, weights, tmp_path):
-    made = adapt([thick], weights, QUICK, out=tmp_path / "mine")
+def test_only_what_sharpens_learns(adapted, weights):
+    made, folder = adapted
     old, new = weights.denoiser.state_dict(), made.denoiser.state_dict()
     moved = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
     assert moved == {"embedding", "backbone", "experts"}
@@ -197,24 +208,22 @@ def test_only_what_sharpens_learns(thick, weights, tmp_path):
     told = made.provenance["adapted"]
     assert (told["scans"], told["slice_factors"], told["steps"]) == (1, [4.0], 2)
     assert told["from_sha256"] == weights.sha256 and made.provenance["name"].endswith(", adapted")
-    assert load_bundle(tmp_path / "mine").sha256 == made.sha256
+    assert load_bundle(folder).sha256 == made.sha256
 
 
-def test_nothing_that_names_the_scan_is_kept(thick, weights, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    named = replace(thick, path=Path("/home/someone/sub-jane_doe_T2w.nii.gz"))
-    adapt([named], weights, QUICK, out=tmp_path / "mine")
-    text = (tmp_path / "mine" / "bundle.json").read_text()
-    assert "jane" not in text and "someone" not in text and str(tmp_path) not in text
+def test_nothing_that_names_the_scan_is_kept(adapted):
+    _, folder = adapted
+    text = (folder / "bundle.json").read_text()
+    assert "jane" not in text and "someone" not in text and str(folder.parent) not in text
 
 
-def test_the_same_seed_gives_the_same_weights(thick, weights):
-    first, again, other = (adapt([thick], weights, replace(QUICK, seed=seed)).sha256 for seed in (0, 0, 1))
-    assert first == again != other
+def test_the_same_seed_gives_the_same_weights(adapted, thick, weights):
+    again, other = (adapt([thick], weights, replace(QUICK, seed=seed)).sha256 for seed in (0, 1))
+    assert adapted[0].sha256 == again != other
 
 
-def test_a_result_says_what_its_weights_were_adapted_to(thick, weights):
-    result = Enhancer(adapt([thick], weights, QUICK))(thick, EnhanceOptions())
+def test_a_result_says_what_its_weights_were_adapted_to(adapted, thick, weights):
+    result = Enhancer(adapted[0])(thick, EnhanceOptions())
     assert result.sidecar.weights.adapted["from_sha256"] == weights.sha256
     assert Enhancer(weights)(thick, EnhanceOptions()).sidecar.weights.adapted is None
     json.loads(result.sidecar.to_json())
@@ -231,8 +240,9 @@ def test_weights_get_better_on_the_scan_they_learn_from(make_phantom, weights):
     assert after > before + 0.05
 
 
-def test_weights_go_part_of_the_way(thick, weights):
-    half, whole = (adapt([thick], weights, replace(QUICK, share=share)).denoiser.state_dict() for share in (0.5, 1.0))
+def test_weights_go_part_of_the_way(adapted, thick, weights):
+    whole = adapt([thick], weights, replace(QUICK, share=1.0)).denoiser.state_dict()
+    half = adapted[0].denoiser.state_dict()  # the default of `share`
     begun = weights.denoiser.state_dict()
     for name, value in begun.items():
         torch.testing.assert_close(half[name] - value, 0.5 * (whole[name] - value), rtol=1e-4, atol=1e-7)
