@@ -205,9 +205,13 @@ def test_labels_have_no_input():
 
 @pytest.fixture
 def data(tmp_path: Path, sharp, low) -> Path:
-    save(sharp, tmp_path / "sub-01_7T.nii.gz")
-    save(Volume(low.data_XYZ * 3, low.affine), tmp_path / "sub-01_3T.nii.gz")  # another scanner's unit
-    return tmp_path
+    return saved(sharp, low, tmp_path)
+
+
+def saved(sharp: Volume, low: Volume, folder: Path) -> Path:
+    save(sharp, folder / "sub-01_7T.nii.gz")
+    save(Volume(low.data_XYZ * 3, low.affine), folder / "sub-01_3T.nii.gz")  # another scanner's unit
+    return folder
 
 
 def test_kept_pairs_are_those_that_were_made(data):
@@ -233,13 +237,16 @@ def test_kept_pairs_are_those_that_were_made(data):
         cached(replace(source, input="none.nii.gz"), data, 0, data / "kept", make)
 
 
-def test_weights_learn_from_pairs_and_are_judged_by_them(data, sharp, low, make_denoiser: Callable):
+def test_weights_learn_from_pairs_and_are_judged_by_them(tmp_path, make_phantom, make_denoiser: Callable):
+    sharp = make_phantom((40, 44, 40), SPACING)
+    low = degrade(sharp, thick_slices(4, 0.01, "thick4"), rng_for(0))
+    data = saved(sharp, low, tmp_path)
     source = ScanSource(path="sub-01_7T.nii.gz", input="sub-01_3T.nii.gz", licence="own")
     config = TrainConfig(
         out=str(data / "run"),
         data=str(data),
         scans=(source,),
-        steps=3,
+        steps=1,
         batch=1,
         patch=32,
         device="cpu",
