@@ -16,6 +16,7 @@ from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.cli.main import main
 from moediff.core.config import rng_for
+from moediff.core.errors import ConfigError
 from moediff.io.scans import save
 from moediff.model.bundle import load_bundle
 from moediff.training.adapt import AdaptOptions
@@ -29,7 +30,10 @@ def scan(tmp_path: Path, make_phantom) -> Path:
     return path
 
 
-def test_a_scan_gives_a_model_folder_that_enhance_takes(scan, bundle, tmp_path, capsys):
+def test_a_scan_gives_a_model_folder_that_enhance_takes(scan, bundle, tmp_path, monkeypatch, capsys):
+    """No TensorBoard must be installed: it draws curves of long trainings; a fine-tuning prints two numbers."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     made = tmp_path / "mine"
     options = ["--bundle", str(bundle), "--steps", "2", "--processes", "1"]
     assert main(["adapt", str(scan), "-o", str(made), *options]) == 0
@@ -41,14 +45,6 @@ def test_a_scan_gives_a_model_folder_that_enhance_takes(scan, bundle, tmp_path, 
     assert main(["enhance", str(scan), "--bundle", str(made), "-o", str(tmp_path / "out.nii.gz"), "-q"]) == 0
     told = json.loads((tmp_path / "out.json").read_text())
     assert told["weights"]["adapted"]["slice_factors"] == [4.0]
-
-
-def test_nothing_of_training_must_be_installed(scan, bundle, tmp_path, monkeypatch):
-    """TensorBoard draws curves of long trainings; a fine-tuning prints two numbers."""
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    options = ["--bundle", str(bundle), "--steps", "1", "--processes", "1", "-q"]
-    assert main(["adapt", str(scan), "-o", str(tmp_path / "mine"), *options]) == 0
     assert main(["enhance", str(scan), "--bundle", str(bundle), "--adapt", "--dry-run"]) == 0
 
 
@@ -99,12 +95,12 @@ def test_threads_limit_the_learning_too(threads, scan, bundle, tmp_path, monkeyp
 
     def learning(scans, weights, chosen, **_):
         seen.append(chosen.threads)
-        return weights
+        raise ConfigError("enough")
 
     before = torch.get_num_threads()
     monkeypatch.setattr("moediff.training.adapt.adapt", learning)
     command = ["enhance", str(scan), "--bundle", str(bundle), "-o", str(tmp_path / "out.nii.gz"), "-q", "--adapt"]
     try:
-        assert main([*command, "--threads", str(threads)]) == 0 and seen == [threads]
+        assert main([*command, "--threads", str(threads)]) == ConfigError.exit_code and seen == [threads]
     finally:
         torch.set_num_threads(before)
