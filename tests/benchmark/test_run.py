@@ -132,7 +132,10 @@ def test_failed_and_damaged_rows_are_done_again(run, tmp_path, case):
     assert not run(method)[0].error and ran() == 3
 
 
-def test_everything_that_numbers_depend_on_is_in_the_key(case, bundle):
+def test_everything_that_numbers_depend_on_is_in_the_key(case, tmp_path):
+    inputs = [tmp_path / "one_3T.nii.gz", tmp_path / "again_3T.nii.gz"]  # of a pair; any bytes
+    for path in inputs:
+        path.write_text(path.name)
     cubic, zero = parse_methods(["cubic", "zero-fill"])
     keys = {
         key_of(cubic, case, SETTINGS),
@@ -142,8 +145,9 @@ def test_everything_that_numbers_depend_on_is_in_the_key(case, bundle):
         key_of(cubic, case, replace(SETTINGS, threads=2)),
         key_of(replace(cubic, bundle_sha256="other"), case, SETTINGS),
         key_of(cubic, case, replace(SETTINGS, judging=replace(PSNR_ONLY, fit=False))),
+        *(key_of(cubic, replace(case, scan=replace(case.scan, input=path)), SETTINGS) for path in inputs),
     }
-    assert len(keys) == 7
+    assert len(keys) == 9
     assert key_of(cubic, case, SETTINGS) == key_of(cubic, case, replace(SETTINGS, limit_s=5))
 
 
