@@ -20,7 +20,7 @@ from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.inference.options import EnhanceOptions
 
-SHAPE = (56, 60, 48)
+SHAPE = (44, 48, 38)
 LIMIT_VOX = 0.1
 
 
@@ -88,7 +88,7 @@ def brightest_mm(volume: Volume) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_mirrored(seed, enhancer, make_phantom):
     """A nearly symmetric head would hide a flip, so a bright ball on one side marks right, front and top."""
-    centre = np.array([38.0, 37.0, 30.0])  # a flip along any axis would move it by 13 voxels or more
+    centre = np.array([32.0, 31.0, 25.0])  # a flip along any axis would move it by 13 voxels or more
     index = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1)
     ball = 2500 * np.exp(-((index - centre) ** 2).sum(-1) / (2 * 3.0**2))
     plain = scene(make_phantom, seed).truth
