@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -17,10 +19,12 @@ import torch
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.recipe import thick_slices
 from moediff.cli.main import main
+from moediff.cohort.journal import Journal
 from moediff.core.config import rng_for
 from moediff.core.memory import is_out_of_memory
 from moediff.inference.enhancer import MAX_THREADS, Enhancer
 from moediff.io.scans import load, save
+from processes import prepared_context, run_without_stream
 
 
 @pytest.fixture
@@ -163,33 +167,41 @@ def test_row48_what_says_that_memory_ran_out(error):
     )
 
 
-def program(scan: Path, bundle: Path, redirect: str) -> subprocess.CompletedProcess[str]:
-    words = f"{sys.executable} -m moediff enhance {scan} --bundle {bundle} --voxel-size 4 {redirect}"
-    return subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+def without_all_streams(words: list[str]) -> int:
+    """Exit code of the program, started by a shell."""
+    line = shlex.join([sys.executable, "-m", "moediff", *words])
+    return subprocess.run(["bash", "-c", f"{line} <&- >&- 2>&-"]).returncode
+
+
+def without_stream(number: int, words: list[str]) -> int:
+    """Exit code of the command in a process that has everything imported."""
+    process = prepared_context().Process(target=run_without_stream, args=(number, words))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+CLOSINGS = {"stdout": partial(without_stream, 1), "stderr": partial(without_stream, 2), "all": without_all_streams}
 
 
 @pytest.mark.fault(51)
-@pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&- >&- 2>&-"], ids=["stdout", "stderr", "all"])
-def test_closed_streams_do_no_harm(redirect, scan, bundle):
-    done = program(scan, bundle, redirect)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("call", CLOSINGS.values(), ids=CLOSINGS.keys())
+def test_closed_streams_do_no_harm(call, scan, bundle):
+    assert call(["enhance", str(scan), "--bundle", str(bundle), "--voxel-size", "4"]) == 0
     assert {path.name for path in scan.parent.iterdir()} == {scan.name, "scan_desc-sr.nii.gz", "scan_desc-sr.json"}
     assert load(scan.with_name("scan_desc-sr.nii.gz")).volume.shape == (44, 50, 40)
 
 
 @pytest.mark.fault(45)
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no full device here")
-def test_what_was_printed_must_arrive():
-    done = subprocess.run(
-        [
-            "bash",
-            "-c",
-            f"{sys.executable} -m moediff dicom list nowhere 2>/dev/full; "
-            f"exec {sys.executable} -m moediff bundle info >/dev/full",
-        ],
-        capture_output=True,
-        text=True,
-    )
+def test_what_was_printed_must_arrive(tmp_path):
+    """A sentence that cannot be printed changes no exit code; `status` starts fastest of what prints."""
+    journal = Journal(tmp_path)
+    journal.write(journal.first(total=1, workers=1, runner="serial"))
+    journal.close()
+    status = f"{sys.executable} -m moediff cohort status {tmp_path}"
+    words = f"{status}/nowhere 2>/dev/full; [ $? = 66 ] || exit 99; exec {status} >/dev/full"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
     assert done.returncode == 74 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
 
 
