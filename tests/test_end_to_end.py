@@ -61,7 +61,7 @@ def write_config(project: Path, steps: int = 4, save_every: int = 2) -> Path:
 
 
 def test_train_then_enhance_then_score(project: Path, make_phantom, capsys):
-    assert main(["train", str(write_config(project)), "-q"]) == 0
+    assert main(["train", str(write_config(project, save_every=4)), "-q", "--processes", "1"]) == 0
     bundle = project / "run" / "bundle"
     assert (project / "run" / "losses.csv").read_text().count("\n") == 5
     assert "mean/thick3" in (project / "run" / "validation.csv").read_text()
