@@ -2,7 +2,7 @@
 
     python scripts/example_scans.py FOLDER
 
-A head of nested ellipsoids, 56 x 64 x 52 mm: large enough for every command, small enough for seconds.
+A head of nested ellipsoids, 56 x 64 x 52 voxels: large enough for every command, small enough for seconds.
 It is no anatomy; expect the warning that it is no whole head.
 """
 
@@ -19,8 +19,8 @@ from moediff.core.config import rng_for
 from moediff.core.volume import Volume
 from moediff.io.scans import save
 
-SHAPE_XYZ = (56, 64, 52)  # voxels of 1 mm
-SHAPE_OF_PLANES_XYZ = (84, 96, 78)  # registration needs more of a head than a network does
+SHAPE_XYZ = (56, 64, 52)
+PLANE_VOXEL_MM = 1.5  # the same voxels cover more: registration needs more of a head than a network does
 ELLIPSOIDS = (
     (0.98, 500.0),
     (0.9, 60.0),
@@ -39,17 +39,17 @@ THICK = (
 )
 
 
-def phantom_head(seed: int = 0, shape_XYZ: tuple[int, int, int] = SHAPE_XYZ) -> Volume:
-    """Scalp, skull, fluid, folded grey matter, white matter and a ventricle, on voxels of 1 mm."""
-    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape_XYZ), indexing="ij")
+def phantom_head(seed: int = 0, voxel_mm: float = 1.0) -> Volume:
+    """Scalp, skull, fluid, folded grey matter, white matter and a ventricle, on isotropic voxels."""
+    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SHAPE_XYZ), indexing="ij")
     radius = torch.sqrt(x**2 + y**2 + z**2)
     folds = 0.05 * torch.sin(11 * torch.atan2(y, x) + seed) * torch.cos(7 * z)
-    data = torch.zeros(shape_XYZ)
+    data = torch.zeros(SHAPE_XYZ)
     for outer, brightness in ELLIPSOIDS:
         data[radius + (folds if 0.5 < outer < 0.8 else 0) < outer] = brightness
-    affine = torch.eye(4, dtype=torch.float64)
-    affine[:3, 3] = -(torch.tensor(shape_XYZ, dtype=torch.float64) - 1) / 2
-    return Volume(data + 5 * torch.randn(shape_XYZ, generator=rng_for(seed, "texture")), affine)
+    affine = torch.diag(torch.tensor([voxel_mm, voxel_mm, voxel_mm, 1], dtype=torch.float64))
+    affine[:3, 3] = -voxel_mm * (torch.tensor(SHAPE_XYZ, dtype=torch.float64) - 1) / 2
+    return Volume(data + 5 * torch.randn(SHAPE_XYZ, generator=rng_for(seed, "texture")), affine)
 
 
 def write_scans(folder: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def write_scans(folder: Path) -> list[Path]:
     scans: dict[Path, Volume] = {}
     for axis, name in zip((2, 0, 1), PLANES, strict=True):
         scans[folder / name] = degrade(
-            phantom_head(shape_XYZ=SHAPE_OF_PLANES_XYZ), thick_slices(5, 0.01, "plane", axis), rng_for(0, name)
+            phantom_head(voxel_mm=PLANE_VOXEL_MM), thick_slices(4, 0.01, "plane", axis), rng_for(0, name)
         )
     for number, name in enumerate((*SHARP, *THICK)):
         sharp = phantom_head(number)
