@@ -15,7 +15,7 @@ from moediff.cli.main import main
 from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
-from moediff.inference import grid_plan, out_of_distribution
+from moediff.inference import grid_plan, out_of_distribution, several
 from moediff.inference.dry_run import dry_run, plans_of
 from moediff.inference.grid_plan import plan_grids
 from moediff.inference.options import EnhanceOptions
@@ -24,7 +24,8 @@ from moediff.inference.run import EnhanceRequest, PlannedScan, enhance_to
 from moediff.inference.several import NOT_CALIBRATED, several_options
 from moediff.io.scans import from_volume, save
 from moediff.model.bundle import load_bundle
-from several_scans import other_contrast
+from moediff.registration.align import Alignment
+from several_scans import other_contrast, stacks_of
 
 pytest.importorskip("SimpleITK")
 FAR = np.array([[0, 0, 0, 500], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])  # mm
@@ -98,19 +99,30 @@ def test_fewer_than_two_are_refused(enhancer, still_stacks):
         enhancer([first, first], OPTIONS)
 
 
-@pytest.mark.slow
-def test_a_dark_slice_counts_less(enhancer, stacks):
-    options = EnhanceOptions(voxel_size=(1.3,))
-    result = enhancer(stacks.scans, options)
-    first, second, third = stacks.scans
+def test_a_dark_slice_counts_less(enhancer, still_stacks, result, monkeypatch):
+    """Alignment is left out: on so few slices it would take the scan for another head."""
+    monkeypatch.setattr(several, "align", lambda scans, **_: [Alignment(rank=i) for i in range(len(scans))])
+    first, second, third = still_stacks.scans
     data = second.data_XYZ.clone()
-    axis = max(range(3), key=lambda a: second.spacing_mm[a])
-    middle = data.shape[axis] // 2
-    data.select(axis, middle).mul_(0.5)
-    darkened = enhancer([first, second.with_data(data), third], options)
-    assert middle in darkened.sidecar.scans[1].doubted_slices
+    middle = data.shape[0] // 2  # its slices lie across the first axis
+    data[middle] *= 0.2
+    darkened = enhancer([first, second.with_data(data), third], OPTIONS)
+    assert [record.doubted_slices for record in darkened.sidecar.scans] == [(), (middle,), ()]
+    assert [record.doubted_slices for record in result.sidecar.scans] == [()] * 3
     assert any("contradict the other scans" in note for note in darkened.sidecar.warnings)
-    assert rms(darkened.volume, stacks.truth) < 1.1 * rms(result.volume, stacks.truth)
+    assert rms(darkened.volume, still_stacks.truth) < 1.2 * rms(result.volume, still_stacks.truth)
+
+
+def test_scans_are_combined_where_alignment_places_them(enhancer, still_stacks, result, monkeypatch):
+    """In place of a registration its answer is known: three motions, and the second scan twice as bright."""
+    moved = stacks_of(still_stacks.truth, factor=3)
+    gains = (1.0, 2.0, 1.0)
+    known = [Alignment(transform=move, gain=gain) for move, gain in zip(moved.transforms, gains, strict=True)]
+    monkeypatch.setattr(several, "align", lambda scans, **_: known)
+    together = enhancer(
+        [scan.with_data(scan.data_XYZ * g) for scan, g in zip(moved.scans, gains, strict=True)], OPTIONS
+    )
+    assert rms(together.volume, still_stacks.truth) < 1.3 * rms(result.volume, still_stacks.truth)
 
 
 @pytest.mark.slow
