@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pydicom", reason="pydicom is not installed")
+import pydicom
 from dicom_maker import SECRETS, enhanced, known_voxels, slices, write
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import MPEG2MPML, ImplicitVRLittleEndian
+from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from moediff.cli.main import main
 from moediff.core.errors import DataError
@@ -67,9 +68,16 @@ FAULTS = {
     "colour": (slices(PhotometricInterpretation="RGB", SamplesPerPixel=3), "in colour"),
     "two echoes": (slices(EchoTime=5.0) + slices(EchoTime=9.0), "differ"),
     "one slice": (slices()[:1], "there is 1 slice"),
-    "few slices": (slices()[:4], "8"),
+    "few slices": (slices()[:4], "at least 8 voxels"),
     "other voxels in a copy": (twin(2, PixelData=bytes(240)), "twice with different voxels"),
     "voxels cut short": (changed(3, PixelData=bytes(100)), "cannot be decoded"),
+    "a copy elsewhere": (twin(2, ImagePositionPatient=[0, 0, 0]), "twice at different positions"),
+    "skewed orientation": (slices(np.array([[1, 0, 0], [0.5, 0.866, 0]])), "not two perpendicular unit vectors"),
+    "long direction": (slices(ImageOrientationPatient=[1.1, 0, 0, 0, 1, 0]), "not two perpendicular unit vectors"),
+    "slope far too large": (slices(RescaleSlope=1e30, RescaleIntercept=0), "the rescale slope is 1e.30"),
+    "slope far too small": (slices(RescaleSlope=1e-30, RescaleIntercept=0), "the rescale slope is 1e-30"),
+    "no rows": (slices(Rows=0), "no rows or no columns"),
+    "huge": (slices(Rows=65535, Columns=65535), "choose a smaller series"),
 }
 
 
@@ -95,13 +103,24 @@ def test_row43_an_unknown_compression_names_the_remedy(tmp_path):
         load(write(tmp_path / "export", datasets))
 
 
+def test_row43_deflated_files_are_refused_before_they_are_inflated(tmp_path, monkeypatch):
+    """A small one could fill the memory."""
+    one = slices()[0]
+    one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    folder = write(tmp_path / "export", [one])
+    opened = []
+    monkeypatch.setattr(pydicom, "dcmread", lambda *words, **_: opened.append(words))
+    with pytest.raises(DataError, match="are deflated: expected another transfer syntax"):
+        load(folder)
+    assert opened == []
+
+
 WARNED = {
     "copy": (twin(2), "1 images existed twice"),
     "modality": (slices(Modality="CT"), "the modality is CT, expected MR"),
     "declared distance": (slices(SpacingBetweenSlices=5.0), "8 mm apart, their tags say 5 mm"),
     "end missing": (slices(ImagesInAcquisition=12), "9 images were found, the acquisition had 12"),
     "no slope": (slices(RescaleSlope=0, RescaleIntercept=0), "unusable rescale slope"),
-    "empty slope": (slices(RescaleSlope="", RescaleIntercept=0), ""),
 }
 
 
@@ -110,6 +129,22 @@ def test_row43_doubts_are_warned_of(tmp_path, datasets, sentence):
     loaded = load(write(tmp_path / "export", datasets))
     assert sentence in " ".join(loaded.warnings)
     np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels())
+
+
+def test_row43_a_slope_that_is_no_number_is_warned_of(tmp_path):
+    folder = write(tmp_path / "export", slices(RescaleSlope=9876, RescaleIntercept=0))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"9876", b"none"))
+    loaded = load(folder)
+    np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels())
+    assert "unusable rescale slope" in loaded.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
+def test_row43_an_empty_slope_or_intercept_is_one_that_is_absent(tmp_path, name):
+    loaded = load(write(tmp_path / "export", slices(**{"RescaleSlope": 1, "RescaleIntercept": 0, name: ""})))
+    np.testing.assert_array_equal(loaded.stored.data_XYZ.numpy(), known_voxels())
+    assert loaded.warnings == ()
 
 
 @pytest.mark.fault(55)

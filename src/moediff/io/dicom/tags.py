@@ -316,7 +316,13 @@ def _is_stated(datasets: tuple[Any, ...], keyword: str) -> bool:
     """Whether a tag is there with any content, usable or not."""
     groups = [None if d is None else _value(d, GROUPS[keyword]) for d in datasets[:-1]]
     places = [group[0] for group in groups if group] + [datasets[-1]]
-    return any(keyword in dataset and _value(dataset, keyword) != "" for dataset in places)
+    return any(_has_content(dataset, keyword) for dataset in places)
+
+
+def _has_content(dataset: Any, keyword: str) -> bool:
+    """Of the value as it was read: what does not fit its type is content too, an empty value is not."""
+    value = dataset.get_item(keyword).value if keyword in dataset else None
+    return bool(value.strip()) if isinstance(value, (bytes, str)) else value is not None
 
 
 def _value(dataset: Any, keyword: str) -> Any:
