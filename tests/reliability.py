@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from faults import FAULTS
 ROOT = Path(__file__).resolve().parents[1]
 OF = ", of"
 IN_NAME = re.compile(r"row(\d\d)(?!\d)")
+HOLDS = re.compile(rf"mark\.fault\(|{IN_NAME.pattern}")  # in the text of a module that could not be imported
 HEAD = """# Reliability
 
 Made by the test run itself (`make reliability`); do not edit. Every fault that MoEDiff-SR must survive, the answer it
@@ -26,10 +27,14 @@ Research use only; not for diagnostic use.
 
 @dataclass
 class Tally:
-    """What one run saw: rows of every test function, outcomes of every case, and measured figures."""
+    """What one run saw: rows of every test function, outcomes of every case, and measured figures.
+
+    `files` gave tests, `skipped` are modules that skip themselves as a whole, for want of a browser for instance.
+    """
 
     rows: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     files: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
     row_of_case: dict[str, set[int]] = field(default_factory=dict)
     outcomes: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     figures: Counter[str] = field(default_factory=Counter)
@@ -37,6 +42,10 @@ class Tally:
     def tests_of(self, row: int) -> list[str]:
         """Functions that belong to a row, as file::function without the common words."""
         return sorted(name for name, rows in self.rows.items() if row in rows)
+
+    def lacks(self, texts: Mapping[str, str]) -> set[str]:
+        """Of all files of tests, those whose faults were not seen; a module that skips itself may hold none."""
+        return {name for name in set(texts) - self.files if name not in self.skipped or HOLDS.search(texts[name])}
 
 
 TALLY = pytest.StashKey[Tally]()
@@ -52,6 +61,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(*rows): the rows of faults.py that a test covers")
     config.stash[TALLY] = Tally()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Note modules that skip themselves as a whole; no test tells of them."""
+    report = yield
+    if report.skipped and collector.nodeid.endswith(".py"):
+        collector.config.stash[TALLY].skipped.add(collector.nodeid)
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -197,6 +197,8 @@ def test_python_writes_what_the_command_writes(project: Path, bundle: Path):
     assert written == {path.name for path in (project / "python").iterdir()}
     for name in written - {"out.json", "page.html"}:
         assert (project / "command" / name).read_bytes() == (project / "python" / name).read_bytes(), name
+    one, other = (json.loads((project / where / "out.json").read_text()) for where in ("command", "python"))
+    assert one | {"timings": None} == other | {"timings": None}
 
 
 def test_a_second_run_in_the_same_folder_needs_resume(project: Path, capsys):

@@ -295,8 +295,14 @@ def _other_sizes(path):
 
 
 @pytest.mark.fault(27)
-@pytest.mark.parametrize("damage", [_reverse_qform, _other_sizes])
-def test_row27_the_remedy_for_a_guide_whose_header_contradicts_itself_works(files, bundle, tmp_path, capsys, damage):
+@pytest.mark.parametrize(
+    ("damage", "answer"),
+    [(_reverse_qform, (0, "")), (_other_sizes, (65, "expected at most"))],  # with those sizes it is no sharp scan
+    ids=["reversed", "other sizes"],
+)
+def test_row27_the_remedy_for_a_guide_whose_header_contradicts_itself_works(
+    files, bundle, tmp_path, capsys, damage, answer
+):
     damage(files[1])
     words = words_of(files, bundle, tmp_path, "--dry-run")
     for more in ([], ["--trust", "sform"]):
@@ -304,8 +310,21 @@ def test_row27_the_remedy_for_a_guide_whose_header_contradicts_itself_works(file
         said = capsys.readouterr().err
         assert "the guide " in said and "give --guide-trust sform or --guide-trust qform" in said
     assert main([*words, "--guide-trust", "sform"]) == 0
-    assert main([*words, "--guide-trust", "qform"]) in (0, 65)  # 65: with those sizes it is no sharp scan
-    assert "--guide-trust" not in capsys.readouterr().err
+    assert main([*words, "--guide-trust", "qform"]) == answer[0]
+    said = capsys.readouterr().err
+    assert answer[1] in said and "--guide-trust" not in said
+
+
+@pytest.mark.fault(27)
+def test_row27_the_affine_of_a_guide_is_the_one_that_is_trusted(files, bundle, tmp_path, monkeypatch):
+    _reverse_qform(files[1])
+    guides = []
+    monkeypatch.setattr("moediff.inference.dry_run.dry_run", lambda request, _: guides.append(request.guide) or request)
+    monkeypatch.setattr("moediff.cli.enhance.asdict", lambda request: {})
+    for trust in ("sform", "qform"):
+        assert main(words_of(files, bundle, tmp_path, "--dry-run", "--guide-trust", trust)) == 0
+    sform, qform = (guide.stored.affine for guide in guides)
+    assert float(sform[0, 0]) == pytest.approx(-float(qform[0, 0])) and sform[0, 0] != 0
 
 
 def test_what_a_message_says_of_other_options_stays(tmp_path):

@@ -99,7 +99,7 @@ DAMAGE = {
     "row01_cut_in_half": (lambda b: b[: len(b) // 2], "cut off"),
     "row02_trailer_lost": (lambda b: b[:-8], "cut off"),
     "row03_crc_wrong": (lambda b: b[:-8] + b"\0\0\0\0" + b[-4:], "CRC"),
-    "row04_bit_flipped": (lambda b: b[:600] + bytes([b[600] ^ 4]) + b[601:], ""),
+    "row04_bit_flipped": (lambda b: b[:600] + bytes([b[600] ^ 4]) + b[601:], "damaged"),
     "row06_plain_named_mgz": (gzip.decompress, "rename it to .mgh"),
     "row07_empty": (lambda b: b"", "empty"),
     "row07_web_page": (lambda b: b"<html>", "web page"),
