@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from moediff.acquisition.data_consistency import ConsistencySummary, correct, discrepancy, error_variance
 from moediff.acquisition.degrade import degrade
 from moediff.acquisition.normalisation import Scaling
+from moediff.acquisition.operators import assumed_acquisition
 from moediff.acquisition.prepare import Prepared, PrepareSettings, prepare
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
@@ -131,6 +132,7 @@ def test_a_smooth_head_follows_noise_less_than_a_lively_one(truth):
 def test_samples_that_a_small_grid_does_not_reach_correct_nothing(name, truth):
     """A part of the target grid: measured samples beside it must not leak in from its edge."""
     low = degrade(truth, RECIPES[name][0], rng_for(0))
+    low = low.with_data(assumed_acquisition(truth.grid, low.grid).apply(truth.data_XYZ))  # with the sign of ringing
     part = crop(truth, (0, 0, 20), (48, 56, 24))
     whole, cut = (prepare(low, grid, PrepareSettings()) for grid in (truth.grid, part.grid))
     moved = [(correct(p.interpolated_XYZ.clone(), p) - p.interpolated_XYZ).abs() for p in (whole, cut)]
@@ -154,8 +156,19 @@ def test_ringing_whose_sign_a_magnitude_scan_has_lost_is_no_contradiction():
     truth_XYZ = torch.zeros(32, 32, 32)
     truth_XYZ[8:22, 9:23, 8:22] = 1.0
     truth = Volume(truth_XYZ, torch.eye(4, dtype=torch.float64))
-    signed = degrade(truth, Recipe(axes=(TRUNCATE,) * 3), rng_for(0), reference=1.0)
-    assert float(signed.data_XYZ.min()) < -0.02
-    for scan in (signed, signed.with_data(signed.data_XYZ.abs())):
+    magnitude = degrade(truth, Recipe(axes=(TRUNCATE,) * 3), rng_for(0), reference=1.0)
+    signed_XYZ = assumed_acquisition(truth.grid, magnitude.grid).apply(truth_XYZ)
+    assert float(signed_XYZ.min()) < -0.02
+    for scan in (magnitude, magnitude.with_data(signed_XYZ)):
         ready = prepare(scan, truth.grid, PrepareSettings(), scaling=Scaling(), mask=False)
         assert float(discrepancy(truth_XYZ, ready).gap_XYZ.abs().max()) < 1e-5
+
+
+def test_the_residual_says_where_a_result_rings_too_strongly(truth):
+    """Re-acquired -0.05 against a measured magnitude of 0.02: too strong by 0.03, not too dark by 0.03."""
+    prepared, sharp = prepared_from(truth, RECIPES["thick_z"][0])
+    measured = torch.full_like(prepared.source.data_XYZ, 0.02)
+    prepared = replace(prepared, source=prepared.source.with_data(measured), scaling=Scaling(scale=100.0))
+    for result, expected in ((-0.05, 0.03), (-0.01, -0.01), (0.05, 0.03), (0.01, -0.01)):
+        residual = discrepancy(torch.full_like(sharp, result), prepared).residual().data_XYZ
+        assert_close(residual, torch.full_like(residual, 100 * expected), atol=1e-3, rtol=0)

@@ -5,6 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from moediff.acquisition.combine import Measurement, consistent
+from moediff.acquisition.degrade import degrade
+from moediff.acquisition.recipe import AxisRecipe, Recipe
 from moediff.core.geometry import resample
 from moediff.core.volume import Volume
 from moediff.inference.local_trust import is_doubted, with_local_trust
@@ -56,3 +58,14 @@ def test_a_contradiction_leaves_no_pattern_of_single_voxels(start):
     agreeing, _ = _updated(mean_XYZ, deviation_XYZ, [first, second, third])
     far = (slice(0, 10), slice(0, 12), slice(0, 10))
     assert_close(result_XYZ[far], agreeing[far], atol=0.02, rtol=0)
+
+
+def test_ringing_whose_sign_a_scan_has_lost_takes_no_trust():
+    """Around a bright block a magnitude scan is above zero where the truth, acquired again, rings below it."""
+    truth_XYZ = torch.zeros(32, 32, 32)
+    truth_XYZ[8:22, 9:23, 8:22] = 0.7
+    truth = Volume(truth_XYZ, torch.eye(4, dtype=torch.float64))
+    half = AxisRecipe(method="truncate", factor=2)
+    low = degrade(truth, Recipe(axes=(half,) * 3, noise=1e-6), torch.Generator().manual_seed(0), reference=1.0)
+    judged = with_local_trust(Measurement(low, NOISE, truth.grid), truth_XYZ)
+    assert judged.weight_XYZ is not None and float(judged.weight_XYZ.min()) == 1

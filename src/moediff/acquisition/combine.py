@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moediff.acquisition.data_consistency import magnitude_gap
 from moediff.acquisition.operators import voxel_ratio
 from moediff.acquisition.placed import PlacedAcquisition, covered, placed_acquisition
 from moediff.acquisition.point_spread import Sampling, Samplings
@@ -65,18 +66,25 @@ class Measurement:
         return covered(self.model(self.common), self.scan.grid)
 
     def model(self, fine: Grid, scan: Grid | None = None, *, refined: bool = False) -> PlacedAcquisition:
-        """F from a fine grid to this scan, or to a part of it; `refined` as in `gap`."""
+        """F from a fine grid to this scan, or to a part of it; `refined` as in `acquired`."""
         return placed_acquisition(fine, scan or self.scan.grid, self.sampling, refined=refined)
 
-    def gap(self, mean_XYZ: Tensor, *, refined: bool = True) -> Tensor:
-        """Measured minus re-acquired, on the scan's grid; zero where the common grid does not reach.
+    def acquired(self, mean_XYZ: Tensor, *, refined: bool = True) -> Tensor:
+        """An image acquired again, on the scan's grid.
 
         Args:
             mean_XYZ: on the common grid.
             refined: read it more sharply (see `ObliqueReading`).
         """
-        model = self.model(self.common, refined=refined)
-        return (self.scan.data_XYZ - model.apply(mean_XYZ)).mul_(self.covered_XYZ)
+        return self.model(self.common, refined=refined).apply(mean_XYZ)
+
+    def gap_to(self, again_XYZ: Tensor) -> Tensor:
+        """Measured minus re-acquired (see `magnitude_gap`); zero where the common grid does not reach."""
+        return magnitude_gap(self.scan.data_XYZ, again_XYZ).mul_(self.covered_XYZ)
+
+    def gap(self, mean_XYZ: Tensor) -> Tensor:
+        """What an image on the common grid leaves unexplained: `gap_to` what is acquired of it."""
+        return self.gap_to(self.acquired(mean_XYZ))
 
     def precision(self) -> Tensor:
         """Of every sample, on the scan's grid."""

@@ -68,16 +68,20 @@ class Discrepancy:
     """What a result leaves unexplained of the measured scan; from `discrepancy`, once for every result.
 
     Args:
-        gap_XYZ: measured minus re-acquired, on the measured grid, scaled; zero where the target grid does not reach.
+        gap_XYZ: measured minus re-acquired (see `magnitude_gap`), on the measured grid, scaled; zero where the target
+            grid does not reach.
+        below_XYZ: where the result, acquired again, is below zero, bool.
         prepared: the measured scan.
     """
 
     gap_XYZ: Tensor
+    below_XYZ: Tensor
     prepared: Prepared
 
     def residual(self) -> Volume:
-        """Re-acquired minus measured, on the measured grid and in its intensities."""
-        return Volume(-self.gap_XYZ * self.prepared.scaling.scale, self.prepared.source.affine)
+        """Re-acquired minus measured (see `magnitude_residual`), on the measured grid and in its intensities."""
+        residual_XYZ = magnitude_residual(self.gap_XYZ, self.below_XYZ)
+        return Volume(residual_XYZ * self.prepared.scaling.scale, self.prepared.source.affine)
 
     def samples(self) -> TissueGap:
         """The gap in tissue alone."""
@@ -98,11 +102,16 @@ def intensity_range(data_XYZ: Tensor) -> float:
 
 def discrepancy(data_XYZ: Tensor, prepared: Prepared) -> Discrepancy:
     """Compare a result, scaled, on the target grid, with what was measured."""
-    return Discrepancy(_gap(data_XYZ, prepared), prepared)
+    again_XYZ = prepared.acquisition.apply(data_XYZ)
+    return Discrepancy(_gap_to(again_XYZ, prepared), again_XYZ < 0, prepared)
 
 
 def _gap(data_XYZ: Tensor, prepared: Prepared) -> Tensor:
-    gap_XYZ = magnitude_gap(prepared.source.data_XYZ, prepared.acquisition.apply(data_XYZ))
+    return _gap_to(prepared.acquisition.apply(data_XYZ), prepared)
+
+
+def _gap_to(again_XYZ: Tensor, prepared: Prepared) -> Tensor:
+    gap_XYZ = magnitude_gap(prepared.source.data_XYZ, again_XYZ)
     for axis, part in enumerate(prepared.reached):
         gap_XYZ.narrow(axis, 0, part.start).zero_()
         gap_XYZ.narrow(axis, part.stop, gap_XYZ.shape[axis] - part.stop).zero_()
@@ -112,6 +121,16 @@ def _gap(data_XYZ: Tensor, prepared: Prepared) -> Tensor:
 def magnitude_gap(measured_XYZ: Tensor, again_XYZ: Tensor) -> Tensor:
     """Measured minus re-acquired: a magnitude scan has lost the sign of what rings below zero (LOG.md, 2026-11-30)."""
     return torch.where(again_XYZ < 0, -measured_XYZ.abs(), measured_XYZ).sub_(again_XYZ)
+
+
+def magnitude_residual(gap_XYZ: Tensor, below_XYZ: Tensor) -> Tensor:
+    """Re-acquired minus measured, for people: of magnitudes where the result, acquired again, is below zero.
+
+    Args:
+        gap_XYZ: from `magnitude_gap`.
+        below_XYZ: where the result, acquired again, is below zero, bool.
+    """
+    return torch.where(below_XYZ, gap_XYZ, -gap_XYZ)
 
 
 def correct(data_XYZ: Tensor, prepared: Prepared, variance: float | None = None) -> Tensor:

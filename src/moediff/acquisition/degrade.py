@@ -30,7 +30,7 @@ def reference_intensity(data_XYZ: Tensor) -> float:
 def rician(data: Tensor, sigma: float, rng: torch.Generator) -> Tensor:
     """Magnitude of a complex signal with Gaussian noise of this sigma in both channels (Gudbjartsson 1995)."""
     if sigma == 0:
-        return data
+        return data.abs()
     real, other = (sigma * torch.randn(data.shape, generator=rng).to(data.device) for _ in range(2))
     return torch.hypot(data + real, other)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.operators import Acquisition, assumed_acquisition
-from moediff.acquisition.point_spread import Samplings
+from moediff.acquisition.point_spread import PROFILES, Samplings
 from moediff.core.geometry import are_parallel, positions_along, with_spacing
 from moediff.core.resample import apply_axes, interpolation_matrix, transposed
 from moediff.core.trilinear import read_trilinear, spread_trilinear
@@ -24,6 +24,7 @@ from moediff.core.volume import Grid
 
 SLAB = 48  # planes that are read at once, which need coordinates of some MB
 COVERED = 0.995  # share of a measured sample that lies on the common grid, from which it is compared
+NEARLY = 0.02  # of a measured voxel, by which it may stick out of the common grid and still lies on it
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,20 @@ def placed_acquisition(
 
 
 def covered(placed: PlacedAcquisition, scan: Grid) -> Tensor:
-    """Which measured samples the common grid explains wholly [X, Y, Z] of the scan's grid."""
-    if placed.reading is None:
-        positions = positions_along(scan, placed.common)
-        inside = torch.ones(scan.shape, dtype=torch.bool)
-        for axis, (n, at) in enumerate(zip(scan.shape, positions, strict=True)):
-            half = (at[1] - at[0]) / 2 if len(at) > 1 else 0.5
-            sample = torch.arange(n, dtype=torch.float64)
-            outside = (sample < at[0] - half - 0.02) | (sample > at[-1] + half + 0.02)
-            inside.index_fill_(axis, outside.nonzero()[:, 0], False)
-        return inside
-    everywhere = torch.ones(placed.common.shape)
-    return placed.apply(everywhere) > COVERED
+    """Which measured samples the common grid explains [X, Y, Z] of the scan's grid: what they average lies on it.
+
+    Parallel to the grid that is a slice between its faces (its profile's tail continues as the edge), and of a sample
+    in k-space its centre. At an angle, where the model reads zero outside, it is COVERED of the whole profile.
+    """
+    if placed.reading is not None:
+        return placed.apply(torch.ones(placed.common.shape)) > COVERED
+    positions = positions_along(scan, placed.common)
+    inside = torch.ones(scan.shape, dtype=torch.bool)
+    for axis, (n, at, one) in enumerate(zip(scan.shape, positions, placed.acquisition.sampling, strict=True)):
+        half = (at[1] - at[0]) / 2 if len(at) > 1 else 0.5
+        # Slices that overlap count as thick as their distance: a scan's own field of view ends between such.
+        reach = min(one.width, 1.0) / 2 if one.method in PROFILES else 0.0
+        sample = torch.arange(n, dtype=torch.float64)
+        outside = (sample < at[0] - half + reach - NEARLY) | (sample > at[-1] + half - reach + NEARLY)
+        inside.index_fill_(axis, outside.nonzero()[:, 0], False)
+    return inside

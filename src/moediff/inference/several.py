@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from moediff.acquisition.combine import Measurement, consistent, weighted_mean
+from moediff.acquisition.data_consistency import magnitude_residual
 from moediff.core.errors import ConfigError, DataError, prefix_errors, printable
 from moediff.core.geometry import RAS, canonicalise, default_spacing, field_of_view_mask, ras_axes
 from moediff.core.statistics import quantile
@@ -320,7 +321,8 @@ class SeveralScans:
             share = ScanShare(one.name, one.placed.volume, origin=one.scan.origin)
             if estimate is not None:
                 measurement = estimate.measurement
-                gap, weight_XYZ = measurement.gap(joined_XYZ), estimate.precision_XYZ / total
+                again_XYZ, weight_XYZ = measurement.acquired(joined_XYZ), estimate.precision_XYZ / total
+                gap = measurement.gap_to(again_XYZ)
                 tissue = measurement.covered_XYZ & (measurement.scan.data_XYZ > 0.05 * estimate.top)
                 rms = float(gap[tissue].square().mean().sqrt()) if bool(tissue.any()) else 0.0
                 record = replace(
@@ -332,7 +334,8 @@ class SeveralScans:
                     sampling=_sampling_codes(measurement),
                 )
                 on_target = self.plan.map_to_target(Volume(weight_XYZ, self.common.affine)).data_XYZ
-                share = replace(share, weight_XYZ=on_target, residual=Volume(-gap * scale, measurement.scan.affine))
+                residual = Volume(magnitude_residual(gap, again_XYZ < 0) * scale, measurement.scan.affine)
+                share = replace(share, weight_XYZ=on_target, residual=residual)
             shares.append(share)
             records.append(record)
         known = result.sidecar.warnings  # of the first scan; what others share with it is not said again

@@ -36,8 +36,8 @@ def slice_trust(measurement: Measurement, others_XYZ: Tensor, known_XYZ: Tensor)
     rest = [a for a in range(3) if a != axis]
     samples = scan.data_XYZ
     known = measurement.model(measurement.common).apply(known_XYZ.float()) > 0.99
-    gap = measurement.gap(others_XYZ, refined=False)
-    expected = samples - gap
+    expected = measurement.acquired(others_XYZ, refined=False)
+    gap = measurement.gap_to(expected)
     tissue = (expected > AIR * quantile(samples, 0.999)) & known & measurement.covered_XYZ
     count_S = tissue.sum(rest)
     judged_S = count_S >= max(LEAST_TISSUE * int(count_S.max()), 1)
