@@ -115,7 +115,7 @@ def test_with_one_scan_the_step_is_that_of_a_single_scan(phantom, monkeypatch):
 
 
 def test_ringing_whose_sign_scans_have_lost_is_no_contradiction():
-    """A bright block in air, truncated along two axes at a time: the truth explains both magnitudes and is left alone."""
+    """A bright block in air, truncated along two axes: the truth explains both magnitudes and is left alone."""
     truth_XYZ = torch.zeros(32, 32, 32)
     truth_XYZ[8:22, 9:23, 8:22] = 0.7
     truth = Volume(truth_XYZ, torch.eye(4, dtype=torch.float64))

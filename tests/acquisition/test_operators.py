@@ -27,8 +27,9 @@ from moediff.acquisition.point_spread import FREQUENCIES, NAMES, Sampling, atten
 from moediff.acquisition.recipe import AxisRecipe, Recipe, thick_slices
 from moediff.core.config import rng_for
 from moediff.core.errors import ConfigError, GeometryError
+from moediff.core.geometry import positions_along, with_spacing
 from moediff.core.resample import sample_positions
-from moediff.core.volume import Volume
+from moediff.core.volume import Grid, Volume
 
 SHAPE = (30, 24, 36)
 TRUNCATE, NONE, THICK = AxisRecipe(method="truncate", factor=2), AxisRecipe(), AxisRecipe(method="gaussian", factor=4)
@@ -197,6 +198,34 @@ METHODS = {
 @pytest.mark.parametrize(("ratios", "expected"), METHODS.items(), ids=str)
 def test_assumed_sampling_table(ratios, expected):
     assert tuple(axis.method for axis in assumed_sampling(tuple(positions_of(12, r) for r in ratios))) == expected
+
+
+TARGETS = {  # voxel sizes of a scan and of the target
+    ((1, 1, 3), (1, 1, 1)): ("none", "none", "gaussian"),
+    ((1, 1, 3), (1, 1, 1.5)): ("none", "none", "gaussian"),
+    ((1, 1, 3), (1, 1, 2)): ("none", "none", "gaussian"),
+    ((3, 1, 1), (2, 0.5, 0.5)): ("gaussian", "truncate", "truncate"),
+    ((2, 2, 6), (2, 2, 3.5)): ("none", "none", "gaussian"),
+    ((1, 1, 3), (1, 1, 2.8)): ("none", "none", "truncate"),
+    ((1, 1, 3), (1, 1, 3)): ("none", "none", "none"),
+    ((1, 1, 3), (2, 2, 4)): ("none", "none", "none"),
+    ((2, 2, 1), (1, 1, 0.75)): ("truncate", "truncate", "truncate"),
+    ((3, 3, 4), (3, 3, 2)): ("none", "none", "gaussian"),
+}
+
+
+@pytest.mark.parametrize(("sizes", "expected"), TARGETS.items(), ids=str)
+def test_coarse_target_voxels_make_no_other_acquisition(sizes, expected):
+    scan_mm, target_mm = sizes
+    scan = Grid((24, 24, 24), torch.diag(torch.tensor([*scan_mm, 1.0], dtype=torch.float64)))
+    assumed = assumed_sampling(positions_along(scan, with_spacing(scan, target_mm)), scan.spacing_mm)
+    assert tuple(axis.method for axis in assumed) == expected
+
+
+@pytest.mark.parametrize(("ratios", "expected"), METHODS.items(), ids=str)
+def test_for_cubic_target_voxels_the_scans_own_say_no_more(ratios, expected):
+    positions = tuple(positions_of(12, r) for r in ratios)
+    assert tuple(axis.method for axis in assumed_sampling(positions, ratios)) == expected
 
 
 def test_voxel_ratio_known_answers():

@@ -54,6 +54,13 @@ def test_the_width_of_thick_slices_follows(low):
     assert plan_grids(from_volume(low), FINE).sampling is None
 
 
+def test_coarse_target_voxels_take_a_thickness_too(low):
+    """Slices three times as thick as the plane's voxels remain slices, whatever is asked for."""
+    plan = plan_grids(from_volume(low), EnhanceOptions(voxel_size=(3.0, 3.0, 8.0), slice_thickness=6.0))
+    assert plan.sampling is not None
+    assert [(one.method, one.width) for one in plan.sampling] == [("none", 1), ("none", 1), ("gaussian", 0.5)]
+
+
 def test_the_true_thickness_explains_the_measurement_better(low, truth, enhancer):
     """The truth, acquired again by the assumed model, is the measurement only where the model has its thickness."""
     positions = axis_positions(low.grid, truth.grid)

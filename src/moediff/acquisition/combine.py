@@ -62,7 +62,7 @@ class Measurement:
 
     @cached_property
     def covered_XYZ(self) -> Tensor:
-        """Which samples the common grid explains wholly."""
+        """Which samples the common grid explains."""
         return covered(self.model(self.common), self.scan.grid)
 
     def model(self, fine: Grid, scan: Grid | None = None, *, refined: bool = False) -> PlacedAcquisition:

@@ -147,7 +147,7 @@ def correct(data_XYZ: Tensor, prepared: Prepared, variance: float | None = None)
     """
     gap = _gap(data_XYZ, prepared)
     noise, variance = max(prepared.noise, NOISE_FLOOR), error_variance(prepared) if variance is None else variance
-    error_XYZ = wiener(gap, prepared.positions, noise * (VARIANCE / variance) ** 0.5, prepared.sampling)
+    error_XYZ = wiener(gap, prepared.positions, noise * (VARIANCE / variance) ** 0.5, prepared.known_sampling)
     updated_XYZ = error_XYZ.mul_(prepared.mask_XYZ).add_(data_XYZ)  # in place: memory peaks here
     gap = _gap(updated_XYZ, prepared)
     excess = torch.sign(gap) * (gap.abs() - 2 * prepared.noise).clamp_min(0)
@@ -164,7 +164,7 @@ def error_variance(prepared: Prepared) -> float:
         first, last = _inner_range(tissue_XYZ.sum(rest))
         inner_XYZ = inner_XYZ.narrow(axis, first, last - first)
     noise = max(prepared.noise, NOISE_FLOOR)
-    detail = max(detail_variance(inner_XYZ, prepared.positions, noise, prepared.sampling), SMALLEST_VARIANCE)
+    detail = max(detail_variance(inner_XYZ, prepared.positions, noise, prepared.known_sampling), SMALLEST_VARIANCE)
     return min(max(ERROR_FACTOR * detail**3 / noise**4, SMALLEST_VARIANCE), LARGEST_VARIANCE)
 
 

@@ -28,7 +28,7 @@ def reference_intensity(data_XYZ: Tensor) -> float:
 
 
 def rician(data: Tensor, sigma: float, rng: torch.Generator) -> Tensor:
-    """Magnitude of a complex signal with Gaussian noise of this sigma in both channels (Gudbjartsson 1995)."""
+    """Magnitude of a complex signal with Gaussian noise of this sigma, also 0, in both channels (Gudbjartsson 1995)."""
     if sigma == 0:
         return data.abs()
     real, other = (sigma * torch.randn(data.shape, generator=rng).to(data.device) for _ in range(2))

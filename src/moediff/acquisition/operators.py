@@ -36,8 +36,9 @@ from moediff.core.resample import (
 from moediff.core.volume import Grid
 
 NEARLY_ONE = 1.001  # a measured voxel up to this many fine voxels large counts as equally fine
-THICK = 1.8  # beside finer axes, one axis coarser than this many target voxels is taken for thick slices
+THICK = 1.8  # beside finer axes, one axis coarser than this many target or own finest voxels is one of thick slices
 THICKER = 1.5  # times as coarse as the second axis, at least
+LEAST_RATIO = 1.25  # to coarse target voxels, from which undoing a slice's profile gains, whatever is wanted (LOG.md)
 LEAST_SUM = 1e-6  # of the weights' magnitudes: a smaller sum is none
 Matrices: TypeAlias = "tuple[Tensor | None, Tensor | None, Tensor | None]"
 
@@ -202,22 +203,38 @@ def voxel_ratio(positions: Positions) -> float:
     return 1.0 / (positions[1] - positions[0]) if len(positions) > 1 else 1.0
 
 
-def assumed_sampling(positions: tuple[Positions, Positions, Positions]) -> Samplings:
-    """How each axis was probably acquired, from where target voxels lie in measured ones.
+def assumed_sampling(
+    positions: tuple[Positions, Positions, Positions], spacing_mm: Sequence[float] | None = None
+) -> Samplings:
+    """How each axis was probably acquired.
 
-    Slices are stacked along one axis: thick ones are much coarser than both others. Two coarse axes beside a fine one
-    are the plane of thin slices, measured in k-space.
+    Slices are stacked along one axis: thick ones are much coarser than both others, in the scan itself or beside the
+    target's voxels. Two coarse axes beside a fine one are the plane of thin slices, measured in k-space.
+
+    Args:
+        positions: per axis, where target voxels lie in measured ones.
+        spacing_mm: of the measured voxels, by which coarse target voxels make no other acquisition of thick slices;
+            None judges beside the target alone.
     """
     ratios = [voxel_ratio(p) for p in positions]
-    second = sorted(ratios)[1]
+    thick = _thick_axis(ratios, 1.0)
+    if thick is None and spacing_mm is not None:
+        thick = _thick_axis(spacing_mm, min(spacing_mm))
+        thick = None if thick is None or ratios[thick] < LEAST_RATIO else thick
 
-    def one(ratio: float) -> Sampling:
-        if ratio > THICK and ratio > THICKER * second:
-            return Sampling("gaussian")
-        return Sampling("truncate" if ratio > NEARLY_ONE else "none")
+    def one(axis: int, ratio: float) -> Sampling:
+        if ratio <= NEARLY_ONE:
+            return Sampling()
+        return Sampling("gaussian" if axis == thick else "truncate")
 
-    x, y, z = (one(r) for r in ratios)
+    x, y, z = (one(axis, ratio) for axis, ratio in enumerate(ratios))
     return x, y, z
+
+
+def _thick_axis(sizes: Sequence[float], fine: float) -> int | None:
+    """The axis whose voxels are much larger than a fine one and than those of both others; None where none is."""
+    _, second, largest = sorted(sizes)
+    return list(sizes).index(largest) if largest > THICK * fine and largest > THICKER * second else None
 
 
 def with_thickness(sampling: Samplings, spacing_mm: Sequence[float], thickness_mm: float) -> Samplings:
@@ -229,7 +246,8 @@ def with_thickness(sampling: Samplings, spacing_mm: Sequence[float], thickness_m
     axes = [axis for axis in range(3) if sampling[axis].method == "gaussian"]
     if not axes:
         raise ConfigError(
-            "--slice-thickness needs slices much thicker than the target's voxels, and no axis has such: leave it out"
+            "--slice-thickness needs slices much thicker than the plane's voxels and than the target's, and no axis "
+            "has such: leave it out"
         )
     width = thickness_mm / spacing_mm[axes[0]]
     if not NARROWEST <= width <= WIDEST:
@@ -254,7 +272,7 @@ def assumed_acquisition(fine: Grid, measured: Grid, sampling: Samplings | None =
     if not are_parallel(fine, measured):
         raise GeometryError("the grids are oblique to each other; resample the scan first")
     inward, back = positions_along(measured, fine), positions_along(fine, measured)
-    sampling = sampling or assumed_sampling(inward)
+    sampling = sampling or assumed_sampling(inward, measured.spacing_mm)
     x, y, z = (
         sampling_matrix(n, at, axis.method, voxel_ratio(p), axis.width)
         for n, at, axis, p in zip(fine.shape, back, sampling, inward, strict=True)

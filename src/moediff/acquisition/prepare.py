@@ -101,14 +101,19 @@ class Prepared:
         """`noise_sigma` as a number."""
         return float(self.noise_sigma)
 
+    @property
+    def known_sampling(self) -> Samplings:
+        """`sampling`, or what the voxel sizes suggest."""
+        return self.sampling or assumed_sampling(self.positions, self.source.spacing_mm)
+
     @cached_property
     def acquisition(self) -> Acquisition:
         """The forward model from the target grid to the source's; once a scan."""
-        return assumed_acquisition(self.grid, self.source.grid, self.sampling)
+        return assumed_acquisition(self.grid, self.source.grid, self.known_sampling)
 
     def attenuation(self, order: Sequence[int]) -> list[tuple[float, ...]]:
         """How every axis was sampled, as the network reads it, in this order of the axes; see `point_spread`."""
-        sampling = self.sampling or assumed_sampling(self.positions)
+        sampling = self.known_sampling
         return [attenuation(sampling[axis]) for axis in order]
 
     def neighbours(self) -> Tensor:
@@ -192,11 +197,12 @@ def prepare(  # noqa: PLR0913
         noise = estimated_noise(source.data_XYZ, within, settings.noise_estimator)
     from_spectrum = sampling == "spectrum"
     if sampling == "spectrum":
-        sampling = estimated_sampling(source.data_XYZ, positions, float(noise))
+        sampling = estimated_sampling(source.data_XYZ, positions, float(noise), source.spacing_mm)
+    known = sampling or assumed_sampling(positions, source.spacing_mm)
     return Prepared(
         source=source,
         grid=target,
-        interpolated_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel, sampling),
+        interpolated_XYZ=_upsample(source.data_XYZ, positions, noise, settings.kernel, known),
         mask_XYZ=_nearest(inside, positions) if mask else everywhere.expand(target.shape),
         positions=positions,
         scaling=scaling,
@@ -254,7 +260,7 @@ def _upsample(
     positions: tuple[Positions, Positions, Positions],
     noise_sigma: Tensor,
     kernel: str,
-    sampling: Samplings | None,
+    sampling: Samplings,
 ) -> Tensor:
     if kernel == "wiener":
         return wiener(data_XYZ, positions, noise_sigma, sampling)

@@ -10,6 +10,7 @@ Axes: X Y Z voxels, F bands of frequency, N lines.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -106,7 +107,10 @@ def estimate_axis(power_F: np.ndarray, noise: float) -> Sampling | None:
 
 
 def estimated_sampling(
-    scaled_XYZ: Tensor, positions: tuple[Positions, Positions, Positions], noise: float
+    scaled_XYZ: Tensor,
+    positions: tuple[Positions, Positions, Positions],
+    noise: float,
+    spacing_mm: Sequence[float] | None = None,
 ) -> Samplings | None:
     """How every axis was sampled, where a coarse axis in the plane shows a window; None where none does.
 
@@ -114,8 +118,9 @@ def estimated_sampling(
         scaled_XYZ: the scan, the brain's median at 0.5.
         positions: per axis, where target voxels lie in measured voxels.
         noise: its noise sigma, scaled.
+        spacing_mm: its voxel size, as in `assumed_sampling`.
     """
-    sampling = list(assumed_sampling(positions))
+    sampling = list(assumed_sampling(positions, spacing_mm))
     windows = {}
     for axis, assumed in enumerate(sampling):
         if assumed.method == "truncate" and (power_F := line_power(scaled_XYZ, axis)) is not None:

@@ -74,7 +74,7 @@ def wiener(
         data_XYZ: measured scan, scaled.
         positions: per axis, where target voxels lie in measured voxels.
         noise: standard deviation of the noise, scaled; a number or a scalar tensor.
-        sampling: how every axis was acquired; None takes what the voxel sizes suggest.
+        sampling: how every axis was acquired; None takes what the positions suggest.
     """
     sampling = sampling or assumed_sampling(positions)
     x, y, z = (axis_model(n, p, axis) for n, p, axis in zip(data_XYZ.shape, positions, sampling, strict=True))
@@ -100,7 +100,7 @@ def detail_variance(
         data_XYZ: measured scan or a part of it, scaled, all of it inside the head.
         positions: per axis, where target voxels lie in measured voxels; only their distance is read.
         noise: standard deviation of the noise, scaled.
-        sampling: how every axis was acquired; None takes what the voxel sizes suggest.
+        sampling: how every axis was acquired; None takes what the positions suggest.
     """
     models = []
     for n, p, axis in zip(data_XYZ.shape, positions, sampling or assumed_sampling(positions), strict=True):

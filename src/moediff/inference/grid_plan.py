@@ -198,7 +198,7 @@ def thick_sampling(scan: LoadedScan, fine: Grid, thickness: float | str, *, opti
     Raises:
         ConfigError: the scan does not say how thick its slices are, cannot have such, or has no thick ones.
     """
-    assumed = assumed_sampling(positions_along(scan.volume.grid, fine))
+    assumed = assumed_sampling(positions_along(scan.volume.grid, fine), scan.volume.spacing_mm)
     if optional and all(axis.method != "gaussian" for axis in assumed):
         return None
     if thickness == HEADER:
@@ -229,7 +229,7 @@ def stated_sampling(stated: Sequence[Sampling], storage: StorageOrder, plan: Gri
         return x, y, z
     x, y, z = (
         stated[0] if voxel_ratio(at) > NEARLY_ONE else axis
-        for at, axis in zip(positions, assumed_sampling(positions), strict=True)
+        for at, axis in zip(positions, assumed_sampling(positions, plan.source.spacing_mm), strict=True)
     )
     return x, y, z
 

@@ -119,8 +119,9 @@ def _check_other(scan: LoadedScan, guide: LoadedScan) -> None:
 
 def _check_thick(plan: GridPlan) -> None:
     positions = positions_along(plan.source, plan.working)
-    if assumed_sampling(positions)[coarsest_axis(plan.source.spacing_mm)].method != "gaussian":
-        sizes = " x ".join(f"{size:.3g}" for size in plan.source.spacing_mm)
+    spacing_mm = plan.source.spacing_mm
+    if assumed_sampling(positions, spacing_mm)[coarsest_axis(spacing_mm)].method != "gaussian":
+        sizes = " x ".join(f"{size:.3g}" for size in spacing_mm)
         raise DataError(
             f"the scan's voxels of {sizes} mm are no thick slices, for which alone a guide was tested: leave it out"
         )

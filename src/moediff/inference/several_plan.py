@@ -53,5 +53,6 @@ def _check_thickness(scans: Sequence[LoadedScan], common: Grid, options: Enhance
                 any_thick |= thick_sampling(scan, fine, options.slice_thickness, optional=True) is not None
     if not any_thick:
         raise ConfigError(
-            "--slice-thickness needs slices much thicker than the target's voxels, and no scan has such: leave it out"
+            "--slice-thickness needs slices much thicker than the plane's voxels and than the target's, and no "
+            "scan has such: leave it out"
         )
