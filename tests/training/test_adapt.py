@@ -124,6 +124,11 @@ def test_other_scans_are_refused(make_phantom, spacing_mm):
         slices_of(plan_grids(from_volume(make_phantom((48, 48, 32), spacing_mm)), EnhanceOptions()))
 
 
+def test_slices_that_were_stated_to_average_nothing_are_refused(thick):
+    with pytest.raises(ConfigError, match="--profile says that slices average nothing"):
+        slices_of(plan_grids(thick, EnhanceOptions(profile=(Sampling(),))))
+
+
 def test_all_scans_are_looked_at_before_any_work(thick, make_phantom, weights, monkeypatch):
     thin = replace(loaded(make_phantom((48, 48, 32), (1.0, 1.0, 1.0))), path=Path("thin_T1w.nii.gz"))
     monkeypatch.setattr("moediff.training.adapt.scan_from_slices", lambda *_: pytest.fail("work has begun"))

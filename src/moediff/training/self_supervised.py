@@ -12,7 +12,7 @@ from moediff.acquisition.noise import noise_sigma
 from moediff.acquisition.normalisation import foreground
 from moediff.acquisition.point_spread import Sampling, Samplings
 from moediff.acquisition.recipe import AxisRecipe
-from moediff.core.errors import DataError
+from moediff.core.errors import ConfigError, DataError
 from moediff.core.geometry import coarsest_axis
 from moediff.core.volume import Grid
 from moediff.inference.enhancer import Enhancer
@@ -56,6 +56,7 @@ def slices_of(plan: GridPlan) -> Slices:
 
     Raises:
         DataError: its slices are not thick, or too thick.
+        ConfigError: it was stated that they average nothing.
     """
     axis = coarsest_axis(plan.source.spacing_mm)
     voxel_mm = _voxel_mm(plan.source, plan.working, axis)
@@ -64,6 +65,11 @@ def slices_of(plan: GridPlan) -> Slices:
         raise DataError(
             f"slices are {factor:.2g} times as thick as the voxels of their plane, expected {THINNEST:g} to "
             f"{THICKEST:g}: weights adapt to scans of thick slices only, enhance this one without"
+        )
+    if plan.sampling is not None and plan.sampling[axis].method == "none":
+        raise ConfigError(
+            "--profile says that slices average nothing of what lies between them, so there is nothing to learn: state "
+            "their profile (gaussian or box), or leave it out"
         )
     return Slices(axis, voxel_mm, factor, plan.sampling)
 
